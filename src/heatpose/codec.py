@@ -1,0 +1,104 @@
+"""Keypoints <-> heatmaps. With `geometry.py` the only file that knows where a cell's centre is.
+
+Cell (column u, row v) of a map with stride s covers [u s, (u+1) s) x [v s, (v+1) s) of the input; its centre is ((u + 0.5) s, (v + 0.5) s).
+Shape legend: B batch, K keypoints, H rows, W columns of the heatmap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose.errors import HeatposeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DECODES = ("argmax", "refined")
+
+
+def squared_distances(points: Tensor, cells: int, stride: int = 4) -> Tensor:
+    """Squared distance of every cell's centre to every keypoint.
+
+    Args:
+        points: f32[B, K, 2] (x, y) in input pixels.
+        cells: Rows and columns of the (square) heatmap.
+        stride: Input pixels per cell.
+
+    Returns:
+        f32[B, K, H, W] in square input pixels.
+    """
+    import torch
+
+    centres = (torch.arange(cells, device=points.device, dtype=points.dtype) + 0.5) * stride
+    dx = (centres - points[..., 0, None]) ** 2
+    dy = (centres - points[..., 1, None]) ** 2
+    return dy[..., :, None] + dx[..., None, :]
+
+
+def inside(points: Tensor, size: int) -> Tensor:
+    """bool[B, K]: the point lies on the input square [0, size)."""
+    return ((points >= 0) & (points < size)).all(-1)
+
+
+def gaussian_targets(points: Tensor, cells: int, sigma: float = 2.0, stride: int = 4) -> Tensor:
+    """exp(-d^2 / (2 (sigma stride)^2)) with `sigma` in cells: f32[B, K, H, W] in (0, 1]."""
+    import torch
+
+    return torch.exp(-squared_distances(points, cells, stride) / (2 * (sigma * stride) ** 2))
+
+
+def oks_targets(points: Tensor, area: Tensor, sigmas: Tensor, cells: int, stride: int = 4) -> Tensor:
+    """The OKS that predicting a cell's centre would earn: exp(-d^2 / (2 (2 sigma_k)^2 area)), COCO's keypoint similarity.
+
+    Args:
+        points: f32[B, K, 2] in input pixels.
+        area: f32[B] object area in square input pixels (0.53 * box area in the published protocol).
+        sigmas: f32[K] per-keypoint constants.
+        cells: Rows and columns of the heatmap.
+        stride: Input pixels per cell.
+
+    Returns:
+        f32[B, K, H, W] in (0, 1].
+    """
+    import torch
+
+    spread = 2 * (2 * sigmas[None, :]) ** 2 * area[:, None]
+    return torch.exp(-squared_distances(points, cells, stride) / spread[..., None, None].clamp_min(1e-6))
+
+
+def decode(heatmaps: NDArray[np.float32], how: str = "argmax") -> NDArray[np.float32]:
+    """Keypoints out of heatmaps.
+
+    Args:
+        heatmaps: f32[B, K, H, W]; logits, probabilities or dequantised int8 values.
+        how: "argmax" (the published protocol: centre of the highest cell, first one on ties) or "refined" (plus the vertex of the parabola
+            through the highest cell and its two neighbours, along x and along y, at most half a cell away).
+
+    Returns:
+        f32[B, K, 3]: x and y as fractions of the input's width and height, and the value of the highest cell.
+    """
+    if how not in DECODES:
+        raise HeatposeError(f"Decode '{how}' is unknown; choose one of {', '.join(DECODES)}.")
+    batch, keypoints, rows, columns = heatmaps.shape
+    best = heatmaps.reshape(batch, keypoints, -1).argmax(-1)
+    v, u = np.divmod(best, columns)
+    score = np.take_along_axis(heatmaps.reshape(batch, keypoints, -1), best[..., None], -1)[..., 0]
+    dx = dy = np.zeros_like(score)
+    if how == "refined":
+        padded = np.pad(heatmaps, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
+        b, k = np.ogrid[:batch, :keypoints]
+        dx = _vertex(padded[b, k, v + 1, u], score, padded[b, k, v + 1, u + 2])
+        dy = _vertex(padded[b, k, v, u + 1], score, padded[b, k, v + 2, u + 1])
+    return np.stack([(u + 0.5 + dx) / columns, (v + 0.5 + dy) / rows, score], -1).astype(np.float32)
+
+
+def _vertex(before: NDArray[np.float32], at: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vertex of the parabola through (-1, before), (0, at), (1, after), in [-0.5, 0.5]; 0 at the map's border and on plateaus."""
+    usable = np.isfinite(before) & np.isfinite(after)
+    left, right = np.where(usable, before, at), np.where(usable, after, at)
+    curvature = 2 * at - left - right
+    shift = np.where(curvature > 0, (right - left) / np.where(curvature > 0, 2 * curvature, 1), 0)
+    return np.clip(shift, -0.5, 0.5).astype(np.float32)

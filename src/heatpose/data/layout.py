@@ -1,0 +1,43 @@
+"""Where a COCO data set keeps its labels and images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from heatpose.errors import HeatposeError
+
+
+@dataclass(frozen=True)
+class Split:
+    """The label file and the image folder that belong together."""
+
+    annotations: Path
+    images: Path
+
+
+def find_split(root: str | Path, split: Literal["train", "val"]) -> Split:
+    """Finds a split of COCO 2017 below `root`.
+
+    Two layouts are known: the official one, `root/annotations/person_keypoints_train2017.json` with `root/train2017/`, and the flat one with
+    the json directly in `root`. The official one wins where both exist.
+
+    Args:
+        root: Folder of the data set.
+        split: "train" or "val".
+
+    Raises:
+        HeatposeError: Neither is there; says what was looked for.
+    """
+    root = Path(root)
+    images = root / f"{split}2017"
+    name = f"person_keypoints_{split}2017.json"
+    candidates = (root / "annotations" / name, root / name)
+    labels = next((path for path in candidates if path.is_file()), None)
+    if labels is None:
+        looked = " or ".join(f"'{path}'" for path in candidates)
+        raise HeatposeError(f"No {split} labels below data.root '{root}': looked for {looked}; correct data.root, or set data.download=true to fetch COCO 2017.")
+    if not images.is_dir():
+        raise HeatposeError(f"No {split} images: looked for the folder '{images}' beside '{labels}'; correct data.root, or set data.download=true to fetch COCO 2017.")
+    return Split(labels, images)

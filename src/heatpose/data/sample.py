@@ -1,0 +1,73 @@
+"""What a labelled person is, before and after decoding the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose.errors import HeatposeError
+
+
+@dataclass(frozen=True)
+class Person:
+    """One labelled person and where the picture is; nothing decoded yet.
+
+    Attributes:
+        image_path: The image file.
+        image_id: COCO image id.
+        annotation_id: COCO annotation id.
+        width: Image width in pixels.
+        height: Image height in pixels.
+        keypoints: f32[K, 2] (x, y) in image pixels, continuous frame; zero where not labelled.
+        labelled: bool[K], COCO's v >= 1.
+        box: (x, y, w, h) in image pixels.
+        area: Segmentation area in square pixels (COCO's `area`).
+        alone: True when this is the only person annotation of its image.
+    """
+
+    image_path: Path
+    image_id: int
+    annotation_id: int
+    width: int
+    height: int
+    keypoints: NDArray[np.float32]
+    labelled: NDArray[np.bool_]
+    box: tuple[float, float, float, float]
+    area: float
+    alone: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A person with the decoded image: u8[H, W, 3] RGB."""
+
+    image: NDArray[np.uint8]
+    person: Person
+
+
+def load_image(path: Path, width: int | None = None, height: int | None = None) -> NDArray[np.uint8]:
+    """Decodes an image file to RGB u8[H, W, 3].
+
+    Args:
+        path: The file.
+        width: The width that the labels assume, checked when given.
+        height: The height that the labels assume.
+
+    Raises:
+        HeatposeError: The file is missing, truncated, no image, or has another size than its labels say.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            image = np.asarray(file.convert("RGB"))
+    except FileNotFoundError as error:
+        raise HeatposeError(f"Image '{path}' is missing; check the image folder.") from error
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise HeatposeError(f"Image '{path}' cannot be decoded ({error}); replace it or remove it from the labels.") from error
+    if (width, height) != (None, None) and image.shape[:2] != (height, width):
+        raise HeatposeError(f"Image '{path}' is {image.shape[1]}x{image.shape[0]}, but its labels are for {width}x{height}; the two do not belong together.")
+    return image

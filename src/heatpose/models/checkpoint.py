@@ -1,0 +1,103 @@
+"""A checkpoint and what it says about itself. Read with `weights_only=True`: a file from elsewhere cannot run code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from heatpose.errors import HeatposeError
+from heatpose.models.movenet import MoveNet
+from heatpose.preprocessing import Preprocessing
+from heatpose.skeleton import Skeleton
+
+KEY = "heatpose"
+"""Entry of a checkpoint file that holds the description."""
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A network ready to run and how to feed it.
+
+    Attributes:
+        network: In eval mode, on the CPU.
+        skeleton: What its channels are.
+        preprocessing: What its input is.
+        metadata: Where the weights come from, plain values (`origin`, `epoch`, `validation_oks`, ...).
+    """
+
+    network: MoveNet
+    skeleton: Skeleton
+    preprocessing: Preprocessing
+    metadata: dict[str, Any]
+
+
+def describe(network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, **metadata: Any) -> dict[str, Any]:
+    """The description as plain values, to be stored under `KEY`."""
+    return {
+        "format": FORMAT, "network": network.settings, "skeleton": skeleton.to_dict(), "preprocessing": preprocessing.to_dict(), "metadata": metadata,
+    }  # fmt: skip
+
+
+def save_checkpoint(path: Path, network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, **metadata: Any) -> None:
+    """Writes the weights and the description; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({KEY: describe(network, skeleton, preprocessing, **metadata), "state_dict": state}, part)
+    os.replace(part, path)
+
+
+def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
+    """Reads a checkpoint written by training or by `save_checkpoint`.
+
+    Raises:
+        HeatposeError: The file is missing, is no checkpoint, is no Heatpose checkpoint, or its parts do not fit together.
+    """
+    path = Path(path)
+    content = _read(path)
+    description = content.get(KEY) if isinstance(content, dict) else None
+    if not isinstance(description, dict) or "state_dict" not in content:
+        raise HeatposeError(f"'{path}' is a torch file but no Heatpose checkpoint; give one that train.py wrote.")
+    try:
+        network = MoveNet(**description["network"])
+        skeleton = Skeleton(**description["skeleton"])
+        preprocessing = Preprocessing(**description["preprocessing"])
+        prefix = "network."
+        state = {name.removeprefix(prefix): value for name, value in content["state_dict"].items() if name.startswith(prefix)}
+        network.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise HeatposeError(f"Checkpoint '{path}' does not fit its own description ({str(error).splitlines()[0]}).") from error
+    if len(skeleton) != network.keypoints:
+        raise HeatposeError(f"Checkpoint '{path}' has {network.keypoints} heatmaps, but its skeleton '{skeleton.name}' has {len(skeleton)} keypoints.")
+    return LoadedCheckpoint(network.eval(), skeleton, preprocessing, dict(description.get("metadata") or {}))
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise HeatposeError(f"Checkpoint '{path}' does not exist; give the .ckpt file that train.py wrote.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise HeatposeError(f"'{path}' is no readable checkpoint ({str(error).splitlines()[0][:120]}).") from error
+
+
+def check_skeleton(path: str | Path, found: Skeleton, wanted: Skeleton) -> None:
+    """Refuses weights whose keypoints are not the wanted ones.
+
+    Raises:
+        HeatposeError: Another number of keypoints, or other names.
+    """
+    if len(found) != len(wanted):
+        raise HeatposeError(
+            f"'{path}' has {len(found)} keypoints ('{found.name}'), but skeleton '{wanted.name}' has {len(wanted)}; "
+            f"choose skeleton={found.name} or start from other weights."
+        )
+    if list(found.keypoints) != list(wanted.keypoints):
+        raise HeatposeError(f"'{path}' was made for keypoints {list(found.keypoints)}, not for skeleton '{wanted.name}': {list(wanted.keypoints)}.")

@@ -1,0 +1,123 @@
+"""Where a network's first weights come from. Each function takes the freshly built network and returns the one to train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from heatpose.errors import HeatposeError
+from heatpose.models.checkpoint import check_skeleton, load_checkpoint
+from heatpose.models.movenet import MoveNet
+from heatpose.models.tflite_import import import_movenet
+from heatpose.skeleton import Skeleton, for_keypoint_count
+
+
+def from_scratch(network: MoveNet, skeleton: Skeleton) -> MoveNet:
+    """Random weights (Kaiming), batch norm."""
+    return network
+
+
+def from_imagenet(network: MoveNet, skeleton: Skeleton, path: str | None = None) -> MoveNet:
+    """torchvision's ImageNet MobileNetV2 in the backbone; pyramid and head stay random.
+
+    torchvision's network was trained with symmetric padding and another normalisation of the input; the first epochs adapt both.
+
+    Args:
+        network: Width 1.0 with batch norm.
+        skeleton: Unused: the head is new.
+        path: A file downloaded before (`mobilenet_v2-*.pth`); without it torchvision fetches the weights once into its cache.
+
+    Raises:
+        HeatposeError: The width is not 1.0, or the weights are neither at `path` nor to be fetched.
+    """
+    if network.settings["width"] != 1.0 or not network.settings["norm"]:
+        raise HeatposeError("ImageNet weights exist for width 1.0 with batch norm only; set model.width=1.0 or choose init=scratch.")
+    state = _imagenet_state(path)
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    own = [m for m in network.backbone.modules() if isinstance(m, kinds)]
+    names = list(dict.fromkeys(name.rpartition(".")[0] for name in state if name.startswith("features.")))
+    if len(names) != len(own):
+        raise HeatposeError(f"The ImageNet weights have {len(names)} layers where MobileNetV2 has {len(own)}; give torchvision's mobilenet_v2 file.")
+    try:
+        for module, name in zip(own, names, strict=True):
+            module.load_state_dict({key.rpartition(".")[2]: value for key, value in state.items() if key.rpartition(".")[0] == name})
+    except RuntimeError as error:
+        raise HeatposeError(f"The ImageNet weights do not fit MobileNetV2 ({str(error).splitlines()[-1].strip()}).") from error
+    return network
+
+
+def _imagenet_state(path: str | None) -> dict[str, torch.Tensor]:
+    try:
+        if path is not None:
+            state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+            return state
+        # Imported here: torchvision takes seconds to import and only this needs it.
+        from torchvision.models import MobileNet_V2_Weights
+
+        return dict(MobileNet_V2_Weights.IMAGENET1K_V2.get_state_dict(progress=True, check_hash=True))
+    except Exception as error:  # urllib, ssl, pickle and torch each raise their own kinds here
+        raise HeatposeError(
+            f"The ImageNet weights could not be read ({type(error).__name__}: {error}); download torchvision's mobilenet_v2 file and set init.path, "
+            "or choose init=movenet_lightning or init=scratch."
+        ) from error
+
+
+def from_checkpoint(network: MoveNet, skeleton: Skeleton, path: str | None = None) -> MoveNet:
+    """The network of a Heatpose checkpoint, as it is.
+
+    Raises:
+        HeatposeError: No checkpoint, or its keypoints or width are not the wanted ones.
+    """
+    if path is None:
+        raise HeatposeError("init=checkpoint needs init.path=FILE.ckpt.")
+    loaded = load_checkpoint(path)
+    check_skeleton(path, loaded.skeleton, skeleton)
+    _check_width(path, loaded.network, network)
+    return loaded.network
+
+
+def from_movenet(network: MoveNet, skeleton: Skeleton, path: str | None = None) -> MoveNet:
+    """A MoveNet TFLite file (int8, float16 or float32): Google's 17 keypoints, mapped onto the skeleton's.
+
+    The network comes without batch norm, because the file's convolutions are folded already.
+
+    Raises:
+        HeatposeError: No such file, no MoveNet, or another width than `model.width`.
+    """
+    if path is None:
+        raise HeatposeError("init=movenet_lightning needs init.path=FILE.tflite: Google's MoveNet SinglePose Lightning, any of its number formats.")
+    imported = import_movenet(path)
+    _check_width(path, imported, network)
+    return map_keypoints(imported, for_keypoint_count(imported.keypoints), skeleton)
+
+
+def map_keypoints(network: MoveNet, source: Skeleton, target: Skeleton) -> MoveNet:
+    """The same network with the last layer's channels rearranged for another skeleton.
+
+    A keypoint of the same name keeps its channel; a merged one (`head`) starts as the first of its sources that the network knows, the nose:
+    on the development images that scores higher than averaging the face maps. A keypoint that the network does not know starts at random.
+    """
+    if list(source.keypoints) == list(target.keypoints):
+        return network
+    result = MoveNet(**{**network.settings, "keypoints": len(target)})
+    state = network.state_dict()
+    fresh = result.state_dict()
+    rows = [next((source.index(n) for n in target.merge.get(name, (name,)) if n in source.keypoints), None) for name in target.keypoints]
+    for key, value in state.items():
+        if key.startswith("head.output.") and value.dim():
+            known = [(k, row) for k, row in enumerate(rows) if row is not None]
+            for k, row in known:
+                fresh[key][k] = value[row]
+        else:
+            fresh[key] = value
+    result.load_state_dict(fresh)
+    return result.train(network.training)
+
+
+def _check_width(path: str, found: MoveNet, wanted: MoveNet) -> None:
+    if found.settings["width"] != wanted.settings["width"]:
+        raise HeatposeError(f"'{path}' has width {found.settings['width']}, but model.width is {wanted.settings['width']}; set model.width={found.settings['width']}.")
+
+
