@@ -117,10 +117,12 @@ def people(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[
         The people in file order, and the audit.
     """
     audit = Audit(images=len(labels.images), annotations=len(labels.annotations))
-    per_image = Counter(int(a["image_id"]) for a in labels.annotations)
+    per_image: dict[int, list[Mapping[str, Any]]] = {}
+    for annotation in labels.annotations:
+        per_image.setdefault(int(annotation["image_id"]), []).append(annotation)
     kept = []
     for annotation in labels.annotations:
-        person = _person(annotation, labels, Path(images), skeleton, per_image[int(annotation["image_id"])] == 1)
+        person = _person(annotation, labels, Path(images), skeleton, per_image[int(annotation["image_id"])])
         if reason := _why_not(annotation, person):
             audit.drop(reason, person.image_id)
         else:
@@ -147,7 +149,7 @@ def benchmark_people(labels: CocoLabels, images: str | Path, skeleton: Skeleton)
     return kept, audit
 
 
-def _person(annotation: Mapping[str, Any], labels: CocoLabels, folder: Path, skeleton: Skeleton, alone: bool) -> Person:
+def _person(annotation: Mapping[str, Any], labels: CocoLabels, folder: Path, skeleton: Skeleton, on_image: Sequence[Mapping[str, Any]]) -> Person:
     image = labels.images[int(annotation["image_id"])]
     values = np.asarray(annotation["keypoints"], np.float32).reshape(-1, 3)
     keypoints, labelled = skeleton.convert(values[:, :2], values[:, 2] >= 1, labels.keypoint_names)
@@ -155,7 +157,8 @@ def _person(annotation: Mapping[str, Any], labels: CocoLabels, folder: Path, ske
     return Person(
         image_path=folder / str(image["file_name"]), image_id=int(image["id"]), annotation_id=int(annotation.get("id", 0)),
         width=int(image["width"]), height=int(image["height"]), keypoints=keypoints, labelled=labelled,
-        box=(x, y, w, h), area=float(annotation.get("area") or w * h), alone=alone,
+        box=(x, y, w, h), area=float(annotation.get("area") or w * h), alone=len(on_image) == 1,
+        others=np.array([other["bbox"] for other in on_image if other is not annotation], np.float32).reshape(-1, 4),
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """A random articulated person in three dimensions: joint angles, forward kinematics, projection.
 
-Frame of a `Pose`: lengths are fractions of body height; x points to the picture's right, y down, z towards the viewer.
-The projection is orthographic. Someone who faces the viewer has their left on the picture's right.
+Frame of a `Pose`: lengths are fractions of body height; x points to the picture's right, y down, z to the
+viewer. The projection is orthographic. Someone who faces the viewer has their left on the picture's right.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Range = tuple[float, float]
 
 
 class Arm(NamedTuple):
-    """Ranges in degrees: swing forward, lift sideways, elbow bend, and where it bends to (0 forward, 90 outward)."""
+    """Ranges in degrees: swing forward, lift sideways, elbow bend, its direction (0 forward, 90 outward)."""
 
     flex: Range
     abduct: Range
@@ -42,7 +42,7 @@ ARMS = (
     Arm((-25, 0), (35, 50), (85, 110), (-95, -75)),  # on the hip
     Arm((45, 105), (-5, 20), (0, 70), (-70, 20)),  # forward
 )
-ARM_ODDS = (0.26, 0.22, 0.14, 0.12, 0.08, 0.08, 0.10)
+ARM_ODDS = (0.32, 0.26, 0.12, 0.08, 0.06, 0.08, 0.08)
 
 STAND = Leg((-5, 8), (2, 9), (0, 10))
 LEGS = (
@@ -54,7 +54,7 @@ LEGS = (
     (Leg((60, 95), (2, 12), (70, 100)), Leg((-15, 10), (2, 8), (50, 95))),  # lunging
     (Leg((30, 85), (0, 20), (0, 60)), STAND),  # kicking
 )
-LEG_ODDS = (0.26, 0.26, 0.12, 0.12, 0.08, 0.08, 0.08)
+LEG_ODDS = (0.33, 0.30, 0.13, 0.08, 0.04, 0.06, 0.06)
 TORSO_PITCH: tuple[Range, ...] = ((-5, 12), (-3, 14), (-5, 15), (-10, 22), (12, 42), (-3, 25), (-10, 10))
 """Forward lean in degrees for each entry of `LEGS`."""
 
@@ -97,7 +97,7 @@ class Build:
             torso=0.30 * rng.uniform(0.94, 1.06),
             shoulder=rng.uniform(0.088, 0.108), hip=rng.uniform(0.052, 0.062),
             upper_arm=0.165 * limb[0], forearm=0.150 * limb[1], thigh=0.240 * limb[2], shin=0.235 * limb[3],
-            head=rng.uniform(1.0, 1.3), girth=rng.uniform(0.9, 1.25),
+            head=rng.uniform(1.08, 1.35), girth=rng.uniform(0.9, 1.25),
         )  # fmt: skip
 
 
@@ -107,8 +107,8 @@ class Pose:
 
     Attributes:
         build: Its lengths.
-        points: Name -> f64[3]: the COCO-17 keypoints and the other points that the drawing needs. x and y as the viewer
-            sees them (camera tilt included); z, larger is nearer, is what the order of drawing goes by.
+        points: Name -> f64[3]: the COCO-17 keypoints and the other points that the drawing needs. x and y
+            as the viewer sees them, camera tilt included; the order of drawing goes by z, larger is nearer.
     """
 
     build: Build
@@ -116,7 +116,7 @@ class Pose:
 
 
 def rotation(axis: int, degrees: float) -> Points:
-    """f64[3, 3] for columns: axis 0 leans forward (or tips the camera down), 1 turns to the right, 2 is clockwise."""
+    """f64[3, 3] for columns: axis 0 leans forward (or tips the camera), 1 turns right, 2 is clockwise."""
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     return np.array(
         (
@@ -132,14 +132,14 @@ def random_pose(rng: np.random.Generator) -> Pose:
     build = Build.random(rng)
     style = int(rng.choice(len(LEGS), p=LEG_ODDS))
     pitch = rng.uniform(*TORSO_PITCH[style])
-    if style in (0, 2) and rng.random() < 0.12:
+    if style in (0, 2) and rng.random() < 0.06:
         pitch = rng.uniform(30, 70)  # bends over
     points = _legs(rng, build, LEGS[style]) | _upper_body(rng, build, pitch)
     return Pose(build, _project(rng, points))
 
 
 def _limb(side: int, flex: float, abduct: float) -> tuple[Points, Points, Points]:
-    """Unit vectors along a limb that hangs down at zero angles, to its front, and outwards; x to the person's left."""
+    """Unit vectors along a limb (down at zero angles), to its front, and outwards; x to the person's left."""
     f, a = np.deg2rad(flex), np.deg2rad(abduct)
     along = np.array([side * np.sin(a) * np.cos(f), np.cos(a) * np.cos(f), np.sin(f)])
     front = np.array([-side * np.sin(a) * np.sin(f), -np.cos(a) * np.sin(f), np.cos(f)])
@@ -175,7 +175,7 @@ def _upper_body(rng: np.random.Generator, build: Build, pitch: float) -> dict[st
     }
     style = int(rng.choice(len(ARMS), p=ARM_ODDS))
     for name, side in (("left", 1), ("right", -1)):
-        if rng.random() < 0.4:
+        if rng.random() < 0.25:
             style = int(rng.choice(len(ARMS), p=ARM_ODDS))
         points |= _arm(rng, build, name, side, ARMS[style])
     points |= _head(rng, build, points["neck"], pitch)
@@ -209,18 +209,18 @@ def _head(rng: np.random.Generator, build: Build, neck: Points, pitch: float) ->
 
 
 def _yaw(rng: np.random.Generator) -> float:
-    """Degrees: half face the viewer, a quarter are seen from the side, a quarter from behind."""
+    """Degrees: half face the viewer, the others are seen from the side or from behind."""
     kind = rng.random()
-    if kind < 0.5:
-        return float(rng.uniform(-45, 45))
+    if kind < 0.55:
+        return float(rng.uniform(-40, 40))
     if kind < 0.77:
-        return float(rng.choice((-1, 1)) * rng.uniform(45, 135))
-    return float(rng.uniform(135, 225))
+        return float(rng.choice((-1, 1)) * rng.uniform(40, 140))
+    return float(rng.uniform(140, 220))
 
 
 def _project(rng: np.random.Generator, points: dict[str, Points]) -> dict[str, Points]:
     yaw = rotation(1, _yaw(rng))
     camera = rotation(2, rng.normal(0, 5)) @ rotation(0, rng.uniform(0, 20))
     turned = {name: yaw @ point for name, point in points.items()}
-    # The order of drawing goes by the depth before the camera tips: a tip must not bring the head in front of all.
+    # The order of drawing goes by the depth before the camera tips, which must not bring the head in front.
     return {name: np.array([*(camera @ point)[:2], point[2]]) for name, point in turned.items()}

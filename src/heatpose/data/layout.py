@@ -8,6 +8,8 @@ from typing import Literal
 
 from heatpose.errors import HeatposeError
 
+_ADVICE = "correct data.root, or set data.download=true to fetch COCO 2017"
+
 
 @dataclass(frozen=True)
 class Split:
@@ -20,8 +22,9 @@ class Split:
 def find_split(root: str | Path, split: Literal["train", "val"]) -> Split:
     """Finds a split of COCO 2017 below `root`.
 
-    Two layouts are known: the official one, `root/annotations/person_keypoints_train2017.json` with `root/train2017/`, and the flat one with
-    the json directly in `root`. The official one wins where both exist.
+    Two layouts are known: the official one, `root/annotations/person_keypoints_train2017.json` with
+    `root/train2017/`, and the flat one with the json directly in `root`. The official one wins where both
+    exist.
 
     Args:
         root: Folder of the data set.
@@ -37,7 +40,7 @@ def find_split(root: str | Path, split: Literal["train", "val"]) -> Split:
     labels = next((path for path in candidates if path.is_file()), None)
     if labels is None:
         looked = " or ".join(f"'{path}'" for path in candidates)
-        raise HeatposeError(f"No {split} labels below data.root '{root}': looked for {looked}; correct data.root, or set data.download=true to fetch COCO 2017.")
+        raise HeatposeError(f"No {split} labels below '{root}': looked for {looked}; {_ADVICE}.")
     if not images.is_dir():
-        raise HeatposeError(f"No {split} images: looked for the folder '{images}' beside '{labels}'; correct data.root, or set data.download=true to fetch COCO 2017.")
+        raise HeatposeError(f"No {split} images for '{labels}': looked for the folder '{images}'; {_ADVICE}.")
     return Split(labels, images)

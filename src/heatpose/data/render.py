@@ -1,6 +1,6 @@
 """Draws people on a picture and keeps account of which pixel shows what; Pillow and NumPy only.
 
-Everything is drawn at twice the size and averaged down. Points are in the finished picture's continuous frame.
+Everything is drawn larger and averaged down. Points are in the finished picture's continuous frame.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _SHOWS = {
     **{f"{side}_knee": (f"{side}_thigh", f"{side}_shin") for side in ("left", "right")},
     **{f"{side}_ankle": (f"{side}_shin",) for side in ("left", "right")},
 }
-"""Keypoint -> what shows it when drawn on top; the trunk shows shoulders and hips on its near side as well."""
+"""Keypoint -> what shows it when drawn on top; the trunk shows shoulders and hips on its near side too."""
 
 
 def outlines(starts: Points, ends: Points, radii: Points) -> Points:
-    """Polygons f64[N, 16, 2] of tapered capsules: axes f64[N, 2] to f64[N, 2], radii f64[N, 2] at the ends."""
+    """Polygons f64[N, 16, 2] of tapered capsules from f64[N, 2] to f64[N, 2], radii f64[N, 2] at the ends."""
     along = ends - starts
     angle = np.arctan2(along[:, 1], along[:, 0])[:, None]
     caps = []
@@ -114,15 +114,13 @@ class Canvas:
         np.copyto(self.owner, np.uint8(OCCLUDER), where=np.asarray(mask))
 
     def visible(self, pose: Pose, keypoint: str, point: Points, number: int) -> bool:
-        """Whether what is drawn at `point` (f64[2], inside the picture) is this person's own limb at that joint."""
+        """Whether what shows at `point` (f64[2], inside the picture) is this person's limb of that joint."""
         column, row = (point * OVERSAMPLING).astype(int)
         owner = int(self.owner[row, column]) - number * PARTS_PER_PERSON
         if not 0 < owner < len(PARTS):
             return False
-        if PARTS[owner] in (
-            "torso",
-            "pelvis",
-        ):  # a shoulder or hip on the far side of the trunk is hidden by it
+        # A shoulder or hip on the far side of the trunk is hidden by it.
+        if PARTS[owner] in ("torso", "pelvis"):
             far = float(pose.points["neck" if "shoulder" in keypoint else "pelvis"][2]) - 0.045
             return keypoint.endswith(("shoulder", "hip")) and float(pose.points[keypoint][2]) > far
         return PARTS[owner] in _SHOWS[keypoint]
@@ -131,29 +129,23 @@ class Canvas:
 def _strokes(
     parts: Sequence[Part], scale: float, offset: Points, light: Points
 ) -> Iterator[tuple[list[float], tuple[int, int, int], int]]:
-    """Polygons in the order of drawing, with colour and place in `PARTS`: from far to near, each from its rim inwards."""
-    starts, ends = (
-        np.array([part.start if first else part.end for part in parts])[:, :2] * scale + offset
-        for first in (True, False)
-    )
+    """Polygons with colour and place in `PARTS` in the order of drawing: far to near, rims inwards."""
+    starts = np.array([part.start[:2] for part in parts]) * scale + offset
+    ends = np.array([part.end[:2] for part in parts]) * scale + offset
     radii = np.array([part.radii for part in parts]) * scale
     # The far side of a body gets less light: that tells the near arm from the far one.
-    shade = np.clip(1.0 + 1.6 * np.array([part.depth for part in parts]), 0.70, 1.10)
+    shade = np.clip(1.0 + 2.2 * np.array([part.depth for part in parts]), 0.62, 1.12)
     order: list[tuple[float, int, int]] = []
     layers = []
-    for number, (width, shift, brightness) in enumerate(_LAYERS):
+    for number, (width, shift, _) in enumerate(_LAYERS):
         towards = light * radii.max(1, keepdims=True) * shift
         # Pillow cuts vertices down to the pixel that holds them: the continuous frame, as everywhere.
-        layers.append(
-            np.floor(outlines(starts + towards, ends + towards, radii * width))
-            .reshape(len(parts), -1)
-            .tolist()
-        )
-        order += [
-            (part.depth, 3 if part.flat else number, i)
-            for i, part in enumerate(parts)
-            if number == 0 or not part.flat
-        ]
+        polygons = np.floor(outlines(starts + towards, ends + towards, radii * width))
+        layers.append(polygons.reshape(len(parts), -1).tolist())
+        order += [(part.depth, number, i) for i, part in enumerate(parts) if not part.flat]
+    order += [(part.depth, len(_LAYERS), i) for i, part in enumerate(parts) if part.flat]
     for _, layer, i in sorted(order):
-        brightness = shade[i] * (1.0 if layer == 3 else _LAYERS[layer][2])
-        yield layers[layer % 3][i], rgb(parts[i].colour * brightness), PARTS.index(parts[i].owner)
+        flat = layer == len(_LAYERS)  # after all shading of its surface
+        brightness = shade[i] * (1.0 if flat else _LAYERS[layer][2])
+        polygon = layers[0 if flat else layer][i]
+        yield polygon, rgb(parts[i].colour * brightness), PARTS.index(parts[i].owner)

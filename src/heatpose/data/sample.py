@@ -26,6 +26,7 @@ class Person:
         box: (x, y, w, h) in image pixels.
         area: Segmentation area in square pixels (COCO's `area`).
         alone: True when this is the only person annotation of its image.
+        others: f32[M, 4] boxes (x, y, w, h) of the image's other person annotations.
     """
 
     image_path: Path
@@ -38,6 +39,7 @@ class Person:
     box: tuple[float, float, float, float]
     area: float
     alone: bool
+    others: NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from heatpose.data.render import OVERSAMPLING, Canvas, outlines, rgb
 
 
 def background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """An RGB scene without people, `OVERSAMPLING` times as large as `width` x `height`: colours, texture, clutter."""
-    base = random_colour(rng)
+    """An RGB scene without people, `OVERSAMPLING` times `width` x `height`: colours, texture, clutter."""
+    base = _muted(rng)
     rows, columns = rng.integers(2, 7, 2)
     tint = rng.uniform(0.1, 0.7)
     uneven = (1 - tint) * rng.standard_normal((rows, columns, 1)) + tint * rng.standard_normal(
@@ -28,12 +28,12 @@ def background(rng: np.random.Generator, width: int, height: int) -> Image.Image
     draw = ImageDraw.Draw(image)
     if rng.random() < 0.5:
         top = rng.uniform(0.6, 0.95) * image.height
-        draw.rectangle((0, int(top), image.width, image.height), fill=rgb(random_colour(rng)))
+        draw.rectangle((0, int(top), image.width, image.height), fill=rgb(_muted(rng)))
     if rng.random() < 0.2:
         _stripes(rng, draw, image.width, image.height)
     kinds: tuple[Callable[..., None], ...] = (_furniture, _blob, _line, _limb)
-    for _ in range(int(rng.integers(1, 10))):
-        kinds[int(rng.choice(len(kinds), p=(0.4, 0.25, 0.2, 0.15)))](rng, draw, image.width, image.height)
+    for _ in range(int(rng.integers(0, 7))):
+        kinds[int(rng.choice(len(kinds), p=(0.45, 0.25, 0.2, 0.1)))](rng, draw, image.width, image.height)
     return image
 
 
@@ -56,10 +56,10 @@ def occlude(rng: np.random.Generator, canvas: Canvas, box: tuple[float, float, f
             np.array([[x + rng.uniform(0, 1) * w, y + rng.uniform(0.15, 1) * h]]),
             np.full((1, 2), rng.uniform(0.04, 0.09) * h),
         )
-        canvas.draw_occluder(outlines(centre, centre, radius)[0], random_colour(rng))
+        canvas.draw_occluder(outlines(centre, centre, radius)[0], _muted(rng))
         return
     x0, y0, x1, y1 = corners
-    canvas.draw_occluder(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]), random_colour(rng))
+    canvas.draw_occluder(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]), _muted(rng))
 
 
 def photograph(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
@@ -69,8 +69,14 @@ def photograph(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
     gain = rng.uniform(0.75, 1.2) * rng.uniform(0.93, 1.07, 3)
     lit = picture.point([min(255, int(level * channel)) for channel in gain.tolist() for level in range(256)])
     pixels = np.asarray(lit, np.int16)
-    noise = np.frombuffer(rng.bytes(pixels.size), np.int8).reshape(pixels.shape) >> int(rng.integers(3, 8))
+    noise = np.frombuffer(rng.bytes(pixels.size), np.int8).reshape(pixels.shape) >> int(rng.integers(4, 8))
     return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
+
+
+def _muted(rng: np.random.Generator) -> Points:
+    """f64[3] in 0..255: a colour with less chroma than clothes have."""
+    colour = random_colour(rng)
+    return 0.5 * colour + 0.5 * colour.mean()
 
 
 def _texture(rng: np.random.Generator, image: Image.Image) -> Image.Image:
@@ -79,7 +85,7 @@ def _texture(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     grain = Image.fromarray(rng.integers(0, 256, size, np.uint8)).resize(
         image.size, Image.Resampling.BILINEAR
     )
-    return Image.blend(image, Image.merge("RGB", (grain, grain, grain)), float(rng.uniform(0.03, 0.25)))
+    return Image.blend(image, Image.merge("RGB", (grain, grain, grain)), float(rng.uniform(0.03, 0.2)))
 
 
 def _corner(rng: np.random.Generator, width: int, height: int) -> Points:
@@ -88,7 +94,7 @@ def _corner(rng: np.random.Generator, width: int, height: int) -> Points:
 
 def _furniture(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
     (x0, y0), (w, h) = _corner(rng, width, height), rng.uniform(0.05, 0.5, 2) * (width, height)
-    colour, boards = random_colour(rng), int(rng.integers(0, 4))
+    colour, boards = _muted(rng), int(rng.integers(0, 4))
     draw.rectangle(
         (int(x0), int(y0), int(x0 + w), int(y0 + h)), fill=rgb(colour), outline=rgb(colour * 0.6), width=3
     )
@@ -99,14 +105,14 @@ def _furniture(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, 
 
 def _blob(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
     (x0, y0), (w, h) = _corner(rng, width, height), rng.uniform(0.03, 0.3, 2) * (width, height)
-    draw.ellipse((int(x0), int(y0), int(x0 + w), int(y0 + h)), fill=rgb(random_colour(rng)))
+    draw.ellipse((int(x0), int(y0), int(x0 + w), int(y0 + h)), fill=rgb(_muted(rng)))
 
 
 def _line(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
     start, end = _corner(rng, width, height), _corner(rng, width, height)
     draw.line(
         (*start.astype(int).tolist(), *end.astype(int).tolist()),
-        fill=rgb(random_colour(rng)),
+        fill=rgb(_muted(rng)),
         width=int(rng.integers(2, 14)),
     )
 
@@ -115,11 +121,11 @@ def _limb(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, heigh
     """Something as thick and long as an arm that is none."""
     start, length = _corner(rng, width, height)[None], rng.uniform(-0.25, 0.25, (1, 2)) * height
     polygon = outlines(start, start + length, rng.uniform(0.012, 0.035, (1, 2)) * height)[0]
-    draw.polygon(polygon.astype(int).ravel().tolist(), fill=rgb(random_colour(rng)))
+    draw.polygon(polygon.astype(int).ravel().tolist(), fill=rgb(_muted(rng)))
 
 
 def _stripes(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
-    colour, step = rgb(random_colour(rng)), int(rng.integers(24, 90))
+    colour, step = rgb(_muted(rng)), int(rng.integers(24, 90))
     slant = int(rng.integers(-height, height + 1)) if rng.random() < 0.5 else 0
     for x in range(-height, width + height, step):
         draw.line((x, 0, x + slant, height), fill=colour, width=int(step * 0.3))

@@ -1,7 +1,7 @@
 """Rendered people with exact labels, written in the official COCO layout: a data set that needs no download.
 
-`figure.py` poses a body, `costume.py` clothes it, `render.py` draws it, `scenery.py` surrounds it, and this module
-places it, labels it and writes the files. Every picture depends on the settings and its own number alone.
+`figure.py` poses a body, `costume.py` clothes it, `render.py` draws it, `scenery.py` surrounds it; this
+module places and labels it and writes the files. A picture depends on the settings and its number alone.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from heatpose.errors import HeatposeError
 from heatpose.skeleton import COCO_17
 
 FORMAT_VERSION = 1
-"""Raise it with every change of the pictures or labels: it is part of the folder's name, so that no old folder is
-taken for a new one."""
+"""Raise it with every change of the pictures or labels: it is part of the folder's name, so that no old
+folder is taken for a new one."""
 
 _SPLITS = ("train", "val")
 _ASPECTS = ((4, 3), (3, 4), (1, 1))
@@ -61,15 +61,11 @@ class SyntheticSettings:
                 f"Synthetic data needs train_images from 1 to {_FIRST_VAL_ID - 1} and val_images from 1; "
                 f"got {self.train_images} and {self.val_images}."
             )
-        if (
-            self.seed < 0
-            or self.short_side < 64
-            or not 0 <= self.several_people <= 1
-            or not 1 <= self.quality <= 95
-        ):
+        sizes = self.seed >= 0 and self.short_side >= 64
+        if not (sizes and 0 <= self.several_people <= 1 and 1 <= self.quality <= 95):
             raise HeatposeError(
-                "Synthetic data needs seed >= 0, short_side >= 64, several_people within 0..1 and quality within 1..95; "
-                f"got {self.seed}, {self.short_side}, {self.several_people} and {self.quality}."
+                "Synthetic data needs seed >= 0, short_side >= 64, several_people within 0..1 and quality "
+                f"within 1..95; got {self.seed}, {self.short_side}, {self.several_people} and {self.quality}."
             )
 
     @property
@@ -107,8 +103,8 @@ def build_synthetic(
         progress: Whether to show a progress bar.
 
     Returns:
-        A folder inside `root` with `annotations/person_keypoints_{train,val}2017.json`, `train2017/` and `val2017/`.
-        It is whole: it is written elsewhere in `root` and renamed at the end.
+        A folder inside `root` with `annotations/person_keypoints_{train,val}2017.json`, `train2017/` and
+        `val2017/`. It is whole: it is written elsewhere in `root` and renamed at the end.
 
     Raises:
         HeatposeError: The folder cannot be written.
@@ -126,8 +122,7 @@ def build_synthetic(
             _move(unfinished, target)
     except OSError as error:
         raise HeatposeError(
-            f"The synthetic data cannot be written to '{root}' ({error}); choose a folder with space and write access"
-            "."
+            f"Synthetic data cannot be written to '{root}' ({error}); choose a folder with space and access."
         ) from error
     return target
 
@@ -144,10 +139,12 @@ def render_scene(settings: SyntheticSettings, split: str, number: int) -> Scene:
     canvas = Canvas(background(scenery, round(across * unit), round(down * unit)))
     placed, silhouettes = _populate(canvas, count, layout, people)
     boxes = [_box(silhouette) for silhouette in silhouettes]
-    if scenery.random() < 0.2:
+    if scenery.random() < 0.12:
         occlude(scenery, canvas, boxes[0])
+    areas = [float(silhouette.sum()) / OVERSAMPLING**2 for silhouette in silhouettes]
     annotations = [
-        _annotation(canvas, *one, number=i, box=boxes[i], area=float(silhouettes[i].sum()) / OVERSAMPLING**2)
+        {**_keypoints(canvas, *one, number=i), "bbox": list(boxes[i]), "area": areas[i]}
+        | {"category_id": 1, "iscrowd": 0, "segmentation": []}
         for i, one in enumerate(placed)
     ]
     return Scene(photograph(camera, canvas.finished()), annotations, silhouettes, canvas.owner)
@@ -156,7 +153,7 @@ def render_scene(settings: SyntheticSettings, split: str, number: int) -> Scene:
 def _populate(
     canvas: Canvas, count: int, layout: np.random.Generator, people: np.random.Generator
 ) -> tuple[list[tuple[Pose, Points]], list[NDArray[np.bool_]]]:
-    """Draws people side by side; returns each one's pose and keypoints f64[17, 2] in the picture, and the silhouettes."""
+    """Draws people side by side; returns each one's pose and keypoints f64[17, 2], and the silhouettes."""
     slope = np.deg2rad(layout.uniform(200, 340))
     light = np.array([np.cos(slope), np.sin(slope)])
     width = canvas.size[0] / count
@@ -165,13 +162,11 @@ def _populate(
         pose = random_pose(people)
         parts = dress(pose, people)
         slot = (width * i, width) if count == 1 else (width * (i - 0.1), width * 1.2)
-        scale, offset = _place(
-            layout, pose, parts, slot, canvas.size[1], close=count == 1 and layout.random() < 0.12
-        )
+        close = count == 1 and layout.random() < 0.08
+        scale, offset = _place(layout, pose, parts, slot, canvas.size[1], close)
         silhouettes.append(canvas.draw_person(parts, scale, offset, i, light))
-        placed.append(
-            (pose, np.array([pose.points[name][:2] for name in COCO_17.keypoints]) * scale + offset)
-        )
+        joints = np.array([pose.points[name][:2] for name in COCO_17.keypoints])
+        placed.append((pose, joints * scale + offset))
     return placed, silhouettes
 
 
@@ -183,7 +178,7 @@ def _place(
     height: int,
     close: bool,
 ) -> tuple[float, Points]:
-    """Scale and offset that put a body into the columns `slot` = (x, width): whole, or `close`, cut off by the edge."""
+    """Scale and offset that put a body into the columns `slot` = (x, width), whole or `close` and cut off."""
     rims = outlines(
         np.array([part.start[:2] for part in parts]),
         np.array([part.end[:2] for part in parts]),
@@ -195,14 +190,10 @@ def _place(
     head_up = pose.points["skull"][1] < low[1] + 0.2 * extent[1]
     if close and head_up:
         scale = rng.uniform(1.15, 1.6) * height / extent[1]
-        middle = (pose.points["neck"] + pose.points["pelvis"])[:2] / 2
-        return scale, np.array(
-            [
-                x + rng.uniform(0.38, 0.62) * width - middle[0] * scale,
-                rng.uniform(0.02, 0.1) * height - low[1] * scale,
-            ]
-        )
-    scale = rng.uniform(0.7, 1.0) * 0.97 * min(width / extent[0], height / extent[1])
+        anchor = np.array([(pose.points["neck"][0] + pose.points["pelvis"][0]) / 2, low[1]])
+        place = np.array([x + rng.uniform(0.38, 0.62) * width, rng.uniform(0.02, 0.1) * height])
+        return scale, place - anchor * scale
+    scale = rng.uniform(0.78, 1.0) * 0.97 * min(width / extent[0], height / extent[1])
     slack = np.array([width, height]) - extent * scale
     return scale, np.array([x, 0.0]) + rng.uniform(0.1, 0.9, 2) * slack - low * scale
 
@@ -210,31 +201,17 @@ def _place(
 def _box(silhouette: NDArray[np.bool_]) -> tuple[float, float, float, float]:
     """Smallest box (x, y, w, h) around a silhouette, in picture pixels."""
     left, top, right, bottom = Image.fromarray(silhouette).getbbox() or (0, 0, 0, 0)
-    return (
-        left / OVERSAMPLING,
-        top / OVERSAMPLING,
-        (right - left) / OVERSAMPLING,
-        (bottom - top) / OVERSAMPLING,
-    )
+    n = OVERSAMPLING
+    return left / n, top / n, (right - left) / n, (bottom - top) / n
 
 
-def _annotation(
-    canvas: Canvas,
-    pose: Pose,
-    keypoints: Points,
-    number: int,
-    box: tuple[float, float, float, float],
-    area: float,
-) -> dict[str, Any]:
+def _keypoints(canvas: Canvas, pose: Pose, keypoints: Points, number: int) -> dict[str, Any]:
     flat: list[float] = []
     for name, point in zip(COCO_17.keypoints, keypoints, strict=True):
         x, y = (round(float(value), 3) for value in point)
         inside = 0 <= x < canvas.size[0] and 0 <= y < canvas.size[1]
         flat += [x, y, 2 if canvas.visible(pose, name, point, number) else 1] if inside else [0, 0, 0]
-    return {
-        "category_id": 1, "iscrowd": 0, "bbox": list(box), "area": area, "segmentation": [],
-        "keypoints": flat, "num_keypoints": sum(v > 0 for v in flat[2::3]),
-    }  # fmt: skip
+    return {"keypoints": flat, "num_keypoints": sum(v > 0 for v in flat[2::3])}
 
 
 def _write(folder: Path, settings: SyntheticSettings, progress: bool) -> None:
@@ -249,11 +226,11 @@ def _write(folder: Path, settings: SyntheticSettings, progress: bool) -> None:
         file_name = f"{image_id:012d}.jpg"
         scene.picture.save(folder / f"{split}2017" / file_name, quality=settings.quality)
         width, height = scene.picture.size
-        labels[split]["images"].append(
-            {"id": image_id, "file_name": file_name, "width": width, "height": height}
-        )
-        for i, annotation in enumerate(scene.annotations):
-            labels[split]["annotations"].append({"id": image_id * 10 + i, "image_id": image_id, **annotation})
+        image = {"id": image_id, "file_name": file_name, "width": width, "height": height}
+        labels[split]["images"].append(image)
+        labels[split]["annotations"] += [
+            {"id": image_id * 10 + i, "image_id": image_id, **one} for i, one in enumerate(scene.annotations)
+        ]
     for split, content in labels.items():
         path = folder / "annotations" / f"person_keypoints_{split}2017.json"
         path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")

@@ -1,6 +1,7 @@
-"""Fetches one large file of known size and hash over HTTP; a broken or killed transfer continues where it stopped.
+"""Fetches one large file of known size and hash over HTTP, and continues a broken or killed transfer.
 
-`requests` does the transfer (proxies, redirects, timeouts); this file keeps the part, asks for the rest of it, and vouches for the whole.
+`requests` does the transfer (proxies, redirects, timeouts); this file keeps what has arrived, asks for the
+rest, and checks the whole.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ if TYPE_CHECKING:
     import requests
     from rich.progress import Progress
 
-ATTEMPTS = 6
-"""Attempts in a row that bring nothing new before the transfer gives up."""
+ATTEMPTS = 5
+"""Requests in a row that bring nothing new before the transfer gives up."""
 TIMEOUT = (15.0, 60.0)
 """Seconds to connect, and between two pieces of the answer."""
-CHUNK = 1 << 20
-Advance = Callable[[int], None]
+CHUNK = 1 << 16
+"""Bytes written at a time; fewer than this are lost where a transfer breaks."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file somewhere else, known beforehand: its address, its size in bytes and its SHA-256 (hexadecimal)."""
+    """A file known beforehand: its address, its size in bytes and its SHA-256 (hexadecimal)."""
 
     url: str
     size: int
@@ -39,113 +40,37 @@ class RemoteFile:
 def fetch(remote: RemoteFile, target: Path) -> None:
     """Puts the file at `target`, whole and verified, or not at all.
 
-    What has arrived is kept in `target` + ".part" across failures and kills, with the server's ETag beside it, and the next call asks only for
-    the rest. A part that does not belong to the server's present file is thrown away.
+    What has arrived is kept in `target` + ".part" across failures and kills, with the server's ETag beside
+    it, and the next call asks only for the rest. A part of another version of the server's file is thrown
+    away. A `target` that is there is only verified.
 
     Raises:
         HeatposeError: No connection, a refusal, another file than the known one, or a full disk.
     """
-    part = target.with_name(target.name + ".part")
+    part = part_of(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         with progress_bar("bytes") as progress:
-            if not target.is_file():
-                _transfer(remote, part, progress)
-                _verify(remote, part, progress)
-                os.replace(part, target)
-                _etag_file(part).unlink(missing_ok=True)
-            else:
-                _verify(remote, target, progress)
+            if target.is_file():
+                _verify(remote, target, progress, "remove it and run again")
+                return
+            _transfer(remote, part, progress)
+            try:
+                _verify(remote, part, progress, "it was removed, run again")
+            except HeatposeError:
+                _forget(part)  # a resume would never mend it
+                raise
+            os.replace(part, target)
+            _forget(part)
     except OSError as error:
+        reason = error.strerror or error
         raise HeatposeError(
-            f"'{target}' cannot be written ({error.strerror or error}); what has arrived is kept, so make room or pick another folder and run again."
+            f"'{part}' cannot be written ({reason}); what has arrived is kept: make room and run again."
         ) from error
 
 
-def progress_bar(unit: str) -> Progress:
-    """A progress bar on stderr that counts bytes or things (`unit` is "bytes" or the name of the things)."""
-    # Imported here: only a command that shows a bar pays for it.
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    counts = (DownloadColumn(binary_units=True), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
-    return Progress(TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn(), console=Console(stderr=True))
-
-
-def _transfer(remote: RemoteFile, part: Path, progress: Progress) -> None:
-    # Imported here: nothing but a download needs it, and it costs a tenth of a second.
-    import requests
-
-    if size_of(part) > remote.size:
-        part.unlink()
-    task = progress.add_task(f"fetching {part.stem}", total=remote.size, completed=size_of(part))
-    furthest, fruitless = size_of(part), 0
-    with requests.Session() as session:
-        while size_of(part) < remote.size:
-            try:
-                _append(session, remote, part, lambda done: progress.update(task, completed=done))
-            except requests.RequestException as error:  # also raised in the middle of the answer
-                fruitless = 0 if size_of(part) > furthest else fruitless + 1
-                furthest = max(furthest, size_of(part))
-                if fruitless >= ATTEMPTS:
-                    raise HeatposeError(
-                        f"{remote.url} cannot be fetched ({_plain(error)}); check the network and run again: "
-                        f"{size_of(part) / 1e6:.0f} of {remote.size / 1e6:.0f} MB are kept."
-                    ) from error
-                time.sleep(min(2.0**fruitless, 30.0))
-
-
-def _append(session: requests.Session, remote: RemoteFile, part: Path, done: Advance) -> None:
-    """One request for what is missing; returns or raises with whatever arrived in the part."""
-    have, etag = size_of(part), _read_etag(part)
-    headers = {"Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-        if etag and not etag.startswith("W/"):  # RFC 9110, 13.1.5: only a strong validator
-            headers["If-Range"] = etag
-    with session.get(remote.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        _refuse_errors(response, remote)
-        resumed = response.status_code == 206
-        if resumed and etag and response.headers.get("ETag", etag) != etag:
-            part.unlink()  # the server's file has changed: the next round starts over
-            return
-        _check_offer(response, remote, have if resumed else 0)
-        _etag_file(part).write_text(response.headers.get("ETag", ""), encoding="utf-8")
-        with part.open("ab" if resumed else "wb") as file:
-            for chunk in response.iter_content(CHUNK):
-                file.write(chunk)
-                done(file.tell())
-
-
-def _refuse_errors(response: requests.Response, remote: RemoteFile) -> None:
-    status = response.status_code
-    if status in (408, 429) or status >= 500:
-        response.raise_for_status()  # worth another attempt
-    if status not in (200, 206):
-        raise HeatposeError(f"{remote.url} is refused by the server (status {status} {response.reason}); check the address.")
-
-
-def _check_offer(response: requests.Response, remote: RemoteFile, start: int) -> None:
-    """The answer must be the rest of a file of the known size, from byte `start`."""
-    wanted = f"bytes {start}-{remote.size - 1}/{remote.size}" if response.status_code == 206 else str(remote.size)
-    offered = response.headers.get("Content-Range" if response.status_code == 206 else "Content-Length", wanted)
-    if offered != wanted:
-        raise HeatposeError(
-            f"{remote.url} is another file than the known one (the server offers '{offered}', expected is '{wanted}'); check the address."
-        )
-
-
-def _verify(remote: RemoteFile, path: Path, progress: Progress) -> None:
-    task = progress.add_task(f"checking {path.name}", total=remote.size)
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            progress.advance(task, len(chunk))
-    if digest.hexdigest() != remote.sha256:
-        path.unlink()  # no resume can mend it
-        _etag_file(path).unlink(missing_ok=True)
-        raise HeatposeError(f"'{path}' has a wrong checksum (SHA-256 {digest.hexdigest()}, expected {remote.sha256}) and was removed; run again.")
+def part_of(target: Path) -> Path:
+    """Where a transfer to `target` keeps what has arrived."""
+    return target.with_name(target.name + ".part")
 
 
 def size_of(path: Path) -> int:
@@ -153,17 +78,122 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
+def progress_bar(unit: str) -> Progress:
+    """A progress bar on stderr that counts bytes or things (`unit` is "bytes" or the name of the things)."""
+    # Imported here: only a command that shows a bar pays for it.
+    from rich import progress as bars
+    from rich.console import Console
+
+    things = (bars.MofNCompleteColumn(), bars.TextColumn(unit))
+    counts = (bars.DownloadColumn(), bars.TransferSpeedColumn()) if unit == "bytes" else things
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *counts, bars.TimeRemainingColumn())
+    return bars.Progress(*columns, console=Console(stderr=True))
+
+
+def _transfer(remote: RemoteFile, part: Path, progress: Progress) -> None:
+    # Imported here: only a download needs it, and it costs a tenth of a second.
+    import requests
+
+    if size_of(part) > remote.size:
+        _forget(part)
+    furthest, fruitless = size_of(part), 0
+    task = progress.add_task(f"fetching {part.stem}", total=remote.size, completed=furthest)
+    with requests.Session() as session:
+        while size_of(part) < remote.size:
+            reason = "the answer was cut short"
+            try:
+                _append(session, remote, part, lambda arrived: progress.update(task, completed=arrived))
+            except requests.RequestException as error:  # raised before the answer or in the middle of it
+                reason = _plain(error)
+            fruitless = 0 if size_of(part) > furthest else fruitless + 1
+            furthest = max(furthest, size_of(part))
+            if fruitless >= ATTEMPTS:
+                raise HeatposeError(
+                    f"{remote.url} cannot be fetched ({reason}); check the network and run again: "
+                    f"the {size_of(part) / 1e6:.0f} of {remote.size / 1e6:.0f} MB that arrived are kept."
+                )
+            if size_of(part) < remote.size:
+                time.sleep(min(2.0**fruitless, 30.0))
+
+
+def _append(
+    session: requests.Session, remote: RemoteFile, part: Path, arrived: Callable[[int], None]
+) -> None:
+    """One request for what is missing. Returns or raises with whatever came in the part."""
+    have, etag = size_of(part), _read_etag(part)
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if etag and not etag.startswith("W/"):  # RFC 9110, 13.1.5: If-Range takes a strong validator only
+            headers["If-Range"] = etag
+    with session.get(remote.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        _check_status(response, remote)
+        resumed = response.status_code == 206
+        if resumed and etag and response.headers.get("ETag", etag) != etag:
+            _forget(part)  # the server's file has changed: the next request starts over
+            return
+        _check_offer(response, remote, have)
+        _etag_file(part).write_text(response.headers.get("ETag", ""), encoding="utf-8")
+        with part.open("ab" if resumed else "wb") as file:
+            for chunk in response.iter_content(CHUNK):
+                file.write(chunk)
+                arrived(file.tell())
+
+
+def _check_status(response: requests.Response, remote: RemoteFile) -> None:
+    status = response.status_code
+    if status in (408, 429) or status >= 500:
+        response.raise_for_status()  # worth another attempt
+    if status not in (200, 206):
+        raise HeatposeError(f"{remote.url} is refused ({status} {response.reason}); check the address.")
+
+
+def _check_offer(response: requests.Response, remote: RemoteFile, have: int) -> None:
+    """The answer must be the file of the known size, or its rest from byte `have` (header present or not)."""
+    if response.status_code == 206:
+        header, wanted = "Content-Range", f"bytes {have}-{remote.size - 1}/{remote.size}"
+    else:
+        header, wanted = "Content-Length", str(remote.size)
+    offered = response.headers.get(header, wanted)
+    if offered != wanted:
+        raise HeatposeError(
+            f"{remote.url} is not the known file ({header} is '{offered}' where '{wanted}' is expected); "
+            "check the address."
+        )
+
+
+def _verify(remote: RemoteFile, path: Path, progress: Progress, advice: str) -> None:
+    task = progress.add_task(f"checking {path.name}", total=remote.size)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            progress.advance(task, len(chunk))
+    if digest.hexdigest() != remote.sha256:
+        found = digest.hexdigest()
+        raise HeatposeError(
+            f"'{path}' has the wrong checksum (SHA-256 {found}, not {remote.sha256}); {advice}."
+        )
+
+
 def _etag_file(part: Path) -> Path:
     return part.with_name(part.name + ".etag")
 
 
 def _read_etag(part: Path) -> str:
-    file = _etag_file(part)
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
+    path = _etag_file(part)
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _etag_file(part).unlink(missing_ok=True)
 
 
 def _plain(error: Exception) -> str:
     """The innermost reason of a chain of network errors, in one line."""
-    while isinstance(reason := getattr(error, "reason", None) or (error.args[0] if error.args else None), Exception):
-        error = reason
+    while isinstance(
+        inner := getattr(error, "reason", None) or (error.args[0] if error.args else None), Exception
+    ):
+        error = inner
     return " ".join(str(error).split()) or type(error).__name__

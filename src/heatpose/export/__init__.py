@@ -1,10 +1,10 @@
 """From a float network to files for a board, and from any file back to what it holds.
 
-graph.py        a TFLite model as plain values: tensors, quantisation, operators
-flatbuffer.py   reads a TFLite file into a graph; trusts nothing in it
-measures.py     multiply-accumulates, weight bytes and peak activation bytes of a graph
-findings.py     rules about a graph: what is wrong or slow in it, operator by operator
-inspection.py   all that about a file as JSON, and gate 1: a file is what its name says
+Writing: `onnx` (torch to ONNX), `tflite` (ONNX to float and int8 TFLite), `bundle` (all of one model in a
+folder), `card` (its README), `c_header` (its constants for firmware).
 
-Reading needs numpy and the schema package `tflite` only; nothing here imports TensorFlow or an interpreter.
+Reading, with numpy and the schema package `tflite` only: `graph` (a TFLite model as values), `flatbuffer`
+(reads a file into a graph and trusts nothing in it), `measures` (multiply-accumulates and bytes), `findings`
+(rules: what is wrong or slow, operator by operator), `inspection` (all that about a file as JSON, and gate 1:
+a file is what its name says).
 """

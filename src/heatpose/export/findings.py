@@ -1,8 +1,8 @@
 """Rules about a TFLite graph: what is wrong, unusual or slow on a board, told operator by operator.
 
 A finding's severity says what it means for any file: "error" gives wrong numbers, "warning" costs speed or
-accuracy on an integer accelerator, "info" is good to know. Gate 1 (`inspection.check_artefact`) is stricter about
-the files that are exported here.
+accuracy on an integer accelerator, "info" is good to know. Gate 1 (`inspection.check_artefact`) is stricter
+about the files that are exported here.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _raw_byte_message(tensor: Tensor) -> str:
     if any(takes_raw_bytes(scale, zero, known[:2]) for known in RAW_BYTES):
         return ""
     usual = ", ".join(known[2] for known in RAW_BYTES)
-    meaning = f"a raw byte 0 means {-zero * scale:.4g} and 255 means {(255 - zero) * scale:.4g}"
+    meaning = f"a raw byte 0 means {(0 - zero) * scale:.4g} and 255 means {(255 - zero) * scale:.4g}"
     return f"has scale {scale:.6g} and zero point {zero:.0f}: {meaning}, none of {usual}."
 
 
@@ -125,7 +125,7 @@ def _float_operators(graph: Graph) -> Iterator[Finding]:
     for operator in graph.operators:
         floats = [t for t in _tensors(graph, (*operator.inputs, *operator.outputs)) if t.dtype in FLOATS]
         if floats and not _is_final_dequantize(graph, operator):
-            message = f"Works on {floats[0].dtype}, so the graph is not integer only."
+            message = f"Reads or writes {floats[0].dtype}, so the graph is not integer only."
             yield Finding("warning", "float_operator", label(operator), message)
 
 

@@ -23,11 +23,22 @@ from heatpose.export.graph import ABSENT, Graph, Operator, Quantization, Tensor
 __all__ = ["ABSENT", "Graph", "Operator", "Quantization", "Tensor", "read_graph"]
 
 IDENTIFIER = b"TFL3"
-MAX_ITEMS = 20_000  # tensors or operators; the largest published models have a few thousand
-MAX_ELEMENTS = 4_000_000  # of shapes, indices, scales and names together: no file costs more than seconds
+# Far above any pose network, and low enough that no file costs more than seconds.
+MAX_ITEMS = 20_000  # tensors, or operators
+MAX_ELEMENTS = 4_000_000  # of shapes, indices, scales and names together
+MAX_SCALES = 65_536  # of one tensor
+MAX_PORTS = 256  # inputs of the graph, or outputs
 MAX_RANK = 8
 
-_WITHOUT_NUMPY = {"string", "resource", "variant", "int4", "bfloat16"}
+_UNSUPPORTED = {
+    "string",
+    "resource",
+    "variant",
+    "int4",
+    "bfloat16",
+    "complex64",
+    "complex128",
+}  # as constants
 _PADDINGS = {0: "SAME", 1: "VALID"}
 _ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH", 5: "SIGN_BIT"}
 
@@ -36,8 +47,8 @@ def read_graph(path: str | Path) -> Graph:
     """Reads a file's main subgraph; constants are views of the file's bytes.
 
     Raises:
-        HeatposeError: The file is missing, is no TFLite file, is truncated or corrupt, or holds packed
-            constants (sparse, 4 bit, bfloat16).
+        HeatposeError: The file is missing, is no TFLite file, is truncated or corrupt, or holds constants
+            that no pose network has (sparse, 4 bit, text, complex).
     """
     path = Path(path)
     if not path.is_file():
@@ -46,7 +57,7 @@ def read_graph(path: str | Path) -> Graph:
         return _parse(path.read_bytes())
     except OSError as error:
         raise HeatposeError(f"'{path}' cannot be read ({error.strerror}).") from error
-    except _Defect as error:
+    except _FormatError as error:
         raise HeatposeError(f"'{path}' is no readable TFLite file ({error}).") from error
     except _UNREADABLE as error:
         raise HeatposeError(f"'{path}' is no readable TFLite file (it is truncated or corrupt).") from error
@@ -56,14 +67,14 @@ def read_graph(path: str | Path) -> Graph:
 _UNREADABLE = (struct.error, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError)
 
 
-class _Defect(Exception):
+class _FormatError(Exception):
     """What is wrong with the file, as a clause without a full stop."""
 
 
 def _parse(content: bytes) -> Graph:
     """Reads the main subgraph; raises many kinds of errors, which `read_graph` turns into one."""
     if len(content) < 8 or content[4:8] != IDENTIFIER:
-        raise _Defect(f"the file identifier {IDENTIFIER.decode()} is missing")
+        raise _FormatError(f"the file identifier {IDENTIFIER.decode()} is missing")
     return _Reader(content).graph()
 
 
@@ -72,11 +83,13 @@ class _Reader:
 
     def __init__(self, content: bytes) -> None:
         import tflite  # some 200 modules: loaded when a file is read, not when heatpose is
+        from flatbuffers.number_types import Int32Flags
 
         self.schema = tflite
         self.dtypes = {
             number: name.lower() for name, number in vars(tflite.TensorType).items() if name.isupper()
         }
+        self.int32 = Int32Flags
         self.content = content
         self.model = tflite.Model.GetRootAs(content)
         self.elements = MAX_ELEMENTS
@@ -84,16 +97,16 @@ class _Reader:
     def graph(self) -> Graph:
         """The main subgraph, checked."""
         if self.model.Version() != 3:
-            raise _Defect(f"schema version {self.model.Version()} instead of 3")
+            raise _FormatError(f"schema version {self.model.Version()} instead of 3")
         if self.model.SubgraphsLength() < 1:
-            raise _Defect("it holds no graph")
+            raise _FormatError("it holds no graph")
         main = self.model.Subgraphs(0)
-        count = _limited(main.TensorsLength(), "tensors")
+        count = _limited(main.TensorsLength(), MAX_ITEMS, "tensors")
         tensors = tuple(self.tensor(i, main.Tensors(i)) for i in range(count))
-        count = _limited(main.OperatorsLength(), "operators")
+        count = _limited(main.OperatorsLength(), MAX_ITEMS, "operators")
         operators = tuple(self.operator(i, main.Operators(i)) for i in range(count))
-        inputs = self.indices(main.InputsLength(), main.InputsAsNumpy)
-        outputs = self.indices(main.OutputsLength(), main.OutputsAsNumpy)
+        inputs = self.indices(_limited(main.InputsLength(), MAX_PORTS, "inputs"), main.InputsAsNumpy)
+        outputs = self.indices(_limited(main.OutputsLength(), MAX_PORTS, "outputs"), main.OutputsAsNumpy)
         description = self.text(self.model, self.model.Description, 10)
         graph = Graph(tensors, operators, inputs, outputs, description, self.model.Version())
         variable = {i for i in range(len(tensors)) if main.Tensors(i).IsVariable()}
@@ -102,12 +115,10 @@ class _Reader:
 
     def tensor(self, index: int, table: Any) -> Tensor:
         """One entry of the list of tensors."""
-        rank = table.ShapeLength()
-        if rank > MAX_RANK:
-            raise _Defect(f"tensor {index} has {rank} dimensions")
+        rank = _limited(table.ShapeLength(), MAX_RANK, f"dimensions of tensor {index}")
         shape = self.indices(rank, table.ShapeAsNumpy)
         if min(shape, default=0) < 0 or table.Type() not in self.dtypes:
-            raise _Defect(f"tensor {index} has shape {list(shape)} and type number {table.Type()}")
+            raise _FormatError(f"tensor {index} has shape {list(shape)} and type number {table.Type()}")
         name, dtype = self.text(table, table.Name, 10), self.dtypes[table.Type()]
         quantization = self.quantization(index, shape, table.Quantization())
         data = self.constant(index, shape, dtype, table)
@@ -117,12 +128,15 @@ class _Reader:
         """Scales and zero points; None where there are no scales (converters leave empty tables)."""
         if table is None or table.ScaleLength() == 0:
             return None
-        count, zero_count = self.spend(table.ScaleLength()), self.spend(table.ZeroPointLength())
+        count = self.spend(_limited(table.ScaleLength(), MAX_SCALES, f"scales of tensor {index}"))
+        zero_count = self.spend(table.ZeroPointLength())
         axis = table.QuantizedDimension()
         if count > 1 and not (0 <= axis < len(shape) and shape[axis] == count):
-            raise _Defect(f"tensor {index} has {count} scales along dimension {axis} of shape {list(shape)}")
+            raise _FormatError(
+                f"tensor {index} has {count} scales along dimension {axis} of shape {list(shape)}"
+            )
         if zero_count not in (0, 1, count):
-            raise _Defect(f"tensor {index} has {count} scales and {zero_count} zero points")
+            raise _FormatError(f"tensor {index} has {count} scales and {zero_count} zero points")
         stored = table.ZeroPointAsNumpy() if zero_count else np.zeros(1, np.int64)
         return Quantization(np.array(table.ScaleAsNumpy()), np.array(np.broadcast_to(stored, count)), axis)
 
@@ -131,11 +145,11 @@ class _Reader:
         content = self.buffer(table.Buffer())
         if not content.size:
             return None
-        if dtype in _WITHOUT_NUMPY or table.Sparsity() is not None:
-            raise _Defect(f"tensor {index} is a packed constant, {dtype} or sparse, which is not supported")
+        if dtype in _UNSUPPORTED or table.Sparsity() is not None:
+            raise _FormatError(f"tensor {index} is a {dtype} or sparse constant, which is not supported")
         expected = math.prod(shape) * np.dtype(dtype).itemsize
         if content.size != expected:
-            raise _Defect(
+            raise _FormatError(
                 f"tensor {index} has {content.size} bytes where {dtype} {list(shape)} takes {expected}"
             )
         return content.view(dtype).reshape(shape)
@@ -143,7 +157,7 @@ class _Reader:
     def buffer(self, index: int) -> NDArray[np.uint8]:
         """The bytes of a buffer, inside the flatbuffer or (large models) at an offset of the file."""
         if index >= self.model.BuffersLength():
-            raise _Defect(f"buffer {index} does not exist")
+            raise _FormatError(f"buffer {index} does not exist")
         table = self.model.Buffers(index)
         if table.Offset() > 1:  # 0 and 1 mean "not outside"
             return np.frombuffer(self.content, np.uint8, table.Size(), table.Offset())
@@ -152,10 +166,11 @@ class _Reader:
     def operator(self, index: int, table: Any) -> Operator:
         """One entry of the list of operators."""
         if table.OpcodeIndex() >= self.model.OperatorCodesLength():
-            raise _Defect(f"operator {index} has no operator code")
+            raise _FormatError(f"operator {index} has no operator code")
         code = self.model.OperatorCodes(table.OpcodeIndex())
-        # The field was one byte wide once; new files fill both, old ones the old one only.
-        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        # The field was one byte wide once. The interpreter takes the larger of old and new; the accessor of
+        # the new one (vtable slot 10) would ignore it below 127.
+        number = max(code._tab.GetSlot(10, 0, self.int32), code.DeprecatedBuiltinCode())
         if number == self.schema.BuiltinOperator.CUSTOM:
             name = self.text(code, code.CustomCode, 6) or "CUSTOM"
         else:
@@ -171,12 +186,12 @@ class _Reader:
         kind, fields = _OPTIONS[name]
         union = table.BuiltinOptions()
         if union is None or table.BuiltinOptionsType() != getattr(self.schema.BuiltinOptions, kind):
-            raise _Defect(f"operator {index} ({name}) has no options")
+            raise _FormatError(f"operator {index} ({name}) has no options")
         options = getattr(self.schema, kind)()
         options.Init(union.Bytes, union.Pos)
         values = {field: _FIELDS[field](options) for field in fields}
         if min(*values.get("stride", (1, 1)), *values.get("dilation", (1, 1))) < 1:
-            raise _Defect(f"operator {index} ({name}) has a stride or dilation below 1")
+            raise _FormatError(f"operator {index} ({name}) has a stride or dilation below 1")
         return values
 
     def indices(self, length: int, vector: Callable[[], NDArray[np.int32]]) -> tuple[int, ...]:
@@ -195,7 +210,7 @@ class _Reader:
         """Takes a vector's length off what one file may hold."""
         self.elements -= length
         if self.elements < 0:
-            raise _Defect("its lists are longer than any model's")
+            raise _FormatError("its lists are longer than any model's")
         return length
 
 
@@ -240,9 +255,9 @@ _REQUIRED: dict[str, tuple[int | None, ...]] = {
 _IMAGE_OUTPUT = {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"}
 
 
-def _limited(length: int, what: str) -> int:
-    if length > MAX_ITEMS:
-        raise _Defect(f"{length} {what}, more than the {MAX_ITEMS} that are supported")
+def _limited(length: int, limit: int, what: str) -> int:
+    if length > limit:
+        raise _FormatError(f"{length} {what}, more than the {limit} that are supported")
     return length
 
 
@@ -252,20 +267,20 @@ def _check_order(graph: Graph, variable: set[int]) -> None:
     known = {t.index for t in graph.tensors if t.data is not None or 0 in t.shape}
     known |= variable | set(graph.inputs)
     if not all(0 <= i < total for i in (*graph.inputs, *graph.outputs)):
-        raise _Defect("the graph's inputs or outputs name tensors that do not exist")
+        raise _FormatError("the graph's inputs or outputs name tensors that do not exist")
     for operator in graph.operators:
         where = f"operator {operator.index} ({operator.name})"
         read, written = operator.inputs, operator.outputs
         if not all(ABSENT <= i < total for i in read) or not all(0 <= i < total for i in written):
-            raise _Defect(f"{where} names a tensor that does not exist")
+            raise _FormatError(f"{where} names a tensor that does not exist")
         _check_arity(graph, operator, where)
         if not known.issuperset(set(read) - {ABSENT}):
-            raise _Defect(f"{where} reads a tensor that nothing has written")
+            raise _FormatError(f"{where} reads a tensor that nothing has written")
         if not known.isdisjoint(written):
-            raise _Defect(f"{where} writes a tensor that is already there")
+            raise _FormatError(f"{where} writes a tensor that is already there")
         known.update(written)
     if not known.issuperset(graph.outputs):
-        raise _Defect("an output of the graph is never written")
+        raise _FormatError("an output of the graph is never written")
 
 
 def _check_arity(graph: Graph, operator: Operator, where: str) -> None:
@@ -273,9 +288,9 @@ def _check_arity(graph: Graph, operator: Operator, where: str) -> None:
     required = _REQUIRED.get(operator.name, ())
     given = operator.inputs[: len(required)]
     if len(given) < len(required) or ABSENT in given or (required and not operator.outputs):
-        raise _Defect(f"{where} lacks an input or output")
+        raise _FormatError(f"{where} lacks an input or output")
     ranks = list(zip(given, required, strict=True))
     if operator.name in _IMAGE_OUTPUT:
         ranks.append((operator.outputs[0], 4))
     if any(rank is not None and len(graph.tensors[index].shape) != rank for index, rank in ranks):
-        raise _Defect(f"{where} has tensors with the wrong number of dimensions")
+        raise _FormatError(f"{where} has tensors with the wrong number of dimensions")

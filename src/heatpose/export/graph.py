@@ -60,15 +60,15 @@ class Tensor:
             raise HeatposeError(
                 f"Tensor {self.index} ('{self.name}') is no constant and has no stored values."
             )
-        if self.quantization is None:
+        if self.quantization is None or self.data.dtype.kind == "f":
             return self.data.astype(np.float32)
-        scales, zeros = self.quantization.scales.astype(np.float64), self.quantization.zero_points
+        scales, zeros = self.quantization.scales, self.quantization.zero_points
         if scales.size > 1:
             along = [1] * len(self.shape)
             along[self.quantization.axis] = scales.size
             scales, zeros = scales.reshape(along), zeros.reshape(along)
         with np.errstate(over="ignore", invalid="ignore"):  # a senseless scale is the inspection's to report
-            return ((self.data.astype(np.int64) - zeros) * scales).astype(np.float32)
+            return ((self.data.astype(np.int64) - zeros) * scales.astype(np.float64)).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

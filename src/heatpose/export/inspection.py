@@ -135,7 +135,10 @@ def inspect_onnx(path: str | Path) -> Inspection:
     path = Path(path)
     if not path.is_file():
         raise HeatposeError(f"'{path}' does not exist or is no file; give the path of an ONNX model.")
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise HeatposeError(f"'{path}' cannot be read ({error.strerror}).") from error
     model = _load_onnx(path, content)
     graph = model.graph
     stored = {tensor.name: _onnx_bytes(tensor) for tensor in graph.initializer}
@@ -167,6 +170,12 @@ def _load_onnx(path: Path, content: bytes) -> Any:
         model = onnx.load_model_from_string(content)
     except DecodeError as error:
         raise HeatposeError(f"'{path}' is no readable ONNX file.") from error
+    texts = [
+        *(n.op_type for n in model.graph.node),
+        *(v.name for v in (*model.graph.input, *model.graph.output)),
+    ]
+    if not all(isinstance(text, str) for text in texts):  # bytes, where a damaged name is no UTF-8
+        raise HeatposeError(f"'{path}' is no readable ONNX file.")
     if not model.ir_version or not model.graph.node:  # any bytes may parse as an empty message
         raise HeatposeError(f"'{path}' is no ONNX file, or holds no graph.")
     return model

@@ -1,0 +1,71 @@
+"""Objects out of the composed configuration; used by the two entries, train.py and export.py, and by nothing below them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from heatpose.data.datamodule import PoseData
+from heatpose.data.sources import Source
+from heatpose.models.movenet import MoveNet
+from heatpose.module import PoseModule
+from heatpose.preprocessing import Preprocessing
+from heatpose.skeleton import Skeleton
+from heatpose.training import best_precision, callbacks_of
+
+NOT_THE_RUN = ("runs", "exports", "export", "evaluate", "resume", "quant", "hydra", "logger", "fit", "checkpoint")
+"""Entries that do not change what is learnt: a run may be continued with others."""
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, interpolations resolved."""
+    result = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(result, dict)
+    return {str(key): value for key, value in result.items()}
+
+
+def run_identity(config: DictConfig) -> dict[str, Any]:
+    """What must be the same for a run to be continued."""
+    return {key: value for key, value in plain(config).items() if key not in NOT_THE_RUN}
+
+
+def build_inputs(config: DictConfig) -> tuple[Skeleton, Preprocessing, Source]:
+    """Skeleton, preprocessing and data source."""
+    return instantiate(config.skeleton), instantiate(config.preprocessing), instantiate(config.data.source)
+
+
+def build_network(config: DictConfig, skeleton: Skeleton) -> MoveNet:
+    """The network with its first weights."""
+    network: MoveNet = instantiate(config.init)(instantiate(config.model)(len(skeleton)), skeleton)
+    return network
+
+
+def build_data(config: DictConfig, source: Source, skeleton: Skeleton, preprocessing: Preprocessing) -> PoseData:
+    """The loaders."""
+    data: PoseData = instantiate(config.data.module)(source, skeleton, preprocessing, instantiate(config.augment.geometric))
+    return data
+
+
+def build_module(config: DictConfig, network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, source: Source) -> PoseModule:
+    """The Lightning module."""
+    loss = instantiate(config.loss)
+    loss = loss(sigmas=skeleton.sigmas) if "sigmas" in loss.func.__init__.__annotations__ else loss()
+    metadata = {"run": config.name, "init": plain(config.init), "data": source.describe()}
+    return PoseModule(
+        network, loss, skeleton, preprocessing, instantiate(config.optimizer), instantiate(config.scheduler), instantiate(config.augment.photometric), metadata
+    )
+
+
+def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
+    """Lightning's trainer with callbacks and logger; `precision: auto` becomes what the device does best."""
+    settings = config.trainer.copy()
+    with open_dict(settings):
+        if settings.precision == "auto":
+            settings.precision = best_precision(settings.accelerator)
+    callbacks = callbacks_of({str(name): instantiate(entry) for name, entry in config.callbacks.items()}, folder)
+    trainer: lightning.Trainer = instantiate(settings)(callbacks=list(callbacks), logger=instantiate(config.logger), default_root_dir=folder)
+    return trainer

@@ -1,0 +1,57 @@
+"""What Lightning does not bring: pictures of predictions and heatmaps in the logger. EMA, checkpoints, early stopping are Lightning's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from numpy.typing import NDArray
+
+from heatpose.codec import decode
+from heatpose.data.datamodule import Batch
+from heatpose.module import PoseModule
+from heatpose.viz import contact_sheet, draw_pose, heatmap_overlay
+
+
+class PredictionGrid(Callback):
+    """After each validation: a grid of held-out people (label | prediction | heatmaps), to TensorBoard and as a JPEG beside the checkpoints.
+
+    Args:
+        people: Rows of the grid.
+        every: Epochs between pictures.
+    """
+
+    def __init__(self, people: int = 8, every: int = 1) -> None:
+        self.people = people
+        self.every = every
+        self.first: tuple[Batch, torch.Tensor] | None = None
+
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keeps the first batch."""
+        if batch_idx == 0 and not trainer.sanity_checking:
+            self.first = (batch, outputs)
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Draws and logs."""
+        if self.first is None or not isinstance(pl_module, PoseModule) or trainer.current_epoch % self.every or not trainer.is_global_zero:
+            return
+        picture = self._draw(pl_module, *self.first)
+        self.first = None
+        experiment = getattr(trainer.logger, "experiment", None)
+        if hasattr(experiment, "add_image"):
+            experiment.add_image("val/predictions", picture, trainer.global_step, dataformats="HWC")
+
+    def _draw(self, module: PoseModule, batch: Batch, logits: torch.Tensor) -> NDArray[np.uint8]:
+        heatmaps = logits[: self.people].float().sigmoid().cpu().numpy()
+        poses = decode(heatmaps)
+        images = batch["image"][: self.people].cpu().numpy().astype(np.uint8).transpose(0, 2, 3, 1)
+        tiles = []
+        for i, image in enumerate(images):
+            truth = np.concatenate([batch["points"][i].cpu().numpy() / module.preprocessing.size, batch["labelled"][i].cpu().numpy()[:, None]], 1)
+            tiles += [draw_pose(image, truth.astype(np.float32), module.skeleton), draw_pose(image, poses[i], module.skeleton), heatmap_overlay(image, heatmaps[i])]
+        return contact_sheet(tiles, columns=6, captions=["label", "prediction", "heatmaps"] * len(images))

@@ -1,0 +1,175 @@
+"""The `heatpose` command. Heavy modules are imported inside each command, so that `--help` answers at once.
+
+Exit status: 0 success, 1 a failed gate or bad input (one sentence on stderr), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from heatpose.errors import HeatposeError, told_in_one_sentence
+
+if TYPE_CHECKING:
+    from heatpose.data.sample import Person
+    from heatpose.evaluate import EvalReport
+    from heatpose.skeleton import Skeleton
+
+app = typer.Typer(help="Person pose for microcontrollers: score, compare, inspect and draw.", no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+class Sampling(StrEnum):
+    """How an image is shrunk."""
+
+    nearest = "nearest"
+    bilinear = "bilinear"
+
+
+class Decode(StrEnum):
+    """How a keypoint is read off its heatmap."""
+
+    argmax = "argmax"
+    refined = "refined"
+
+
+Model = Annotated[Path, typer.Argument(help="Checkpoint (.ckpt), ONNX or TFLite file.")]
+Annotations = Annotated[Path, typer.Option(help="COCO keypoint json.")]
+Images = Annotated[Path, typer.Option(help="Folder of its images.")]
+JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the result here as well.")]
+SkeletonFile = Annotated[Path | None, typer.Option(help="Skeleton YAML, where the model file does not say what its channels are and has neither 17 nor 13.")]
+Resolution = Annotated[int | None, typer.Option(help="Side of the input, for checkpoints; other files have a fixed one.")]
+Threads = Annotated[int | None, typer.Option(help="Processor threads; all by default.")]
+ReferenceKernels = Annotated[bool, typer.Option(help="TFLite's reference kernels instead of XNNPACK: slower, bit-exact integer arithmetic.")]
+SamplingChoice = Annotated[Sampling, typer.Option(help="nearest is the published protocol.")]
+DecodeChoice = Annotated[Decode, typer.Option(help="argmax is the published protocol.")]
+
+
+@app.command()
+def evaluate(
+    model: Model, annotations: Annotations, images: Images, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
+    decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
+    reference_kernels: ReferenceKernels = False,
+) -> None:  # fmt: skip
+    """Score a model by the published single-person protocol, with COCO AP beside it."""
+    from heatpose.present import report_table, show
+
+    scored = _Scoring(annotations, images, sampling, decode, skeleton)
+    report = scored.of(model, resolution, threads, reference_kernels)
+    show(report_table([report]))
+    _write_json(json_out, report.to_json())
+
+
+@app.command()
+def compare(
+    models: Annotated[list[Path], typer.Argument(help="Two or more models; the first is what the others are compared with.")],
+    annotations: Annotations, images: Images, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
+    decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
+    reference_kernels: ReferenceKernels = False,
+) -> None:  # fmt: skip
+    """Score several models on the same images; differences with a paired bootstrap interval."""
+    from heatpose.evaluate import paired_difference
+    from heatpose.present import comparison_table, show
+
+    if len(models) < 2:
+        raise typer.BadParameter("give at least two models")
+    scored = _Scoring(annotations, images, sampling, decode, skeleton)
+    reports = [scored.of(model, resolution, threads, reference_kernels) for model in models]
+    differences = [paired_difference(report, reports[0]) for report in reports[1:]]
+    show(comparison_table(reports, differences))
+    against = [{"model": r.model, "mean": d.mean, "low": d.low, "high": d.high} for r, d in zip(reports[1:], differences, strict=True)]
+    _write_json(json_out, {"reports": [report.to_json() for report in reports], "difference_from_first": against})
+
+
+@app.command()
+def inspect(model: Model, json_out: JsonOut = None) -> None:
+    """Say what a model file is: operators, number formats, sizes, and what is wrong with it for an NPU."""
+    from heatpose.present import inspection_tables, show
+
+    facts = _inspection(model)
+    for table in inspection_tables(facts):
+        show(table)
+    _write_json(json_out, facts)
+
+
+@app.command()
+def predict(
+    model: Model,
+    sources: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the drawn images and predictions.json.")],
+    sampling: SamplingChoice = Sampling.bilinear, decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None,
+    resolution: Resolution = None, threads: Threads = None,
+    threshold: Annotated[float, typer.Option(help="Keypoints scored lower are drawn faint.")] = 0.2,
+) -> None:  # fmt: skip
+    """Draw the poses of images and folders."""
+    from heatpose.evaluate import skeleton_of
+    from heatpose.predict import predict_sources
+    from heatpose.runners import open_runner
+
+    runner = open_runner(model, threads=threads, size=resolution)
+    chosen = skeleton_of(runner, _skeleton(skeleton))
+    summary = predict_sources(runner, sources, out, chosen, decode=str(decode), sampling=str(sampling), threshold=threshold)
+    typer.echo(summary)
+
+
+class _Scoring:
+    """The evaluation set of one command; people are read once per skeleton."""
+
+    def __init__(self, annotations: Path, images: Path, sampling: Sampling, decode: Decode, skeleton: Path | None) -> None:
+        from heatpose.data.coco import read_labels
+
+        self.labels, self.images = read_labels(annotations), images
+        self.sampling, self.decode, self.skeleton = str(sampling), str(decode), _skeleton(skeleton)
+        self.people: dict[tuple[str, ...], list[Person]] = {}
+
+    def of(self, model: Path, resolution: int | None, threads: int | None, reference_kernels: bool) -> EvalReport:
+        from heatpose.data.coco import benchmark_people
+        from heatpose.evaluate import evaluate, skeleton_of
+        from heatpose.runners import open_runner
+
+        runner = open_runner(model, threads=threads, size=resolution, reference_kernels=reference_kernels)
+        skeleton = skeleton_of(runner, self.skeleton)
+        key = tuple(skeleton.keypoints)
+        if key not in self.people:
+            self.people[key] = benchmark_people(self.labels, self.images, skeleton)[0]
+        return evaluate(runner, self.people[key], skeleton, sampling=self.sampling, decode=self.decode)
+
+
+def _skeleton(path: Path | None) -> Skeleton | None:
+    from heatpose.skeleton import Skeleton
+
+    return None if path is None else Skeleton.from_yaml(path)
+
+
+def _inspection(model: Path) -> dict[str, Any]:
+    from heatpose.export.inspection import inspect_onnx, inspect_tflite
+
+    if model.suffix == ".onnx":
+        return inspect_onnx(model).to_json()
+    if model.suffix in (".ckpt", ".pt", ".pth"):
+        from heatpose.models.facts import inspect_checkpoint
+
+        return inspect_checkpoint(model)
+    return inspect_tflite(model).to_json()
+
+
+def _write_json(path: Path | None, content: dict[str, Any]) -> None:
+    if path is None:
+        return
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise HeatposeError(f"'{path}' cannot be written ({error.strerror}).") from error
+
+
+def main() -> None:
+    """Entry point of the `heatpose` command."""
+    with told_in_one_sentence():
+        app()

@@ -1,0 +1,70 @@
+"""Random people of a data set with their labels drawn, on one sheet: the look before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose.data.sample import Person, load_image
+from heatpose.errors import HeatposeError
+from heatpose.skeleton import Skeleton
+
+TILE = 320
+"""Longest side of a picture on the sheet, in pixels."""
+
+
+def contact_sheet_of(
+    kept: Sequence[Person], skeleton: Skeleton, count: int = 24, seed: int = 0, columns: int = 6
+) -> NDArray[np.uint8]:
+    """Random people with their labels drawn: the image of someone alone, else the surroundings of the box.
+
+    Args:
+        kept: People to choose from.
+        skeleton: What their keypoints are.
+        count: Tiles at most.
+        seed: Another seed chooses other people.
+        columns: Tiles in a row.
+
+    Returns:
+        u8[H, W, 3] RGB.
+
+    Raises:
+        HeatposeError: There is nobody, or an image cannot be read.
+    """
+    # Imported here: an audit draws nothing.
+    from heatpose.viz import contact_sheet
+
+    if not kept:
+        raise HeatposeError("No person is kept, so there is nothing to draw; see the audit for the reasons.")
+    chosen = [kept[int(i)] for i in np.random.default_rng(seed).permutation(len(kept))[:count]]
+    tiles = [_tile(person, skeleton) for person in chosen]
+    captions = [f"{person.image_id}: {int(person.labelled.sum())} of {len(skeleton)}" for person in chosen]
+    return contact_sheet(tiles, columns, captions=captions)
+
+
+def _tile(person: Person, skeleton: Skeleton) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    from heatpose.viz import draw_pose
+
+    image = load_image(person.image_path, person.width, person.height)
+    left, top, right, bottom = (0, 0, person.width, person.height) if person.alone else _surroundings(person)
+    points = (person.keypoints - (left, top)) / (right - left, bottom - top)
+    pose = np.concatenate([points, person.labelled[:, None]], 1).astype(np.float32)
+    tile = Image.fromarray(image[top:bottom, left:right])
+    scale = TILE / max(tile.size)
+    tile = tile.resize((max(1, round(tile.width * scale)), max(1, round(tile.height * scale))))
+    return draw_pose(np.array(tile), pose, skeleton, threshold=0.5)
+
+
+def _surroundings(person: Person) -> tuple[int, int, int, int]:
+    """The box, widened by a third of its longer side, in whole pixels: left, top, right, bottom."""
+    x, y, width, height = person.box
+    margin = max(width, height) / 3
+    left, top = max(0, int(x - margin)), max(0, int(y - margin))
+    right = min(person.width, int(x + width + margin) + 1)
+    bottom = min(person.height, int(y + height + margin) + 1)
+    inside = right > left and bottom > top
+    return (left, top, right, bottom) if inside else (0, 0, person.width, person.height)

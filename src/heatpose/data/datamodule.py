@@ -1,0 +1,139 @@
+"""Loaders for training and model selection. Evaluation people never come here: scoring is `evaluate.py`'s."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from heatpose.data.augment import GeometricAugment, fixed_transform, view
+from heatpose.data.sample import Person, load_image
+from heatpose.data.sources import Source
+from heatpose.errors import HeatposeError
+from heatpose.preprocessing import Preprocessing
+from heatpose.skeleton import Skeleton
+
+Batch = dict[str, torch.Tensor]
+"""image u8[B, 3, S, S], points f32[B, K, 2] in input pixels, labelled bool[B, K], box f32[B, 2] width and height in input pixels."""
+
+
+class PersonDataset(Dataset[Batch]):
+    """People as network inputs.
+
+    Args:
+        people: The samples.
+        skeleton: For the left/right swap.
+        preprocessing: Input side and, for model selection, the sampling.
+        augment: Random views; None gives each person's one fixed view.
+    """
+
+    def __init__(self, people: Sequence[Person], skeleton: Skeleton, preprocessing: Preprocessing, augment: GeometricAugment | None = None) -> None:
+        self.people = people
+        self.skeleton = skeleton
+        self.preprocessing = preprocessing
+        self.augment = augment
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def __getitem__(self, index: int) -> Batch:
+        person, size = self.people[index], self.preprocessing.size
+        image = load_image(person.image_path, person.width, person.height)
+        if self.augment is None:
+            transform, mirrored, sampling = fixed_transform(person, size), False, self.preprocessing.sampling
+        else:
+            random = np.random.default_rng(int(torch.randint(2**62, ())))  # torch seeds its workers, so runs repeat and workers differ
+            transform, mirrored = self.augment.transform(person, size, random)
+            sampling = "nearest" if random.random() < self.augment.nearest else "bilinear"
+        sample = view(image, person, transform, size, mirrored, self.skeleton.flip_order, sampling)
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1))),
+            "points": torch.from_numpy(sample.points),
+            "labelled": torch.from_numpy(sample.labelled.copy()),
+            "box": torch.from_numpy(sample.box),
+        }
+
+
+class PoseData(lightning.LightningDataModule):
+    """Training people split, by image, into a part to learn from and a held-out part to choose the checkpoint on.
+
+    Args:
+        source: Where the people come from.
+        skeleton: Their keypoints.
+        preprocessing: Input side and sampling.
+        augment: Random views for training.
+        batch_size: Samples per step.
+        workers: Loader processes; 0 loads in the training process.
+        held_out: Share of the training images kept for model selection.
+        min_keypoints: People with fewer labelled keypoints are not learnt from.
+        min_side: People whose box has a shorter geometric mean side, in image pixels, are not learnt from.
+        limit: At most this many training people (for trials and learning curves).
+    """
+
+    def __init__(
+        self, source: Source, skeleton: Skeleton, preprocessing: Preprocessing, augment: GeometricAugment, batch_size: int = 32, workers: int = 2,
+        held_out: float = 0.08, min_keypoints: int = 3, min_side: float = 36.0, limit: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.source = source
+        self.skeleton = skeleton
+        self.preprocessing = preprocessing
+        self.augment = augment
+        self.batch_size = batch_size
+        self.workers = workers
+        self.held_out = held_out
+        self.min_keypoints = min_keypoints
+        self.min_side = min_side
+        self.limit = limit
+        self.train_people: list[Person] = []
+        self.validation_people: list[Person] = []
+
+    def prepare_data(self) -> None:
+        """Downloads or renders, once per node."""
+        self.source.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the labels and splits them.
+
+        Raises:
+            HeatposeError: Nothing is left to learn from or to choose on.
+        """
+        if self.train_people:
+            return
+        usable = [p for p in self.source.training(self.skeleton) if self._is_usable(p)]
+        chosen = [p for p in usable if in_held_out(p, self.held_out)]
+        learnt = [p for p in usable if not in_held_out(p, self.held_out)]
+        if not chosen or not learnt:
+            raise HeatposeError(
+                f"Only {len(usable)} usable people ({len(learnt)} to learn from, {len(chosen)} held out): too few; lower data.min_keypoints or add data."
+            )
+        self.train_people, self.validation_people = learnt[: self.limit], chosen
+
+    def _is_usable(self, person: Person) -> bool:
+        side = float(np.sqrt(person.box[2] * person.box[3]))
+        return int(person.labelled.sum()) >= min(self.min_keypoints, len(self.skeleton)) and side >= self.min_side
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled, augmented; the last, smaller batch is left out where there are several."""
+        dataset = PersonDataset(self.train_people, self.skeleton, self.preprocessing, self.augment)
+        return self._loader(dataset, shuffle=True, drop_last=len(dataset) >= 2 * self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The held-out part of the training data, one fixed view each."""
+        return self._loader(PersonDataset(self.validation_people, self.skeleton, self.preprocessing))
+
+    def _loader(self, dataset: PersonDataset, **options: Any) -> DataLoader[Batch]:
+        return DataLoader(
+            dataset, self.batch_size, num_workers=self.workers, persistent_workers=self.workers > 0, pin_memory=torch.cuda.is_available(), **options
+        )
+
+
+def in_held_out(person: Person, share: float) -> bool:
+    """Decides by a hash of the image's file name: all people of an image fall on one side, and adding data moves nobody."""
+    digest = hashlib.sha256(person.image_path.name.encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < share

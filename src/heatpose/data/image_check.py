@@ -1,0 +1,87 @@
+"""Are the image files of a label file there, whole, and of the size that the labels say?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from heatpose.data.transfer import progress_bar
+
+
+@dataclass
+class ImageCheck:
+    """What was found out about image files.
+
+    Attributes:
+        listed: Images in the label file.
+        decoded: Images whose file was decoded; 0 when only their presence was asked for.
+        missing: Names of files that are not there.
+        unreadable: Name -> why it cannot be decoded.
+        wrong_size: Name -> the file's size and the labels' size.
+    """
+
+    listed: int = 0
+    decoded: int = 0
+    missing: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    wrong_size: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def good(self) -> bool:
+        """True when nothing is wrong."""
+        return not (self.missing or self.unreadable or self.wrong_size)
+
+
+def check_images(images: Mapping[int, Mapping[str, Any]], folder: Path, decode: Iterable[int]) -> ImageCheck:
+    """Looks for all images of a label file and decodes some of them, on all cores, with a progress bar.
+
+    Args:
+        images: Image id -> entry with `file_name`, `width`, `height`.
+        folder: Folder of the files.
+        decode: Ids of the images to decode.
+    """
+    check = ImageCheck(listed=len(images))
+    check.missing = [
+        str(entry["file_name"])
+        for entry in images.values()
+        if not (folder / str(entry["file_name"])).is_file()
+    ]
+    absent = set(check.missing)
+    entries = [images[image_id] for image_id in decode if str(images[image_id]["file_name"]) not in absent]
+    if not entries:
+        return check
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar("images") as progress:
+        sizes = pool.map(
+            lambda entry: _decode(folder / str(entry["file_name"])), entries
+        )  # Pillow decodes without the GIL
+        for entry, found in progress.track(
+            zip(entries, sizes, strict=True), total=len(entries), description="decoding"
+        ):
+            name, labelled = str(entry["file_name"]), (int(entry["width"]), int(entry["height"]))
+            if isinstance(found, str):
+                check.unreadable[name] = found
+            elif found != labelled:
+                check.wrong_size[name] = f"{found[0]}x{found[1]}, labels {labelled[0]}x{labelled[1]}"
+    check.decoded = len(entries)
+    return check
+
+
+def _decode(path: Path) -> tuple[int, int] | str:
+    """Width and height of an image that decodes to its end, or what is wrong with it."""
+    # Imported here: reading an audit needs no Pillow.
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            size = image.size
+            image.draft(
+                "RGB", (size[0] // 8, size[1] // 8)
+            )  # a JPEG is read to its end, but in an eighth of the size
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return " ".join(str(error).replace(str(path), path.name).split())
+    return size

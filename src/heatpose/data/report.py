@@ -1,0 +1,211 @@
+"""What `heatpose data` says about a data set: what is kept and dropped and why, what the people are like."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from heatpose.data.coco import SEVERAL, Audit, CocoLabels, benchmark_people, people
+from heatpose.data.image_check import ImageCheck, check_images
+from heatpose.data.sample import Person
+from heatpose.errors import HeatposeError
+from heatpose.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+SIZE_EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7)
+"""Lower edges of the classes of person size, as the box's share of the image; the last one is open."""
+
+
+@dataclass
+class Selection:
+    """What a rule of selection keeps: people kept, reason -> people dropped, reason -> a few image ids."""
+
+    kept: int
+    dropped: dict[str, int]
+    examples: dict[str, list[int]]
+
+    @classmethod
+    def of(cls, audit: Audit) -> Selection:
+        """The selection that an audit tells of."""
+        examples = {reason: list(dict.fromkeys(ids)) for reason, ids in audit.examples.items()}
+        return cls(audit.kept, dict(audit.dropped), examples)
+
+
+@dataclass
+class AuditReport:
+    """A data set in numbers. Everything from `outside` on is about the people kept for training.
+
+    Attributes:
+        path: The label file.
+        skeleton: Name of the skeleton that the labels were turned into.
+        images: Images listed.
+        annotations: Person annotations.
+        images_by_people: "none", "one", "several" -> images with so many person annotations.
+        training: Every usable person.
+        benchmark: The published single-person selection.
+        files: The image files.
+        outside: Labelled keypoints that lie outside their image.
+        labelled: Keypoint name -> people that have it labelled.
+        labelled_per_person: Entry n is the number of people with n labelled keypoints.
+        size_edges: Lower edges of the classes of person size (box share of the image).
+        sizes: People in each of them.
+    """
+
+    path: str
+    skeleton: str
+    images: int
+    annotations: int
+    images_by_people: dict[str, int]
+    training: Selection
+    benchmark: Selection
+    files: ImageCheck
+    outside: int = 0
+    labelled: dict[str, int] = field(default_factory=dict)
+    labelled_per_person: list[int] = field(default_factory=list)
+    size_edges: list[float] = field(default_factory=lambda: list(SIZE_EDGES))
+    sizes: list[int] = field(default_factory=lambda: [0] * len(SIZE_EDGES))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """The report as json text."""
+        return json.dumps(self.to_dict(), indent=1)
+
+
+def audit_report(
+    labels: CocoLabels, images: str | Path, skeleton: Skeleton, check_files: bool
+) -> AuditReport:
+    """Audits a label file and its images.
+
+    Args:
+        labels: From `read_labels`.
+        images: Folder of the image files.
+        skeleton: What the keypoints are turned into.
+        check_files: Decode every image that a kept person is on (a progress bar shows), else only look
+            whether the files are there.
+    """
+    kept, training = people(labels, images, skeleton)
+    per_image = Counter(int(a["image_id"]) for a in labels.annotations)
+    by_people = Counter(min(per_image[image_id], 2) for image_id in labels.images)
+    used = dict.fromkeys(person.image_id for person in kept) if check_files else ()
+    report = AuditReport(
+        path=str(labels.path),
+        skeleton=skeleton.name,
+        images=len(labels.images),
+        annotations=len(labels.annotations),
+        images_by_people={"none": by_people[0], "one": by_people[1], "several": by_people[2]},
+        training=Selection.of(training),
+        benchmark=_benchmark(labels, images, skeleton, training),
+        files=check_images(labels.images, Path(images), used),
+    )
+    if kept:
+        _describe(report, kept, skeleton)
+    return report
+
+
+def _benchmark(labels: CocoLabels, images: str | Path, skeleton: Skeleton, training: Audit) -> Selection:
+    try:
+        return Selection.of(benchmark_people(labels, images, skeleton)[1])
+    except HeatposeError:  # none qualifies, which an audit states and a score cannot do without
+        selection = Selection.of(training)
+        return Selection(0, {**selection.dropped, SEVERAL: training.kept}, selection.examples)
+
+
+def _describe(report: AuditReport, kept: Sequence[Person], skeleton: Skeleton) -> None:
+    """Fills in what the kept people look like."""
+    labelled = np.stack([person.labelled for person in kept])
+    points = np.stack([person.keypoints for person in kept])
+    size = np.array([(person.width, person.height) for person in kept], np.float64)
+    boxes = np.array([person.box[2:] for person in kept], np.float64)
+    outside = ((points < 0) | (points > size[:, None, :])).any(-1)
+    report.outside = int((outside & labelled).sum())
+    report.labelled = dict(zip(skeleton.keypoints, labelled.sum(0).tolist(), strict=True))
+    report.labelled_per_person = np.bincount(labelled.sum(1), minlength=len(skeleton) + 1).tolist()
+    classes = np.searchsorted(SIZE_EDGES, (boxes / size).prod(1), side="right") - 1
+    report.sizes = np.bincount(classes, minlength=len(SIZE_EDGES)).tolist()
+
+
+def print_audit(report: AuditReport, console: Console) -> None:
+    """Prints the report as tables."""
+    # Imported here, as everywhere below: only the printing needs it.
+    from rich.markup import escape
+
+    by_people = report.images_by_people
+    console.print(
+        f"[bold]{escape(report.path)}[/bold] as {escape(report.skeleton)}: {report.annotations} person "
+        f"annotations on {report.images} images ({by_people['one']} with one, {by_people['several']} with several, "
+        f"{by_people['none']} with none)"
+    )
+    console.print(_selections(report))
+    console.print(_files(report.files))
+    kept = report.training.kept
+    if kept:
+        console.print(_bars("Labelled keypoints", report.labelled, kept))
+        console.print(f"{report.outside} labelled keypoints lie outside their image")
+        counts = {str(n): people for n, people in enumerate(report.labelled_per_person) if people}
+        console.print(_bars("People by number of labelled keypoints", counts, kept))
+        sizes = dict(zip(_size_names(report.size_edges), report.sizes, strict=True))
+        console.print(_bars("People by the box's share of the image", sizes, kept))
+
+
+def _selections(report: AuditReport) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        "selection", "people", "image ids, for example", title="Kept and dropped", title_justify="left"
+    )
+    names = {
+        "training: every usable person": report.training,
+        "benchmark: one person per image": report.benchmark,
+    }
+    for name, selection in names.items():
+        table.add_section()
+        table.add_row(f"[bold]{name}[/bold]", f"[bold]{selection.kept}[/bold]", "")
+        for reason, count in selection.dropped.items():
+            examples = ", ".join(map(str, selection.examples.get(reason, ())))
+            table.add_row(f"  dropped: {reason}", str(count), examples)
+    return table
+
+
+def _files(check: ImageCheck) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    how = f"{check.listed} looked for, {check.decoded or 'none'} decoded"
+    table = Table("finding", "files", "for example", title=f"Image files ({how})", title_justify="left")
+    findings: tuple[tuple[str, Mapping[str, str]], ...] = (
+        ("missing", dict.fromkeys(check.missing, "")),
+        ("cannot be decoded", check.unreadable),
+        ("of another size than labelled", check.wrong_size),
+    )
+    for name, found in findings:
+        examples = "; ".join(f"{file} ({why})" if why else file for file, why in list(found.items())[:3])
+        table.add_row(name, f"[red]{len(found)}[/red]" if found else "0", escape(examples))
+    return table
+
+
+def _bars(title: str, counts: Mapping[str, int], total: int) -> Table:
+    from rich.table import Table
+
+    table = Table("", "people", "share", "", title=title, title_justify="left", show_header=False, box=None)
+    for name, count in counts.items():
+        share = count / total
+        table.add_row(name, str(count), f"{100 * share:.1f} %", "█" * round(40 * share))
+    return table
+
+
+def _size_names(edges: Sequence[float]) -> list[str]:
+    upper = [f"{100 * edge:g} %" for edge in edges[1:]]
+    classes = [f"{100 * low:g} to {high}" for low, high in zip(edges[:-1], upper, strict=True)]
+    return [*classes, f"over {upper[-1]}"]

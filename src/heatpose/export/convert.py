@@ -1,0 +1,166 @@
+"""ONNX -> TFLite in a process of its own, so that a crash of the converter is one sentence and training stays clean.
+
+The two sides share a folder: the parent writes `request.json`, `network.onnx` and `calibration.npy`; the child
+(`python -m heatpose.export.convert`, working in the folder) writes `<form>.tflite` files. The child's standard
+output carries one line per step, its standard error everything that the tools print.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose.errors import HeatposeError
+from heatpose.export.inspection import Artefact
+from heatpose.export.tflite import Output, onnx_to_saved_model, to_tflite
+from heatpose.preprocessing import Preprocessing
+
+_REQUEST, _NETWORK, _CALIBRATION = "request.json", "network.onnx", "calibration.npy"
+_STEP, _ERROR = "step ", "error "
+
+
+def convert(
+    onnx: Path,
+    *,
+    forms: Sequence[Artefact],
+    calibration: NDArray[np.uint8] | None,
+    preprocessing: Preprocessing,
+    output: Output = "float32",
+    on_step: Callable[[str], None] = lambda step: None,
+) -> dict[Artefact, bytes]:
+    """Converts an ONNX file into TFLite files.
+
+    Args:
+        onnx: A file of `onnx.export_onnx`.
+        forms: Which files to make.
+        calibration: u8[N, S, S, 3] of `calibration_images`; only the int8 forms need it.
+        preprocessing: How bytes become the network's input.
+        output: Type of the heatmaps of the int8 forms.
+        on_step: Is told what is being done.
+
+    Returns:
+        The files' bytes, in the order of `forms`.
+
+    Raises:
+        HeatposeError: The tools are not installed, or the conversion failed; the message names the kept log.
+    """
+    check_installed()
+    with tempfile.TemporaryDirectory(prefix="heatpose_convert_") as temporary:
+        folder = Path(temporary)
+        request = {"forms": list(forms), "preprocessing": preprocessing.to_dict(), "output": output}
+        (folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
+        shutil.copy(onnx, folder / _NETWORK)
+        if calibration is not None:
+            np.save(folder / _CALIBRATION, calibration)
+        _run_child(folder, on_step)
+        return {form: _result(folder, form).read_bytes() for form in forms}
+
+
+def check_installed() -> None:
+    """Refuses to start without the tools.
+
+    Raises:
+        HeatposeError: onnx2tf or TensorFlow is missing.
+    """
+    missing = [name for name in ("onnx2tf", "tensorflow") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise HeatposeError(
+            f"Exporting TFLite needs {' and '.join(missing)}: install heatpose[export] (Python 3.11)."
+        )
+
+
+def _run_child(folder: Path, on_step: Callable[[str], None]) -> None:
+    """Runs the child and passes its steps on.
+
+    Raises:
+        HeatposeError: It failed or was killed.
+    """
+    log = folder / "log.txt"
+    error = ""
+    with log.open("wb") as sink:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "heatpose.export.convert"],
+            cwd=folder, env=_environment(), stdout=subprocess.PIPE, stderr=sink, stdin=subprocess.DEVNULL,
+            text=True, encoding="utf-8",
+        )  # fmt: skip
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                if line.startswith(_STEP):
+                    on_step(line.removeprefix(_STEP).strip())
+                elif line.startswith(_ERROR):
+                    error = line.removeprefix(_ERROR).strip()
+            status = child.wait()
+        finally:  # an interrupted export leaves no converter running
+            child.kill()
+            child.wait()
+    if status:
+        raise HeatposeError(f"{error or _how_it_ended(status)} The converter's log is kept in '{_keep(log)}'.")
+
+
+def _environment() -> dict[str, str]:
+    """No GPU (TensorFlow would take all of its memory), few messages, and the same hashes in every run."""
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONHASHSEED": "0"}
+    return {**os.environ, **quiet}
+
+
+def _how_it_ended(status: int) -> str:
+    if status < 0:
+        return f"The TFLite converter was ended by signal {-status}; 9 usually means that memory ran out."
+    return f"The TFLite converter failed with status {status}."
+
+
+def _keep(log: Path) -> Path:
+    handle, kept = tempfile.mkstemp(prefix="heatpose_convert_", suffix=".log")
+    with os.fdopen(handle, "wb") as sink:
+        sink.write(log.read_bytes())
+    return Path(kept)
+
+
+def _result(folder: Path, form: str) -> Path:
+    return folder / f"{form}.tflite"
+
+
+def main() -> int:
+    """The child: converts what the request in the working directory asks for. Returns the exit status."""
+    # The tools print to standard output; here it belongs to the steps, so theirs goes to the log.
+    steps = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    try:
+        _convert_here(Path.cwd(), lambda step: print(_STEP + step, file=steps))
+    except HeatposeError as error:
+        print(_ERROR + " ".join(str(error).split()), file=steps)
+        return 1
+    return 0
+
+
+def _convert_here(folder: Path, on_step: Callable[[str], None]) -> None:
+    request = json.loads((folder / _REQUEST).read_text(encoding="utf-8"))
+    calibration = np.load(folder / _CALIBRATION) if (folder / _CALIBRATION).is_file() else None
+    on_step("ONNX to SavedModel")
+    saved_model = folder / "saved_model"
+    onnx_to_saved_model(folder / _NETWORK, saved_model)
+    for form in request["forms"]:
+        on_step(f"SavedModel to {form}")
+        content = to_tflite(
+            saved_model,
+            form=form,
+            calibration=calibration,
+            preprocessing=Preprocessing(**request["preprocessing"]),
+            output=request["output"],
+        )
+        _result(folder, form).write_bytes(content)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

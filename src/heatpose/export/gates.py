@@ -1,0 +1,151 @@
+"""The three gates after an export: a file is what its name says, computes what the network computes, and scores.
+
+Every gate gives a sentence for people and numbers for the manifest, whether it lets the file pass or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heatpose.evaluate import EvalReport, PairedDifference, paired_difference
+from heatpose.export.inspection import Artefact, check_artefact, inspect_tflite
+from heatpose.export.parity import FloatParity, PixelDrift
+from heatpose.export.tflite import Output
+from heatpose.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from heatpose.models.movenet import MoveNet
+
+
+@dataclass(frozen=True)
+class GateLimits:
+    """What an export may lose.
+
+    Attributes:
+        logits: Largest difference of a logit between the network and a float file.
+        pose_px: Largest distance between their poses, in input pixels.
+        drift_p50_px: Median distance between the network's poses and an int8 file's, in input pixels; catches a
+            collapse where nothing is scored.
+        drop_pc: OKS that "int8_pc" may lose against the float network, in points.
+        drop_pt: OKS that "int8_pt" may lose.
+    """
+
+    logits: float = 1e-3
+    pose_px: float = 0.05
+    drift_p50_px: float = 4.0
+    drop_pc: float = 0.5
+    drop_pt: float = 1.0
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate's answer about one file.
+
+    Attributes:
+        name: "flatbuffer", "parity" or "accuracy".
+        artefact: "onnx", "float32", "int8_pc" or "int8_pt".
+        passed: Whether the file may be used.
+        sentence: Why, with the numbers and their limits.
+        numbers: The same for machines.
+    """
+
+    name: str
+    artefact: str
+    passed: bool
+    sentence: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def flatbuffer_gate(
+    path: Path, form: Artefact, preprocessing: Preprocessing, operators: dict[str, int]
+) -> GateResult:
+    """Gate 1: form, number types, quantisation and exactly the operators of the network.
+
+    Args:
+        path: The file.
+        form: What its name says.
+        preprocessing: How bytes become the network's input.
+        operators: What `expected_operators` says.
+    """
+    inspection = inspect_tflite(path)
+    messages = [finding.message for finding in check_artefact(inspection, form, preprocessing)]
+    if inspection.operators != operators:
+        messages.insert(0, f"The operators are {inspection.operators} instead of {operators}.")
+    count = sum(inspection.operators.values())
+    sentence = " ".join(messages) or f"{count} operators, all as expected, {inspection.granularity} weights."
+    numbers = {"operators": inspection.operators, "granularity": inspection.granularity, "violations": messages}
+    return GateResult("flatbuffer", form, not messages, sentence, numbers)
+
+
+def expected_operators(network: MoveNet, form: Artefact, *, sigmoid: bool, output: Output) -> dict[str, int]:
+    """The operators of a well converted network, by name.
+
+    Converters have turned depthwise convolutions into grouped ones, left padding or split activations off, all
+    without a warning; each changes this count. At full width there are 84.
+    """
+    from heatpose.models.mobilenetv2 import InvertedResidual  # torch: only whoever has a network gets here
+
+    blocks = network.conv_blocks()
+    depthwise = sum(block.conv.groups > 1 for block in blocks)
+    residuals = sum(isinstance(module, InvertedResidual) and module.adds for module in network.modules())
+    counts = {
+        "CONV_2D": len(blocks) - depthwise,
+        "DEPTHWISE_CONV_2D": depthwise,
+        "ADD": residuals + len(network.pyramid),
+        "RESIZE_BILINEAR": len(network.pyramid),
+        "LOGISTIC": int(sigmoid),
+        "QUANTIZE": int(form != "float32"),
+        "DEQUANTIZE": int(form != "float32" and output == "float32"),
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def float_gate(artefact: str, parity: FloatParity, limits: GateLimits) -> GateResult:
+    """Gate 2 for a float file: it computes what the network computes."""
+    passed = parity.logits <= limits.logits and parity.pose_px <= limits.pose_px
+    sentence = (
+        f"Logits differ by at most {parity.logits:.1e} (limit {limits.logits:g}), poses by {parity.pose_px:.4f} px "
+        f"(limit {limits.pose_px:g}); {parity.tied} of {parity.maps} maps are tied."
+    )
+    return GateResult("parity", artefact, passed, sentence, parity.to_json())
+
+
+def drift_gate(artefact: str, drift: PixelDrift, limits: GateLimits) -> GateResult:
+    """Gate 2 for an int8 file: how far its poses moved; refuses only a collapse."""
+    passed = drift.p50 <= limits.drift_p50_px
+    sentence = (
+        f"Keypoints moved by {drift.p50:.2f} / {drift.p95:.2f} / {drift.p99:.2f} px (p50 / p95 / p99; limit of "
+        f"the p50 {limits.drift_p50_px:g}); {drift.moved:.1f} % have another highest cell."
+    )
+    return GateResult("parity", artefact, passed, sentence, drift.to_json())
+
+
+def accuracy_gate(form: Artefact, reference: EvalReport, report: EvalReport, limits: GateLimits) -> GateResult:
+    """Gate 3 for an int8 file: the OKS it loses against the float network, on the same images.
+
+    The mean drop is held against the limit; the interval says how sure that is.
+    """
+    limit = {"int8_pc": limits.drop_pc, "int8_pt": limits.drop_pt}[form]
+    drop = paired_difference(reference, report)
+    numbers = {"scored": True, "limit": limit, **drop_json(drop)}
+    sentence = (
+        f"OKS {report.oks:.2f} against {reference.oks:.2f}: {drop.mean:.2f} points lost "
+        f"[{drop.low:.2f}, {drop.high:.2f}] (limit {limit:g})."
+    )
+    return GateResult("accuracy", form, drop.mean <= limit, sentence, numbers)
+
+
+def drop_json(drop: PairedDifference) -> dict[str, float]:
+    """The drop and its 95 % interval, in points."""
+    return {"drop": drop.mean, "drop_low": drop.low, "drop_high": drop.high}
+
+
+def not_scored(form: Artefact) -> GateResult:
+    """Gate 3 where there is no evaluation set: says so, and lets the file pass."""
+    return GateResult("accuracy", form, True, "Not scored: no evaluation set was given.", {"scored": False})

@@ -1,0 +1,101 @@
+"""`manifest.json` of a bundle: what is in it, with hashes, and everything it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from heatpose.data.sample import Person
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_PACKAGES = (
+    "heatpose", "torch", "torchvision", "lightning", "tensorflow", "onnx2tf", "onnx", "onnxruntime", "ai-edge-litert",
+    "tflite", "numpy", "pillow", "pycocotools",
+)  # fmt: skip
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes plain values, keys in the given order; the file appears whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def file_table(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name -> size and sha256 of every file in a folder but the manifest itself."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def people_hash(people: Sequence[Person]) -> str:
+    """sha256 over the labels of a set of people, in any order: image, box, keypoints, which are labelled.
+
+    Does not depend on where the images lie; their contents are another matter (`calibration.json` has those).
+    """
+    entries = sorted(
+        (p.image_id, p.image_path.name, p.annotation_id, p.box, p.keypoints.tolist(), p.labelled.tolist())
+        for p in people
+    )
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
+def data_entry(people: Sequence[Person] | None) -> dict[str, Any] | None:
+    """What the manifest says about a set of people."""
+    if not people:
+        return None
+    images = len({person.image_path for person in people})
+    return {"people": len(people), "images": images, "labels_sha256": people_hash(people)}
+
+
+def surroundings() -> dict[str, Any]:
+    """When, with which packages, on what, and from which commit."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "platform": platform.platform(),
+        "git": git_state(Path(__file__).parent),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # not installed: training needs no export package
+    return found
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the checkout that `folder` is a tracked part of, and whether its files were changed since; None
+    where there is none (an installed package inside someone else's checkout is not tracked there)."""
+    tracked = _git(folder, "ls-files", "--error-unmatch", str(folder / "__init__.py"))
+    commit = _git(folder, "rev-parse", "HEAD")
+    if tracked is None or commit is None:
+        return None
+    return {"commit": commit, "changed": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,69 @@
+"""Torch network -> ONNX file, in the form that the TFLite converter and onnxruntime take."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from heatpose.errors import HeatposeError
+from heatpose.preprocessing import check_resolution
+
+if TYPE_CHECKING:
+    from heatpose.models.movenet import MoveNet
+
+OPSET = 17
+INPUT = "image"
+OUTPUT = "heatmaps"
+
+
+def export_onnx(network: MoveNet, size: int, path: Path, *, sigmoid: bool) -> None:
+    """Writes a network as ONNX: input "image" f32[1, 3, S, S] in [-1, 1], output "heatmaps" f32[1, K, S/4, S/4].
+
+    Batch norm is folded first, so that the file holds convolutions with biases only. The same weights give the same
+    bytes.
+
+    Args:
+        network: With or without batch norm; it is left as it is.
+        size: Side S of the input, a multiple of 32.
+        path: The file to write; it appears whole or not at all.
+        sigmoid: Ends the graph in a sigmoid: probabilities instead of logits.
+
+    Raises:
+        HeatposeError: A bad size, or the package `onnx` is not installed.
+    """
+    # Imported here: torch takes seconds, and listing what can be exported needs none of it.
+    import torch
+
+    from heatpose.quantize.fold import fold_batch_norm
+
+    check_resolution(size)
+    _check_installed()
+    module: torch.nn.Module = fold_batch_norm(network)
+    if sigmoid:
+        module = torch.nn.Sequential(module, torch.nn.Sigmoid()).eval()
+    part = path.with_name(path.name + ".part")
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # The TorchScript exporter is deprecated, but the newer one has no opset 17 and needs onnxscript.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module,
+                (torch.zeros(1, 3, size, size),),
+                str(part),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _check_installed() -> None:
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise HeatposeError("Exporting needs the package 'onnx': install heatpose[export].") from error

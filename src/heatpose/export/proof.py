@@ -1,0 +1,173 @@
+"""The files of a bundle put through the gates, scored and timed; the torch network is what they are held against."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose.data.sample import Person
+from heatpose.evaluate import EvalReport, evaluate
+from heatpose.export.gates import (
+    GateLimits,
+    GateResult,
+    accuracy_gate,
+    drift_gate,
+    expected_operators,
+    flatbuffer_gate,
+    float_gate,
+    not_scored,
+)
+from heatpose.export.inspection import Artefact
+from heatpose.export.parity import Maps, float_parity, pixel_drift, sigmoid
+from heatpose.export.tflite import Output
+from heatpose.preprocessing import Preprocessing
+from heatpose.runners import PoseRunner, open_runner
+from heatpose.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from heatpose.models.movenet import MoveNet
+
+TORCH = "torch"
+ONNX = "onnx"
+_TIMED_IMAGES = 24
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is known about one model.
+
+    Attributes:
+        artefact: "torch", "onnx", "float32", "int8_pc" or "int8_pt".
+        path: The file; None for the network in memory.
+        gates: What the gates said; none for the network.
+        report: Its score; None without an evaluation set.
+        milliseconds: Median time of one image through the runner, one at a time.
+        kernels: What computed.
+    """
+
+    artefact: str
+    path: Path | None
+    gates: tuple[GateResult, ...]
+    report: EvalReport | None
+    milliseconds: float
+    kernels: str
+
+    @property
+    def passed(self) -> bool:
+        """No gate refuses it."""
+        return all(gate.passed for gate in self.gates)
+
+
+@dataclass
+class Prover:
+    """Holds the network and the images that every file is compared on.
+
+    Attributes:
+        network: The network that was exported; it is left as it is.
+        skeleton: What its channels are.
+        preprocessing: How images become its input.
+        images: u8[N, S, S, 3] for parity and timing: training images, never scored ones.
+        people: Evaluation set; None where nothing is scored.
+        limits: Of the gates.
+        sigmoid: The files end in a sigmoid.
+        output: Output type of the int8 files.
+    """
+
+    network: MoveNet
+    skeleton: Skeleton
+    preprocessing: Preprocessing
+    images: NDArray[np.uint8]
+    people: Sequence[Person] | None
+    limits: GateLimits
+    sigmoid: bool
+    output: Output
+    _logits: Maps = field(init=False)
+    _reference: EvalReport | None = field(init=False, default=None)
+
+    def prove_network(self, name: str) -> Proof:
+        """Scores the network itself; comes first, because the files are compared with it.
+
+        Args:
+            name: What reports call it.
+        """
+        # Imported here: torch takes seconds, and the command line imports this module.
+        from heatpose.models.checkpoint import LoadedCheckpoint
+        from heatpose.runners.torch_runner import TorchRunner
+
+        network = copy.deepcopy(self.network).float().cpu().eval()
+        loaded = LoadedCheckpoint(network, self.skeleton, self.preprocessing, {})
+        runner = TorchRunner(Path(name), loaded)
+        self._logits = _heatmaps(runner, self.images)
+        self._reference = self._score(runner)
+        return Proof(TORCH, None, (), self._reference, milliseconds(runner, self.images), runner.kernels)
+
+    def prove_onnx(self, path: Path) -> Proof:
+        """Compares, scores and times the ONNX file."""
+        runner = open_runner(path)
+        return self._proof(ONNX, path, (self._float_gate(ONNX, runner),), runner)
+
+    def prove_tflite(self, form: Artefact, path: Path) -> Proof:
+        """Puts a TFLite file through the gates, scores and times it."""
+        operators = expected_operators(self.network, form, sigmoid=self.sigmoid, output=self.output)
+        first = flatbuffer_gate(path, form, self.preprocessing, operators)
+        runner = open_runner(path)
+        second = self._float_gate(form, runner) if form == "float32" else self._drift_gate(form, runner)
+        return self._proof(form, path, (first, second), runner)
+
+    def _proof(self, artefact: str, path: Path, gates: tuple[GateResult, ...], runner: PoseRunner) -> Proof:
+        time_taken = milliseconds(runner, self.images)
+        report = self._score(runner)
+        if artefact in ("int8_pc", "int8_pt"):
+            gates = (*gates, self._accuracy_gate(artefact, report))
+        return Proof(artefact, path, gates, report, time_taken, runner.kernels)
+
+    def _float_gate(self, artefact: str, runner: PoseRunner) -> GateResult:
+        found = _heatmaps(runner, self.images)
+        parity = float_parity(
+            self._logits,
+            found,
+            size=self.preprocessing.size,
+            probabilities=self.sigmoid,
+            tie=self.limits.logits,
+        )
+        return float_gate(artefact, parity, self.limits)
+
+    def _drift_gate(self, artefact: str, runner: PoseRunner) -> GateResult:
+        reference = sigmoid(self._logits) if self.sigmoid else self._logits
+        found = _heatmaps(runner, self.images)
+        names = self.skeleton.keypoints
+        drift = pixel_drift(reference, found, size=self.preprocessing.size, names=names)
+        return drift_gate(artefact, drift, self.limits)
+
+    def _accuracy_gate(self, form: Artefact, report: EvalReport | None) -> GateResult:
+        if self._reference is None or report is None:
+            return not_scored(form)
+        return accuracy_gate(form, self._reference, report, self.limits)
+
+    def _score(self, runner: PoseRunner) -> EvalReport | None:
+        if not self.people:
+            return None
+        return evaluate(runner, self.people, self.skeleton, sampling=self.preprocessing.sampling)
+
+
+def _heatmaps(runner: PoseRunner, images: NDArray[np.uint8]) -> Maps:
+    """f32[N, K, S/4, S/4], a few images at a time."""
+    return np.concatenate([runner.heatmaps(images[i : i + 16]) for i in range(0, len(images), 16)])
+
+
+def milliseconds(runner: PoseRunner, images: NDArray[np.uint8]) -> float:
+    """Median time of one image, decode included, images one at a time; the first three warm up."""
+    taken = []
+    for i in range(_TIMED_IMAGES + 3):
+        image = images[i % len(images)][None]
+        start = time.perf_counter()
+        runner.predict(image)
+        taken.append(time.perf_counter() - start)
+    return 1000 * float(np.median(taken[3:]))

@@ -1,0 +1,3 @@
+"""After training: score."""
+def finish(config, checkpoint, source):
+    print("checkpoint", checkpoint); return None

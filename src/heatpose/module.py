@@ -1,0 +1,126 @@
+"""The Lightning module: network, loss, optimiser, and the published OKS on the held-out people after each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+
+from heatpose.codec import decode
+from heatpose.data.augment import Photometric
+from heatpose.data.datamodule import Batch
+from heatpose.errors import HeatposeError
+from heatpose.losses import HeatmapLoss
+from heatpose.metrics import AREA_OF_BOX, keypoint_similarity, mean_over_labelled
+from heatpose.models.checkpoint import KEY, describe
+from heatpose.models.movenet import MoveNet
+from heatpose.preprocessing import Preprocessing
+from heatpose.skeleton import Skeleton
+
+OptimizerFactory = Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
+SchedulerFactory = Callable[..., torch.optim.lr_scheduler.LRScheduler]
+
+
+class PoseModule(lightning.LightningModule):
+    """Trains one network.
+
+    Args:
+        network: Gives logits.
+        loss: Takes logits, points, labelled and box.
+        skeleton: The channels.
+        preprocessing: Of the input; written into each checkpoint.
+        optimizer: Makes the optimiser out of parameter groups.
+        scheduler: Makes a per-step schedule out of `optimizer` and `total_steps`.
+        photometric: Colour changes of training batches; None for none.
+        metadata: Plain values for the checkpoint's description (where the weights and the data come from).
+    """
+
+    def __init__(
+        self, network: MoveNet, loss: HeatmapLoss, skeleton: Skeleton, preprocessing: Preprocessing, optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory, photometric: Photometric | None = None, metadata: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.network = network.train().to(memory_format=torch.channels_last)
+        self.loss = loss
+        self.skeleton = skeleton
+        self.preprocessing = preprocessing
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.photometric = photometric
+        self.metadata = metadata or {}
+        self.validation_oks: list[np.ndarray[Any, np.dtype[np.float64]]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Raw bytes u8[B, 3, S, S] -> logits f32[B, K, S/4, S/4]."""
+        normalised = self.preprocessing.normalise(images)
+        logits: Tensor = self.network(normalised.contiguous(memory_format=torch.channels_last))
+        return logits
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Photometric changes happen here, on the device and for the whole batch."""
+        if self.training and self.photometric is not None:
+            batch["image"] = self.photometric(batch["image"])
+        return batch
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step's loss."""
+        loss: Tensor = self.loss(self(batch["image"]), batch["points"], batch["labelled"], batch["box"])
+        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Stops on a loss that is no number: what follows could only waste time."""
+        loss = self.trainer.callback_metrics.get("train/loss_epoch")
+        if loss is not None and not torch.isfinite(loss):
+            raise HeatposeError(f"The training loss became {float(loss)} in epoch {self.current_epoch}; lower optimizer.lr, or start from the last checkpoint.")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """OKS of the held-out people, under the protocol's formula in the frame of their view. Returns the logits, for pictures."""
+        logits: Tensor = self(batch["image"])
+        self.log("val/loss", self.loss(logits, batch["points"], batch["labelled"], batch["box"]), batch_size=len(logits))
+        self.validation_oks.append(self._oks(logits, batch))
+        return logits
+
+    def _oks(self, logits: Tensor, batch: Batch) -> np.ndarray[Any, np.dtype[np.float64]]:
+        size = self.preprocessing.size
+        poses = decode(logits.float().cpu().numpy())
+        points, labelled = batch["points"].cpu().numpy() / size, batch["labelled"].cpu().numpy()
+        area = AREA_OF_BOX * (batch["box"].cpu().numpy().astype(np.float64) / size).prod(1)
+        return mean_over_labelled(keypoint_similarity(poses[..., :2], points, area, self.skeleton.sigmas), labelled)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `val/oks`, mean OKS in percent."""
+        self.log("val/oks", 100 * float(np.concatenate(self.validation_oks).mean()), prog_bar=True)
+        self.validation_oks.clear()
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser (no weight decay on biases and norms) and its schedule, stepped after every batch."""
+        matrices = [p for p in self.network.parameters() if p.dim() > 1]
+        vectors = [p for p in self.network.parameters() if p.dim() <= 1]
+        optimizer = self.make_optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
+        scheduler = self.make_scheduler(optimizer=optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the description that makes a checkpoint usable on its own."""
+        oks = self.trainer.callback_metrics.get("val/oks")
+        checkpoint[KEY] = describe(
+            self.network, self.skeleton, self.preprocessing, **self.metadata,
+            epoch=int(self.current_epoch), validation_oks=None if oks is None else float(oks),
+        )  # fmt: skip
+
+
+def warmup_cosine(optimizer: torch.optim.Optimizer, total_steps: int, warmup: float = 0.05) -> torch.optim.lr_scheduler.LRScheduler:
+    """Linear warm-up over the share `warmup` of the steps, then cosine to a hundredth, both by torch's own schedules."""
+    schedulers = torch.optim.lr_scheduler
+    first = min(max(1, int(warmup * total_steps)), max(1, total_steps - 1))
+    rise = schedulers.LinearLR(optimizer, start_factor=0.01, total_iters=first)
+    base = max(group["lr"] for group in optimizer.param_groups)
+    fall = schedulers.CosineAnnealingLR(optimizer, T_max=max(1, total_steps - first), eta_min=base / 100)
+    return schedulers.SequentialLR(optimizer, [rise, fall], milestones=[first])
+
+

@@ -1,0 +1,67 @@
+"""Tables for the terminal, by rich."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from heatpose.evaluate import EvalReport, PairedDifference
+
+
+def show(table: Table) -> None:
+    """Prints to standard output; where it is no terminal, wide enough that no figure is cut."""
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def report_table(reports: Sequence[EvalReport]) -> Table:
+    """One row per model."""
+    first = reports[0]
+    table = Table(title=f"{first.images} images, {first.protocol['sampling']} sampling, {first.protocol['decode']} decode")
+    for heading in ("model", "keypoints", "OKS %", "standard error", "COCO AP %", "AP50 %", "images/s"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for r in reports:
+        rate = r.images / max(r.seconds, 1e-9)
+        table.add_row(r.model, str(r.keypoints), f"{r.oks:.2f}", f"{r.oks_standard_error:.2f}", f"{r.ap:.2f}", f"{r.ap50:.2f}", f"{rate:.0f}")
+    table.caption = f"OKS: published single-person protocol ({first.protocol['kernels']}). COCO AP is another measure; the two do not compare."
+    return table
+
+
+def comparison_table(reports: Sequence[EvalReport], differences: Sequence[PairedDifference]) -> Table:
+    """Like `report_table`, with the paired difference from the first model."""
+    table = Table(title=f"{reports[0].images} images; difference from {reports[0].model}, 95 % paired bootstrap interval")
+    for heading in ("model", "OKS %", "standard error", "difference", "interval", "COCO AP %"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for i, r in enumerate(reports):
+        change = ("", "") if i == 0 else (f"{differences[i - 1].mean:+.2f}", f"{differences[i - 1].low:+.2f} .. {differences[i - 1].high:+.2f}")
+        table.add_row(r.model, f"{r.oks:.2f}", f"{r.oks_standard_error:.2f}", *change, f"{r.ap:.2f}")
+    return table
+
+
+def inspection_tables(facts: Mapping[str, Any]) -> list[Table]:
+    """What `heatpose inspect` prints: the facts, then the findings if there are any."""
+    table = Table(title="model file", show_header=False)
+    for key in ("sha256", "bytes", "granularity", "full_integer", "weights_bytes", "macs", "peak_activation_bytes"):
+        value = facts.get(key)
+        table.add_row(key, f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value))
+    for side in ("inputs", "outputs"):
+        for port in facts[side]:
+            scale = "" if port["scale"] is None else f", scale {port['scale']:.6g}, zero point {port['zero_point']}"
+            table.add_row(side[:-1], f"{port['name']} {port['dtype']} {list(port['shape'])}{scale}")
+    table.add_row("operators", ", ".join(f"{name} {count}" for name, count in facts["operators"].items()))
+    return [table, *_findings(facts["findings"])]
+
+
+def _findings(findings: Sequence[Mapping[str, Any]]) -> list[Table]:
+    if not findings:
+        return []
+    table = Table(title="findings")
+    for heading in ("severity", "rule", "operator", "message"):
+        table.add_column(heading)
+    for finding in findings:
+        table.add_row(*(str(finding[key] if finding[key] is not None else "") for key in ("severity", "rule", "operator", "message")))
+    return [table]

@@ -1,0 +1,156 @@
+"""Which training images set the int8 ranges: chosen by seed, never an evaluation image, written down."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose.data.sample import Person, load_image
+from heatpose.errors import HeatposeError
+from heatpose.preprocessing import Preprocessing
+
+SAMPLING = "one person per image, stratified by person size"
+_THUMBNAIL = 16  # side of the pictures that are compared
+_SAME = 6.0  # mean difference in grey levels below which two thumbnails show the same picture
+
+
+def choose_calibration(
+    people: Sequence[Person], count: int, seed: int, forbidden_image_ids: Collection[int]
+) -> list[Person]:
+    """Chooses training images whose people have all sizes, because small and large ones use different ranges.
+
+    The largest person stands for its image. Images are sorted by that person's size in the input, cut into `count`
+    parts, and each part gives one at random.
+
+    Args:
+        people: Training people, any order, several per image allowed.
+        count: Images wanted; all are taken where there are no more.
+        seed: Of the random choice.
+        forbidden_image_ids: Images that are scored later (`shared_images`); none may be among `people`.
+
+    Returns:
+        At most `count` people on different images, sorted by image id; the same ones for the same input.
+
+    Raises:
+        HeatposeError: There is nothing to choose from, or a forbidden image is among `people`.
+    """
+    if count < 1 or not people:
+        raise HeatposeError(
+            f"The calibration set is empty ({len(people)} people, {count} images wanted); give training people and "
+            "at least one image."
+        )
+    forbidden = sorted({person.image_id for person in people} & set(forbidden_image_ids))
+    if forbidden:
+        raise HeatposeError(
+            f"Images {forbidden[:5]} are in the evaluation set and cannot calibrate ({len(forbidden)} in all); "
+            "give training images only."
+        )
+    by_size = sorted(_largest_per_image(people), key=lambda person: (_size(person), _order(person)))
+    generator = np.random.default_rng(seed)
+    edges = np.linspace(0, len(by_size), min(count, len(by_size)) + 1).astype(int)
+    chosen = [by_size[generator.integers(low, high)] for low, high in pairwise(edges)]
+    return sorted(chosen, key=_order)
+
+
+def _order(person: Person) -> tuple[int, str]:
+    """Does not depend on where the data lie; ids alone may repeat where people come from several data sets."""
+    return person.image_id, person.image_path.name
+
+
+def _largest_per_image(people: Sequence[Person]) -> list[Person]:
+    largest: dict[Path, Person] = {}
+    for person in sorted(people, key=lambda person: person.annotation_id):
+        known = largest.get(person.image_path)
+        if known is None or _size(person) > _size(known):
+            largest[person.image_path] = person
+    return list(largest.values())
+
+
+def _size(person: Person) -> float:
+    """Square root of the box's share of the image: the person's side in the stretched input, over S."""
+    share = person.box[2] * person.box[3] / (person.width * person.height)
+    return float(np.sqrt(share))
+
+
+def shared_images(people: Sequence[Person], scored: Sequence[Person]) -> set[int]:
+    """Ids of the images of `people` that show a scored picture too.
+
+    The same file is the same picture. So is the same image id with the same content, be it resized or compressed
+    again; the id alone says nothing, because two data sets may both count from 1.
+
+    Raises:
+        HeatposeError: An image cannot be read.
+    """
+    scored_paths = {person.image_path.resolve() for person in scored}
+    scored_ids = {person.image_id: person for person in scored}
+    shared = {person.image_id for person in people if person.image_path.resolve() in scored_paths}
+    doubtful = {p.image_path: p for p in people if p.image_id in scored_ids and p.image_id not in shared}.values()
+    with ThreadPoolExecutor(2) as pool:
+        same = pool.map(lambda person: _same_picture(person, scored_ids[person.image_id]), doubtful)
+        return shared | {person.image_id for person, is_same in zip(doubtful, same, strict=True) if is_same}
+
+
+def _same_picture(a: Person, b: Person) -> bool:
+    difference = _thumbnail(a) - _thumbnail(b)
+    return bool(np.abs(difference).mean() < _SAME)
+
+
+def _thumbnail(person: Person) -> NDArray[np.float32]:
+    """f32[16, 16] grey levels 0..255 of the whole image."""
+    from PIL import Image
+
+    image = Image.fromarray(load_image(person.image_path)).convert("L")
+    small = image.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
+    return np.asarray(small, np.float32)
+
+
+def calibration_images(people: Sequence[Person], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """The whole images as the network gets them, u8[N, S, S, 3] raw bytes.
+
+    The first pixel of the first image is made to hold a 0 and a 255, so that the input's range, and with it the
+    meaning of a raw byte, is exact whatever the pictures hold.
+
+    Raises:
+        HeatposeError: There are none, or an image cannot be read.
+    """
+    if not people:
+        raise HeatposeError("The calibration set is empty; give training images.")
+
+    def read(person: Person) -> NDArray[np.uint8]:
+        return preprocessing.resize(load_image(person.image_path, person.width, person.height))
+
+    with ThreadPoolExecutor(2) as pool:
+        images = np.stack(list(pool.map(read, people)))
+    images[0, 0, 0, :2] = 0, 255
+    return images
+
+
+def calibration_record(people: Sequence[Person], seed: int, wanted: int) -> dict[str, Any]:
+    """What `calibration.json` holds: which images, proven by the hash of each file, and how they were chosen.
+
+    Args:
+        people: The chosen ones.
+        seed: Of the choice.
+        wanted: How many were asked for.
+
+    Raises:
+        HeatposeError: A file cannot be read.
+    """
+    files = [
+        {"image_id": p.image_id, "file_name": p.image_path.name, "sha256": _file_hash(p)} for p in people
+    ]
+    return {"count": len(files), "wanted": wanted, "seed": seed, "sampling": SAMPLING, "images": files}
+
+
+def _file_hash(person: Person) -> str:
+    try:
+        return hashlib.sha256(person.image_path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise HeatposeError(f"Image '{person.image_path}' cannot be read ({error.strerror}).") from error

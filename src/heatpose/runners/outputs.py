@@ -1,0 +1,129 @@
+"""Which of a model's outputs holds the pose, and poses out of it.
+
+Shape legend: B batch, K keypoints, H rows and W columns of a heatmap, S input side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose import codec
+from heatpose.runners.problems import no_pose_model
+
+MOST_KEYPOINTS = 256  # whole-body sets have 133
+STRIDES = (2, 4, 8, 16)
+RANGE_SLACK = 1e-3  # a probability that went through int8 may be this far outside [0, 1]
+
+
+class Layout(Enum):
+    """How an output is laid out; the batch is its first dimension."""
+
+    MAPS_LAST = "(B, H, W, K) heatmaps"
+    MAPS_FIRST = "(B, K, H, W) heatmaps"
+    POSE_YX = "(B, 1, K, 3) y, x, score: Google's MoveNet with its decode"
+    POSE_XY = "(B, K * 3) x, y, score: ours with its decode"
+
+
+@dataclass(frozen=True)
+class OutputForm:
+    """A recognised output: its position among the model's outputs, its layout and K."""
+
+    position: int
+    layout: Layout
+    keypoints: int
+
+    @property
+    def decoded(self) -> bool:
+        """The model decodes inside: the output is a pose, not heatmaps."""
+        return self.layout in (Layout.POSE_YX, Layout.POSE_XY)
+
+
+def choose_output(
+    path: Path, shapes: Sequence[Sequence[int]], size: int, channels_first: bool = False
+) -> OutputForm:
+    """Finds the output that holds the pose: the one decoded pose, else the one stack of heatmaps.
+
+    Args:
+        path: The file, for the message.
+        shapes: Shapes of all outputs.
+        size: S.
+        channels_first: Reads a shape that fits both ways, such as (1, 48, 48, 48), as (B, K, H, W).
+
+    Raises:
+        HeatposeError: No output is one of `Layout`, or several are and it is not clear which one counts.
+    """
+    forms = [_recognise(i, tuple(shape), size, channels_first) for i, shape in enumerate(shapes)]
+    known = [form for form in forms if form is not None]
+    poses = [form for form in known if form.decoded]
+    choice = poses or known
+    if len(choice) == 1:
+        return choice[0]
+    listed = ", ".join(str(tuple(shape)) for shape in shapes) or "nothing"
+    why = "several could be the pose" if choice else "none is (1, H, W, K), (1, 1, K, 3) or (1, K*3)"
+    raise no_pose_model(path, f"its outputs are {listed} for an input of side {size}; {why}")
+
+
+def _recognise(position: int, shape: tuple[int, ...], size: int, channels_first: bool) -> OutputForm | None:
+    layout, keypoints = None, 0
+    if len(shape) == 2 and shape[1] % 3 == 0:
+        layout, keypoints = Layout.POSE_XY, shape[1] // 3
+    elif len(shape) == 4 and shape[1] == 1 and shape[3] == 3:
+        layout, keypoints = Layout.POSE_YX, shape[2]
+    elif len(shape) == 4:
+        last, first = _is_grid(shape[1:3], size), _is_grid(shape[2:4], size)
+        if first and (channels_first or not last):
+            layout, keypoints = Layout.MAPS_FIRST, shape[1]
+        elif last:
+            layout, keypoints = Layout.MAPS_LAST, shape[3]
+    if layout is None or not 1 <= keypoints <= MOST_KEYPOINTS:
+        return None
+    return OutputForm(position, layout, keypoints)
+
+
+def _is_grid(sides: tuple[int, ...], size: int) -> bool:
+    """Rows and columns of a heatmap: square, at a stride that pose networks have."""
+    rows, columns = sides
+    return rows == columns and any(rows * stride == size for stride in STRIDES)
+
+
+def heatmaps_of(values: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
+    """f32 in one of the two map layouts -> f32[B, K, H, W]."""
+    return values if layout is Layout.MAPS_FIRST else np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+
+
+def poses_of(values: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
+    """f32 in one of the two decoded layouts -> f32[B, K, 3] x, y, score."""
+    triples = values.reshape(len(values), -1, 3)
+    return triples[..., [1, 0, 2]] if layout is Layout.POSE_YX else triples
+
+
+def poses_from_heatmaps(
+    heatmaps: NDArray[np.float32], decode: str, probabilities: bool | None
+) -> NDArray[np.float32]:
+    """Decodes the maps as they are, and turns the value of the highest cell into a score.
+
+    Args:
+        heatmaps: f32[B, K, H, W].
+        decode: A way of `heatpose.codec.decode`.
+        probabilities: True: values are scores already. False: logits, the score is their sigmoid. None:
+            unknown, decided for each image by whether all its values lie in [0, 1]; logits of a whole image
+            never do.
+
+    Returns:
+        f32[B, K, 3] x, y normalised, score in [0, 1].
+    """
+    poses = codec.decode(heatmaps, decode)
+    if probabilities is None:
+        in_range = ((heatmaps >= -RANGE_SLACK) & (heatmaps <= 1 + RANGE_SLACK)).all((1, 2, 3))
+    else:
+        in_range = np.full(len(heatmaps), probabilities)
+    value = poses[..., 2]
+    sigmoid = 0.5 + 0.5 * np.tanh(0.5 * value)  # the same function as 1 / (1 + exp(-value)), without overflow
+    poses[..., 2] = np.clip(np.where(in_range[:, None], value, sigmoid), 0, 1)
+    return poses

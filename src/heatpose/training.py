@@ -1,0 +1,111 @@
+"""One training run: objects in, the best checkpoint out. Interrupted runs go on where they stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from heatpose.data.datamodule import PoseData
+from heatpose.errors import HeatposeError
+from heatpose.models.checkpoint import save_checkpoint
+from heatpose.module import PoseModule
+
+FINGERPRINT = "configuration.json"
+
+
+def best_precision(accelerator: str = "auto") -> str:
+    """bfloat16 mixed precision where the device computes it in hardware, else float32."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    has_bf16 = "avx512_bf16" in _cpu_flags()
+    return "bf16-mixed" if has_bf16 else "32-true"
+
+
+def _cpu_flags() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def open_run(folder: Path, configuration: dict[str, Any], resume: bool) -> Path | None:
+    """Prepares the folder of a run and finds where to go on.
+
+    Args:
+        folder: `runs/<name>`.
+        configuration: What the run is; a folder of another configuration is not continued.
+        resume: Go on with an interrupted run; else start anew, dropping its checkpoints.
+
+    Returns:
+        The last checkpoint of an interrupted or finished run, else None.
+
+    Raises:
+        HeatposeError: The folder holds a run of another configuration.
+    """
+    fingerprint = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
+    record = folder / FINGERPRINT
+    if not resume and folder.exists():
+        shutil.rmtree(folder)
+    if record.is_file():
+        known = _read_json(record)
+        if known.get("fingerprint") != fingerprint:
+            changed = sorted(k for k in {*configuration, *known.get("configuration", {})} if configuration.get(k) != known.get("configuration", {}).get(k))
+            raise HeatposeError(f"'{folder}' holds a run of another configuration (different: {', '.join(changed)}); choose another name=... or resume=false.")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = record.with_suffix(".part")
+        part.write_text(json.dumps({"fingerprint": fingerprint, "configuration": configuration}, indent=1), encoding="utf-8")
+        os.replace(part, record)
+    last = folder / "checkpoints" / "last.ckpt"
+    return last if last.is_file() else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+    except (OSError, ValueError):
+        return {}
+
+
+def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Path | None) -> Path:
+    """Trains, or goes on from `last`.
+
+    Returns:
+        The best checkpoint by OKS on the held-out people.
+
+    Raises:
+        HeatposeError: Training ended without a checkpoint.
+    """
+    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    if trainer.interrupted:
+        raise HeatposeError("Training was interrupted; the same command goes on from the last checkpoint.")
+    best = next((c.best_model_path for c in trainer.callbacks if isinstance(c, ModelCheckpoint) and c.best_model_path), "")
+    if not best:
+        raise HeatposeError("Training ended without a checkpoint; check trainer.max_epochs and the callbacks.")
+    return Path(best)
+
+
+def initial_checkpoint(module: PoseModule, folder: Path) -> Path:
+    """Writes the initial weights as a checkpoint, for runs that do not train (`fit=false`)."""
+    path = folder / "checkpoints" / "initial.ckpt"
+    save_checkpoint(path, module.network, module.skeleton, module.preprocessing, **module.metadata)
+    return path
+
+
+def callbacks_of(config: dict[str, Callback | None], folder: Path) -> Sequence[Callback]:
+    """The configured callbacks, with the checkpoints' folder filled in; entries that are null are left out."""
+    chosen = [callback for callback in config.values() if callback is not None]
+    for callback in chosen:
+        if isinstance(callback, ModelCheckpoint):
+            callback.dirpath = str(folder / "checkpoints")
+    return chosen

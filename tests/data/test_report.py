@@ -1,0 +1,158 @@
+"""The audit's numbers against counts made by hand, its printing, and the pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from heatpose.data.coco import CROWD, NO_BOX, NO_KEYPOINT, SEVERAL, CocoLabels, people, read_labels
+from heatpose.data.contact import TILE, contact_sheet_of
+from heatpose.data.report import audit_report, print_audit
+from heatpose.errors import HeatposeError
+from heatpose.skeleton import COCO_17, ST_13
+from heatpose.viz import LEFT, RIGHT
+
+SHARED = Path(os.environ.get("HEATPOSE_SHARED", Path(__file__).parents[2] / ".." / "shared"))
+LEFT_WRIST, RIGHT_WRIST = COCO_17.index("left_wrist"), COCO_17.index("right_wrist")
+
+
+def person(
+    image: int, box: list[float], points: dict[int, tuple[float, float]], crowd: int = 0
+) -> dict[str, Any]:
+    values = [value for k in range(17) for value in (*points.get(k, (0, 0)), 2 * (k in points))]
+    return {
+        "image_id": image,
+        "category_id": 1,
+        "iscrowd": crowd,
+        "bbox": box,
+        "area": 5.0,
+        "keypoints": values,
+    }
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> CocoLabels:
+    """Image 1: one person of 50 %. 2: two, one of them without keypoints. 3: a crowd. 4: nobody. 5: no box."""
+    people = [
+        person(1, [0, 0, 100, 50], {LEFT_WRIST: (20, 30), RIGHT_WRIST: (60, 30), 0: (101, 5)}),
+        person(2, [10, 10, 10, 5], {5: (1, 1)}),
+        person(2, [0, 0, 10, 10], {}),
+        person(3, [0, 0, 10, 10], {}, crowd=1),
+        person(5, [0, 0, 0, 10], {0: (1, 1)}),
+    ]
+    images = [{"id": i, "file_name": f"{i}.png", "width": 100, "height": 100} for i in range(1, 6)]
+    for entry in images:
+        Image.new("RGB", (100, 100), (90, 90, 90)).save(tmp_path / str(entry["file_name"]))
+    content = {
+        "images": images,
+        "annotations": [{"id": i, **item} for i, item in enumerate(people)],
+        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO_17.keypoints)}],
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    return read_labels(tmp_path / "labels.json")
+
+
+def test_the_numbers_are_those_counted_by_hand(labels: CocoLabels, tmp_path: Path) -> None:
+    report = audit_report(labels, tmp_path, COCO_17, check_files=True)
+    assert (report.images, report.annotations) == (5, 5)
+    assert report.images_by_people == {"none": 1, "one": 3, "several": 1}
+    assert report.training.kept == 2
+    assert report.training.dropped == {NO_KEYPOINT: 1, CROWD: 1, NO_BOX: 1}
+    assert report.training.examples == {NO_KEYPOINT: [2], CROWD: [3], NO_BOX: [5]}
+    assert report.benchmark.kept == 1 and report.benchmark.dropped == {**report.training.dropped, SEVERAL: 1}
+    counts = {name: count for name, count in report.labelled.items() if count}
+    assert counts == {"nose": 1, "left_shoulder": 1, "left_wrist": 1, "right_wrist": 1}
+    assert report.labelled_per_person == [0, 1, 0, 1, *[0] * 14]
+    assert report.outside == 1
+    assert report.sizes == [1, 0, 0, 0, 0, 1, 0]  # 0.5 % and 50 %
+    assert (report.files.listed, report.files.decoded, report.files.good) == (5, 2, True)
+
+
+def test_an_audit_of_nobody_is_an_audit(labels: CocoLabels, tmp_path: Path) -> None:
+    nobody = CocoLabels(labels.path, labels.keypoint_names, labels.images, labels.annotations[2:4])
+    report = audit_report(nobody, tmp_path, COCO_17, check_files=True)
+    assert (report.training.kept, report.benchmark.kept, report.files.decoded) == (0, 0, 0)
+    assert "Kept and dropped" in printed(report)
+
+
+def test_nobody_alone_is_stated(labels: CocoLabels, tmp_path: Path) -> None:
+    several = CocoLabels(labels.path, labels.keypoint_names, labels.images, labels.annotations[1:3])
+    report = audit_report(several, tmp_path, COCO_17, check_files=False)
+    assert report.benchmark.kept == 0 and report.benchmark.dropped == {NO_KEYPOINT: 1, SEVERAL: 1}
+
+
+def printed(report: Any) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    print_audit(report, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_what_is_printed_names_every_finding(labels: CocoLabels, tmp_path: Path) -> None:
+    (tmp_path / "2.png").write_text("[red]no image[/red]")
+    (tmp_path / "4.png").unlink()
+    text = printed(audit_report(labels, tmp_path, ST_13, check_files=True))
+    for part in (
+        CROWD,
+        NO_BOX,
+        SEVERAL,
+        "4.png",
+        "2.png",
+        "cannot identify",
+        "left_wrist",
+        "40 to 70 %",
+        "st13",
+    ):
+        assert part in text
+
+
+def test_the_report_is_json(labels: CocoLabels, tmp_path: Path) -> None:
+    report = audit_report(labels, tmp_path, ST_13, check_files=False)
+    assert json.loads(report.to_json()) == report.to_dict()
+    assert json.loads(report.to_json())["benchmark"]["kept"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "images", "benchmark", "training"),
+    [
+        ("coco_val_dev", "person_keypoints_val2017.json", "val2017", 470, 470),
+        ("lspet", "person_keypoints_lspet.json", "images", 3000, 3000),
+    ],
+)
+def test_the_development_data(name: str, file: str, images: str, benchmark: int, training: int) -> None:
+    folder = SHARED / "data" / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here (set HEATPOSE_SHARED)")
+    report = audit_report(read_labels(folder / file), folder / images, COCO_17, check_files=False)
+    assert (report.benchmark.kept, report.training.kept) == (benchmark, training)
+    assert report.files.good and sum(report.sizes) == sum(report.labelled_per_person) == training
+
+
+def test_the_sheet_shows_the_labels_where_they_are(labels: CocoLabels, tmp_path: Path) -> None:
+    kept, _ = people(labels, tmp_path, COCO_17)
+    sheet = contact_sheet_of(kept[:1], COCO_17, count=5)
+    assert sheet.dtype == np.uint8 and sheet.shape[1] >= TILE
+    for colour, x in ((LEFT, 20), (RIGHT, 60)):
+        rows, columns = np.nonzero((np.abs(sheet.astype(int) - colour) < 12).all(-1))
+        margin = (sheet.shape[1] - TILE) / 2
+        assert abs((columns.mean() + 0.5 - margin) / TILE * 100 - x) < 1
+        assert abs((rows.mean() + 0.5 - margin) / TILE * 100 - 30) < 1
+
+
+def test_the_sheet_is_seeded_and_cut_to_the_people_there_are(labels: CocoLabels, tmp_path: Path) -> None:
+    kept, _ = people(labels, tmp_path, COCO_17)
+    one = contact_sheet_of(kept, COCO_17, seed=1)
+    np.testing.assert_array_equal(one, contact_sheet_of(kept, COCO_17, seed=1))
+    with pytest.raises(HeatposeError, match="nothing to draw"):
+        contact_sheet_of([], COCO_17)
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(HeatposeError, match=r"1\.png' is missing"):
+        contact_sheet_of(kept, COCO_17)

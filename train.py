@@ -1,0 +1,43 @@
+"""Train a network, score it, export it: `uv run train.py experiment=quickstart`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from heatpose.errors import told_in_one_sentence
+
+
+@hydra.main(config_path="conf", config_name="train", version_base="1.3")
+def main(config: DictConfig) -> float | None:
+    """Runs the configured steps; returns the float network's OKS in percent, for sweeps."""
+    with told_in_one_sentence():
+        return train(config)
+
+
+def train(config: DictConfig) -> float | None:
+    """Fit, score and export."""
+    # Imported here: composing the configuration, --help and its errors need none of the seconds that torch and Lightning take.
+    import lightning
+
+    from heatpose import build, training
+    from heatpose.finish import finish
+
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    skeleton, preprocessing, source = build.build_inputs(config)
+    source.prepare()
+    folder = Path(config.runs) / config.name
+    last = training.open_run(folder, build.run_identity(config), config.resume)
+    network = build.build_network(config, skeleton)
+    module = build.build_module(config, network, skeleton, preprocessing, source)
+    if config.fit:
+        checkpoint = training.fit(module, build.build_data(config, source, skeleton, preprocessing), build.build_trainer(config, folder), last)
+    else:
+        checkpoint = training.initial_checkpoint(module, folder)
+    return finish(config, checkpoint, source)
+
+
+if __name__ == "__main__":
+    main()
