@@ -18,25 +18,22 @@ def main(config: DictConfig) -> float | None:
 
 
 def train(config: DictConfig) -> float | None:
-    """Fit, score and export."""
-    # Imported here: composing the configuration, --help and its errors need none of the seconds that torch and Lightning take.
-    import lightning
-
+    """Fit, score, export."""
+    # Imported here: composing the configuration and its errors need none of the seconds that torch and Lightning take.
     from heatpose import build, training
-    from heatpose.finish import finish
 
-    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    build.quiet(config)
     skeleton, preprocessing, source = build.build_inputs(config)
     source.prepare()
     folder = Path(config.runs) / config.name
     last = training.open_run(folder, build.run_identity(config), config.resume)
-    network = build.build_network(config, skeleton)
-    module = build.build_module(config, network, skeleton, preprocessing, source)
+    module = build.build_module(config, build.build_network(config, skeleton), skeleton, preprocessing, source)
     if config.fit:
-        checkpoint = training.fit(module, build.build_data(config, source, skeleton, preprocessing), build.build_trainer(config, folder), last)
+        data = build.build_data(config, source, skeleton, preprocessing)
+        checkpoint = training.fit(module, data, build.build_trainer(config, folder), last)
     else:
         checkpoint = training.initial_checkpoint(module, folder)
-    return finish(config, checkpoint, source)
+    return build.finish(config, checkpoint, source)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from heatpose.data.datamodule import PoseData
-from heatpose.data.sources import Source
+from heatpose.data.sources import Source, from_description
+from heatpose.errors import HeatposeError
+from heatpose.models.checkpoint import load_checkpoint
 from heatpose.models.movenet import MoveNet
 from heatpose.module import PoseModule
 from heatpose.preprocessing import Preprocessing
@@ -19,6 +24,15 @@ from heatpose.training import best_precision, callbacks_of
 
 NOT_THE_RUN = ("runs", "exports", "export", "evaluate", "resume", "quant", "hydra", "logger", "fit", "checkpoint")
 """Entries that do not change what is learnt: a run may be continued with others."""
+
+
+def quiet(config: DictConfig) -> None:
+    """Seeds every generator, and keeps the libraries' remarks that no user can act on off the terminal."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard's writer loads TensorFlow where it is installed
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (r".*LeafSpec.*", r".*on_after_batch_transfer.*", r".*does not have many workers.*", r".*Checkpoint directory.*", r".*number of training batches.*"):
+        warnings.filterwarnings("ignore", message)
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -54,7 +68,7 @@ def build_module(config: DictConfig, network: MoveNet, skeleton: Skeleton, prepr
     """The Lightning module."""
     loss = instantiate(config.loss)
     loss = loss(sigmas=skeleton.sigmas) if "sigmas" in loss.func.__init__.__annotations__ else loss()
-    metadata = {"run": config.name, "init": plain(config.init), "data": source.describe()}
+    metadata = {"run": config.name, "model": config.model_name, "init": plain(config.init), "data": source.describe()}
     return PoseModule(
         network, loss, skeleton, preprocessing, instantiate(config.optimizer), instantiate(config.scheduler), instantiate(config.augment.photometric), metadata
     )
@@ -69,3 +83,32 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
     callbacks = callbacks_of({str(name): instantiate(entry) for name, entry in config.callbacks.items()}, folder)
     trainer: lightning.Trainer = instantiate(settings)(callbacks=list(callbacks), logger=instantiate(config.logger), default_root_dir=folder)
     return trainer
+
+
+def source_for(config: DictConfig) -> Source:
+    """The data for the export of a checkpoint: what the command line names, else what the checkpoint was trained on."""
+    if config.data.get("root"):
+        source: Source = instantiate(config.data.source)
+        return source
+    description = load_checkpoint(config.checkpoint).metadata.get("data")
+    if not isinstance(description, dict):
+        raise HeatposeError(f"'{config.checkpoint}' does not say what data it was trained on; set data.root=FOLDER for the calibration images.")
+    return from_description(description)
+
+
+def finish(config: DictConfig, checkpoint: Path, source: Source) -> float | None:
+    """Scores and exports a checkpoint as configured; returns the float network's OKS in percent.
+
+    Raises:
+        HeatposeError: An artefact failed a gate (its bundle is kept), or as `finish.export`.
+    """
+    # Imported here: training alone must run without the export packages.
+    from heatpose import finish as steps
+
+    if not config.export:
+        return steps.score(checkpoint, source) if config.evaluate else None
+    result = steps.export(
+        checkpoint, source, name=config.name, exports=Path(config.exports), quant=instantiate(config.quant), config=plain(config), score=config.evaluate
+    )
+    steps.require_passed(result)
+    return steps.float_oks(result)

@@ -16,6 +16,9 @@ import typer
 from heatpose.errors import HeatposeError, told_in_one_sentence
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from heatpose.data.sample import Person
     from heatpose.evaluate import EvalReport
     from heatpose.skeleton import Skeleton
@@ -35,6 +38,13 @@ class Decode(StrEnum):
 
     argmax = "argmax"
     refined = "refined"
+
+
+class Split(StrEnum):
+    """Part of a COCO 2017 data set."""
+
+    train = "train"
+    val = "val"
 
 
 Model = Annotated[Path, typer.Argument(help="Checkpoint (.ckpt), ONNX or TFLite file.")]
@@ -116,6 +126,33 @@ def predict(
     typer.echo(summary)
 
 
+@app.command()
+def data(
+    folder: Annotated[Path, typer.Argument(help="A data set: a folder in COCO 2017 layout, or with one person_keypoints_*.json and its images.")],
+    split: Annotated[Split, typer.Option(help="Which part of a folder in COCO 2017 layout.")] = Split.train,
+    skeleton: SkeletonFile = None,
+    files: Annotated[bool, typer.Option("--files", help="Decode every image as well: finds missing and broken ones.")] = False,
+    sheet: Annotated[Path | None, typer.Option(help="Write a picture of labelled people here (PNG or JPEG).")] = None,
+    json_out: JsonOut = None,
+) -> None:
+    """Audit a data set: what is kept and dropped, and why; what the people are like."""
+    from rich.console import Console
+
+    from heatpose.data.coco import people, read_labels
+    from heatpose.data.contact import contact_sheet_of
+    from heatpose.data.report import audit_report, print_audit
+    from heatpose.data.sources import find_part
+    from heatpose.skeleton import COCO_17
+
+    part = find_part(folder, str(split))
+    labels, chosen = read_labels(part.annotations), _skeleton(skeleton) or COCO_17
+    report = audit_report(labels, part.images, chosen, check_files=files)
+    print_audit(report, Console())
+    if sheet is not None:
+        _write_picture(sheet, contact_sheet_of(people(labels, part.images, chosen)[0], chosen))
+    _write_json(json_out, report.to_json())
+
+
 class _Scoring:
     """The evaluation set of one command; people are read once per skeleton."""
 
@@ -155,6 +192,16 @@ def _inspection(model: Path) -> dict[str, Any]:
 
         return inspect_checkpoint(model)
     return inspect_tflite(model).to_json()
+
+
+def _write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    from PIL import Image
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    except (OSError, ValueError) as error:
+        raise HeatposeError(f"'{path}' cannot be written ({error}); give a path that ends in .png or .jpg.") from error
 
 
 def _write_json(path: Path | None, content: dict[str, Any]) -> None:

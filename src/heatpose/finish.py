@@ -1,3 +1,107 @@
-"""After training: score."""
-def finish(config, checkpoint, source):
-    print("checkpoint", checkpoint); return None
+"""After training: score a checkpoint and turn it into a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from heatpose.data.sources import Source
+from heatpose.errors import HeatposeError
+from heatpose.evaluate import evaluate
+from heatpose.export.bundle import BundleResult, export_bundle
+from heatpose.export.gates import GateLimits
+from heatpose.export.inspection import Artefact
+from heatpose.export.result import print_table
+from heatpose.export.tflite import Output
+from heatpose.models.checkpoint import LoadedCheckpoint, load_checkpoint
+from heatpose.present import report_table, show
+from heatpose.runners.torch_runner import TorchRunner
+
+
+@dataclass(frozen=True)
+class QuantSettings:
+    """What is exported and what it must hold (conf/quant).
+
+    Attributes:
+        forms: TFLite files to make: "float32", "int8_pc" (per channel), "int8_pt" (per tensor).
+        output: Output type of the int8 files, "float32" or "int8".
+        sigmoid: Ends the files in a sigmoid; else they give logits.
+        calibration_images: How many training images set the activation ranges.
+        calibration_seed: Of their choice.
+        limits: Of the gates.
+    """
+
+    forms: Sequence[Artefact] = ("float32", "int8_pc", "int8_pt")
+    output: Output = "float32"
+    sigmoid: bool = True
+    calibration_images: int = 128
+    calibration_seed: int = 0
+    limits: GateLimits = field(default_factory=GateLimits)
+
+
+def score(path: Path, source: Source) -> float | None:
+    """Scores a checkpoint by the published protocol and prints the table.
+
+    Returns:
+        Mean OKS in percent; None when the source has no evaluation people.
+    """
+    loaded = load_checkpoint(path)
+    people = source.evaluation(loaded.skeleton)
+    if people is None:
+        return None
+    report = evaluate(TorchRunner(path, loaded), people, loaded.skeleton)
+    show(report_table([report]))
+    return report.oks
+
+
+def export(
+    path: Path, source: Source, *, name: str, exports: Path, quant: QuantSettings, config: Mapping[str, Any], score: bool = True
+) -> BundleResult:
+    """Writes `exports/<name>` for a checkpoint and prints its table.
+
+    Args:
+        path: The checkpoint.
+        source: Training people for the calibration, evaluation people for the score.
+        name: Of the bundle.
+        exports: Folder of the bundles.
+        quant: What to make.
+        config: For the manifest, plain values.
+        score: False leaves the evaluation people out.
+
+    Raises:
+        HeatposeError: As `export_bundle`.
+    """
+    loaded = load_checkpoint(path)
+    console = Console()
+    result = export_bundle(
+        network=loaded.network, skeleton=loaded.skeleton, preprocessing=loaded.preprocessing, name=name, model_name=_model_name(loaded, name), out=exports,
+        calibration_people=source.training(loaded.skeleton), evaluation_people=source.evaluation(loaded.skeleton) if score else None,
+        config=config, provenance={"checkpoint": path.name, **loaded.metadata}, forms=tuple(quant.forms), output=quant.output, sigmoid=quant.sigmoid,
+        limits=quant.limits, calibration_count=quant.calibration_images, seed=quant.calibration_seed, console=console,
+    )  # fmt: skip
+    print_table(result, console)
+    return result
+
+
+def _model_name(loaded: LoadedCheckpoint, name: str) -> str:
+    return str(loaded.metadata.get("model") or name)
+
+
+def float_oks(result: BundleResult) -> float | None:
+    """OKS of the float network in a bundle's table; None when it was not scored."""
+    return result.rows[0].oks if result.rows else None
+
+
+def require_passed(result: BundleResult) -> None:
+    """Turns a failed gate into a sentence and exit status 1; the bundle is kept, its bad files marked.
+
+    Raises:
+        HeatposeError: An artefact failed a gate.
+    """
+    if not result.passed:
+        failed = [gate["sentence"] for gate in result.gates if not gate["passed"]]
+        raise HeatposeError(f"{len(failed)} gate(s) failed, see '{result.folder}': " + " ".join(failed))

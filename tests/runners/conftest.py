@@ -44,6 +44,12 @@ def expected() -> NDArray[np.float32]:
     return np.array([[((c + 0.5) / CELLS, (r + 0.5) / CELLS, score) for c, r in COLUMNS_ROWS]], np.float32)
 
 
+@pytest.fixture(scope="session")
+def decoded() -> NDArray[np.float32]:
+    """f32[1, 3, 3]: what the files with the decode inside answer."""
+    return POSE[None]
+
+
 def _images() -> Iterator[list[NDArray[np.float32]]]:
     rng = np.random.default_rng(0)
     for _ in range(4):
@@ -58,8 +64,11 @@ class Builder:
         self.tf, self.folder = tf, folder
 
     def logits(self, image: Any) -> Any:
-        """f32[1, S, S, 3] in [-1, 1] -> (1, 16, 16, 3)."""
-        return self.tf.nn.conv2d(image, filters(), 4, "VALID") + BIAS
+        """f32[1, S, S, 3] in [-1, 1] -> (1, 16, 16, 3).
+
+        SAME, although nothing is padded: into a VALID convolution the converter folds a normalisation before it.
+        """
+        return self.tf.nn.conv2d(image, filters(), 4, "SAME") + BIAS
 
     def probabilities(self, image: Any) -> Any:
         """The sigmoid of the logits."""

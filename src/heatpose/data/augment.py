@@ -30,8 +30,9 @@ class GeometricAugment:
     Attributes:
         person_share: Range of the person's share of the picture's side, square root of box area over picture area, for crops around a person.
         aspect: The crop's width over height lies in [1 / aspect, aspect]; stretched to the square it looks like a landscape or portrait picture.
+        crop: Probability that someone who is prominent on the whole picture is cropped like the others, instead of seen on the whole picture.
         zoom: For whole pictures: the region's side is the picture's divided by a factor from [1 / zoom, zoom].
-        whole: Probability that a picture of one person is used unmoved.
+        whole: Probability that a whole picture is used unmoved.
         degrees: Rotation in [-degrees, degrees].
         rotate: Probability of a rotation.
         mirror: Probability of a left/right mirror.
@@ -40,6 +41,7 @@ class GeometricAugment:
 
     person_share: tuple[float, float] = (0.2, 0.9)
     aspect: float = 1.5
+    crop: float = 0.3
     zoom: float = 1.3
     whole: float = 0.2
     degrees: float = 30.0
@@ -54,16 +56,19 @@ class GeometricAugment:
             The matrix, and whether it mirrors (then left and right keypoints swap).
         """
         mirrored = bool(random.random() < self.mirror)
-        if person.alone and random.random() < self.whole:
-            steps = [geometry.stretch(person.width, person.height, size)]
-        else:
-            box = self._zoomed(person, random) if person.alone else self._around(person, random)
-            steps = [geometry.region(box, size)]
+        steps = [geometry.region(self._region(person, random), size)]
         if random.random() < self.rotate:
             steps.append(geometry.rotation_scale(random.uniform(-self.degrees, self.degrees), 1.0, (size / 2, size / 2)))
         if mirrored:
             steps.append(geometry.mirror(size))
         return geometry.compose(*steps), mirrored
+
+    def _region(self, person: Person, random: np.random.Generator) -> Box:
+        if not prominent(person) or (not person.alone and random.random() < self.crop):
+            return self._around(person, random)
+        if random.random() < self.whole:
+            return 0.0, 0.0, float(person.width), float(person.height)
+        return self._zoomed(person, random)
 
     def _zoomed(self, person: Person, random: np.random.Generator) -> Box:
         factor = float(np.exp(random.uniform(-1, 1) * np.log(self.zoom)))
@@ -78,7 +83,7 @@ class GeometricAugment:
             share = random.uniform(low, high)
             aspect = float(np.exp(random.uniform(-1, 1) * np.log(self.aspect)))
             box = _place(person, *_crop_size(person, share, aspect), random)
-            if _largest_other(person, box) < PROMINENCE * person.box[2] * person.box[3]:
+            if prominent(person, box):
                 return box
             low = share  # another person is too large in it: nearer
         return _place(person, *_crop_size(person, high, 1.0), None)
@@ -103,18 +108,19 @@ def _place(person: Person, width: float, height: float, random: np.random.Genera
     return corner[0], corner[1], width, height
 
 
-def _largest_other(person: Person, box: Box) -> float:
-    """Largest visible area, in the crop `box`, of another person's box."""
+def prominent(person: Person, box: Box | None = None) -> bool:
+    """True where no other person fills, in the crop `box` or on the whole picture, more than `PROMINENCE` of this person's box area."""
     if not len(person.others):
-        return 0.0
-    start = np.maximum(person.others[:, :2], box[:2])
-    end = np.minimum(person.others[:, :2] + person.others[:, 2:], np.add(box[:2], box[2:]))
-    return float(np.clip(end - start, 0, None).prod(1).max())
+        return True
+    x, y, width, height = box or (0.0, 0.0, float(person.width), float(person.height))
+    start = np.maximum(person.others[:, :2], (x, y))
+    end = np.minimum(person.others[:, :2] + person.others[:, 2:], (x + width, y + height))
+    return float(np.clip(end - start, 0, None).prod(1).max()) < PROMINENCE * person.box[2] * person.box[3]
 
 
 def fixed_transform(person: Person, size: int, share: float = 0.6) -> geometry.Matrix:
-    """The unvarying view used for model selection: a picture of one person whole, else a centred crop with the given share."""
-    if person.alone:
+    """The unvarying view used for model selection: the whole picture of someone prominent on it, else a centred crop with the given share."""
+    if prominent(person):
         return geometry.stretch(person.width, person.height, size)
     aspect = min(max(person.width / person.height, 0.75), 4 / 3)
     return geometry.region(_place(person, *_crop_size(person, share, aspect), None), size)

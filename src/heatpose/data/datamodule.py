@@ -9,9 +9,9 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, WeightedRandomSampler
 
-from heatpose.data.augment import GeometricAugment, fixed_transform, view
+from heatpose.data.augment import GeometricAugment, fixed_transform, prominent, view
 from heatpose.data.sample import Person, load_image
 from heatpose.data.sources import Source
 from heatpose.errors import HeatposeError
@@ -73,11 +73,13 @@ class PoseData(lightning.LightningDataModule):
         min_keypoints: People with fewer labelled keypoints are not learnt from.
         min_side: People whose box has a shorter geometric mean side, in image pixels, are not learnt from.
         limit: At most this many training people (for trials and learning curves).
+        prominent_weight: How often someone who is prominent on the whole picture, as the benchmark's people are, comes up against the others.
     """
 
     def __init__(
         self, source: Source, skeleton: Skeleton, preprocessing: Preprocessing, augment: GeometricAugment, batch_size: int = 32, workers: int = 2,
         held_out: float = 0.08, min_keypoints: int = 3, min_side: float = 36.0, limit: int | None = None,
+        prominent_weight: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.source = source
@@ -90,6 +92,7 @@ class PoseData(lightning.LightningDataModule):
         self.min_keypoints = min_keypoints
         self.min_side = min_side
         self.limit = limit
+        self.prominent_weight = prominent_weight
         self.train_people: list[Person] = []
         self.validation_people: list[Person] = []
 
@@ -121,7 +124,9 @@ class PoseData(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, augmented; the last, smaller batch is left out where there are several."""
         dataset = PersonDataset(self.train_people, self.skeleton, self.preprocessing, self.augment)
-        return self._loader(dataset, shuffle=True, drop_last=len(dataset) >= 2 * self.batch_size)
+        weights = [self.prominent_weight if prominent(person) else 1.0 for person in self.train_people]
+        sampler = WeightedRandomSampler(weights, len(weights)) if self.prominent_weight != 1.0 else RandomSampler(dataset)
+        return self._loader(dataset, sampler=sampler, drop_last=len(dataset) >= 2 * self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The held-out part of the training data, one fixed view each."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -74,13 +73,9 @@ class AuditReport:
     size_edges: list[float] = field(default_factory=lambda: list(SIZE_EDGES))
     sizes: list[int] = field(default_factory=lambda: [0] * len(SIZE_EDGES))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, ready for json."""
         return asdict(self)
-
-    def to_json(self) -> str:
-        """The report as json text."""
-        return json.dumps(self.to_dict(), indent=1)
 
 
 def audit_report(
@@ -144,8 +139,8 @@ def print_audit(report: AuditReport, console: Console) -> None:
     by_people = report.images_by_people
     console.print(
         f"[bold]{escape(report.path)}[/bold] as {escape(report.skeleton)}: {report.annotations} person "
-        f"annotations on {report.images} images ({by_people['one']} with one, {by_people['several']} with several, "
-        f"{by_people['none']} with none)"
+        f"annotations on {report.images} images ({by_people['one']} with one, {by_people['several']} with "
+        f"several, {by_people['none']} with none)"
     )
     console.print(_selections(report))
     console.print(_files(report.files))

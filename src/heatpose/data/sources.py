@@ -153,3 +153,17 @@ def find_labels(folder: Path) -> Split:
         if (images / first).is_file():
             return Split(files[0], images)
     raise HeatposeError(f"'{folder}' has labels for '{first}', but the image is neither there nor in a subfolder.")
+
+
+def find_part(folder: Path, split: str) -> Split:
+    """A part of a folder in COCO 2017 layout, or the one label file of any other folder.
+
+    Raises:
+        HeatposeError: Neither is there.
+    """
+    try:
+        return find_split(folder, "val" if split == "val" else "train")
+    except HeatposeError:
+        if not any(folder.glob("person_keypoints_*.json")):
+            raise
+        return find_labels(folder)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from heatpose.data.sample import Person
+from heatpose.runners.manifest import MANIFEST
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 _PACKAGES = (
     "heatpose", "torch", "torchvision", "lightning", "tensorflow", "onnx2tf", "onnx", "onnxruntime", "ai-edge-litert",
     "tflite", "numpy", "pillow", "pycocotools",
@@ -26,7 +26,7 @@ _PACKAGES = (
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes plain values, keys in the given order; the file appears whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
     os.replace(part, path)
 
 

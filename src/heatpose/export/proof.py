@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,15 +118,14 @@ class Prover:
         operators = expected_operators(self.network, form, sigmoid=self.sigmoid, output=self.output)
         first = flatbuffer_gate(path, form, self.preprocessing, operators)
         runner = open_runner(path)
-        second = self._float_gate(form, runner) if form == "float32" else self._drift_gate(form, runner)
-        return self._proof(form, path, (first, second), runner)
+        if form == "float32":
+            return self._proof(form, path, (first, self._float_gate(form, runner)), runner)
+        proof = self._proof(form, path, (first, self._drift_gate(form, runner)), runner)
+        return replace(proof, gates=(*proof.gates, self._accuracy_gate(form, proof.report)))
 
     def _proof(self, artefact: str, path: Path, gates: tuple[GateResult, ...], runner: PoseRunner) -> Proof:
         time_taken = milliseconds(runner, self.images)
-        report = self._score(runner)
-        if artefact in ("int8_pc", "int8_pt"):
-            gates = (*gates, self._accuracy_gate(artefact, report))
-        return Proof(artefact, path, gates, report, time_taken, runner.kernels)
+        return Proof(artefact, path, gates, self._score(runner), time_taken, runner.kernels)
 
     def _float_gate(self, artefact: str, runner: PoseRunner) -> GateResult:
         found = _heatmaps(runner, self.images)

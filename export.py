@@ -1,0 +1,35 @@
+"""Export a checkpoint, or imported weights, as a proven bundle: `uv run export.py checkpoint=PATH name=NAME`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from heatpose.errors import told_in_one_sentence
+
+
+@hydra.main(config_path="conf", config_name="export", version_base="1.3")
+def main(config: DictConfig) -> float | None:
+    """Writes exports/<name>; returns the float network's OKS in percent."""
+    with told_in_one_sentence():
+        return export(config)
+
+
+def export(config: DictConfig) -> float | None:
+    """Without a checkpoint, the experiment's initial weights are exported."""
+    # Imported here: composing the configuration and its errors need none of the seconds that torch takes.
+    from heatpose import build, training
+
+    build.quiet(config)
+    if config.checkpoint:
+        return build.finish(config, Path(config.checkpoint), build.source_for(config))
+    skeleton, preprocessing, source = build.build_inputs(config)
+    source.prepare()
+    module = build.build_module(config, build.build_network(config, skeleton), skeleton, preprocessing, source)
+    return build.finish(config, training.initial_checkpoint(module, Path(config.runs) / config.name), source)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The files of a bundle, one after the other: calibration, conversion, proofs, score, model card, manifest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose.data.sample import Person
+from heatpose.evaluate import paired_difference
+from heatpose.export.card import model_card
+from heatpose.export.convert import convert
+from heatpose.export.gates import GateLimits, drop_json
+from heatpose.export.inspection import Artefact
+from heatpose.export.manifest import FORMAT, data_entry, file_table, sha256, surroundings, write_json
+from heatpose.export.onnx import export_onnx
+from heatpose.export.proof import ONNX, TORCH, Proof, Prover
+from heatpose.export.result import BundleResult, Steps, rows_of
+from heatpose.export.tflite import Output
+from heatpose.preprocessing import Preprocessing
+from heatpose.quantize.calibration import (
+    calibration_images,
+    calibration_record,
+    choose_calibration,
+    shared_images,
+)
+from heatpose.runners.manifest import MANIFEST
+from heatpose.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from heatpose.models.movenet import MoveNet
+
+CALIBRATION, METRICS, CARD = "calibration.json", "metrics.json", "README.md"
+
+
+@dataclass(frozen=True)
+class BundleJob:
+    """What to export; the arguments of `export_bundle`."""
+
+    network: MoveNet
+    skeleton: Skeleton
+    preprocessing: Preprocessing
+    name: str
+    model_name: str
+    out: Path
+    calibration_people: Sequence[Person]
+    evaluation_people: Sequence[Person] | None
+    forms: tuple[Artefact, ...]
+    output: Output
+    sigmoid: bool
+    limits: GateLimits
+    config: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    calibration_count: int
+    seed: int
+
+    @property
+    def stem(self) -> str:
+        """How the model files begin."""
+        return f"{self.model_name}_{self.preprocessing.size}"
+
+
+@dataclass
+class Assembly:
+    """One export into an empty folder."""
+
+    job: BundleJob
+    folder: Path
+    steps: Steps
+
+    def run(self) -> BundleResult:
+        """Makes every file of the bundle."""
+        job = self.job
+        # Runners read it: a float file does not say how bytes become its input.
+        known = {"skeleton": job.skeleton.to_dict(), "preprocessing": job.preprocessing.to_dict()}
+        write_json(self.folder / MANIFEST, {"format": FORMAT, **known})
+        images = self._calibrate()
+        files = self._convert(images)
+        proofs = [self._settled(proof) for proof in self._prove(files, images)]
+        rows = rows_of(proofs)
+        write_json(self.folder / METRICS, _metrics(proofs))
+        card = model_card(job, rows, proofs)
+        (self.folder / CARD).write_text(card, encoding="utf-8")
+        result = BundleResult(job.out / job.name, tuple(rows), _gates(proofs), dict(self.steps.seconds))
+        write_json(self.folder / MANIFEST, self._manifest(known, result))
+        return result
+
+    def _calibrate(self) -> NDArray[np.uint8]:
+        job = self.job
+        with self.steps.step("calibration", "Calibration images"):
+            scored = shared_images(job.calibration_people, job.evaluation_people or ())
+            chosen = choose_calibration(job.calibration_people, job.calibration_count, job.seed, scored)
+            images = calibration_images(chosen, job.preprocessing)
+            write_json(self.folder / CALIBRATION, calibration_record(chosen, job.seed, job.calibration_count))
+        return images
+
+    def _convert(self, images: NDArray[np.uint8]) -> dict[Artefact, Path]:
+        job = self.job
+        onnx = self.folder / f"{job.stem}.onnx"
+        with self.steps.step("onnx", "Torch to ONNX"):
+            export_onnx(job.network, job.preprocessing.size, onnx, sigmoid=job.sigmoid)
+        if not job.forms:
+            return {}
+        with self.steps.step("tflite", f"ONNX to TFLite ({', '.join(job.forms)})") as update:
+            made = convert(
+                onnx, forms=job.forms, calibration=images, preprocessing=job.preprocessing, output=job.output,
+                on_step=update,
+            )  # fmt: skip
+        files = {}
+        for form, content in made.items():
+            files[form] = self.folder / f"{job.stem}_{form}.tflite"
+            files[form].write_bytes(content)
+        return files
+
+    def _prove(self, files: Mapping[Artefact, Path], images: NDArray[np.uint8]) -> Iterator[Proof]:
+        job = self.job
+        prover = Prover(
+            job.network, job.skeleton, job.preprocessing, images, job.evaluation_people, job.limits, job.sigmoid,
+            job.output,
+        )  # fmt: skip
+        spinner = not job.evaluation_people
+        with self.steps.step(f"prove {TORCH}", "The network itself", spinner):
+            network = prover.prove_network(f"{job.stem}_{TORCH}")
+        yield network
+        with self.steps.step(f"prove {ONNX}", "Gates and score of onnx", spinner):
+            onnx = prover.prove_onnx(self.folder / f"{job.stem}.onnx")
+        yield onnx
+        for form, path in files.items():
+            with self.steps.step(f"prove {form}", f"Gates and score of {form}", spinner):
+                proof = prover.prove_tflite(form, path)
+            yield proof
+
+    def _settled(self, proof: Proof) -> Proof:
+        """A file that a gate refuses gets a name that nobody takes by accident."""
+        if proof.path is None or proof.passed:
+            return proof
+        rejected = proof.path.with_name(f"{proof.path.stem}.rejected{proof.path.suffix}")
+        os.replace(proof.path, rejected)
+        report = proof.report and replace(proof.report, model=rejected.name)
+        return replace(proof, path=rejected, report=report)
+
+    def _manifest(self, known: Mapping[str, Any], result: BundleResult) -> dict[str, Any]:
+        job = self.job
+        return {
+            "format": FORMAT, "name": job.name, "model": job.model_name, "resolution": job.preprocessing.size,
+            **known,
+            "network": dict(job.network.settings), "forms": list(job.forms), "output": job.output,
+            "sigmoid": job.sigmoid, "passed": result.passed,
+            "files": file_table(self.folder), "gates": list(result.gates),
+            "calibration": {
+                "images": min(job.calibration_count, len({p.image_path for p in job.calibration_people})),
+                "seed": job.seed, "sha256": sha256(self.folder / CALIBRATION),
+            },
+            "data": {
+                "training": data_entry(job.calibration_people), "evaluation": data_entry(job.evaluation_people),
+            },
+            "config": dict(job.config), "provenance": dict(job.provenance), **surroundings(),
+        }  # fmt: skip
+
+
+def _gates(proofs: Sequence[Proof]) -> tuple[dict[str, Any], ...]:
+    return tuple(gate.to_json() for proof in proofs for gate in proof.gates)
+
+
+def _metrics(proofs: Sequence[Proof]) -> dict[str, Any]:
+    """Artefact -> its report, its drop against the torch network, its time."""
+    reference = proofs[0].report
+    entries: dict[str, Any] = {}
+    for proof in proofs:
+        entry: dict[str, Any] = {"milliseconds": proof.milliseconds, "kernels": proof.kernels, "passed": proof.passed}
+        if proof.report is not None and reference is not None:
+            entry |= {"report": proof.report.to_json(), **drop_json(paired_difference(reference, proof.report))}
+        entries[proof.artefact] = entry
+    return {"scored": reference is not None, "reference": TORCH, "artefacts": entries}

@@ -1,0 +1,110 @@
+"""The README of a bundle: what the model is, how it was scored, how to feed it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from heatpose.export.proof import Proof
+from heatpose.export.result import Row, cells
+
+if TYPE_CHECKING:
+    from heatpose.export.assembly import BundleJob
+
+
+def model_card(job: BundleJob, rows: Sequence[Row], proofs: Sequence[Proof]) -> str:
+    """The card as Markdown; every number in it comes from this export."""
+    parts = [
+        f"# {job.name}\n\nSingle-person pose network: one heatmap for each of {len(job.skeleton)} keypoints, "
+        f"{job.preprocessing.size}x{job.preprocessing.size} input.",
+        _files(rows),
+        _scores(job, proofs),
+        _gates(proofs),
+        _use(job),
+        _origin(job.provenance),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _files(rows: Sequence[Row]) -> str:
+    lines = ["## Files", "", "| file | OKS % | drop [95 %] | KiB | ms | verdict |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        _, *rest = cells(row)
+        lines.append(f"| {row.file or 'torch network (not a file)'} | {' | '.join(rest)} |")
+    lines += ["", "ms: one image, decode included, on the machine that exported. `*.rejected.*` failed a gate: not for use."]
+    return "\n".join(lines)
+
+
+def _scores(job: BundleJob, proofs: Sequence[Proof]) -> str:
+    report = proofs[0].report
+    if report is None:
+        return "## Score\n\nNot scored: no evaluation set was given."
+    protocol = ", ".join(f"{key} {value}" for key, value in report.protocol.items() if key != "kernels")
+    lines = [
+        "## Score",
+        "",
+        f"Mean OKS over {report.images} single-person images, each file run as it is ({protocol}). The drop is against "
+        "the torch network on the same images, with the 95 % interval of a paired bootstrap. COCO AP is another "
+        "number, computed by pycocotools, and not comparable with OKS.",
+        "",
+        "| artefact | AP % | AP50 % | " + " | ".join(job.skeleton.keypoints) + " |",
+        "|---|---|---|" + "---|" * len(job.skeleton),
+    ]
+    for proof in proofs:
+        if proof.report is not None:
+            each = (_number(value) for value in proof.report.oks_per_keypoint.values())
+            values = [_number(proof.report.ap), _number(proof.report.ap50), *each]
+            lines.append(f"| {proof.artefact} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _gates(proofs: Sequence[Proof]) -> str:
+    lines = ["## Gates", ""]
+    for proof in proofs:
+        for gate in proof.gates:
+            mark = "passed" if gate.passed else "**FAILED**"
+            lines.append(f"- {gate.artefact}, {gate.name}: {mark}. {gate.sentence}")
+    return "\n".join(lines)
+
+
+def _use(job: BundleJob) -> str:
+    side, preprocessing = job.preprocessing.size, job.preprocessing
+    heatmaps = "probabilities" if job.sigmoid else "logits"
+    return "\n".join([
+        "## Use",
+        "",
+        f"- Input: the whole RGB image stretched to {side}x{side} ({preprocessing.sampling} sampling), NHWC. int8 files "
+        "take the raw bytes as uint8; the float32 file and, in NCHW, the ONNX file take byte / "
+        f"{preprocessing.divisor:g} - {preprocessing.shift:g}.",
+        f"- Output: heatmaps (1, {side // 4}, {side // 4}, {len(job.skeleton)}), {heatmaps}; int8 files give "
+        f"{job.output}. ONNX: (1, {len(job.skeleton)}, {side // 4}, {side // 4}).",
+        f"- A keypoint is the centre of its map's highest cell: x = (column + 0.5) / {side // 4} of the image's width, "
+        f"y = (row + 0.5) / {side // 4} of its height.",
+        f"- Keypoints in order: {', '.join(job.skeleton.keypoints)}.",
+        "",
+        "```",
+        "heatpose evaluate MODEL --annotations LABELS.json --images FOLDER",
+        "heatpose predict MODEL IMAGES --out FOLDER",
+        "```",
+    ])  # fmt: skip
+
+
+def _origin(provenance: Mapping[str, Any]) -> str:
+    lines = ["## Data, weights, licences", ""]
+    lines += [f"- {key}: {_plain(value)}" for key, value in provenance.items()]
+    lines += [
+        "- calibration: training images only, listed with their hashes in `calibration.json`",
+        "",
+        "Heatpose is Apache-2.0. The weights are under the terms of what they were made from: the initial weights and "
+        "the training data named above (COCO's annotations are CC BY 4.0; its photographs keep their own licences).",
+    ]
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)

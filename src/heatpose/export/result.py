@@ -1,0 +1,155 @@
+"""What an export tells a person: its steps while they run, and one table at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heatpose.evaluate import EvalReport, paired_difference
+from heatpose.export.proof import Proof
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        artefact: "torch", "onnx", "float32", "int8_pc" or "int8_pt".
+        file: Its name; empty for the network in memory.
+        oks: Mean OKS in percent; None where nothing is scored, as the next four.
+        oks_standard_error: In points.
+        drop: OKS lost against the torch network on the same images, in points; None for the network itself.
+        drop_low: Lower end of its 95 % bootstrap interval.
+        drop_high: Upper end.
+        bytes: Of the file; None for the network.
+        milliseconds: Of one image on this machine.
+        verdict: "reference", "passed", "passed, not scored" or "REJECTED".
+    """
+
+    artefact: str
+    file: str
+    oks: float | None
+    oks_standard_error: float | None
+    drop: float | None
+    drop_low: float | None
+    drop_high: float | None
+    bytes: int | None
+    milliseconds: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class BundleResult:
+    """A finished bundle.
+
+    Attributes:
+        folder: Where it is.
+        rows: The network, then every file.
+        gates: What every gate said (`GateResult.to_json`).
+        seconds: Time of each step.
+    """
+
+    folder: Path
+    rows: tuple[Row, ...]
+    gates: tuple[dict[str, Any], ...]
+    seconds: dict[str, float]
+
+    @property
+    def passed(self) -> bool:
+        """No file was rejected."""
+        return all(gate["passed"] for gate in self.gates)
+
+
+def rows_of(proofs: Sequence[Proof]) -> list[Row]:
+    """The table's rows; the first proof is the network's, which the others are compared with."""
+    reference = proofs[0].report
+    return [_row(proof, reference) for proof in proofs]
+
+
+def _row(proof: Proof, reference: EvalReport | None) -> Row:
+    report, path = proof.report, proof.path
+    drop = None
+    if report is not None and reference is not None and report is not reference:
+        drop = paired_difference(reference, report)
+    return Row(
+        artefact=proof.artefact,
+        file=path.name if path else "",
+        oks=report.oks if report else None,
+        oks_standard_error=report.oks_standard_error if report else None,
+        drop=drop.mean if drop else None,
+        drop_low=drop.low if drop else None,
+        drop_high=drop.high if drop else None,
+        bytes=path.stat().st_size if path else None,
+        milliseconds=proof.milliseconds,
+        verdict=_verdict(proof),
+    )
+
+
+def _verdict(proof: Proof) -> str:
+    if proof.path is None:
+        return "reference"
+    if not proof.passed:
+        return "REJECTED"
+    return "passed" if proof.report is not None else "passed, not scored"
+
+
+def print_table(result: BundleResult, console: Console | None = None) -> None:
+    """Prints the one table of an export, and below it what a gate refuses and why."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = console or Console()
+    table = Table(title=str(result.folder), title_justify="left")
+    for heading in ("artefact", "OKS %", "drop [95 %]", "KiB", "ms", "verdict"):
+        table.add_column(heading, justify="left" if heading in ("artefact", "verdict") else "right")
+    for row in result.rows:
+        table.add_row(*cells(row), style="red" if row.verdict == "REJECTED" else None)
+    console.print(table)
+    for gate in result.gates:
+        if not gate["passed"]:
+            text = f"REJECTED {gate['artefact']} by the {gate['name']} gate: {gate['sentence']}"
+            console.print(text, style="bold red", highlight=False, markup=False, soft_wrap=True)
+
+
+def cells(row: Row) -> tuple[str, str, str, str, str, str]:
+    """A row as text: artefact, OKS, drop, size, time, verdict."""
+    score = "-" if row.oks is None else f"{row.oks:.2f} ± {row.oks_standard_error:.2f}"
+    drop = "-" if row.drop is None else f"{row.drop:.2f} [{row.drop_low:.2f}, {row.drop_high:.2f}]"
+    size = "-" if row.bytes is None else f"{row.bytes / 1024:.0f}"
+    return row.artefact, score, drop, size, f"{row.milliseconds:.1f}", row.verdict
+
+
+@dataclass
+class Steps:
+    """Tells on a console what is going on, and keeps the time of each step."""
+
+    console: Console | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, key: str, text: str, spinner: bool = True) -> Iterator[Any]:
+        """Runs a step; gives the spinner's `update`, which changes its text.
+
+        Args:
+            key: Name in `seconds`.
+            text: What is done.
+            spinner: False where the step has a progress bar of its own.
+        """
+        from rich.console import Console
+
+        console = self.console or Console()
+        start = time.perf_counter()
+        if spinner:
+            with console.status(text) as status:
+                yield status.update
+        else:
+            yield lambda _: None
+        self.seconds[key] = time.perf_counter() - start
+        console.print(f"[green]✓[/] {text} [dim]{self.seconds[key]:.1f} s[/]", highlight=False)

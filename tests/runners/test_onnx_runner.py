@@ -1,0 +1,108 @@
+"""ONNX files: fixed and free batch and sides, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import BIAS, filters
+from numpy.typing import NDArray
+
+from heatpose.errors import HeatposeError
+from heatpose.runners import open_runner
+
+onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
+pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+
+
+def _write(path: Path, shape: list[Any], *, sigmoid: bool = False, classes: bool = False, kind: int = 1) -> Path:
+    """A 4x4 convolution of stride 4 that finds the colour blocks; `kind` is ONNX's number of the input's type."""
+    from onnx import helper, numpy_helper
+
+    weights = [
+        numpy_helper.from_array(filters().transpose(3, 2, 0, 1).copy(), "w"),
+        numpy_helper.from_array(BIAS, "b"),
+    ]
+    nodes = [helper.make_node("Conv", ["image", "w", "b"], ["maps"], strides=[4, 4])]
+    output = "maps"
+    if sigmoid:
+        nodes.append(helper.make_node("Sigmoid", ["maps"], ["scores"]))
+        output = "scores"
+    if classes:
+        nodes.append(helper.make_node("GlobalAveragePool", ["maps"], ["scores"]))
+        output = "scores"
+    entry = helper.make_tensor_value_info("image", kind, shape)
+    answer = helper.make_tensor_value_info(output, 1, [None] * 4)
+    graph = helper.make_graph(nodes, "blocks", [entry], [answer], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.mark.parametrize("batch", [1, 2, "N"])
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_finds_each_colours_block(
+    batch: int | str, sigmoid: bool, tmp_path: Path, blocks: NDArray[np.uint8], expected: NDArray[np.float32]
+) -> None:
+    runner = open_runner(_write(tmp_path / "m.onnx", [batch, 3, 64, 64], sigmoid=sigmoid))
+    assert (runner.kind, runner.keypoints, runner.size, runner.skeleton) == ("onnx", 3, 64, None)
+    assert "onnxruntime" in runner.kernels
+    images = np.concatenate([blocks, blocks[:, ::-1], blocks])
+    poses = runner.predict(images)
+    np.testing.assert_allclose(poses[[0, 2]], np.concatenate([expected, expected]), atol=1e-5)
+    np.testing.assert_allclose(poses[1, :, 1], 1 - expected[0, :, 1], atol=1e-6)
+
+
+def test_heatmaps_are_logits(tmp_path: Path, blocks: NDArray[np.uint8]) -> None:
+    heatmaps = open_runner(_write(tmp_path / "m.onnx", [1, 3, 64, 64])).heatmaps(blocks)
+    assert heatmaps.shape == (1, 3, 16, 16) and heatmaps.dtype == np.float32
+    np.testing.assert_allclose([heatmaps.max(), heatmaps[0, 0, 0, 0]], [4, -4], atol=1e-4)
+
+
+def test_free_sides_need_a_size(tmp_path: Path, blocks: NDArray[np.uint8], expected: NDArray[np.float32]) -> None:
+    path = _write(tmp_path / "m.onnx", ["N", 3, "H", "W"])
+    with pytest.raises(HeatposeError, match="leaves the size of its input open"):
+        open_runner(path)
+    np.testing.assert_allclose(open_runner(path, size=64).predict(blocks), expected, atol=1e-5)
+    with pytest.raises(HeatposeError, match="Resolution 100"):
+        open_runner(path, size=100)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "said"),
+    [
+        ([1, 3, 64, 96], {}, "not one RGB image"),
+        ([1, 1, 64, 64], {}, "not one RGB image|no ONNX file"),
+        ([1, 3, 64, 64], {"kind": 10}, "no ONNX file|not one RGB image"),
+        ([1, 3, 64, 64], {"classes": True}, r"outputs are \(1, 3, 1, 1\)"),
+    ],
+)
+def test_refuses_what_is_no_pose_model(
+    shape: list[Any], options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(HeatposeError, match=said) as error:
+        open_runner(_write(tmp_path / "m.onnx", shape, **options))
+    assert "\n" not in str(error.value)
+
+
+def test_refuses_another_size(tmp_path: Path) -> None:
+    with pytest.raises(HeatposeError, match="64x64 images and cannot run at 192"):
+        open_runner(_write(tmp_path / "m.onnx", [1, 3, 64, 64]), size=192)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, I am text\n" * 100])
+def test_refuses_what_is_no_onnx(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(HeatposeError, match="is no ONNX file") as error:
+        open_runner(path)
+    assert "\n" not in str(error.value)
+
+
+def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(HeatposeError, match=r"pip install 'heatpose\[export\]'"):
+        open_runner(_write(tmp_path / "m.onnx", [1, 3, 64, 64]))
