@@ -30,8 +30,8 @@ def quiet(config: DictConfig) -> None:
     """Seeds every generator, and keeps the libraries' remarks that no user can act on off the terminal."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard's writer loads TensorFlow where it is installed
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (r".*LeafSpec.*", r".*on_after_batch_transfer.*", r".*does not have many workers.*", r".*Checkpoint directory.*", r".*number of training batches.*"):
-        warnings.filterwarnings("ignore", message)
+    for text in ("LeafSpec", "on_after_batch_transfer", "does not have many workers", "Checkpoint directory", "number of training batches"):
+        warnings.filterwarnings("ignore", f".*{text}.*")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
 
 

@@ -30,7 +30,8 @@ class Server:
     cuts: list[int] = field(default_factory=list)  # the next answers end after so many bytes of body
     status: list[int] = field(default_factory=list)  # the next answers are these errors
     ranges: bool = True
-    slow: float = 0.0  # seconds per 64 KiB
+    hold: int | None = None  # after so many bytes an answer waits for `released`
+    released: threading.Event = field(default_factory=threading.Event)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     served: int = 0
     url: str = ""
@@ -57,7 +58,8 @@ class Server:
             piece = body[at : min(at + (1 << 16), end)]
             handler.wfile.write(piece)
             self.served += len(piece)
-            threading.Event().wait(self.slow)  # time.sleep is patched away
+            if self.hold is not None and self.served >= self.hold:
+                self.released.wait(60)
 
     def offer(self, name: str, data: bytes) -> RemoteFile:
         """Puts a file on the server."""
@@ -83,6 +85,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield state
+    state.released.set()
     httpd.shutdown()
     httpd.server_close()
     thread.join()

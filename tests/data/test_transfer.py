@@ -29,7 +29,7 @@ def test_a_broken_transfer_goes_on_within_the_call(server: Any, tmp_path: Path) 
 
 def test_a_killed_transfer_is_resumed_by_the_next_process(server: Any, tmp_path: Path) -> None:
     data = os.urandom(4_000_000)
-    remote, server.slow = server.offer("a.zip", data), 0.02
+    remote, server.hold = server.offer("a.zip", data), 2_000_000
     target, part = tmp_path / "a.zip", tmp_path / "a.zip.part"
     imports = (
         "from pathlib import PosixPath, WindowsPath; from heatpose.data.transfer import RemoteFile, fetch"
@@ -43,7 +43,8 @@ def test_a_killed_transfer_is_resumed_by_the_next_process(server: Any, tmp_path:
     process.wait()
     kept = part.stat().st_size
     assert 1_000_000 <= kept < len(data) and not target.exists()
-    server.slow, server.requests = 0.0, []
+    server.hold, server.requests = None, []
+    server.released.set()
     fetch(remote, target)
     assert target.read_bytes() == data
     assert server.requests == [("/a.zip", f"bytes={kept}-")]

@@ -1,7 +1,7 @@
 """Small real model files whose right answer is known without running them.
 
-Keypoint k is the block of colour k (red, green, blue) on a black image: a 4x4 convolution of stride 4 answers +4 at
-the block's cell and -4 elsewhere, whatever the file's number format.
+Keypoint k is the block of colour k (red, green, blue) on a black image: a 4x4 convolution of stride 4 answers
++4 at the block's cell and -4 elsewhere, whatever the file's number format.
 """
 
 from __future__ import annotations
@@ -16,16 +16,24 @@ from numpy.typing import NDArray
 
 SIZE, CELLS, KEYPOINTS = 64, 16, 3
 COLUMNS_ROWS = ((11, 3), (0, 15), (6, 9))  # (column, row) of the red, green and blue block
-POSE = np.array([[0.1, 0.2, 0.9], [0.3, 0.4, 0.8], [0.5, 0.6, 0.7]], np.float32)  # what the decoded forms answer
+POSE = np.array(
+    [[0.1, 0.2, 0.9], [0.3, 0.4, 0.8], [0.5, 0.6, 0.7]], np.float32
+)  # what the decoded forms answer
 
 
 def filters() -> NDArray[np.float32]:
-    """f32[4, 4, 3, 3] (rows, columns, colour, keypoint): on [-1, 1] input black gives 0 and block k gives 8."""
+    """f32[4, 4, 3, 3] (rows, columns, colour, keypoint): black in [-1, 1] gives 0, block k gives 8."""
     colours = np.full((3, 3), -0.5, np.float32) + 1.5 * np.eye(3, dtype=np.float32)
     return np.broadcast_to(4 * colours / 16, (4, 4, 3, 3)).astype(np.float32)
 
 
 BIAS = np.full(KEYPOINTS, -4, np.float32)
+
+
+@pytest.fixture(scope="session")
+def kernel() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The convolution's weights (rows, columns, colour, keypoint) and its bias."""
+    return filters(), BIAS
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +74,8 @@ class Builder:
     def logits(self, image: Any) -> Any:
         """f32[1, S, S, 3] in [-1, 1] -> (1, 16, 16, 3).
 
-        SAME, although nothing is padded: into a VALID convolution the converter folds a normalisation before it.
+        SAME, although nothing is padded: into a VALID convolution the converter folds a normalisation before
+        it.
         """
         return self.tf.nn.conv2d(image, filters(), 4, "SAME") + BIAS
 
@@ -86,7 +95,7 @@ class Builder:
         dtype: str = "float32",
         quantised: tuple[str, str] | None = None,
     ) -> None:
-        """Converts `network` (inputs of `shapes` and `dtype`), quantised with (input, output) types if given."""
+        """Converts `network` (inputs of `shapes` and `dtype`), quantised to (input, output) types if given."""
         tf = self.tf
         specs = [tf.TensorSpec(shape, dtype) for shape in shapes]
         concrete = tf.function(network).get_concrete_function(*specs)
@@ -140,7 +149,9 @@ def _other_models(build: Builder) -> None:
     build.write("two_maps", lambda image: (build.logits(image), tf.tile(build.logits(image), (1, 1, 1, 2))))
     build.write("coarse_map", lambda image: tf.nn.avg_pool2d(build.logits(image), 8, 8, "VALID"))
     build.write("not_square", build.logits, shapes=((1, 32, 64, 3),))
-    build.write("grey", lambda image: build.logits(tf.tile(image, (1, 1, 1, 3))), shapes=((1, SIZE, SIZE, 1),))
+    build.write(
+        "grey", lambda image: build.logits(tf.tile(image, (1, 1, 1, 3))), shapes=((1, SIZE, SIZE, 1),)
+    )
     build.write("not_a_multiple", build.logits, shapes=((1, 72, 72, 3),))
     build.write("two_inputs", lambda a, b: build.logits(a - b), shapes=((1, SIZE, SIZE, 3),) * 2)
     build.write("vector", lambda vector: tf.sin(vector), shapes=((1, 9),))

@@ -36,7 +36,17 @@ def test_an_ambiguous_cube_can_be_channels_first() -> None:
 
 @pytest.mark.parametrize(
     "shape",
-    [(1, 1001), (1, 0), (51,), (1, 192, 192, 3), (1, 6, 6, 1280), (1, 48, 47, 17), (1, 50, 50, 17), (1, 48, 48, 999), (1, 9, 3)],
+    [
+        (1, 1001),
+        (1, 0),
+        (51,),
+        (1, 192, 192, 3),
+        (1, 6, 6, 1280),
+        (1, 48, 47, 17),
+        (1, 50, 50, 17),
+        (1, 48, 48, 999),
+        (1, 9, 3),
+    ],
 )
 def test_refuses(shape: tuple[int, ...]) -> None:
     with pytest.raises(HeatposeError, match="is no single-person pose model"):
@@ -56,10 +66,14 @@ def test_scores() -> None:
     maps = np.zeros((2, 1, 4, 4), np.float32)
     maps[0, 0, 1, 2], maps[1], maps[1, 0, 3, 0] = 0.75, -90, 2
     sigmoids = 1 / (1 + np.exp(-np.array([0.75, 2])))
-    np.testing.assert_allclose(poses_from_heatmaps(maps, "argmax", None)[:, 0, 2], [0.75, sigmoids[1]], rtol=1e-6)
+    np.testing.assert_allclose(
+        poses_from_heatmaps(maps, "argmax", None)[:, 0, 2], [0.75, sigmoids[1]], rtol=1e-6
+    )
     np.testing.assert_allclose(poses_from_heatmaps(maps, "argmax", False)[:, 0, 2], sigmoids, rtol=1e-6)
     np.testing.assert_allclose(poses_from_heatmaps(maps, "argmax", True)[:, 0, 2], [0.75, 1], rtol=1e-6)
-    np.testing.assert_allclose(poses_from_heatmaps(maps, "argmax", None)[:, 0, :2], [[0.625, 0.375], [0.125, 0.875]])
+    np.testing.assert_allclose(
+        poses_from_heatmaps(maps, "argmax", None)[:, 0, :2], [[0.625, 0.375], [0.125, 0.875]]
+    )
 
 
 def test_extreme_logits_do_not_overflow() -> None:

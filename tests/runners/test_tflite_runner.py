@@ -20,8 +20,8 @@ pytest.importorskip("ai_edge_litert", reason="the export extra is not installed"
 SHARED = Path(os.environ.get("HEATPOSE_SHARED", Path(__file__).parents[3] / "shared"))
 GOOGLE = SHARED / "models" / "movenet_singlepose_lightning_int8_4.tflite"
 MAPS = (
-    "float_logits", "float_probabilities", "float_raw", "uint8_raw", "int32_raw", "int8_to_int8", "uint8_to_float",
-    "uint8_to_uint8_logits", "channels_first",
+    "float_logits", "float_probabilities", "float_raw", "uint8_raw", "int32_raw", "int8_to_int8",
+    "uint8_to_float", "uint8_to_uint8_logits", "channels_first",
 )  # fmt: skip
 
 
@@ -85,7 +85,9 @@ def test_int8_heatmaps_are_the_interpreters_dequantised(tflite_files: Path) -> N
     poses = runner.predict(image)
     for k in range(3):
         row, column = divmod(int(by_hand[0, k].argmax()), 16)
-        np.testing.assert_allclose(poses[0, k], [(column + 0.5) / 16, (row + 0.5) / 16, by_hand[0, k].max()], rtol=1e-6)
+        np.testing.assert_allclose(
+            poses[0, k], [(column + 0.5) / 16, (row + 0.5) / 16, by_hand[0, k].max()], rtol=1e-6
+        )
 
 
 @pytest.mark.parametrize("name", ["float_logits", "float_raw", "uint8_to_uint8_logits"])
@@ -184,7 +186,9 @@ def test_refuses_arrays_that_are_no_images(shape: tuple[int, ...], tflite_files:
         open_runner(tflite_files / "float_raw.tflite").predict(np.zeros(shape, np.uint8))
 
 
-@pytest.mark.skipif(not GOOGLE.is_file(), reason=f"{GOOGLE} is absent (HEATPOSE_SHARED says where it could be)")
+@pytest.mark.skipif(
+    not GOOGLE.is_file(), reason=f"{GOOGLE} is absent (HEATPOSE_SHARED says where it could be)"
+)
 def test_googles_file() -> None:
     """Noise and gradients through the real file: 17 keypoints, y and x exchanged, nothing else changed."""
     runner = open_runner(GOOGLE)

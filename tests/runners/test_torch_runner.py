@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import save_checkpoint
@@ -20,7 +21,9 @@ from heatpose.skeleton import ST_13
 def network() -> MoveNet:
     torch.manual_seed(0)
     network = MoveNet(13, width=0.25)
-    torch.nn.init.normal_(network.head.output.norm.bias)  # logits on both sides of zero
+    norm = network.head.output.norm
+    assert isinstance(norm, torch.nn.BatchNorm2d)
+    torch.nn.init.normal_(norm.bias)  # logits on both sides of zero
     return network.eval()
 
 
@@ -31,7 +34,7 @@ def checkpoint(network: MoveNet, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
-def _images(size: int, count: int = 3) -> np.ndarray:
+def _images(size: int, count: int = 3) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 

@@ -16,11 +16,9 @@ def background(rng: np.random.Generator, width: int, height: int) -> Image.Image
     """An RGB scene without people, `OVERSAMPLING` times `width` x `height`: colours, texture, clutter."""
     base = _muted(rng)
     rows, columns = rng.integers(2, 7, 2)
-    tint = rng.uniform(0.1, 0.7)
-    uneven = (1 - tint) * rng.standard_normal((rows, columns, 1)) + tint * rng.standard_normal(
-        (rows, columns, 3)
-    )
-    patches = np.clip(base + rng.uniform(5, 60) * uneven, 0, 255).astype(np.uint8)
+    grey, tint = rng.standard_normal((rows, columns, 1)), rng.standard_normal((rows, columns, 3))
+    uneven = rng.uniform(5, 45) * grey + rng.uniform(0, 25) * tint
+    patches = np.clip(base + uneven, 0, 255).astype(np.uint8)
     image = Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC)
     if rng.random() < 0.7:
         image = _texture(rng, image)
@@ -40,26 +38,21 @@ def background(rng: np.random.Generator, width: int, height: int) -> Image.Image
 def occlude(rng: np.random.Generator, canvas: Canvas, box: tuple[float, float, float, float]) -> None:
     """Puts a post, a table or a ball in front of a small part of the body inside `box` = (x, y, w, h)."""
     x, y, w, h = box
+    colour, floor = _muted(rng), float(canvas.size[1])
     kind = rng.integers(3)
-    if kind == 0:  # a post
-        left, width = x + rng.uniform(0, 1) * w, rng.uniform(0.03, 0.08) * h
-        corners = (left, 0.0, left + width, float(canvas.size[1]))
-    elif kind == 1:  # a table edge
-        corners = (
-            x - rng.uniform(-0.1, 1) * w,
-            y + rng.uniform(0.75, 0.97) * h,
-            x + rng.uniform(0.6, 2) * w,
-            float(canvas.size[1]),
+    if kind == 0:  # a ball
+        centre = np.array([[x + rng.uniform(0, 1) * w, y + rng.uniform(0.15, 1) * h]])
+        canvas.draw_occluder(
+            outlines(centre, centre, np.full((1, 2), rng.uniform(0.04, 0.09) * h))[0], colour
         )
-    else:
-        centre, radius = (
-            np.array([[x + rng.uniform(0, 1) * w, y + rng.uniform(0.15, 1) * h]]),
-            np.full((1, 2), rng.uniform(0.04, 0.09) * h),
-        )
-        canvas.draw_occluder(outlines(centre, centre, radius)[0], _muted(rng))
         return
-    x0, y0, x1, y1 = corners
-    canvas.draw_occluder(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]), _muted(rng))
+    if kind == 1:  # a post
+        left, top = x + rng.uniform(0, 1) * w, 0.0
+        right = left + rng.uniform(0.03, 0.08) * h
+    else:  # a table
+        left, top = x - rng.uniform(-0.1, 1) * w, y + rng.uniform(0.75, 0.97) * h
+        right = x + rng.uniform(0.6, 2) * w
+    canvas.draw_occluder(np.array([[left, top], [right, top], [right, floor], [left, floor]]), colour)
 
 
 def photograph(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
@@ -76,7 +69,7 @@ def photograph(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
 def _muted(rng: np.random.Generator) -> Points:
     """f64[3] in 0..255: a colour with less chroma than clothes have."""
     colour = random_colour(rng)
-    return 0.5 * colour + 0.5 * colour.mean()
+    return 0.5 * colour + 0.5 * float(colour.mean())
 
 
 def _texture(rng: np.random.Generator, image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""The files of a bundle, one after the other: calibration, conversion, proofs, score, model card, manifest."""
+"""The files of a bundle, one after the other: calibration, conversion, proofs, model card, manifest."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ class Assembly:
     def _prove(self, files: Mapping[Artefact, Path], images: NDArray[np.uint8]) -> Iterator[Proof]:
         job = self.job
         prover = Prover(
-            job.network, job.skeleton, job.preprocessing, images, job.evaluation_people, job.limits, job.sigmoid,
-            job.output,
+            job.network, job.skeleton, job.preprocessing, images, job.evaluation_people, job.limits,
+            job.sigmoid, job.output,
         )  # fmt: skip
         spinner = not job.evaluation_people
         with self.steps.step(f"prove {TORCH}", "The network itself", spinner):
@@ -157,7 +157,8 @@ class Assembly:
                 "seed": job.seed, "sha256": sha256(self.folder / CALIBRATION),
             },
             "data": {
-                "training": data_entry(job.calibration_people), "evaluation": data_entry(job.evaluation_people),
+                "training": data_entry(job.calibration_people),
+                "evaluation": data_entry(job.evaluation_people),
             },
             "config": dict(job.config), "provenance": dict(job.provenance), **surroundings(),
         }  # fmt: skip
@@ -172,8 +173,15 @@ def _metrics(proofs: Sequence[Proof]) -> dict[str, Any]:
     reference = proofs[0].report
     entries: dict[str, Any] = {}
     for proof in proofs:
-        entry: dict[str, Any] = {"milliseconds": proof.milliseconds, "kernels": proof.kernels, "passed": proof.passed}
+        entry: dict[str, Any] = {
+            "milliseconds": proof.milliseconds,
+            "kernels": proof.kernels,
+            "passed": proof.passed,
+        }
         if proof.report is not None and reference is not None:
-            entry |= {"report": proof.report.to_json(), **drop_json(paired_difference(reference, proof.report))}
+            entry |= {
+                "report": proof.report.to_json(),
+                **drop_json(paired_difference(reference, proof.report)),
+            }
         entries[proof.artefact] = entry
     return {"scored": reference is not None, "reference": TORCH, "artefacts": entries}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMS", "BundleResult", "Row", "export_bundle", "print_table"]
 
 FORMS: tuple[Artefact, ...] = ("float32", "int8_pc", "int8_pt")
+DEFAULT_LIMITS = GateLimits()
 
 
 def export_bundle(
@@ -45,12 +46,12 @@ def export_bundle(
     forms: Sequence[Artefact] = FORMS,
     output: Output = "float32",
     sigmoid: bool = True,
-    limits: GateLimits = GateLimits(),
+    limits: GateLimits = DEFAULT_LIMITS,
     calibration_count: int = 128,
     seed: int = 0,
     console: Console | None = None,
 ) -> BundleResult:
-    """Exports, proves and scores a network; an older bundle of the same name is replaced once the new one is whole.
+    """Exports, proves and scores a network; replaces an older bundle of that name once the new one is whole.
 
     Args:
         network: Float network, with or without batch norm; it is left as it is.
@@ -73,11 +74,12 @@ def export_bundle(
         console: Where progress is shown.
 
     Returns:
-        The table's rows and whether every file passed its gates; a file that did not is kept as `*.rejected.*`.
+        The table's rows and whether every file passed its gates; a file that did not is kept as
+        `*.rejected.*`.
 
     Raises:
-        HeatposeError: Bad names, no calibration images or ones that are scored, tools not installed, a conversion
-            that failed. Nothing is left behind then, and an older bundle stays.
+        HeatposeError: Bad names, no calibration images or ones that are scored, tools not installed, a
+            conversion that failed. Nothing is left behind then, and an older bundle stays.
     """
     job = BundleJob(
         network, skeleton, preprocessing, name, model_name, Path(out), calibration_people, evaluation_people,
@@ -113,7 +115,7 @@ def _check(job: BundleJob) -> None:
 
 
 def _replace(new: Path, target: Path, old: Path) -> None:
-    """Puts the finished folder in place; the older one goes to the temporary folder, and back if that fails."""
+    """Puts the finished folder in place; the older one moves out of the way, and back if that fails."""
     if target.exists():
         os.replace(target, old)
     try:

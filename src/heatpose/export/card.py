@@ -28,11 +28,14 @@ def model_card(job: BundleJob, rows: Sequence[Row], proofs: Sequence[Proof]) -> 
 
 
 def _files(rows: Sequence[Row]) -> str:
-    lines = ["## Files", "", "| file | OKS % | drop [95 %] | KiB | ms | verdict |", "|---|---|---|---|---|---|"]
+    lines = ["## Files", "", "| file | OKS % | drop [95 %] | KiB | ms | verdict |", "|" + "---|" * 6]
     for row in rows:
         _, *rest = cells(row)
         lines.append(f"| {row.file or 'torch network (not a file)'} | {' | '.join(rest)} |")
-    lines += ["", "ms: one image, decode included, on the machine that exported. `*.rejected.*` failed a gate: not for use."]
+    lines += [
+        "",
+        "ms: one image, decode included, on the machine that exported. `*.rejected.*` failed a gate.",
+    ]
     return "\n".join(lines)
 
 
@@ -44,12 +47,13 @@ def _scores(job: BundleJob, proofs: Sequence[Proof]) -> str:
     lines = [
         "## Score",
         "",
-        f"Mean OKS over {report.images} single-person images, each file run as it is ({protocol}). The drop is against "
-        "the torch network on the same images, with the 95 % interval of a paired bootstrap. COCO AP is another "
-        "number, computed by pycocotools, and not comparable with OKS.",
+        f"Mean OKS over {report.images} single-person images, each file run as it is ({protocol}).",
+        "The drop is against the torch network on the same images, with the 95 % interval of a paired",
+        "bootstrap. COCO AP is another number, computed by pycocotools, and does not compare with OKS. The",
+        "other columns are the OKS of each keypoint.",
         "",
         "| artefact | AP % | AP50 % | " + " | ".join(job.skeleton.keypoints) + " |",
-        "|---|---|---|" + "---|" * len(job.skeleton),
+        "|" + "---|" * (3 + len(job.skeleton)),
     ]
     for proof in proofs:
         if proof.report is not None:
@@ -73,18 +77,19 @@ def _gates(proofs: Sequence[Proof]) -> str:
 
 
 def _use(job: BundleJob) -> str:
-    side, preprocessing = job.preprocessing.size, job.preprocessing
+    how, keypoints = job.preprocessing, len(job.skeleton)
+    side, grid = how.size, how.size // 4
     heatmaps = "probabilities" if job.sigmoid else "logits"
     return "\n".join([
         "## Use",
         "",
-        f"- Input: the whole RGB image stretched to {side}x{side} ({preprocessing.sampling} sampling), NHWC. int8 files "
-        "take the raw bytes as uint8; the float32 file and, in NCHW, the ONNX file take byte / "
-        f"{preprocessing.divisor:g} - {preprocessing.shift:g}.",
-        f"- Output: heatmaps (1, {side // 4}, {side // 4}, {len(job.skeleton)}), {heatmaps}; int8 files give "
-        f"{job.output}. ONNX: (1, {len(job.skeleton)}, {side // 4}, {side // 4}).",
-        f"- A keypoint is the centre of its map's highest cell: x = (column + 0.5) / {side // 4} of the image's width, "
-        f"y = (row + 0.5) / {side // 4} of its height.",
+        f"- Input: the whole RGB image stretched to {side}x{side} ({how.sampling} sampling), NHWC.",
+        "  int8 files take the raw bytes as uint8; the float32 file and, in NCHW, the ONNX file take",
+        f"  byte / {how.divisor:g} - {how.shift:g}.",
+        f"- Output: heatmaps (1, {grid}, {grid}, {keypoints}), {heatmaps}; int8 files give {job.output}.",
+        f"  ONNX: (1, {keypoints}, {grid}, {grid}).",
+        "- A keypoint is the centre of its map's highest cell, as a fraction of the image's width and height:",
+        f"  x = (column + 0.5) / {grid}, y = (row + 0.5) / {grid}.",
         f"- Keypoints in order: {', '.join(job.skeleton.keypoints)}.",
         "",
         "```",
@@ -100,8 +105,9 @@ def _origin(provenance: Mapping[str, Any]) -> str:
     lines += [
         "- calibration: training images only, listed with their hashes in `calibration.json`",
         "",
-        "Heatpose is Apache-2.0. The weights are under the terms of what they were made from: the initial weights and "
-        "the training data named above (COCO's annotations are CC BY 4.0; its photographs keep their own licences).",
+        "Heatpose is Apache-2.0. The weights are under the terms of what they were made from: the initial",
+        "weights and the training data named above (COCO's annotations are CC BY 4.0, its photographs have",
+        "licences of their own).",
     ]
     return "\n".join(lines)
 

@@ -1,8 +1,8 @@
-"""ONNX -> TFLite in a process of its own, so that a crash of the converter is one sentence and training stays clean.
+"""ONNX -> TFLite in a process of its own: a crash of the converter is one sentence, and nothing leaks.
 
-The two sides share a folder: the parent writes `request.json`, `network.onnx` and `calibration.npy`; the child
-(`python -m heatpose.export.convert`, working in the folder) writes `<form>.tflite` files. The child's standard
-output carries one line per step, its standard error everything that the tools print.
+The two sides share a folder: the parent writes `request.json`, `network.onnx` and `calibration.npy`; the
+child (`python -m heatpose.export.convert`, working in the folder) writes `<form>.tflite` files. The child's
+standard output carries one line per step, its standard error everything that the tools print.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def _run_child(folder: Path, on_step: Callable[[str], None]) -> None:
             child.kill()
             child.wait()
     if status:
-        raise HeatposeError(f"{error or _how_it_ended(status)} The converter's log is kept in '{_keep(log)}'.")
+        raise HeatposeError(
+            f"{error or _how_it_ended(status)} The converter's log is kept in '{_keep(log)}'."
+        )
 
 
 def _environment() -> dict[str, str]:

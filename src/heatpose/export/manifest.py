@@ -18,8 +18,8 @@ from heatpose.runners.manifest import MANIFEST
 
 FORMAT = 1
 _PACKAGES = (
-    "heatpose", "torch", "torchvision", "lightning", "tensorflow", "onnx2tf", "onnx", "onnxruntime", "ai-edge-litert",
-    "tflite", "numpy", "pillow", "pycocotools",
+    "heatpose", "torch", "torchvision", "lightning", "tensorflow", "onnx2tf", "onnx", "onnxruntime",
+    "ai-edge-litert", "tflite", "numpy", "pillow", "pycocotools",
 )  # fmt: skip
 
 
@@ -82,8 +82,8 @@ def _versions() -> dict[str, str]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that `folder` is a tracked part of, and whether its files were changed since; None
-    where there is none (an installed package inside someone else's checkout is not tracked there)."""
+    """Commit of the checkout that `folder` is a tracked part of, and whether its files were changed since;
+    None where there is none (an installed package inside someone else's checkout is not tracked there)."""
     tracked = _git(folder, "ls-files", "--error-unmatch", str(folder / "__init__.py"))
     commit = _git(folder, "rev-parse", "HEAD")
     if tracked is None or commit is None:

@@ -19,10 +19,10 @@ OUTPUT = "heatmaps"
 
 
 def export_onnx(network: MoveNet, size: int, path: Path, *, sigmoid: bool) -> None:
-    """Writes a network as ONNX: input "image" f32[1, 3, S, S] in [-1, 1], output "heatmaps" f32[1, K, S/4, S/4].
+    """Writes a network as ONNX: "image" f32[1, 3, S, S] in [-1, 1] -> "heatmaps" f32[1, K, S/4, S/4].
 
-    Batch norm is folded first, so that the file holds convolutions with biases only. The same weights give the same
-    bytes.
+    Batch norm is folded first, so that the file holds convolutions with biases only. The same weights give
+    the same bytes.
 
     Args:
         network: With or without batch norm; it is left as it is.

@@ -1,6 +1,7 @@
 """How far an exported file's heatmaps and poses are from the network's, on the same images.
 
-Shape legend: N images, K keypoints, H rows and W columns of a heatmap. Pixels are those of the network's input.
+Shape legend: N images, K keypoints, H rows and W columns of a heatmap. Pixels are those of the network's
+input.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from heatpose.codec import DECODES, decode
 Maps = NDArray[np.float32]
 
 _RESOLVED = 7.0
-"""Logits beyond +-7 are taken as +-7: a float32 probability of 0.999 still tells logits apart by 1e-4, one of 0.99999
-no longer does."""
+"""Logits beyond +-7 are taken as +-7: a float32 probability of 0.999 still tells logits apart by 1e-4, one of
+0.99999 no longer does."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class FloatParity:
 
     Attributes:
         logits: Largest difference of a logit.
-        pose_px: Largest distance between the two poses by any decode, in pixels, over maps with a clear maximum.
+        pose_px: Largest distance between the two poses by any decode, in pixels, over maps with a clear
+            maximum.
         tied: Maps left out of `pose_px`: their two highest cells differ by less than the logits may.
         maps: N * K.
     """

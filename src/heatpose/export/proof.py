@@ -1,4 +1,4 @@
-"""The files of a bundle put through the gates, scored and timed; the torch network is what they are held against."""
+"""The files of a bundle put through the gates, scored and timed, beside the torch network."""
 
 from __future__ import annotations
 

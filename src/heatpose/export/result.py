@@ -111,7 +111,8 @@ def print_table(result: BundleResult, console: Console | None = None) -> None:
         table.add_column(heading, justify="left" if heading in ("artefact", "verdict") else "right")
     for row in result.rows:
         table.add_row(*cells(row), style="red" if row.verdict == "REJECTED" else None)
-    console.print(table)
+    # Where it is no terminal, rich assumes 80 columns and would cut figures.
+    console.print(table, width=None if console.is_terminal else 120)
     for gate in result.gates:
         if not gate["passed"]:
             text = f"REJECTED {gate['artefact']} by the {gate['name']} gate: {gate['sentence']}"

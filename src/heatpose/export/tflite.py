@@ -1,8 +1,8 @@
 """ONNX -> SavedModel -> TFLite with onnx2tf and TensorFlow's converter.
 
-These functions load TensorFlow into the process, and onnx2tf with it, which seeds every random generator, raises the
-recursion limit, changes environment variables and calls `sys.exit` on errors. So only the process that
-`convert.py` starts calls them.
+These functions load TensorFlow into the process, and onnx2tf with it, which seeds every random generator,
+raises the recursion limit, changes environment variables and calls `sys.exit` on errors. So only the process
+that `convert.py` starts calls them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from heatpose.preprocessing import Preprocessing
 
 Output = Literal["float32", "int8"]
 
-# onnx2tf fetches this array over the network at every conversion of an RGB network, unless it lies in the working
-# directory. It compares layouts with it and sets no range, so any values do.
+# onnx2tf fetches this array over the network at every conversion of an RGB network, unless it lies in the
+# working directory. It compares layouts with it and sets no range, so any values do.
 _SAMPLE_FILE = "calibration_image_sample_data_20x128x128x3_float32.npy"
 _SAMPLE_SHAPE = (20, 128, 128, 3)
 
@@ -66,8 +66,8 @@ def _working_in(folder: Path) -> Iterator[None]:
 
 
 def _keras_model(onnx: str, folder: str) -> Any:
-    """The Keras model that onnx2tf builds. It saves nothing: its own float TFLite files would take three times as
-    long as everything else."""
+    """The Keras model that onnx2tf builds. It saves nothing: its own float TFLite files would take three
+    times as long as everything else."""
     import onnx2tf
 
     try:
@@ -106,8 +106,8 @@ def to_tflite(
         saved_model: Its folder.
         form: "float32" takes normalised floats. "int8_pc" and "int8_pt" take raw bytes as uint8, compute with
             integers only, and have one weight scale per output channel or per tensor.
-        calibration: u8[N, S, S, 3] raw bytes that set the activations' ranges; must hold a 0 and a 255, so that the
-            input's range is exact. Unused for "float32".
+        calibration: u8[N, S, S, 3] raw bytes that set the activations' ranges; must hold a 0 and a 255, so
+            that the input's range is exact. Unused for "float32".
         preprocessing: How bytes become the network's input.
         output: Type of the heatmaps of an int8 form.
 
@@ -135,9 +135,13 @@ def to_tflite(
 
 def _check_calibration(calibration: NDArray[np.uint8] | None) -> None:
     if calibration is None or not len(calibration):
-        raise HeatposeError("An int8 file needs calibration images, and there are none; give training images.")
+        raise HeatposeError(
+            "An int8 file needs calibration images, and there are none; give training images."
+        )
     if calibration.min() != 0 or calibration.max() != 255:
-        raise HeatposeError("The calibration images hold no 0 or no 255; make them with `calibration_images`.")
+        raise HeatposeError(
+            "The calibration images hold no 0 or no 255; make them with `calibration_images`."
+        )
 
 
 def _representative(

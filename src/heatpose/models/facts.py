@@ -18,9 +18,8 @@ def inspect_checkpoint(path: str | Path) -> dict[str, Any]:
         HeatposeError: No checkpoint.
     """
     # Imported here: only this needs it.
-    from torch.utils.flop_counter import FlopCounterMode
-
     import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
     path = Path(path)
     loaded = load_checkpoint(path)

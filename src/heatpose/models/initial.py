@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
@@ -118,6 +116,7 @@ def map_keypoints(network: MoveNet, source: Skeleton, target: Skeleton) -> MoveN
 
 def _check_width(path: str, found: MoveNet, wanted: MoveNet) -> None:
     if found.settings["width"] != wanted.settings["width"]:
-        raise HeatposeError(f"'{path}' has width {found.settings['width']}, but model.width is {wanted.settings['width']}; set model.width={found.settings['width']}.")
+        width = found.settings["width"]
+        raise HeatposeError(f"'{path}' has width {width}, but model.width is {wanted.settings['width']}; set model.width={width}.")
 
 

@@ -26,8 +26,8 @@ def choose_calibration(
 ) -> list[Person]:
     """Chooses training images whose people have all sizes, because small and large ones use different ranges.
 
-    The largest person stands for its image. Images are sorted by that person's size in the input, cut into `count`
-    parts, and each part gives one at random.
+    The largest person stands for its image. Images are sorted by that person's size in the input, cut into
+    `count` parts, and each part gives one at random.
 
     Args:
         people: Training people, any order, several per image allowed.
@@ -43,14 +43,14 @@ def choose_calibration(
     """
     if count < 1 or not people:
         raise HeatposeError(
-            f"The calibration set is empty ({len(people)} people, {count} images wanted); give training people and "
-            "at least one image."
+            f"The calibration set is empty ({len(people)} people, {count} images wanted); give training "
+            "people and at least one image."
         )
     forbidden = sorted({person.image_id for person in people} & set(forbidden_image_ids))
     if forbidden:
         raise HeatposeError(
-            f"Images {forbidden[:5]} are in the evaluation set and cannot calibrate ({len(forbidden)} in all); "
-            "give training images only."
+            f"Images {forbidden[:5]} are in the evaluation set and cannot calibrate ({len(forbidden)} in "
+            "all); give training images only."
         )
     by_size = sorted(_largest_per_image(people), key=lambda person: (_size(person), _order(person)))
     generator = np.random.default_rng(seed)
@@ -60,7 +60,7 @@ def choose_calibration(
 
 
 def _order(person: Person) -> tuple[int, str]:
-    """Does not depend on where the data lie; ids alone may repeat where people come from several data sets."""
+    """Independent of where the data lie; ids alone may repeat where people come from several data sets."""
     return person.image_id, person.image_path.name
 
 
@@ -82,8 +82,8 @@ def _size(person: Person) -> float:
 def shared_images(people: Sequence[Person], scored: Sequence[Person]) -> set[int]:
     """Ids of the images of `people` that show a scored picture too.
 
-    The same file is the same picture. So is the same image id with the same content, be it resized or compressed
-    again; the id alone says nothing, because two data sets may both count from 1.
+    The same file is the same picture. So is the same image id with the same content, be it resized or
+    compressed again; the id alone says nothing, because two data sets may both count from 1.
 
     Raises:
         HeatposeError: An image cannot be read.
@@ -91,7 +91,9 @@ def shared_images(people: Sequence[Person], scored: Sequence[Person]) -> set[int
     scored_paths = {person.image_path.resolve() for person in scored}
     scored_ids = {person.image_id: person for person in scored}
     shared = {person.image_id for person in people if person.image_path.resolve() in scored_paths}
-    doubtful = {p.image_path: p for p in people if p.image_id in scored_ids and p.image_id not in shared}.values()
+    doubtful = {
+        p.image_path: p for p in people if p.image_id in scored_ids and p.image_id not in shared
+    }.values()
     with ThreadPoolExecutor(2) as pool:
         same = pool.map(lambda person: _same_picture(person, scored_ids[person.image_id]), doubtful)
         return shared | {person.image_id for person, is_same in zip(doubtful, same, strict=True) if is_same}
@@ -114,8 +116,8 @@ def _thumbnail(person: Person) -> NDArray[np.float32]:
 def calibration_images(people: Sequence[Person], preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """The whole images as the network gets them, u8[N, S, S, 3] raw bytes.
 
-    The first pixel of the first image is made to hold a 0 and a 255, so that the input's range, and with it the
-    meaning of a raw byte, is exact whatever the pictures hold.
+    The first pixel of the first image is made to hold a 0 and a 255, so that the input's range, and with it
+    the meaning of a raw byte, is exact whatever the pictures hold.
 
     Raises:
         HeatposeError: There are none, or an image cannot be read.

@@ -10,9 +10,10 @@ from heatpose.models.movenet import MoveNet
 
 
 def fold_batch_norm(network: MoveNet) -> MoveNet:
-    """The same function without batch norm: gamma (w x - mean) / sqrt(var + eps) + beta is a convolution with bias.
+    """The same function without batch norm.
 
-    Uses the running statistics, that is the network in eval mode (Jacob et al., CVPR 2018, section 3.2).
+    gamma (w x - mean) / sqrt(var + eps) + beta is a convolution with bias. Uses the running statistics, that
+    is the network in eval mode (Jacob et al., CVPR 2018, section 3.2).
 
     Args:
         network: With or without batch norm; it is left as it is.

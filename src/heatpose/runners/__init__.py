@@ -41,7 +41,7 @@ class PoseRunner(Protocol):
 
     @property
     def kind(self) -> str:
-        """ "checkpoint", "onnx" or "tflite"."""
+        """One of "checkpoint", "onnx" and "tflite"."""
 
     @property
     def keypoints(self) -> int:

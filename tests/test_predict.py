@@ -1,0 +1,267 @@
+"""Files and folders in, pictures and COCO results out, with a stand-in for the model."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from heatpose.errors import HeatposeError
+from heatpose.predict import find_images, load_upright, predict_sources
+from heatpose.preprocessing import Preprocessing
+from heatpose.skeleton import COCO_17, Skeleton
+
+TWO = Skeleton("two", ("left_hand", "right_hand"), (0.1, 0.1), flip_pairs=(("left_hand", "right_hand"),))
+POSE = np.array([[0.25, 0.5, 0.9], [0.75, 0.5, 0.1]], np.float32)
+
+
+@dataclass
+class Model:
+    """A `PoseRunner` that always answers `POSE` and remembers what it saw."""
+
+    preprocessing: Preprocessing | None = None
+    name: str = "model.tflite"
+    path: Path = Path("model.tflite")
+    kind: str = "tflite"
+    keypoints: int = 2
+    skeleton: Skeleton | None = None
+    size: int = 32
+    kernels: str = "none"
+    seen: list[tuple[NDArray[Any], str]] = field(default_factory=list)
+
+    def predict(self, images: NDArray[Any], decode: str = "argmax") -> NDArray[Any]:
+        self.seen.append((images, decode))
+        return np.repeat(POSE[None], len(images), 0)
+
+    def heatmaps(self, images: NDArray[Any]) -> NDArray[Any]:
+        raise HeatposeError("none")
+
+
+def _image(
+    path: Path, size: tuple[int, int] = (80, 40), colour: tuple[int, int, int] = (9, 9, 9), **options: Any
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path, **options)
+    return path
+
+
+def _results(out: Path) -> list[dict[str, object]]:
+    content: list[dict[str, object]] = json.loads((out / "predictions.json").read_text())
+    return content
+
+
+def test_draws_and_lists(tmp_path: Path) -> None:
+    source, out = _image(tmp_path / "in" / "a.png"), tmp_path / "new" / "out"
+    model = Model()
+    summary = predict_sources(model, [source], out, TWO)
+    assert (summary.drawn, summary.results, summary.skipped) == (
+        [out / "a_pose.png"],
+        out / "predictions.json",
+        [],
+    )
+    drawn = np.asarray(Image.open(summary.drawn[0]))
+    assert drawn.shape == (40, 80, 3) and tuple(drawn[20, 20]) == (255, 140, 0)  # the left hand
+    assert tuple(drawn[20, 60]) == (9, 9, 9)  # the right hand is below the threshold
+    [entry] = _results(out)
+    assert entry["keypoints"] == pytest.approx([20, 20, 0.9, 60, 20, 0.1], abs=1e-3)  # image pixels
+    assert entry["keypoint_names"] == ["left_hand", "right_hand"] and entry["file_name"] == source.as_posix()
+    assert (entry["image_id"], entry["category_id"]) == (1, 1) and entry["score"] == pytest.approx(0.5)
+    [(images, decode)] = model.seen
+    assert images.shape == (1, 32, 32, 3) and images.dtype == np.uint8 and decode == "refined"
+    assert sorted(os.listdir(out)) == ["a_pose.png", "predictions.json"]  # nothing temporary is left
+
+
+def test_images_are_resized_as_in_training_unless_told(tmp_path: Path) -> None:
+    """A fine checkerboard: nearest sampling keeps black and white, bilinear makes it grey."""
+    board = ((np.indices((128, 128)).sum(0) % 2) * 255).astype(np.uint8)
+    Image.fromarray(np.dstack([board] * 3)).save(tmp_path / "board.png")
+    known = Preprocessing(192, "nearest")
+
+    def values(model: Model, sampling: str | None) -> set[int]:
+        predict_sources(model, [tmp_path / "board.png"], tmp_path / "out", TWO, sampling=sampling)
+        return set(np.unique(model.seen[-1][0]).tolist())
+
+    assert values(Model(known), None) <= {0, 255} and values(Model(), "nearest") <= {0, 255}
+    assert not values(Model(), None) & {0, 255} and not values(Model(known), "bilinear") & {0, 255}
+
+
+def test_folders_are_searched(tmp_path: Path) -> None:
+    names = ["b.JPG", "a.jpeg", "deep/er/c.png", "d.bmp", "e.webp"]
+    images = [_image(tmp_path / "in" / name, format=None) for name in names]
+    (tmp_path / "in" / "notes.txt").write_text("hello")
+    summary = predict_sources(Model(), [tmp_path / "in", images[0]], tmp_path / "out", TWO)
+    assert [path.name for path in summary.drawn] == [
+        "a_pose.jpg",
+        "b_pose.jpg",
+        "d_pose.png",
+        "e_pose.png",
+        "c_pose.png",
+    ]
+    assert [Image.open(path).format for path in summary.drawn] == ["JPEG", "JPEG", "PNG", "PNG", "PNG"]
+
+
+def test_equal_stems_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    shades = {"a/x.jpg": 10, "b/x.jpg": 60, "c/x.jpeg": 110, "d/X.jpg": 160, "e/x_2.jpg": 210, "f/x.png": 250}
+    for name, shade in shades.items():
+        _image(tmp_path / "in" / name, colour=(shade,) * 3)
+    summary = predict_sources(Model(), [tmp_path / "in"], tmp_path / "out", TWO)
+    assert len({path.name.lower() for path in summary.drawn}) == 6
+    for path, shade in zip(summary.drawn, shades.values(), strict=True):
+        assert abs(int(np.asarray(Image.open(path))[0, 0, 0]) - shade) < 5
+    assert [Path(str(entry["file_name"])).parent.name for entry in _results(tmp_path / "out")] == list(
+        "abcdef"
+    )
+
+
+def test_broken_images_are_skipped_and_told(tmp_path: Path) -> None:
+    good = _image(tmp_path / "in" / "good.jpg", (300, 300))
+    (tmp_path / "in" / "text.jpg").write_text("hello")
+    (tmp_path / "in" / "cut.jpg").write_bytes(good.read_bytes()[:500])
+    (tmp_path / "in" / "empty.png").touch()
+    (tmp_path / "in" / "film.mp4").write_bytes(bytes(100))
+    sources = [tmp_path / "in", tmp_path / "in" / "film.mp4"]
+    summary = predict_sources(Model(), sources, tmp_path / "out", TWO)
+    assert [path.name for path in summary.drawn] == ["good_pose.jpg"]
+    assert [skipped.path.name for skipped in summary.skipped] == [
+        "cut.jpg",
+        "empty.png",
+        "text.jpg",
+        "film.mp4",
+    ]
+    assert all(skipped.path.name in skipped.reason for skipped in summary.skipped)
+    assert len(_results(tmp_path / "out")) == 1
+
+
+def test_all_broken_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("hello")
+    with pytest.raises(HeatposeError, match=r"None of the 1 images could be read; the first: .*a\.jpg"):
+        predict_sources(Model(), [tmp_path / "a.jpg"], tmp_path / "out", TWO)
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_exif_orientation_is_respected(tmp_path: Path) -> None:
+    """Red above green in the upright picture, for each way in which a camera can store it."""
+    upright = np.zeros((20, 40, 3), np.uint8)
+    upright[:10, :, 0], upright[10:, :, 1], upright[:, :20, 2] = 200, 200, 200
+    undone = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0,
+            2),
+        6: np.rot90(upright), 7: np.rot90(upright, 2).transpose(1, 0, 2), 8: np.rot90(upright, -1),
+    }  # fmt: skip
+    for orientation, stored in undone.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / f"{orientation}.png"
+        Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
+        np.testing.assert_array_equal(load_upright(path), upright)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_does_not_matter(tmp_path: Path) -> None:
+    _image(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(range(40)))
+    assert load_upright(tmp_path / "a.jpg").shape == (40, 80, 3)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
+def test_every_kind_of_pixel_becomes_rgb(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    Image.new("RGB", (6, 4), (255, 255, 255)).convert(mode).save(path)
+    image = load_upright(path)
+    assert image.shape == (4, 6, 3) and image.dtype == np.uint8 and (image > 250).all()
+
+
+def test_odd_file_names(tmp_path: Path) -> None:
+    names = [
+        "a b.png",
+        "[red]x[/].png",
+        "日本.png",
+        "-rf.png",
+        "n" * 240 + ".png",
+        "new\nline.png",
+        ".hidden.png",
+    ]
+    for name in names:
+        _image(tmp_path / "in" / name)
+    with contextlib.suppress(OSError):  # not every file system takes names that are no UTF-8
+        (tmp_path / "in" / os.fsdecode(b"\xff.png")).write_bytes((tmp_path / "in" / names[0]).read_bytes())
+    summary = predict_sources(Model(), [tmp_path / "in"], tmp_path / "out", TWO)
+    found = len(os.listdir(tmp_path / "in"))
+    assert len(summary.drawn) == found and all(path.is_file() for path in summary.drawn)
+    assert len(_results(tmp_path / "out")) == found
+
+
+def test_results_are_cocos(tmp_path: Path) -> None:
+    """pycocotools reads them, and numeric names are the image ids."""
+    coco = pytest.importorskip("pycocotools.coco")
+    for name in ("000000000139.png", "000000581781.png"):
+        _image(tmp_path / "in" / name)
+    predict_sources(Model(), [tmp_path / "in"], tmp_path / "out", TWO)
+    truth = coco.COCO()
+    truth.dataset = {
+        "info": {}, "images": [{"id": 139}, {"id": 581781}], "annotations": [], "categories": [{"id": 1}],
+    }  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        loaded = truth.loadRes(str(tmp_path / "out" / "predictions.json"))
+    assert sorted(loaded.getImgIds()) == [139, 581781] and len(loaded.anns) == 2
+
+
+@pytest.mark.parametrize("names", [("1.png", "01.png"), ("1.png", "b.png")])
+def test_ids_count_where_names_are_no_different_numbers(names: tuple[str, str], tmp_path: Path) -> None:
+    for name in names:
+        _image(tmp_path / "in" / name)
+    predict_sources(Model(), [tmp_path / "in"], tmp_path / "out", TWO)
+    assert [entry["image_id"] for entry in _results(tmp_path / "out")] == [1, 2]
+
+
+def test_a_second_run_does_not_take_its_own_pictures(tmp_path: Path) -> None:
+    _image(tmp_path / "a.png")
+    for _ in range(2):
+        summary = predict_sources(Model(), [tmp_path], tmp_path / "out", TWO)
+        assert [path.name for path in summary.drawn] == ["a_pose.png"]
+
+
+def test_never_writes_over_an_image(tmp_path: Path) -> None:
+    images = [_image(tmp_path / "a.png"), _image(tmp_path / "a_pose.png", colour=(77, 77, 77))]
+    before = images[1].read_bytes()
+    summary = predict_sources(Model(), images, tmp_path, TWO)
+    assert images[1].read_bytes() == before and not set(summary.drawn) & set(images)
+
+
+@pytest.mark.parametrize(
+    ("sources", "out", "said"),
+    [
+        (["missing"], "out", "'.*missing' does not exist"),
+        (["empty"], "out", "There is no image in '.*empty'"),
+        ([], "out", "There is no image in no source"),
+        (["in"], "in", "holds the images themselves"),
+        (["in"], "in/a.png", "cannot be made"),
+    ],
+)
+def test_refuses_bad_sources(sources: list[str], out: str, said: str, tmp_path: Path) -> None:
+    _image(tmp_path / "in" / "a.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(HeatposeError, match=said) as error:
+        predict_sources(Model(), [tmp_path / source for source in sources], tmp_path / out, TWO)
+    assert "\n" not in str(error.value) and sorted(os.listdir(tmp_path)) == ["empty", "in"]
+
+
+def test_refuses_another_skeleton(tmp_path: Path) -> None:
+    with pytest.raises(HeatposeError, match="has 2 keypoints, but skeleton 'coco17' has 17"):
+        predict_sources(Model(), [_image(tmp_path / "a.png")], tmp_path / "out", COCO_17)
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    image = _image(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "in", target_is_directory=True)
+    assert find_images([tmp_path / "in"]) == [image]
