@@ -6,12 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from heatpose.data.sources import SyntheticSource
 from heatpose.data.synthetic import SyntheticSettings, build_synthetic
-from heatpose.models.checkpoint import save_checkpoint
-from heatpose.models.movenet import MoveNet
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import ST_13
 
@@ -31,6 +28,12 @@ def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of random weights: 13 keypoints, width 0.35, 64 pixels, "trained" on `synthetic_root`."""
+    # Imported here: tests of what needs no torch start without its seconds.
+    import torch
+
+    from heatpose.models.checkpoint import save_checkpoint
+    from heatpose.models.movenet import MoveNet
+
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("tiny_checkpoint") / "best.ckpt"
     data = SyntheticSource(str(synthetic_root.parent), TRAIN_IMAGES, VAL_IMAGES).describe()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from heatpose import geometry
 from heatpose.geometry import Matrix
+from heatpose.preprocessing import Preprocessing
 
 
 def coordinates_as_colours(width: int, height: int) -> NDArray[np.uint8]:
@@ -57,6 +58,15 @@ def test_nearest_takes_the_protocols_pixel(width: int, height: int, size: int) -
         assert (got == (line[None] if axis == 1 else line[:, None])).all()
         np.testing.assert_array_equal(line[~tie], want[~tie])
         assert ((line[tie] == want[tie]) | (line[tie] == want[tie] - 1)).all()
+
+
+@pytest.mark.parametrize(("width", "height", "size"), SIZES)
+def test_the_networks_input_takes_the_protocols_pixel_even_on_a_tie(
+    width: int, height: int, size: int
+) -> None:
+    x, y = origin(Preprocessing(size).resize(coordinates_as_colours(width, height)))
+    for got, side in ((x, width), (y.T, height)):
+        np.testing.assert_array_equal(got, np.tile(nearest(size, side)[0], (size, 1)))
 
 
 @pytest.mark.parametrize(("width", "height", "size"), SIZES)

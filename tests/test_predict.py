@@ -46,9 +46,7 @@ class Model:
         raise HeatposeError("none")
 
 
-def _image(
-    path: Path, size: tuple[int, int] = (80, 40), colour: tuple[int, int, int] = (9, 9, 9), **options: Any
-) -> Path:
+def _image(path: Path, size: tuple[int, int] = (80, 40), colour: tuple[int, int, int] = (9, 9, 9), **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path, **options)
     return path
@@ -117,9 +115,7 @@ def test_equal_stems_do_not_overwrite_each_other(tmp_path: Path) -> None:
     assert len({path.name.lower() for path in summary.drawn}) == 6
     for path, shade in zip(summary.drawn, shades.values(), strict=True):
         assert abs(int(np.asarray(Image.open(path))[0, 0, 0]) - shade) < 5
-    assert [Path(str(entry["file_name"])).parent.name for entry in _results(tmp_path / "out")] == list(
-        "abcdef"
-    )
+    assert [Path(str(entry["file_name"])).parent.name for entry in _results(tmp_path / "out")] == list("abcdef")
 
 
 def test_broken_images_are_skipped_and_told(tmp_path: Path) -> None:
@@ -139,6 +135,8 @@ def test_broken_images_are_skipped_and_told(tmp_path: Path) -> None:
     ]
     assert all(skipped.path.name in skipped.reason for skipped in summary.skipped)
     assert len(_results(tmp_path / "out")) == 1
+    told = str(summary).splitlines()
+    assert told[0].startswith("Drew 1 images into") and len(told) == 5 and "film.mp4" in told[4]
 
 
 def test_all_broken_is_an_error(tmp_path: Path) -> None:

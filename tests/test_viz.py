@@ -120,10 +120,7 @@ def test_overlay_cuts_what_is_no_probability() -> None:
 
 
 def test_sheet_holds_every_tile() -> None:
-    tiles = [
-        np.full((h, w, 3), 10 * i, np.uint8)
-        for i, (h, w) in enumerate([(20, 30), (40, 10), (40, 30), (5, 5)])
-    ]
+    tiles = [np.full((h, w, 3), 10 * i, np.uint8) for i, (h, w) in enumerate([(20, 30), (40, 10), (40, 30), (5, 5)])]
     sheet = contact_sheet(tiles, 3, gap=2)
     assert sheet.shape == (2 * 42 + 2, 3 * 32 + 2, 3)
     np.testing.assert_array_equal(sheet[12:32, 2:32], tiles[0])  # 20 rows in the middle of 40

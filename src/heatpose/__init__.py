@@ -1,0 +1,1 @@
+"""Heatpose: one-person pose networks, fine-tuned and turned into proven int8 TFLite files."""

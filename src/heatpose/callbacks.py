@@ -7,7 +7,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from numpy.typing import NDArray
 
 from heatpose.codec import decode
@@ -16,8 +16,16 @@ from heatpose.module import PoseModule
 from heatpose.viz import contact_sheet, draw_pose, heatmap_overlay
 
 
+class Progress(RichProgressBar):
+    """Lightning's bar without the logger's version number, which says nothing here."""
+
+    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
+        """The epoch's loss and score."""
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+
 class PredictionGrid(Callback):
-    """After each validation: a grid of held-out people (label | prediction | heatmaps), to TensorBoard and as a JPEG beside the checkpoints.
+    """After each validation: a grid of held-out people (label | prediction | heatmaps), to a logger that takes pictures.
 
     Args:
         people: Rows of the grid.
@@ -43,7 +51,7 @@ class PredictionGrid(Callback):
         picture = self._draw(pl_module, *self.first)
         self.first = None
         experiment = getattr(trainer.logger, "experiment", None)
-        if hasattr(experiment, "add_image"):
+        if experiment is not None and hasattr(experiment, "add_image"):
             experiment.add_image("val/predictions", picture, trainer.global_step, dataformats="HWC")
 
     def _draw(self, module: PoseModule, batch: Batch, logits: torch.Tensor) -> NDArray[np.uint8]:
@@ -53,5 +61,6 @@ class PredictionGrid(Callback):
         tiles = []
         for i, image in enumerate(images):
             truth = np.concatenate([batch["points"][i].cpu().numpy() / module.preprocessing.size, batch["labelled"][i].cpu().numpy()[:, None]], 1)
-            tiles += [draw_pose(image, truth.astype(np.float32), module.skeleton), draw_pose(image, poses[i], module.skeleton), heatmap_overlay(image, heatmaps[i])]
+            drawn = [draw_pose(image, pose, module.skeleton) for pose in (truth.astype(np.float32), poses[i])]
+            tiles += [*drawn, heatmap_overlay(image, heatmaps[i])]
         return contact_sheet(tiles, columns=6, captions=["label", "prediction", "heatmaps"] * len(images))

@@ -92,7 +92,8 @@ def decode(heatmaps: NDArray[np.float32], how: str = "argmax") -> NDArray[np.flo
         b, k = np.ogrid[:batch, :keypoints]
         dx = _vertex(padded[b, k, v + 1, u], score, padded[b, k, v + 1, u + 2])
         dy = _vertex(padded[b, k, v, u + 1], score, padded[b, k, v + 2, u + 1])
-    return np.stack([(u + 0.5 + dx) / columns, (v + 0.5 + dy) / rows, score], -1).astype(np.float32)
+    poses: NDArray[np.float32] = np.stack([(u + 0.5 + dx) / columns, (v + 0.5 + dy) / rows, score], -1).astype(np.float32)
+    return poses
 
 
 def _vertex(before: NDArray[np.float32], at: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -105,7 +105,9 @@ def evaluate(
         HeatposeError: The model has another number of keypoints than the skeleton, or an image cannot be read.
     """
     if runner.keypoints != len(skeleton):
-        raise HeatposeError(f"'{runner.path}' has {runner.keypoints} keypoints, but skeleton '{skeleton.name}' has {len(skeleton)}; choose the one it was made for.")
+        raise HeatposeError(
+            f"'{runner.path}' has {runner.keypoints} keypoints, but skeleton '{skeleton.name}' has {len(skeleton)}; choose the one it was made for."
+        )
     poses, seconds = _predict(runner, people, Preprocessing(runner.size, sampling), decode, progress)
     truth = normalised_truth(people)
     similarity = keypoint_similarity(poses[..., :2], truth.keypoints, truth.area, skeleton.sigmas)

@@ -9,6 +9,8 @@ Transforms are 2x3 matrices `M` acting on columns (x, y, 1). "Input" means the n
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,9 +55,9 @@ def invert(transform: Matrix) -> Matrix:
     return inverse
 
 
-def apply(transform: Matrix, points: NDArray[np.floating]) -> NDArray[np.float32]:
+def apply(transform: Matrix, points: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Moves points [..., 2]; returns f32[..., 2]."""
-    moved = points.astype(np.float64) @ transform[:, :2].T + transform[:, 2]
+    moved: NDArray[np.float64] = points.astype(np.float64) @ transform[:, :2].T + transform[:, 2]
     return moved.astype(np.float32)
 
 

@@ -9,6 +9,7 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ EPSILON = 1e-7
 
 
 def keypoint_similarity(
-    predicted: NDArray[np.floating], truth: NDArray[np.floating], area: NDArray[np.floating], sigmas: Sequence[float]
+    predicted: NDArray[np.floating[Any]], truth: NDArray[np.floating[Any]], area: NDArray[np.floating[Any]], sigmas: Sequence[float]
 ) -> NDArray[np.float64]:
     """COCO's keypoint similarity exp(-d^2 / (2 (2 sigma)^2 (area + 1e-7))).
 

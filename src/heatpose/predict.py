@@ -47,6 +47,12 @@ class PredictSummary:
     results: Path
     skipped: list[Skipped]
 
+    def __str__(self) -> str:
+        """What happened, a line each for the pictures and for every image that was skipped."""
+        lines = [f"Drew {len(self.drawn)} images into {self.results.parent}; keypoints are in {self.results.name}."]
+        lines += [f"Skipped: {skipped.reason}" for skipped in self.skipped]
+        return "\n".join(lines).encode("utf-8", "replace").decode()  # file names need not be text
+
 
 def predict_sources(
     runner: PoseRunner,
@@ -192,9 +198,7 @@ def _image_ids(images: Sequence[Path]) -> list[int]:
     return list(range(1, len(stems) + 1))
 
 
-def _entry(
-    image_id: int, path: Path, pose: NDArray[np.float32], shape: tuple[int, ...], skeleton: Skeleton
-) -> dict[str, Any]:
+def _entry(image_id: int, path: Path, pose: NDArray[np.float32], shape: tuple[int, ...], skeleton: Skeleton) -> dict[str, Any]:
     """One of COCO's results; `shape` is the image's (H, W, 3)."""
     points = pose * np.array([shape[1], shape[0], 1], np.float32)
     return {
@@ -211,9 +215,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HeatposeError(
-            f"Folder '{folder}' cannot be made ({error.strerror}); give another one."
-        ) from error
+        raise HeatposeError(f"Folder '{folder}' cannot be made ({error.strerror}); give another one.") from error
 
 
 def _save_picture(path: Path, image: NDArray[np.uint8]) -> None:

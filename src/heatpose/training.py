@@ -89,7 +89,7 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     if trainer.interrupted:
         raise HeatposeError("Training was interrupted; the same command goes on from the last checkpoint.")
-    best = next((c.best_model_path for c in trainer.callbacks if isinstance(c, ModelCheckpoint) and c.best_model_path), "")
+    best = next((c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.best_model_path), "")
     if not best:
         raise HeatposeError("Training ended without a checkpoint; check trainer.max_epochs and the callbacks.")
     return Path(best)

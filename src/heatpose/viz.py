@@ -35,9 +35,7 @@ def side_colours(skeleton: Skeleton) -> list[Colour]:
     return [LEFT if name in lefts else RIGHT if name in rights else CENTRE for name in skeleton.keypoints]
 
 
-def draw_pose(
-    image: Picture, pose: NDArray[np.float32], skeleton: Skeleton, *, threshold: float = 0.2
-) -> Picture:
+def draw_pose(image: Picture, pose: NDArray[np.float32], skeleton: Skeleton, *, threshold: float = 0.2) -> Picture:
     """Draws a skeleton: the person's left limbs orange, right limbs blue, what joins the two sides green.
 
     Args:
@@ -56,9 +54,7 @@ def draw_pose(
     from PIL import ImageDraw as Drawing
 
     if pose.shape != (len(skeleton), 3):
-        raise ValueError(
-            f"A pose of skeleton '{skeleton.name}' is f32[{len(skeleton)}, 3]; got {list(pose.shape)}."
-        )
+        raise ValueError(f"A pose of skeleton '{skeleton.name}' is f32[{len(skeleton)}, 3]; got {list(pose.shape)}.")
     height, width = image.shape[:2]
     factor = SUPERSAMPLED if max(height, width) <= LARGE else 1
     layer = Pillow.new("RGBA", (width * factor, height * factor))
@@ -70,14 +66,10 @@ def draw_pose(
     return np.array(Pillow.alpha_composite(canvas, layer).convert("RGB"))
 
 
-def _drawable(
-    pose: NDArray[np.float32], threshold: float, size: tuple[int, int]
-) -> dict[int, tuple[float, float]]:
+def _drawable(pose: NDArray[np.float32], threshold: float, size: tuple[int, int]) -> dict[int, tuple[float, float]]:
     """Channel -> place in the drawing, for the keypoints to be shown."""
     shown = np.isfinite(pose).all(-1) & (pose[:, 2] >= threshold)
-    points = np.clip(np.nan_to_num(pose[:, :2]), -1, 2) * np.array(
-        size
-    )  # further outside changes nothing that is seen
+    points = np.clip(np.nan_to_num(pose[:, :2]), -1, 2) * np.array(size)  # further outside changes nothing that is seen
     return {int(k): (float(points[k, 0]), float(points[k, 1])) for k in np.flatnonzero(shown)}
 
 
@@ -88,18 +80,14 @@ def _line_width(points: dict[int, tuple[float, float]], size: tuple[int, int], l
     return max(least, min(0.0075 * math.sqrt(size[0] * size[1]), 0.022 * extent))
 
 
-def _draw_limbs(
-    draw: ImageDraw, points: dict[int, tuple[float, float]], skeleton: Skeleton, line: float
-) -> None:
+def _draw_limbs(draw: ImageDraw, points: dict[int, tuple[float, float]], skeleton: Skeleton, line: float) -> None:
     """Limbs with a dark outline below, then joints on top."""
     colours = side_colours(skeleton)
     limbs = [(a, b) for a, b in skeleton.edge_indices if a in points and b in points]
     for outline in (True, False):
         for a, b in limbs:
             colour = OUTLINE if outline else _limb_colour(colours[a], colours[b])
-            draw.line(
-                [points[a], points[b]], fill=(*colour, 255), width=round(line * (1.8 if outline else 1))
-            )
+            draw.line([points[a], points[b]], fill=(*colour, 255), width=round(line * (1.8 if outline else 1)))
     for k, (x, y) in points.items():
         for radius, colour in ((1.35 * line, OUTLINE), (0.95 * line, colours[k])):
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(*colour, 255))
@@ -133,9 +121,7 @@ def heatmap_overlay(image: Picture, heatmaps: NDArray[np.float32]) -> Picture:
     return mixed
 
 
-def contact_sheet(
-    tiles: Sequence[Picture], columns: int, captions: Sequence[str] | None = None, gap: int = 4
-) -> Picture:
+def contact_sheet(tiles: Sequence[Picture], columns: int, captions: Sequence[str] | None = None, gap: int = 4) -> Picture:
     """Puts images side by side, row by row, each in the middle of a cell as large as the largest.
 
     Args:
@@ -154,9 +140,7 @@ def contact_sheet(
     from PIL import ImageDraw as Drawing
 
     if not tiles or columns < 1 or (captions is not None and len(captions) != len(tiles)):
-        raise ValueError(
-            f"A sheet needs images, columns and a caption each; got {len(tiles)} images, {columns} columns."
-        )
+        raise ValueError(f"A sheet needs images, columns and a caption each; got {len(tiles)} images, {columns} columns.")
     height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
     font = _font(width)
     band = 0 if captions is None else round(1.4 * font.getbbox("Ág")[3])

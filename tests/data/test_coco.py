@@ -6,7 +6,6 @@ import contextlib
 import copy
 import io
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from heatpose.data.coco import CROWD, NO_BOX, NO_KEYPOINT, SEVERAL, benchmark_pe
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import COCO_17, ST_13, Skeleton
 
-SHARED = Path(os.environ.get("HEATPOSE_SHARED", Path(__file__).parents[2] / ".." / "shared"))
 PERSON, DOG = 7, 1
 FACE = range(5)
 
@@ -131,10 +129,8 @@ def test_every_person_agrees_with_pycocotools(tmp_path: Path) -> None:
     assert check_against_pycocotools(write(tmp_path, dataset()), tmp_path, PERSON) == 6
 
 
-def test_real_labels_agree_with_pycocotools() -> None:
-    path = SHARED / "data" / "coco_val_dev" / "person_keypoints_val2017.json"
-    if not path.is_file():
-        pytest.skip(f"{path} is not here (set HEATPOSE_SHARED)")
+def test_real_labels_agree_with_pycocotools(shared: Path) -> None:
+    path = shared / "data" / "coco_val_dev" / "person_keypoints_val2017.json"
     assert check_against_pycocotools(path, path.parent, 1) == 470
     assert len(benchmark_people(read_labels(path), path.parent, ST_13)[0]) == 470
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +9,6 @@ import pytest
 
 from heatpose.data.layout import Split, find_split
 from heatpose.errors import HeatposeError
-
-SHARED = Path(os.environ.get("HEATPOSE_SHARED", Path(__file__).parents[2] / ".." / "shared"))
 
 
 def make(root: Path, labels: str, images: str) -> None:
@@ -48,9 +45,6 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         find_split(tmp_path, "val")
 
 
-def test_the_development_data_is_found() -> None:
-    root = SHARED / "data" / "coco_val_dev"
-    if not root.is_dir():
-        pytest.skip(f"{root} is not here (set HEATPOSE_SHARED)")
-    found = find_split(root, "val")
+def test_the_development_data_is_found(shared: Path) -> None:
+    found = find_split(shared / "data" / "coco_val_dev", "val")
     assert found.annotations.is_file() and len(list(found.images.glob("*.jpg"))) == 530

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
@@ -20,7 +21,6 @@ from heatpose.errors import HeatposeError
 from heatpose.skeleton import COCO_17, ST_13
 from heatpose.viz import LEFT, RIGHT
 
-SHARED = Path(os.environ.get("HEATPOSE_SHARED", Path(__file__).parents[2] / ".." / "shared"))
 LEFT_WRIST, RIGHT_WRIST = COCO_17.index("left_wrist"), COCO_17.index("right_wrist")
 
 
@@ -120,10 +120,8 @@ def test_the_report_is_json(labels: CocoLabels, tmp_path: Path) -> None:
     assert report.to_json()["benchmark"]["kept"] == 1
 
 
-def test_the_development_data() -> None:
-    folder = SHARED / "data" / "coco_val_dev"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not here (set HEATPOSE_SHARED)")
+def test_the_development_data(shared: Path) -> None:
+    folder = shared / "data" / "coco_val_dev"
     labels = read_labels(folder / "person_keypoints_val2017.json")
     report = audit_report(labels, folder / "val2017", COCO_17, check_files=False)
     assert (report.images, report.benchmark.kept, report.training.kept) == (530, 470, 470)
@@ -131,15 +129,43 @@ def test_the_development_data() -> None:
     assert report.files.good and sum(report.sizes) == sum(report.labelled_per_person) == 470
 
 
+def test_a_size_on_an_edge_belongs_to_the_class_above(labels: CocoLabels, tmp_path: Path) -> None:
+    tall = {**labels.annotations[0], "bbox": [0, 0, 100, 10]}
+    one = CocoLabels(labels.path, labels.keypoint_names, labels.images, [tall])
+    assert audit_report(one, tmp_path, COCO_17, check_files=False).sizes == [0, 0, 0, 1, 0, 0, 0]
+
+
+def centre_of(sheet: NDArray[np.uint8], colour: tuple[int, int, int]) -> tuple[float, float]:
+    """x and y of the middle of everything of a colour."""
+    rows, columns = np.nonzero((np.abs(sheet.astype(int) - colour) < 12).all(-1))
+    return float(columns.mean() + 0.5), float(rows.mean() + 0.5)
+
+
 def test_the_sheet_shows_the_labels_where_they_are(labels: CocoLabels, tmp_path: Path) -> None:
     kept, _ = people(labels, tmp_path, COCO_17)
     sheet = contact_sheet_of(kept[:1], COCO_17, count=5)
     assert sheet.dtype == np.uint8 and sheet.shape[1] >= TILE
+    margin, scale = (sheet.shape[1] - TILE) / 2, TILE / 100
     for colour, x in ((LEFT, 20), (RIGHT, 60)):
-        rows, columns = np.nonzero((np.abs(sheet.astype(int) - colour) < 12).all(-1))
-        margin = (sheet.shape[1] - TILE) / 2
-        assert abs((columns.mean() + 0.5 - margin) / TILE * 100 - x) < 1
-        assert abs((rows.mean() + 0.5 - margin) / TILE * 100 - 30) < 1
+        np.testing.assert_allclose(
+            centre_of(sheet, colour), (margin + x * scale, margin + 30 * scale), atol=2
+        )
+
+
+def test_one_of_several_is_shown_from_near(labels: CocoLabels, tmp_path: Path) -> None:
+    Image.new("RGB", (400, 300), (90, 90, 90)).save(tmp_path / "1.png")
+    kept, _ = people(labels, tmp_path, COCO_17)
+    points = np.zeros((17, 2), np.float32)
+    points[LEFT_WRIST] = (230, 160)
+    labelled = np.arange(17) == LEFT_WRIST
+    box = (200.0, 100.0, 60.0, 120.0)
+    one = replace(kept[0], width=400, height=300, alone=False, box=box, keypoints=points, labelled=labelled)
+    sheet = contact_sheet_of([one], COCO_17)
+    left, top, width, height = 160, 60, 141, 201  # the box and 40 px, a third of 120, on each side
+    scale = TILE / height
+    margin = (sheet.shape[1] - round(width * scale)) / 2
+    want = (margin + (230 - left) * scale, margin + (160 - top) * scale)
+    np.testing.assert_allclose(centre_of(sheet, LEFT), want, atol=1.5)
 
 
 def test_the_sheet_is_seeded_and_cut_to_the_people_there_are(labels: CocoLabels, tmp_path: Path) -> None:

@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 
 SIZE, CELLS, KEYPOINTS = 64, 16, 3
 COLUMNS_ROWS = ((11, 3), (0, 15), (6, 9))  # (column, row) of the red, green and blue block
-POSE = np.array(
-    [[0.1, 0.2, 0.9], [0.3, 0.4, 0.8], [0.5, 0.6, 0.7]], np.float32
-)  # what the decoded forms answer
+POSE = np.array([[0.1, 0.2, 0.9], [0.3, 0.4, 0.8], [0.5, 0.6, 0.7]], np.float32)  # what the decoded forms answer
 
 
 def filters() -> NDArray[np.float32]:
@@ -95,7 +93,7 @@ class Builder:
         dtype: str = "float32",
         quantised: tuple[str, str] | None = None,
     ) -> None:
-        """Converts `network` (inputs of `shapes` and `dtype`), quantised to (input, output) types if given."""
+        """Converts `network` (inputs of `shapes` and `dtype`), quantised to (input, output) types."""
         tf = self.tf
         specs = [tf.TensorSpec(shape, dtype) for shape in shapes]
         concrete = tf.function(network).get_concrete_function(*specs)
@@ -149,9 +147,7 @@ def _other_models(build: Builder) -> None:
     build.write("two_maps", lambda image: (build.logits(image), tf.tile(build.logits(image), (1, 1, 1, 2))))
     build.write("coarse_map", lambda image: tf.nn.avg_pool2d(build.logits(image), 8, 8, "VALID"))
     build.write("not_square", build.logits, shapes=((1, 32, 64, 3),))
-    build.write(
-        "grey", lambda image: build.logits(tf.tile(image, (1, 1, 1, 3))), shapes=((1, SIZE, SIZE, 1),)
-    )
+    build.write("grey", lambda image: build.logits(tf.tile(image, (1, 1, 1, 3))), shapes=((1, SIZE, SIZE, 1),))
     build.write("not_a_multiple", build.logits, shapes=((1, 72, 72, 3),))
     build.write("two_inputs", lambda a, b: build.logits(a - b), shapes=((1, SIZE, SIZE, 3),) * 2)
-    build.write("vector", lambda vector: tf.sin(vector), shapes=((1, 9),))
+    build.write("vector", tf.sin, shapes=((1, 9),))

@@ -64,16 +64,12 @@ def test_takes_the_pose_among_several_outputs() -> None:
 def test_scores() -> None:
     """Two images: one of probabilities, one of logits; unknown is decided for each."""
     maps = np.zeros((2, 1, 4, 4), np.float32)
-    maps[0, 0, 1, 2], maps[1], maps[1, 0, 3, 0] = 0.75, -90, 2
-    sigmoids = 1 / (1 + np.exp(-np.array([0.75, 2])))
-    np.testing.assert_allclose(
-        poses_from_heatmaps(maps, "argmax", None)[:, 0, 2], [0.75, sigmoids[1]], rtol=1e-6
-    )
+    maps[0, 0, 1, 2], maps[1], maps[1, 0, 3, 0] = 0.75, -90, 0.5
+    sigmoids = 1 / (1 + np.exp(-np.array([0.75, 0.5])))
+    np.testing.assert_allclose(poses_from_heatmaps(maps, "argmax", None)[:, 0, 2], [0.75, sigmoids[1]], rtol=1e-6)
     np.testing.assert_allclose(poses_from_heatmaps(maps, "argmax", False)[:, 0, 2], sigmoids, rtol=1e-6)
-    np.testing.assert_allclose(poses_from_heatmaps(maps, "argmax", True)[:, 0, 2], [0.75, 1], rtol=1e-6)
-    np.testing.assert_allclose(
-        poses_from_heatmaps(maps, "argmax", None)[:, 0, :2], [[0.625, 0.375], [0.125, 0.875]]
-    )
+    np.testing.assert_allclose(poses_from_heatmaps(maps, "argmax", True)[:, 0, 2], [0.75, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(poses_from_heatmaps(maps, "argmax", None)[:, 0, :2], [[0.625, 0.375], [0.125, 0.875]])
 
 
 def test_extreme_logits_do_not_overflow() -> None:

@@ -43,9 +43,7 @@ def _ask(interpreter: Any, values: NDArray[Any]) -> tuple[NDArray[Any], dict[str
 
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("decode", ["argmax", "refined"])
-def test_finds_each_colours_block(
-    name: str, decode: str, tflite_files: Path, blocks: NDArray[np.uint8], expected: NDArray[np.float32]
-) -> None:
+def test_finds_each_colours_block(name: str, decode: str, tflite_files: Path, blocks: NDArray[np.uint8], expected: NDArray[np.float32]) -> None:
     runner = open_runner(tflite_files / f"{name}.tflite")
     poses = runner.predict(blocks, decode)
     assert poses.dtype == np.float32 and poses.shape == (1, 3, 3)
@@ -85,9 +83,7 @@ def test_int8_heatmaps_are_the_interpreters_dequantised(tflite_files: Path) -> N
     poses = runner.predict(image)
     for k in range(3):
         row, column = divmod(int(by_hand[0, k].argmax()), 16)
-        np.testing.assert_allclose(
-            poses[0, k], [(column + 0.5) / 16, (row + 0.5) / 16, by_hand[0, k].max()], rtol=1e-6
-        )
+        np.testing.assert_allclose(poses[0, k], [(column + 0.5) / 16, (row + 0.5) / 16, by_hand[0, k].max()], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["float_logits", "float_raw", "uint8_to_uint8_logits"])
@@ -101,18 +97,14 @@ def test_logits_become_scores_and_heatmaps_stay_logits(name: str, tflite_files: 
 
 
 @pytest.mark.parametrize("name", ["pose_xy", "pose_and_maps"])
-def test_a_pose_from_inside(
-    name: str, tflite_files: Path, blocks: NDArray[np.uint8], decoded: NDArray[np.float32]
-) -> None:
+def test_a_pose_from_inside(name: str, tflite_files: Path, blocks: NDArray[np.uint8], decoded: NDArray[np.float32]) -> None:
     runner = open_runner(tflite_files / f"{name}.tflite")
     np.testing.assert_allclose(runner.predict(blocks), decoded, atol=1e-5)
     with pytest.raises(HeatposeError, match="decodes inside"):
         runner.heatmaps(blocks)
 
 
-def test_googles_pose_is_y_x_score(
-    tflite_files: Path, blocks: NDArray[np.uint8], decoded: NDArray[np.float32]
-) -> None:
+def test_googles_pose_is_y_x_score(tflite_files: Path, blocks: NDArray[np.uint8], decoded: NDArray[np.float32]) -> None:
     poses = open_runner(tflite_files / "pose_yx.tflite").predict(blocks, "refined")
     np.testing.assert_allclose(poses[0, :, 0], decoded[0, :, 1], atol=1e-5)
     np.testing.assert_allclose(poses[0, :, 1], decoded[0, :, 0], atol=1e-5)
@@ -186,9 +178,7 @@ def test_refuses_arrays_that_are_no_images(shape: tuple[int, ...], tflite_files:
         open_runner(tflite_files / "float_raw.tflite").predict(np.zeros(shape, np.uint8))
 
 
-@pytest.mark.skipif(
-    not GOOGLE.is_file(), reason=f"{GOOGLE} is absent (HEATPOSE_SHARED says where it could be)"
-)
+@pytest.mark.skipif(not GOOGLE.is_file(), reason=f"{GOOGLE} is absent (HEATPOSE_SHARED says where it could be)")
 def test_googles_file() -> None:
     """Noise and gradients through the real file: 17 keypoints, y and x exchanged, nothing else changed."""
     runner = open_runner(GOOGLE)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Box = tuple[float, float, float, float]
 TRIES = 4
-PROMINENCE = 0.5
+PROMINENCE = 0.7
 """Another person may fill at most this share of the person's box area in a crop."""
 
 
@@ -29,6 +29,7 @@ class GeometricAugment:
 
     Attributes:
         person_share: Range of the person's share of the picture's side, square root of box area over picture area, for crops around a person.
+        magnification: A crop's side is at least the input's divided by this: tighter crops would be blurred as no test picture is.
         aspect: The crop's width over height lies in [1 / aspect, aspect]; stretched to the square it looks like a landscape or portrait picture.
         crop: Probability that someone who is prominent on the whole picture is cropped like the others, instead of seen on the whole picture.
         zoom: For whole pictures: the region's side is the picture's divided by a factor from [1 / zoom, zoom].
@@ -40,6 +41,7 @@ class GeometricAugment:
     """
 
     person_share: tuple[float, float] = (0.2, 0.9)
+    magnification: float = 1.25
     aspect: float = 1.5
     crop: float = 0.3
     zoom: float = 1.3
@@ -56,16 +58,23 @@ class GeometricAugment:
             The matrix, and whether it mirrors (then left and right keypoints swap).
         """
         mirrored = bool(random.random() < self.mirror)
-        steps = [geometry.region(self._region(person, random), size)]
+        steps = [geometry.region(self._region(person, size, random), size)]
         if random.random() < self.rotate:
             steps.append(geometry.rotation_scale(random.uniform(-self.degrees, self.degrees), 1.0, (size / 2, size / 2)))
         if mirrored:
             steps.append(geometry.mirror(size))
         return geometry.compose(*steps), mirrored
 
-    def _region(self, person: Person, random: np.random.Generator) -> Box:
+    def suits(self, person: Person, size: int) -> bool:
+        """False for someone whom no admissible crop separates from a larger neighbour: the network could not know who is meant."""
+        return prominent(person) or prominent(person, self._tightest(person, size))
+
+    def _tightest(self, person: Person, size: int) -> Box:
+        return _place(person, *_crop_size(person, self.person_share[1], 1.0, size / self.magnification), None)
+
+    def _region(self, person: Person, size: int, random: np.random.Generator) -> Box:
         if not prominent(person) or (not person.alone and random.random() < self.crop):
-            return self._around(person, random)
+            return self._around(person, size, random)
         if random.random() < self.whole:
             return 0.0, 0.0, float(person.width), float(person.height)
         return self._zoomed(person, random)
@@ -76,24 +85,24 @@ class GeometricAugment:
         width, height = person.width / factor * stretch, person.height / factor / stretch
         return _place(person, width, height, random)
 
-    def _around(self, person: Person, random: np.random.Generator) -> Box:
+    def _around(self, person: Person, size: int, random: np.random.Generator) -> Box:
         """A crop in which the person is the most prominent one: the network finds one person, and must not be asked to guess which."""
         low, high = self.person_share
         for _ in range(TRIES):
             share = random.uniform(low, high)
             aspect = float(np.exp(random.uniform(-1, 1) * np.log(self.aspect)))
-            box = _place(person, *_crop_size(person, share, aspect), random)
+            box = _place(person, *_crop_size(person, share, aspect, size / self.magnification), random)
             if prominent(person, box):
                 return box
             low = share  # another person is too large in it: nearer
-        return _place(person, *_crop_size(person, high, 1.0), None)
+        return self._tightest(person, size)
 
 
-def _crop_size(person: Person, share: float, aspect: float) -> tuple[float, float]:
-    """Width and height of a crop in which the person has the given share; never smaller than the person, never larger than the picture."""
+def _crop_size(person: Person, share: float, aspect: float, least: float = 0.0) -> tuple[float, float]:
+    """Width and height of a crop in which the person has the given share; never smaller than the person or `least`, nor larger than the picture."""
     side = np.sqrt(person.box[2] * person.box[3]) / share
     width, height = side * np.sqrt(aspect), side / np.sqrt(aspect)
-    width, height = max(width, 1.05 * person.box[2]), max(height, 1.05 * person.box[3])
+    width, height = max(width, 1.05 * person.box[2], least), max(height, 1.05 * person.box[3], least)
     return float(min(width, person.width)), float(min(height, person.height))
 
 
@@ -103,8 +112,8 @@ def _place(person: Person, width: float, height: float, random: np.random.Genera
     for start, length, side, limit in ((person.box[0], person.box[2], width, person.width), (person.box[1], person.box[3], height, person.height)):
         low, high = sorted((start + length - side, start))
         at = random.uniform(low, high) if random is not None else (low + high) / 2
-        edges = sorted((0.0, limit - side))
-        corner.append(float(np.clip(at, *edges)))
+        lowest, highest = sorted((0.0, limit - side))
+        corner.append(float(np.clip(at, lowest, highest)))
     return corner[0], corner[1], width, height
 
 

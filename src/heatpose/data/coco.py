@@ -132,8 +132,9 @@ def people(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[
 
 
 def benchmark_people(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[list[Person], Audit]:
-    """The published single-person selection: images with exactly one person annotation (a crowd counts as one and is not usable), a real box and
-    at least one labelled keypoint.
+    """The published single-person selection.
+
+    Images with exactly one person annotation (a crowd counts as one and is not usable), a real box and at least one labelled keypoint.
 
     Raises:
         HeatposeError: No image qualifies.

@@ -15,6 +15,7 @@ _HAIR = np.array(
     [[25, 20, 20], [70, 45, 30], [120, 75, 40], [200, 165, 95], [150, 150, 155], [150, 60, 30]], np.float64
 )
 
+_FRONT, _BACK = np.array([255.0, 130.0, 10.0]), np.array([40.0, 90.0, 255.0])
 Radii = tuple[float, float]
 
 
@@ -23,7 +24,7 @@ class Part:
     """A tapered capsule of a body: from `start` to `end` (f64[3], as in `Pose`), `radii` in body heights.
 
     `owner` is one of `render.PARTS`. Parts of equal `depth` are one surface, shaded together; a larger depth
-    is drawn later. `flat` parts (eyes, a pocket) are not shaded.
+    is drawn later. `flat` parts (eyes, badges) are not shaded.
     """
 
     owner: str
@@ -44,8 +45,9 @@ def random_colour(rng: np.random.Generator) -> Points:
 def dress(pose: Pose, rng: np.random.Generator) -> list[Part]:
     """Puts flesh and random clothes on a pose.
 
-    Left can be told from right in every view: by the face or its absence, the way the feet point, which
-    limbs are in front, a pocket on the left of the chest and a watch on the left wrist.
+    Left can be told from right by what survives a mirror: the face or its absence, the way the feet point,
+    which limbs are nearer and brighter, an orange badge on the chest and a blue one on the back. Nothing is
+    worn on one side alone, because training mirrors pictures and swaps the names with them.
     """
     between = rng.uniform(0, len(_SKIN) - 1)
     skin = np.array([np.interp(between, range(len(_SKIN)), _SKIN[:, i]) for i in range(3)])
@@ -71,11 +73,11 @@ def _trunk(pose: Pose, rng: np.random.Generator, skin: Points, shirt: Points, tr
     for side in ("left", "right"):
         inner, hip = 0.86 * at[f"{side}_shoulder"] + 0.14 * at["chest"], at[f"{side}_hip"]
         parts.append(Part("torso", inner, 0.8 * hip + 0.2 * inner, (0.040 * g, 0.046 * g), shirt, depth))
-    return parts + _print_on(pose, rng, shirt, depth)
+    return parts + _print_on(pose, rng, depth)
 
 
-def _print_on(pose: Pose, rng: np.random.Generator, shirt: Points, depth: float) -> list[Part]:
-    """Stripes on some shirts; on all of them a pocket on the left of the chest and a mark on the back."""
+def _print_on(pose: Pose, rng: np.random.Generator, depth: float) -> list[Part]:
+    """Stripes on some shirts; on all of them a badge on the chest and another on the back."""
     at, parts = pose.points, []
     second = random_colour(rng)
     if rng.random() < 0.3:
@@ -84,12 +86,11 @@ def _print_on(pose: Pose, rng: np.random.Generator, shirt: Points, depth: float)
             right = at["right_shoulder"] * (1 - t) + at["right_hip"] * t
             parts.append(Part("torso", left, right, (0.012, 0.012), second, depth, flat=True))
     inside = _middle(at["chest"], at["waist"])
-    contrast = shirt * 0.4 + (0.0 if shirt.mean() > 120 else 150.0)
     down = (at["pelvis"] - at["neck"]) * 0.09
-    for name, top, radius in (("pocket", 0.0, 0.025), ("back", -1.6, 0.014)):
+    for name, colour in (("breast", _FRONT), ("back", _BACK)):
         if at[name][2] > inside + 0.015:
-            start, end = at[name] + top * down, at[name] + down
-            parts.append(Part("torso", start, end, (radius, radius), contrast, depth, flat=True))
+            start, end = at[name] - down, at[name] + down
+            parts.append(Part("torso", start, end, (0.022, 0.022), colour, depth, flat=True))
     return parts
 
 
@@ -134,7 +135,7 @@ def _arms(pose: Pose, rng: np.random.Generator, skin: Points, shirt: Points) -> 
     at, g = pose.points, pose.build.girth
     # In segments: sleeveless, short, to the elbow, long.
     sleeve = float(rng.choice((0.0, 0.55, 1.0, 2.0), p=(0.15, 0.45, 0.1, 0.3)))
-    strap, fore_cover = random_colour(rng), shirt if sleeve > 1 else skin
+    cover = shirt if sleeve > 1 else skin
     parts = []
     for side in ("left", "right"):
         shoulder, elbow = at[f"{side}_shoulder"], at[f"{side}_elbow"]
@@ -145,11 +146,8 @@ def _arms(pose: Pose, rng: np.random.Generator, skin: Points, shirt: Points) -> 
             end = shoulder + min(sleeve, 1.0) * (elbow - shoulder)
             parts.append(Part(f"{side}_upper_arm", shoulder, end, (0.036 * g, 0.031 * g), shirt, upper))
         parts.append(Part(f"{side}_forearm", wrist, hand, (0.020 * g, 0.024 * g), skin, fore))
-        parts.append(Part(f"{side}_forearm", elbow, wrist, (0.027 * g, 0.020 * g), fore_cover, fore))
-    wrist, up = at["left_wrist"], at["left_elbow"] - at["left_wrist"]
-    depth = _middle(at["left_elbow"], wrist) + 1e-3
-    watch = (wrist + 0.30 * up, wrist + 0.12 * up)
-    return [*parts, Part("left_forearm", *watch, (0.027 * g, 0.027 * g), strap, depth, flat=True)]
+        parts.append(Part(f"{side}_forearm", elbow, wrist, (0.027 * g, 0.020 * g), cover, fore))
+    return parts
 
 
 def _legs(pose: Pose, rng: np.random.Generator, skin: Points, trousers: Points, shoes: Points) -> list[Part]:

@@ -170,7 +170,7 @@ def _upper_body(rng: np.random.Generator, build: Build, pitch: float) -> dict[st
         "neck": np.array([0.0, -build.torso, 0.0]),
         "waist": np.array([0.0, -0.06, 0.0]),
         "chest": np.array([0.0, -build.torso + 0.055, 0.0]),
-        "pocket": np.array([0.5 * build.shoulder, -build.torso + 0.095, 0.9 * girth]),
+        "breast": np.array([0.0, -build.torso + 0.10, 0.9 * girth]),
         "back": np.array([0.0, -build.torso + 0.12, -0.9 * girth]),
     }
     style = int(rng.choice(len(ARMS), p=ARM_ODDS))

@@ -87,7 +87,7 @@ class Assembly:
         card = model_card(job, rows, proofs)
         (self.folder / CARD).write_text(card, encoding="utf-8")
         result = BundleResult(job.out / job.name, tuple(rows), _gates(proofs), dict(self.steps.seconds))
-        write_json(self.folder / MANIFEST, self._manifest(known, result))
+        write_json(self.folder / MANIFEST, self._manifest(known, len(images), result))
         return result
 
     def _calibrate(self) -> NDArray[np.uint8]:
@@ -144,7 +144,7 @@ class Assembly:
         report = proof.report and replace(proof.report, model=rejected.name)
         return replace(proof, path=rejected, report=report)
 
-    def _manifest(self, known: Mapping[str, Any], result: BundleResult) -> dict[str, Any]:
+    def _manifest(self, known: Mapping[str, Any], images: int, result: BundleResult) -> dict[str, Any]:
         job = self.job
         return {
             "format": FORMAT, "name": job.name, "model": job.model_name, "resolution": job.preprocessing.size,
@@ -153,8 +153,7 @@ class Assembly:
             "sigmoid": job.sigmoid, "passed": result.passed,
             "files": file_table(self.folder), "gates": list(result.gates),
             "calibration": {
-                "images": min(job.calibration_count, len({p.image_path for p in job.calibration_people})),
-                "seed": job.seed, "sha256": sha256(self.folder / CALIBRATION),
+                "images": images, "seed": job.seed, "sha256": sha256(self.folder / CALIBRATION),
             },
             "data": {
                 "training": data_entry(job.calibration_people),

@@ -88,7 +88,7 @@ def _use(job: BundleJob) -> str:
         f"  byte / {how.divisor:g} - {how.shift:g}.",
         f"- Output: heatmaps (1, {grid}, {grid}, {keypoints}), {heatmaps}; int8 files give {job.output}.",
         f"  ONNX: (1, {keypoints}, {grid}, {grid}).",
-        "- A keypoint is the centre of its map's highest cell, as a fraction of the image's width and height:",
+        "- A keypoint is the centre of its map's highest cell, in fractions of the image's width and height:",
         f"  x = (column + 0.5) / {grid}, y = (row + 0.5) / {grid}.",
         f"- Keypoints in order: {', '.join(job.skeleton.keypoints)}.",
         "",

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,28 +86,35 @@ def _run_child(folder: Path, on_step: Callable[[str], None]) -> None:
         HeatposeError: It failed or was killed.
     """
     log = folder / "log.txt"
-    error = ""
-    with log.open("wb") as sink:
-        child = subprocess.Popen(
+    with (
+        log.open("wb") as sink,
+        subprocess.Popen(
             [sys.executable, "-m", "heatpose.export.convert"],
             cwd=folder, env=_environment(), stdout=subprocess.PIPE, stderr=sink, stdin=subprocess.DEVNULL,
             text=True, encoding="utf-8",
-        )  # fmt: skip
+        ) as child,
+    ):  # fmt: skip
         try:
             assert child.stdout is not None
-            for line in child.stdout:
-                if line.startswith(_STEP):
-                    on_step(line.removeprefix(_STEP).strip())
-                elif line.startswith(_ERROR):
-                    error = line.removeprefix(_ERROR).strip()
+            error = _follow(child.stdout, on_step)
             status = child.wait()
         finally:  # an interrupted export leaves no converter running
             child.kill()
-            child.wait()
     if status:
         raise HeatposeError(
             f"{error or _how_it_ended(status)} The converter's log is kept in '{_keep(log)}'."
         )
+
+
+def _follow(lines: Iterable[str], on_step: Callable[[str], None]) -> str:
+    """Passes the child's steps on until it closes its output; returns the sentence it gave up with, or ""."""
+    error = ""
+    for line in lines:
+        if line.startswith(_STEP):
+            on_step(line.removeprefix(_STEP).strip())
+        elif line.startswith(_ERROR):
+            error = line.removeprefix(_ERROR).strip()
+    return error
 
 
 def _environment() -> dict[str, str]:

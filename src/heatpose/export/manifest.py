@@ -82,8 +82,10 @@ def _versions() -> dict[str, str]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that `folder` is a tracked part of, and whether its files were changed since;
-    None where there is none (an installed package inside someone else's checkout is not tracked there)."""
+    """Commit of the checkout that `folder` is a tracked part of, and whether its files were changed since.
+
+    None where there is none: an installed package inside someone else's checkout is not tracked there.
+    """
     tracked = _git(folder, "ls-files", "--error-unmatch", str(folder / "__init__.py"))
     commit = _git(folder, "rev-parse", "HEAD")
     if tracked is None or commit is None:

@@ -53,8 +53,10 @@ def onnx_to_saved_model(onnx: Path, folder: Path) -> None:
 
 @contextmanager
 def _working_in(folder: Path) -> Iterator[None]:
-    """Works in `folder` with the environment's programs on PATH: onnx2tf runs `onnxsim` and skips it silently
-    where it is not found, only to fail later."""
+    """Works in `folder` with the environment's programs on PATH.
+
+    onnx2tf runs `onnxsim` and skips it silently where it is not found, only to fail later.
+    """
     before, path = Path.cwd(), os.environ.get("PATH", "")
     os.chdir(folder)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), path])
@@ -66,8 +68,10 @@ def _working_in(folder: Path) -> Iterator[None]:
 
 
 def _keras_model(onnx: str, folder: str) -> Any:
-    """The Keras model that onnx2tf builds. It saves nothing: its own float TFLite files would take three
-    times as long as everything else."""
+    """The Keras model that onnx2tf builds.
+
+    It saves nothing: its own float TFLite files would take three times as long as everything else.
+    """
     import onnx2tf
 
     try:
@@ -117,14 +121,13 @@ def to_tflite(
     Raises:
         HeatposeError: An int8 form without calibration images, or ones without a 0 and a 255.
     """
-    import tensorflow as tf
+    images = _checked(calibration) if form != "float32" else None
+    import tensorflow as tf  # seconds, and not before the images are known to be good
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
-    if form != "float32":
-        _check_calibration(calibration)
-        assert calibration is not None
+    if images is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: _representative(calibration, preprocessing)
+        converter.representative_dataset = lambda: _representative(images, preprocessing)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
         converter.inference_output_type = {"float32": tf.float32, "int8": tf.int8}[output]
@@ -133,7 +136,7 @@ def to_tflite(
     return content
 
 
-def _check_calibration(calibration: NDArray[np.uint8] | None) -> None:
+def _checked(calibration: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     if calibration is None or not len(calibration):
         raise HeatposeError(
             "An int8 file needs calibration images, and there are none; give training images."
@@ -142,6 +145,7 @@ def _check_calibration(calibration: NDArray[np.uint8] | None) -> None:
         raise HeatposeError(
             "The calibration images hold no 0 or no 255; make them with `calibration_images`."
         )
+    return calibration
 
 
 def _representative(

@@ -46,8 +46,8 @@ class MobileNetV2(nn.Module):
         channels = scaled_channels(32, width)
         layers: list[nn.Module] = [ConvBlock(3, channels, 3, 2, activation="relu6", norm=norm)]
         self.channels: list[int] = []
-        for expansion, outputs, repeats, stride in STAGES:
-            outputs = scaled_channels(outputs, width)
+        for expansion, stage_channels, repeats, stride in STAGES:
+            outputs = scaled_channels(stage_channels, width)
             for i in range(repeats):
                 layers.append(InvertedResidual(channels, outputs, stride if i == 0 else 1, expansion, norm))
                 channels = outputs

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from heatpose.errors import HeatposeError
 from heatpose.export.flatbuffer import read_graph
 from heatpose.export.graph import Graph, Operator
-from heatpose.models.layers import ConvBlock
+from heatpose.models.layers import ConvBlock, scaled_channels
 from heatpose.models.mobilenetv2 import TAPS, InvertedResidual
-from heatpose.models.movenet import MoveNet
+from heatpose.models.movenet import MoveNet, PyramidStep
 
 TRANSPARENT = {"QUANTIZE", "DEQUANTIZE", "CAST"}
 """Operators that change the number format only."""
 CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D"}
+WIDTHS = (1.0, 1.75, 0.35, 0.5, 0.75, 1.3, 1.4)
+"""Multipliers of MoveNet and MobileNetV2. Channels are multiples of 8, so the stem alone does not tell them all apart: 0.35 and 0.5 have 16."""
 
 
 def import_movenet(path: str | Path) -> MoveNet:
@@ -39,10 +41,16 @@ def import_movenet(path: str | Path) -> MoveNet:
         HeatposeError: Not a TFLite file, or not this graph: the message names the first layer that does not fit.
     """
     walk = _Walk(Path(path), read_graph(path))
-    network = MoveNet(walk.keypoints(), width=walk.stem_channels() / 32, norm=False)
-    with torch.no_grad():
-        walk.fill(network)
-    return network.eval()
+    failures = []
+    for width in walk.widths():
+        network = MoveNet(walk.keypoints(), width=width, norm=False)
+        try:
+            with torch.no_grad():
+                walk.fill(network)
+            return network.eval()
+        except HeatposeError as error:
+            failures.append((walk.copied, error))
+    raise max(failures, key=lambda failure: failure[0])[1]  # the width that fitted longest names the layer
 
 
 class _Walk:
@@ -53,12 +61,14 @@ class _Walk:
         self.graph = graph
         self.stem = self._first_convolution()
         self.head_operators = self._heatmap_head()
+        self.copied = 0
 
     def fail(self, layer: str, why: str) -> HeatposeError:
         return HeatposeError(f"'{self.path}' is no MoveNet that can be imported: at {layer}, {why}.")
 
     def fill(self, network: MoveNet) -> None:
-        """Copies every layer, in the order of the forward pass."""
+        """Copies every layer, in the order of the forward pass; `copied` counts them."""
+        self.copied = 0
         features = network.backbone.features
         stem = features[0]
         assert isinstance(stem, ConvBlock)
@@ -83,6 +93,7 @@ class _Walk:
         return self.addition(layer, x, out) if block.adds else out
 
     def pyramid_step(self, layer: str, x: int, tap: int, step: torch.nn.Module) -> int:
+        assert isinstance(step, PyramidStep)
         resize = self.find(layer, x, lambda operator: operator.name == "RESIZE_BILINEAR", "a bilinear resize")
         if not resize.options.get("half_pixel_centers") or resize.options.get("align_corners"):
             raise self.fail(layer, "the resize does not use half-pixel centres")
@@ -164,7 +175,7 @@ class _Walk:
         raise self.fail("input", "no convolution follows")
 
     def _arithmetic(self, operator: Operator, tensor: int, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        functions = {"SUB": np.subtract, "ADD": np.add, "MUL": np.multiply, "DIV": np.divide}
+        functions: dict[str, np.ufunc] = {"SUB": np.subtract, "ADD": np.add, "MUL": np.multiply, "DIV": np.divide}
         constant = next((c for c in map(self.graph.resolve_constant, operator.inputs) if c is not None), None)
         if operator.name not in functions or constant is None or constant.size not in (1, 3):
             raise self.fail("input", f"the operator {operator.name} is no part of MoveNet's normalisation")
@@ -174,8 +185,11 @@ class _Walk:
         if np.abs(low + 1).max() > 0.02 or np.abs(high - 1).max() > 0.02:
             raise self.fail("input", f"bytes 0 and 255 become {low.round(3)} and {high.round(3)}, not -1 and 1")
 
-    def stem_channels(self) -> int:
-        return int(self.kernel(self.stem).shape[0])
+    def widths(self) -> list[float]:
+        """Width multipliers that give the file's stem."""
+        channels = int(self.kernel(self.stem).shape[0])
+        candidates = dict.fromkeys((*WIDTHS, channels / 32))
+        return [w for w in candidates if scaled_channels(32, w) == channels] or [channels / 32]
 
     def keypoints(self) -> int:
         return int(self.kernel(self.head_operators[-1]).shape[0])

@@ -82,9 +82,7 @@ class PoseRunner(Protocol):
         """
 
 
-def open_runner(
-    path: str | Path, *, threads: int | None = None, size: int | None = None, reference_kernels: bool = False
-) -> PoseRunner:
+def open_runner(path: str | Path, *, threads: int | None = None, size: int | None = None, reference_kernels: bool = False) -> PoseRunner:
     """Opens a model file by its ending.
 
     Args:

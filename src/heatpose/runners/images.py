@@ -18,9 +18,7 @@ def check_images(images: NDArray[np.uint8], size: int) -> None:
         ValueError: Another shape or dtype: a mistake of the calling code, not of the user.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images) or images.shape[1:] != (size, size, 3):
-        raise ValueError(
-            f"A runner takes u8[B, {size}, {size}, 3]; B at least 1; got {images.dtype}{list(images.shape)}."
-        )
+        raise ValueError(f"A runner takes u8[B, {size}, {size}, 3]; B at least 1; got {images.dtype}{list(images.shape)}.")
 
 
 def normalised(images: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -35,7 +33,4 @@ def check_size(path: Path, own: int, wanted: int | None) -> None:
         HeatposeError: `wanted` is given and is not `own`.
     """
     if wanted is not None and wanted != own:
-        raise HeatposeError(
-            f"'{path}' is made for {own}x{own} images and cannot run at {wanted}; "
-            "export it again at that resolution."
-        )
+        raise HeatposeError(f"'{path}' is made for {own}x{own} images and cannot run at {wanted}; export it again at that resolution.")

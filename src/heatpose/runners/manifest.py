@@ -57,9 +57,7 @@ def read_manifest(model: Path) -> FileFacts:
     except OSError as error:
         raise HeatposeError(f"'{path}' cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError, TypeError, AttributeError) as error:
-        raise HeatposeError(
-            f"'{path}' is damaged ({error}); export the bundle again, or move the model out of it."
-        ) from error
+        raise HeatposeError(f"'{path}' is damaged ({error}); export the bundle again, or move the model out of it.") from error
 
 
 def _facts(content: Mapping[str, Any]) -> FileFacts:

@@ -83,9 +83,7 @@ def _session(path: Path, threads: int) -> Any:
     try:
         import onnxruntime  # part of the extra `export`
     except ImportError as error:
-        raise HeatposeError(
-            "Running ONNX files needs onnxruntime: pip install 'heatpose[export]'."
-        ) from error
+        raise HeatposeError("Running ONNX files needs onnxruntime: pip install 'heatpose[export]'.") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only: its warnings are about optimisations
@@ -105,9 +103,7 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        raise HeatposeError(
-            f"'{path}' is no ONNX file that onnxruntime can run ({first_line(error)})."
-        ) from error
+        raise HeatposeError(f"'{path}' is no ONNX file that onnxruntime can run ({first_line(error)}).") from error
 
 
 def _input_form(path: Path, session: Any, wanted: int | None) -> tuple[str, int | None, int]:

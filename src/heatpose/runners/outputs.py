@@ -44,9 +44,7 @@ class OutputForm:
         return self.layout in (Layout.POSE_YX, Layout.POSE_XY)
 
 
-def choose_output(
-    path: Path, shapes: Sequence[Sequence[int]], size: int, channels_first: bool = False
-) -> OutputForm:
+def choose_output(path: Path, shapes: Sequence[Sequence[int]], size: int, channels_first: bool = False) -> OutputForm:
     """Finds the output that holds the pose: the one decoded pose, else the one stack of heatmaps.
 
     Args:
@@ -103,9 +101,7 @@ def poses_of(values: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]
     return triples[..., [1, 0, 2]] if layout is Layout.POSE_YX else triples
 
 
-def poses_from_heatmaps(
-    heatmaps: NDArray[np.float32], decode: str, probabilities: bool | None
-) -> NDArray[np.float32]:
+def poses_from_heatmaps(heatmaps: NDArray[np.float32], decode: str, probabilities: bool | None) -> NDArray[np.float32]:
     """Decodes the maps as they are, and turns the value of the highest cell into a score.
 
     Args:

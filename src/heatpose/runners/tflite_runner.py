@@ -97,15 +97,11 @@ def _interpreter(path: Path, threads: int, reference_kernels: bool) -> Any:
     try:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType  # part of the extra `export`
     except ImportError as error:
-        raise HeatposeError(
-            "Running TFLite files needs ai-edge-litert: pip install 'heatpose[export]'."
-        ) from error
+        raise HeatposeError("Running TFLite files needs ai-edge-litert: pip install 'heatpose[export]'.") from error
     resolver = OpResolverType.BUILTIN_REF if reference_kernels else OpResolverType.AUTO
     try:
         # The bytes, not the path: a file that changes while it is mapped into memory would end the process.
-        interpreter = Interpreter(
-            model_content=path.read_bytes(), num_threads=threads, experimental_op_resolver_type=resolver
-        )
+        interpreter = Interpreter(model_content=path.read_bytes(), num_threads=threads, experimental_op_resolver_type=resolver)
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise HeatposeError(f"'{path}' cannot be run by LiteRT ({first_line(error)}).") from error

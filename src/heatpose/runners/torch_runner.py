@@ -31,13 +31,9 @@ class TorchRunner:
 
     kind = "checkpoint"
 
-    def __init__(
-        self, path: Path, loaded: LoadedCheckpoint, *, threads: int | None = None, size: int | None = None
-    ) -> None:
+    def __init__(self, path: Path, loaded: LoadedCheckpoint, *, threads: int | None = None, size: int | None = None) -> None:
         self.path, self.name = path, path.name
-        self.preprocessing = (
-            loaded.preprocessing if size is None else replace(loaded.preprocessing, size=size)
-        )
+        self.preprocessing = loaded.preprocessing if size is None else replace(loaded.preprocessing, size=size)
         self.size = self.preprocessing.size
         self.skeleton = loaded.skeleton
         self.keypoints = loaded.network.keypoints

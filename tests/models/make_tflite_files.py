@@ -1,0 +1,134 @@
+"""Writes TFLite files of random networks into a folder, with the weights beside them. No test: a program of its own, because onnx2tf changes
+the process that it runs in.
+
+plain_{float32,float16,int8_pc,int8_pt}.tflite   width 0.35, 17 keypoints, the heatmap head alone
+four_heads.tflite                                width 1.75, 5 keypoints, the four heads and the normalisation inside, as in Google's files
+normed.tflite                                    width 0.5, 13 keypoints, batch norm folded by the export
+other_head.tflite, no_head.tflite, unit_range.tflite   graphs that are no MoveNet
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from heatpose.export.onnx import INPUT, OUTPUT, export_onnx
+from heatpose.export.tflite import onnx_to_saved_model, to_tflite
+from heatpose.models.layers import ConvBlock
+from heatpose.models.movenet import Head, MoveNet
+from heatpose.preprocessing import Preprocessing
+
+SIZE = 64
+
+
+def randomised(network: nn.Module) -> None:
+    """Weights that keep the signal's size through a network without norms, biases and statistics that are not trivial."""
+    for block in network.modules():
+        if isinstance(block, ConvBlock):
+            nn.init.normal_(block.conv.weight, std=float((2 / block.conv.weight[0].numel()) ** 0.5))
+            if block.conv.bias is not None:
+                nn.init.normal_(block.conv.bias, std=0.3)
+            if isinstance(block.norm, nn.BatchNorm2d):
+                state = block.norm.state_dict()
+                for name, low in (("weight", 0.5), ("bias", -0.5), ("running_mean", -0.5), ("running_var", 0.5)):
+                    state[name] = torch.rand_like(state[name]) + low
+                block.norm.load_state_dict(state)
+
+
+class FourHeads(nn.Module):
+    """Google's graph: raw bytes in, and centre, regression, heatmaps and offsets out, here along one axis."""
+
+    def __init__(self, network: MoveNet) -> None:
+        super().__init__()
+        k = network.keypoints
+        self.network = network
+        self.centre, self.regression, self.offset = (Head(24, c, 96, norm=False) for c in (1, 2 * k, 2 * k))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.network.features(images / 127.5 - 1)
+        heads = (self.centre(x).sigmoid(), self.regression(x), self.network.head(x).sigmoid(), self.offset(x))
+        return torch.cat(heads, 1)
+
+
+def save(folder: Path, name: str, network: MoveNet) -> None:
+    torch.save({"settings": network.settings, "state": network.state_dict()}, folder / f"{name}.pt")
+
+
+def converter(saved_model: Path) -> Any:
+    import tensorflow as tf
+
+    return tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
+
+
+def plain(folder: Path) -> None:
+    import tensorflow as tf
+
+    network = MoveNet(17, 0.35, norm=False)
+    randomised(network)
+    save(folder, "plain", network)
+    export_onnx(network.eval(), SIZE, folder / "plain.onnx", sigmoid=True)
+    onnx_to_saved_model(folder / "plain.onnx", folder / "plain")
+    images = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
+    for form in ("float32", "int8_pc", "int8_pt"):
+        content = to_tflite(folder / "plain", form=form, calibration=images, preprocessing=Preprocessing(SIZE))  # type: ignore[arg-type]
+        (folder / f"plain_{form}.tflite").write_bytes(content)
+    half = converter(folder / "plain")
+    half.optimizations = [tf.lite.Optimize.DEFAULT]
+    half.target_spec.supported_types = [tf.float16]
+    (folder / "plain_float16.tflite").write_bytes(half.convert())
+
+
+def four_heads(folder: Path) -> None:
+    network = MoveNet(5, 1.75, norm=False)
+    module = FourHeads(network)
+    randomised(module)
+    # Equal tensors are stored once: the importer must not mind.
+    module.regression.depthwise.load_state_dict(network.head.depthwise.state_dict())
+    save(folder, "four_heads", network)
+    settings: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT], "opset_version": 17, "dynamo": False}
+    with torch.no_grad():
+        torch.onnx.export(module.eval(), (torch.zeros(1, 3, SIZE, SIZE),), str(folder / "four_heads.onnx"), **settings)
+    onnx_to_saved_model(folder / "four_heads.onnx", folder / "four_heads")
+    (folder / "four_heads.tflite").write_bytes(converter(folder / "four_heads").convert())
+
+
+def normed(folder: Path) -> None:
+    network = MoveNet(13, 0.5)
+    randomised(network)
+    save(folder, "normed", network)
+    export_onnx(network.eval(), SIZE, folder / "normed.onnx", sigmoid=False)
+    onnx_to_saved_model(folder / "normed.onnx", folder / "normed")
+    (folder / "normed.tflite").write_bytes(converter(folder / "normed").convert())
+
+
+def others(folder: Path) -> None:
+    import tensorflow as tf
+
+    def constant(*shape: int) -> Any:
+        return tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32)
+
+    def stem(x: Any) -> Any:
+        return tf.nn.relu6(tf.nn.conv2d(x, constant(3, 3, 3, 32), 2, "SAME"))
+
+    def head(x: Any) -> Any:
+        x = tf.nn.depthwise_conv2d(x, constant(3, 3, 32, 1), [1, 1, 1, 1], "SAME")
+        x = tf.nn.relu(tf.nn.conv2d(x, constant(1, 1, 32, 96), 1, "SAME"))
+        return tf.sigmoid(tf.nn.conv2d(x, constant(1, 1, 96, 17), 1, "SAME"))
+
+    graphs = {"other_head": lambda x: head(stem(x)), "no_head": stem, "unit_range": lambda x: head(stem(x / 255))}
+    for name, graph in graphs.items():
+        signature = tf.TensorSpec((1, SIZE, SIZE, 3), tf.float32)
+        concrete = tf.function(graph).get_concrete_function(signature)
+        content = tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module()).convert()
+        (folder / f"{name}.tflite").write_bytes(content)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    for step in (plain, four_heads, normed, others):
+        step(Path(sys.argv[1]))
