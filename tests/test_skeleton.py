@@ -138,7 +138,6 @@ UNCHECKED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.xfail(reason="Skeleton does not look at these yet", strict=True)
 @pytest.mark.parametrize("what", UNCHECKED)
 def test_a_definition_that_cannot_work_is_one_sentence(what: str) -> None:
     with pytest.raises(HeatposeError, match="hand"):

@@ -39,6 +39,8 @@ class Skeleton:
     merge: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if odd := [list(pair) for pair in (*self.flip_pairs, *self.edges) if len(pair) != 2]:
+            raise HeatposeError(f"Skeleton '{self.name}': flip_pairs and edges are pairs of names, not {odd}.")
         plain = {
             "keypoints": tuple(str(name) for name in self.keypoints),
             "sigmas": tuple(float(sigma) for sigma in self.sigmas),
@@ -51,10 +53,12 @@ class Skeleton:
         self._check()
 
     def _check(self) -> None:
+        if empty := sorted(name for name, sources in self.merge.items() if not sources):
+            raise HeatposeError(f"Skeleton '{self.name}' has merge rules without sources for {empty}.")
         known = set(self.keypoints)
         if not known or len(known) != len(self.keypoints):
             raise HeatposeError(f"Skeleton '{self.name}' needs at least one keypoint and each name once; got {list(self.keypoints)}.")
-        if len(self.sigmas) != len(self.keypoints) or min(self.sigmas) <= 0:
+        if len(self.sigmas) != len(self.keypoints) or not all(0 < sigma < float("inf") for sigma in self.sigmas):
             raise HeatposeError(f"Skeleton '{self.name}' has {len(self.keypoints)} keypoints and needs as many positive sigmas; got {list(self.sigmas)}.")
         named = [*self.merge, *(name for pair in (*self.flip_pairs, *self.edges) for name in pair)]
         if unknown := sorted({name for name in named if name not in known}):

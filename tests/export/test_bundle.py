@@ -53,10 +53,20 @@ class Case:
         return export_bundle(**{**settings, **changes})
 
 
+def a_lively_network() -> MoveNet:
+    """Random weights, but every layer's output is spread out and every map has a clear maximum."""
+    torch.manual_seed(0)
+    network = MoveNet(13, width=0.35).train()
+    with torch.no_grad():
+        network.head.output.norm.weight.mul_(20)  # type: ignore[operator]
+        for _ in range(40):  # fills the statistics of the batch norms
+            network(torch.nn.functional.interpolate(torch.rand(8, 3, 16, 16) * 2 - 1, size=64))
+    return network.eval()
+
+
 @pytest.fixture(scope="module")
 def case(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    torch.manual_seed(0)
-    network = MoveNet(13, width=0.35)
+    network = a_lively_network()
     splits = {part: find_split(synthetic_root, part) for part in ("train", "val")}  # type: ignore[arg-type]
     training, _ = people(read_labels(splits["train"].annotations), splits["train"].images, ST_13)
     evaluation, _ = benchmark_people(read_labels(splits["val"].annotations), splits["val"].images, ST_13)
@@ -70,7 +80,9 @@ def case(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Case
 @pytest.fixture
 def no_conversion(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """The converter gives what it gave before."""
-    monkeypatch.setattr(assembly, "convert", lambda onnx, *, forms, **_: {f: case.converted[f] for f in forms})
+    monkeypatch.setattr(
+        assembly, "convert", lambda onnx, *, forms, **_: {f: case.converted[f] for f in forms}
+    )
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
@@ -114,8 +126,8 @@ def test_the_float_file_is_the_network(case: Case) -> None:
     found = open_runner(case.result.folder / "net_64_float32.tflite").heatmaps(images)
     with torch.no_grad():
         values = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-        expected = case.network.eval()(values).sigmoid().numpy()
-    assert np.abs(found - expected).max() < 1e-5
+        expected = case.network(values).sigmoid().numpy()
+    assert np.abs(found - expected).max() < 1e-4
 
 
 def test_metrics_have_one_report_per_artefact(case: Case) -> None:

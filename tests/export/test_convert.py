@@ -46,7 +46,11 @@ def onnx(tmp_path: Path) -> Path:
 def run(onnx: Path, on_step: Callable[[str], None] = lambda step: None) -> dict[str, bytes]:
     calibration = np.zeros((1, 64, 64, 3), np.uint8)
     return convert(  # type: ignore[return-value]
-        onnx, forms=("float32", "int8_pt"), calibration=calibration, preprocessing=Preprocessing(64), on_step=on_step
+        onnx,
+        forms=("float32", "int8_pt"),
+        calibration=calibration,
+        preprocessing=Preprocessing(64),
+        on_step=on_step,
     )
 
 
@@ -70,9 +74,7 @@ def test_the_child_gets_the_request_and_its_files_come_back(
     assert left_behind(tmp_path) == []
 
 
-def test_its_sentence_is_the_error_and_the_log_is_kept(
-    tmp_path: Path, onnx: Path, stand_in: StandIn
-) -> None:
+def test_its_sentence_is_the_error_and_the_log_is_kept(tmp_path: Path, onnx: Path, stand_in: StandIn) -> None:
     stand_in("echo the reason in full >&2; echo error 'It is no network.'; exit 1")
     with pytest.raises(HeatposeError, match=r"^It is no network\. The converter's log is kept in") as caught:
         run(onnx)

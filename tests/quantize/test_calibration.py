@@ -22,7 +22,9 @@ from heatpose.quantize.calibration import (
 )
 
 
-def a_person(number: int, side: float = 50, path: Path | None = None, annotation: int | None = None) -> Person:
+def a_person(
+    number: int, side: float = 50, path: Path | None = None, annotation: int | None = None
+) -> Person:
     """Somebody on a 100x100 image whose box is a square of `side`."""
     return Person(
         image_path=path or Path(f"images/{number:012d}.png"), image_id=number,

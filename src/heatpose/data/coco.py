@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
@@ -43,7 +44,7 @@ class Audit:
         """Counts one dropped annotation."""
         self.dropped[reason] += 1
         self.examples.setdefault(reason, [])
-        if len(self.examples[reason]) < 5:
+        if len(self.examples[reason]) < 5 and image_id not in self.examples[reason]:
             self.examples[reason].append(image_id)
 
 
@@ -82,11 +83,21 @@ def read_labels(path: str | Path) -> CocoLabels:
         if category is None:
             raise HeatposeError(f"Label file '{path}' has no category with keypoints; give the person_keypoints file, not the instances file.")
         images = {int(entry["id"]): entry for entry in content["images"]}
+        _check_images(path, images)
         people = [a for a in content["annotations"] if a["category_id"] == category["id"]]
         _check_annotations(path, people, len(category["keypoints"]), images)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise HeatposeError(f"Label file '{path}' is not in COCO keypoint form ({type(error).__name__}: {error}).") from error
     return CocoLabels(path, [str(name) for name in category["keypoints"]], images, people)
+
+
+def _check_images(path: Path, images: Mapping[int, Any]) -> None:
+    for image_id, entry in images.items():
+        if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
+            raise HeatposeError(f"Label file '{path}', image {image_id} has no file name.")
+        sides = [entry.get("width"), entry.get("height")]
+        if not all(isinstance(side, int | float) and np.isfinite(side) and side >= 1 for side in sides):
+            raise HeatposeError(f"Label file '{path}', image {image_id} has no usable width and height: {sides}.")
 
 
 def _check_annotations(path: Path, people: list[Any], keypoints: int, images: Mapping[int, Any]) -> None:
@@ -99,6 +110,9 @@ def _check_annotations(path: Path, people: list[Any], keypoints: int, images: Ma
             raise HeatposeError(f"{where} has {len(values)} keypoint numbers, but its category names {keypoints} keypoints (three finite numbers each).")
         if len(annotation["bbox"]) != 4 or not np.isfinite(np.asarray(annotation["bbox"], np.float64)).all():
             raise HeatposeError(f"{where} has no usable box; 'bbox' must be four finite numbers.")
+        int(annotation.get("id", 0))
+        if not np.isfinite(float(annotation.get("area") or 0)):
+            raise HeatposeError(f"{where} has no usable area: {annotation['area']}.")
         if int(annotation["image_id"]) not in images:
             raise HeatposeError(f"{where} belongs to image {annotation['image_id']}, which the file does not list.")
     if not people:
@@ -117,12 +131,16 @@ def people(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[
         The people in file order, and the audit.
     """
     audit = Audit(images=len(labels.images), annotations=len(labels.annotations))
-    per_image: dict[int, list[Mapping[str, Any]]] = {}
-    for annotation in labels.annotations:
-        per_image.setdefault(int(annotation["image_id"]), []).append(annotation)
+    values = np.array([a["keypoints"] for a in labels.annotations], np.float32).reshape(len(labels.annotations), -1, 3)
+    keypoints, labelled = skeleton.convert(values[..., :2], values[..., 2] >= 1, labels.keypoint_names)
+    boxes = np.array([a["bbox"] for a in labels.annotations], np.float32)
+    on_image: dict[int, list[int]] = {}
+    for row, annotation in enumerate(labels.annotations):
+        on_image.setdefault(int(annotation["image_id"]), []).append(row)
     kept = []
-    for annotation in labels.annotations:
-        person = _person(annotation, labels, Path(images), skeleton, per_image[int(annotation["image_id"])])
+    for row, annotation in enumerate(labels.annotations):
+        others = boxes[[other for other in on_image[int(annotation["image_id"])] if other != row]]
+        person = _person(annotation, labels, Path(images), keypoints[row], labelled[row], others)
         if reason := _why_not(annotation, person):
             audit.drop(reason, person.image_id)
         else:
@@ -150,16 +168,20 @@ def benchmark_people(labels: CocoLabels, images: str | Path, skeleton: Skeleton)
     return kept, audit
 
 
-def _person(annotation: Mapping[str, Any], labels: CocoLabels, folder: Path, skeleton: Skeleton, on_image: Sequence[Mapping[str, Any]]) -> Person:
+def _person(
+    annotation: Mapping[str, Any],
+    labels: CocoLabels,
+    folder: Path,
+    keypoints: NDArray[np.float32],
+    labelled: NDArray[np.bool_],
+    others: NDArray[np.float32],
+) -> Person:
     image = labels.images[int(annotation["image_id"])]
-    values = np.asarray(annotation["keypoints"], np.float32).reshape(-1, 3)
-    keypoints, labelled = skeleton.convert(values[:, :2], values[:, 2] >= 1, labels.keypoint_names)
     x, y, w, h = (float(value) for value in annotation["bbox"])
     return Person(
         image_path=folder / str(image["file_name"]), image_id=int(image["id"]), annotation_id=int(annotation.get("id", 0)),
         width=int(image["width"]), height=int(image["height"]), keypoints=keypoints, labelled=labelled,
-        box=(x, y, w, h), area=float(annotation.get("area") or w * h), alone=len(on_image) == 1,
-        others=np.array([other["bbox"] for other in on_image if other is not annotation], np.float32).reshape(-1, 4),
+        box=(x, y, w, h), area=float(annotation.get("area") or w * h), alone=not len(others), others=others,
     )  # fmt: skip
 
 
