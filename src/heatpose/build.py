@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
+import sys
+import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ NOT_THE_RUN = ("runs", "exports", "export", "evaluate", "resume", "quant", "hydr
 
 def quiet(config: DictConfig) -> None:
     """Seeds every generator, and keeps the libraries' remarks that no user can act on off the terminal."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard's writer loads TensorFlow where it is installed
+    # TensorBoard's writer loads TensorFlow (seconds, and a page of noise) unless this module of its TensorFlow-free build is there.
+    sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for text in ("LeafSpec", "on_after_batch_transfer", "does not have many workers", "Checkpoint directory", "number of training batches"):
         warnings.filterwarnings("ignore", f".*{text}.*")

@@ -5,8 +5,10 @@ Exit status: 0 success, 1 a failed gate or bad input (one sentence on stderr), 2
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -111,9 +113,9 @@ def predict(
     model: Model,
     sources: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
     out: Annotated[Path, typer.Option(help="Folder for the drawn images and predictions.json.")],
-    sampling: SamplingChoice = Sampling.bilinear, decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None,
+    sampling: Annotated[Sampling | None, typer.Option(help="How images are shrunk; as in training by default, bilinear where the file does not say.")] = None, decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None,
     resolution: Resolution = None, threads: Threads = None,
-    threshold: Annotated[float, typer.Option(help="Keypoints scored lower are drawn faint.")] = 0.2,
+    threshold: Annotated[float, typer.Option(help="Keypoints with a lower score are not drawn.")] = 0.2,
 ) -> None:  # fmt: skip
     """Draw the poses of images and folders."""
     from heatpose.evaluate import skeleton_of
@@ -122,7 +124,7 @@ def predict(
 
     runner = open_runner(model, threads=threads, size=resolution)
     chosen = skeleton_of(runner, _skeleton(skeleton))
-    summary = predict_sources(runner, sources, out, chosen, decode=str(decode), sampling=str(sampling), threshold=threshold)
+    summary = predict_sources(runner, sources, out, chosen, decode=str(decode), sampling=None if sampling is None else str(sampling), threshold=threshold)
     typer.echo(summary)
 
 
@@ -184,10 +186,12 @@ def _skeleton(path: Path | None) -> Skeleton | None:
 
 def _inspection(model: Path) -> dict[str, Any]:
     from heatpose.export.inspection import inspect_onnx, inspect_tflite
+    from heatpose.runners import CHECKPOINTS
 
-    if model.suffix == ".onnx":
+    suffix = model.suffix.lower()
+    if suffix == ".onnx":
         return inspect_onnx(model).to_json()
-    if model.suffix in (".ckpt", ".pt", ".pth"):
+    if suffix in CHECKPOINTS:
         from heatpose.models.facts import inspect_checkpoint
 
         return inspect_checkpoint(model)
@@ -197,26 +201,35 @@ def _inspection(model: Path) -> dict[str, Any]:
 def _write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
     from PIL import Image
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path)
-    except (OSError, ValueError) as error:
-        raise HeatposeError(f"'{path}' cannot be written ({error}); give a path that ends in .png or .jpg.") from error
+    _write_whole(path, lambda part: Image.fromarray(picture).save(part), "give a path that ends in .png or .jpg")
 
 
 def _write_json(path: Path | None, content: dict[str, Any]) -> None:
-    if path is None:
-        return
-    part = path.with_name(path.name + ".part")
+    if path is not None:
+        text = json.dumps(content, indent=1)
+        _write_whole(path, lambda part: part.write_text(text, encoding="utf-8"), "give the path of a file")
+
+
+def _write_whole(path: Path, write: Callable[[Path], object], advice: str) -> None:
+    """Writes a temporary sibling with the same ending and renames it, so that a file is whole or absent."""
+    part = path.with_name(f".{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write(part)
         os.replace(part, path)
-    except OSError as error:
-        raise HeatposeError(f"'{path}' cannot be written ({error.strerror}).") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise HeatposeError(f"'{path}' cannot be written ({reason}); {advice}.") from error
+    finally:
+        with contextlib.suppress(OSError):  # gone, or its folder is none: the error above says so
+            part.unlink(missing_ok=True)
 
 
 def main() -> None:
     """Entry point of the `heatpose` command."""
     with told_in_one_sentence():
         app()
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,11 @@ class HeatposeError(Exception):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says, without its further paragraphs; its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 @contextmanager
 def told_in_one_sentence() -> Iterator[None]:
     """Turns a `HeatposeError`, also one wrapped by the code that called us, into its sentence on stderr and exit status 1."""
@@ -25,5 +30,14 @@ def told_in_one_sentence() -> Iterator[None]:
             cause = cause.__cause__
         if cause is None:
             raise
-        print(f"error: {cause}", file=sys.stderr)
+        print(f"error: {_sentence(cause)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _sentence(error: HeatposeError) -> str:
+    """The error's text in one line.
+
+    A process of torch's data loader hands its error over with the whole traceback as the text; the sentence is at its end.
+    """
+    name = f"{HeatposeError.__module__}.{HeatposeError.__qualname__}: "
+    return " ".join(str(error).rpartition(name)[2].splitlines())

@@ -68,6 +68,7 @@ class Runs:
         return Path.touch, (self.evidence,)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("where", ["pickle", "torch", "beside the weights"])
 def test_code_in_a_file_is_refused_and_does_not_run(where: str, path: Path, tmp_path: Path) -> None:
     evidence, bad = tmp_path / "ran", tmp_path / "bad.ckpt"

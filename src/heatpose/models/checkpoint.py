@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from heatpose.errors import HeatposeError
+from heatpose.errors import HeatposeError, first_line
 from heatpose.models.movenet import MoveNet
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import Skeleton
@@ -73,7 +73,7 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
         state = {name.removeprefix(prefix): value for name, value in content["state_dict"].items() if name.startswith(prefix)}
         network.load_state_dict(state)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise HeatposeError(f"Checkpoint '{path}' does not fit its own description ({str(error).splitlines()[0]}).") from error
+        raise HeatposeError(f"Checkpoint '{path}' does not fit its own description ({first_line(error)}).") from error
     if len(skeleton) != network.keypoints:
         raise HeatposeError(f"Checkpoint '{path}' has {network.keypoints} heatmaps, but its skeleton '{skeleton.name}' has {len(skeleton)} keypoints.")
     return LoadedCheckpoint(network.eval(), skeleton, preprocessing, dict(description.get("metadata") or {}))
@@ -85,7 +85,7 @@ def _read(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise HeatposeError(f"'{path}' is no readable checkpoint ({str(error).splitlines()[0][:120]}).") from error
+        raise HeatposeError(f"'{path}' is no readable checkpoint ({first_line(error)[:120]}).") from error
 
 
 def check_skeleton(path: str | Path, found: Skeleton, wanted: Skeleton) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from heatpose.errors import HeatposeError
+from heatpose.errors import HeatposeError, first_line
 from heatpose.models.checkpoint import check_skeleton, load_checkpoint
 from heatpose.models.movenet import MoveNet
 from heatpose.models.tflite_import import import_movenet
@@ -57,7 +57,7 @@ def _imagenet_state(path: str | None) -> dict[str, torch.Tensor]:
         return dict(MobileNet_V2_Weights.IMAGENET1K_V2.get_state_dict(progress=True, check_hash=True))
     except Exception as error:  # urllib, ssl, pickle and torch each raise their own kinds here
         raise HeatposeError(
-            f"The ImageNet weights could not be read ({type(error).__name__}: {error}); download torchvision's mobilenet_v2 file and set init.path, "
+            f"The ImageNet weights could not be read ({type(error).__name__}: {first_line(error)}); download torchvision's mobilenet_v2 file and set init.path, "
             "or choose init=movenet_lightning or init=scratch."
         ) from error
 
@@ -102,7 +102,7 @@ def map_keypoints(network: MoveNet, source: Skeleton, target: Skeleton) -> MoveN
     result = MoveNet(**{**network.settings, "keypoints": len(target)})
     state = network.state_dict()
     fresh = result.state_dict()
-    rows = [next((source.index(n) for n in target.merge.get(name, (name,)) if n in source.keypoints), None) for name in target.keypoints]
+    rows = [next((source.index(n) for n in (name, *target.merge.get(name, ())) if n in source.keypoints), None) for name in target.keypoints]
     for key, value in state.items():
         if key.startswith("head.output.") and value.dim():
             known = [(k, row) for k, row in enumerate(rows) if row is not None]
