@@ -143,7 +143,7 @@ def test_all_broken_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("hello")
     with pytest.raises(HeatposeError, match=r"None of the 1 images could be read; the first: .*a\.jpg"):
         predict_sources(Model(), [tmp_path / "a.jpg"], tmp_path / "out", TWO)
-    assert os.listdir(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_exif_orientation_is_respected(tmp_path: Path) -> None:

@@ -103,5 +103,5 @@ def require_passed(result: BundleResult) -> None:
         HeatposeError: An artefact failed a gate.
     """
     if not result.passed:
-        failed = [gate["sentence"] for gate in result.gates if not gate["passed"]]
-        raise HeatposeError(f"{len(failed)} gate(s) failed, see '{result.folder}': " + " ".join(failed))
+        failed = list(dict.fromkeys(gate["artefact"] for gate in result.gates if not gate["passed"]))
+        raise HeatposeError(f"{', '.join(failed)} failed a gate and must not be shipped; the bundle '{result.folder}' keeps the rejected files and the reasons.")

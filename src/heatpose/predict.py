@@ -91,7 +91,6 @@ def predict_sources(
     preprocessing = replace(known, size=runner.size, sampling=sampling or known.sampling)
     images = find_images(sources, out)
     names = _picture_names(images, out)
-    _make_folder(out)
     ids, entries, drawn, skipped = _image_ids(images), [], [], []
     for i, path in enumerate(_progress(images)):
         try:
@@ -100,6 +99,7 @@ def predict_sources(
             skipped.append(Skipped(path, str(error)))
             continue
         pose = runner.predict(preprocessing.resize(image)[None], decode)[0]
+        _make_folder(out)  # not before there is something to put into it
         _save_picture(out / names[i], draw_pose(image, pose, skeleton, threshold=threshold))
         drawn.append(out / names[i])
         entries.append(_entry(ids[i], path, pose, image.shape, skeleton))
@@ -241,4 +241,4 @@ def _progress(images: Sequence[Path]) -> Iterable[Path]:
     from rich.console import Console
     from rich.progress import track
 
-    return track(images, "predicting", console=Console(stderr=True))
+    return track(images, "predicting", console=Console(stderr=True), transient=True)

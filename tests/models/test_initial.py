@@ -124,15 +124,17 @@ def test_imagenet_weights_exist_for_one_width_with_norm(options: dict[str, Any],
 
 
 def test_imagenet_files_that_are_none_are_one_sentence(imagenet: tuple[Path, Any], tmp_path: Path) -> None:
-    text, cut, other = tmp_path / "text.pth", tmp_path / "cut.pth", tmp_path / "other.pth"
+    text, single, cut, other = (tmp_path / f"{name}.pth" for name in ("text", "single", "cut", "other"))
     text.write_text("no weights")
+    torch.save(torch.zeros(3), single)
     state = imagenet[1].state_dict()
     torch.save({name: value for name, value in state.items() if not name.startswith("features.4.")}, cut)
     torch.save({**state, "features.4.conv.0.0.weight": torch.zeros(3, 3, 1, 1)}, other)
     for path, message in (
         (text, "could not be read"),
+        (single, "could not be read"),
         (tmp_path / "none.pth", "could not be read .*none.pth.*set init.path"),
-        (cut, "have 96 layers where MobileNetV2 has 104"),
+        (cut, "have 98 layers where MobileNetV2 has 104"),
         (other, "do not fit MobileNetV2"),
     ):
         with pytest.raises(HeatposeError, match=message) as caught:

@@ -49,8 +49,7 @@ def from_imagenet(network: MoveNet, skeleton: Skeleton, path: str | None = None)
 def _imagenet_state(path: str | None) -> dict[str, torch.Tensor]:
     try:
         if path is not None:
-            state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-            return state
+            return dict(torch.load(path, map_location="cpu", weights_only=True))
         # Imported here: torchvision takes seconds to import and only this needs it.
         from torchvision.models import MobileNet_V2_Weights
 

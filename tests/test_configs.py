@@ -1,0 +1,223 @@
+"""Every file below conf/ composes, and gives the objects that the entries build."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning
+import pytest
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from heatpose import build
+from heatpose.errors import HeatposeError
+from heatpose.export.gates import GateLimits
+from heatpose.finish import QuantSettings
+from heatpose.models.movenet import MoveNet
+from heatpose.module import PoseModule
+from heatpose.skeleton import COCO_17, ST_13, Skeleton
+
+CONF = Path(__file__).parents[1] / "conf"
+FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/**/*.yaml"))
+EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
+COMMAND = re.compile(r"# uv run (?P<entry>train|export)\.py (?P<overrides>.+)")
+
+Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture
+def compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compose:
+    """Composes as the entries do; what a run would write goes to a temporary folder."""
+    config_holder = HydraConfig.instance()
+    monkeypatch.setattr(config_holder, "cfg", None)
+
+    def composed(entry: str, *overrides: str) -> DictConfig:
+        folders = [f"runs={tmp_path}/runs", f"exports={tmp_path}/exports"]
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            config = hydra.compose(entry, [*overrides, *folders], return_hydra_config=True)
+        config_holder.set_config(config)
+        with open_dict(config):
+            del config["hydra"]
+        return config
+
+    return composed
+
+
+def _group(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def _network(config: DictConfig, skeleton: Skeleton) -> MoveNet | None:
+    """The network with its first weights; None where they come from a file that the config does not name."""
+    try:
+        return build.build_network(config, skeleton)
+    except HeatposeError as error:
+        assert "init.path=" in str(error)  # says what to set
+        return None
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_every_file_composes(compose: Compose, file: Path) -> None:
+    group, choice = str(file.parent), file.stem
+    config = compose("train", *(["experiment=quickstart"] if group == "debug" else []), f"{group}={choice}")
+    assert HydraConfig.get().runtime.choices[group] == choice
+    plain = build.plain(config)  # every interpolation resolves
+    assert plain["model_name"] == HydraConfig.get().runtime.choices["model"]
+    if group not in ("experiment", "debug"):
+        own = OmegaConf.load(CONF / file)
+        own.pop("defaults", None)
+        assert set(own) <= set(config[group])
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_command_in_an_experiments_header_runs_it(compose: Compose, path: Path) -> None:
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert header[0] == "# @package _global_"
+    command = COMMAND.fullmatch(header[1])
+    assert command, f"{path.name} does not say how it is run"
+    overrides = shlex.split(command["overrides"])
+    assert f"experiment={path.stem}" in overrides and len(header) > 2  # and a sentence on what it is
+    config = compose(command["entry"], *overrides)
+    assert config.name == path.stem and config.fit == (command["entry"] == "train")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_builds(compose: Compose, path: Path, tmp_path: Path) -> None:
+    config = compose("train", f"experiment={path.stem}", "data.workers=0")
+    skeleton, preprocessing, source = build.build_inputs(config)
+    assert preprocessing.size == config.resolution
+    network = _network(config, skeleton) or instantiate(config.model)(len(skeleton))
+    assert network.keypoints == len(skeleton)
+    module = build.build_module(config, network, skeleton, preprocessing, source)
+    trainer = build.build_trainer(config, tmp_path)
+    assert isinstance(module, PoseModule) and trainer.max_epochs == config.trainer.max_epochs
+    assert module.metadata["model"] == config.model_name and module.metadata["data"]["kind"] in ("coco", "synthetic")
+    assert isinstance(build.build_data(config, source, skeleton, preprocessing), lightning.LightningDataModule)
+    assert isinstance(instantiate(config.quant), QuantSettings)
+
+
+@pytest.mark.parametrize("model", _group("model"))
+@pytest.mark.parametrize("skeleton", _group("skeleton"))
+def test_models_take_their_keypoints_from_the_skeleton(compose: Compose, model: str, skeleton: str) -> None:
+    config = compose("train", f"model={model}", f"skeleton={skeleton}", "model.width=0.35")
+    keypoints = len(instantiate(config.skeleton))
+    network = build.build_network(config, instantiate(config.skeleton)).eval()
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 3, 64, 64)).shape == (1, keypoints, 16, 16)
+    assert network.settings["width"] == 0.35
+
+
+@pytest.mark.parametrize("init", _group("init"))
+def test_initial_weights(compose: Compose, init: str, tmp_path: Path) -> None:
+    absent = f"init.path={tmp_path}/absent.file"
+    overrides = [] if init == "scratch" else [absent]
+    config = compose("train", f"init={init}", *overrides)
+    skeleton = instantiate(config.skeleton)
+    if init == "scratch":
+        assert isinstance(build.build_network(config, skeleton), MoveNet)
+    else:
+        with pytest.raises(HeatposeError, match=r"absent\.file|ImageNet"):
+            build.build_network(config, skeleton)
+
+
+@pytest.mark.parametrize("loss", _group("loss"))
+def test_losses_take_a_batch(compose: Compose, loss: str) -> None:
+    config = compose("train", f"loss={loss}", "experiment=quickstart", "model.width=0.35")
+    skeleton, preprocessing, source = build.build_inputs(config)
+    module = build.build_module(config, build.build_network(config, skeleton), skeleton, preprocessing, source)
+    points, labelled = torch.rand(2, 13, 2) * 64, torch.ones(2, 13, dtype=torch.bool)
+    value = module.loss(torch.zeros(2, 13, 16, 16, requires_grad=True), points, labelled, torch.full((2, 2), 40.0))
+    assert value.isfinite() and value > 0
+    value.backward()
+
+
+@pytest.mark.parametrize("group", ["optimizer", "scheduler", "augment", "callbacks", "logger", "trainer", "data", "quant"])
+def test_the_other_groups_give_objects(compose: Compose, group: str, tmp_path: Path) -> None:
+    for choice in _group(group):
+        config = compose("train", f"{group}={choice}")
+        built = instantiate(config[group])
+        if group == "logger":
+            assert isinstance(built, lightning.pytorch.loggers.Logger)
+            assert str(tmp_path) in str(built.log_dir)
+        elif group == "callbacks":
+            assert all(isinstance(callback, lightning.Callback) for callback in built.values())
+        elif group in ("optimizer", "scheduler", "trainer"):
+            assert callable(built)
+
+
+def test_the_optimizer_and_its_schedule_run(compose: Compose) -> None:
+    config = compose("train")
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = instantiate(config.optimizer)([{"params": [weight]}])
+    schedule = instantiate(config.scheduler)(optimizer=optimizer, total_steps=10)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert max(rates) == pytest.approx(config.optimizer.lr) and rates[0] < rates[1] > rates[-1] > 0
+
+
+@pytest.mark.parametrize(("choice", "built_in"), [("coco17", COCO_17), ("st13", ST_13)])
+def test_skeleton_files_are_the_built_in_ones(compose: Compose, choice: str, built_in: Skeleton) -> None:
+    assert Skeleton.from_yaml(CONF / "skeleton" / f"{choice}.yaml") == built_in
+    assert instantiate(compose("train", f"skeleton={choice}").skeleton) == built_in
+
+
+def test_no_skeleton_file_is_forgotten() -> None:
+    assert _group("skeleton") == ["coco17", "st13"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "forms"),
+    [
+        ("int8", ["float32", "int8_pc", "int8_pt"]),
+        ("int8_pc", ["float32", "int8_pc"]),
+        ("int8_pt", ["float32", "int8_pt"]),
+        ("none", ["float32"]),
+    ],
+)
+def test_quantisation_files_differ_in_what_they_make(compose: Compose, choice: str, forms: list[str]) -> None:
+    quant = instantiate(compose("export", f"quant={choice}").quant)
+    assert list(quant.forms) == forms
+    assert quant.limits == GateLimits() == QuantSettings().limits  # the documented defaults
+    assert (quant.output, quant.sigmoid, quant.calibration_images, quant.calibration_seed) == ("float32", True, 128, 0)
+
+
+def test_every_limit_of_the_gates_is_in_the_configuration(compose: Compose) -> None:
+    limits = set(compose("export").quant.limits) - {"_target_"}
+    assert limits == {field.name for field in fields(GateLimits)}
+
+
+def test_a_bad_value_reaches_the_user_as_its_sentence(compose: Compose) -> None:
+    config = compose("train", "resolution=100")
+    with pytest.raises(InstantiationException) as wrapped:
+        build.build_inputs(config)
+    assert isinstance(wrapped.value.__cause__, HeatposeError)
+
+
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("exports=elsewhere", True),
+        ("logger=csv", True),
+        ("quant=none", True),
+        ("export=false", True),
+        ("optimizer.lr=0.5", False),
+        ("seed=1", False),
+        ("resolution=224", False),
+        ("skeleton=st13", False),
+    ],
+)
+def test_what_makes_a_run_another_one(compose: Compose, override: str, same: bool) -> None:
+    first: dict[str, Any] = build.run_identity(compose("train"))
+    assert (build.run_identity(compose("train", override)) == first) == same
