@@ -25,9 +25,9 @@ def train(config: DictConfig) -> float | None:
     build.quiet(config)
     skeleton, preprocessing, source = build.build_inputs(config)
     source.prepare()
+    module = build.build_module(config, build.build_network(config, skeleton), skeleton, preprocessing, source)
     folder = Path(config.runs) / config.name
     last = training.open_run(folder, build.run_identity(config), config.resume)
-    module = build.build_module(config, build.build_network(config, skeleton), skeleton, preprocessing, source)
     if config.fit:
         data = build.build_data(config, source, skeleton, preprocessing)
         checkpoint = training.fit(module, data, build.build_trainer(config, folder), last)

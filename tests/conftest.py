@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from heatpose.data.sources import SyntheticSource
+from heatpose.data.sources import CocoSource, SyntheticSource
 from heatpose.data.synthetic import SyntheticSettings, build_synthetic
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import ST_13
+
+if TYPE_CHECKING:
+    import lightning
+
+    from heatpose.data.datamodule import PoseData
+    from heatpose.module import PoseModule
 
 TRAIN_IMAGES, VAL_IMAGES = 40, 12
 
@@ -49,3 +58,104 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: '{folder}' is no folder (set HEATPOSE_SHARED)")
     return folder
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """Makes the parts of a training run of seconds: 13 keypoints, width 0.35, 64 pixels, three steps an epoch, on the CPU.
+
+    Attributes:
+        root: Of `synthetic_root`.
+        folder: Of the run.
+    """
+
+    root: Path
+    folder: Path
+
+    def module(self, seed: int = 0, lr: float = 4e-3, **settings: Any) -> PoseModule:
+        """Random weights of a seed; `settings` replace the module's arguments."""
+        import torch
+
+        from heatpose.losses import SpatialCrossEntropy
+        from heatpose.models.movenet import MoveNet
+        from heatpose.module import PoseModule, warmup_cosine
+
+        torch.manual_seed(seed)
+        arguments: dict[str, Any] = {
+            "network": MoveNet(13, 0.35), "loss": SpatialCrossEntropy(ST_13.sigmas), "skeleton": ST_13,
+            "preprocessing": Preprocessing(64), "optimizer": partial(torch.optim.AdamW, lr=lr),
+            "scheduler": warmup_cosine, "metadata": {"run": "tiny"},
+        }  # fmt: skip
+        return PoseModule(**{**arguments, **settings})
+
+    def data(self, **settings: Any) -> PoseData:
+        """The rendered people, loaded in this process."""
+        from heatpose.data.augment import GeometricAugment
+        from heatpose.data.datamodule import PoseData
+
+        settings = {"augment": GeometricAugment(), "batch_size": 8, "workers": 0, "held_out": 0.3, "limit": 24, **settings}
+        return PoseData(CocoSource(str(self.root)), ST_13, Preprocessing(64), **settings)
+
+    def trainer(self, epochs: int, *callbacks: lightning.Callback, decay: float = 0.6) -> lightning.Trainer:
+        """Checkpoints and averaging as configured by default, and a table of what was logged."""
+        import lightning
+        from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+        from lightning.pytorch.loggers import CSVLogger
+
+        from heatpose.training import callbacks_of
+
+        checkpoint = ModelCheckpoint(
+            monitor="val/oks", mode="max", filename="best", save_last=True, save_top_k=1, enable_version_counter=False
+        )
+        configured = callbacks_of({"checkpoint": checkpoint, "ema": EMAWeightAveraging(decay=decay)}, self.folder)
+        return lightning.Trainer(
+            max_epochs=epochs, accelerator="cpu", devices=1, precision="32-true", gradient_clip_val=1.0,
+            callbacks=[*callbacks, *configured], logger=CSVLogger(self.folder, name="", version="csv"), log_every_n_steps=1,
+            num_sanity_val_steps=0, enable_model_summary=False, enable_progress_bar=False,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def tiny_run(synthetic_root: Path, tmp_path: Path) -> TinyRun:
+    """A run in a folder of its own."""
+    return TinyRun(synthetic_root, tmp_path / "run")
+
+
+@dataclass
+class Fitted:
+    """A finished run.
+
+    Attributes:
+        run: Its parts.
+        best: The checkpoint that `training.fit` answered.
+        history: The network's parameters after each step, before averaging.
+        logged: A row for each line of the logger's table, without empty cells.
+    """
+
+    run: TinyRun
+    best: Path
+    history: list[list[Any]] = field(default_factory=list)
+    logged: list[dict[str, float]] = field(default_factory=list)
+
+
+@pytest.fixture(scope="session")
+def fitted(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    """A run of three epochs, three steps each."""
+    import csv
+
+    import lightning
+
+    from heatpose.training import fit
+
+    run = TinyRun(synthetic_root, tmp_path_factory.mktemp("fitted"))
+    result = Fitted(run, Path())
+
+    class History(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            result.history.append([p.detach().clone() for p in pl_module.network.parameters()])
+
+    module = run.module()
+    result.best = fit(module, run.data(), run.trainer(3, History()), None)
+    with (run.folder / "csv" / "metrics.csv").open() as table:
+        result.logged = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(table)]
+    return result

@@ -71,8 +71,9 @@ def test_every_file_composes(compose: Compose, file: Path) -> None:
     config = compose("train", *(["experiment=quickstart"] if group == "debug" else []), f"{group}={choice}")
     assert HydraConfig.get().runtime.choices[group] == choice
     plain = build.plain(config)  # every interpolation resolves
-    assert plain["model_name"] == HydraConfig.get().runtime.choices["model"]
+    assert re.fullmatch(r"[\w-]+", plain["model_name"]) and re.fullmatch(r"[\w-]+", plain["name"])  # they name files
     if group not in ("experiment", "debug"):
+        assert plain["model_name"] == HydraConfig.get().runtime.choices["model"]
         own = OmegaConf.load(CONF / file)
         own.pop("defaults", None)
         assert set(own) <= set(config[group])

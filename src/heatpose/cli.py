@@ -113,8 +113,8 @@ def predict(
     model: Model,
     sources: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
     out: Annotated[Path, typer.Option(help="Folder for the drawn images and predictions.json.")],
-    sampling: Annotated[Sampling | None, typer.Option(help="How images are shrunk; as in training by default, bilinear where the file does not say.")] = None, decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None,
-    resolution: Resolution = None, threads: Threads = None,
+    sampling: Annotated[Sampling | None, typer.Option(help="As in training by default, bilinear where the file does not say.")] = None,
+    decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
     threshold: Annotated[float, typer.Option(help="Keypoints with a lower score are not drawn.")] = 0.2,
 ) -> None:  # fmt: skip
     """Draw the poses of images and folders."""

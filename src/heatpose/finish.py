@@ -104,4 +104,5 @@ def require_passed(result: BundleResult) -> None:
     """
     if not result.passed:
         failed = list(dict.fromkeys(gate["artefact"] for gate in result.gates if not gate["passed"]))
-        raise HeatposeError(f"{', '.join(failed)} failed a gate and must not be shipped; the bundle '{result.folder}' keeps the rejected files and the reasons.")
+        what = f"{', '.join(failed)} failed a gate and must not be shipped"
+        raise HeatposeError(f"{what}; the bundle '{result.folder}' keeps the rejected files and the reasons.")

@@ -49,13 +49,14 @@ def open_run(folder: Path, configuration: dict[str, Any], resume: bool) -> Path 
         The last checkpoint of an interrupted or finished run, else None.
 
     Raises:
-        HeatposeError: The folder holds a run of another configuration.
+        HeatposeError: The folder holds a checkpoint of another configuration.
     """
     fingerprint = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
     record = folder / FINGERPRINT
-    if not resume and folder.exists():
+    if not resume and record.is_file():  # only what is known to be a run is ever removed
         shutil.rmtree(folder)
-    if record.is_file():
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.is_file() and record.is_file():  # a run that failed before its first checkpoint is in nobody's way
         known = _read_json(record)
         if known.get("fingerprint") != fingerprint:
             changed = sorted(k for k in {*configuration, *known.get("configuration", {})} if configuration.get(k) != known.get("configuration", {}).get(k))
@@ -65,7 +66,6 @@ def open_run(folder: Path, configuration: dict[str, Any], resume: bool) -> Path 
         part = record.with_suffix(".part")
         part.write_text(json.dumps({"fingerprint": fingerprint, "configuration": configuration}, indent=1), encoding="utf-8")
         os.replace(part, record)
-    last = folder / "checkpoints" / "last.ckpt"
     return last if last.is_file() else None
 
 
@@ -84,11 +84,12 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
         The best checkpoint by OKS on the held-out people.
 
     Raises:
-        HeatposeError: Training ended without a checkpoint.
+        HeatposeError: Training was interrupted, or ended without a checkpoint.
     """
-    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
-    if trainer.interrupted:
-        raise HeatposeError("Training was interrupted; the same command goes on from the last checkpoint.")
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    except SystemExit as stopped:  # Lightning's answer to Ctrl-C
+        raise HeatposeError("Training was interrupted; the same command goes on from the last checkpoint.") from stopped
     best = next((c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.best_model_path), "")
     if not best:
         raise HeatposeError("Training ended without a checkpoint; check trainer.max_epochs and the callbacks.")

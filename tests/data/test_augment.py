@@ -199,7 +199,7 @@ def largest_neighbour(person: Person, crop: Box) -> float:
     largest = 0
     for x, y, w, h in person.others.astype(int):
         other, within = cells.copy(), cells.copy()
-        other[max(y, 0) : y + h, max(x, 0) : x + w] = True
+        other[max(y, 0) : max(y + h, 0), max(x, 0) : max(x + w, 0)] = True
         left, top, width, height = (int(value) for value in crop)
         within[top : top + height, left : left + width] = True
         largest = max(largest, int((other & within).sum()))

@@ -52,11 +52,12 @@ class CocoSource:
         return Path(self.root).expanduser()
 
     def prepare(self) -> None:
-        """Downloads the archives if asked to."""
+        """Downloads the archives if asked to, and looks for the training part, before anything slow begins."""
         if self.download:
             from heatpose.data.download import download_coco
 
             download_coco(self._root())
+        find_split(self._root(), "train")
 
     def training(self, skeleton: Skeleton) -> list[Person]:
         """People of train2017 and of the extra folders, without any image of the evaluation part."""

@@ -32,25 +32,11 @@ DEFAULT_LIMITS = GateLimits()
 
 
 def export_bundle(
-    *,
-    network: MoveNet,
-    skeleton: Skeleton,
-    preprocessing: Preprocessing,
-    name: str,
-    model_name: str,
-    out: Path,
-    calibration_people: Sequence[Person],
-    evaluation_people: Sequence[Person] | None,
-    config: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    forms: Sequence[Artefact] = FORMS,
-    output: Output = "float32",
-    sigmoid: bool = True,
-    limits: GateLimits = DEFAULT_LIMITS,
-    calibration_count: int = 128,
-    seed: int = 0,
-    console: Console | None = None,
-) -> BundleResult:
+    *, network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, name: str, model_name: str, out: Path,
+    calibration_people: Sequence[Person], evaluation_people: Sequence[Person] | None, config: Mapping[str, Any],
+    provenance: Mapping[str, Any], forms: Sequence[Artefact] = FORMS, output: Output = "float32", sigmoid: bool = True,
+    limits: GateLimits = DEFAULT_LIMITS, calibration_count: int = 128, seed: int = 0, console: Console | None = None,
+) -> BundleResult:  # fmt: skip
     """Exports, proves and scores a network; replaces an older bundle of that name once the new one is whole.
 
     Args:

@@ -56,8 +56,8 @@ def _imagenet_state(path: str | None) -> dict[str, torch.Tensor]:
         return dict(MobileNet_V2_Weights.IMAGENET1K_V2.get_state_dict(progress=True, check_hash=True))
     except Exception as error:  # urllib, ssl, pickle and torch each raise their own kinds here
         raise HeatposeError(
-            f"The ImageNet weights could not be read ({type(error).__name__}: {first_line(error)}); download torchvision's mobilenet_v2 file and set init.path, "
-            "or choose init=movenet_lightning or init=scratch."
+            f"The ImageNet weights could not be read ({type(error).__name__}: {first_line(error)}); download torchvision's mobilenet_v2 "
+            "file and set init.path, or choose init=movenet_lightning or init=scratch."
         ) from error
 
 

@@ -1,0 +1,227 @@
+"""The split by image, what is learnt from, and the batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from heatpose.data.augment import GeometricAugment, fixed_transform, prominent
+from heatpose.data.datamodule import PersonDataset, PoseData, in_held_out
+from heatpose.data.sample import Person, load_image
+from heatpose.data.sources import CocoSource
+from heatpose.errors import HeatposeError
+from heatpose.preprocessing import Preprocessing
+from heatpose.skeleton import ST_13, Skeleton
+
+
+def made_up(image: str, box: tuple[float, float, float, float] = (10, 10, 80, 100), labelled: int = 13, **changes: Any) -> Person:
+    """Someone whose picture does not exist."""
+    flags = np.arange(13) < labelled
+    person = Person(
+        image_path=Path("pictures") / image, image_id=1, annotation_id=1, width=200, height=160,
+        keypoints=np.full((13, 2), 50, np.float32), labelled=flags, box=box, area=box[2] * box[3],
+        alone=True, others=np.zeros((0, 4), np.float32),
+    )  # fmt: skip
+    return replace(person, **changes)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A source of given people."""
+
+    people: Sequence[Person]
+
+    def prepare(self) -> None:
+        """Nothing."""
+
+    def training(self, skeleton: Skeleton) -> list[Person]:
+        return list(self.people)
+
+    def evaluation(self, skeleton: Skeleton) -> list[Person] | None:
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
+def pose_data(people: Sequence[Person], size: int = 64, **settings: Any) -> PoseData:
+    data = PoseData(Given(people), ST_13, Preprocessing(size), GeometricAugment(), **{"workers": 0, **settings})
+    data.setup()
+    return data
+
+
+def names(people: Sequence[Person]) -> set[str]:
+    return {person.image_path.name for person in people}
+
+
+CROWD = [made_up(f"{image:012d}.jpg", annotation_id=i) for image in range(500) for i in range(2)]
+
+
+def test_all_people_of_an_image_fall_on_one_side() -> None:
+    data = pose_data(CROWD, held_out=0.2)
+    learnt, chosen = names(data.train_people), names(data.validation_people)
+    assert not learnt & chosen and len(learnt | chosen) == 500
+    assert len(data.train_people) + len(data.validation_people) == 1000
+    assert 0.15 < len(chosen) / 500 < 0.25
+
+
+def test_adding_data_moves_nobody() -> None:
+    few, many = pose_data(CROWD[::7], held_out=0.2), pose_data(CROWD, held_out=0.2)
+    assert names(few.train_people) <= names(many.train_people)
+    assert names(few.validation_people) <= names(many.validation_people)
+
+
+def test_a_larger_share_keeps_those_who_were_held_out() -> None:
+    small, large = pose_data(CROWD, held_out=0.05), pose_data(CROWD, held_out=0.3)
+    assert names(small.validation_people) < names(large.validation_people)
+
+
+def test_the_side_depends_on_the_file_name_alone() -> None:
+    for person in CROWD[:50]:
+        elsewhere = replace(person, image_path=Path("/another/folder") / person.image_path.name, image_id=7)
+        assert in_held_out(person, 0.3) == in_held_out(elsewhere, 0.3)
+    assert not any(in_held_out(person, 0.0) for person in CROWD)
+    assert all(in_held_out(person, 1.0) for person in CROWD)
+
+
+def test_people_with_few_keypoints_or_small_ones_are_left_out() -> None:
+    poor = [made_up(f"poor{i}.jpg", labelled=2) for i in range(40)]
+    small = [made_up(f"small{i}.jpg", box=(10, 10, 20, 30)) for i in range(40)]
+    data = pose_data([*CROWD, *poor, *small], min_keypoints=3, min_side=36)
+    everyone = [*data.train_people, *data.validation_people]
+    assert len(everyone) == len(CROWD)
+    data = pose_data([*CROWD, *poor, *small], min_keypoints=2, min_side=24)
+    assert len(data.train_people) + len(data.validation_people) == len(CROWD) + 80
+
+
+def test_people_within_larger_people_are_left_out() -> None:
+    around = np.array([[0, 0, 190, 150]], np.float32)
+    hidden = [made_up(f"hidden{i}.jpg", box=(60, 40, 45, 45), alone=False, others=around) for i in range(40)]
+    data = pose_data([*CROWD, *hidden])
+    assert not names(data.train_people) & names(hidden) and not names(data.validation_people) & names(hidden)
+
+
+def test_the_checkpoint_is_chosen_on_prominent_people() -> None:
+    beside = np.array([[110, 0, 90, 160]], np.float32)
+    others = [made_up(f"other{i}.jpg", alone=False, others=beside) for i in range(100)]
+    assert not any(map(prominent, others))
+    data = pose_data([*CROWD, *others], held_out=0.2)
+    assert all(map(prominent, data.validation_people))
+    assert names(data.train_people) & names(others)
+    data = pose_data(others, held_out=0.2)  # nobody prominent: better than nobody at all
+    assert data.validation_people
+
+
+def test_a_limit_takes_that_many_to_learn_from() -> None:
+    data = pose_data(CROWD, limit=30)
+    assert len(data.train_people) == 30
+    assert len(data.validation_people) == len(pose_data(CROWD).validation_people)
+
+
+@pytest.mark.parametrize("people", [[], CROWD[:1], [made_up(f"poor{i}.jpg", labelled=1) for i in range(50)]])
+def test_too_few_people_are_one_sentence(people: Sequence[Person]) -> None:
+    with pytest.raises(HeatposeError, match="too few; lower data.min_keypoints or add data"):
+        pose_data(people)
+
+
+def test_a_small_skeleton_needs_no_three_keypoints() -> None:
+    skeleton = Skeleton("hands", ("left", "right"), (0.1, 0.1))
+    people = [replace(p, keypoints=p.keypoints[:2], labelled=p.labelled[:2]) for p in CROWD]
+    data = PoseData(Given(people), skeleton, Preprocessing(64), GeometricAugment(), min_keypoints=3)
+    data.setup()
+    assert data.train_people
+
+
+def test_prominent_people_come_up_as_often_as_weighted() -> None:
+    beside = np.array([[110, 0, 90, 160]], np.float32)
+    others = [made_up(f"other{i}.jpg", alone=False, others=beside) for i in range(1000)]
+    data = pose_data([*CROWD, *others], prominent_weight=3.0)
+    torch.manual_seed(0)
+    drawn = [data.train_people[i] for i in data.train_dataloader().sampler]
+    assert len(drawn) == len(data.train_people)
+    expected = 3 / (3 + 1)  # as many of one kind as of the other
+    assert np.mean([prominent(person) for person in drawn]) == pytest.approx(expected, abs=0.04)
+
+
+def test_without_weights_everyone_comes_up_once() -> None:
+    data = pose_data(CROWD)
+    order = list(data.train_dataloader().sampler)
+    assert sorted(order) == list(range(len(data.train_people))) and order != sorted(order)
+
+
+def test_the_last_small_batch_is_left_out_where_there_are_several() -> None:
+    sizes = {count: len(pose_data(CROWD, batch_size=32, limit=count).train_dataloader()) for count in (10, 40, 64, 95, 96)}
+    assert sizes == {10: 1, 40: 2, 64: 2, 95: 2, 96: 3}
+
+
+@pytest.fixture(scope="module")
+def rendered(synthetic_root: Path) -> PoseData:
+    data = PoseData(
+        CocoSource(str(synthetic_root)), ST_13, Preprocessing(64), GeometricAugment(), batch_size=4, workers=0, held_out=0.3
+    )
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+@pytest.mark.parametrize("loader", ["train_dataloader", "val_dataloader"])
+def test_batches_are_what_the_module_takes(rendered: PoseData, loader: str) -> None:
+    batch = next(iter(getattr(rendered, loader)()))
+    found = {name: (tuple(value.shape), value.dtype) for name, value in batch.items()}
+    assert found == {
+        "image": ((4, 3, 64, 64), torch.uint8), "points": ((4, 13, 2), torch.float32),
+        "labelled": ((4, 13), torch.bool), "box": ((4, 2), torch.float32),
+    }  # fmt: skip
+    assert batch["labelled"].any(1).all() and (batch["box"] > 0).all()
+    assert batch["image"].float().std() > 10
+    assert torch.isfinite(batch["points"]).all()
+
+
+def test_a_held_out_persons_view_is_the_protocols_input(rendered: PoseData) -> None:
+    dataset = rendered.val_dataloader().dataset
+    assert isinstance(dataset, PersonDataset)
+    for i, person in enumerate(rendered.validation_people):
+        sample, again = dataset[i], dataset[i]
+        assert all(torch.equal(sample[key], again[key]) for key in sample)
+        assert prominent(person)
+        scale = np.array([64 / person.width, 64 / person.height])
+        np.testing.assert_allclose(sample["points"], person.keypoints * scale, atol=1e-3)
+        np.testing.assert_allclose(sample["box"], np.array(person.box[2:]) * scale, rtol=1e-4)
+        exact = Preprocessing(64).resize(load_image(person.image_path)).astype(int)
+        different = np.abs(exact - sample["image"].permute(1, 2, 0).numpy()).max(-1) > 0
+        # Pillow's affine rounds where a sample falls on a pixel's edge; elsewhere the two are the same bytes.
+        rows, columns = (((2 * np.arange(64) + 1) * side) % 128 == 0 for side in (person.height, person.width))
+        on_edge = rows[:, None] | columns[None, :]
+        assert not different[~on_edge].any()
+        np.testing.assert_allclose(fixed_transform(person, 64)[:, 2], 0)
+
+
+def test_training_views_repeat_with_the_seed_and_vary_without(rendered: PoseData) -> None:
+    dataset = rendered.train_dataloader().dataset
+    draws = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        draws.append(dataset[0]["points"])
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_workers_load_the_same_kind_of_batches(synthetic_root: Path) -> None:
+    data = PoseData(
+        CocoSource(str(synthetic_root)), ST_13, Preprocessing(64), GeometricAugment(), batch_size=8, workers=1, held_out=0.3
+    )
+    data.setup()
+    batches = list(data.val_dataloader())
+    assert sum(len(batch["image"]) for batch in batches) == len(data.validation_people)
+
+
+def test_setting_up_twice_reads_once(rendered: PoseData, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = rendered.train_people
+    monkeypatch.setattr(CocoSource, "training", lambda *args: pytest.fail("the labels were read again"))
+    rendered.setup("fit")
+    assert rendered.train_people is before

@@ -1,0 +1,204 @@
+"""Where people come from: folders in and out of the official layout, descriptions, and the wall between training and evaluation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from heatpose.data.sources import CocoSource, Source, SyntheticSource, find_labels, find_part, from_description
+from heatpose.errors import HeatposeError
+from heatpose.skeleton import COCO_17, ST_13, Skeleton
+
+
+def write_part(folder: Path, json_path: str, images: str, names: Sequence[str], people: int = 1) -> Path:
+    """A small part of a data set: `people` people on each of the pictures `names`."""
+    (folder / images).mkdir(parents=True, exist_ok=True)
+    labels = folder / json_path
+    labels.parent.mkdir(parents=True, exist_ok=True)
+    entries, annotations = [], []
+    for i, name in enumerate(names):
+        Image.fromarray(np.full((48, 64, 3), 40 * i % 256, np.uint8)).save(folder / images / name)
+        entries.append({"id": i + 1, "file_name": name, "width": 64, "height": 48})
+        for j in range(people):
+            annotations.append({
+                "id": 10 * i + j, "image_id": i + 1, "category_id": 1, "iscrowd": 0, "bbox": [8 * j, 4, 40, 40], "area": 900,
+                "keypoints": [20, 20, 2] * 17, "num_keypoints": 17,
+            })  # fmt: skip
+    category = {"id": 1, "name": "person", "keypoints": list(COCO_17.keypoints)}
+    labels.write_text(json.dumps({"images": entries, "annotations": annotations, "categories": [category]}))
+    return folder
+
+
+def numbered(first: int, count: int) -> list[str]:
+    return [f"{i:012d}.png" for i in range(first, first + count)]
+
+
+@pytest.fixture
+def official(tmp_path: Path) -> Path:
+    """The official layout: five training pictures, three evaluation pictures."""
+    root = tmp_path / "coco"
+    write_part(root, "annotations/person_keypoints_train2017.json", "train2017", numbered(0, 5), people=2)
+    return write_part(root, "annotations/person_keypoints_val2017.json", "val2017", numbered(100, 3))
+
+
+def files(people: Sequence[Any] | None) -> list[str]:
+    assert people is not None
+    return sorted({str(person.image_path) for person in people})
+
+
+def test_the_official_layout(official: Path) -> None:
+    source = CocoSource(str(official))
+    source.prepare()  # nothing to download
+    training, evaluation = source.training(ST_13), source.evaluation(ST_13)
+    assert len(training) == 10
+    assert files(training) == [str(official / "train2017" / name) for name in numbered(0, 5)]
+    assert files(evaluation) == [str(official / "val2017" / name) for name in numbered(100, 3)]
+    assert training[0].keypoints.shape == (13, 2)
+
+
+def test_evaluation_people_are_never_learnt_from(official: Path, tmp_path: Path) -> None:
+    """The same pictures under another root, as when a whole data set was put into both parts."""
+    extra = write_part(tmp_path / "extra", "person_keypoints_more.json", "pictures", [*numbered(100, 2), "new.png"])
+    source = CocoSource(str(official), extra=[str(extra)])
+    evaluated = {Path(name).name for name in files(source.evaluation(ST_13))}
+    learnt = {Path(name).name for name in files(source.training(ST_13))}
+    assert evaluated == set(numbered(100, 3)) and not learnt & evaluated
+    assert learnt == {*numbered(0, 5), "new.png"}
+
+
+def test_evaluation_people_from_elsewhere_are_left_out_of_training(official: Path, tmp_path: Path) -> None:
+    other = write_part(
+        tmp_path / "other", "annotations/person_keypoints_val2017.json", "val2017", [*numbered(3, 2), "own.png"]
+    )
+    source = CocoSource(str(official), eval_root=str(other))
+    assert len(files(source.evaluation(ST_13))) == 3
+    assert [Path(name).name for name in files(source.training(ST_13))] == numbered(0, 3)
+
+
+def test_extra_folders_are_for_training_alone(official: Path, tmp_path: Path) -> None:
+    extra = write_part(tmp_path / "extra", "person_keypoints_lsp.json", "images", ["a.png", "b.png"])
+    plain, more = CocoSource(str(official)), CocoSource(str(official), extra=(str(extra),))
+    assert len(more.training(ST_13)) == len(plain.training(ST_13)) + 2
+    assert files(more.evaluation(ST_13)) == files(plain.evaluation(ST_13))
+
+
+def test_a_root_without_evaluation_part_has_no_evaluation_people(official: Path) -> None:
+    shutil.rmtree(official / "val2017")
+    (official / "annotations" / "person_keypoints_val2017.json").unlink()
+    source = CocoSource(str(official))
+    assert source.evaluation(ST_13) is None and len(source.training(ST_13)) == 10
+    with pytest.raises(HeatposeError):
+        CocoSource(str(official), eval_root=str(official)).evaluation(ST_13)  # asked for, so it must be there
+
+
+def test_mistakes_are_one_sentence(official: Path, tmp_path: Path) -> None:
+    with pytest.raises(HeatposeError, match=r"No data: set data\.root=FOLDER .* data\.download=true"):
+        CocoSource().training(ST_13)
+    with pytest.raises(HeatposeError, match="none"):
+        CocoSource(str(tmp_path / "none")).training(ST_13)
+    tail = Skeleton("tail", ("tail",), (0.1,))
+    with pytest.raises(HeatposeError, match="'tail' needs .* which the dataset does not label"):
+        CocoSource(str(official)).training(tail)
+
+
+def test_labels_without_any_labelled_keypoint_are_one_sentence(official: Path) -> None:
+    path = official / "annotations" / "person_keypoints_train2017.json"
+    path.write_text(path.read_text().replace("[20, 20, 2, ", "[20, 20, 0, ").replace("20, 20, 2", "20, 20, 0"))
+    with pytest.raises(HeatposeError, match="has no person with a labelled keypoint of skeleton 'st13'"):
+        CocoSource(str(official)).training(ST_13)
+
+
+@pytest.mark.parametrize("images", [".", "images", "b/../images"])
+@pytest.mark.parametrize("labels", ["person_keypoints_a.json", "annotations/person_keypoints_a.json"])
+def test_the_one_label_file_of_a_folder_is_found(labels: str, images: str, tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()  # a subfolder without the pictures, first in order
+    folder = write_part(tmp_path, labels, images, ["1.png", "2.png"])
+    split = find_labels(folder)
+    assert split.annotations == folder / labels
+    assert (split.images / "1.png").is_file() and split.images.resolve() == (folder / images).resolve()
+
+
+def test_no_or_several_label_files_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(HeatposeError, match=r"should hold one person_keypoints_\*\.json, but has 0"):
+        find_labels(tmp_path)
+    for name in ("a", "b"):
+        write_part(tmp_path, f"person_keypoints_{name}.json", "images", ["1.png"])
+    with pytest.raises(HeatposeError, match="but has 2"):
+        find_labels(tmp_path)
+
+
+def test_labels_without_their_pictures_are_one_sentence(tmp_path: Path) -> None:
+    write_part(tmp_path, "person_keypoints_a.json", "images", ["1.png"])
+    (tmp_path / "images" / "1.png").unlink()
+    with pytest.raises(HeatposeError, match="has labels for '1.png', but the image is neither there nor in a subfolder"):
+        find_labels(tmp_path)
+
+
+def test_labels_without_images_are_one_sentence(tmp_path: Path) -> None:
+    category = {"id": 1, "name": "person", "keypoints": list(COCO_17.keypoints)}
+    content = {"images": [], "annotations": [], "categories": [category]}
+    (tmp_path / "person_keypoints_a.json").write_text(json.dumps(content))
+    with pytest.raises(HeatposeError):
+        find_labels(tmp_path)
+
+
+def test_a_part_is_official_or_the_one_label_file(official: Path, tmp_path: Path) -> None:
+    assert find_part(official, "train").images == official / "train2017"
+    assert find_part(official, "val").annotations.name == "person_keypoints_val2017.json"
+    other = write_part(tmp_path / "mine", "person_keypoints_mine.json", "images", ["1.png"])
+    for split in ("train", "val"):
+        assert find_part(other, split).annotations == other / "person_keypoints_mine.json"
+    with pytest.raises(HeatposeError):
+        find_part(tmp_path / "none", "train")
+
+
+def test_rendered_people_are_a_source(synthetic_root: Path) -> None:
+    source: Source = SyntheticSource(str(synthetic_root.parent), 40, 12)
+    before = sorted(entry.name for entry in synthetic_root.parent.iterdir())
+    source.prepare()
+    assert sorted(entry.name for entry in synthetic_root.parent.iterdir()) == before  # found, not rendered again
+    evaluation, training = source.evaluation(ST_13), source.training(ST_13)
+    assert len(files(evaluation)) == 12 and len(files(training)) == 40
+    assert not {Path(n).name for n in files(evaluation)} & {Path(n).name for n in files(training)}
+
+
+SOURCES = [
+    CocoSource("a", "b", ("c", "d")),
+    CocoSource("a"),
+    CocoSource(),
+    SyntheticSource("here", 7, 3, 5),
+]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_description_makes_the_same_source(source: Source) -> None:
+    description = json.loads(json.dumps(source.describe()))  # plain values: they go into checkpoints
+    again = from_description(description)
+    assert type(again) is type(source) and again.describe() == source.describe()
+
+
+def test_a_described_source_never_downloads() -> None:
+    again = from_description(CocoSource("a", download=True).describe())
+    assert isinstance(again, CocoSource) and not again.download
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ({}, "kind 'None' is unknown; set data.root"),
+        ({"kind": "http", "root": "a"}, "kind 'http' is unknown"),
+        ({"kind": "coco", "_target_": "os.system"}, "does not fit .*; set data.root"),
+        ({"kind": "synthetic", "images": 3}, "does not fit"),
+        ({"kind": ["coco"]}, "is unknown"),
+    ],
+)
+def test_an_unknown_description_is_one_sentence(description: dict[str, Any], message: str) -> None:
+    with pytest.raises(HeatposeError, match=message):
+        from_description(description)

@@ -1,0 +1,86 @@
+"""The entries, started as a person starts them, with networks and data that are tiny."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One call: exit status and what came out."""
+
+    status: int
+    out: str
+    err: str
+
+    def told_in_one_sentence(self, *words: str) -> str:
+        """The sentence of a refused call: alone on stderr, with exit status 1 and without a traceback."""
+        lines = [line for line in self.err.splitlines() if line and not line.startswith("INFO:")]  # LiteRT's delegate
+        assert self.status == 1 and len(lines) == 1, self.err
+        assert lines[0].startswith("error: ") and lines[0].endswith("."), lines[0]
+        assert "Traceback" not in self.out
+        assert all(word in lines[0] for word in words), lines[0]
+        return lines[0]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A working directory for the entries, with runs and bundles below it.
+
+    Attributes:
+        folder: The directory.
+        data: Folder of the rendered people, 40 to train on and 12 to score on.
+    """
+
+    folder: Path
+    data: Path
+
+    @property
+    def tiny(self) -> list[str]:
+        """Overrides for a run that takes seconds."""
+        source = [f"data.source.root={self.data.parent}", "data.source.train_images=40", "data.source.val_images=12"]
+        loaders = ["data.workers=0", "data.batch_size=16", "resolution=64", "model.width=0.35"]
+        return ["experiment=quickstart", *source, *loaders, "trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.precision=32-true"]
+
+    def command(self, entry: str, *overrides: str) -> list[str]:
+        """The command line; what it writes stays below the folder."""
+        places = [f"runs={self.folder}/runs", f"exports={self.folder}/exports"]
+        return [sys.executable, str(REPOSITORY / f"{entry}.py"), *overrides, *places]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """One thread: networks this small are no slower with it, and a busy machine matters less."""
+        return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def run(self, entry: str, *overrides: str) -> Ran:
+        """Runs `train` or `export` to its end."""
+        done = subprocess.run(
+            self.command(entry, *overrides), check=False, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def left(self) -> list[str]:
+        """Files that are no records of Hydra's, relative to the folder."""
+        files = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
+        return sorted(path.as_posix() for path in files if "hydra" not in path.parts)
+
+
+@pytest.fixture
+def place(tmp_path: Path, synthetic_root: Path) -> Place:
+    """An empty place of its own."""
+    return Place(tmp_path, synthetic_root)
+
+
+@pytest.fixture(scope="module")
+def shared_place(tmp_path_factory: pytest.TempPathFactory, synthetic_root: Path) -> Place:
+    """A place that the tests of a module share."""
+    return Place(tmp_path_factory.mktemp("shared_place"), synthetic_root)

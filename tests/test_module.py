@@ -1,0 +1,170 @@
+"""The Lightning module: its score against plain loops, its optimiser, and what happens when training breaks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+
+from heatpose.data.augment import Photometric
+from heatpose.errors import HeatposeError
+from heatpose.losses import HeatmapLoss
+from heatpose.models.checkpoint import load_checkpoint
+from heatpose.models.movenet import MoveNet
+from heatpose.module import warmup_cosine
+from heatpose.skeleton import ST_13
+from heatpose.training import fit
+
+
+def oks_by_hand(network: MoveNet, batches: Any, size: int) -> list[float]:
+    """OKS of every person in percent: the highest cell's centre, and the protocol's formula over the labelled keypoints."""
+    result = []
+    for batch in batches:
+        with torch.inference_mode():
+            heatmaps = network(batch["image"] / 127.5 - 1).numpy()
+        for i, person in enumerate(heatmaps):
+            width, height = batch["box"][i].tolist()
+            similarities = []
+            for k, heatmap in enumerate(person):
+                if batch["labelled"][i, k]:
+                    row, column = divmod(int(heatmap.argmax()), heatmap.shape[1])
+                    x, y = batch["points"][i, k].tolist()
+                    d2 = ((4 * column + 2 - x) ** 2 + (4 * row + 2 - y) ** 2) / size**2
+                    area = 0.53 * width * height / size**2
+                    similarities.append(math.exp(-d2 / (2 * (2 * ST_13.sigmas[k]) ** 2 * (area + 1e-7))))
+            result.append(100 * sum(similarities) / len(similarities))
+    return result
+
+
+def test_the_logged_oks_is_that_of_the_checkpoint(fitted: Any) -> None:
+    """The averaged weights in the file give the number that chose it, computed anew."""
+    scores = [row["val/oks"] for row in fitted.logged if "val/oks" in row]
+    assert len(scores) == 3
+    data = fitted.run.data()
+    data.setup()
+    assert len(data.validation_people) >= 6
+    for path, score in ((fitted.best, max(scores)), (fitted.best.with_name("last.ckpt"), scores[-1])):
+        loaded = load_checkpoint(path)
+        values = oks_by_hand(loaded.network, data.val_dataloader(), 64)
+        assert len(values) == len(data.validation_people)
+        assert float(np.mean(values)) == pytest.approx(score, abs=0.01)
+        assert loaded.metadata["validation_oks"] == pytest.approx(score, abs=1e-4)
+    assert load_checkpoint(fitted.best).metadata["epoch"] == int(np.argmax(scores))
+
+
+def test_the_losses_are_logged(fitted: Any) -> None:
+    steps = [row["train/loss_step"] for row in fitted.logged if "train/loss_step" in row]
+    epochs = [row["train/loss_epoch"] for row in fitted.logged if "train/loss_epoch" in row]
+    assert len(steps) == 9 and len(epochs) == 3
+    for epoch, mean in enumerate(epochs):
+        assert mean == pytest.approx(np.mean(steps[3 * epoch : 3 * epoch + 3]), rel=1e-4)
+    assert epochs[-1] < epochs[0]
+    assert sum("val/loss" in row for row in fitted.logged) == 3
+
+
+def test_training_learns_a_batch_by_heart(tiny_run: Any) -> None:
+    """The same few people over and over: the network must find them, whatever else is wrong."""
+    seed_everything(0, verbose=False)
+    module, data = tiny_run.module(), tiny_run.data()
+    data.setup()
+    data.train_people = data.validation_people[:4]
+    batch = next(iter(tiny_run_loader(data)))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=5e-3)
+    module.train()
+    for _ in range(60):
+        optimizer.zero_grad()
+        module.loss(module(batch["image"]), batch["points"], batch["labelled"], batch["box"]).backward()
+        optimizer.step()
+    logits = module(batch["image"])
+    assert float(module._oks(logits, batch).mean()) > 0.6
+
+
+def tiny_run_loader(data: Any) -> Any:
+    """The fixed views of the people to learn from, all in one batch."""
+    data.validation_people = data.train_people
+    return data.val_dataloader()
+
+
+def test_takes_bytes_and_gives_logits(tiny_run: Any) -> None:
+    module = tiny_run.module().eval()
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(module(images), module.network(images / 127.5 - 1))
+
+
+def test_colours_change_in_training_alone(tiny_run: Any) -> None:
+    module = tiny_run.module(photometric=Photometric())
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    changed = module.train().on_after_batch_transfer({"image": images}, 0)["image"]
+    assert changed.dtype == torch.float32 and (changed - images).abs().mean() > 1
+    assert module.eval().on_after_batch_transfer({"image": images}, 0)["image"] is images
+    plain = tiny_run.module().train()
+    assert plain.on_after_batch_transfer({"image": images}, 0)["image"] is images
+
+
+def test_biases_and_norms_do_not_decay(tiny_run: Any) -> None:
+    module = tiny_run.module(lr=0.1)
+    groups: list[dict[str, Any]] = []
+    module.make_optimizer = lambda given: groups.extend(given) or torch.optim.AdamW(given, lr=0.1, weight_decay=0.5)
+    module.trainer = SimpleNamespace(estimated_stepping_batches=10)
+    configured = module.configure_optimizers()
+    matrices, vectors = configured["optimizer"].param_groups
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.5, 0)
+    kinds = [{p.dim() for p in group["params"]} for group in groups]
+    assert kinds == [{4}, {1}]
+    assert sum(len(group["params"]) for group in groups) == len(list(module.network.parameters()))
+    assert configured["lr_scheduler"]["interval"] == "step"
+
+
+class Breaks(HeatmapLoss):
+    """A loss that is no number from a given step on."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after, self.steps = after, 0
+
+    def forward(self, logits: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        self.steps += self.training
+        return logits.square().mean() * (math.nan if self.steps > self.after else 1)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoint(tiny_run: Any) -> None:
+    with pytest.raises(HeatposeError, match=r"in epoch 1; lower optimizer\.lr"):
+        fit(tiny_run.module(loss=Breaks(after=4)), tiny_run.data(), tiny_run.trainer(3), None)
+    last = load_checkpoint(tiny_run.folder / "checkpoints" / "last.ckpt")
+    assert last.metadata["epoch"] == 0
+    assert all(torch.isfinite(p).all() for p in last.network.parameters())
+
+
+def test_a_first_epoch_without_numbers_leaves_no_checkpoint(tiny_run: Any) -> None:
+    with pytest.raises(HeatposeError, match="in epoch 0"):
+        fit(tiny_run.module(loss=Breaks(after=0)), tiny_run.data(), tiny_run.trainer(2), None)
+    assert not list(Path(tiny_run.folder).rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 40, 1000])
+@pytest.mark.parametrize("warmup", [0.0, 0.05, 0.5])
+def test_the_rate_rises_then_falls_to_a_hundredth(total: int, warmup: float) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.2)
+    schedule = warmup_cosine(optimizer, total, warmup)
+    rates = []
+    for _ in range(total):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    first = min(max(1, int(warmup * total)), max(1, total - 1))
+    for step, rate in enumerate(rates):
+        if step < first:
+            expected = 0.2 * (0.01 + 0.99 * step / first)
+        else:
+            share = (step - first) / (total - first)
+            expected = 0.002 + 0.198 * (1 + math.cos(math.pi * share)) / 2
+        assert rate == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    if total > 2:
+        assert max(rates) == pytest.approx(0.2) and optimizer.param_groups[0]["lr"] == pytest.approx(0.002)
