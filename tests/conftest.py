@@ -104,10 +104,9 @@ class TinyRun:
 
         from heatpose.training import callbacks_of
 
-        checkpoint = ModelCheckpoint(
-            monitor="val/oks", mode="max", filename="best", save_last=True, save_top_k=1, enable_version_counter=False
-        )
-        configured = callbacks_of({"checkpoint": checkpoint, "ema": EMAWeightAveraging(decay=decay)}, self.folder)
+        best = ModelCheckpoint(monitor="val/oks", mode="max", filename="best", save_top_k=1, enable_version_counter=False)
+        last = ModelCheckpoint(filename="last", enable_version_counter=False)
+        configured = callbacks_of({"best": best, "last": last, "ema": EMAWeightAveraging(decay=decay)}, self.folder)
         return lightning.Trainer(
             max_epochs=epochs, accelerator="cpu", devices=1, precision="32-true", gradient_clip_val=1.0,
             callbacks=[*callbacks, *configured], logger=CSVLogger(self.folder, name="", version="csv"), log_every_n_steps=1,

@@ -351,7 +351,6 @@ def test_paired_difference_needs_the_same_images(report: EvalReport) -> None:
         paired_difference(report, other)
 
 
-@pytest.mark.slow
 def test_googles_file_scores_what_was_published(shared: Path) -> None:
     labels = read_labels(shared / "data/coco_val_dev/person_keypoints_val2017.json")
     people = benchmark_people(labels, shared / "data/coco_val_dev/val2017", COCO_17)[0]

@@ -25,9 +25,10 @@ from heatpose.training import fit
 def oks_by_hand(network: MoveNet, batches: Any, size: int) -> list[float]:
     """OKS of every person in percent: the highest cell's centre, and the protocol's formula over the labelled keypoints."""
     result = []
+    network = network.to(memory_format=torch.channels_last)  # as in training: on flat maps the last bit decides where the peak is
     for batch in batches:
         with torch.inference_mode():
-            heatmaps = network(batch["image"] / 127.5 - 1).numpy()
+            heatmaps = network((batch["image"] / 127.5 - 1).to(memory_format=torch.channels_last)).numpy()
         for i, person in enumerate(heatmaps):
             width, height = batch["box"][i].tolist()
             similarities = []
@@ -73,22 +74,16 @@ def test_training_learns_a_batch_by_heart(tiny_run: Any) -> None:
     seed_everything(0, verbose=False)
     module, data = tiny_run.module(), tiny_run.data()
     data.setup()
-    data.train_people = data.validation_people[:4]
-    batch = next(iter(tiny_run_loader(data)))
+    data.validation_people = data.validation_people[:4]
+    (batch,) = data.val_dataloader()
     optimizer = torch.optim.AdamW(module.parameters(), lr=5e-3)
     module.train()
     for _ in range(60):
         optimizer.zero_grad()
         module.loss(module(batch["image"]), batch["points"], batch["labelled"], batch["box"]).backward()
         optimizer.step()
-    logits = module(batch["image"])
-    assert float(module._oks(logits, batch).mean()) > 0.6
-
-
-def tiny_run_loader(data: Any) -> Any:
-    """The fixed views of the people to learn from, all in one batch."""
-    data.validation_people = data.train_people
-    return data.val_dataloader()
+    with torch.no_grad():
+        assert float(np.mean(oks_by_hand(module.network, [batch], 64))) > 60
 
 
 def test_takes_bytes_and_gives_logits(tiny_run: Any) -> None:
@@ -150,7 +145,7 @@ def test_a_first_epoch_without_numbers_leaves_no_checkpoint(tiny_run: Any) -> No
 
 @pytest.mark.parametrize("total", [1, 2, 3, 40, 1000])
 @pytest.mark.parametrize("warmup", [0.0, 0.05, 0.5])
-def test_the_rate_rises_then_falls_to_a_hundredth(total: int, warmup: float) -> None:
+def test_the_rate_rises_then_falls_to_almost_nothing(total: int, warmup: float) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.2)
     schedule = warmup_cosine(optimizer, total, warmup)
     rates = []
@@ -164,7 +159,7 @@ def test_the_rate_rises_then_falls_to_a_hundredth(total: int, warmup: float) -> 
             expected = 0.2 * (0.01 + 0.99 * step / first)
         else:
             share = (step - first) / (total - first)
-            expected = 0.002 + 0.198 * (1 + math.cos(math.pi * share)) / 2
-        assert rate == pytest.approx(expected, rel=1e-3, abs=1e-6)
+            expected = 2e-5 + (0.2 - 2e-5) * (1 + math.cos(math.pi * share)) / 2
+        assert rate == pytest.approx(expected, rel=1e-4)
     if total > 2:
-        assert max(rates) == pytest.approx(0.2) and optimizer.param_groups[0]["lr"] == pytest.approx(0.002)
+        assert max(rates) == pytest.approx(0.2) and optimizer.param_groups[0]["lr"] == pytest.approx(2e-5)

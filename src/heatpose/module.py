@@ -115,12 +115,12 @@ class PoseModule(lightning.LightningModule):
 
 
 def warmup_cosine(optimizer: torch.optim.Optimizer, total_steps: int, warmup: float = 0.05) -> torch.optim.lr_scheduler.LRScheduler:
-    """Linear warm-up over the share `warmup` of the steps, then cosine to a hundredth, both by torch's own schedules."""
+    """Linear warm-up over the share `warmup` of the steps, then cosine to a ten-thousandth, both by torch's own schedules."""
     schedulers = torch.optim.lr_scheduler
     first = min(max(1, int(warmup * total_steps)), max(1, total_steps - 1))
+    least = 1e-4 * max(group["lr"] for group in optimizer.param_groups)
     rise = schedulers.LinearLR(optimizer, start_factor=0.01, total_iters=first)
-    base = max(group["lr"] for group in optimizer.param_groups)
-    fall = schedulers.CosineAnnealingLR(optimizer, T_max=max(1, total_steps - first), eta_min=base / 100)
+    fall = schedulers.CosineAnnealingLR(optimizer, T_max=max(1, total_steps - first), eta_min=least)
     return schedulers.SequentialLR(optimizer, [rise, fall], milestones=[first])
 
 

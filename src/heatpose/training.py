@@ -90,7 +90,8 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except SystemExit as stopped:  # Lightning's answer to Ctrl-C
         raise HeatposeError("Training was interrupted; the same command goes on from the last checkpoint.") from stopped
-    best = next((c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.best_model_path), "")
+    choosing = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
+    best = next((c.best_model_path for c in choosing if c.best_model_path), "")
     if not best:
         raise HeatposeError("Training ended without a checkpoint; check trainer.max_epochs and the callbacks.")
     return Path(best)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,32 @@ class Ran:
         return lines[0]
 
 
+class Warm:
+    """A process that has imported everything and runs command lines in forks of itself (`warm.py`)."""
+
+    def __init__(self, folder: Path) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("warm.py"))]
+        self.folder = folder
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
+
+    def run(self, argv: list[str], cwd: Path) -> Ran:
+        """Runs a script to its end."""
+        out, err = self.folder / "out", self.folder / "err"
+        for path in (out, err):
+            path.unlink(missing_ok=True)
+        assert self.process.stdin is not None and self.process.stdout is not None
+        job = {"argv": argv, "cwd": str(cwd), "out": str(out), "err": str(err)}
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        status = int(self.process.stdout.readline())
+        return Ran(status, out.read_text(), err.read_text())
+
+
+def environment() -> dict[str, str]:
+    """One thread: networks this small are no slower with it, and a busy machine matters less."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
 @dataclass(frozen=True)
 class Place:
     """A working directory for the entries, with runs and bundles below it.
@@ -38,10 +66,12 @@ class Place:
     Attributes:
         folder: The directory.
         data: Folder of the rendered people, 40 to train on and 12 to score on.
+        warm: Where `run` runs.
     """
 
     folder: Path
     data: Path
+    warm: Warm = field(repr=False)
 
     @property
     def tiny(self) -> list[str]:
@@ -55,18 +85,23 @@ class Place:
         places = [f"runs={self.folder}/runs", f"exports={self.folder}/exports"]
         return [sys.executable, str(REPOSITORY / f"{entry}.py"), *overrides, *places]
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """One thread: networks this small are no slower with it, and a busy machine matters less."""
-        return {**os.environ, "OMP_NUM_THREADS": "1"}
-
     def run(self, entry: str, *overrides: str) -> Ran:
-        """Runs `train` or `export` to its end."""
+        """Runs `train` or `export` to its end, in a process that was warm already."""
+        return self.warm.run(self.command(entry, *overrides)[1:], self.folder)
+
+    def run_cold(self, entry: str, *overrides: str) -> Ran:
+        """Runs `train` or `export` to its end, as a person would start it."""
         done = subprocess.run(
-            self.command(entry, *overrides), check=False, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True,
-        )  # fmt: skip
+            self.command(entry, *overrides), cwd=self.folder, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
         return Ran(done.returncode, done.stdout, done.stderr)
+
+    def start(self, entry: str, *overrides: str) -> subprocess.Popen[bytes]:
+        """Starts `train` or `export` as the head of a group of processes, silent."""
+        silent = subprocess.DEVNULL
+        return subprocess.Popen(
+            self.command(entry, *overrides), cwd=self.folder, env=environment(), start_new_session=True, stdin=silent, stdout=silent, stderr=silent
+        )
 
     def left(self) -> list[str]:
         """Files that are no records of Hydra's, relative to the folder."""
@@ -74,13 +109,21 @@ class Place:
         return sorted(path.as_posix() for path in files if "hydra" not in path.parts)
 
 
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """One warm process for all tests."""
+    warm = Warm(tmp_path_factory.mktemp("warm"))
+    yield warm
+    warm.process.communicate()
+
+
 @pytest.fixture
-def place(tmp_path: Path, synthetic_root: Path) -> Place:
+def place(tmp_path: Path, synthetic_root: Path, warm: Warm) -> Place:
     """An empty place of its own."""
-    return Place(tmp_path, synthetic_root)
+    return Place(tmp_path, synthetic_root, warm)
 
 
 @pytest.fixture(scope="module")
-def shared_place(tmp_path_factory: pytest.TempPathFactory, synthetic_root: Path) -> Place:
+def shared_place(tmp_path_factory: pytest.TempPathFactory, synthetic_root: Path, warm: Warm) -> Place:
     """A place that the tests of a module share."""
-    return Place(tmp_path_factory.mktemp("shared_place"), synthetic_root)
+    return Place(tmp_path_factory.mktemp("shared_place"), synthetic_root, warm)

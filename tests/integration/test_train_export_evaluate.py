@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +51,7 @@ class Trained:
 def trained(shared_place: Any) -> Trained:
     """One run that the tests below look at; none of them changes it."""
     pytest.importorskip("onnx2tf", reason="the export extra is not installed")
-    ran = shared_place.run("train", *shared_place.tiny, *NO_LIMITS)
+    ran = shared_place.run_cold("train", *shared_place.tiny, *NO_LIMITS)
     assert ran.status == 0, ran.err
     return Trained(shared_place, ran.out)
 
@@ -171,9 +170,7 @@ def test_a_failed_gate_keeps_the_file_under_another_name(trained: Trained, place
 
 
 def test_an_export_that_is_killed_leaves_no_bundle(trained: Trained, place: Any) -> None:
-    command = place.command("export", f"checkpoint={trained.checkpoint}", "name=killed", *NO_LIMITS)
-    silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, cwd=place.folder, env=place.environment, start_new_session=True, **silent) as running:
+    with place.start("export", f"checkpoint={trained.checkpoint}", "name=killed", *NO_LIMITS) as running:
         end = time.monotonic() + 300
         while not list(place.folder.glob("exports/.killed.*/new/*.onnx")) and time.monotonic() < end:
             assert running.poll() is None, "the export ended before it could be killed"
@@ -183,9 +180,7 @@ def test_an_export_that_is_killed_leaves_no_bundle(trained: Trained, place: Any)
 
 
 def test_an_export_that_is_interrupted_cleans_up(trained: Trained, place: Any) -> None:
-    command = place.command("export", f"checkpoint={trained.checkpoint}", "name=stopped", *NO_LIMITS)
-    silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, cwd=place.folder, env=place.environment, start_new_session=True, **silent) as running:
+    with place.start("export", f"checkpoint={trained.checkpoint}", "name=stopped", *NO_LIMITS) as running:
         end = time.monotonic() + 300
         while not list(place.folder.glob("exports/.stopped.*/new/*.onnx")) and time.monotonic() < end:
             assert running.poll() is None, "the export ended before it could be interrupted"
