@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from heatpose.data.datamodule import PoseData
 from heatpose.errors import HeatposeError
-from heatpose.models.checkpoint import save_checkpoint
+from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
 from heatpose.module import PoseModule
 
 FINGERPRINT = "configuration.json"
@@ -84,8 +84,10 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
         The best checkpoint by OKS on the held-out people.
 
     Raises:
-        HeatposeError: Training was interrupted, or ended without a checkpoint.
+        HeatposeError: `last` is no checkpoint, or training was interrupted or ended without a checkpoint.
     """
+    if last is not None:  # the same seed again would show the first epochs' people in the same order and views once more
+        torch.manual_seed(torch.initial_seed() + 1 + int(load_checkpoint(last).metadata.get("epoch", 0)))
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except SystemExit as stopped:  # Lightning's answer to Ctrl-C

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import statistics
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,3 +114,8 @@ def test_only_two_files_know_about_pixel_centres(path: Path) -> None:
     sums = (node.left for node in ast.walk(_tree(path)) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div))
     halves = [s.lineno for s in sums if isinstance(s, ast.BinOp) and isinstance(s.op, ast.Add) and ast.unparse(s.right) == "0.5"]
     assert not halves, f"half pixels in line {halves}"
+
+
+def test_the_converter_stays_out_of_this_process() -> None:
+    """onnx2tf lifts the recursion limit, after which a deeply nested json ends the process; only a child may load it."""
+    assert "onnx2tf" not in sys.modules and sys.getrecursionlimit() < 100_000

@@ -1,0 +1,172 @@
+"""From a composed configuration to a trained and scored network, and what the entries do in between."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning
+import pytest
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from heatpose import build, training
+from heatpose.callbacks import PredictionGrid
+from heatpose.data.sources import CocoSource, SyntheticSource
+from heatpose.errors import HeatposeError
+from heatpose.evaluate import evaluate
+from heatpose.losses import GaussianMSE, SpatialCrossEntropy
+from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
+from heatpose.models.movenet import MoveNet
+from heatpose.preprocessing import Preprocessing
+from heatpose.runners.torch_runner import TorchRunner
+from heatpose.skeleton import ST_13
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture
+def config(synthetic_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DictConfig:
+    """The quick start on the tests' pictures, one epoch of a tiny network."""
+    return composed(
+        monkeypatch, "train", "experiment=quickstart", f"data.source.root={synthetic_root.parent}",
+        "data.source.train_images=40", "data.source.val_images=12", "data.batch_size=8", "data.workers=0",
+        "data.module.held_out=0.3", "data.module.limit=24", "model.width=0.35", "resolution=64", "trainer.max_epochs=1",
+        "trainer.accelerator=cpu", "trainer.precision=32-true", "logger=csv", "export=false", "callbacks.progress=null",
+        f"runs={tmp_path}/runs", f"exports={tmp_path}/exports",
+    )  # fmt: skip
+
+
+def composed(monkeypatch: pytest.MonkeyPatch, entry: str, *overrides: str) -> DictConfig:
+    """As `hydra.main` composes it."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        whole = hydra.compose(entry, list(overrides), return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    HydraConfig.instance().set_config(whole)
+    with open_dict(whole):
+        del whole["hydra"]
+    return whole
+
+
+def test_the_configured_run_trains_and_scores(config: DictConfig, tmp_path: Path) -> None:
+    build.quiet(config)
+    skeleton, preprocessing, source = build.build_inputs(config)
+    assert skeleton == ST_13 and preprocessing == Preprocessing(64) and isinstance(source, SyntheticSource)
+    folder = tmp_path / "runs" / "quickstart"
+    assert training.open_run(folder, build.run_identity(config), config.resume) is None
+    network = build.build_network(config, skeleton)
+    assert network.settings["width"] == 0.35
+    module = build.build_module(config, network, skeleton, preprocessing, source)
+    data = build.build_data(config, source, skeleton, preprocessing)
+    best = training.fit(module, data, build.build_trainer(config, folder), None)
+    assert best == folder / "checkpoints" / "best.ckpt"
+    loaded = load_checkpoint(best)
+    assert loaded.metadata["run"] == "quickstart" and loaded.metadata["model"] == "st_movenet_heatmaps"
+    assert loaded.metadata["data"] == source.describe()
+    assert (folder / "csv" / "metrics.csv").is_file()
+
+    people = source.evaluation(skeleton)
+    assert people is not None and len(people) == 12
+    score = build.finish(config, best, source)
+    expected = evaluate(TorchRunner(best, loaded), people, skeleton, progress=False).oks
+    assert score == pytest.approx(expected, abs=1e-3)
+    config.evaluate = False
+    assert build.finish(config, best, source) is None
+
+
+def test_a_source_without_evaluation_part_has_no_score(config: DictConfig, tiny_checkpoint: Path) -> None:
+    class Unscored(SyntheticSource):
+        def evaluation(self, skeleton: Any) -> None:
+            return None
+
+    assert build.finish(config, tiny_checkpoint, Unscored()) is None
+
+
+def test_a_seed_fixes_the_first_weights(config: DictConfig) -> None:
+    drawn = []
+    for seed in (3, 3, 4):
+        config.seed = seed
+        build.quiet(config)
+        drawn.append(build.build_network(config, ST_13).backbone.features[0].conv.weight)
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+def test_losses_get_the_skeletons_sigmas_where_they_take_them(
+    config: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skeleton, preprocessing, source = build.build_inputs(config)
+    network = MoveNet(13, 0.35)
+    module = build.build_module(config, network, skeleton, preprocessing, source)
+    assert isinstance(module.loss, SpatialCrossEntropy)
+    torch.testing.assert_close(module.loss.sigmas, torch.tensor(ST_13.sigmas))
+    config = composed(monkeypatch, "train", "experiment=quickstart", "loss=gaussian_mse", "loss.sigma=1.5")
+    module = build.build_module(config, network, skeleton, preprocessing, source)
+    assert isinstance(module.loss, GaussianMSE) and module.loss.sigma == 1.5
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [("auto", "bf16-mixed"), ("32-true", "32-true")])
+def test_the_precision_is_the_devices_best_or_the_wanted_one(
+    wanted: str, expected: str, config: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "best_precision", lambda accelerator: "bf16-mixed")
+    config.trainer.precision = wanted
+    trainer = build.build_trainer(config, tmp_path)
+    assert trainer.precision == expected
+    assert config.trainer.precision == wanted  # the configuration is left as it is
+
+
+def test_the_trainer_has_the_configured_callbacks(config: DictConfig, tmp_path: Path) -> None:
+    trainer = build.build_trainer(config, tmp_path)
+    kinds = [type(callback).__name__ for callback in trainer.callbacks]
+    assert kinds.count("ModelCheckpoint") == 2 and "EMAWeightAveraging" in kinds and "EarlyStopping" in kinds
+    assert any(isinstance(callback, PredictionGrid) for callback in trainer.callbacks)
+    assert "Progress" not in kinds  # null in this configuration
+    folders = {c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, lightning.pytorch.callbacks.ModelCheckpoint)}
+    assert folders == {str(tmp_path / "checkpoints")}
+
+
+def test_the_best_and_the_last_checkpoint_are_callbacks_of_their_own(config: DictConfig) -> None:
+    """One with `save_last` would write last.ckpt only when the best one changes, and after it: it holds the best one's state."""
+    names = [name for name, entry in config.callbacks.items() if entry and entry._target_.endswith("ModelCheckpoint")]
+    assert [config.callbacks[name].filename for name in names] == ["best", "last"]
+    assert not any(config.callbacks[name].get("save_last") for name in names)
+    assert config.callbacks[names[1]].get("monitor") is None
+
+
+def test_an_export_takes_the_data_that_the_checkpoint_names(
+    tiny_checkpoint: Path, synthetic_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = composed(monkeypatch, "export", f"checkpoint={tiny_checkpoint}")
+    source = build.source_for(config)
+    assert source == SyntheticSource(str(synthetic_root.parent), 40, 12)
+    config = composed(monkeypatch, "export", f"checkpoint={tiny_checkpoint}", f"data.root={synthetic_root}")
+    assert build.source_for(config) == CocoSource(root=str(synthetic_root), extra=build.source_for(config).extra)
+    unknown = tmp_path / "unknown.ckpt"
+    save_checkpoint(unknown, MoveNet(13, 0.35), ST_13, Preprocessing(64))
+    config = composed(monkeypatch, "export", f"checkpoint={unknown}")
+    with pytest.raises(HeatposeError, match=r"does not say what data it was trained on; set data\.root=FOLDER"):
+        build.source_for(config)
+
+
+def test_plain_values_are_plain(config: DictConfig) -> None:
+    def check(value: Any) -> None:
+        assert type(value) in (dict, list, str, int, float, bool, type(None)), value
+        for entry in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            check(entry)
+
+    values = build.plain(config)
+    check(values)
+    assert values["preprocessing"]["size"] == 64  # interpolations are resolved
+    assert not set(build.run_identity(config)) & set(build.NOT_THE_RUN)
+
+
+def test_remarks_that_no_user_can_act_on_are_quiet(config: DictConfig) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        build.quiet(config)
+        warnings.warn("The 'train_dataloader' does not have many workers which may be a bottleneck.", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+    assert [str(entry.message) for entry in caught] == ["something else"]
