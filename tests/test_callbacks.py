@@ -92,9 +92,7 @@ def test_only_some_epochs_are_drawn(tiny_run: Any, logits: torch.Tensor) -> None
 
 
 @pytest.mark.parametrize("settings", [{"sanity_checking": True}, {"is_global_zero": False}])
-def test_nothing_is_drawn_in_a_sanity_check_or_twice(
-    settings: dict[str, bool], tiny_run: Any, logits: torch.Tensor
-) -> None:
+def test_nothing_is_drawn_in_a_sanity_check_or_twice(settings: dict[str, bool], tiny_run: Any, logits: torch.Tensor) -> None:
     logger = Pictures()
     validate(PredictionGrid(), tiny_run.module(), trainer(logger, **settings), logits)
     assert not logger.taken

@@ -35,9 +35,7 @@ def batch() -> dict[str, Tensor]:
 def distances(point: list[float]) -> dict[tuple[int, int], float]:
     """Squared distance of each cell's centre (row, column) to a point in input pixels."""
     x, y = point
-    return {
-        (v, u): ((u + 0.5) * 4 - x) ** 2 + ((v + 0.5) * 4 - y) ** 2 for v in range(CELLS) for u in range(CELLS)
-    }
+    return {(v, u): ((u + 0.5) * 4 - x) ** 2 + ((v + 0.5) * 4 - y) ** 2 for v in range(CELLS) for u in range(CELLS)}
 
 
 def sigmoid(value: float) -> float:
@@ -46,7 +44,8 @@ def sigmoid(value: float) -> float:
 
 def gaussian_mse(logits: list[list[float]], point: list[float], area: float, sigma_k: float) -> float:
     spread = 2 * (1.5 * 4) ** 2
-    return sum((sigmoid(logits[v][u]) - math.exp(-d / spread)) ** 2 for (v, u), d in distances(point).items())
+    squares = [(sigmoid(logits[v][u]) - math.exp(-d / spread)) ** 2 for (v, u), d in distances(point).items()]
+    return math.fsum(squares)
 
 
 def cross_entropy(logits: list[list[float]], point: list[float], area: float, sigma_k: float) -> float:
@@ -65,10 +64,10 @@ def cross_entropy(logits: list[list[float]], point: list[float], area: float, si
 
 def by_hand(formula: Any, batch: dict[str, Tensor]) -> float:
     """Mean over people who have a keypoint inside, of the mean over those keypoints."""
-    people = []
+    people: list[float] = []
     for b in range(BATCH):
         width, height = batch["box"][b].tolist()
-        costs = []
+        costs: list[float] = []
         for k in range(KEYPOINTS):
             x, y = batch["points"][b, k].tolist()
             if batch["labelled"][b, k] and 0 <= x < SIZE and 0 <= y < SIZE:
@@ -86,9 +85,7 @@ def test_is_the_formula(loss: HeatmapLoss, formula: Any, batch: dict[str, Tensor
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_what_is_not_labelled_or_outside_has_exactly_no_gradient(
-    loss: HeatmapLoss, batch: dict[str, Tensor]
-) -> None:
+def test_what_is_not_labelled_or_outside_has_exactly_no_gradient(loss: HeatmapLoss, batch: dict[str, Tensor]) -> None:
     loss(**batch).backward()
     gradient = batch["logits"].grad
     assert gradient is not None
@@ -115,9 +112,7 @@ def test_a_batch_without_labels_costs_nothing(loss: HeatmapLoss, batch: dict[str
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("far", [1e3, 1e6, -1e6, 1e12])
-def test_points_far_outside_and_boxes_without_area_stay_finite(
-    loss: HeatmapLoss, far: float, batch: dict[str, Tensor]
-) -> None:
+def test_points_far_outside_and_boxes_without_area_stay_finite(loss: HeatmapLoss, far: float, batch: dict[str, Tensor]) -> None:
     batch["points"][0, 0] = far
     batch["points"][1] = far
     batch["box"][0] = 0
@@ -161,9 +156,7 @@ def test_a_sharp_kernel_keeps_half_a_cell() -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_logits_are_computed_in_float32(
-    loss: HeatmapLoss, dtype: torch.dtype, batch: dict[str, Tensor]
-) -> None:
+def test_half_precision_logits_are_computed_in_float32(loss: HeatmapLoss, dtype: torch.dtype, batch: dict[str, Tensor]) -> None:
     rounded = batch["logits"].detach().to(dtype)
     cost = loss(rounded, batch["points"], batch["labelled"], batch["box"])
     assert cost.dtype == torch.float32

@@ -105,12 +105,12 @@ def test_colours_change_in_training_alone(tiny_run: Any) -> None:
 
 def test_biases_and_norms_do_not_decay(tiny_run: Any) -> None:
     module = tiny_run.module(lr=0.1)
-    groups: list[dict[str, Any]] = []
-    module.make_optimizer = lambda given: groups.extend(given) or torch.optim.AdamW(given, lr=0.1, weight_decay=0.5)
+    module.make_optimizer = lambda given: torch.optim.AdamW(given, lr=0.1, weight_decay=0.5)
     module.trainer = SimpleNamespace(estimated_stepping_batches=10)
     configured = module.configure_optimizers()
     matrices, vectors = configured["optimizer"].param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.5, 0)
+    groups = [matrices, vectors]
     kinds = [{p.dim() for p in group["params"]} for group in groups]
     assert kinds == [{4}, {1}]
     assert sum(len(group["params"]) for group in groups) == len(list(module.network.parameters()))

@@ -20,6 +20,7 @@ from heatpose.models.checkpoint import KEY, load_checkpoint
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import ST_13
 
+
 class Stops(lightning.Callback):
     """Ends the run at the start of an epoch, as a lost connection or a person would."""
 
@@ -215,9 +216,7 @@ def test_the_same_configuration_goes_on(tmp_path: Path) -> None:
 def test_another_configuration_is_refused_and_named(tmp_path: Path) -> None:
     last = begun(tmp_path / "run")
     other = {**CONFIGURATION, "optimizer": {"lr": 0.2}, "loss": "new"}
-    with pytest.raises(
-        HeatposeError, match=r"another configuration \(different: loss, optimizer\); choose another name=\.\.\. or resume=false"
-    ):
+    with pytest.raises(HeatposeError, match=r"another configuration \(different: loss, optimizer\); choose another name=\.\.\. or resume=false"):
         training.open_run(tmp_path / "run", other, resume=True)
     assert last.read_bytes() == b"weights"
     assert training.open_run(tmp_path / "run", CONFIGURATION, resume=True) == last  # the record is as it was
@@ -265,9 +264,7 @@ def test_a_broken_record_is_refused(tmp_path: Path) -> None:
         ("cpu", False, False, "flags: fma avx512_bf16", "bf16-mixed"),
     ],
 )
-def test_the_precision_suits_the_device(
-    accelerator: str, cuda: bool, bf16: bool, flags: str, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_precision_suits_the_device(accelerator: str, cuda: bool, bf16: bool, flags: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
     monkeypatch.setattr(training, "_cpu_flags", lambda: flags)

@@ -22,9 +22,7 @@ from heatpose.data.augment import (
 from heatpose.data.sample import Person
 from heatpose.skeleton import Skeleton
 
-TRIPLE = Skeleton(
-    "triple", ("nose", "left_hand", "right_hand"), (0.1, 0.1, 0.1), flip_pairs=(("left_hand", "right_hand"),)
-)
+TRIPLE = Skeleton("triple", ("nose", "left_hand", "right_hand"), (0.1, 0.1, 0.1), flip_pairs=(("left_hand", "right_hand"),))
 SIZE = 192
 
 
@@ -211,10 +209,7 @@ def test_prominent_means_no_other_person_fills_more_than_the_limit() -> None:
     answers = []
     for _ in range(300):
         box = (*random.integers(0, 60, 2).tolist(), *random.integers(10, 60, 2).tolist())
-        others = [
-            (*random.integers(-20, 100, 2).tolist(), *random.integers(5, 80, 2).tolist())
-            for _ in range(int(random.integers(1, 4)))
-        ]
+        others = [(*random.integers(-20, 100, 2).tolist(), *random.integers(5, 80, 2).tolist()) for _ in range(int(random.integers(1, 4)))]
         person = a_person(120, 120, box, others=others)
         crop = (*random.integers(0, 60, 2).tolist(), *random.integers(10, 60, 2).tolist())
         assert prominent(person) == (largest_neighbour(person, (0, 0, 120, 120)) < PROMINENCE)

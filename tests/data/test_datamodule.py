@@ -162,9 +162,7 @@ def test_the_last_small_batch_is_left_out_where_there_are_several() -> None:
 
 @pytest.fixture(scope="module")
 def rendered(synthetic_root: Path) -> PoseData:
-    data = PoseData(
-        CocoSource(str(synthetic_root)), ST_13, Preprocessing(64), GeometricAugment(), batch_size=4, workers=0, held_out=0.3
-    )
+    data = PoseData(CocoSource(str(synthetic_root)), ST_13, Preprocessing(64), GeometricAugment(), batch_size=4, workers=0, held_out=0.3)
     data.prepare_data()
     data.setup()
     return data
@@ -212,9 +210,7 @@ def test_training_views_repeat_with_the_seed_and_vary_without(rendered: PoseData
 
 
 def test_workers_load_the_same_kind_of_batches(synthetic_root: Path) -> None:
-    data = PoseData(
-        CocoSource(str(synthetic_root)), ST_13, Preprocessing(64), GeometricAugment(), batch_size=8, workers=1, held_out=0.3
-    )
+    data = PoseData(CocoSource(str(synthetic_root)), ST_13, Preprocessing(64), GeometricAugment(), batch_size=8, workers=1, held_out=0.3)
     data.setup()
     batches = list(data.val_dataloader())
     assert sum(len(batch["image"]) for batch in batches) == len(data.validation_people)

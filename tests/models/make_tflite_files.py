@@ -75,7 +75,7 @@ def plain(folder: Path) -> None:
     onnx_to_saved_model(folder / "plain.onnx", folder / "plain")
     images = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
     for form in ("float32", "int8_pc", "int8_pt"):
-        content = to_tflite(folder / "plain", form=form, calibration=images, preprocessing=Preprocessing(SIZE))  # type: ignore[arg-type]
+        content = to_tflite(folder / "plain", form=form, calibration=images, preprocessing=Preprocessing(SIZE))
         (folder / f"plain_{form}.tflite").write_bytes(content)
     half = converter(folder / "plain")
     half.optimizations = [tf.lite.Optimize.DEFAULT]

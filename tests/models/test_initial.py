@@ -22,7 +22,8 @@ IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 def logits(network: MoveNet) -> torch.Tensor:
     with torch.inference_mode():
-        return network.eval()(IMAGES)
+        result: torch.Tensor = network.eval()(IMAGES)
+    return result
 
 
 def distinct(keypoints: int, norm: bool) -> MoveNet:
@@ -32,9 +33,7 @@ def distinct(keypoints: int, norm: bool) -> MoveNet:
     output = network.head.output
     with torch.no_grad():
         output.conv.weight.normal_(std=0.3)
-        vectors = (
-            (output.norm.weight, output.norm.bias, output.norm.running_mean) if norm else (output.conv.bias,)
-        )
+        vectors = (output.norm.weight, output.norm.bias, output.norm.running_mean) if norm else (output.conv.bias,)
         for vector in vectors:
             assert isinstance(vector, torch.Tensor)
             vector.normal_()
@@ -54,9 +53,7 @@ def test_body_channels_are_copied_and_the_head_starts_as_the_nose(norm: bool) ->
 
 def test_a_reordered_skeleton_takes_its_channels_along() -> None:
     order = list(reversed(range(13)))
-    turned = replace(
-        ST_13, keypoints=[ST_13.keypoints[k] for k in order], sigmas=[ST_13.sigmas[k] for k in order]
-    )
+    turned = replace(ST_13, keypoints=[ST_13.keypoints[k] for k in order], sigmas=[ST_13.sigmas[k] for k in order])
     network = distinct(13, norm=False)
     torch.testing.assert_close(logits(map_keypoints(network, ST_13, turned)), logits(network)[:, order])
 
@@ -87,6 +84,7 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     theirs = models.mobilenet_v2(weights=None, num_classes=10)
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2)
             nn.init.normal_(module.bias)

@@ -21,9 +21,7 @@ def same_convolution(x: Array, weight: Array, stride: int, depthwise: bool) -> A
     """
     outputs, kernel = weight.shape[0], weight.shape[2]
     sides = [math.ceil(side / stride) for side in x.shape[1:]]
-    first = [
-        -(max((out - 1) * stride + kernel - side, 0) // 2) for out, side in zip(sides, x.shape[1:], strict=True)
-    ]
+    first = [-(max((out - 1) * stride + kernel - side, 0) // 2) for out, side in zip(sides, x.shape[1:], strict=True)]
     result = np.zeros((outputs, *sides))
     for o, v, u in np.ndindex(*result.shape):
         for dy, dx in np.ndindex(kernel, kernel):
@@ -37,9 +35,7 @@ def same_convolution(x: Array, weight: Array, stride: int, depthwise: bool) -> A
 @pytest.mark.parametrize("depthwise", [False, True])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2)])
 @pytest.mark.parametrize("sides", [(8, 8), (6, 10), (2, 4)])
-def test_pads_as_tensorflow_does(
-    sides: tuple[int, int], kernel: int, stride: int, depthwise: bool
-) -> None:
+def test_pads_as_tensorflow_does(sides: tuple[int, int], kernel: int, stride: int, depthwise: bool) -> None:
     torch.manual_seed(0)
     channels, outputs = 4, 4 if depthwise else 5
     block = ConvBlock(channels, outputs, kernel, stride, depthwise=depthwise, norm=False)
@@ -64,22 +60,18 @@ def test_a_stride_of_two_does_not_shift_the_image() -> None:
         torch.testing.assert_close(block(image), image[..., ::2, ::2])
 
 
-@pytest.mark.parametrize(
-    ("activation", "limits"), [("relu6", (0, 6)), ("relu", (0, math.inf)), ("none", (-math.inf, math.inf))]
-)
+@pytest.mark.parametrize(("activation", "limits"), [("relu6", (0, 6)), ("relu", (0, math.inf)), ("none", (-math.inf, math.inf))])
 @pytest.mark.parametrize("norm", [False, True])
-def test_norm_then_activation(
-    norm: bool, activation: str, limits: tuple[float, float]
-) -> None:
+def test_norm_then_activation(norm: bool, activation: str, limits: tuple[float, float]) -> None:
     torch.manual_seed(1)
     block = ConvBlock(3, 4, activation=activation, norm=norm).eval()
     assert (block.conv.bias is None) == norm
     scale, shift = torch.ones(4), torch.zeros(4)
     if norm:
         assert isinstance(block.norm, torch.nn.BatchNorm2d)
-        running = {"weight": torch.rand(4) + 0.5, "bias": torch.randn(4), "running_mean": torch.randn(4)}
-        block.norm.load_state_dict({**block.norm.state_dict(), **running, "running_var": torch.rand(4) + 0.1})
-        scale = running["weight"] / (block.norm.running_var + block.norm.eps).sqrt()  # type: ignore[operator]
+        running = {"weight": torch.rand(4) + 0.5, "bias": torch.randn(4), "running_mean": torch.randn(4), "running_var": torch.rand(4) + 0.1}
+        block.norm.load_state_dict({**block.norm.state_dict(), **running})
+        scale = running["weight"] / (running["running_var"] + block.norm.eps).sqrt()
         shift = running["bias"] - running["running_mean"] * scale
     x = torch.randn(2, 3, 5, 5) * 8
     linear = torch.einsum("oi,bihw->bohw", block.conv.weight.detach()[..., 0, 0], x)

@@ -17,9 +17,7 @@ def test_taps_have_their_strides_and_channels(size: int, width: float) -> None:
     with torch.inference_mode():
         taps = backbone(torch.zeros(2, 3, size, size))
     channels = [scaled_channels(c, width) for c in (24, 32, 64)] + [1280]
-    assert [tuple(tap.shape) for tap in taps] == [
-        (2, c, size // s, size // s) for c, s in zip(channels, (4, 8, 16, 32), strict=True)
-    ]
+    assert [tuple(tap.shape) for tap in taps] == [(2, c, size // s, size // s) for c, s in zip(channels, (4, 8, 16, 32), strict=True)]
     assert backbone.channels == channels
 
 
@@ -31,9 +29,7 @@ def test_layers_are_torchvisions(width: float) -> None:
 
     def layers(network: nn.Module) -> list[tuple[object, ...]]:
         return [
-            (tuple(m.weight.shape), m.stride, m.groups)
-            if isinstance(m, nn.Conv2d)
-            else ("norm", m.num_features)
+            (tuple(m.weight.shape), m.stride, m.groups) if isinstance(m, nn.Conv2d) else ("norm", m.num_features)
             for m in network.modules()
             if isinstance(m, nn.Conv2d | nn.BatchNorm2d)
         ]

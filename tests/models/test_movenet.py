@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from heatpose.models.layers import ConvBlock
 from heatpose.models.movenet import STRIDE, MoveNet, PyramidStep
@@ -74,7 +75,7 @@ def test_settings_build_the_same_network_again(norm: bool) -> None:
     assert again.settings == network.settings
 
 
-def upsampled(x: np.ndarray) -> np.ndarray:
+def upsampled(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Twice as large by bilinear interpolation between pixel centres, the border repeated: [H, W] -> [2H, 2W]."""
     rows, columns = x.shape
     result = np.zeros((2 * rows, 2 * columns))

@@ -38,9 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("movenet_files")
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     program = Path(__file__).with_name("make_tflite_files.py")
-    result = subprocess.run(
-        [sys.executable, str(program), str(folder)], env={**os.environ, **quiet}, capture_output=True, text=True
-    )
+    result = subprocess.run([sys.executable, str(program), str(folder)], env={**os.environ, **quiet}, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     return folder
 
@@ -55,7 +53,8 @@ def original(files: Path, name: str) -> MoveNet:
 def logits(network: MoveNet) -> torch.Tensor:
     torch.manual_seed(1)
     with torch.inference_mode():
-        return network(torch.rand(2, 3, SIZE, SIZE) * 2 - 1)
+        result: torch.Tensor = network(torch.rand(2, 3, SIZE, SIZE) * 2 - 1)
+    return result
 
 
 @pytest.mark.slow
@@ -105,9 +104,7 @@ def test_int8_files_give_the_weights_within_half_a_scale(files: Path, form: str)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("file", "layer"), [("other_head", "block 1"), ("no_head", "heads"), ("unit_range", "input")]
-)
+@pytest.mark.parametrize(("file", "layer"), [("other_head", "block 1"), ("no_head", "heads"), ("unit_range", "input")])
 def test_a_graph_that_is_no_movenet_is_refused_with_the_layer(files: Path, file: str, layer: str) -> None:
     with pytest.raises(HeatposeError, match=rf"{file}.tflite' is no MoveNet that can be imported: at {layer}"):
         import_movenet(files / f"{file}.tflite")
@@ -116,9 +113,7 @@ def test_a_graph_that_is_no_movenet_is_refused_with_the_layer(files: Path, file:
 def edited(graph: Graph, fits: Callable[[Operator], bool], **options: Any) -> Graph:
     """The graph with the first operator that fits given other options."""
     index = next(operator.index for operator in graph.operators if fits(operator))
-    changed = [
-        replace(o, options={**o.options, **options}) if o.index == index else o for o in graph.operators
-    ]
+    changed = [replace(o, options={**o.options, **options}) if o.index == index else o for o in graph.operators]
     return replace(graph, operators=tuple(changed))
 
 
@@ -133,9 +128,7 @@ def edited(graph: Graph, fits: Callable[[Operator], bool], **options: Any) -> Gr
         ("RESIZE_BILINEAR", {"align_corners": True}, "at pyramid step 0, the resize"),
     ],
 )
-def test_a_layer_that_computes_something_else_is_named(
-    files: Path, kind: str, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_layer_that_computes_something_else_is_named(files: Path, kind: str, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = edited(read_graph(files / "plain_float32.tflite"), lambda o: o.name == kind, **options)
     monkeypatch.setattr(tflite_import, "read_graph", lambda path: graph)
     with pytest.raises(HeatposeError, match=message):
@@ -145,9 +138,7 @@ def test_a_layer_that_computes_something_else_is_named(
 @pytest.mark.slow
 def test_a_missing_addition_is_named(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = read_graph(files / "plain_float32.tflite")
-    graph = replace(
-        graph, operators=tuple(replace(o, name="SUB") if o.name == "ADD" else o for o in graph.operators)
-    )
+    graph = replace(graph, operators=tuple(replace(o, name="SUB") if o.name == "ADD" else o for o in graph.operators))
     monkeypatch.setattr(tflite_import, "read_graph", lambda path: graph)
     with pytest.raises(HeatposeError, match="at block 3, the graph needs an addition of its two branches"):
         import_movenet("changed.tflite")
