@@ -44,7 +44,7 @@ def sigmoid(value: float) -> float:
 
 def gaussian_mse(logits: list[list[float]], point: list[float], area: float, sigma_k: float) -> float:
     spread = 2 * (1.5 * 4) ** 2
-    squares = [(sigmoid(logits[v][u]) - math.exp(-d / spread)) ** 2 for (v, u), d in distances(point).items()]
+    squares: list[float] = [(sigmoid(logits[v][u]) - math.exp(-d / spread)) ** 2 for (v, u), d in distances(point).items()]
     return math.fsum(squares)
 
 
