@@ -52,7 +52,7 @@ def cross_entropy(logits: list[list[float]], point: list[float], area: float, si
     cells = distances(point)
     oks = {cell: math.exp(-d / (2 * (2 * sigma_k) ** 2 * area)) for cell, d in cells.items()}
     floor = {cell: math.exp(-d / (2 * (0.5 * 4) ** 2)) for cell, d in cells.items()}
-    target = {cell: max(oks[cell] ** (1 / 0.7**2), floor[cell]) for cell in cells}
+    target: dict[tuple[int, int], float] = {cell: max(oks[cell] ** (1 / 0.7**2), floor[cell]) for cell in cells}
     total, partition = sum(target.values()), sum(math.exp(logits[v][u]) for v, u in cells)
     placed = -sum(t / total * (logits[v][u] - math.log(partition)) for (v, u), t in target.items())
     score = 0.0

@@ -21,6 +21,21 @@ def test_taps_have_their_strides_and_channels(size: int, width: float) -> None:
     assert backbone.channels == channels
 
 
+def test_taps_are_movenets() -> None:
+    """The last outputs with 24, 32 and 64 channels: the additions of blocks 2, 5 and 9 in Google's file."""
+    torch.manual_seed(0)
+    backbone = MobileNetV2().eval()
+    x = torch.randn(1, 3, 64, 64)
+    last = {}
+    with torch.inference_mode():
+        taps = backbone(x)
+        for layer in backbone.features:
+            x = layer(x)
+            last[x.shape[1]] = x
+    for tap, channels in zip(taps, (24, 32, 64, 1280), strict=True):
+        assert torch.equal(tap, last[channels])
+
+
 @pytest.mark.parametrize("width", [0.35, 0.75, 1.0, 1.4])
 def test_layers_are_torchvisions(width: float) -> None:
     models = pytest.importorskip("torchvision.models")

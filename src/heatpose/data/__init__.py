@@ -1,9 +1,12 @@
-"""Labels and images: COCO json -> `Sample` -> augmented network input.
+"""Labels and images: COCO json -> `Person` -> augmented network input.
 
-sample.py      what a labelled person is
-coco.py        COCO keypoint json -> samples, with an audit of what was dropped and why
-synthetic.py   rendered people with exact labels, in COCO format
-download.py    the official COCO archives
+sample.py      what a labelled person is; decoding an image
+coco.py        COCO keypoint json -> people, with an audit of what was dropped and why
+layout.py      where a data set keeps its labels and images
+sources.py     COCO folders and rendered people as training and evaluation people
 augment.py     one affine per sample, then photometric changes per batch
-datamodule.py  loaders for training, model selection and calibration
+datamodule.py  loaders for training and model selection
+report.py      the audit behind `heatpose data`; image_check.py, contact.py serve it
+synthetic.py   rendered people with exact labels; figure.py, costume.py, render.py, scenery.py draw them
+download.py    the official COCO archives; transfer.py fetches, archive.py unpacks
 """

@@ -85,7 +85,7 @@ def _read(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise HeatposeError(f"'{path}' is no readable checkpoint ({first_line(error)[:120]}).") from error
+        raise HeatposeError(f"'{path}' is no readable checkpoint: it is damaged, holds more than plain values, or is another kind of file.") from error
 
 
 def check_skeleton(path: str | Path, found: Skeleton, wanted: Skeleton) -> None:
