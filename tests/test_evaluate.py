@@ -214,16 +214,22 @@ def test_the_whole_protocol(runner: PoseRunner, report: EvalReport, dataset: Pat
         assert report.oks_per_keypoint[name] == pytest.approx(100 * statistics.fmean(column), abs=1e-4)
 
 
-def test_ap_is_that_of_pycocotools_on_the_label_file(runner: PoseRunner, report: EvalReport, dataset: Path) -> None:
-    if runner.keypoints != 17:
-        pytest.skip("pycocotools reads COCO's keypoints from the file")
-    truth = COCO(str(dataset / "labels.json"))
+def test_ap_is_that_of_pycocotools_on_the_label_file(runner: PoseRunner, report: EvalReport, dataset: Path, tmp_path: Path) -> None:
+    content = json.loads((dataset / "labels.json").read_text())
+    for annotation in content["annotations"]:
+        if annotation["category_id"] == 1:
+            points = Protocol.truth(annotation, runner.keypoints)
+            flat = [value for point in points for value in point]
+            annotation |= {"keypoints": flat, "num_keypoints": sum(v for _, _, v in points)}
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    truth = COCO(str(tmp_path / "labels.json"))
     results = []
     for image_id, pose in zip(report.image_ids, report.poses.astype(float), strict=True):
         image = truth.imgs[image_id]
         flat = [v for x, y, s in pose for v in (x * image["width"], y * image["height"], s)]
         results.append({"image_id": image_id, "category_id": 1, "keypoints": flat, "score": pose[:, 2].mean()})
     evaluation = COCOeval(truth, truth.loadRes(results), "keypoints")
+    evaluation.params.kpt_oks_sigmas = np.array(SIGMAS_17 if runner.keypoints == 17 else SIGMAS_13)
     evaluation.params.imgIds, evaluation.params.catIds = sorted(report.image_ids), [1]
     evaluation.evaluate()
     evaluation.accumulate()
