@@ -1,4 +1,4 @@
-"""The one building block: convolution with TensorFlow's SAME padding, batch norm or bias, activation.
+"""The building blocks: a sum, and one convolution with TensorFlow's SAME padding, batch norm or bias, activation.
 
 Shape legend: B batch, C channels, H rows, W columns.
 """
@@ -52,3 +52,12 @@ class ConvBlock(nn.Module):
             x = functional.pad(x, (0, 1, 0, 1))
         x = self.activation(self.norm(self.conv(x)))
         return x
+
+
+class Add(nn.Module):
+    """The sum of two maps, as a module: quantisation gives each sum a range of its own."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Two tensors of one shape -> their sum."""
+        total: Tensor = a + b
+        return total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from heatpose.models.layers import ConvBlock, scaled_channels
+from heatpose.models.layers import Add, ConvBlock, scaled_channels
 
 # expansion t, channels c, repeats n, stride s: table 2 of the paper.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -25,11 +25,13 @@ class InvertedResidual(nn.Module):
         ]
         self.blocks = nn.Sequential(*blocks)
         self.adds = stride == 1 and inputs == outputs
+        self.add = Add()
 
     def forward(self, x: Tensor) -> Tensor:
         """f32[B, C, H, W] -> f32[B, C', H / stride, W / stride]."""
         out: Tensor = self.blocks(x)
-        return x + out if self.adds else out
+        total: Tensor = self.add(x, out) if self.adds else out
+        return total
 
 
 class MobileNetV2(nn.Module):

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from heatpose.models.layers import ConvBlock
+from heatpose.models.layers import Add, ConvBlock
 from heatpose.models.mobilenetv2 import MobileNetV2
 
 STRIDE = 4
@@ -24,14 +23,15 @@ class PyramidStep(nn.Module):
 
     def __init__(self, tap: int, inputs: int, outputs: int, norm: bool) -> None:
         super().__init__()
+        self.upsample = nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=False)
         self.lateral = ConvBlock(tap, inputs, norm=norm)
+        self.add = Add()
         self.depthwise = ConvBlock(inputs, inputs, 3, depthwise=True, norm=norm)
         self.pointwise = ConvBlock(inputs, outputs, activation="relu", norm=norm)
 
     def forward(self, top: Tensor, tap: Tensor) -> Tensor:
         """f32[B, C, H, W] and f32[B, T, 2H, 2W] -> f32[B, C', 2H, 2W]."""
-        up = functional.interpolate(top, scale_factor=2.0, mode="bilinear", align_corners=False)
-        out: Tensor = self.pointwise(self.depthwise(up + self.lateral(tap)))
+        out: Tensor = self.pointwise(self.depthwise(self.add(self.upsample(top), self.lateral(tap))))
         return out
 
 
