@@ -1,0 +1,39 @@
+"""Where targets are written: the built-in ones by name, others by the path of their YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from heatpose.deploy.parts import part
+from heatpose.deploy.targets import Target
+from heatpose.errors import HeatposeError
+
+_PACKAGE = Path(__file__).parents[1]
+CONF_FOLDERS = (_PACKAGE / "conf" / "target", _PACKAGE.parents[1] / "conf" / "target")
+"""Of an installed package, and of a checkout."""
+
+
+def built_in() -> dict[str, Path]:
+    """Names of the built-in targets and where they are written."""
+    folder = next((folder for folder in CONF_FOLDERS if folder.is_dir()), None)
+    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_target(name: str) -> Target:
+    """A built-in target by name, or any by the path of its YAML.
+
+    Raises:
+        HeatposeError: There is none, or its file is malformed.
+    """
+    import yaml
+
+    known = built_in()
+    path = known.get(name, Path(name))
+    if name not in known and path.suffix not in (".yaml", ".yml"):
+        raise HeatposeError(f"Target '{name}' is unknown; choose one of {', '.join(known)} or give the path of a YAML like conf/target/stm32n6.yaml.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise HeatposeError(f"Target file '{path}' cannot be read ({reason}).") from error
+    return part(Target, content, path.name)
