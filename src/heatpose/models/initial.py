@@ -11,6 +11,9 @@ from heatpose.models.movenet import MoveNet
 from heatpose.models.tflite_import import import_movenet
 from heatpose.skeleton import Skeleton, for_keypoint_count
 
+_CHANNELS = {"head": 1, "regression": 2, "offset": 2}
+"""Output channels of each keypoint, by the head's name in the state; the centre has none."""
+
 
 def from_scratch(network: MoveNet, skeleton: Skeleton) -> MoveNet:
     """Random weights (Kaiming), batch norm."""
@@ -65,33 +68,37 @@ def from_checkpoint(network: MoveNet, skeleton: Skeleton, path: str | None = Non
     """The network of a Heatpose checkpoint, as it is.
 
     Raises:
-        HeatposeError: No checkpoint, or its keypoints or width are not the wanted ones.
+        HeatposeError: No checkpoint, or its keypoints, width or heads are not the wanted ones.
     """
     if path is None:
         raise HeatposeError("init=checkpoint needs init.path=FILE.ckpt.")
     loaded = load_checkpoint(path)
     check_skeleton(path, loaded.skeleton, skeleton)
-    _check_width(path, loaded.network, network)
+    _check_settings(path, loaded.network, network)
     return loaded.network
 
 
 def from_movenet(network: MoveNet, skeleton: Skeleton, path: str | None = None) -> MoveNet:
-    """A MoveNet TFLite file (int8, float16 or float32): Google's 17 keypoints, mapped onto the skeleton's.
+    """A MoveNet TFLite file (int8, float16 or float32): its keypoints, 17 in Google's files, mapped onto the skeleton's.
 
     The network comes without batch norm, because the file's convolutions are folded already.
 
+    Args:
+        network: What is wanted: its channels must be the file's; its heads are taken.
+        skeleton: What its channels are to be.
+        path: The file.
+
     Raises:
-        HeatposeError: No such file, no MoveNet, or another width than `model.width`.
+        HeatposeError: No such file, no MoveNet, or another one than `network`; the message names the first layer that does not fit.
     """
     if path is None:
         raise HeatposeError("init=movenet_lightning needs init.path=FILE.tflite: Google's MoveNet SinglePose Lightning, any of its number formats.")
-    imported = import_movenet(path)
-    _check_width(path, imported, network)
+    imported = import_movenet(path, network)
     return map_keypoints(imported, for_keypoint_count(imported.keypoints), skeleton)
 
 
 def map_keypoints(network: MoveNet, source: Skeleton, target: Skeleton) -> MoveNet:
-    """The same network with the last layer's channels rearranged for another skeleton.
+    """The same network with the heads' last channels rearranged for another skeleton.
 
     A keypoint of the same name keeps its channel; a merged one (`head`) starts as the first of its sources that the network knows, the nose:
     on the development images that scores higher than averaging the face maps. A keypoint that the network does not know starts at random.
@@ -99,23 +106,22 @@ def map_keypoints(network: MoveNet, source: Skeleton, target: Skeleton) -> MoveN
     if list(source.keypoints) == list(target.keypoints):
         return network
     result = MoveNet(**{**network.settings, "keypoints": len(target)})
-    state = network.state_dict()
-    fresh = result.state_dict()
     rows = [next((source.index(n) for n in (name, *target.merge.get(name, ())) if n in source.keypoints), None) for name in target.keypoints]
-    for key, value in state.items():
-        if key.startswith("head.output.") and value.dim():
-            known = [(k, row) for k, row in enumerate(rows) if row is not None]
-            for k, row in known:
-                fresh[key][k] = value[row]
-        else:
+    known = [(k, row) for k, row in enumerate(rows) if row is not None]
+    fresh = result.state_dict()
+    for key, value in network.state_dict().items():
+        channels = _CHANNELS.get(key.partition(".output.")[0]) if ".output." in key and value.dim() else None
+        if channels is None:
             fresh[key] = value
+            continue
+        for k, row in known:  # every keypoint has `channels` neighbours: one map, or a y and an x
+            fresh[key][channels * k : channels * (k + 1)] = value[channels * row : channels * (row + 1)]
     result.load_state_dict(fresh)
     return result.train(network.training)
 
 
-def _check_width(path: str, found: MoveNet, wanted: MoveNet) -> None:
-    if found.settings["width"] != wanted.settings["width"]:
-        width = found.settings["width"]
-        raise HeatposeError(f"'{path}' has width {width}, but model.width is {wanted.settings['width']}; set model.width={width}.")
-
-
+def _check_settings(path: str, found: MoveNet, wanted: MoveNet) -> None:
+    for key in ("width", "heads"):
+        value = found.settings[key]
+        if value != wanted.settings[key]:
+            raise HeatposeError(f"'{path}' has {key} {value}, but model.{key} is {wanted.settings[key]}; set model.{key}={value}.")

@@ -1,21 +1,39 @@
-"""MoveNet with the single keypoint-heatmap head: MobileNetV2, feature pyramid to stride 4, head.
+"""MoveNet: MobileNetV2, feature pyramid to stride 4, and the keypoint-heatmap head alone or all four heads.
 
-The graph is that of Google's MoveNet SinglePose Lightning (read off its TFLite file) with only its keypoint-heatmap head, which is also the
-graph of ST's `st_movenet_lightning_heatmaps`. Shape legend: B batch, K keypoints, S input side.
+The graph is that of Google's MoveNet SinglePose Lightning (read off its TFLite file); with the heatmap head alone it is also the graph of ST's
+`st_movenet_lightning_heatmaps`. Shape legend: B batch, K keypoints, S input side, H and W the rows and columns of a map, S/4 each.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from heatpose.errors import HeatposeError
 from heatpose.models.layers import Add, ConvBlock
 from heatpose.models.mobilenetv2 import MobileNetV2
 
 STRIDE = 4
 """Input pixels per heatmap cell."""
+Heads = Literal["heatmap", "all"]
+
+
+class PoseMaps(NamedTuple):
+    """What four heads give. Lengths are in cells; channels 2k and 2k + 1 hold the y and the x of keypoint k.
+
+    Attributes:
+        centre: f32[B, 1, H, W] logits: the person's centre is in this cell.
+        regression: f32[B, 2K, H, W] from this cell's index to each keypoint, where the centre is in this cell.
+        heatmaps: f32[B, K, H, W] logits: the keypoint is in this cell.
+        offset: f32[B, 2K, H, W] from this cell's index to the keypoint, where the keypoint is in this cell: 0 to 1.
+    """
+
+    centre: Tensor
+    regression: Tensor
+    heatmaps: Tensor
+    offset: Tensor
 
 
 class PyramidStep(nn.Module):
@@ -51,7 +69,7 @@ class Head(nn.Module):
 
 
 class MoveNet(nn.Module):
-    """One heatmap of logits per keypoint.
+    """One heatmap of logits per keypoint, and on request the person's centre, its vectors to the keypoints and offsets within a cell.
 
     Args:
         keypoints: K.
@@ -59,7 +77,11 @@ class MoveNet(nn.Module):
         norm: True builds batch-norm layers (training from ImageNet or from scratch); False builds biases (imported or folded networks).
         last_channels: Channels of the backbone's last convolution.
         pyramid: Channels of the pyramid at strides 16, 8, 4 and at its end.
-        head_channels: Hidden channels of the head.
+        head_channels: Hidden channels of each head.
+        heads: "heatmap", or "all" for the four heads that MoveNet's own decode needs.
+
+    Raises:
+        HeatposeError: Other `heads`.
     """
 
     def __init__(
@@ -70,11 +92,14 @@ class MoveNet(nn.Module):
         last_channels: int = 1280,
         pyramid: tuple[int, int, int, int] = (64, 32, 24, 24),
         head_channels: int = 96,
+        heads: Heads = "heatmap",
     ) -> None:
         super().__init__()
+        if heads not in ("heatmap", "all"):
+            raise HeatposeError(f"A network with heads '{heads}' is unknown; choose heads=heatmap or heads=all.")
         self.settings: dict[str, Any] = {
             "keypoints": int(keypoints), "width": float(width), "norm": bool(norm), "last_channels": int(last_channels),
-            "pyramid": [int(channels) for channels in pyramid], "head_channels": int(head_channels),
+            "pyramid": [int(channels) for channels in pyramid], "head_channels": int(head_channels), "heads": str(heads),
         }  # fmt: skip
         self.keypoints = keypoints
         self.backbone = MobileNetV2(width, last_channels, norm)
@@ -82,17 +107,25 @@ class MoveNet(nn.Module):
         self.top = ConvBlock(taps[3], pyramid[0], norm=norm)
         self.pyramid = nn.ModuleList(PyramidStep(taps[2 - i], pyramid[i], pyramid[i + 1], norm) for i in range(3))
         self.head = Head(pyramid[3], keypoints, head_channels, norm)
+        self.centre, self.regression, self.offset = (
+            Head(pyramid[3], channels, head_channels, norm) if heads == "all" else None for channels in (1, 2 * keypoints, 2 * keypoints)
+        )
         self._rare_peaks()
 
     def _rare_peaks(self) -> None:
-        """Starts every heatmap near 0.01 (focal loss, Lin et al. 2017, section 3.3): nearly all cells are background."""
-        last = self.head.output
-        bias = last.norm.bias if isinstance(last.norm, nn.BatchNorm2d) else last.conv.bias
-        scale = last.norm.weight if isinstance(last.norm, nn.BatchNorm2d) else last.conv.weight
-        assert isinstance(bias, Tensor) and isinstance(scale, Tensor)
-        with torch.no_grad():
-            bias.fill_(-4.6)
-            scale.mul_(0.1)
+        """Starts every heatmap near 0.01 (focal loss, Lin et al. 2017, section 3.3), for nearly all cells are background; vectors near 0."""
+        for name, head in self.heads().items():
+            norm, conv = head.output.norm, head.output.conv
+            bias, scale = (norm.bias, norm.weight) if isinstance(norm, nn.BatchNorm2d) else (conv.bias, conv.weight)
+            assert isinstance(bias, Tensor)
+            with torch.no_grad():
+                bias.fill_(-4.6 if name in ("heatmap", "centre") else 0)
+                scale.mul_(0.1)
+
+    def heads(self) -> dict[str, Head]:
+        """The heads by name: "heatmap", and where there are four "centre", "regression" and "offset"."""
+        every = {"heatmap": self.head, "centre": self.centre, "regression": self.regression, "offset": self.offset}
+        return {name: head for name, head in every.items() if head is not None}
 
     def features(self, images: Tensor) -> Tensor:
         """f32[B, 3, S, S] -> the pyramid's stride-4 map f32[B, C, S/4, S/4]."""
@@ -103,11 +136,14 @@ class MoveNet(nn.Module):
         out: Tensor = x
         return out
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images f32[B, 3, S, S] in [-1, 1], S a multiple of 32 -> logits f32[B, K, S/4, S/4]."""
-        logits: Tensor = self.head(self.features(images))
-        return logits
+    def forward(self, images: Tensor) -> Tensor | PoseMaps:
+        """Normalised images f32[B, 3, S, S] in [-1, 1], S a multiple of 32 -> logits f32[B, K, S/4, S/4], or the maps of the four heads."""
+        x = self.features(images)
+        logits: Tensor = self.head(x)
+        if self.centre is None or self.regression is None or self.offset is None:
+            return logits
+        return PoseMaps(self.centre(x), self.regression(x), logits, self.offset(x))
 
     def conv_blocks(self) -> list[ConvBlock]:
-        """Every convolution block, in the order of the forward pass through the backbone, then top, pyramid (bottom-up in stride), head."""
+        """Every convolution block, in the order of the forward pass through the backbone, then top, pyramid (bottom-up in stride), heads."""
         return [module for module in self.modules() if isinstance(module, ConvBlock)]

@@ -1,13 +1,9 @@
-"""Weights out of MoveNet TFLite files: Google's MoveNet SinglePose Lightning (int8, float16, float32) and files of the same graph.
-
-Tensor names in these files are fused strings and equal tensors are shared, so layers are found by walking the graph from the input: each step
-asks for the next operator of the expected kind and shape, and the first that does not fit is named.
-"""
+"""Weights out of MoveNet TFLite files: Google's MoveNet SinglePose Lightning and Thunder (int8, float16, float32) and files of the same graph."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,205 +13,136 @@ from heatpose.errors import HeatposeError
 from heatpose.export.flatbuffer import read_graph
 from heatpose.export.graph import Graph, Operator
 from heatpose.models.layers import ConvBlock, scaled_channels
-from heatpose.models.mobilenetv2 import TAPS, InvertedResidual
-from heatpose.models.movenet import MoveNet, PyramidStep
+from heatpose.models.movenet import MoveNet
+from heatpose.models.tflite_heads import FORMATS, consumers, find_heads
+from heatpose.models.tflite_walk import LayerMismatch, first_convolution, kernel_shape, locate
 
-TRANSPARENT = {"QUANTIZE", "DEQUANTIZE", "CAST"}
-"""Operators that change the number format only."""
-CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D"}
 WIDTHS = (1.0, 1.75, 0.35, 0.5, 0.75, 1.3, 1.4)
 """Multipliers of MoveNet and MobileNetV2. Channels are multiples of 8, so the stem alone does not tell them all apart: 0.35 and 0.5 have 16."""
 
 
-def import_movenet(path: str | Path) -> MoveNet:
-    """Builds the heatmap network out of a MoveNet TFLite file.
+def import_movenet(path: str | Path, like: MoveNet | None = None) -> MoveNet:
+    """Builds a network out of a MoveNet TFLite file.
 
     Args:
-        path: Google's file (four heads; the keypoint-heatmap head is taken) or a file with the heatmap head alone.
+        path: Google's file, or one of the same graph with four heads or the heatmap head alone.
+        like: What is wanted: its heads are taken, and its channels must be the file's. Without it the channels are read off the file, and its
+            four heads are taken where it has them and its decode tells them apart, else the heatmap head.
 
     Returns:
-        A network without batch norm (its convolutions have biases), width and number of keypoints as in the file, in eval mode. It gives
-        logits: the file's final sigmoid is left out.
+        A network without batch norm (its convolutions have biases) with the file's number of keypoints, in eval mode. It gives logits: the
+        file's sigmoids and its decode are left out.
 
     Raises:
-        HeatposeError: Not a TFLite file, or not this graph: the message names the first layer that does not fit.
+        HeatposeError: Not a TFLite file, not this graph, or not what is wanted: the message names the first layer that does not fit.
     """
-    walk = _Walk(Path(path), read_graph(path))
+    graph, file = read_graph(path), f"'{path}'"
+    _check_normalisation(graph, file)
+    own = _own_network(graph, file)
+    if like is None:
+        return own
+    wanted = {**like.settings, "norm": False, "keypoints": own.keypoints}
+    try:
+        return own if own.settings == wanted else _filled(graph, wanted, file)
+    except LayerMismatch as error:
+        different = {key: value for key, value in own.settings.items() if value != wanted[key]}
+        choice = " ".join(f"model.{key}={str(value).replace(' ', '')}" for key, value in different.items())
+        raise HeatposeError(f"{file} is not the network that is asked for: at {error.layer}, {error.why}; set {choice}, or give another file.") from error
+
+
+def _own_network(graph: Graph, file: str) -> MoveNet:
+    """The network that the file itself describes."""
+    settings = _settings(graph)
     failures = []
-    for width in walk.widths():
-        network = MoveNet(walk.keypoints(), width=width, norm=False)
+    for width in _widths(graph, file):
         try:
-            with torch.no_grad():
-                walk.fill(network)
-            return network.eval()
-        except HeatposeError as error:
-            failures.append((walk.copied, error))
-    raise max(failures, key=lambda failure: failure[0])[1]  # the width that fitted longest names the layer
+            return _filled(graph, {**settings, "width": width}, file)
+        except LayerMismatch as error:
+            failures.append(error)
+    raise max(failures, key=lambda failure: failure.depth)  # the width that fitted longest names the layer
 
 
-class _Walk:
-    """Goes through the graph beside a network and copies each layer."""
+def _filled(graph: Graph, settings: dict[str, Any], file: str) -> MoveNet:
+    """A network with the weights of every layer copied."""
+    network = MoveNet(**settings).eval()
+    with torch.no_grad():
+        for block, operator in locate(graph, network, file).convolutions.items():
+            _copy(graph, operator, block)
+    return network
 
-    def __init__(self, path: Path, graph: Graph) -> None:
-        self.path = path
-        self.graph = graph
-        self.stem = self._first_convolution()
-        self.head_operators = self._heatmap_head()
-        self.copied = 0
 
-    def fail(self, layer: str, why: str) -> HeatposeError:
-        return HeatposeError(f"'{self.path}' is no MoveNet that can be imported: at {layer}, {why}.")
+def _copy(graph: Graph, operator: Operator, block: ConvBlock) -> None:
+    """OHWI -> OIHW; depthwise (1, H, W, C) -> (C, 1, H, W)."""
+    weight = graph.resolve_constant(operator.inputs[1])
+    bias = graph.resolve_constant(operator.inputs[2]) if len(operator.inputs) > 2 else None
+    assert weight is not None and block.conv.bias is not None  # `locate` has seen to it
+    order = (3, 0, 1, 2) if operator.name == "DEPTHWISE_CONV_2D" else (0, 3, 1, 2)
+    block.conv.weight.copy_(torch.from_numpy(np.ascontiguousarray(weight.transpose(order))))
+    block.conv.bias.copy_(torch.zeros_like(block.conv.bias) if bias is None else torch.from_numpy(bias.reshape(-1).copy()))
 
-    def fill(self, network: MoveNet) -> None:
-        """Copies every layer, in the order of the forward pass; `copied` counts them."""
-        self.copied = 0
-        features = network.backbone.features
-        stem = features[0]
-        assert isinstance(stem, ConvBlock)
-        x = self.copy("stem", self.stem, stem)
-        taps = []
-        for i, layer in enumerate(list(features)[1:], start=1):
-            x = self.residual(f"block {i}", x, layer) if isinstance(layer, InvertedResidual) else self.step("last backbone convolution", x, layer)
-            if i in TAPS:
-                taps.append(x)
-        x = self.step("pyramid top", x, network.top)
-        for i, (step, tap) in enumerate(zip(network.pyramid, reversed(taps), strict=True)):
-            x = self.pyramid_step(f"pyramid step {i}", x, tap, step)
-        blocks = [network.head.depthwise, network.head.hidden, network.head.output]
-        for name, operator, block in zip(("depthwise", "hidden", "output"), self.head_operators, blocks, strict=True):
-            self.copy(f"heatmap head, {name}", operator, block)
 
-    def residual(self, layer: str, x: int, block: InvertedResidual) -> int:
-        names = ("expand", "depthwise", "project")[-len(block.blocks) :]
-        out = x
-        for name, conv in zip(names, block.blocks, strict=True):
-            out = self.step(f"{layer}, {name}", out, conv)
-        return self.addition(layer, x, out) if block.adds else out
+def _settings(graph: Graph) -> dict[str, Any]:
+    """What the file says about the network, without the width; where it says nothing, MoveNet's own, so that the walk names the first misfit."""
+    settings = {key: value for key, value in MoveNet(17, norm=False).settings.items() if key != "width"}
+    resizes, top = _resizes(graph), _top(graph)
+    features = _pyramid_end(graph, resizes[-1]) if len(resizes) == 3 else None
+    if top is None or features is None:
+        return settings
+    settings["pyramid"] = [graph.tensors[index].shape[-1] for index in (*(resize.inputs[0] for resize in resizes), features)]
+    settings["last_channels"] = graph.tensors[top.inputs[0]].shape[-1]
+    heads = find_heads(graph, features)
+    if "heatmap" in heads:
+        _, hidden, output = (graph.tensors[operator.outputs[0]].shape[-1] for operator in heads["heatmap"])
+        settings |= {"head_channels": hidden, "keypoints": output, "heads": "all" if len(heads) == 4 else "heatmap"}
+    return settings
 
-    def pyramid_step(self, layer: str, x: int, tap: int, step: torch.nn.Module) -> int:
-        assert isinstance(step, PyramidStep)
-        resize = self.find(layer, x, lambda operator: operator.name == "RESIZE_BILINEAR", "a bilinear resize")
-        if not resize.options.get("half_pixel_centers") or resize.options.get("align_corners"):
-            raise self.fail(layer, "the resize does not use half-pixel centres")
-        lateral = self.step(f"{layer}, lateral", tap, step.lateral)
-        out = self.addition(layer, resize.outputs[0], lateral)
-        return self.step(f"{layer}, pointwise", self.step(f"{layer}, depthwise", out, step.depthwise), step.pointwise)
 
-    def addition(self, layer: str, a: int, b: int) -> int:
-        reached = {id(operator) for operator in self.consumers(b)}
-        operator = self.find(layer, a, lambda o: o.name == "ADD" and id(o) in reached, "an addition of its two branches")
-        return operator.outputs[0]
+def _resizes(graph: Graph) -> list[Operator]:
+    return [operator for operator in graph.operators if operator.name == "RESIZE_BILINEAR"]
 
-    def step(self, layer: str, x: int, block: torch.nn.Module) -> int:
-        assert isinstance(block, ConvBlock)
-        wanted = tuple(block.conv.weight.shape)
-        kind = "DEPTHWISE_CONV_2D" if block.conv.groups > 1 else "CONV_2D"
-        fits = lambda o: o.name == kind and self.kernel(o).shape == wanted  # noqa: E731
-        found = [f"{o.name} {self.kernel(o).shape}" for o in self.consumers(x) if o.name in CONVOLUTIONS]
-        operator = self.find(layer, x, fits, f"a {kind} with weights {wanted}, but the file has {found or 'none'}")
-        return self.copy(layer, operator, block)
 
-    def copy(self, layer: str, operator: Operator, block: ConvBlock) -> int:
-        weight, bias = self.kernel(operator), self.graph.resolve_constant(operator.inputs[2]) if len(operator.inputs) > 2 else None
-        if weight.shape != tuple(block.conv.weight.shape):
-            raise self.fail(layer, f"weights {tuple(block.conv.weight.shape)} were expected, but the file has {weight.shape}")
-        options = operator.options
-        activation = {"relu6": "RELU6", "relu": "RELU", "none": "NONE"}[type(block.activation).__name__.lower().replace("identity", "none")]
-        expected = {"stride": block.conv.stride, "activation": activation}
-        if block.conv.kernel_size != (1, 1):  # nothing to pad under a 1x1 kernel: SAME and VALID are one
-            expected["padding"] = "SAME"
-        for key, value in expected.items():
-            found = tuple(options[key]) if key == "stride" else options[key]
-            if found != value:
-                raise self.fail(layer, f"{key} {value} was expected, but the file has {found}")
-        block.conv.weight.copy_(torch.from_numpy(np.ascontiguousarray(weight)))
-        assert block.conv.bias is not None
-        block.conv.bias.copy_(torch.zeros(len(weight)) if bias is None else torch.from_numpy(bias.reshape(-1).copy()))
-        return operator.outputs[0]
+def _top(graph: Graph) -> Operator | None:
+    """The 1x1 convolution that starts the pyramid."""
+    operator = graph.producer(_resizes(graph)[0].inputs[0]) if _resizes(graph) else None
+    while operator is not None and operator.name in FORMATS:
+        operator = graph.producer(operator.inputs[0])
+    return operator if operator is not None and operator.name == "CONV_2D" else None
 
-    def kernel(self, operator: Operator) -> NDArray[np.float32]:
-        """Weights as torch wants them: OHWI -> OIHW; depthwise (1, H, W, C) -> (C, 1, H, W)."""
-        values = self.graph.resolve_constant(operator.inputs[1])
-        if values is None or values.ndim != 4:
-            raise self.fail(f"operator {operator.index} ({operator.name})", "the weights are no constant of four dimensions")
-        return values.transpose((3, 0, 1, 2) if operator.name == "DEPTHWISE_CONV_2D" else (0, 3, 1, 2))
 
-    def consumers(self, tensor: int) -> Iterator[Operator]:
-        """Operators that use a tensor, looking through changes of number format."""
-        for operator in self.graph.consumers(tensor):
-            if operator.name in TRANSPARENT:
-                yield from self.consumers(operator.outputs[0])
-            else:
-                yield operator
+def _pyramid_end(graph: Graph, resize: Operator) -> int | None:
+    """The tensor behind the last pyramid step: resize, addition, depthwise, 1x1."""
+    tensor = resize.outputs[0]
+    for kind in ("ADD", "DEPTHWISE_CONV_2D", "CONV_2D"):
+        following = [operator for operator in consumers(graph, tensor) if operator.name == kind]
+        if len(following) != 1:
+            return None
+        tensor = following[0].outputs[0]
+    return tensor
 
-    def find(self, layer: str, tensor: int, fits: object, wanted: str) -> Operator:
-        assert callable(fits)
-        matching = [operator for operator in self.consumers(tensor) if fits(operator)]
-        if len(matching) != 1:
-            raise self.fail(layer, f"the graph needs {wanted}" if not matching else f"{len(matching)} operators fit where one is expected")
-        return matching[0]
 
-    def _first_convolution(self) -> Operator:
-        if len(self.graph.inputs) != 1:
-            raise self.fail("input", f"one image is expected, but the file has {len(self.graph.inputs)} inputs")
-        tensor = self.graph.inputs[0]
-        low, high = np.zeros(3), np.full(3, 255.0)
-        plain = True
-        for _ in range(8):
-            operators = list(self.consumers(tensor))
-            if len(operators) != 1:
-                break
-            operator = operators[0]
-            if operator.name == "CONV_2D":
-                if not plain:
-                    self._check_normalisation(low, high)
-                return operator
-            low, high = (self._arithmetic(operator, tensor, values) for values in (low, high))
-            plain, tensor = False, operator.outputs[0]
-        raise self.fail("input", "no convolution follows")
+def _widths(graph: Graph, file: str) -> list[float]:
+    """Width multipliers that give the file's stem: the usual ones, and what its widest block before the last convolution says."""
+    channels = (*kernel_shape(graph, first_convolution(graph, file)[0]), 0)[0]
+    top = _top(graph)
+    last = graph.producer(top.inputs[0]) if top is not None else None
+    widest = (*kernel_shape(graph, last), 0, 0)[1] / 320 if last is not None and last.name == "CONV_2D" else channels / 32
+    candidates = dict.fromkeys((*WIDTHS, widest, channels / 32))
+    return [width for width in candidates if width and scaled_channels(32, width) == channels] or [1.0]
 
-    def _arithmetic(self, operator: Operator, tensor: int, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        functions: dict[str, np.ufunc] = {"SUB": np.subtract, "ADD": np.add, "MUL": np.multiply, "DIV": np.divide}
-        constant = next((c for c in map(self.graph.resolve_constant, operator.inputs) if c is not None), None)
-        if operator.name not in functions or constant is None or constant.size not in (1, 3):
-            raise self.fail("input", f"the operator {operator.name} is no part of MoveNet's normalisation")
-        return np.asarray(functions[operator.name](values, constant.reshape(-1)), np.float64)
 
-    def _check_normalisation(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
-        if np.abs(low + 1).max() > 0.02 or np.abs(high - 1).max() > 0.02:
-            raise self.fail("input", f"bytes 0 and 255 become {low.round(3)} and {high.round(3)}, not -1 and 1")
+def _check_normalisation(graph: Graph, file: str) -> None:
+    """Refuses a file whose arithmetic before the stem makes anything else than [-1, 1] of bytes."""
+    _, arithmetic = first_convolution(graph, file)
+    low, high = np.zeros(3), np.full(3, 255.0)
+    for operator in arithmetic:
+        low, high = (_computed(graph, operator, values, file) for values in (low, high))
+    if arithmetic and (np.abs(low + 1).max() > 0.02 or np.abs(high - 1).max() > 0.02):
+        raise LayerMismatch(file, "input", f"bytes 0 and 255 become {low.round(3)} and {high.round(3)}, not -1 and 1")
 
-    def widths(self) -> list[float]:
-        """Width multipliers that give the file's stem."""
-        channels = int(self.kernel(self.stem).shape[0])
-        candidates = dict.fromkeys((*WIDTHS, channels / 32))
-        return [w for w in candidates if scaled_channels(32, w) == channels] or [channels / 32]
 
-    def keypoints(self) -> int:
-        return int(self.kernel(self.head_operators[-1]).shape[0])
-
-    def _heatmap_head(self) -> list[Operator]:
-        """Depthwise, hidden and output convolution of the head whose more than one channels end in a sigmoid or at the file's output."""
-        chains = []
-        for last in self.graph.operators:
-            if last.name != "CONV_2D" or any(o.name in CONVOLUTIONS | {"ADD", "RESIZE_BILINEAR"} for o in self.consumers(last.outputs[0])):
-                continue
-            chain = self._chain_before(last)
-            if len(chain) == 3 and self.kernel(last).shape[0] > 1:
-                chains.append(chain)
-        if len(chains) > 1:
-            chains = [c for c in chains if any(o.name == "LOGISTIC" for o in self.consumers(c[-1].outputs[0]))]
-        if len(chains) != 1:
-            raise self.fail("heads", f"one keypoint-heatmap head (depthwise, 1x1, 1x1) is expected, but {len(chains)} were found")
-        return chains[0]
-
-    def _chain_before(self, last: Operator) -> list[Operator]:
-        chain = [last]
-        for kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-            before = self.graph.producer(chain[0].inputs[0])
-            while before is not None and before.name in TRANSPARENT:
-                before = self.graph.producer(before.inputs[0])
-            if before is None or before.name != kind:
-                break
-            chain.insert(0, before)
-        return chain
+def _computed(graph: Graph, operator: Operator, values: NDArray[np.float64], file: str) -> NDArray[np.float64]:
+    functions: dict[str, np.ufunc] = {"SUB": np.subtract, "ADD": np.add, "MUL": np.multiply, "DIV": np.divide}
+    constant = next((c for c in map(graph.resolve_constant, operator.inputs) if c is not None), None)
+    if constant is None or constant.size not in (1, 3):
+        raise LayerMismatch(file, "input", f"the operator {operator.name} is no part of MoveNet's normalisation")
+    return np.asarray(functions[operator.name](values, constant.reshape(-1)), np.float64)

@@ -1,0 +1,188 @@
+"""Where each layer of a MoveNet is in a TFLite graph.
+
+Tensor names in these files are fused strings and equal tensors are shared, so layers are found by walking the graph from the input beside a
+network: each step asks for the next operator of the expected kind and shape, and the first that does not fit is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from heatpose.errors import HeatposeError
+from heatpose.export.graph import Graph, Operator
+from heatpose.models.layers import Add, ConvBlock
+from heatpose.models.mobilenetv2 import TAPS, InvertedResidual
+from heatpose.models.movenet import MoveNet, PyramidStep
+from heatpose.models.tflite_heads import Chain, consumers, find_heads
+
+ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU6: "RELU6", nn.ReLU: "RELU", nn.Identity: "NONE"}
+CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D"}
+_ARITHMETIC = {"SUB", "ADD", "MUL", "DIV"}
+
+
+class LayerMismatch(HeatposeError):
+    """A graph that is not the network's: `layer` is the first that does not fit, `why` says what is wrong, `depth` counts those that fit."""
+
+    def __init__(self, file: str, layer: str, why: str, depth: int = 0) -> None:
+        super().__init__(f"{file} is no MoveNet that can be imported: at {layer}, {why}.")
+        self.layer, self.why, self.depth = layer, why, depth
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """The operators of a network's layers.
+
+    Attributes:
+        convolutions: Of every `ConvBlock`, in the order of the forward pass, heads last.
+        additions: Of every `Add` in use: residual blocks that add, and pyramid steps.
+        resizes: Of every pyramid step's `Upsample`.
+    """
+
+    convolutions: dict[ConvBlock, Operator] = field(default_factory=dict)
+    additions: dict[Add, Operator] = field(default_factory=dict)
+    resizes: dict[nn.Upsample, Operator] = field(default_factory=dict)
+
+
+def locate(graph: Graph, network: MoveNet, file: str = "The TFLite file") -> Located:
+    """Finds every layer of a network in a graph.
+
+    Args:
+        graph: Of a TFLite file in any number format, with or without normalisation before and a decode behind.
+        network: Of the file's settings; a network with the heatmap head alone also fits a file with four heads.
+        file: What the message calls the file.
+
+    Raises:
+        LayerMismatch: The message names the first layer that does not fit.
+    """
+    return _Walk(graph, file).follow(network)
+
+
+def first_convolution(graph: Graph, file: str) -> tuple[Operator, list[Operator]]:
+    """The stem, and the arithmetic between the input and it.
+
+    Raises:
+        LayerMismatch: Another number of inputs than one, or no convolution behind it.
+    """
+    if len(graph.inputs) != 1:
+        raise LayerMismatch(file, "input", f"one image is expected, but the file has {len(graph.inputs)} inputs")
+    before: list[Operator] = []
+    tensor = graph.inputs[0]
+    for _ in range(8):
+        operators = list(consumers(graph, tensor))
+        if len(operators) == 1 and operators[0].name == "CONV_2D":
+            return operators[0], before
+        if len(operators) != 1 or operators[0].name not in _ARITHMETIC:
+            break
+        before.append(operators[0])
+        tensor = operators[0].outputs[0]
+    raise LayerMismatch(file, "input", "no convolution follows")
+
+
+def kernel_shape(graph: Graph, operator: Operator) -> tuple[int, ...]:
+    """Shape of a convolution's weights as torch has them: OHWI -> OIHW; depthwise (1, H, W, C) -> (C, 1, H, W). () where they are no constant."""
+    constant = graph.constant(operator.inputs[1])
+    if constant is None or len(constant.shape) != 4:
+        return ()
+    order = (3, 0, 1, 2) if operator.name == "DEPTHWISE_CONV_2D" else (0, 3, 1, 2)
+    return tuple(constant.shape[axis] for axis in order)
+
+
+class _Walk:
+    """Goes through the graph beside a network."""
+
+    def __init__(self, graph: Graph, file: str) -> None:
+        self.graph, self.file = graph, file
+        self.located = Located()
+
+    def fail(self, layer: str, why: str) -> LayerMismatch:
+        return LayerMismatch(self.file, layer, why, len(self.located.convolutions))
+
+    def follow(self, network: MoveNet) -> Located:
+        """Finds every layer, in the order of the forward pass."""
+        stem, *layers = network.backbone.features
+        x = self.accept("stem", first_convolution(self.graph, self.file)[0], stem)
+        taps = []
+        for i, layer in enumerate(layers, start=1):
+            x = self.residual(f"block {i}", x, layer) if isinstance(layer, InvertedResidual) else self.step("last backbone convolution", x, layer)
+            if i in TAPS:
+                taps.append(x)
+        x = self.step("pyramid top", x, network.top)
+        for i, (step, tap) in enumerate(zip(network.pyramid, reversed(taps), strict=True)):
+            x = self.pyramid_step(f"pyramid step {i}", x, tap, step)
+        self.heads(x, network)
+        return self.located
+
+    def heads(self, x: int, network: MoveNet) -> None:
+        found = find_heads(self.graph, x)
+        for name, head in network.heads().items():
+            if name not in found:
+                known = ", ".join(found) or "none"
+                raise self.fail(f"{name} head", f"depthwise, 1x1 and 1x1 convolution are expected, but of its heads the file tells {known}")
+            self.head(name, found[name], [head.depthwise, head.hidden, head.output])
+
+    def head(self, name: str, chain: Chain, blocks: list[ConvBlock]) -> None:
+        for part, operator, block in zip(("depthwise", "hidden", "output"), chain, blocks, strict=True):
+            self.accept(f"{name} head, {part}", operator, block)
+
+    def residual(self, layer: str, x: int, block: InvertedResidual) -> int:
+        names = ("expand", "depthwise", "project")[-len(block.blocks) :]
+        out = x
+        for name, conv in zip(names, block.blocks, strict=True):
+            out = self.step(f"{layer}, {name}", out, conv)
+        return self.addition(layer, block.add, x, out) if block.adds else out
+
+    def pyramid_step(self, layer: str, x: int, tap: int, step: nn.Module) -> int:
+        assert isinstance(step, PyramidStep)
+        resize = self.find(layer, x, lambda operator: operator.name == "RESIZE_BILINEAR", "a bilinear resize")
+        if not resize.options.get("half_pixel_centers") or resize.options.get("align_corners"):
+            raise self.fail(layer, "the resize does not use half-pixel centres")
+        self.located.resizes[step.upsample] = resize
+        lateral = self.step(f"{layer}, lateral", tap, step.lateral)
+        out = self.addition(layer, step.add, resize.outputs[0], lateral)
+        return self.step(f"{layer}, pointwise", self.step(f"{layer}, depthwise", out, step.depthwise), step.pointwise)
+
+    def addition(self, layer: str, module: Add, a: int, b: int) -> int:
+        reached = {operator.index for operator in consumers(self.graph, b)}
+        operator = self.find(layer, a, lambda o: o.name == "ADD" and o.index in reached, "an addition of its two branches")
+        self.located.additions[module] = operator
+        return operator.outputs[0]
+
+    def step(self, layer: str, x: int, block: nn.Module) -> int:
+        assert isinstance(block, ConvBlock)
+        wanted = tuple(block.conv.weight.shape)
+        kind = "DEPTHWISE_CONV_2D" if block.conv.groups > 1 else "CONV_2D"
+        found = [o for o in consumers(self.graph, x) if o.name in CONVOLUTIONS]
+        fitting = [o for o in found if o.name == kind and kernel_shape(self.graph, o) == wanted]
+        if len(fitting) > 1:  # a lateral and an expansion of the same shape
+            fitting = [o for o in fitting if o.options["activation"] == ACTIVATIONS[type(block.activation)]]
+        if len(fitting) != 1:
+            there = ", ".join(f"{o.name} {kernel_shape(self.graph, o) or 'without constant weights'}" for o in found) or "none"
+            raise self.fail(layer, f"the graph needs a {kind} with weights {wanted}, but the file has {there}")
+        return self.accept(layer, fitting[0], block)
+
+    def accept(self, layer: str, operator: Operator, block: nn.Module) -> int:
+        """Checks everything that a convolution computes with, and notes it."""
+        assert isinstance(block, ConvBlock)
+        shape, options = kernel_shape(self.graph, operator), operator.options
+        expected: dict[str, object] = {"weights": tuple(block.conv.weight.shape), "stride": block.conv.stride, "dilation": (1, 1)}
+        found: dict[str, object] = {"weights": shape or "no constant", "stride": tuple(options["stride"]), "dilation": tuple(options["dilation"])}
+        expected["activation"], found["activation"] = ACTIVATIONS[type(block.activation)], options["activation"]
+        if block.conv.kernel_size != (1, 1):  # nothing to pad under a 1x1 kernel: SAME and VALID are one
+            expected["padding"], found["padding"] = "SAME", options["padding"]
+        for key, value in expected.items():
+            if found[key] != value:
+                verb = "were" if key == "weights" else "was"
+                raise self.fail(layer, f"{key} {value} {verb} expected, but the file has {found[key]}")
+        if len(operator.inputs) > 2 and operator.inputs[2] >= 0 and self.graph.constant(operator.inputs[2]) is None:
+            raise self.fail(layer, "the bias is no constant")
+        self.located.convolutions[block] = operator
+        return operator.outputs[0]
+
+    def find(self, layer: str, tensor: int, fits: Callable[[Operator], bool], wanted: str) -> Operator:
+        matching = [operator for operator in consumers(self.graph, tensor) if fits(operator)]
+        if len(matching) != 1:
+            raise self.fail(layer, f"the graph needs {wanted}" if not matching else f"{len(matching)} operators fit where one is expected")
+        return matching[0]
