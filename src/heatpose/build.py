@@ -23,7 +23,7 @@ from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import Skeleton
 from heatpose.training import best_precision, callbacks_of
 
-NOT_THE_RUN = ("runs", "exports", "export", "evaluate", "resume", "quant", "hydra", "logger", "fit", "checkpoint")
+NOT_THE_RUN = ("runs", "exports", "export", "evaluate", "resume", "quant", "target", "hydra", "logger", "fit", "checkpoint")
 """Entries that do not change what is learnt: a run may be continued with others."""
 
 
