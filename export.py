@@ -7,14 +7,13 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from heatpose.errors import told_in_one_sentence
+from heatpose.sweep import run_entry, run_folder
 
 
 @hydra.main(config_path="conf", config_name="export", version_base="1.3")
 def main(config: DictConfig) -> float | None:
     """Writes exports/<name>; returns the float network's OKS in percent."""
-    with told_in_one_sentence():
-        return export(config)
+    return run_entry(export, config)
 
 
 def export(config: DictConfig) -> float | None:
@@ -23,12 +22,13 @@ def export(config: DictConfig) -> float | None:
     from heatpose import build, training
 
     build.quiet(config)
+    build.check(config)
     if config.checkpoint:
         return build.finish(config, Path(config.checkpoint), build.source_for(config))
     skeleton, preprocessing, source = build.build_inputs(config)
     source.prepare()
     module = build.build_module(config, build.build_network(config, skeleton), skeleton, preprocessing, source)
-    return build.finish(config, training.initial_checkpoint(module, Path(config.runs) / config.name), source)
+    return build.finish(config, training.initial_checkpoint(module, run_folder(config)), source)
 
 
 if __name__ == "__main__":

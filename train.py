@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import hydra
 from omegaconf import DictConfig
 
-from heatpose.errors import told_in_one_sentence
+from heatpose.sweep import run_entry, run_folder
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> float | None:
     """Runs the configured steps; returns the float network's OKS in percent, for sweeps."""
-    with told_in_one_sentence():
-        return train(config)
+    return run_entry(train, config)
 
 
 def train(config: DictConfig) -> float | None:
@@ -23,13 +20,14 @@ def train(config: DictConfig) -> float | None:
     from heatpose import build, training
 
     build.quiet(config)
+    build.check(config)
     skeleton, preprocessing, source = build.build_inputs(config)
     source.prepare()
     module = build.build_module(config, build.build_network(config, skeleton), skeleton, preprocessing, source)
-    folder = Path(config.runs) / config.name
+    data = build.build_data(config, source, skeleton, preprocessing)
+    folder = run_folder(config)
     last = training.open_run(folder, build.run_identity(config), config.resume)
     if config.fit:
-        data = build.build_data(config, source, skeleton, preprocessing)
         checkpoint = training.fit(module, data, build.build_trainer(config, folder), last)
     else:
         checkpoint = training.initial_checkpoint(module, folder)

@@ -11,6 +11,7 @@ import lightning
 import pytest
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, open_dict
 
 from heatpose import build, training
@@ -148,6 +149,45 @@ def test_an_export_takes_the_data_that_the_checkpoint_names(
     config = composed(monkeypatch, "export", f"checkpoint={unknown}")
     with pytest.raises(HeatposeError, match=r"does not say what data it was trained on; set data\.root=FOLDER"):
         build.source_for(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["quant.calibration_images=0"], "sets no activation range"),
+        (["quant.calibration_images=many"], "sets no activation range"),
+        (["quant.forms=[int4]"], "int4"),
+        (["quant.output=int4"], "int4"),
+        (["name=a/b"], "'a/b' is no name for a bundle"),
+        (["model_name=a/b"], "'a/b' is no model name"),
+    ],
+)
+def test_what_an_export_would_refuse_is_refused_before_the_training(
+    overrides: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = composed(monkeypatch, "train", "experiment=quickstart", f"exports={tmp_path}", *overrides)
+    with pytest.raises((HeatposeError, InstantiationException)) as refused:
+        build.check(config)
+    cause = refused.value if isinstance(refused.value, HeatposeError) else refused.value.__cause__
+    assert isinstance(cause, HeatposeError) and sentence in str(cause)
+
+
+def test_a_place_that_is_taken_is_refused_before_the_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "quickstart").mkdir()
+    config = composed(monkeypatch, "train", "experiment=quickstart", f"exports={tmp_path}")
+    with pytest.raises(HeatposeError, match="is no bundle"):
+        build.check(config)
+    config.export = False
+    build.check(config)
+
+
+def test_absent_export_tools_are_missed_before_the_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    config = composed(monkeypatch, "train", "experiment=quickstart", f"exports={tmp_path}")
+    with pytest.raises(HeatposeError, match=r"onnx2tf and tensorflow.*heatpose\[export\]"):
+        build.check(config)
+    config.export = False  # training alone needs none of them
+    build.check(config)
 
 
 def test_plain_values_are_plain(config: DictConfig) -> None:

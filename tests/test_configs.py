@@ -72,7 +72,7 @@ def test_every_file_composes(compose: Compose, file: Path) -> None:
     assert HydraConfig.get().runtime.choices[group] == choice
     plain = build.plain(config)  # every interpolation resolves
     assert re.fullmatch(r"[\w-]+", plain["model_name"]) and re.fullmatch(r"[\w-]+", plain["name"])  # they name files
-    if group not in ("experiment", "debug"):
+    if group not in ("experiment", "debug", "recipe"):
         assert plain["model_name"] == HydraConfig.get().runtime.choices["model"]
         own = OmegaConf.load(CONF / file)
         own.pop("defaults", None)
@@ -88,7 +88,8 @@ def test_the_command_in_an_experiments_header_runs_it(compose: Compose, path: Pa
     overrides = shlex.split(command["overrides"])
     assert f"experiment={path.stem}" in overrides and len(header) > 2  # and a sentence on what it is
     config = compose(command["entry"], *overrides)
-    assert config.name == path.stem and config.fit == (command["entry"] == "train")
+    assert config.name == config.run == path.stem and config.fit == (command["entry"] == "train")
+    build.plain(config)  # every interpolation resolves
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -104,6 +105,36 @@ def test_an_experiment_builds(compose: Compose, path: Path, tmp_path: Path) -> N
     assert module.metadata["model"] == config.model_name and module.metadata["data"]["kind"] in ("coco", "synthetic")
     assert isinstance(build.build_data(config, source, skeleton, preprocessing), lightning.LightningDataModule)
     assert isinstance(instantiate(config.quant), QuantSettings)
+    heatmaps = _heatmaps(network, config.resolution)
+    assert heatmaps.shape == (1, len(skeleton), config.resolution // 4, config.resolution // 4)
+
+
+def _heatmaps(network: MoveNet, size: int) -> torch.Tensor:
+    """Logits for a black picture."""
+    with torch.inference_mode():
+        maps = network.eval()(torch.full((1, 3, size, size), -1.0))
+    logits = getattr(maps, "heatmaps", maps)  # four heads give their maps under names
+    assert isinstance(logits, torch.Tensor) and logits.isfinite().all()
+    return logits
+
+
+@pytest.mark.parametrize("path", [path for path in EXPERIMENTS if path.stem.startswith("st_movenet_")], ids=lambda path: path.stem)
+def test_an_experiments_name_is_true(compose: Compose, path: Path) -> None:
+    """st_movenet_<K>kpt_<S>[_w<100 times the width>]."""
+    told = re.fullmatch(r"st_movenet_(?P<keypoints>\d+)kpt_(?P<size>\d+)(_w(?P<width>\d{3}))?", path.stem)
+    assert told
+    config = compose("train", f"experiment={path.stem}")
+    assert len(config.skeleton.keypoints) == int(told["keypoints"]) and config.resolution == int(told["size"])
+    assert config.model.width == int(told["width"] or 100) / 100
+    assert HydraConfig.get().runtime.choices["recipe"] == ("scratch" if told["width"] else "finetune")
+    assert config.model_name.endswith(f"_{told['keypoints']}kpt") and (f"_w{told['width']}_" in config.model_name) == bool(told["width"])
+
+
+def test_the_family_is_complete() -> None:
+    names = {path.stem for path in EXPERIMENTS}
+    assert names >= {f"st_movenet_{k}kpt_{s}" for k in (13, 17) for s in (192, 224, 256)}
+    assert names >= {f"st_movenet_13kpt_192_w{w:03d}" for w in (35, 50, 75, 100, 130, 140)}
+    assert names >= {f"movenet_lightning_heatmaps_{s}" for s in (192, 224, 256)}
 
 
 @pytest.mark.parametrize("model", _group("model"))

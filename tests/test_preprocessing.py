@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from math import floor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,8 +73,8 @@ def test_plain_values_make_the_same_object() -> None:
     assert Preprocessing(**preprocessing.to_dict()) == preprocessing
 
 
-@pytest.mark.parametrize("size", [-32, 0, 1, 31, 33, 100, 200])
-def test_other_sides_than_multiples_of_32_are_refused(size: int) -> None:
+@pytest.mark.parametrize("size", [-32, 0, 1, 31, 33, 100, 200, 192.5, "abc", None])
+def test_other_sides_than_multiples_of_32_are_refused(size: Any) -> None:
     for make in (check_resolution, Preprocessing):
         with pytest.raises(HeatposeError, match=f"Resolution {size} is not a positive multiple of 32"):
             make(size)

@@ -13,6 +13,7 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+import heatpose.sweep  # noqa: F401  (registers the resolver that the configuration uses)
 from heatpose.data.datamodule import PoseData
 from heatpose.data.sources import Source, from_description
 from heatpose.errors import HeatposeError
@@ -23,7 +24,7 @@ from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import Skeleton
 from heatpose.training import best_precision, callbacks_of
 
-NOT_THE_RUN = ("runs", "exports", "export", "evaluate", "resume", "quant", "target", "hydra", "logger", "fit", "checkpoint")
+NOT_THE_RUN = ("run", "runs", "exports", "export", "evaluate", "resume", "quant", "target", "hydra", "logger", "fit", "checkpoint")
 """Entries that do not change what is learnt: a run may be continued with others."""
 
 
@@ -49,6 +50,21 @@ def run_identity(config: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in plain(config).items() if key not in NOT_THE_RUN}
 
 
+def check(config: DictConfig) -> None:
+    """Refuses, before anything slow begins, what an export would refuse after the training.
+
+    Raises:
+        HeatposeError: A name or a setting is unusable, or the export tools are not installed.
+    """
+    quant = instantiate(config.quant)
+    if config.export:
+        # Imported here, as below: training alone needs nothing of it.
+        from heatpose.export.bundle import check_place, check_tools
+
+        check_place(Path(config.exports), str(config.run), str(config.model_name))
+        check_tools(quant.forms)
+
+
 def build_inputs(config: DictConfig) -> tuple[Skeleton, Preprocessing, Source]:
     """Skeleton, preprocessing and data source."""
     return instantiate(config.skeleton), instantiate(config.preprocessing), instantiate(config.data.source)
@@ -70,7 +86,7 @@ def build_module(config: DictConfig, network: MoveNet, skeleton: Skeleton, prepr
     """The Lightning module."""
     loss = instantiate(config.loss)
     loss = loss(sigmas=skeleton.sigmas) if "sigmas" in loss.func.__init__.__annotations__ else loss()
-    metadata = {"run": config.name, "model": config.model_name, "init": plain(config.init), "data": source.describe()}
+    metadata = {"run": config.run, "model": config.model_name, "init": plain(config.init), "data": source.describe()}
     return PoseModule(
         network, loss, skeleton, preprocessing, instantiate(config.optimizer), instantiate(config.scheduler), instantiate(config.augment.photometric), metadata
     )
@@ -110,7 +126,7 @@ def finish(config: DictConfig, checkpoint: Path, source: Source) -> float | None
     if not config.export:
         return steps.score(checkpoint, source) if config.evaluate else None
     result = steps.export(
-        checkpoint, source, name=config.name, exports=Path(config.exports), quant=instantiate(config.quant), config=plain(config), score=config.evaluate
+        checkpoint, source, name=config.run, exports=Path(config.exports), quant=instantiate(config.quant), config=plain(config), score=config.evaluate
     )
     steps.require_passed(result)
     return steps.float_oks(result)

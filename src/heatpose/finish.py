@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 
 from heatpose.data.sources import Source
 from heatpose.errors import HeatposeError
 from heatpose.evaluate import evaluate
-from heatpose.export.bundle import BundleResult, export_bundle
+from heatpose.export.bundle import FORMS, BundleResult, export_bundle
 from heatpose.export.gates import GateLimits
 from heatpose.export.inspection import Artefact
 from heatpose.export.result import print_table
@@ -41,6 +41,14 @@ class QuantSettings:
     calibration_images: int = 128
     calibration_seed: int = 0
     limits: GateLimits = field(default_factory=GateLimits)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.calibration_images, int) or self.calibration_images < 1:
+            raise HeatposeError(f"quant.calibration_images={self.calibration_images} sets no activation range; use 1 or more, 128 by default.")
+        if unknown := [form for form in self.forms if form not in FORMS]:
+            raise HeatposeError(f"quant.forms names {unknown}, which are unknown; choose among {', '.join(FORMS)}.")
+        if self.output not in get_args(Output):
+            raise HeatposeError(f"quant.output={self.output} is unknown; choose one of {', '.join(get_args(Output))}.")
 
 
 def score(path: Path, source: Source) -> float | None:

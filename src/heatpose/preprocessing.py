@@ -73,5 +73,5 @@ def check_resolution(size: int) -> None:
     Raises:
         HeatposeError: `size` is not a positive multiple of 32.
     """
-    if size <= 0 or size % 32:
+    if not isinstance(size, int) or size <= 0 or size % 32:  # what a command line gives may be of any type
         raise HeatposeError(f"Resolution {size} is not a positive multiple of 32; use for example 192, 224 or 256.")

@@ -130,6 +130,15 @@ def test_too_few_people_are_one_sentence(people: Sequence[Person]) -> None:
         pose_data(people)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("limit", 0), ("limit", "ten"), ("batch_size", 0), ("workers", -1), ("min_keypoints", 2.5), ("held_out", 0.0), ("held_out", 1.0)],
+)
+def test_impossible_settings_are_one_sentence(name: str, value: Any) -> None:
+    with pytest.raises(HeatposeError, match=rf"^data\.module\.{name}={value} is .*\.$"):
+        pose_data(CROWD, **{name: value})
+
+
 def test_a_small_skeleton_needs_no_three_keypoints() -> None:
     skeleton = Skeleton("hands", ("left", "right"), (0.1, 0.1))
     people = [replace(p, keypoints=p.keypoints[:2], labelled=p.labelled[:2]) for p in CROWD]

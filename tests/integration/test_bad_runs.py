@@ -27,6 +27,10 @@ def _text(folder: Path, name: str) -> Path:
     ("overrides", "words"),
     [
         (["resolution=100"], ["100", "multiple of 32"]),
+        (["resolution=abc"], ["abc", "multiple of 32"]),
+        (["data.module.limit=0"], ["data.module.limit=0"]),
+        (["quant.calibration_images=0"], ["quant.calibration_images=0"]),
+        (["name=.hidden"], [".hidden", "no name for a bundle"]),
         (["data=coco_person"], ["data.root="]),
         (["data=coco_person", "data.root=no/such/folder"], ["no/such/folder"]),
         (["init=movenet_lightning", "model=movenet_lightning_heatmaps"], ["init.path="]),
@@ -34,7 +38,7 @@ def _text(folder: Path, name: str) -> Path:
         (["init=checkpoint", "init.path=notes.ckpt"], ["notes.ckpt"]),
         (["init=checkpoint", "init.path=seventeen.ckpt"], ["17", "13"]),
     ],
-    ids=["resolution", "no data", "absent data", "no weights", "no TFLite", "no checkpoint", "other keypoints"],
+    ids=["resolution", "no number", "limit", "calibration", "name", "no data", "absent data", "no weights", "no TFLite", "no checkpoint", "other keypoints"],
 )
 def test_training_refuses(place: Any, overrides: list[str], words: list[str]) -> None:
     _text(place.folder, "notes.tflite"), _text(place.folder, "notes.ckpt")
@@ -43,6 +47,14 @@ def test_training_refuses(place: Any, overrides: list[str], words: list[str]) ->
     tiny = place.tiny if "data=coco_person" not in overrides else [o for o in place.tiny if "data." not in o]
     place.run("train", *tiny, *overrides).told_in_one_sentence(*words)
     assert place.left() == before
+
+
+def test_a_failing_member_of_a_sweep_stops_no_other(place: Any) -> None:
+    few = "data.module.held_out=1.0e-9"  # nobody is left to choose the checkpoint on
+    ran = place.run("train", "-m", *place.tiny, "evaluate=false", "export=false", "trainer.max_epochs=0", "resolution=64,100", few)
+    errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+    assert ran.status == 1 and len(errors) == 3 and "2 of the sweep's runs failed" in errors[-1] and "Traceback" not in ran.err
+    assert "held out" in errors[0] and "multiple of 32" in errors[1]
 
 
 def test_a_broken_training_image_ends_the_run_with_its_name(place: Any) -> None:
@@ -79,7 +91,7 @@ def test_exporting_refuses(place: Any, tiny_checkpoint: Path) -> None:
     place.run("export", "checkpoint=absent.ckpt", "name=bad").told_in_one_sentence("absent.ckpt")
     place.run("export", f"checkpoint={tiny_checkpoint}", "name=a/b").told_in_one_sentence("a/b")
     ran = place.run("export", f"checkpoint={tiny_checkpoint}", "name=bad", "quant.calibration_images=0")
-    ran.told_in_one_sentence("calibration set is empty")
+    ran.told_in_one_sentence("quant.calibration_images=0")
     assert place.left() == before and not list(place.folder.glob("exports/*"))
 
 

@@ -74,6 +74,9 @@ class PoseData(lightning.LightningDataModule):
         min_side: People whose box has a shorter geometric mean side, in image pixels, are not learnt from.
         limit: At most this many training people (for trials and learning curves).
         prominent_weight: How often someone who is prominent on the whole picture, as the benchmark's people are, comes up against the others.
+
+    Raises:
+        HeatposeError: A number is out of its range.
     """
 
     def __init__(
@@ -82,6 +85,9 @@ class PoseData(lightning.LightningDataModule):
         prominent_weight: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__()
+        _check(batch_size=(batch_size, 1), workers=(workers, 0), min_keypoints=(min_keypoints, 0), limit=(1 if limit is None else limit, 1))
+        if not 0 < held_out < 1:
+            raise HeatposeError(f"data.module.held_out={held_out} is no share of the images; use a number between 0 and 1, 0.08 by default.")
         self.source = source
         self.skeleton = skeleton
         self.preprocessing = preprocessing
@@ -138,6 +144,13 @@ class PoseData(lightning.LightningDataModule):
         return DataLoader(
             dataset, self.batch_size, num_workers=self.workers, persistent_workers=self.workers > 0, pin_memory=torch.cuda.is_available(), **options
         )
+
+
+def _check(**counts: tuple[int, int]) -> None:
+    """Refuses counts that are no whole numbers or below their least value; name -> value, least value."""
+    for name, (value, least) in counts.items():
+        if not isinstance(value, int) or value < least:
+            raise HeatposeError(f"data.module.{name}={value} is not possible; use a whole number of {least} or more.")
 
 
 def in_held_out(person: Person, share: float) -> bool:

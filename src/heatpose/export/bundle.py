@@ -82,10 +82,37 @@ def export_bundle(
     return result
 
 
-def _check(job: BundleJob) -> None:
-    for label, value in (("name", job.name), ("model name", job.model_name)):
+def check_place(out: Path, name: str, model_name: str) -> None:
+    """Refuses names that are no plain file names, and a place that something else has.
+
+    Args:
+        out: Folder of all bundles.
+        name: Of the bundle.
+        model_name: How its model files begin.
+
+    Raises:
+        HeatposeError: A name cannot be used, or `out/name` is no bundle.
+    """
+    for label, value in (("name", name), ("model name", model_name)):
         if not value or value != Path(value).name or value.startswith("."):
             raise HeatposeError(f"'{value}' is no {label} for a bundle; use letters, digits, '-' and '_'.")
+    target = out / name
+    if target.exists() and not (target / MANIFEST).is_file():
+        raise HeatposeError(f"'{target}' exists and is no bundle; choose another name or move it away.")
+
+
+def check_tools(forms: Sequence[Artefact]) -> None:
+    """Refuses to start without the tools that these TFLite files need.
+
+    Raises:
+        HeatposeError: One is not installed.
+    """
+    if forms:
+        check_installed()
+
+
+def _check(job: BundleJob) -> None:
+    check_place(job.out, job.name, job.model_name)
     if unknown := [form for form in job.forms if form not in FORMS]:
         raise HeatposeError(f"TFLite form {unknown} is unknown; choose among {', '.join(FORMS)}.")
     if len(job.skeleton) != job.network.keypoints:
@@ -93,11 +120,7 @@ def _check(job: BundleJob) -> None:
             f"The network has {job.network.keypoints} heatmaps, but skeleton '{job.skeleton.name}' has "
             f"{len(job.skeleton)} keypoints; choose the skeleton it was trained with."
         )
-    target = job.out / job.name
-    if target.exists() and not (target / MANIFEST).is_file():
-        raise HeatposeError(f"'{target}' exists and is no bundle; choose another name or move it away.")
-    if job.forms:
-        check_installed()
+    check_tools(job.forms)
 
 
 def _replace(new: Path, target: Path, old: Path) -> None:
