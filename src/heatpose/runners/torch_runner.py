@@ -6,18 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from heatpose.models.checkpoint import LoadedCheckpoint
+from heatpose.models.decode import decode_maps
+from heatpose.models.movenet import PoseMaps
 from heatpose.runners.images import check_images
 from heatpose.runners.outputs import poses_from_heatmaps
 
 
 class TorchRunner:
-    """A `PoseRunner` for a checkpoint: the network's logits are decoded as they are, the score is a sigmoid.
+    """A `PoseRunner` for a checkpoint: logits are decoded as they are, the score is a sigmoid; four heads go through MoveNet's decode.
 
     Args:
         path: Where the checkpoint was read.
@@ -43,16 +46,27 @@ class TorchRunner:
         self._network = loaded.network.eval().to(memory_format=torch.channels_last)
 
     def heatmaps(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits f32[B, K, S/4, S/4]; see `PoseRunner.heatmaps`."""
+        """Logits f32[B, K, S/4, S/4]; see `PoseRunner.heatmaps`. A network with four heads gives the maps that its decode searches."""
+        with self._maps(images) as maps:
+            logits = maps.heatmaps if isinstance(maps, PoseMaps) else maps
+            values: NDArray[np.float32] = logits.float().contiguous().numpy()
+        return values
+
+    def predict(self, images: NDArray[np.uint8], decode: str = "argmax") -> NDArray[np.float32]:
+        """See `PoseRunner.predict`. A network with four heads has its own decode, whatever is asked for."""
+        if self._network.settings["heads"] == "heatmap":
+            return poses_from_heatmaps(self.heatmaps(images), decode, probabilities=False)
+        with self._maps(images) as maps:
+            poses: NDArray[np.float32] = decode_maps(maps).numpy()
+        return poses
+
+    @contextmanager
+    def _maps(self, images: NDArray[np.uint8]) -> Iterator[Any]:
+        """What the network gives for u8[B, S, S, 3]; torch keeps its settings for inference while it is used."""
         check_images(images, self.size)
         with torch.inference_mode(), _threads(self._threads):
             inputs = self.preprocessing.normalise(torch.tensor(images).permute(0, 3, 1, 2))  # channels-last
-            logits: NDArray[np.float32] = self._network(inputs).float().contiguous().numpy()
-        return logits
-
-    def predict(self, images: NDArray[np.uint8], decode: str = "argmax") -> NDArray[np.float32]:
-        """See `PoseRunner.predict`."""
-        return poses_from_heatmaps(self.heatmaps(images), decode, probabilities=False)
+            yield self._network(inputs)
 
 
 @contextmanager

@@ -1,0 +1,86 @@
+"""MoveNet's own decode: four heads' maps -> keypoints. One implementation for training's score, checkpoints and the graph of exported files.
+
+The steps are those of Google's MoveNet SinglePose Lightning, read off its TFLite file. A cell has its *index* for coordinates here, as in that
+file, not its centre: regression and offset count from the index, so that index + offset is the keypoint in cells, and times the stride it is in
+input pixels of the continuous frame.
+
+Shape legend: B batch, K keypoints, H rows and W columns of a map, N = H W cells in row order.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from heatpose.models.movenet import MoveNet, PoseMaps
+
+SOFTNESS = 1.8
+"""Cells added to a distance before a score is divided by it, as in Google's file: how little the nearest cells are preferred."""
+PoseForm = Literal["xy", "yx"]
+
+
+def decode_maps(maps: PoseMaps) -> Tensor:
+    """The person nearest to the middle, and of every keypoint's peaks the one nearest to where that person's centre expects it.
+
+    Args:
+        maps: Of `MoveNet` with four heads.
+
+    Returns:
+        f32[B, K, 3]: x and y as fractions of the input's width and height, and a score in [0, 1], the heatmap's sigmoid at the chosen cell.
+    """
+    batch, keypoints, rows, columns = (int(side) for side in maps.heatmaps.shape)  # plain numbers, also where the graph is being traced
+    # Channels last from here on: a converter from NCHW has nothing to transpose then, and channels stay together in memory.
+    centre, regression, heatmaps, offset = (map_.permute(0, 2, 3, 1).reshape(batch, rows * columns, -1) for map_ in maps)
+    cells = _cells(rows, columns).to(heatmaps)
+
+    middle = cells.new_tensor([rows / 2, columns / 2])
+    near_middle = 1 / ((cells - middle).square().sum(1).sqrt() + SOFTNESS)
+    person = (centre.sigmoid()[..., 0] * near_middle).argmax(1)
+    vectors = regression.reshape(batch * rows * columns, -1)[_shifted(person, rows * columns)]
+    expected = vectors.reshape(batch, keypoints, 2) + cells[person][:, None]
+
+    dy = cells[:, None, 0] - expected[:, None, :, 0]
+    dx = cells[:, None, 1] - expected[:, None, :, 1]
+    scores = heatmaps.sigmoid()
+    peaks = (scores / ((dy * dy + dx * dx).sqrt() + SOFTNESS)).argmax(1)  # [B, K]
+
+    places = _shifted(peaks, rows * columns) * keypoints + torch.arange(keypoints, device=peaks.device)
+    within = offset.reshape(-1, 2)[places]
+    score = scores.reshape(-1)[places]
+    y, x = ((cells[peaks] + within) / cells.new_tensor([rows, columns])).unbind(-1)
+    return torch.stack([x, y, score], -1)
+
+
+def _cells(rows: int, columns: int) -> Tensor:
+    """f32[N, 2]: row and column of every cell."""
+    v, u = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack([v, u], -1).reshape(-1, 2).float()
+
+
+def _shifted(cell: Tensor, cells: int) -> Tensor:
+    """Cell numbers i64[B, ...] of each image -> row numbers in a table of all images' cells."""
+    first = cells * torch.arange(int(cell.shape[0]), device=cell.device)
+    return cell + first.reshape(-1, *[1] * (cell.dim() - 1))
+
+
+class DecodedMoveNet(nn.Module):
+    """A network with four heads and the decode behind it, as one graph for the export.
+
+    Args:
+        network: With four heads.
+        form: "xy" for (B, K * 3) x, y, score of each keypoint in turn; "yx" for Google's (B, 1, K, 3) y, x, score.
+    """
+
+    def __init__(self, network: MoveNet, form: PoseForm = "xy") -> None:
+        super().__init__()
+        self.network = network
+        self.form = form
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images f32[B, 3, S, S] -> poses in the wanted form, coordinates as fractions of the input."""
+        maps = self.network(images)
+        assert isinstance(maps, PoseMaps)
+        poses = decode_maps(maps)
+        return poses.flatten(1) if self.form == "xy" else poses[..., [1, 0, 2]][:, None]
