@@ -1,0 +1,142 @@
+"""The model file that is handed over: found in a bundle, checked, and read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heatpose.deploy.targets import Target
+from heatpose.errors import HeatposeError
+from heatpose.export.flatbuffer import read_graph
+from heatpose.export.graph import Graph, Tensor
+from heatpose.export.manifest import sha256
+from heatpose.preprocessing import Preprocessing
+from heatpose.runners.manifest import MANIFEST, read_manifest
+from heatpose.runners.outputs import Layout, choose_output
+from heatpose.runners.tflite_forms import gives_probabilities, input_form
+from heatpose.skeleton import Skeleton, for_keypoint_count
+
+REJECTED = ".rejected"
+
+
+@dataclass(frozen=True)
+class DeployModel:
+    """A TFLite pose model.
+
+    Attributes:
+        path: The file.
+        sha256: Of its content.
+        graph: What it holds.
+        input: Tensor of the image, (1, S, S, 3).
+        output: Tensor of the pose or the heatmaps.
+        size: S, input pixels.
+        layout: Of the output.
+        keypoints: K.
+        skeleton: What the channels are.
+        preprocessing: How an image becomes the input.
+        probabilities: Whether the heatmaps are probabilities; None where only the values can tell.
+        rejected: It failed a gate of its export.
+    """
+
+    path: Path
+    sha256: str
+    graph: Graph
+    input: Tensor
+    output: Tensor
+    size: int
+    layout: Layout
+    keypoints: int
+    skeleton: Skeleton
+    preprocessing: Preprocessing
+    probabilities: bool | None
+    rejected: bool
+
+    @property
+    def decoded(self) -> bool:
+        """The output is a pose, not heatmaps."""
+        return self.layout in (Layout.POSE_XY, Layout.POSE_YX)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a heatmap; (0, 0) for a decoded output."""
+        if self.decoded:
+            return 0, 0
+        rows, columns = self.output.shape[1:3] if self.layout is Layout.MAPS_LAST else self.output.shape[2:4]
+        return int(rows), int(columns)
+
+    @property
+    def stem(self) -> str:
+        """File name without its endings."""
+        return self.path.name.removesuffix(".tflite").removesuffix(REJECTED)
+
+
+def read_model(path: Path) -> DeployModel:
+    """Reads a TFLite file, with the manifest beside it where there is one.
+
+    Raises:
+        HeatposeError: It is missing, no TFLite, or no pose model.
+    """
+    graph = read_graph(path)
+    form = input_form(path, graph)
+    choice = choose_output(path, [graph.tensors[i].shape for i in graph.outputs], form.size)
+    output = graph.tensors[graph.outputs[choice.position]]
+    known = read_manifest(path).checked(path, choice.keypoints)
+    return DeployModel(
+        path=path, sha256=sha256(path), graph=graph, input=graph.tensors[form.index], output=output, size=form.size, layout=choice.layout,
+        keypoints=choice.keypoints, skeleton=known.skeleton or for_keypoint_count(choice.keypoints),
+        preprocessing=known.preprocessing or Preprocessing(form.size), probabilities=gives_probabilities(graph, output.index),
+        rejected=path.name.endswith(f"{REJECTED}.tflite"),
+    )  # fmt: skip
+
+
+def choose_model(bundle: Path, target: Target, *, allow_rejected: bool = False) -> DeployModel:
+    """The bundle's artefact that a target takes.
+
+    Args:
+        bundle: Folder of a bundle.
+        target: The board.
+        allow_rejected: Take a file that failed a gate of its export, where there is no other.
+
+    Raises:
+        HeatposeError: No bundle, no such artefact, only a rejected one, or the file is not the one that was exported.
+    """
+    manifest = _manifest(bundle)
+    passed = sorted(path for path in bundle.glob(f"*_{target.artefact}.tflite"))
+    rejected = sorted(bundle.glob(f"*_{target.artefact}{REJECTED}.tflite"))
+    if not passed and not rejected:
+        made = ", ".join(sorted(path.name for path in bundle.glob("*.tflite"))) or "none"
+        raise HeatposeError(f"'{bundle}' has no {target.artefact} file, which {target.name} takes (it has {made}); export with quant={_quant(target)}.")
+    if not passed and not allow_rejected:
+        why = " ".join(_failures(manifest, target.artefact)) or "The manifest does not say why."
+        raise HeatposeError(f"'{rejected[0]}' failed a gate of its export. {why} Repair it and export again, or deploy it knowingly with --allow-rejected.")
+    path = (passed or rejected)[0]
+    recorded = ((manifest.get("files") or {}).get(path.name) or {}).get("sha256")
+    if recorded is not None and recorded != sha256(path):
+        raise HeatposeError(f"'{path}' is not the file that was exported (its sha256 differs from {MANIFEST}); export the bundle again.")
+    return read_model(path)
+
+
+def _quant(target: Target) -> str:
+    return target.artefact if target.artefact != "float32" else "none"
+
+
+def _manifest(bundle: Path) -> Mapping[str, Any]:
+    path = bundle / MANIFEST
+    if not path.is_file():
+        raise HeatposeError(f"'{bundle}' is no bundle (it has no {MANIFEST}); give a folder below exports/.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise HeatposeError(f"'{path}' cannot be read; export the bundle again.") from error
+    if not isinstance(content, dict):
+        raise HeatposeError(f"'{path}' is damaged; export the bundle again.")
+    return content
+
+
+def _failures(manifest: Mapping[str, Any], artefact: str) -> list[str]:
+    """The sentences of the gates that an artefact failed."""
+    gates = [gate for gate in manifest.get("gates") or [] if isinstance(gate, dict)]
+    return [str(gate.get("sentence", "")) for gate in gates if gate.get("artefact") == artefact and not gate.get("passed")]
