@@ -162,6 +162,9 @@ def test_the_card_and_the_table_show_every_file(case: Case) -> None:
         assert f"{row.oks:.2f}" in card and f"{row.oks:.2f}" in table
         assert row.milliseconds > 0
     assert "random" in card and "nearest" in card
+    note = "Nothing was published for 13 keypoints at 64, width 0.35, heatmaps"
+    assert note in card and note in table
+    assert read(case.result.folder, "metrics.json")["published"]["note"].startswith(note)
 
 
 @pytest.mark.usefixtures("no_conversion")

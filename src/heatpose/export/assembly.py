@@ -29,6 +29,8 @@ from heatpose.quantize.calibration import (
     choose_calibration,
     shared_images,
 )
+from heatpose.reference import OutputForm
+from heatpose.reference.comparison import Comparison, compare
 from heatpose.runners.manifest import MANIFEST
 from heatpose.skeleton import Skeleton
 
@@ -83,10 +85,11 @@ class Assembly:
         files = self._convert(images)
         proofs = [self._settled(proof) for proof in self._prove(files, images)]
         rows = rows_of(proofs)
-        write_json(self.folder / METRICS, _metrics(proofs))
-        card = model_card(job, rows, proofs)
+        published = _published(job, proofs)
+        write_json(self.folder / METRICS, {**_metrics(proofs), "published": published.to_json()})
+        card = model_card(job, rows, proofs, published)
         (self.folder / CARD).write_text(card, encoding="utf-8")
-        result = BundleResult(job.out / job.name, tuple(rows), _gates(proofs), dict(self.steps.seconds))
+        result = BundleResult(job.out / job.name, tuple(rows), _gates(proofs), dict(self.steps.seconds), published)
         write_json(self.folder / MANIFEST, self._manifest(known, len(images), result))
         return result
 
@@ -165,6 +168,14 @@ class Assembly:
 
 def _gates(proofs: Sequence[Proof]) -> tuple[dict[str, Any], ...]:
     return tuple(gate.to_json() for proof in proofs for gate in proof.gates)
+
+
+def _published(job: BundleJob, proofs: Sequence[Proof]) -> Comparison:
+    """The published rows for this kind of network beside what was measured."""
+    settings = job.network.settings
+    form: OutputForm = "keypoints" if settings.get("heads") == "all" else "heatmaps"
+    measured = {proof.artefact: proof.report for proof in proofs}
+    return compare(job.skeleton, job.preprocessing.size, measured, width=settings["width"], output=form)
 
 
 def _metrics(proofs: Sequence[Proof]) -> dict[str, Any]:

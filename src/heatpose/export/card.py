@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from heatpose.export.proof import Proof
 from heatpose.export.result import Row, cells
+from heatpose.reference.comparison import Comparison
+from heatpose.reference.tables import markdown
 
 if TYPE_CHECKING:
     from heatpose.export.assembly import BundleJob
 
 
-def model_card(job: BundleJob, rows: Sequence[Row], proofs: Sequence[Proof]) -> str:
+def model_card(
+    job: BundleJob, rows: Sequence[Row], proofs: Sequence[Proof], published: Comparison
+) -> str:
     """The card as Markdown; every number in it comes from this export."""
     parts = [
         f"# {job.name}\n\nSingle-person pose network: one heatmap for each of {len(job.skeleton)} keypoints, "
         f"{job.preprocessing.size}x{job.preprocessing.size} input.",
         _files(rows),
         _scores(job, proofs),
+        markdown(published),
         _gates(proofs),
         _use(job),
         _origin(job.provenance),

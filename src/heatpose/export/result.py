@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from heatpose.evaluate import EvalReport, paired_difference
 from heatpose.export.proof import Proof
+from heatpose.reference.comparison import Comparison
+from heatpose.reference.tables import terminal_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,12 +56,14 @@ class BundleResult:
         rows: The network, then every file.
         gates: What every gate said (`GateResult.to_json`).
         seconds: Time of each step.
+        published: What others have published for this kind of network, beside it.
     """
 
     folder: Path
     rows: tuple[Row, ...]
     gates: tuple[dict[str, Any], ...]
     seconds: dict[str, float]
+    published: Comparison | None = None
 
     @property
     def passed(self) -> bool:
@@ -101,7 +105,7 @@ def _verdict(proof: Proof) -> str:
 
 
 def print_table(result: BundleResult, console: Console | None = None) -> None:
-    """Prints the one table of an export, and below it what a gate refuses and why."""
+    """Prints the one table of an export, below it what was published for this kind of file, and what a gate refuses and why."""
     from rich.console import Console
     from rich.table import Table
 
@@ -113,10 +117,19 @@ def print_table(result: BundleResult, console: Console | None = None) -> None:
         table.add_row(*cells(row), style="red" if row.verdict == "REJECTED" else None)
     # Where it is no terminal, rich assumes 80 columns and would cut figures.
     console.print(table, width=None if console.is_terminal else 120)
+    if result.published is not None:
+        _print_published(result.published, console)
     for gate in result.gates:
         if not gate["passed"]:
             text = f"REJECTED {gate['artefact']} by the {gate['name']} gate: {gate['sentence']}"
             console.print(text, style="bold red", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_published(published: Comparison, console: Console) -> None:
+    table = terminal_table(published)
+    if table is not None:
+        console.print(table, width=None if console.is_terminal else 140)
+    console.print(published.note, highlight=False, markup=False)
 
 
 def cells(row: Row) -> tuple[str, str, str, str, str, str]:
