@@ -14,7 +14,7 @@ import yaml
 from pycocotools.cocoeval import Params
 
 from heatpose.errors import HeatposeError
-from heatpose.skeleton import COCO_17, ST_13, Skeleton, for_keypoint_count
+from heatpose.skeleton import COCO_17, ST_13, Skeleton, for_keypoint_count, for_labels
 
 BODY = list(COCO_17.keypoints[5:])
 
@@ -166,3 +166,9 @@ def test_a_model_file_is_given_its_skeleton_by_its_channels() -> None:
     assert for_keypoint_count(17) is COCO_17 and for_keypoint_count(13) is ST_13
     with pytest.raises(HeatposeError, match="16 keypoints"):
         for_keypoint_count(16)
+
+
+def test_labels_are_looked_at_as_coco_or_as_they_are() -> None:
+    assert for_labels(COCO_17.keypoints) is COCO_17 and for_labels(["left_toe", *COCO_17.keypoints]) is COCO_17
+    own = for_labels(["crown", "hand_l"])
+    assert own.keypoints == ("crown", "hand_l") and own.sources(["hand_l", "crown"]) == [[1], [0]]

@@ -132,7 +132,7 @@ def predict(
 def data(
     folder: Annotated[Path, typer.Argument(help="A data set: a folder in COCO 2017 layout, or with one person_keypoints_*.json and its images.")],
     split: Annotated[Split, typer.Option(help="Which part of a folder in COCO 2017 layout.")] = Split.train,
-    skeleton: SkeletonFile = None,
+    skeleton: Annotated[Path | None, typer.Option(help="Skeleton YAML; by default COCO's 17 keypoints, or what else the labels have.")] = None,
     files: Annotated[bool, typer.Option("--files", help="Decode every image as well: finds missing and broken ones.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Write a picture of labelled people here (PNG or JPEG).")] = None,
     json_out: JsonOut = None,
@@ -144,10 +144,11 @@ def data(
     from heatpose.data.contact import contact_sheet_of
     from heatpose.data.report import audit_report, print_audit
     from heatpose.data.sources import find_part
-    from heatpose.skeleton import COCO_17
+    from heatpose.skeleton import for_labels
 
     part = find_part(folder, str(split))
-    labels, chosen = read_labels(part.annotations), _skeleton(skeleton) or COCO_17
+    labels = read_labels(part.annotations)
+    chosen = _skeleton(skeleton) or for_labels(labels.keypoint_names)
     report = audit_report(labels, part.images, chosen, check_files=files)
     print_audit(report, Console())
     if sheet is not None:

@@ -186,6 +186,17 @@ ST_13 = Skeleton(
 BUILT_IN = (COCO_17, ST_13)
 
 
+def for_labels(dataset_names: Sequence[str]) -> Skeleton:
+    """COCO's 17 keypoints where the dataset has them, else the dataset's own as they are, to look at: sigmas, pairs and edges are not known.
+
+    Args:
+        dataset_names: Keypoint names of a label file.
+    """
+    if set(COCO_17.keypoints) <= set(dataset_names):
+        return COCO_17
+    return Skeleton("as labelled", tuple(dataset_names), (0.05,) * len(dataset_names))
+
+
 def for_keypoint_count(count: int) -> Skeleton:
     """The built-in skeleton with `count` keypoints, for model files that do not say what their channels are.
 
