@@ -95,3 +95,20 @@ def bundle(tflite_files: dict[str, Path], tmp_path: Path) -> Path:
     manifest = {"format": 1, "name": "tiny", "skeleton": ST_13.to_dict(), "preprocessing": Preprocessing(SIZE).to_dict(), "files": files, "gates": gates}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
+
+
+@pytest.fixture
+def install(tmp_path: Path) -> Callable[..., Path]:
+    """Installs the stand-in for ST Edge AI Core: `install(folder="4.0", mode="hang", version="4.0.0")` gives its installation folder."""
+
+    def installed(folder: str = "tool", **behaviour: object) -> Path:
+        root = tmp_path / "STEdgeAI" / folder
+        system = root / "Utilities" / ("mac" if sys.platform == "darwin" else "linux")
+        system.mkdir(parents=True)
+        (system / "stedgeai").write_text(f"#!/bin/sh\nSTAND_IN='{json.dumps(behaviour)}' exec '{sys.executable}' '{HERE / 'stand_in.py'}' \"$@\"\n")
+        (system / "stedgeai").chmod(0o755)
+        if behaviour.get("compiler", True):
+            (system / "atonn").write_text("")
+        return root
+
+    return installed

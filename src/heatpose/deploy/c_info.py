@@ -20,10 +20,21 @@ def read_c_info(path: Path) -> Facts:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-        schema = str(content["json_schema_version"])
-    except (OSError, ValueError, RecursionError, TypeError, KeyError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ReportError(f"'{path}' is no c_info json of ST Edge AI Core ({type(error).__name__}).") from error
-    if not schema.startswith(SCHEMA):
+    return facts_of(content, path)
+
+
+def facts_of(content: Any, path: Path) -> Facts:
+    """The facts in a c_info that has been read, from a file that is named in errors.
+
+    Raises:
+        ReportError: As `read_c_info`.
+    """
+    schema = content.get("json_schema_version") if isinstance(content, dict) else None
+    if schema is None:
+        raise ReportError(f"'{path}' is no c_info json of ST Edge AI Core.")
+    if not str(schema).startswith(SCHEMA):
         raise ReportError(f"'{path}' has schema {schema}, which is not known here (2.x is); the tool may be newer than this version of heatpose.")
     try:
         return Facts(**_tools(content), **_memory(content), **_epochs(content), **_measured(content))

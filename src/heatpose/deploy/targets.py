@@ -24,6 +24,7 @@ class Tool:
 
     Attributes:
         target: Value of its `--target`.
+        path: `stedgeai` or its installation folder for this target alone; None looks in the usual places.
         oldest: Oldest Core version that is known to work, "major.minor".
         newest: Newest one; None where none is known to be too new.
         component: What a line of `stedgeai --version` begins with where the needed component is installed; None where nothing is needed.
@@ -43,6 +44,7 @@ class Tool:
     options: Sequence[str] = ()
     output: str = "st_ai_output"
     time_limit_s: float = 1800.0
+    path: str | None = None
 
     def supports(self, version: Sequence[int]) -> bool:
         """Whether a Core version (major, minor, ...) is in the range."""

@@ -1,0 +1,1 @@
+"""What runs on a Linux board. `pose_app.py` is copied into the hand-off, with the few modules of heatpose that it needs."""

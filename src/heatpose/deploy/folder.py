@@ -1,0 +1,160 @@
+"""The hand-off: one self-contained folder in a bundle, which builds and runs without heatpose."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from heatpose import __file__ as package_file
+from heatpose.deploy.c_header import SOURCES, header_text
+from heatpose.deploy.command import generate_arguments, run_ps1, run_sh, shell_line
+from heatpose.deploy.model import DeployModel, choose_model
+from heatpose.deploy.npu_profile import PROFILE, pool_file_name, pool_text, profile_text
+from heatpose.deploy.readme import readme_text
+from heatpose.deploy.targets import Target
+from heatpose.errors import HeatposeError
+from heatpose.export.manifest import sha256, write_json
+from heatpose.runners.outputs import Layout
+
+RECORD, RESULT, LOG, PRODUCTS = "deploy.json", "result.json", "stedgeai.log", "tool_output"
+OUTCOME = (RESULT, LOG, PRODUCTS)
+"""What a run adds to the folder; kept when the same model is handed over again."""
+_BOARD_MODULES = ("errors.py", "codec.py", "preprocessing.py", "skeleton.py", "viz.py")
+_LAYOUTS = {Layout.MAPS_LAST: "maps", Layout.MAPS_FIRST: "maps", Layout.POSE_XY: "pose_xy", Layout.POSE_YX: "pose_yx"}
+
+
+@dataclass(frozen=True)
+class HandOff:
+    """A folder that was written.
+
+    Attributes:
+        folder: `<bundle>/<target>`.
+        target: The board.
+        model: The file that was taken, as it lies in the bundle.
+        command: What the tool is to be called with; None where there is no tool.
+    """
+
+    folder: Path
+    target: Target
+    model: DeployModel
+    command: tuple[str, ...] | None
+
+    @property
+    def model_name(self) -> str:
+        """The model's file name in the folder: without the mark of a rejected file, which tools would take for a part of its name."""
+        return f"{self.model.stem}.tflite"
+
+
+def write_hand_off(bundle: Path, target: Target, *, allow_rejected: bool = False) -> HandOff:
+    """Writes `<bundle>/<target>`, replacing an older one; results of the same model's earlier run stay.
+
+    Raises:
+        HeatposeError: As `choose_model`, or the folder cannot be written.
+    """
+    model = choose_model(bundle, target, allow_rejected=allow_rejected)
+    stem = f"{model.stem}.tflite"
+    command = None if target.tool is None else tuple(generate_arguments(target, stem))
+    hand_off = HandOff(bundle / target.name, target, model, command)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=bundle) as temporary:
+            new = Path(temporary) / "new"
+            new.mkdir()
+            _fill(new, hand_off)
+            _keep_outcome(hand_off.folder, new)
+            if hand_off.folder.exists():
+                os.replace(hand_off.folder, Path(temporary) / "old")
+            os.replace(new, hand_off.folder)
+    except OSError as error:
+        raise HeatposeError(f"'{hand_off.folder}' cannot be written ({error.strerror}).") from error
+    return hand_off
+
+
+def _fill(folder: Path, hand_off: HandOff) -> None:
+    target, model = hand_off.target, hand_off.model
+    shutil.copyfile(model.path, folder / hand_off.model_name)
+    if target.npu is not None:
+        _write(folder / PROFILE, profile_text(target.npu, target.name))
+        _write(folder / pool_file_name(target.name), pool_text(target.npu))
+    if target.tool is not None:
+        _write(folder / "run.sh", run_sh(target, hand_off.model_name), executable=True)
+        _write(folder / "run.ps1", run_ps1(target, hand_off.model_name))
+    _write(folder / "heatpose_model.h", header_text(model))
+    if not model.decoded:
+        for name in SOURCES:
+            _write(folder / name, (resources.files("heatpose.deploy") / "c" / name).read_text(encoding="utf-8"))
+    if target.flashing.kind == "linux":
+        _board_app(folder, model)
+    _write(folder / "README.md", readme_text(target, model, hand_off.model_name, hand_off.command))
+    _record(folder, hand_off)
+
+
+def _write(path: Path, text: str, executable: bool = False) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")  # a shell takes no carriage returns
+    if executable:
+        path.chmod(0o755)
+
+
+def _board_app(folder: Path, model: DeployModel) -> None:
+    """The Python application, with the modules of heatpose that it imports."""
+    package = Path(package_file).parent
+    (folder / "heatpose").mkdir()
+    _write(folder / "heatpose" / "__init__.py", '"""The parts of heatpose that pose_app.py needs."""\n')
+    for name in _BOARD_MODULES:
+        shutil.copyfile(package / name, folder / "heatpose" / name)
+    shutil.copyfile(package / "deploy" / "board" / "pose_app.py", folder / "pose_app.py")
+    described = {
+        "skeleton": model.skeleton.to_dict(), "preprocessing": model.preprocessing.to_dict(), "layout": _LAYOUTS[model.layout],
+        "probabilities": bool(model.probabilities),
+    }  # fmt: skip
+    write_json(folder / "pose_model.json", described)
+
+
+def _record(folder: Path, hand_off: HandOff) -> None:
+    """What was handed over, for whoever finds the folder, and for the results to be told apart."""
+    model = hand_off.model
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    content = {
+        "target": hand_off.target.name, "board": hand_off.target.board, "model": hand_off.model_name, "model_sha256": model.sha256,
+        "rejected": model.rejected, "command": None if hand_off.command is None else shell_line(hand_off.command),
+        "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
+    }  # fmt: skip
+    write_json(folder / RECORD, content)
+
+
+def keep_products(folder: Path, files: Mapping[str, Path]) -> None:
+    """Copies what a tool made into a hand-off, in place of an earlier run's; the files may be that earlier run's own.
+
+    Args:
+        folder: Of the hand-off.
+        files: Name below `tool_output/` -> file.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{PRODUCTS}.", dir=folder) as temporary:
+        new = Path(temporary) / "new"
+        new.mkdir()
+        for name, path in files.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, new / name)
+        if (folder / PRODUCTS).exists():
+            os.replace(folder / PRODUCTS, Path(temporary) / "old")
+        os.replace(new, folder / PRODUCTS)
+
+
+def _keep_outcome(old: Path, new: Path) -> None:
+    """Copies an earlier run's results, if they are of the same model and command."""
+    try:
+        before, now = (json.loads((folder / RECORD).read_text(encoding="utf-8")) for folder in (old, new))
+    except (OSError, ValueError):
+        return
+    if any(before.get(key) != now.get(key) for key in ("model_sha256", "command")):
+        return
+    for name in OUTCOME:
+        if (old / name).is_dir():
+            shutil.copytree(old / name, new / name)
+        elif (old / name).is_file():
+            shutil.copyfile(old / name, new / name)
