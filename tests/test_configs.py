@@ -144,7 +144,11 @@ def test_models_take_their_keypoints_from_the_skeleton(compose: Compose, model: 
     keypoints = len(instantiate(config.skeleton))
     network = build.build_network(config, instantiate(config.skeleton)).eval()
     with torch.inference_mode():
-        assert network(torch.zeros(1, 3, 64, 64)).shape == (1, keypoints, 16, 16)
+        output = network(torch.zeros(1, 3, 64, 64))
+    if network.settings["heads"] == "all":
+        assert [map_.shape[1] for map_ in output] == [1, 2 * keypoints, keypoints, 2 * keypoints]
+        output = output.heatmaps
+    assert output.shape == (1, keypoints, 16, 16)
     assert network.settings["width"] == 0.35
 
 
@@ -163,11 +167,12 @@ def test_initial_weights(compose: Compose, init: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("loss", _group("loss"))
 def test_losses_take_a_batch(compose: Compose, loss: str) -> None:
-    config = compose("train", f"loss={loss}", "experiment=quickstart", "model.width=0.35")
+    heads = "all" if loss == "four_heads" else "heatmap"
+    config = compose("train", "experiment=quickstart", f"loss={loss}", "model.width=0.35", f"+model.heads={heads}")
     skeleton, preprocessing, source = build.build_inputs(config)
     module = build.build_module(config, build.build_network(config, skeleton), skeleton, preprocessing, source)
     points, labelled = torch.rand(2, 13, 2) * 64, torch.ones(2, 13, dtype=torch.bool)
-    value = module.loss(torch.zeros(2, 13, 16, 16, requires_grad=True), points, labelled, torch.full((2, 2), 40.0))
+    value = module.loss(module.network(torch.zeros(2, 3, 64, 64)), points, labelled, torch.full((2, 2), 40.0))
     assert value.isfinite() and value > 0
     value.backward()
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from heatpose.codec import decode
 from heatpose.data.datamodule import Batch
+from heatpose.models.movenet import PoseMaps
 from heatpose.module import PoseModule
 from heatpose.viz import contact_sheet, draw_pose, heatmap_overlay
 
@@ -35,7 +36,7 @@ class PredictionGrid(Callback):
     def __init__(self, people: int = 8, every: int = 1) -> None:
         self.people = people
         self.every = every
-        self.first: tuple[Batch, torch.Tensor] | None = None
+        self.first: tuple[Batch, torch.Tensor | PoseMaps] | None = None
 
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -54,9 +55,10 @@ class PredictionGrid(Callback):
         if experiment is not None and hasattr(experiment, "add_image"):
             experiment.add_image("val/predictions", picture, trainer.global_step, dataformats="HWC")
 
-    def _draw(self, module: PoseModule, batch: Batch, logits: torch.Tensor) -> NDArray[np.uint8]:
+    def _draw(self, module: PoseModule, batch: Batch, output: torch.Tensor | PoseMaps) -> NDArray[np.uint8]:
+        logits = output.heatmaps if isinstance(output, PoseMaps) else output
         heatmaps = logits[: self.people].float().sigmoid().cpu().numpy()
-        poses = decode(heatmaps)
+        poses = module.poses(output)[: self.people] if isinstance(output, PoseMaps) else decode(heatmaps)
         images = batch["image"][: self.people].cpu().numpy().astype(np.uint8).transpose(0, 2, 3, 1)
         tiles = []
         for i, image in enumerate(images):

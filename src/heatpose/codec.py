@@ -69,6 +69,36 @@ def oks_targets(points: Tensor, area: Tensor, sigmas: Tensor, cells: int, stride
     return torch.exp(-squared_distances(points, cells, stride) / spread[..., None, None].clamp_min(1e-6))
 
 
+def cell_vectors(points: Tensor, cells: int, stride: int = 4) -> Tensor:
+    """From every cell's index to every keypoint, in cells: what MoveNet's regression and offset heads say.
+
+    The index (u, v) of a cell is its upper left corner, so that index + vector times the stride is the keypoint in the continuous frame.
+
+    Args:
+        points: f32[B, K, 2] (x, y) in input pixels.
+        cells: Rows and columns of the map.
+        stride: Input pixels per cell.
+
+    Returns:
+        f32[B, 2K, H, W]; channels 2k and 2k + 1 are the y and the x of keypoint k.
+    """
+    import torch
+
+    index = torch.arange(cells, device=points.device, dtype=points.dtype)
+    dx = (points[..., 0, None] / stride - index)[..., None, :].expand(-1, -1, cells, -1)
+    dy = (points[..., 1, None] / stride - index)[..., :, None].expand(-1, -1, -1, cells)
+    return torch.stack([dy, dx], 2).flatten(1, 2)
+
+
+def near_cell(points: Tensor, cells: int, radius: int = 0, stride: int = 4) -> Tensor:
+    """bool[B, K, H, W]: the cell that holds each keypoint, and with it all that are at most `radius` rows and columns away."""
+    import torch
+
+    index = torch.arange(cells, device=points.device)
+    near = (index - (points / stride).floor()[..., None]).abs() <= radius  # [B, K, 2, cells]
+    return near[:, :, 1, :, None] & near[:, :, 0, None, :]
+
+
 def decode(heatmaps: NDArray[np.float32], how: str = "argmax") -> NDArray[np.float32]:
     """Keypoints out of heatmaps.
 

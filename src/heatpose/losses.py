@@ -1,4 +1,4 @@
-"""Losses on heatmap logits. Keypoints that are not labelled, or lie outside the input, cost nothing.
+"""Losses on heatmap logits, and on the maps of all four heads. Keypoints that are not labelled, or lie outside the input, cost nothing.
 
 Shape legend: B batch, K keypoints, H rows, W columns, S input side.
 """
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatpose.codec import gaussian_targets, inside, oks_targets
+from heatpose.codec import cell_vectors, gaussian_targets, inside, near_cell, oks_targets
 from heatpose.metrics import AREA_OF_BOX
+from heatpose.models.movenet import STRIDE, PoseMaps
 
 
 def masked_mean(per_keypoint: Tensor, weight: Tensor) -> Tensor:
@@ -37,10 +38,12 @@ class HeatmapLoss(nn.Module):
         Returns:
             f32[]: 0 where nothing is labelled.
         """
-        stride = 4
-        size = logits.shape[-1] * stride
-        weight = (labelled & inside(points, size)).float()
+        weight = (labelled & inside(points, STRIDE * logits.shape[-1])).float()
         return masked_mean(self.per_keypoint(logits.float(), points, AREA_OF_BOX * box.prod(-1)), weight)
+
+    def terms(self, logits: Tensor, points: Tensor, labelled: Tensor, box: Tensor) -> dict[str, Tensor]:
+        """The loss by its one term; as `FourHeadLoss.terms`."""
+        return {"heatmap": self(logits, points, labelled, box)}
 
     def per_keypoint(self, logits: Tensor, points: Tensor, area: Tensor) -> Tensor:
         """f32[B, K]: what each map costs."""
@@ -94,3 +97,60 @@ class SpatialCrossEntropy(HeatmapLoss):
         placed = -(place.flatten(2) * where).sum(-1)
         score = functional.binary_cross_entropy_with_logits(logits, torch.maximum(kernel, floor), reduction="none").mean((-1, -2))
         return placed + self.score_weight * score
+
+
+class FourHeadLoss(nn.Module):
+    """All four heads of MoveNet together, in CenterNet's form (Zhou, Wang and Kraehenbuehl 2019, section 4.2, single-person pose).
+
+    Heatmaps and centre, the mean of the labelled keypoints, are learnt as `SpatialCrossEntropy`. Regression is L1 around the centre's cell and
+    offset L1 around each keypoint's cell, both against the vector from the cell's index to the keypoint, in cells.
+
+    Args:
+        sigmas: K OKS constants of the skeleton.
+        spread: Of heatmaps and centre, as in `SpatialCrossEntropy`.
+        score_weight: Likewise.
+        centre_sigma: OKS constant of the centre.
+        centre: Weight of the centre's term.
+        regression: Weight of the regression's term.
+        offset: Weight of the offset's term.
+        radius: Rows and columns around a cell that are supervised with it. The decode reads vectors at the highest cell, which is often a
+            neighbour of the true one.
+    """
+
+    def __init__(
+        self, sigmas: Sequence[float], spread: float = 0.5, score_weight: float = 5.0, centre_sigma: float = 0.107, centre: float = 1.0,
+        regression: float = 0.1, offset: float = 1.0, radius: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.heatmaps = SpatialCrossEntropy(sigmas, spread, score_weight)
+        self.centre = SpatialCrossEntropy([centre_sigma], spread, score_weight)
+        self.weights = {"heatmap": 1.0, "centre": centre, "regression": regression, "offset": offset}
+        self.radius = radius
+
+    def forward(self, maps: PoseMaps, points: Tensor, labelled: Tensor, box: Tensor) -> Tensor:
+        """Mean cost of a batch; arguments as `HeatmapLoss.forward`, with the maps of a network with four heads."""
+        return torch.stack([*self.terms(maps, points, labelled, box).values()]).sum()
+
+    def terms(self, maps: PoseMaps, points: Tensor, labelled: Tensor, box: Tensor) -> dict[str, Tensor]:
+        """The four weighted terms, f32[] each, by the head's name; they add up to the loss."""
+        maps = PoseMaps(*(map_.float() for map_ in maps))
+        cells = maps.heatmaps.shape[-1]
+        counted = labelled & inside(points, STRIDE * cells)
+        weight = counted.float()
+        middle = (points * weight[..., None]).sum(1, keepdim=True) / weight.sum(1)[:, None, None].clamp_min(1)
+        vectors = cell_vectors(points, cells)
+        at_middle = near_cell(middle, cells, self.radius).expand(-1, points.shape[1], -1, -1)
+        costs = {
+            "heatmap": self.heatmaps(maps.heatmaps, points, labelled, box),
+            "centre": self.centre(maps.centre, middle, counted.any(1, keepdim=True), box),
+            "regression": masked_mean(_vector_cost(maps.regression, vectors, at_middle), weight),
+            "offset": masked_mean(_vector_cost(maps.offset, vectors, near_cell(points, cells, self.radius)), weight),
+        }
+        return {name: self.weights[name] * cost for name, cost in costs.items()}
+
+
+def _vector_cost(found: Tensor, vectors: Tensor, where: Tensor) -> Tensor:
+    """f32[B, K]: |dy| + |dx| between two f32[B, 2K, H, W], mean over the cells of bool[B, K, H, W]."""
+    distance = (found - vectors).abs()
+    wrong = distance[:, 0::2] + distance[:, 1::2]
+    return torch.where(where, wrong, 0).sum((-1, -2)) / where.sum((-1, -2)).clamp_min(1)

@@ -14,10 +14,11 @@ from heatpose.codec import decode
 from heatpose.data.augment import Photometric
 from heatpose.data.datamodule import Batch
 from heatpose.errors import HeatposeError
-from heatpose.losses import HeatmapLoss
+from heatpose.losses import FourHeadLoss, HeatmapLoss
 from heatpose.metrics import AREA_OF_BOX, keypoint_similarity, mean_over_labelled
 from heatpose.models.checkpoint import KEY, describe
-from heatpose.models.movenet import MoveNet
+from heatpose.models.decode import decode_maps
+from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import Skeleton
 
@@ -29,21 +30,28 @@ class PoseModule(lightning.LightningModule):
     """Trains one network.
 
     Args:
-        network: Gives logits.
-        loss: Takes logits, points, labelled and box.
+        network: With one head or four.
+        loss: Takes what the network gives, points, labelled and box.
         skeleton: The channels.
         preprocessing: Of the input; written into each checkpoint.
         optimizer: Makes the optimiser out of parameter groups.
         scheduler: Makes a per-step schedule out of `optimizer` and `total_steps`.
         photometric: Colour changes of training batches; None for none.
         metadata: Plain values for the checkpoint's description (where the weights and the data come from).
+
+    Raises:
+        HeatposeError: The loss is for the other kind of network.
     """
 
     def __init__(
-        self, network: MoveNet, loss: HeatmapLoss, skeleton: Skeleton, preprocessing: Preprocessing, optimizer: OptimizerFactory,
+        self, network: MoveNet, loss: HeatmapLoss | FourHeadLoss, skeleton: Skeleton, preprocessing: Preprocessing, optimizer: OptimizerFactory,
         scheduler: SchedulerFactory, photometric: Photometric | None = None, metadata: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        heads = network.settings["heads"]
+        if isinstance(loss, FourHeadLoss) != (heads == "all"):
+            choice = "loss=four_heads" if heads == "all" else "loss=spatial_cross_entropy"
+            raise HeatposeError(f"{type(loss).__name__} does not fit a network with model.heads={heads}; set {choice}.")
         self.network = network.train().to(memory_format=torch.channels_last)
         self.loss = loss
         self.skeleton = skeleton
@@ -54,11 +62,22 @@ class PoseModule(lightning.LightningModule):
         self.metadata = metadata or {}
         self.validation_oks: list[np.ndarray[Any, np.dtype[np.float64]]] = []
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Raw bytes u8[B, 3, S, S] -> logits f32[B, K, S/4, S/4]."""
+    def forward(self, images: Tensor) -> Tensor | PoseMaps:
+        """Raw bytes u8[B, 3, S, S] -> logits f32[B, K, S/4, S/4], or the maps of the four heads."""
         normalised = self.preprocessing.normalise(images)
-        logits: Tensor = self.network(normalised.contiguous(memory_format=torch.channels_last))
-        return logits
+        output: Tensor | PoseMaps = self.network(normalised.contiguous(memory_format=torch.channels_last))
+        return output
+
+    def poses(self, output: Tensor | PoseMaps) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """What `forward` gave -> f32[B, K, 3] x, y as fractions of the input and the value of the highest cell or, with four heads, a score."""
+        return decode_maps(PoseMaps(*(m.float() for m in output))).cpu().numpy() if isinstance(output, PoseMaps) else decode(output.float().cpu().numpy())
+
+    def _loss(self, stage: str, output: Tensor | PoseMaps, batch: Batch) -> Tensor:
+        """The loss, and where it has several terms each of them in the log."""
+        terms = self.loss.terms(output, batch["points"], batch["labelled"], batch["box"])  # type: ignore[arg-type]  # they fit: see __init__
+        if len(terms) > 1:
+            self.log_dict({f"{stage}/{name}_loss": term for name, term in terms.items()}, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
+        return torch.stack([*terms.values()]).sum()
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Photometric changes happen here, on the device and for the whole batch."""
@@ -68,7 +87,7 @@ class PoseModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step's loss."""
-        loss: Tensor = self.loss(self(batch["image"]), batch["points"], batch["labelled"], batch["box"])
+        loss = self._loss("train", self(batch["image"]), batch)
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
         return loss
 
@@ -78,16 +97,15 @@ class PoseModule(lightning.LightningModule):
         if loss is not None and not torch.isfinite(loss):
             raise HeatposeError(f"The training loss became {float(loss)} in epoch {self.current_epoch}; lower optimizer.lr, or start from the last checkpoint.")
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """OKS of the held-out people, under the protocol's formula in the frame of their view. Returns the logits, for pictures."""
-        logits: Tensor = self(batch["image"])
-        self.log("val/loss", self.loss(logits, batch["points"], batch["labelled"], batch["box"]), batch_size=len(logits))
-        self.validation_oks.append(self._oks(logits, batch))
-        return logits
+    def validation_step(self, batch: Batch, batch_idx: int) -> Any:
+        """OKS of the held-out people, under the protocol's formula in the frame of their view. Returns what `forward` gave, for pictures."""
+        output: Tensor | PoseMaps = self(batch["image"])
+        self.log("val/loss", self._loss("val", output, batch), batch_size=len(batch["image"]))
+        self.validation_oks.append(self._oks(output, batch))
+        return output
 
-    def _oks(self, logits: Tensor, batch: Batch) -> np.ndarray[Any, np.dtype[np.float64]]:
-        size = self.preprocessing.size
-        poses = decode(logits.float().cpu().numpy())
+    def _oks(self, output: Tensor | PoseMaps, batch: Batch) -> np.ndarray[Any, np.dtype[np.float64]]:
+        size, poses = self.preprocessing.size, self.poses(output)
         points, labelled = batch["points"].cpu().numpy() / size, batch["labelled"].cpu().numpy()
         area = AREA_OF_BOX * (batch["box"].cpu().numpy().astype(np.float64) / size).prod(1)
         return mean_over_labelled(keypoint_similarity(poses[..., :2], points, area, self.skeleton.sigmas), labelled)
@@ -122,5 +140,3 @@ def warmup_cosine(optimizer: torch.optim.Optimizer, total_steps: int, warmup: fl
     rise = schedulers.LinearLR(optimizer, start_factor=0.01, total_iters=first)
     fall = schedulers.CosineAnnealingLR(optimizer, T_max=max(1, total_steps - first), eta_min=least)
     return schedulers.SequentialLR(optimizer, [rise, fall], milestones=[first])
-
-

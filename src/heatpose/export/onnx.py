@@ -11,15 +11,18 @@ from heatpose.errors import HeatposeError
 from heatpose.preprocessing import check_resolution
 
 if TYPE_CHECKING:
+    from heatpose.models.decode import PoseForm
     from heatpose.models.movenet import MoveNet
 
 OPSET = 17
 INPUT = "image"
-OUTPUT = "heatmaps"
+OUTPUT, POSE = "heatmaps", "pose"
 
 
-def export_onnx(network: MoveNet, size: int, path: Path, *, sigmoid: bool) -> None:
+def export_onnx(network: MoveNet, size: int, path: Path, *, sigmoid: bool, pose: PoseForm = "xy") -> None:
     """Writes a network as ONNX: "image" f32[1, 3, S, S] in [-1, 1] -> "heatmaps" f32[1, K, S/4, S/4].
+
+    A network with four heads ends in its decode instead: "pose" f32[1, K * 3] or f32[1, 1, K, 3].
 
     Batch norm is folded first, so that the file holds convolutions with biases only. The same weights give
     the same bytes.
@@ -28,7 +31,8 @@ def export_onnx(network: MoveNet, size: int, path: Path, *, sigmoid: bool) -> No
         network: With or without batch norm; it is left as it is.
         size: Side S of the input, a multiple of 32.
         path: The file to write; it appears whole or not at all.
-        sigmoid: Ends the graph in a sigmoid: probabilities instead of logits.
+        sigmoid: Ends the graph in a sigmoid: probabilities instead of logits. A decode always gives probabilities.
+        pose: Form of a decoded output: "xy" or Google's "yx", as in `models.decode.DecodedMoveNet`.
 
     Raises:
         HeatposeError: A bad size, or the package `onnx` is not installed.
@@ -36,24 +40,27 @@ def export_onnx(network: MoveNet, size: int, path: Path, *, sigmoid: bool) -> No
     # Imported here: torch takes seconds, and listing what can be exported needs none of it.
     import torch
 
+    from heatpose.models.decode import DecodedMoveNet
     from heatpose.quantize.fold import fold_batch_norm
 
     check_resolution(size)
     _check_installed()
-    module: torch.nn.Module = fold_batch_norm(network)
-    if sigmoid:
-        module = torch.nn.Sequential(module, torch.nn.Sigmoid()).eval()
+    folded = fold_batch_norm(network)
+    decoded = network.settings["heads"] == "all"
+    module: torch.nn.Module = DecodedMoveNet(folded, pose) if decoded else folded
+    if sigmoid and not decoded:
+        module = torch.nn.Sequential(module, torch.nn.Sigmoid())
     part = path.with_name(path.name + ".part")
     try:
         with torch.no_grad(), warnings.catch_warnings():
             # The TorchScript exporter is deprecated, but the newer one has no opset 17 and needs onnxscript.
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                module,
+                module.eval(),
                 (torch.zeros(1, 3, size, size),),
                 str(part),
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=[POSE if decoded else OUTPUT],
                 opset_version=OPSET,
                 dynamo=False,
             )

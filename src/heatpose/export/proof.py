@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from heatpose.data.sample import Person
 from heatpose.evaluate import EvalReport, evaluate
+from heatpose.export.decoded import DecodedReference, decoded_reference, pose_gate, pose_parity, with_decode
 from heatpose.export.gates import (
     GateLimits,
     GateResult,
@@ -89,7 +90,13 @@ class Prover:
     sigmoid: bool
     output: Output
     _logits: Maps = field(init=False)
+    _poses: DecodedReference = field(init=False)
     _reference: EvalReport | None = field(init=False, default=None)
+
+    @property
+    def decoded(self) -> bool:
+        """The files decode inside and give poses, not heatmaps."""
+        return bool(self.network.settings["heads"] == "all")
 
     def prove_network(self, name: str) -> Proof:
         """Scores the network itself; comes first, because the files are compared with it.
@@ -104,7 +111,10 @@ class Prover:
         network = copy.deepcopy(self.network).float().cpu().eval()
         loaded = LoadedCheckpoint(network, self.skeleton, self.preprocessing, {})
         runner = TorchRunner(Path(name), loaded)
-        self._logits = _heatmaps(runner, self.images)
+        if self.decoded:
+            self._poses = decoded_reference(network, self.preprocessing, self.images)
+        else:
+            self._logits = _heatmaps(runner, self.images)
         self._reference = self._score(runner)
         return Proof(TORCH, None, (), self._reference, milliseconds(runner, self.images), runner.kernels)
 
@@ -115,7 +125,9 @@ class Prover:
 
     def prove_tflite(self, form: Artefact, path: Path) -> Proof:
         """Puts a TFLite file through the gates, scores and times it."""
-        operators = expected_operators(self.network, form, sigmoid=self.sigmoid, output=self.output)
+        operators = expected_operators(self.network, form, sigmoid=self.sigmoid and not self.decoded, output=self.output)
+        if self.decoded:
+            operators = with_decode(operators, self.network.keypoints)
         first = flatbuffer_gate(path, form, self.preprocessing, operators)
         runner = open_runner(path)
         if form == "float32":
@@ -128,13 +140,17 @@ class Prover:
         return Proof(artefact, path, gates, self._score(runner), time_taken, runner.kernels)
 
     def _float_gate(self, artefact: str, runner: PoseRunner) -> GateResult:
+        size, tie = self.preprocessing.size, self.limits.logits
+        if self.decoded:
+            poses = pose_parity(self._poses, runner.predict(self.images), size=size, tie=tie)
+            return pose_gate(artefact, poses, self.limits)
         found = _heatmaps(runner, self.images)
         parity = float_parity(
             self._logits,
             found,
-            size=self.preprocessing.size,
+            size=size,
             probabilities=self.sigmoid,
-            tie=self.limits.logits,
+            tie=tie,
         )
         return float_gate(artefact, parity, self.limits)
 

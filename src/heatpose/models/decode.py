@@ -31,32 +31,59 @@ def decode_maps(maps: PoseMaps) -> Tensor:
         f32[B, K, 3]: x and y as fractions of the input's width and height, and a score in [0, 1], the heatmap's sigmoid at the chosen cell.
     """
     batch, keypoints, rows, columns = (int(side) for side in maps.heatmaps.shape)  # plain numbers, also where the graph is being traced
-    # Channels last from here on: a converter from NCHW has nothing to transpose then, and channels stay together in memory.
-    centre, regression, heatmaps, offset = (map_.permute(0, 2, 3, 1).reshape(batch, rows * columns, -1) for map_ in maps)
-    cells = _cells(rows, columns).to(heatmaps)
-
-    middle = cells.new_tensor([rows / 2, columns / 2])
-    near_middle = 1 / ((cells - middle).square().sum(1).sqrt() + SOFTNESS)
-    person = (centre.sigmoid()[..., 0] * near_middle).argmax(1)
-    vectors = regression.reshape(batch * rows * columns, -1)[_shifted(person, rows * columns)]
-    expected = vectors.reshape(batch, keypoints, 2) + cells[person][:, None]
-
-    dy = cells[:, None, 0] - expected[:, None, :, 0]
-    dx = cells[:, None, 1] - expected[:, None, :, 1]
+    cells = _cells(rows, columns).to(maps.heatmaps)
+    _, _, heatmaps, offset = _tables(maps)
     scores = heatmaps.sigmoid()
-    peaks = (scores / ((dy * dy + dx * dx).sqrt() + SOFTNESS)).argmax(1)  # [B, K]
-
+    peaks = (scores / (_distances(maps, cells) + SOFTNESS)).argmax(1)  # [B, K]
     places = _shifted(peaks, rows * columns) * keypoints + torch.arange(keypoints, device=peaks.device)
     within = offset.reshape(-1, 2)[places]
-    score = scores.reshape(-1)[places]
     y, x = ((cells[peaks] + within) / cells.new_tensor([rows, columns])).unbind(-1)
-    return torch.stack([x, y, score], -1)
+    return torch.stack([x, y, scores.reshape(-1)[places]], -1)
+
+
+def decode_margins(maps: PoseMaps) -> Tensor:
+    """By how much the two searches behind each keypoint are won: (best - second best) / best, the smaller of centre's and heatmap's.
+
+    Where it is tiny, the last bit decides which of two cells is chosen, and two exact computations may differ by the width of the image.
+
+    Returns:
+        f32[B, K] in [0, 1].
+    """
+    rows, columns = maps.heatmaps.shape[-2:]
+    cells = _cells(rows, columns).to(maps.heatmaps)
+    centre, _, heatmaps, _ = _tables(maps)
+    weighted = (heatmaps.sigmoid() / (_distances(maps, cells) + SOFTNESS), _near_middle(centre, cells, rows, columns)[..., None])
+    best, second = torch.cat([w.expand(-1, -1, heatmaps.shape[-1])[None] for w in weighted]).topk(2, dim=2).values.unbind(2)
+    return ((best - second) / best).amin(0)
+
+
+def _tables(maps: PoseMaps) -> list[Tensor]:
+    """The maps as f32[B, N, C]. With channels last a converter from NCHW has nothing to transpose, and channels stay together in memory."""
+    return [map_.permute(0, 2, 3, 1).reshape(int(map_.shape[0]), -1, int(map_.shape[1])) for map_ in maps]
 
 
 def _cells(rows: int, columns: int) -> Tensor:
     """f32[N, 2]: row and column of every cell."""
     v, u = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     return torch.stack([v, u], -1).reshape(-1, 2).float()
+
+
+def _near_middle(centre: Tensor, cells: Tensor, rows: int, columns: int) -> Tensor:
+    """f32[B, N]: the centre's scores, weighted by nearness to the middle of the map."""
+    middle = cells.new_tensor([rows / 2, columns / 2])
+    return centre.sigmoid()[..., 0] * (1 / ((cells - middle).square().sum(1).sqrt() + SOFTNESS))
+
+
+def _distances(maps: PoseMaps, cells: Tensor) -> Tensor:
+    """f32[B, N, K]: from each cell to where the chosen person's centre expects each keypoint, in cells."""
+    batch, keypoints, rows, columns = (int(side) for side in maps.heatmaps.shape)
+    centre, regression, _, _ = _tables(maps)
+    person = _near_middle(centre, cells, rows, columns).argmax(1)
+    vectors = regression.reshape(batch * rows * columns, -1)[_shifted(person, rows * columns)]
+    expected = vectors.reshape(batch, keypoints, 2) + cells[person][:, None]
+    dy = cells[:, None, 0] - expected[:, None, :, 0]
+    dx = cells[:, None, 1] - expected[:, None, :, 1]
+    return (dy * dy + dx * dx).sqrt()
 
 
 def _shifted(cell: Tensor, cells: int) -> Tensor:

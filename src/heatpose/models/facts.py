@@ -27,11 +27,16 @@ def inspect_checkpoint(path: str | Path) -> dict[str, Any]:
     layers = Counter(type(m).__name__ for m in loaded.network.modules() if not list(m.children()) and type(m).__name__ != "Identity")
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         loaded.network(torch.zeros(1, 3, size, size))
+    channels = {"logits": keypoints}
+    if loaded.network.settings["heads"] == "all":
+        channels = {"centre": 1, "regression": 2 * keypoints, "heatmaps": keypoints, "offset": 2 * keypoints}
     cells = size // STRIDE
     return {
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size,
         "inputs": [{"name": "image", "shape": [1, 3, size, size], "dtype": "float32", "scale": None, "zero_point": None}],
-        "outputs": [{"name": "logits", "shape": [1, keypoints, cells, cells], "dtype": "float32", "scale": None, "zero_point": None}],
+        "outputs": [
+            {"name": name, "shape": [1, count, cells, cells], "dtype": "float32", "scale": None, "zero_point": None} for name, count in channels.items()
+        ],
         "operators": dict(layers.most_common()), "granularity": "float", "full_integer": False,
         "weights_bytes": sum(p.numel() * p.element_size() for p in loaded.network.parameters()),
         "macs": counter.get_total_flops() // 2, "peak_activation_bytes": None, "findings": [],
