@@ -1,0 +1,143 @@
+"""The folder that is handed over: complete, self-contained, whole or absent; and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from heatpose.deploy.folder import write_hand_off
+from heatpose.deploy.target_files import load_target
+from heatpose.errors import HeatposeError
+from heatpose.runners import open_runner
+
+Install = Callable[..., Path]
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_n6(bundle: Path) -> None:
+    hand_off = write_hand_off(bundle, load_target("stm32n6"))
+    names = {path.name for path in hand_off.folder.iterdir()}
+    c_files = {"heatpose_model.h", "postprocess.c", "postprocess.h"}
+    assert names == {"pose_64_int8_pc.tflite", "user_neuralart.json", "stm32n6.mpool", "run.sh", "run.ps1", "README.md", "deploy.json"} | c_files
+    profile = json.loads((hand_off.folder / "user_neuralart.json").read_text())["Profiles"]["default"]
+    pools = json.loads((hand_off.folder / profile["memory_pool"]).read_text())["memory"]["mempools"]
+    assert {pool["name"]: (pool["offset"]["value"], pool["size"]["value"]) for pool in pools}["npuRAM5"] == ("0x342E0000", "448")
+    record = json.loads((hand_off.folder / "deploy.json").read_text())
+    assert record["command"].startswith("stedgeai generate --model pose_64_int8_pc.tflite --target stm32n6 --st-neural-art default@user_neuralart.json")
+    for name, digest in record["files"].items():
+        assert hashlib.sha256((hand_off.folder / name).read_bytes()).hexdigest() == digest
+    readme = (hand_off.folder / "README.md").read_text()
+    assert all(word in readme for word in (record["command"], "0x70380000", "0x70100000", "MX66UW1G45G", "Not verified"))
+
+
+def test_mp2_takes_the_per_tensor_file_and_its_own_command(bundle: Path) -> None:
+    hand_off = write_hand_off(bundle, load_target("stm32mp2"))
+    command = list(hand_off.command or ())
+    assert command[:5] == ["generate", "--model", "pose_64_int8_pt.tflite", "--target", "stm32mp25"] and "--st-neural-art" not in command
+    assert "2.0 to 2.2" in (hand_off.folder / "README.md").read_text() and not (hand_off.folder / "stm32n6.mpool").exists()
+
+
+def test_mp1_needs_no_tool(bundle: Path) -> None:
+    hand_off = write_hand_off(bundle, load_target("stm32mp1"))
+    assert hand_off.command is None and not (hand_off.folder / "run.sh").exists() and hand_off.model_name == "pose_64_int8_pc.tflite"
+
+
+def test_rejected_artefacts_are_refused_and_go_on_request(bundle: Path) -> None:
+    (bundle / "pose_64_int8_pt.tflite").rename(bundle / "pose_64_int8_pt.rejected.tflite")
+    target = load_target("stm32mp2")
+    with pytest.raises(HeatposeError, match=r"failed a gate.*Two operators are not as expected\..*--allow-rejected"):
+        write_hand_off(bundle, target)
+    assert not (bundle / "stm32mp2").exists()
+    hand_off = write_hand_off(bundle, target, allow_rejected=True)
+    assert (hand_off.folder / "pose_64_int8_pt.tflite").is_file() and "failed a gate" in (hand_off.folder / "README.md").read_text()
+    assert json.loads((hand_off.folder / "deploy.json").read_text())["rejected"] is True
+
+
+def test_other_refusals(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(HeatposeError, match="no bundle"):
+        write_hand_off(tmp_path, load_target("stm32n6"))
+    (bundle / "pose_64_int8_pt.tflite").unlink()
+    with pytest.raises(HeatposeError, match=r"no int8_pt file.*quant=int8_pt"):
+        write_hand_off(bundle, load_target("stm32mp2"))
+    with (bundle / "pose_64_int8_pc.tflite").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(HeatposeError, match="not the file that was exported"):
+        write_hand_off(bundle, load_target("stm32n6"))
+    (bundle / "manifest.json").write_text("{")
+    with pytest.raises(HeatposeError, match="export the bundle again"):
+        write_hand_off(bundle, load_target("stm32n6"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="the superuser may write anywhere")
+def test_a_bundle_that_cannot_be_written(bundle: Path) -> None:
+    bundle.chmod(0o555)
+    with pytest.raises(HeatposeError, match="cannot be written"):
+        write_hand_off(bundle, load_target("stm32n6"))
+
+
+def test_an_older_hand_off_is_replaced_whole(bundle: Path) -> None:
+    folder = write_hand_off(bundle, load_target("stm32n6")).folder
+    (folder / "left_over.txt").write_text("x")
+    write_hand_off(bundle, load_target("stm32n6"))
+    assert not (folder / "left_over.txt").exists() and not [path for path in bundle.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+@pytest.mark.parametrize("behaviour", [{}, {"mode": "status"}])
+def test_run_sh_builds_without_heatpose(bundle: Path, install: Install, behaviour: dict[str, str]) -> None:
+    folder = write_hand_off(bundle, load_target("stm32n6")).folder
+    ran = subprocess.run([folder / "run.sh"], env={"PATH": "/usr/bin:/bin", "STEDGEAI_CORE_DIR": str(install(**behaviour))}, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert (folder / "st_ai_output/network_c_info.json").is_file() and ("status 255" in ran.stderr) == bool(behaviour)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+def test_run_sh_without_a_tool_or_with_an_odd_path(bundle: Path, tmp_path: Path) -> None:
+    folder = write_hand_off(bundle, load_target("stm32n6")).folder
+    ran = subprocess.run([folder / "run.sh"], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    assert ran.returncode == 1 and "STEDGEAI_CORE_DIR" in ran.stderr
+    shutil.copytree(folder, tmp_path / "ñ")
+    ran = subprocess.run([tmp_path / "ñ/run.sh"], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    assert ran.returncode == 1 and "ASCII" in ran.stderr
+
+
+@pytest.mark.parametrize("decode", ["argmax", "refined"])
+def test_the_board_app_runs_on_a_pc_and_says_what_heatpose_says(bundle: Path, synthetic_root: Path, tmp_path: Path, decode: str) -> None:
+    pytest.importorskip("ai_edge_litert")
+    folder = write_hand_off(bundle, load_target("stm32mp2")).folder
+    moved = shutil.copytree(folder, tmp_path / "board")  # it needs nothing beside itself
+    picture = sorted((synthetic_root / "val2017").iterdir())[0]
+    model, out = moved / "pose_64_int8_pt.tflite", tmp_path / "poses"
+    command = [sys.executable, "-P", "pose_app.py", model.name, picture, "--out", out, "--decode", decode, "--threads", "1"]
+    ran = subprocess.run(command, cwd=moved, env={**os.environ, "PYTHONPATH": str(moved)}, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "13 keypoints" in ran.stdout
+    told = np.array(json.loads((out / "poses.json").read_text())["poses"][picture.name])
+    runner = open_runner(bundle / "pose_64_int8_pt.tflite", threads=1)
+    assert runner.preprocessing is not None
+    image = runner.preprocessing.resize(np.asarray(Image.open(picture).convert("RGB")))
+    np.testing.assert_allclose(told, runner.predict(image[None], decode)[0], atol=1e-6)
+    assert Image.open(out / f"{picture.stem}.png").size == Image.open(picture).size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [(["none.tflite", "x.png"], "none.tflite"), (["pose.nb", "x.png"], "stai_mpu"), (["MODEL", "none.png"], "none.png")]
+)
+def test_the_board_app_refuses_in_a_sentence(bundle: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
+    pytest.importorskip("ai_edge_litert")
+    folder = write_hand_off(bundle, load_target("stm32mp2")).folder
+    (folder / "pose.nb").write_bytes(b"VPMN")
+    given = [argument.replace("MODEL", "pose_64_int8_pt.tflite") for argument in arguments]
+    ran = subprocess.run([sys.executable, "pose_app.py", *given], cwd=folder, capture_output=True, text=True)
+    errors = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
+    assert ran.returncode == 1 and len(errors) == 1 and words in errors[0] and "Traceback" not in ran.stderr
