@@ -115,8 +115,9 @@ def print_table(result: BundleResult, console: Console | None = None) -> None:
         table.add_column(heading, justify="left" if heading in ("artefact", "verdict") else "right")
     for row in result.rows:
         table.add_row(*cells(row), style="red" if row.verdict == "REJECTED" else None)
-    # Where it is no terminal, rich assumes 80 columns and would cut figures.
-    console.print(table, width=None if console.is_terminal else 120)
+    if not console.is_terminal:  # rich assumes 80 columns then, and would cut figures
+        console.width = max(console.width, 140)
+    console.print(table)
     if result.published is not None:
         _print_published(result.published, console)
     for gate in result.gates:
@@ -128,7 +129,7 @@ def print_table(result: BundleResult, console: Console | None = None) -> None:
 def _print_published(published: Comparison, console: Console) -> None:
     table = terminal_table(published)
     if table is not None:
-        console.print(table, width=None if console.is_terminal else 140)
+        console.print(table)
     console.print(published.note, highlight=False, markup=False)
 
 

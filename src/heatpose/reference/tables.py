@@ -11,16 +11,24 @@ from heatpose.reference.comparison import Comparison, Pair
 if TYPE_CHECKING:
     from rich.table import Table
 
-HEADINGS = ("file", "published OKS %", "this OKS %", "difference", "published as", "trained on", "source")
+HEADINGS = ("file", "published OKS %", "this OKS %", "published as", "trained on", "source")
+DIFFERENCE = "difference"
 BOARD_HEADINGS = ("published as", "trained on", "source", "file", "N6 RAM KiB", "N6 flash KiB", "N6 ms", "MP257 ms", "MP157 ms", "MP135 ms")
 
 
-def score_cells(pair: Pair) -> tuple[str, ...]:
-    """A pair as text, one cell for each of `HEADINGS`."""
+def score_table(comparison: Comparison) -> list[tuple[str, ...]]:
+    """Headings, then one row for each pair; the differences are a column where the numbers compare."""
+    lines: list[tuple[str, ...]] = [HEADINGS, *(_score_cells(pair) for pair in comparison.pairs)]
+    if not comparison.comparable:
+        return lines
+    differences = [DIFFERENCE, *("-" if pair.difference is None else f"{pair.difference:+.2f}" for pair in comparison.pairs)]
+    return [(*line[:3], difference, *line[3:]) for line, difference in zip(lines, differences, strict=True)]
+
+
+def _score_cells(pair: Pair) -> tuple[str, ...]:
     row = pair.row
     this = "not scored" if pair.oks is None else f"{pair.oks:.2f} ± {pair.standard_error:.2f}"
-    difference = "-" if pair.difference is None else f"{pair.difference:+.2f}"
-    return row.quantization, f"{row.oks_percent:.2f}", this, difference, row.variant, row.training_data, row.source
+    return row.quantization, f"{row.oks_percent:.2f}", this, row.variant, row.training_data, row.source
 
 
 def board_cells(row: Published) -> tuple[str, ...]:
@@ -33,15 +41,16 @@ def markdown(comparison: Comparison) -> str:
     """A section for a model card."""
     lines = ["## Published for this kind of file", ""]
     if comparison.pairs:
-        lines += [*_markdown_table(HEADINGS, [score_cells(pair) for pair in comparison.pairs]), ""]
+        lines += [*_markdown_table(score_table(comparison)), ""]
     lines += [comparison.note]
     if comparison.pairs:
-        boards = _markdown_table(BOARD_HEADINGS, [board_cells(pair.row) for pair in comparison.pairs])
+        boards = _markdown_table([BOARD_HEADINGS, *(board_cells(pair.row) for pair in comparison.pairs)])
         lines += ["", "What ST measured with the published files on its boards; not with the files here:", "", *boards]
     return "\n".join(lines)
 
 
-def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _markdown_table(lines: Sequence[Sequence[str]]) -> list[str]:
+    headings, *rows = lines
     return [f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)]
 
 
@@ -53,8 +62,10 @@ def terminal_table(comparison: Comparison) -> Table | None:
     if not comparison.pairs:
         return None
     table = Table(title="Published for this kind of file", title_justify="left")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right" if "OKS" in heading or heading == "difference" else "left")
-    for pair in comparison.pairs:
-        table.add_row(*score_cells(pair))
+    headings, *lines = score_table(comparison)
+    for heading in headings:
+        figures = "OKS" in heading or heading == DIFFERENCE
+        table.add_column(heading, justify="right" if figures else "left", no_wrap=figures, overflow="fold")
+    for line in lines:
+        table.add_row(*line)
     return table
