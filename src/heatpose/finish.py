@@ -18,6 +18,7 @@ from heatpose.export.inspection import Artefact
 from heatpose.export.result import print_table
 from heatpose.export.tflite import Output
 from heatpose.models.checkpoint import LoadedCheckpoint, load_checkpoint
+from heatpose.models.decode import PoseForm
 from heatpose.present import report_table, show
 from heatpose.runners.torch_runner import TorchRunner
 
@@ -30,6 +31,8 @@ class QuantSettings:
         forms: TFLite files to make: "float32", "int8_pc" (per channel), "int8_pt" (per tensor).
         output: Output type of the int8 files, "float32" or "int8".
         sigmoid: Ends the files in a sigmoid; else they give logits.
+        pose: Output of the files of a network with four heads, which decode inside: "xy" for (1, K * 3) x, y, score; "yx" for Google's
+            (1, 1, K, 3) y, x, score.
         calibration_images: How many training images set the activation ranges.
         calibration_seed: Of their choice.
         limits: Of the gates.
@@ -38,6 +41,7 @@ class QuantSettings:
     forms: Sequence[Artefact] = ("float32", "int8_pc", "int8_pt")
     output: Output = "float32"
     sigmoid: bool = True
+    pose: PoseForm = "xy"
     calibration_images: int = 128
     calibration_seed: int = 0
     limits: GateLimits = field(default_factory=GateLimits)
@@ -49,6 +53,8 @@ class QuantSettings:
             raise HeatposeError(f"quant.forms names {unknown}, which are unknown; choose among {', '.join(FORMS)}.")
         if self.output not in get_args(Output):
             raise HeatposeError(f"quant.output={self.output} is unknown; choose one of {', '.join(get_args(Output))}.")
+        if self.pose not in get_args(PoseForm):
+            raise HeatposeError(f"quant.pose={self.pose} is unknown; choose one of {', '.join(get_args(PoseForm))}.")
 
 
 def score(path: Path, source: Source) -> float | None:
@@ -89,7 +95,7 @@ def export(
         network=loaded.network, skeleton=loaded.skeleton, preprocessing=loaded.preprocessing, name=name, model_name=_model_name(loaded, name), out=exports,
         calibration_people=source.training(loaded.skeleton), evaluation_people=source.evaluation(loaded.skeleton) if score else None,
         config=config, provenance={"checkpoint": path.name, **loaded.metadata}, forms=tuple(quant.forms), output=quant.output, sigmoid=quant.sigmoid,
-        limits=quant.limits, calibration_count=quant.calibration_images, seed=quant.calibration_seed, console=console,
+        limits=quant.limits, calibration_count=quant.calibration_images, seed=quant.calibration_seed, pose=quant.pose, console=console,
     )  # fmt: skip
     print_table(result, console)
     return result

@@ -49,8 +49,8 @@ class PoseModule(lightning.LightningModule):
     ) -> None:  # fmt: skip
         super().__init__()
         heads = network.settings["heads"]
-        if isinstance(loss, FourHeadLoss) != (heads == "all"):
-            choice = "loss=four_heads" if heads == "all" else "loss=spatial_cross_entropy"
+        if isinstance(loss, FourHeadLoss) != network.four_heads:
+            choice = "loss=four_heads" if network.four_heads else "loss=spatial_cross_entropy"
             raise HeatposeError(f"{type(loss).__name__} does not fit a network with model.heads={heads}; set {choice}.")
         self.network = network.train().to(memory_format=torch.channels_last)
         self.loss = loss

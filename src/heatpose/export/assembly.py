@@ -35,6 +35,7 @@ from heatpose.runners.manifest import MANIFEST
 from heatpose.skeleton import Skeleton
 
 if TYPE_CHECKING:
+    from heatpose.models.decode import PoseForm
     from heatpose.models.movenet import MoveNet
 
 CALIBRATION, METRICS, CARD = "calibration.json", "metrics.json", "README.md"
@@ -60,6 +61,7 @@ class BundleJob:
     provenance: Mapping[str, Any]
     calibration_count: int
     seed: int
+    pose: PoseForm = "xy"
 
     @property
     def stem(self) -> str:
@@ -106,7 +108,7 @@ class Assembly:
         job = self.job
         onnx = self.folder / f"{job.stem}.onnx"
         with self.steps.step("onnx", "Torch to ONNX"):
-            export_onnx(job.network, job.preprocessing.size, onnx, sigmoid=job.sigmoid)
+            export_onnx(job.network, job.preprocessing.size, onnx, sigmoid=job.sigmoid, pose=job.pose)
         if not job.forms:
             return {}
         with self.steps.step("tflite", f"ONNX to TFLite ({', '.join(job.forms)})") as update:
@@ -124,7 +126,7 @@ class Assembly:
         job = self.job
         prover = Prover(
             job.network, job.skeleton, job.preprocessing, images, job.evaluation_people, job.limits,
-            job.sigmoid, job.output,
+            job.sigmoid, job.output, job.pose,
         )  # fmt: skip
         spinner = not job.evaluation_people
         with self.steps.step(f"prove {TORCH}", "The network itself", spinner):
@@ -153,7 +155,7 @@ class Assembly:
             "format": FORMAT, "name": job.name, "model": job.model_name, "resolution": job.preprocessing.size,
             **known,
             "network": dict(job.network.settings), "forms": list(job.forms), "output": job.output,
-            "sigmoid": job.sigmoid, "passed": result.passed,
+            "sigmoid": job.sigmoid, "pose": job.pose if job.network.four_heads else None, "passed": result.passed,
             "files": file_table(self.folder), "gates": list(result.gates),
             "calibration": {
                 "images": images, "seed": job.seed, "sha256": sha256(self.folder / CALIBRATION),

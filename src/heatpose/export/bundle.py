@@ -23,6 +23,7 @@ from heatpose.skeleton import Skeleton
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from heatpose.models.decode import PoseForm
     from heatpose.models.movenet import MoveNet
 
 __all__ = ["FORMS", "BundleResult", "Row", "export_bundle", "print_table"]
@@ -35,7 +36,7 @@ def export_bundle(
     *, network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, name: str, model_name: str, out: Path,
     calibration_people: Sequence[Person], evaluation_people: Sequence[Person] | None, config: Mapping[str, Any],
     provenance: Mapping[str, Any], forms: Sequence[Artefact] = FORMS, output: Output = "float32", sigmoid: bool = True,
-    limits: GateLimits = DEFAULT_LIMITS, calibration_count: int = 128, seed: int = 0, console: Console | None = None,
+    limits: GateLimits = DEFAULT_LIMITS, calibration_count: int = 128, seed: int = 0, pose: PoseForm = "xy", console: Console | None = None,
 ) -> BundleResult:  # fmt: skip
     """Exports, proves and scores a network; replaces an older bundle of that name once the new one is whole.
 
@@ -57,6 +58,7 @@ def export_bundle(
         limits: Of the gates.
         calibration_count: Calibration images.
         seed: Of their choice.
+        pose: Output of files that decode inside: "xy" or Google's "yx".
         console: Where progress is shown.
 
     Returns:
@@ -69,7 +71,7 @@ def export_bundle(
     """
     job = BundleJob(
         network, skeleton, preprocessing, name, model_name, Path(out), calibration_people, evaluation_people,
-        tuple(forms), output, sigmoid, limits, config, provenance, calibration_count, seed,
+        tuple(forms), output, sigmoid, limits, config, provenance, calibration_count, seed, pose,
     )  # fmt: skip
     _check(job)
     job.out.mkdir(parents=True, exist_ok=True)

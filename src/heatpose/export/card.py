@@ -20,7 +20,8 @@ def model_card(
 ) -> str:
     """The card as Markdown; every number in it comes from this export."""
     parts = [
-        f"# {job.name}\n\nSingle-person pose network: one heatmap for each of {len(job.skeleton)} keypoints, "
+        f"# {job.name}\n\nSingle-person pose network: {'MoveNet with its decode inside, ' if job.network.four_heads else 'one heatmap for each of '}"
+        f"{len(job.skeleton)} keypoints, "
         f"{job.preprocessing.size}x{job.preprocessing.size} input.",
         _files(rows),
         _scores(job, proofs),
@@ -82,19 +83,15 @@ def _gates(proofs: Sequence[Proof]) -> str:
 
 
 def _use(job: BundleJob) -> str:
-    how, keypoints = job.preprocessing, len(job.skeleton)
-    side, grid = how.size, how.size // 4
-    heatmaps = "probabilities" if job.sigmoid else "logits"
+    how = job.preprocessing
+    side = how.size
     return "\n".join([
         "## Use",
         "",
         f"- Input: the whole RGB image stretched to {side}x{side} ({how.sampling} sampling), NHWC.",
         "  int8 files take the raw bytes as uint8; the float32 file and, in NCHW, the ONNX file take",
         f"  byte / {how.divisor:g} - {how.shift:g}.",
-        f"- Output: heatmaps (1, {grid}, {grid}, {keypoints}), {heatmaps}; int8 files give {job.output}.",
-        f"  ONNX: (1, {keypoints}, {grid}, {grid}).",
-        "- A keypoint is the centre of its map's highest cell, in fractions of the image's width and height:",
-        f"  x = (column + 0.5) / {grid}, y = (row + 0.5) / {grid}.",
+        *_output(job),
         f"- Keypoints in order: {', '.join(job.skeleton.keypoints)}.",
         "",
         "```",
@@ -102,6 +99,23 @@ def _use(job: BundleJob) -> str:
         "heatpose predict MODEL IMAGES --out FOLDER",
         "```",
     ])  # fmt: skip
+
+
+def _output(job: BundleJob) -> list[str]:
+    keypoints, grid = len(job.skeleton), job.preprocessing.size // 4
+    if job.network.four_heads:
+        shape, order = (f"(1, {3 * keypoints})", "x, y, score") if job.pose == "xy" else (f"(1, 1, {keypoints}, 3)", "y, x, score")
+        return [
+            f"- Output: {shape} float32: {order} of each keypoint in turn, coordinates as fractions of the image's sides,",
+            "  scores from 0 to 1. The decode, in float, is part of the graph.",
+        ]
+    heatmaps = "probabilities" if job.sigmoid else "logits"
+    return [
+        f"- Output: heatmaps (1, {grid}, {grid}, {keypoints}), {heatmaps}; int8 files give {job.output}.",
+        f"  ONNX: (1, {keypoints}, {grid}, {grid}).",
+        "- A keypoint is the centre of its map's highest cell, in fractions of the image's width and height:",
+        f"  x = (column + 0.5) / {grid}, y = (row + 0.5) / {grid}.",
+    ]
 
 
 def _origin(provenance: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ def export_onnx(network: MoveNet, size: int, path: Path, *, sigmoid: bool, pose:
     check_resolution(size)
     _check_installed()
     folded = fold_batch_norm(network)
-    decoded = network.settings["heads"] == "all"
+    decoded = network.four_heads
     module: torch.nn.Module = DecodedMoveNet(folded, pose) if decoded else folded
     if sigmoid and not decoded:
         module = torch.nn.Sequential(module, torch.nn.Sigmoid())

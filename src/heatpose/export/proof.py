@@ -33,6 +33,7 @@ from heatpose.runners import PoseRunner, open_runner
 from heatpose.skeleton import Skeleton
 
 if TYPE_CHECKING:
+    from heatpose.models.decode import PoseForm
     from heatpose.models.movenet import MoveNet
 
 TORCH = "torch"
@@ -79,6 +80,7 @@ class Prover:
         limits: Of the gates.
         sigmoid: The files end in a sigmoid.
         output: Output type of the int8 files.
+        pose: Output of files that decode inside.
     """
 
     network: MoveNet
@@ -89,14 +91,10 @@ class Prover:
     limits: GateLimits
     sigmoid: bool
     output: Output
+    pose: PoseForm = "xy"
     _logits: Maps = field(init=False)
     _poses: DecodedReference = field(init=False)
     _reference: EvalReport | None = field(init=False, default=None)
-
-    @property
-    def decoded(self) -> bool:
-        """The files decode inside and give poses, not heatmaps."""
-        return bool(self.network.settings["heads"] == "all")
 
     def prove_network(self, name: str) -> Proof:
         """Scores the network itself; comes first, because the files are compared with it.
@@ -111,7 +109,7 @@ class Prover:
         network = copy.deepcopy(self.network).float().cpu().eval()
         loaded = LoadedCheckpoint(network, self.skeleton, self.preprocessing, {})
         runner = TorchRunner(Path(name), loaded)
-        if self.decoded:
+        if self.network.four_heads:
             self._poses = decoded_reference(network, self.preprocessing, self.images)
         else:
             self._logits = _heatmaps(runner, self.images)
@@ -125,9 +123,9 @@ class Prover:
 
     def prove_tflite(self, form: Artefact, path: Path) -> Proof:
         """Puts a TFLite file through the gates, scores and times it."""
-        operators = expected_operators(self.network, form, sigmoid=self.sigmoid and not self.decoded, output=self.output)
-        if self.decoded:
-            operators = with_decode(operators, self.network.keypoints)
+        operators = expected_operators(self.network, form, sigmoid=self.sigmoid and not self.network.four_heads, output=self.output)
+        if self.network.four_heads:
+            operators = with_decode(operators, self.network.keypoints, self.pose)
         first = flatbuffer_gate(path, form, self.preprocessing, operators)
         runner = open_runner(path)
         if form == "float32":
@@ -141,7 +139,7 @@ class Prover:
 
     def _float_gate(self, artefact: str, runner: PoseRunner) -> GateResult:
         size, tie = self.preprocessing.size, self.limits.logits
-        if self.decoded:
+        if self.network.four_heads:
             poses = pose_parity(self._poses, runner.predict(self.images), size=size, tie=tie)
             return pose_gate(artefact, poses, self.limits)
         found = _heatmaps(runner, self.images)

@@ -24,11 +24,14 @@ def inspect_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     loaded = load_checkpoint(path)
     size, keypoints = loaded.preprocessing.size, loaded.network.keypoints
-    layers = Counter(type(m).__name__ for m in loaded.network.modules() if not list(m.children()) and type(m).__name__ != "Identity")
+    layers: Counter[str] = Counter()
+    for module in loaded.network.modules():
+        if not list(module.children()) and type(module).__name__ != "Identity":
+            module.register_forward_hook(lambda m, inputs, output: layers.update([type(m).__name__]))
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         loaded.network(torch.zeros(1, 3, size, size))
     channels = {"logits": keypoints}
-    if loaded.network.settings["heads"] == "all":
+    if loaded.network.four_heads:
         channels = {"centre": 1, "regression": 2 * keypoints, "heatmaps": keypoints, "offset": 2 * keypoints}
     cells = size // STRIDE
     return {

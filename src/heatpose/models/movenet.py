@@ -122,6 +122,11 @@ class MoveNet(nn.Module):
                 bias.fill_(-4.6 if name in ("heatmap", "centre") else 0)
                 scale.mul_(0.1)
 
+    @property
+    def four_heads(self) -> bool:
+        """Centre, regression and offset are there too: MoveNet's own decode applies."""
+        return self.centre is not None
+
     def heads(self) -> dict[str, Head]:
         """The heads by name: "heatmap", and where there are four "centre", "regression" and "offset"."""
         every = {"heatmap": self.head, "centre": self.centre, "regression": self.regression, "offset": self.offset}

@@ -54,7 +54,7 @@ class TorchRunner:
 
     def predict(self, images: NDArray[np.uint8], decode: str = "argmax") -> NDArray[np.float32]:
         """See `PoseRunner.predict`. A network with four heads has its own decode, whatever is asked for."""
-        if self._network.settings["heads"] == "heatmap":
+        if not self._network.four_heads:
             return poses_from_heatmaps(self.heatmaps(images), decode, probabilities=False)
         with self._maps(images) as maps:
             poses: NDArray[np.float32] = decode_maps(maps).numpy()
