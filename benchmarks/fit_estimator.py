@@ -1,0 +1,260 @@
+"""Fits the estimator of `heatpose estimate` on published rows and writes `src/heatpose/deploy/coefficients.json`.
+
+    python benchmarks/fit_estimator.py [--check]
+
+The published networks are built here, untrained, at each published width, resolution and number of outputs; their features are counted as those of any
+model are. A time is a sum of features times coefficients that are not negative, least squares of the relative error. Every row is predicted once
+without having been fitted on; the largest such error is the half width of the interval that users see. `--check` writes nothing and fails where the file
+differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from heatpose import reference
+from heatpose.deploy.features import Features, features_of
+from heatpose.deploy.network_graph import graph_of_network
+from heatpose.models.mobilenetv2 import MobileNetV2
+from heatpose.models.movenet import MoveNet
+
+FOLDER = Path(__file__).parents[1] / "src/heatpose/deploy"
+Array = NDArray[np.float64]
+TIME = ("weights", "traffic", "macs", "resized", "softmax", "inference")
+ROUNDED = 0.25
+"""Percent: sizes are published as rounded MiB, 5 KiB of 2304 apart. Rows of one size of weights say nothing about others."""
+RANGE = ("weights", "traffic", "macs", "resized", "softmax")
+
+
+class Classifier(nn.Module):
+    """MobileNetV2 as ST's model zoo publishes it: global pooling and a dense layer on top."""
+
+    def __init__(self, width: float, classes: int) -> None:
+        super().__init__()
+        last = 1280 if width <= 1 else round(1280 * width / 8) * 8
+        self.features, self.pool, self.flat, self.dense = MobileNetV2(width, last), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f32[B, 3, S, S] -> f32[B, classes]."""
+        out: Tensor = self.dense(self.flat(self.pool(self.features(x)[-1])))
+        return out
+
+
+@dataclass(frozen=True)
+class Row:
+    """A published network and what was measured; `pose` for MoveNet networks. None where nothing was published."""
+
+    name: str
+    features: Features
+    pose: bool
+    ms: float
+    ram_kib: float | None = None
+    flash_kib: float | None = None
+
+
+@cache
+def features(network: str, width: float, outputs: int, size: int, ending: Literal["LOGISTIC", "SOFTMAX"], heads: Literal["heatmap", "all"]) -> Features:
+    """Counts a published network."""
+    torch.manual_seed(0)
+    built: nn.Module = Classifier(width, outputs) if network == "mobilenetv2" else MoveNet(outputs, width, heads=heads)
+    return features_of(graph_of_network(built, size, ending=ending))
+
+
+def own_rows(core: str) -> list[Row]:
+    """Rows of `rows.csv` for a version of ST Edge AI Core."""
+    found = []
+    with (FOLDER / "rows.csv").open(encoding="utf-8", newline="") as file:
+        for entry in csv.DictReader(file):
+            if entry["n6_stedgeai_core"] == core:
+                outputs, size, width = int(entry["keypoints_or_classes"]), int(entry["resolution"]), float(entry["width"])
+                counted = features(entry["network"], width, outputs, size, "SOFTMAX", "heatmap")
+                measured = (float(entry[key]) for key in ("n6_ms", "n6_ram_kib", "n6_flash_kib"))
+                found.append(Row(f"{entry['source']} {width:g}@{size}", counted, entry["network"] == "movenet", *measured))
+    return found
+
+
+def published_rows(time: Callable[[reference.Published], float | None], **wanted: Any) -> list[Row]:
+    """Rows of the registry that have a time; equal networks of different training data that share it count once."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for row in reference.published(**wanted):
+        ms = time(row)
+        if ms is None:
+            continue
+        heads: Literal["heatmap", "all"] = "all" if row.output == "keypoints" else "heatmap"
+        ending: Literal["LOGISTIC", "SOFTMAX"] = "SOFTMAX" if "a100" in row.variant else "LOGISTIC"
+        counted = features("movenet", row.width, row.keypoints, row.resolution, ending, heads)
+        key = (row.source, row.variant, row.keypoints, row.resolution, row.quantization, ms)
+        name = f"{row.source} {row.variant} {row.keypoints} keypoints @{row.resolution}"
+        found.setdefault(key, Row(name, counted, True, ms, row.n6_ram_kib, row.n6_flash_kib))
+    return list(found.values())
+
+
+def non_negative(matrix: Array, wanted: Array) -> Array:
+    """Least squares with coefficients >= 0, by trying every set of columns; there are few."""
+    best, best_error = np.zeros(matrix.shape[1]), np.inf
+    for count in range(1, matrix.shape[1] + 1):
+        for columns in itertools.combinations(range(matrix.shape[1]), count):
+            solution = np.linalg.lstsq(matrix[:, columns], wanted, rcond=None)[0]
+            error = float(((matrix[:, columns] @ solution - wanted) ** 2).sum())
+            if (solution >= 0).all() and error < best_error - 1e-12:
+                best, best_error = np.zeros(matrix.shape[1]), error
+                best[list(columns)] = solution
+    return best
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Coefficients, and the error in percent of each row when it was left out."""
+
+    coefficients: dict[str, float]
+    left_out: dict[str, float]
+
+    def to_json(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """For the file."""
+        pose = [abs(self.left_out[row.name]) for row in rows if row.pose]
+        return {
+            "coefficients": {name: float(f"{value:.6g}") for name, value in self.coefficients.items() if value},
+            "left_out_max_percent": round(max(map(abs, self.left_out.values())), 2),
+            "left_out_max_percent_movenet": round(max(pose), 2),
+            "left_out_percent": {name: round(error, 2) for name, error in self.left_out.items()},
+        }
+
+
+def fit(rows: Sequence[Row], names: Sequence[str], what: str, known: Mapping[str, float] | None = None) -> Fit:
+    """Fits one quantity, and again without each row.
+
+    Args:
+        rows: All of one board and tool.
+        names: Features.
+        what: "ms", "ram_kib" or "flash_kib".
+        known: Coefficients that are taken as given.
+    """
+    known = known or {}
+    scale = np.array([max(row.features.of(name) for row in rows) or 1 for name in names])
+    matrix = np.array([[row.features.of(name) for name in names] for row in rows]) / scale
+    given = np.array([sum(value * row.features.of(name) for name, value in known.items()) for row in rows])
+    wanted = np.array([float(getattr(row, what)) for row in rows])
+
+    def solve(chosen: list[int]) -> Array:
+        relative = matrix[chosen] / wanted[chosen, None]
+        return non_negative(relative, (wanted[chosen] - given[chosen]) / wanted[chosen])
+
+    errors = {}
+    for i, row in enumerate(rows):
+        others = [j for j in range(len(rows)) if j != i]
+        errors[row.name] = float((matrix[i] @ solve(others) + given[i]) / wanted[i] - 1) * 100
+    return Fit({**dict(zip(names, map(float, solve(list(range(len(rows)))) / scale), strict=True)), **known}, errors)
+
+
+def ranges(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[float]]:
+    """Between which values the rows' features lie. Less of what the processor does by itself, down to none, is no extrapolation: its term vanishes."""
+    found = {name: [row.features.of(name) for row in rows] for name in names}
+    return {name: [0 if name in ("resized", "softmax") else min(values), max(values)] for name, values in found.items()}
+
+
+def size(rows: Sequence[Row], what: str, names: Sequence[str], span_of: str) -> dict[str, Any]:
+    """RAM or flash, on MoveNet rows; the span is the quantity over one feature, over all rows."""
+    pose = [row for row in rows if row.pose]
+    ratios = [float(getattr(row, what)) * 1024 / row.features.of(span_of) for row in rows]
+    fitted = fit(pose, names, what).to_json(pose)
+    fitted["interval_percent"] = max(fitted["left_out_max_percent"], ROUNDED)
+    return fitted | {"span_of": span_of, "span": [round(min(ratios), 3), round(max(ratios), 3)]}
+
+
+def n6_profile(rows: Sequence[Row], core: str, ms: dict[str, Any], ram: Sequence[str], flash: Sequence[str], notes: list[str]) -> dict[str, Any]:
+    """A profile of the N6."""
+    pose = [row for row in rows if row.pose]
+    return {
+        "target": "stm32n6", "granularity": "int8_pc", "based_on": f"STM32N6570-DK, ST Edge AI Core {core}", "ms": ms,
+        "ram_kib": size(rows, "ram_kib", ram, "peak"), "flash_kib": size(rows, "flash_kib", flash, "weights"),
+        "ranges": {"ms": ranges(rows, RANGE), "memory": ranges(pose, ("weights", "largest"))}, "rows": [row.name for row in rows], "notes": notes,
+    }  # fmt: skip
+
+
+def n6() -> dict[str, dict[str, Any]]:
+    """Both versions. How much of the newer one's time is resizes and how much softmax its rows cannot tell, for they have both in proportion."""
+    old = [*own_rows("2.0.0"), *published_rows(lambda row: row.n6_ms if row.n6_stedgeai_core == "2.0.0" else None)]
+    new = own_rows("4.0.0")
+    first = fit(old, TIME, "ms")
+    resized = first.coefficients["resized"]
+    second = fit(new, [name for name in TIME if name != "resized"], "ms", {"resized": resized})
+    other = fit(new, [name for name in TIME if name != "softmax"], "ms").to_json(new)["coefficients"]
+    memory = "Flash and RAM are the sizes that the tool reports for weights and activations; code and the runtime library come on top."
+    shared = (
+        "The published MoveNet networks of this version end in a softmax. What of their time is softmax and what resizing cannot be told apart; the value "
+        "takes resizing from Core 2.0 and the rest as softmax, the upper end takes all of it as resizing."
+    )
+    return {
+        "n6_core_4.0": n6_profile(new, "4.0.0", second.to_json(new) | {"alternatives": [other]}, ("largest",), ("weights",), [shared, memory]),
+        "n6_core_2.0": n6_profile(old, "2.0.0", first.to_json(old), ("largest", "inference"), ("weights", "traffic"), [memory]),
+    }
+
+
+def linux(board: str, target: str, rows: Sequence[Row], names: Sequence[str], granularity: str, other: str | None, note: str) -> dict[str, Any]:
+    """A profile of a Linux board: time alone."""
+    found = {
+        "target": target, "granularity": granularity, "based_on": f"{board}, X-LINUX-AI 5.0 to 6.1", "ms": fit(rows, names, "ms").to_json(rows),
+        "ram_kib": None, "flash_kib": None, "ranges": {"ms": ranges(rows, ("macs",)), "memory": {}}, "rows": [row.name for row in rows],
+        "notes": [note, "RAM on Linux is not published; the model file's size and the activations are the least it takes."],
+    }  # fmt: skip
+    return found if other is None else found | {"other_granularity": other}
+
+
+def boards() -> dict[str, dict[str, Any]]:
+    """STM32MP2 and STM32MP1."""
+    sides = ("macs_power_of_two", "macs_other")
+    told = "The units of the STM32MP2 are faster where the input's side is a power of two; apart from that, time goes with multiply-accumulates."
+    cpu = "Published networks of one size differ by a factor of two on this processor, for reasons that the tables do not tell."
+    tensor, channel = ({"quantization": form} for form in ("int8_pt", "int8_pc"))
+    found = {
+        "mp257_npu": linux("STM32MP257", "stm32mp2", published_rows(lambda r: r.mp257_ms, **tensor), sides, "int8_pt", "mp257_gpu", told),
+        "mp257_gpu": linux("STM32MP257, GPU", "stm32mp2", published_rows(lambda r: r.mp257_ms, **channel), sides, "int8_pc", "mp257_npu", told),
+    }
+    for key, board, time in (("mp157", "STM32MP157", lambda r: r.mp157_ms), ("mp135", "STM32MP135", lambda r: r.mp135_ms)):
+        found[f"{key}_cpu"] = linux(board, "stm32mp1", published_rows(time, **channel), ("macs",), "int8_pc", f"{key}_cpu_pt", cpu)
+        found[f"{key}_cpu_pt"] = linux(board, "stm32mp1", published_rows(time, **tensor), ("macs",), "int8_pt", f"{key}_cpu", cpu)
+    for key in ("mp157_cpu", "mp135_cpu"):  # the per-tensor rows are all of one network, which says nothing about others
+        found[f"{key}_pt"]["ms"]["interval_percent"] = max(found[name]["ms"]["left_out_max_percent"] for name in (key, f"{key}_pt"))
+    return found
+
+
+def coefficients() -> dict[str, Any]:
+    """The content of the file."""
+    units = "milliseconds or KiB (1024 bytes) per feature of heatpose.deploy.features"
+    return {"made_by": "benchmarks/fit_estimator.py", "units": units, "profiles": {**n6(), **boards()}}
+
+
+def main() -> None:
+    """Writes or checks the file, and prints the errors."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail where the file differs")
+    check = parser.parse_args().check
+    content = coefficients()
+    for name, profile in content["profiles"].items():
+        for what in ("ms", "ram_kib", "flash_kib"):
+            if profile[what]:
+                worst, pose = (profile[what][key] for key in ("left_out_max_percent", "left_out_max_percent_movenet"))
+                count = len(profile[what]["left_out_percent"])
+                print(f"{name:14} {what:9} left out: {worst:6.2f} % over all rows, {pose:6.2f} % on MoveNet rows; {count} rows")
+    text, path = json.dumps(content, indent=1) + "\n", FOLDER / "coefficients.json"
+    if check:
+        sys.exit(0 if path.read_text(encoding="utf-8") == text else "coefficients.json differs from what the rows give")
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
