@@ -22,7 +22,7 @@ from heatpose.models.checkpoint import load_checkpoint
 from heatpose.skeleton import ST_13
 
 REPOSITORY = Path(__file__).parents[1]
-COMMANDS = ("evaluate", "compare", "inspect", "predict", "data")
+COMMANDS = ("evaluate", "compare", "inspect", "predict", "data", "estimate", "deploy")
 HEAVY = ("torch", "torchvision", "lightning", "tensorflow", "onnx", "onnxruntime", "ai_edge_litert", "pycocotools", "matplotlib", "PIL")
 KINDS = ("ckpt", "onnx", "tflite")
 

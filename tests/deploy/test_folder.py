@@ -28,7 +28,10 @@ def test_n6(bundle: Path) -> None:
     hand_off = write_hand_off(bundle, load_target("stm32n6"))
     names = {path.name for path in hand_off.folder.iterdir()}
     c_files = {"heatpose_model.h", "postprocess.c", "postprocess.h"}
-    assert names == {"pose_64_int8_pc.tflite", "user_neuralart.json", "stm32n6.mpool", "run.sh", "run.ps1", "README.md", "deploy.json"} | c_files
+    scripts = {"run.sh", "run.ps1", "README.md", "deploy.json", "estimate.json"}
+    assert names == {"pose_64_int8_pc.tflite", "user_neuralart.json", "stm32n6.mpool"} | scripts | c_files
+    told = json.loads((hand_off.folder / "estimate.json").read_text())
+    assert told["estimate"]["ms"]["value"] > 0 and "target_software_operator" in {finding["rule"] for finding in told["findings"]}
     profile = json.loads((hand_off.folder / "user_neuralart.json").read_text())["Profiles"]["default"]
     pools = json.loads((hand_off.folder / profile["memory_pool"]).read_text())["memory"]["mempools"]
     assert {pool["name"]: (pool["offset"]["value"], pool["size"]["value"]) for pool in pools}["npuRAM5"] == ("0x342E0000", "448")

@@ -7,22 +7,25 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from heatpose import __file__ as package_file
 from heatpose.deploy.c_header import SOURCES, header_text
 from heatpose.deploy.command import generate_arguments, run_ps1, run_sh, shell_line
+from heatpose.deploy.estimate import estimate
 from heatpose.deploy.model import DeployModel, choose_model
 from heatpose.deploy.npu_profile import PROFILE, pool_file_name, pool_text, profile_text
 from heatpose.deploy.readme import readme_text
+from heatpose.deploy.rules import check_target
 from heatpose.deploy.targets import Target
 from heatpose.errors import HeatposeError
 from heatpose.export.manifest import sha256, write_json
 from heatpose.runners.outputs import Layout
 
-RECORD, RESULT, LOG, PRODUCTS = "deploy.json", "result.json", "stedgeai.log", "tool_output"
+RECORD, ESTIMATE, RESULT, LOG, PRODUCTS = "deploy.json", "estimate.json", "result.json", "stedgeai.log", "tool_output"
 OUTCOME = (RESULT, LOG, PRODUCTS)
 """What a run adds to the folder; kept when the same model is handed over again."""
 _BOARD_MODULES = ("errors.py", "codec.py", "preprocessing.py", "skeleton.py", "viz.py")
@@ -91,7 +94,15 @@ def _fill(folder: Path, hand_off: HandOff) -> None:
     if target.flashing.kind == "linux":
         _board_app(folder, model)
     _write(folder / "README.md", readme_text(target, model, hand_off.model_name, hand_off.command))
+    _estimate(folder, hand_off)
     _record(folder, hand_off)
+
+
+def _estimate(folder: Path, hand_off: HandOff) -> None:
+    """What the model is expected to take, and what the target's rules say; a board without an estimator has the latter alone."""
+    target, graph = hand_off.target, hand_off.model.graph
+    expected = None if target.estimator is None else estimate(graph, target).to_json()
+    write_json(folder / ESTIMATE, {"estimate": expected, "findings": [asdict(finding) for finding in check_target(graph, target)]})
 
 
 def _write(path: Path, text: str, executable: bool = False) -> None:
@@ -143,6 +154,12 @@ def keep_products(folder: Path, files: Mapping[str, Path]) -> None:
         if (folder / PRODUCTS).exists():
             os.replace(folder / PRODUCTS, Path(temporary) / "old")
         os.replace(new, folder / PRODUCTS)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """`deploy.json` of a hand-off that was just written."""
+    content: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return content
 
 
 def _keep_outcome(old: Path, new: Path) -> None:

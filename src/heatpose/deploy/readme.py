@@ -43,7 +43,8 @@ def _files(target: Target, model: DeployModel, model_name: str) -> str:
         lines.append("- `postprocess.c`, `postprocess.h`: keypoints out of int8 or float heatmaps, C99 without heap")
     if target.flashing.kind == "linux":
         lines.append("- `pose_app.py`, `pose_model.json`, `heatpose/`: Python application for the board, which runs on a PC as well")
-    lines.append("- `deploy.json`: what this folder was made from; after a run `result.json`, `stedgeai.log` and `tool_output/`")
+    lines.append("- `deploy.json`, `estimate.json`: what this folder was made from, and what it is expected to take on the board")
+    lines.append("- after a build by heatpose `result.json`, `stedgeai.log` and `tool_output/`")
     return "\n".join(lines)
 
 

@@ -1,0 +1,161 @@
+"""`heatpose inspect`, `heatpose estimate` and `heatpose deploy`: a model file, and the board that it is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from heatpose.cli.options import JsonOut, Model, TargetChoice
+from heatpose.cli.output import write_json
+from heatpose.errors import HeatposeError
+
+if TYPE_CHECKING:
+    from heatpose.deploy.estimate import Estimate
+    from heatpose.deploy.folder import HandOff
+    from heatpose.deploy.outcome import Outcome
+    from heatpose.deploy.targets import Target
+
+Profile = Annotated[str | None, typer.Option(help="Coefficients of the estimate, such as n6_core_2.0; the target's own by default.")]
+
+
+def inspect(
+    model: Model,
+    json_out: JsonOut = None,
+    target: Annotated[str | None, typer.Option(help="Check the rules of this board as well: stm32n6, stm32mp2, stm32mp1, or the path of a YAML.")] = None,
+) -> None:
+    """Say what a model file is: operators, number formats, sizes, and what is wrong with it for an NPU."""
+    from heatpose.present import inspection_tables, show
+
+    facts = _inspection(model)
+    if target is not None:
+        facts["findings"] = [*facts["findings"], *_target_findings(model, target)]
+    for table in inspection_tables(facts):
+        show(table)
+    write_json(json_out, facts)
+
+
+def estimate(model: Model, target: TargetChoice, profile: Profile = None, json_out: JsonOut = None) -> None:
+    """Estimate RAM, flash and time on a board, before any tool is installed."""
+    from heatpose.deploy.show import estimate_table
+    from heatpose.deploy.target_files import load_target
+    from heatpose.present import show
+
+    board = load_target(target)
+    expected = _estimate(model, board, profile)
+    show(estimate_table(expected, board))
+    write_json(json_out, expected.to_json())
+
+
+def deploy(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    target: TargetChoice,
+    run: Annotated[bool, typer.Option("--run", help="Build with ST Edge AI Core, which must be installed.")] = False,
+    results: Annotated[Path | None, typer.Option("--import", help="Take in the output of a build made elsewhere: a folder or a zip.")] = None,
+    tool: Annotated[Path | None, typer.Option(help="stedgeai, or its installation folder; looked for by default.")] = None,
+    board: Annotated[str | None, typer.Option(help="Measure on a connected board after the build, for example serial:921600.")] = None,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds after which the tool is stopped.", min=1)] = None,
+    allow_rejected: Annotated[bool, typer.Option("--allow-rejected", help="Take a file that failed a gate of its export.")] = False,
+    json_out: JsonOut = None,
+) -> None:
+    """Write the folder that is handed over to ST's tools, and on request build it."""
+    from heatpose.deploy.folder import write_hand_off
+    from heatpose.deploy.target_files import load_target
+
+    if run and results is not None:
+        raise typer.BadParameter("give --run or --import, not both")
+    if not run and (board is not None or tool is not None or time_limit is not None):
+        raise typer.BadParameter("--tool, --board and --time-limit go with --run")
+    hand_off = write_hand_off(bundle, load_target(target), allow_rejected=allow_rejected)
+    if run:
+        _finish(_built(hand_off, tool, board, time_limit), hand_off, json_out)
+    elif results is not None:
+        from heatpose.deploy.importing import import_results
+
+        _finish(import_results(hand_off, results), hand_off, json_out)
+    else:
+        _dry_run(hand_off, json_out)
+
+
+def _inspection(model: Path) -> dict[str, Any]:
+    from heatpose.export.inspection import inspect_onnx, inspect_tflite
+    from heatpose.runners import CHECKPOINTS
+
+    suffix = model.suffix.lower()
+    if suffix == ".onnx":
+        return inspect_onnx(model).to_json()
+    if suffix in CHECKPOINTS:
+        from heatpose.models.facts import inspect_checkpoint
+
+        return inspect_checkpoint(model)
+    return inspect_tflite(model).to_json()
+
+
+def _target_findings(model: Path, target: str) -> list[dict[str, Any]]:
+    from dataclasses import asdict
+
+    from heatpose.deploy.rules import check_target
+    from heatpose.deploy.target_files import load_target
+    from heatpose.export.flatbuffer import read_graph
+
+    if model.suffix.lower() != ".tflite":
+        raise HeatposeError(f"'{model}' is no TFLite; a target's rules are about TFLite files, so export first and inspect what comes out.")
+    return [asdict(finding) for finding in check_target(read_graph(model), load_target(target))]
+
+
+def _estimate(model: Path, board: Target, profile: str | None) -> Estimate:
+    """Of a TFLite file, or of the network in a checkpoint."""
+    from heatpose.deploy.estimate import estimate as of_graph
+    from heatpose.export.flatbuffer import read_graph
+    from heatpose.runners import CHECKPOINTS
+
+    if model.suffix.lower() == ".onnx":
+        raise HeatposeError(f"'{model}' is an ONNX file; estimates are made of TFLite files and checkpoints.")
+    if model.suffix.lower() in CHECKPOINTS:
+        from heatpose.deploy.network_graph import graph_of_network
+        from heatpose.models.checkpoint import load_checkpoint
+
+        loaded = load_checkpoint(model)
+        return of_graph(graph_of_network(loaded.network, loaded.preprocessing.size), board, profile)
+    return of_graph(read_graph(model), board, profile)
+
+
+def _dry_run(hand_off: HandOff, json_out: Path | None) -> None:
+    from heatpose.deploy.command import shell_line
+    from heatpose.deploy.folder import read_record
+    from heatpose.deploy.rules import check_target
+    from heatpose.deploy.show import hand_off_lines
+
+    command = None if hand_off.command is None else shell_line(hand_off.command)
+    for line in hand_off_lines(hand_off, command, check_target(hand_off.model.graph, hand_off.target)):
+        typer.echo(line)
+    write_json(json_out, read_record(hand_off.folder))
+
+
+def _built(hand_off: HandOff, tool: Path | None, board: str | None, time_limit: float | None) -> Outcome:
+    from rich.console import Console
+    from rich.markup import escape
+
+    from heatpose.deploy.build import build
+
+    with Console(stderr=True).status("ST Edge AI Core starts") as status:
+        shown = {"line": "", "percent": ""}
+
+        def progress(line: str, percent: int | None) -> None:
+            shown.update({"line": line[:100]} if percent is None else {"percent": f"{percent} % "})
+            status.update(f"{shown['percent']}{escape(shown['line'])}")
+
+        return build(hand_off, explicit=tool, board=board, time_limit_s=time_limit, progress=progress)
+
+
+def _finish(outcome: Outcome, hand_off: HandOff, json_out: Path | None) -> None:
+    """Shows an outcome and writes it; a failure ends the command with its sentence."""
+    from heatpose.deploy.folder import LOG
+    from heatpose.deploy.show import outcome_table
+    from heatpose.present import show
+
+    show(outcome_table(outcome))
+    write_json(json_out, outcome.to_json())
+    if outcome.failure is not None:
+        raise HeatposeError(f"{outcome.failure.sentence.removesuffix('.')} (log: '{hand_off.folder / LOG}').")

@@ -1,0 +1,57 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from heatpose.skeleton import Skeleton
+
+
+class Sampling(StrEnum):
+    """How an image is shrunk."""
+
+    nearest = "nearest"
+    bilinear = "bilinear"
+
+
+class Decode(StrEnum):
+    """How a keypoint is read off its heatmap."""
+
+    argmax = "argmax"
+    refined = "refined"
+
+
+class Split(StrEnum):
+    """Part of a COCO 2017 data set."""
+
+    train = "train"
+    val = "val"
+
+
+Model = Annotated[Path, typer.Argument(help="Checkpoint (.ckpt), ONNX or TFLite file.")]
+Annotations = Annotated[Path, typer.Option(help="COCO keypoint json.")]
+Images = Annotated[Path, typer.Option(help="Folder of its images.")]
+JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the result here as well.")]
+SkeletonFile = Annotated[Path | None, typer.Option(help="Skeleton YAML, where the model file does not say what its channels are and has neither 17 nor 13.")]
+Resolution = Annotated[int | None, typer.Option(help="Side of the input, for checkpoints; other files have a fixed one.")]
+Threads = Annotated[int | None, typer.Option(help="Processor threads; all by default.")]
+ReferenceKernels = Annotated[bool, typer.Option(help="TFLite's reference kernels instead of XNNPACK: slower, bit-exact integer arithmetic.")]
+SamplingChoice = Annotated[Sampling, typer.Option(help="nearest is the published protocol.")]
+DecodeChoice = Annotated[Decode, typer.Option(help="argmax is the published protocol.")]
+TargetChoice = Annotated[str, typer.Option(help="stm32n6, stm32mp2, stm32mp1, or the path of a board's YAML.")]
+
+
+def read_skeleton(path: Path | None) -> Skeleton | None:
+    """The skeleton that the command line names, if it names one.
+
+    Raises:
+        HeatposeError: The file is none.
+    """
+    from heatpose.skeleton import Skeleton
+
+    return None if path is None else Skeleton.from_yaml(path)

@@ -1,0 +1,53 @@
+"""Files that commands write: whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heatpose.errors import HeatposeError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Writes u8[H, W, 3] in the format that the path ends in.
+
+    Raises:
+        HeatposeError: The path cannot be written, or its ending is no picture format.
+    """
+    from PIL import Image
+
+    _write_whole(path, lambda part: Image.fromarray(picture).save(part), "give a path that ends in .png or .jpg")
+
+
+def write_json(path: Path | None, content: dict[str, Any]) -> None:
+    """Writes plain values; nothing where no path is given.
+
+    Raises:
+        HeatposeError: The path cannot be written.
+    """
+    if path is not None:
+        text = json.dumps(content, indent=1)
+        _write_whole(path, lambda part: part.write_text(text, encoding="utf-8"), "give the path of a file")
+
+
+def _write_whole(path: Path, write: Callable[[Path], object], advice: str) -> None:
+    """Writes a temporary sibling with the same ending and renames it, so that a file is whole or absent."""
+    part = path.with_name(f".{os.getpid()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        os.replace(part, path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise HeatposeError(f"'{path}' cannot be written ({reason}); {advice}.") from error
+    finally:
+        with contextlib.suppress(OSError):  # gone, or its folder is none: the error above says so
+            part.unlink(missing_ok=True)

@@ -1,0 +1,57 @@
+"""`heatpose predict` and `heatpose data`: poses drawn on pictures, and data sets looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from heatpose.cli.options import Decode, DecodeChoice, JsonOut, Model, Resolution, Sampling, SkeletonFile, Split, Threads, read_skeleton
+from heatpose.cli.output import write_json, write_picture
+
+
+def predict(
+    model: Model,
+    sources: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the drawn images and predictions.json.")],
+    sampling: Annotated[Sampling | None, typer.Option(help="As in training by default, bilinear where the file does not say.")] = None,
+    decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
+    threshold: Annotated[float, typer.Option(help="Keypoints with a lower score are not drawn.")] = 0.2,
+) -> None:  # fmt: skip
+    """Draw the poses of images and folders."""
+    from heatpose.evaluate import skeleton_of
+    from heatpose.predict import predict_sources
+    from heatpose.runners import open_runner
+
+    runner = open_runner(model, threads=threads, size=resolution)
+    chosen = skeleton_of(runner, read_skeleton(skeleton))
+    summary = predict_sources(runner, sources, out, chosen, decode=str(decode), sampling=None if sampling is None else str(sampling), threshold=threshold)
+    typer.echo(summary)
+
+
+def data(
+    folder: Annotated[Path, typer.Argument(help="A data set: a folder in COCO 2017 layout, or with one person_keypoints_*.json and its images.")],
+    split: Annotated[Split, typer.Option(help="Which part of a folder in COCO 2017 layout.")] = Split.train,
+    skeleton: Annotated[Path | None, typer.Option(help="Skeleton YAML; by default COCO's 17 keypoints, or what else the labels have.")] = None,
+    files: Annotated[bool, typer.Option("--files", help="Decode every image as well: finds missing and broken ones.")] = False,
+    sheet: Annotated[Path | None, typer.Option(help="Write a picture of labelled people here (PNG or JPEG).")] = None,
+    json_out: JsonOut = None,
+) -> None:
+    """Audit a data set: what is kept and dropped, and why; what the people are like."""
+    from rich.console import Console
+
+    from heatpose.data.coco import people, read_labels
+    from heatpose.data.contact import contact_sheet_of
+    from heatpose.data.report import audit_report, print_audit
+    from heatpose.data.sources import find_part
+    from heatpose.skeleton import for_labels
+
+    part = find_part(folder, str(split))
+    labels = read_labels(part.annotations)
+    chosen = read_skeleton(skeleton) or for_labels(labels.keypoint_names)
+    report = audit_report(labels, part.images, chosen, check_files=files)
+    print_audit(report, Console())
+    if sheet is not None:
+        write_picture(sheet, contact_sheet_of(people(labels, part.images, chosen)[0], chosen))
+    write_json(json_out, report.to_json())

@@ -1,0 +1,86 @@
+"""`heatpose evaluate` and `heatpose compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from heatpose.cli.options import (
+    Annotations,
+    Decode,
+    DecodeChoice,
+    Images,
+    JsonOut,
+    Model,
+    ReferenceKernels,
+    Resolution,
+    Sampling,
+    SamplingChoice,
+    SkeletonFile,
+    Threads,
+    read_skeleton,
+)  # fmt: skip
+from heatpose.cli.output import write_json
+
+if TYPE_CHECKING:
+    from heatpose.data.sample import Person
+    from heatpose.evaluate import EvalReport
+
+
+def evaluate(
+    model: Model, annotations: Annotations, images: Images, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
+    decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
+    reference_kernels: ReferenceKernels = False,
+) -> None:  # fmt: skip
+    """Score a model by the published single-person protocol, with COCO AP beside it."""
+    from heatpose.present import report_table, show
+
+    scored = _Scoring(annotations, images, sampling, decode, skeleton)
+    report = scored.of(model, resolution, threads, reference_kernels)
+    show(report_table([report]))
+    write_json(json_out, report.to_json())
+
+
+def compare(
+    models: Annotated[list[Path], typer.Argument(help="Two or more models; the first is what the others are compared with.")],
+    annotations: Annotations, images: Images, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
+    decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
+    reference_kernels: ReferenceKernels = False,
+) -> None:  # fmt: skip
+    """Score several models on the same images; differences with a paired bootstrap interval."""
+    from heatpose.evaluate import paired_difference
+    from heatpose.present import comparison_table, show
+
+    if len(models) < 2:
+        raise typer.BadParameter("give at least two models")
+    scored = _Scoring(annotations, images, sampling, decode, skeleton)
+    reports = [scored.of(model, resolution, threads, reference_kernels) for model in models]
+    differences = [paired_difference(report, reports[0]) for report in reports[1:]]
+    show(comparison_table(reports, differences))
+    against = [{"model": r.model, "mean": d.mean, "low": d.low, "high": d.high} for r, d in zip(reports[1:], differences, strict=True)]
+    write_json(json_out, {"reports": [report.to_json() for report in reports], "difference_from_first": against})
+
+
+class _Scoring:
+    """The evaluation set of one command; people are read once per skeleton."""
+
+    def __init__(self, annotations: Path, images: Path, sampling: Sampling, decode: Decode, skeleton: Path | None) -> None:
+        from heatpose.data.coco import read_labels
+
+        self.labels, self.images = read_labels(annotations), images
+        self.sampling, self.decode, self.skeleton = str(sampling), str(decode), read_skeleton(skeleton)
+        self.people: dict[tuple[str, ...], list[Person]] = {}
+
+    def of(self, model: Path, resolution: int | None, threads: int | None, reference_kernels: bool) -> EvalReport:
+        from heatpose.data.coco import benchmark_people
+        from heatpose.evaluate import evaluate, skeleton_of
+        from heatpose.runners import open_runner
+
+        runner = open_runner(model, threads=threads, size=resolution, reference_kernels=reference_kernels)
+        skeleton = skeleton_of(runner, self.skeleton)
+        key = tuple(skeleton.keypoints)
+        if key not in self.people:
+            self.people[key] = benchmark_people(self.labels, self.images, skeleton)[0]
+        return evaluate(runner, self.people[key], skeleton, sampling=self.sampling, decode=self.decode)

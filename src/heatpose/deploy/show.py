@@ -1,0 +1,69 @@
+"""Tables of estimates and outcomes for the terminal, by rich."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from heatpose.deploy.estimate import Estimate, Interval
+from heatpose.deploy.folder import HandOff
+from heatpose.deploy.outcome import Outcome
+from heatpose.deploy.targets import Target
+from heatpose.export.findings import Finding
+
+KIB = 1024
+
+
+def estimate_table(expected: Estimate, target: Target) -> Table:
+    """RAM, flash and time with their intervals, the budget beside them."""
+    table = Table(title=f"estimate for {target.board} (profile {expected.profile}: {expected.based_on})")
+    for heading in ("quantity", "expected", "interval", "budget"):
+        table.add_column(heading, justify="left" if heading == "quantity" else "right")
+    rows = (("RAM, KiB", expected.ram_kib, target.budget.ram_kib), ("flash, KiB", expected.flash_kib, target.budget.flash_kib),
+            ("one inference, ms", expected.ms, target.budget.ms))  # fmt: skip
+    for name, interval, limit in rows:
+        table.add_row(name, *_cells(interval), "-" if limit is None else f"{limit:g}")
+    lines = [*(f"Extrapolation: {text}" for text in expected.outside), *expected.notes]
+    table.caption = "\n".join(lines)
+    return table
+
+
+def _cells(interval: Interval | None) -> tuple[str, str]:
+    if interval is None:
+        return "not published", "-"
+    value, _, span = str(interval).partition(" ")
+    return value, span
+
+
+def outcome_table(outcome: Outcome) -> Table:
+    """What a run came to."""
+    facts = outcome.facts
+    table = Table(title=f"{outcome.target}: {outcome.status}", show_header=False)
+    sizes = (("RAM on chip", facts.ram_internal), ("RAM external", facts.ram_external), ("flash, weights", facts.flash),
+             ("flash, runtime", facts.runtime_flash), ("RAM, runtime", facts.runtime_ram))  # fmt: skip
+    for name, count in sizes:
+        if count is not None:
+            table.add_row(name, f"{count / KIB:,.2f} KiB")
+    if facts.macc is not None:
+        table.add_row("multiply-accumulates", f"{facts.macc:,}")
+    if facts.epochs_hw is not None:
+        table.add_row("epochs", f"{facts.epochs_hw} hardware, {facts.epochs_sw} software, {facts.epochs_hybrid} both")
+    if facts.software:
+        table.add_row("in software", ", ".join(f"{entry.operator} ({entry.epoch})" for entry in facts.software))
+    if facts.ms is not None:
+        table.add_row("one inference", f"{facts.ms:.3f} ms on {facts.device or 'a board'}")
+    for name, text in (("tool", facts.tool_version), ("NPU compiler", facts.compiler_version)):
+        if text is not None:
+            table.add_row(name, text)
+    table.caption = "\n".join([*outcome.over_budget, *outcome.warnings])
+    return table
+
+
+def hand_off_lines(hand_off: HandOff, command: str | None, findings: Sequence[Finding]) -> list[str]:
+    """What a dry run prints: where the folder is, what is known against the model, and the exact command."""
+    lines = [f"{hand_off.folder} is ready: {hand_off.model_name} for {hand_off.target.board}."]
+    lines += [f"{finding.severity}: {finding.message}" for finding in findings if finding.severity != "info"]
+    if command is None:
+        return [*lines, "No conversion is needed; README.md in the folder tells how it gets onto the board."]
+    return [*lines, f"In that folder (or ./run.sh, or --run): {command}"]
