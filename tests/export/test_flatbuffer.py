@@ -210,6 +210,18 @@ def test_hostile_files_are_refused(tmp_path: Path, settings: dict[str, int], rea
     assert time.perf_counter() - start < 10
 
 
+def test_a_missing_constant_can_be_let_through_but_no_loop(tmp_path: Path) -> None:
+    path = tmp_path / "missing.tflite"
+    path.write_bytes(_hand_made(tensors=3, reads=2))
+    with pytest.raises(HeatposeError, match="nothing has written"):
+        read_graph(path)
+    graph = read_graph(path, complete=False)
+    assert graph.constant(2) is None and graph.producer(2) is None
+    path.write_bytes(_hand_made(reads=1))  # the operator's own output
+    with pytest.raises(HeatposeError, match="nothing has written"):
+        read_graph(path, complete=False)
+
+
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HeatposeError, match="does not exist"):
         read_graph(tmp_path / "missing.tflite")

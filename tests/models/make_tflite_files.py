@@ -2,7 +2,8 @@
 the process that it runs in.
 
 plain_{float32,float16,int8_pc,int8_pt}.tflite   width 0.35, 17 keypoints, the heatmap head alone
-four_heads.tflite                                width 1.75, 5 keypoints, the four heads and the normalisation inside, as in Google's files
+thunder_{float32,float16,int8}.tflite            width 1.75 at 256, 17 keypoints, four heads and their decode
+raw_heads.tflite                                 width 0.75, 5 keypoints, other channels; four heads without decode, the normalisation inside
 normed.tflite                                    width 0.5, 13 keypoints, batch norm folded by the export
 other_head.tflite, no_head.tflite, unit_range.tflite   graphs that are no MoveNet
 """
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from heatpose.export.onnx import INPUT, OUTPUT, export_onnx
 from heatpose.export.tflite import onnx_to_saved_model, to_tflite
 from heatpose.models.layers import ConvBlock
-from heatpose.models.movenet import Head, MoveNet
+from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.preprocessing import Preprocessing
 
 SIZE = 64
@@ -38,21 +39,6 @@ def randomised(network: nn.Module) -> None:
                 for name, low in (("weight", 0.5), ("bias", -0.5), ("running_mean", -0.5), ("running_var", 0.5)):
                     state[name] = torch.rand_like(state[name]) + low
                 block.norm.load_state_dict(state)
-
-
-class FourHeads(nn.Module):
-    """Google's graph: raw bytes in, and centre, regression, heatmaps and offsets out, here along one axis."""
-
-    def __init__(self, network: MoveNet) -> None:
-        super().__init__()
-        k = network.keypoints
-        self.network = network
-        self.centre, self.regression, self.offset = (Head(24, c, 96, norm=False) for c in (1, 2 * k, 2 * k))
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.network.features(images / 127.5 - 1)
-        heads = (self.centre(x).sigmoid(), self.regression(x), self.network.head(x).sigmoid(), self.offset(x))
-        return torch.cat(heads, 1)
 
 
 def save(folder: Path, name: str, network: MoveNet) -> None:
@@ -83,18 +69,53 @@ def plain(folder: Path) -> None:
     (folder / "plain_float16.tflite").write_bytes(half.convert())
 
 
-def four_heads(folder: Path) -> None:
-    network = MoveNet(5, 1.75, norm=False)
-    module = FourHeads(network)
-    randomised(module)
-    # Equal tensors are stored once: the importer must not mind.
-    module.regression.depthwise.load_state_dict(network.head.depthwise.state_dict())
-    save(folder, "four_heads", network)
+def thunder(folder: Path) -> None:
+    import tensorflow as tf
+
+    network = MoveNet(17, 1.75, norm=False, heads="all")
+    randomised(network)
+    assert network.regression is not None
+    with torch.no_grad():
+        for head in network.heads().values():  # scores that do not saturate, vectors that stay on the map
+            head.output.conv.weight.mul_(0.03)
+    # Equal layers become one operator: the importer must not mind.
+    network.regression.depthwise.load_state_dict(network.head.depthwise.state_dict())
+    save(folder, "thunder", network)
+    export_onnx(network.eval(), 256, folder / "thunder.onnx", sigmoid=True)
+    onnx_to_saved_model(folder / "thunder.onnx", folder / "thunder")
+    (folder / "thunder_float32.tflite").write_bytes(converter(folder / "thunder").convert())
+    half = converter(folder / "thunder")
+    half.optimizations, half.target_spec.supported_types = [tf.lite.Optimize.DEFAULT], [tf.float16]
+    (folder / "thunder_float16.tflite").write_bytes(half.convert())
+    whole = converter(folder / "thunder")
+    images = np.random.default_rng(0).uniform(-1, 1, (4, 1, 256, 256, 3)).astype(np.float32)
+    whole.optimizations, whole.representative_dataset = [tf.lite.Optimize.DEFAULT], lambda: ([image] for image in images)
+    whole.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
+    (folder / "thunder_int8.tflite").write_bytes(whole.convert())
+
+
+class RawHeads(nn.Module):
+    """Raw bytes in as in Google's files, and the four heads without a decode along one axis."""
+
+    def __init__(self, network: MoveNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.network(images / 127.5 - 1)
+        assert isinstance(maps, PoseMaps)
+        return torch.cat((maps.centre.sigmoid(), maps.regression, maps.heatmaps.sigmoid(), maps.offset), 1)
+
+
+def raw_heads(folder: Path) -> None:
+    network = MoveNet(5, 0.75, norm=False, last_channels=640, pyramid=(48, 40, 24, 16), head_channels=32, heads="all")
+    randomised(network)
+    save(folder, "raw_heads", network)
     settings: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT], "opset_version": 17, "dynamo": False}
     with torch.no_grad():
-        torch.onnx.export(module.eval(), (torch.zeros(1, 3, SIZE, SIZE),), str(folder / "four_heads.onnx"), **settings)
-    onnx_to_saved_model(folder / "four_heads.onnx", folder / "four_heads")
-    (folder / "four_heads.tflite").write_bytes(converter(folder / "four_heads").convert())
+        torch.onnx.export(RawHeads(network).eval(), (torch.zeros(1, 3, SIZE, SIZE),), str(folder / "raw_heads.onnx"), **settings)
+    onnx_to_saved_model(folder / "raw_heads.onnx", folder / "raw_heads")
+    (folder / "raw_heads.tflite").write_bytes(converter(folder / "raw_heads").convert())
 
 
 def normed(folder: Path) -> None:
@@ -130,5 +151,5 @@ def others(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    for step in (plain, four_heads, normed, others):
+    for step in (plain, thunder, raw_heads, normed, others):
         step(Path(sys.argv[1]))

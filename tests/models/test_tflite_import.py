@@ -1,48 +1,28 @@
-"""Weights out of TFLite files: a round trip through the export's own tools, files that are no MoveNet, and Google's file."""
+"""Weights out of TFLite files: round trips through the export's own tools, in every number format, with one head and with four."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from heatpose.data.sources import CocoSource
 from heatpose.errors import HeatposeError
-from heatpose.evaluate import evaluate
 from heatpose.export.flatbuffer import read_graph
-from heatpose.export.graph import Graph, Operator
-from heatpose.models import tflite_import, tflite_walk
-from heatpose.models.checkpoint import LoadedCheckpoint
+from heatpose.models.decode import decode_maps, decode_margins
 from heatpose.models.initial import from_movenet
-from heatpose.models.movenet import MoveNet
+from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.models.tflite_import import import_movenet
-from heatpose.preprocessing import Preprocessing
+from heatpose.models.tflite_walk import locate
 from heatpose.quantize.fold import fold_batch_norm
-from heatpose.runners.torch_runner import TorchRunner
-from heatpose.skeleton import COCO_17, ST_13, Skeleton
+from heatpose.runners import open_runner
+from heatpose.skeleton import COCO_17
 
 SIZE = 64
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `make_tflite_files.py` filled."""
-    if any(find_spec(name) is None for name in ("tensorflow", "onnx2tf")):
-        pytest.skip("the export extra is not installed")
-    folder = tmp_path_factory.mktemp("movenet_files")
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    program = Path(__file__).with_name("make_tflite_files.py")
-    result = subprocess.run([sys.executable, str(program), str(folder)], env={**os.environ, **quiet}, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-2000:]
-    return folder
 
 
 def original(files: Path, name: str) -> MoveNet:
@@ -52,107 +32,143 @@ def original(files: Path, name: str) -> MoveNet:
     return fold_batch_norm(network)
 
 
-def logits(network: MoveNet) -> torch.Tensor:
+def outputs(network: MoveNet, size: int = SIZE) -> list[Tensor]:
+    """The logits, or the maps of four heads."""
     torch.manual_seed(1)
     with torch.inference_mode():
-        result: torch.Tensor = network(torch.rand(2, 3, SIZE, SIZE) * 2 - 1)
-    return result
+        result = network(torch.rand(2, 3, size, size) * 2 - 1)
+    return list(result) if isinstance(result, PoseMaps) else [result]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("file", "name", "keypoints", "width"),
+    ("file", "name", "size", "head_count"),
     [
-        ("plain_float32", "plain", 17, 0.35),
-        ("four_heads", "four_heads", 5, 1.75),
-        ("normed", "normed", 13, 0.5),
+        ("plain_float32", "plain", SIZE, 1),
+        ("normed", "normed", SIZE, 1),
+        ("thunder_float32", "thunder", 256, 4),
     ],
 )
-def test_float_files_give_the_same_network(files: Path, file: str, name: str, keypoints: int, width: float) -> None:
+def test_float_files_give_the_same_network(files: Path, file: str, name: str, size: int, head_count: int) -> None:
     network, source = import_movenet(files / f"{file}.tflite"), original(files, name)
-    assert (network.keypoints, network.settings) == (keypoints, source.settings)
-    assert network.settings["width"] == width and not network.settings["norm"] and not network.training
-    want = logits(source)
-    assert want.std() > 0.1  # else this would compare biases only
-    torch.testing.assert_close(logits(network), want, atol=1e-4, rtol=1e-4)
+    assert network.settings == source.settings and not network.training and len(network.heads()) == head_count
+    wanted, found = outputs(source, size), outputs(network, size)
+    assert len(found) == head_count and min(want.std() for want in wanted) > 0.1  # else this would compare biases only
+    for want, map_ in zip(wanted, found, strict=True):
+        torch.testing.assert_close(map_, want, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
-def test_float16_files_give_the_weights_rounded_to_half_precision(files: Path) -> None:
-    network, source = import_movenet(files / "plain_float16.tflite"), original(files, "plain")
-    for (name, found), want in zip(network.named_parameters(), source.parameters(), strict=True):
-        torch.testing.assert_close(found, want.half().float(), atol=1e-7, rtol=1e-5, msg=name)
-    assert (logits(network) - logits(source)).abs().max() < 0.02 * logits(source).std()
+@pytest.mark.parametrize("name", ["plain", "thunder"])
+def test_float16_files_give_the_weights_rounded_to_half_precision(files: Path, name: str) -> None:
+    network, source = import_movenet(files / f"{name}_float16.tflite"), original(files, name)
+    assert network.settings == source.settings
+    for (parameter, found), want in zip(network.named_parameters(), source.parameters(), strict=True):
+        torch.testing.assert_close(found, want.half().float(), atol=1e-7, rtol=1e-5, msg=parameter)
+    for found_map, want_map in zip(outputs(network), outputs(source), strict=True):
+        assert (found_map - want_map).std() < 0.02 * want_map.std()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["int8_pc", "int8_pt"])
-def test_int8_files_give_the_weights_within_half_a_scale(files: Path, form: str) -> None:
-    file = files / f"plain_{form}.tflite"
-    network, source = import_movenet(file), original(files, "plain")
-    graph = read_graph(file)
-    convolutions = [o for o in graph.operators if o.name in tflite_walk.CONVOLUTIONS]
-    biases = [graph.tensors[o.inputs[2]].quantization for o in convolutions]
-    coarsest = max(float(q.scales.max()) for q in biases if q is not None)
+@pytest.mark.parametrize("file", ["plain_int8_pc", "plain_int8_pt", "thunder_int8"])
+def test_int8_files_give_the_weights_within_half_a_scale(files: Path, file: str) -> None:
+    network, source = import_movenet(files / f"{file}.tflite"), original(files, file.partition("_")[0])
+    assert network.settings == source.settings
     for found, want in zip(network.conv_blocks(), source.conv_blocks(), strict=True):
         weight = want.conv.weight
-        largest = weight.abs().amax((1, 2, 3), keepdim=True) if form == "int8_pc" else weight.abs().max()
+        largest = weight.abs().max() if file == "plain_int8_pt" else weight.abs().amax((1, 2, 3), keepdim=True)
         assert ((found.conv.weight - weight).abs() <= 0.501 * largest / 127).all()
-        assert found.conv.bias is not None and want.conv.bias is not None
-        torch.testing.assert_close(found.conv.bias, want.conv.bias, atol=0.501 * coarsest, rtol=0)
-    if form == "int8_pc":
-        difference = (logits(network) - logits(source)).flatten()
-        assert difference.std() < 0.2 * logits(source).std()
+    if file != "plain_int8_pt":
+        for found_map, want_map in zip(outputs(network), outputs(source), strict=True):
+            assert (found_map - want_map).std() < 0.2 * want_map.std()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("file", "layer"), [("other_head", "block 1"), ("no_head", "block 1, depthwise"), ("unit_range", "input")])
-def test_a_graph_that_is_no_movenet_is_refused_with_the_layer(files: Path, file: str, layer: str) -> None:
-    with pytest.raises(HeatposeError, match=rf"{file}.tflite' is no MoveNet that can be imported: at {layer}"):
-        import_movenet(files / f"{file}.tflite")
-
-
-def edited(graph: Graph, fits: Callable[[Operator], bool], **options: Any) -> Graph:
-    """The graph with the first operator that fits given other options."""
-    index = next(operator.index for operator in graph.operators if fits(operator))
-    changed = [replace(o, options={**o.options, **options}) if o.index == index else o for o in graph.operators]
-    return replace(graph, operators=tuple(changed))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "options", "message"),
-    [
-        ("CONV_2D", {"activation": "RELU"}, "at stem, activation RELU6 was expected, but the file has RELU"),
-        ("CONV_2D", {"stride": (1, 1)}, r"at stem, stride \(2, 2\) was expected"),
-        ("DEPTHWISE_CONV_2D", {"padding": "VALID"}, "at block 1, depthwise, padding SAME was expected"),
-        ("RESIZE_BILINEAR", {"half_pixel_centers": False}, "at pyramid step 0, the resize"),
-        ("RESIZE_BILINEAR", {"align_corners": True}, "at pyramid step 0, the resize"),
-    ],
-)
-def test_a_layer_that_computes_something_else_is_named(files: Path, kind: str, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = edited(read_graph(files / "plain_float32.tflite"), lambda o: o.name == kind, **options)
-    monkeypatch.setattr(tflite_import, "read_graph", lambda path: graph)
-    with pytest.raises(HeatposeError, match=message):
-        import_movenet("changed.tflite")
+@pytest.mark.parametrize("file", ["plain_int8_pc", "plain_int8_pt", "thunder_int8"])
+def test_int8_files_give_the_biases_within_half_a_scale(files: Path, file: str) -> None:
+    source, network = original(files, file.partition("_")[0]), import_movenet(files / f"{file}.tflite")
+    graph = read_graph(files / f"{file}.tflite")
+    operators = locate(graph, network).convolutions
+    for found, want in zip(network.conv_blocks(), source.conv_blocks(), strict=True):
+        form = graph.tensors[operators[found].inputs[2]].quantization
+        assert form is not None and found.conv.bias is not None and want.conv.bias is not None
+        scales = torch.from_numpy(form.scales.copy())
+        assert ((found.conv.bias - want.conv.bias).abs() <= 0.501 * scales + 1e-7).all()
 
 
 @pytest.mark.slow
-def test_a_missing_addition_is_named(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = read_graph(files / "plain_float32.tflite")
-    graph = replace(graph, operators=tuple(replace(o, name="SUB") if o.name == "ADD" else o for o in graph.operators))
-    monkeypatch.setattr(tflite_import, "read_graph", lambda path: graph)
-    with pytest.raises(HeatposeError, match="at block 3, the graph needs an addition of its two branches"):
-        import_movenet("changed.tflite")
+@pytest.mark.parametrize("form", ["float32", "float16"])
+def test_thunders_file_and_what_was_imported_from_it_see_the_same_poses(files: Path, form: str) -> None:
+    if find_spec("ai_edge_litert") is None:
+        pytest.skip("the export extra is not installed")
+    path = files / f"thunder_{form}.tflite"
+    images = np.random.default_rng(1).integers(0, 256, (4, 256, 256, 3), np.uint8)
+    with torch.inference_mode():
+        maps = import_movenet(path)(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1)
+        poses, clear = decode_maps(maps).numpy(), decode_margins(maps).numpy() > 4e-3
+    difference = open_runner(path, threads=1).predict(images) - poses
+    assert clear.mean() > 0.5
+    assert np.hypot(difference[..., 0], difference[..., 1])[clear].max() * 256 < 0.05
+    assert np.abs(difference[..., 2])[clear].max() < 1e-3
 
 
 @pytest.mark.slow
-def test_another_width_than_asked_for_is_refused(files: Path) -> None:
+def test_every_layer_is_located_once(files: Path) -> None:
+    """Lightning's layers in order; Thunder's file shares one operator between two heads."""
+    for name, shared_operators in (("plain_float32", 0), ("thunder_float32", 1)):
+        graph = read_graph(files / f"{name}.tflite")
+        network = import_movenet(files / f"{name}.tflite")
+        located = locate(graph, network)
+        assert set(located.convolutions) == set(network.conv_blocks())
+        assert len(located.additions) == 13 and len(located.resizes) == 3
+        operators = [o.index for found in (located.convolutions, located.additions, located.resizes) for o in found.values()]
+        assert len(operators) - len(set(operators)) == shared_operators
+        kinds = {"CONV_2D", "DEPTHWISE_CONV_2D", "RESIZE_BILINEAR"}
+        assert kinds <= {o.name for o in graph.operators}
+        assert {o.index for o in graph.operators if o.name in kinds} <= set(operators)
+
+
+@pytest.mark.slow
+def test_the_heatmap_head_alone_is_taken_where_it_is_asked_for(files: Path) -> None:
+    source = original(files, "thunder")
+    network = import_movenet(files / "thunder_float32.tflite", MoveNet(17, 1.75))
+    assert not network.four_heads
+    torch.testing.assert_close(outputs(network)[0], outputs(source)[2])
+
+
+@pytest.mark.slow
+def test_heads_without_a_decode_give_the_heatmaps(files: Path) -> None:
+    """And channels are read off the file, whatever they are."""
+    network, source = import_movenet(files / "raw_heads.tflite"), original(files, "raw_heads")
+    assert network.settings == {**source.settings, "heads": "heatmap"}
+    torch.testing.assert_close(outputs(network)[0], outputs(source)[2], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_another_network_than_asked_for_is_refused_at_its_first_layer(files: Path) -> None:
     path = str(files / "plain_float32.tflite")
-    with pytest.raises(HeatposeError, match=r"at stem, weights \(32, 3, 3, 3\) were expected, but the file has \(16, 3, 3, 3\); set model\.width=0\.35,"):
-        from_movenet(MoveNet(17, norm=False), COCO_17, path)
-    network = from_movenet(MoveNet(17, 0.35, norm=False), COCO_17, path)
-    torch.testing.assert_close(logits(network), logits(import_movenet(path)))
+    for wanted, message in (
+        (MoveNet(17, norm=False), r"at stem, weights \(32, 3, 3, 3\) were expected, but the file has \(16, 3, 3, 3\); set model\.width=0\.35, or"),
+        (MoveNet(17, 0.35, pyramid=(64, 32, 24, 32)), r"at pyramid step 2, pointwise, .*; set model\.pyramid=\[64,32,24,24\], or"),
+        (MoveNet(17, 0.35, last_channels=640), r"at last backbone convolution, .*; set model\.last_channels=1280, or"),
+        (MoveNet(17, 0.35, head_channels=64), r"at heatmap head, hidden, .*; set model\.head_channels=96, or"),
+        (MoveNet(17, 0.35, heads="all"), r"at centre head, .* only these heads: heatmap; set model\.heads=heatmap, or"),
+    ):
+        with pytest.raises(HeatposeError, match="is not the network that is asked for: " + message):
+            from_movenet(wanted, COCO_17, path)
+    network = from_movenet(MoveNet(17, 0.35), COCO_17, path)
+    torch.testing.assert_close(outputs(network)[0], outputs(import_movenet(path))[0])
+
+
+@pytest.mark.slow
+def test_other_keypoints_take_the_channels_of_every_head(files: Path) -> None:
+    chosen = replace(COCO_17, name="arms", keypoints=("right_wrist", "nose", "left_wrist"), sigmas=(0.1,) * 3, flip_pairs=(), edges=())
+    network = from_movenet(MoveNet(3, 1.75, heads="all"), chosen, str(files / "thunder_float32.tflite"))
+    whole = outputs(import_movenet(files / "thunder_float32.tflite"))
+    rows = [COCO_17.index(name) for name in chosen.keypoints]
+    pairs = [2 * row + axis for row in rows for axis in (0, 1)]
+    for found, want, channels in zip(outputs(network), whole, ([0], pairs, rows, pairs), strict=True):
+        torch.testing.assert_close(found, want[:, channels])
 
 
 def test_files_that_are_no_tflite_are_one_sentence(tmp_path: Path) -> None:
@@ -168,40 +184,3 @@ def test_files_that_are_no_tflite_are_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(HeatposeError, match=message) as caught:
             import_movenet(path)
         assert "\n" not in str(caught.value)
-
-
-@pytest.fixture(scope="module")
-def lightning(shared: Path) -> Path:
-    path = shared / "models" / "movenet_singlepose_lightning_int8_4.tflite"
-    if not path.is_file():
-        pytest.skip(f"{path} is not here")
-    return path
-
-
-def test_googles_file_is_lightning(lightning: Path) -> None:
-    network = import_movenet(lightning)
-    assert network.keypoints == 17 and network.settings["width"] == 1.0 and not network.settings["norm"]
-    assert network.settings["heads"] == "all" and len(network.conv_blocks()) == 65 + 9
-    heatmaps = import_movenet(lightning, MoveNet(17))
-    assert sum(p.numel() for p in heatmaps.parameters()) == 2_303_577
-    assert all(torch.equal(network.state_dict()[name], value) for name, value in heatmaps.state_dict().items())
-    assert all(torch.isfinite(p).all() for p in network.parameters())
-    assert all(block.conv.weight.abs().sum() > 0 for block in network.conv_blocks())
-
-
-def development_oks(shared: Path, network: MoveNet, skeleton: Skeleton) -> float:
-    people = CocoSource(eval_root=str(shared / "data" / "coco_val_dev")).evaluation(skeleton)
-    assert people is not None and len(people) == 470
-    loaded = LoadedCheckpoint(network, skeleton, Preprocessing(192), {})
-    return evaluate(TorchRunner(Path("memory"), loaded), people, skeleton, progress=False).oks
-
-
-@pytest.mark.slow
-def test_googles_network_scores_what_was_measured_before(shared: Path, lightning: Path) -> None:
-    assert development_oks(shared, import_movenet(lightning, MoveNet(17)), COCO_17) == pytest.approx(55.84, abs=0.15)
-
-
-@pytest.mark.slow
-def test_thirteen_keypoints_start_above_54_without_training(shared: Path, lightning: Path) -> None:
-    network = from_movenet(MoveNet(13, norm=False), ST_13, str(lightning))
-    assert development_oks(shared, network, ST_13) >= 54

@@ -43,8 +43,8 @@ _PADDINGS = {0: "SAME", 1: "VALID"}
 _ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH", 5: "SIGN_BIT"}
 
 
-def read_graph(path: str | Path) -> Graph:
-    """Reads a file's main subgraph; constants are views of the file's bytes.
+def read_graph(path: str | Path, complete: bool = True) -> Graph:
+    """Reads a file's main subgraph; constants are views of the file's bytes. `complete=False` lets missing constants through.
 
     Raises:
         HeatposeError: The file is missing, is no TFLite file, is truncated or corrupt, or holds constants
@@ -54,7 +54,7 @@ def read_graph(path: str | Path) -> Graph:
     if not path.is_file():
         raise HeatposeError(f"'{path}' does not exist or is no file; give the path of a TFLite model.")
     try:
-        return _parse(path.read_bytes())
+        return _parse(path.read_bytes(), complete)
     except OSError as error:
         raise HeatposeError(f"'{path}' cannot be read ({error.strerror}).") from error
     except _FormatError as error:
@@ -71,11 +71,11 @@ class _FormatError(Exception):
     """What is wrong with the file, as a clause without a full stop."""
 
 
-def _parse(content: bytes) -> Graph:
+def _parse(content: bytes, complete: bool = True) -> Graph:
     """Reads the main subgraph; raises many kinds of errors, which `read_graph` turns into one."""
     if len(content) < 8 or content[4:8] != IDENTIFIER:
         raise _FormatError(f"the file identifier {IDENTIFIER.decode()} is missing")
-    return _Reader(content).graph()
+    return _Reader(content).graph(complete)
 
 
 class _Reader:
@@ -94,7 +94,7 @@ class _Reader:
         self.model = tflite.Model.GetRootAs(content)
         self.elements = MAX_ELEMENTS
 
-    def graph(self) -> Graph:
+    def graph(self, complete: bool) -> Graph:
         """The main subgraph, checked."""
         if self.model.Version() != 3:
             raise _FormatError(f"schema version {self.model.Version()} instead of 3")
@@ -110,7 +110,8 @@ class _Reader:
         description = self.text(self.model, self.model.Description, 10)
         graph = Graph(tensors, operators, inputs, outputs, description, self.model.Version())
         variable = {i for i in range(len(tensors)) if main.Tensors(i).IsVariable()}
-        _check_order(graph, variable)
+        missing = set(range(len(tensors))).difference(*(o.outputs for o in operators))
+        _check_order(graph, variable if complete else variable | missing)
         return graph
 
     def tensor(self, index: int, table: Any) -> Tensor:

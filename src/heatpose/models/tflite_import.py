@@ -36,7 +36,7 @@ def import_movenet(path: str | Path, like: MoveNet | None = None) -> MoveNet:
     Raises:
         HeatposeError: Not a TFLite file, not this graph, or not what is wanted: the message names the first layer that does not fit.
     """
-    graph, file = read_graph(path), f"'{path}'"
+    graph, file = read_graph(path, complete=False), f"'{path}'"
     _check_normalisation(graph, file)
     own = _own_network(graph, file)
     if like is None:

@@ -120,7 +120,7 @@ class _Walk:
         for name, head in network.heads().items():
             if name not in found:
                 known = ", ".join(found) or "none"
-                raise self.fail(f"{name} head", f"depthwise, 1x1 and 1x1 convolution are expected, but of its heads the file tells {known}")
+                raise self.fail(f"{name} head", f"a depthwise, a 1x1 and a 1x1 convolution are expected, but the graph tells only these heads: {known}")
             self.head(name, found[name], [head.depthwise, head.hidden, head.output])
 
     def head(self, name: str, chain: Chain, blocks: list[ConvBlock]) -> None:
