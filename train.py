@@ -24,6 +24,7 @@ def train(config: DictConfig) -> float | None:
     skeleton, preprocessing, source = build.build_inputs(config)
     source.prepare()
     module = build.build_module(config, build.build_network(config, skeleton), skeleton, preprocessing, source)
+    build.check_budget(config, module.network, preprocessing)
     data = build.build_data(config, source, skeleton, preprocessing)
     folder = run_folder(config)
     last = training.open_run(folder, build.run_identity(config), config.resume)

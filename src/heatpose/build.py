@@ -16,6 +16,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import heatpose.sweep  # noqa: F401  (registers the resolver that the configuration uses)
 from heatpose.data.datamodule import PoseData
 from heatpose.data.sources import Source, from_description
+from heatpose.deploy.budget import tell_expected
+from heatpose.deploy.folder import write_hand_off
+from heatpose.deploy.targets import Target
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import load_checkpoint
 from heatpose.models.movenet import MoveNet
@@ -128,5 +131,29 @@ def finish(config: DictConfig, checkpoint: Path, source: Source) -> float | None
     result = steps.export(
         checkpoint, source, name=config.run, exports=Path(config.exports), quant=instantiate(config.quant), config=plain(config), score=config.evaluate
     )
+    hand_over(config, result.folder)
     steps.require_passed(result)
     return steps.float_oks(result)
+
+
+def target_of(config: DictConfig) -> Target | None:
+    """The board that the run is for, if it names one (conf/target)."""
+    return None if config.get("target") is None else instantiate(config.target)
+
+
+def check_budget(config: DictConfig, network: MoveNet, preprocessing: Preprocessing) -> None:
+    """Prints what the network is expected to take on the run's board; nothing where the run names none.
+
+    Raises:
+        HeatposeError: It cannot fit.
+    """
+    target = target_of(config)
+    if target is not None and target.estimator is not None:
+        tell_expected(network, preprocessing.size, target)
+
+
+def hand_over(config: DictConfig, bundle: Path) -> None:
+    """Writes the hand-off of a finished bundle for the run's board. A rejected artefact is left to the gates' own sentence."""
+    target = target_of(config)
+    if target is not None and not list(bundle.glob(f"*_{target.artefact}.rejected.tflite")):
+        print(f"{write_hand_off(bundle, target).folder} is ready for {target.board}.")

@@ -38,13 +38,15 @@ def inspect(
 
 def estimate(model: Model, target: TargetChoice, profile: Profile = None, json_out: JsonOut = None) -> None:
     """Estimate RAM, flash and time on a board, before any tool is installed."""
-    from heatpose.deploy.show import estimate_table
+    from heatpose.deploy.show import estimate_lines, estimate_table
     from heatpose.deploy.target_files import load_target
     from heatpose.present import show
 
     board = load_target(target)
     expected = _estimate(model, board, profile)
     show(estimate_table(expected, board))
+    for line in estimate_lines(expected):
+        typer.echo(line)
     write_json(json_out, expected.to_json())
 
 
@@ -152,10 +154,12 @@ def _built(hand_off: HandOff, tool: Path | None, board: str | None, time_limit: 
 def _finish(outcome: Outcome, hand_off: HandOff, json_out: Path | None) -> None:
     """Shows an outcome and writes it; a failure ends the command with its sentence."""
     from heatpose.deploy.folder import LOG
-    from heatpose.deploy.show import outcome_table
+    from heatpose.deploy.show import outcome_lines, outcome_table
     from heatpose.present import show
 
     show(outcome_table(outcome))
+    for line in outcome_lines(outcome):
+        typer.echo(line)
     write_json(json_out, outcome.to_json())
     if outcome.failure is not None:
         raise HeatposeError(f"{outcome.failure.sentence.removesuffix('.')} (log: '{hand_off.folder / LOG}').")

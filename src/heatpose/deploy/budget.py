@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heatpose.deploy.estimate import Estimate, Interval, estimate
+from heatpose.deploy.estimate import Estimate, estimate
 from heatpose.deploy.targets import Target
 from heatpose.errors import HeatposeError
 
@@ -35,13 +35,25 @@ def check_budget(expected: Estimate, target: Target) -> list[str]:
     for what, unit, interval, limit in limits:
         if interval is None or limit is None or interval.high <= limit:
             continue
-        text = _sentence(what, unit, interval, limit)
-        (certain if interval.low > limit else possible).append(text)
+        numbers = f"{interval} {unit} expected, the budget is {limit:g} {unit}"
+        (certain if interval.low > limit else possible).append(f"{what}: {numbers}.")
     if certain:
         remedy = "choose a smaller resolution or width, or raise the budget in the target's YAML; target=null trains without this check"
         raise HeatposeError(f"The network will not fit {target.name}: {' '.join(certain)} To go on, {remedy}.")
     return possible
 
 
-def _sentence(what: str, unit: str, interval: Interval, limit: float) -> str:
-    return f"{what} is expected at {interval} {unit}, the budget is {limit:g} {unit}."
+def tell_expected(network: nn.Module, size: int, target: Target) -> None:
+    """Prints what a network is expected to take on a board, and what may exceed its budget.
+
+    Raises:
+        HeatposeError: As `check_budget`.
+    """
+    expected = network_estimate(network, size, target)
+    warnings = check_budget(expected, target)
+    parts = [f"{name} {interval} {unit}" for name, interval, unit in (("RAM", expected.ram_kib, "KiB"), ("flash", expected.flash_kib, "KiB"),
+                                                                    ("one inference", expected.ms, "ms")) if interval is not None]  # fmt: skip
+    beyond = " (an extrapolation: `heatpose estimate` says why)" if expected.extrapolates else ""
+    print(f"Expected on {target.board}: {', '.join(parts)}{beyond}.")
+    for warning in warnings:
+        print(f"warning: this may not fit: {warning}")

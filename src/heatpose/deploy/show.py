@@ -17,16 +17,20 @@ KIB = 1024
 
 def estimate_table(expected: Estimate, target: Target) -> Table:
     """RAM, flash and time with their intervals, the budget beside them."""
-    table = Table(title=f"estimate for {target.board} (profile {expected.profile}: {expected.based_on})")
+    table = Table(title=f"estimate for {target.board}", title_justify="left")
     for heading in ("quantity", "expected", "interval", "budget"):
         table.add_column(heading, justify="left" if heading == "quantity" else "right")
     rows = (("RAM, KiB", expected.ram_kib, target.budget.ram_kib), ("flash, KiB", expected.flash_kib, target.budget.flash_kib),
             ("one inference, ms", expected.ms, target.budget.ms))  # fmt: skip
     for name, interval, limit in rows:
         table.add_row(name, *_cells(interval), "-" if limit is None else f"{limit:g}")
-    lines = [*(f"Extrapolation: {text}" for text in expected.outside), *expected.notes]
-    table.caption = "\n".join(lines)
     return table
+
+
+def estimate_lines(expected: Estimate) -> list[str]:
+    """What belongs to the numbers: where they come from, and where they do not reach."""
+    source = f"Profile {expected.profile}, fitted on published rows of {expected.based_on}; the interval is the largest error of a row that was left out."
+    return [source, *(f"Extrapolation: {text}" for text in expected.outside), *expected.notes]
 
 
 def _cells(interval: Interval | None) -> tuple[str, str]:
@@ -39,7 +43,7 @@ def _cells(interval: Interval | None) -> tuple[str, str]:
 def outcome_table(outcome: Outcome) -> Table:
     """What a run came to."""
     facts = outcome.facts
-    table = Table(title=f"{outcome.target}: {outcome.status}", show_header=False)
+    table = Table(title=f"{outcome.target}: {outcome.status}", show_header=False, title_justify="left")
     sizes = (("RAM on chip", facts.ram_internal), ("RAM external", facts.ram_external), ("flash, weights", facts.flash),
              ("flash, runtime", facts.runtime_flash), ("RAM, runtime", facts.runtime_ram))  # fmt: skip
     for name, count in sizes:
@@ -56,8 +60,12 @@ def outcome_table(outcome: Outcome) -> Table:
     for name, text in (("tool", facts.tool_version), ("NPU compiler", facts.compiler_version)):
         if text is not None:
             table.add_row(name, text)
-    table.caption = "\n".join([*outcome.over_budget, *outcome.warnings])
     return table
+
+
+def outcome_lines(outcome: Outcome) -> list[str]:
+    """What belongs to the numbers."""
+    return [*outcome.over_budget, *(f"warning: {text}" for text in outcome.warnings)]
 
 
 def hand_off_lines(hand_off: HandOff, command: str | None, findings: Sequence[Finding]) -> list[str]:
