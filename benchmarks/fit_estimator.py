@@ -35,6 +35,10 @@ from heatpose.models.movenet import MoveNet
 FOLDER = Path(__file__).parents[1] / "src/heatpose/deploy"
 Array = NDArray[np.float64]
 TIME = ("weights", "traffic", "macs", "resized", "softmax", "inference")
+OPERATORS = (
+    "CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "RESIZE_BILINEAR", "QUANTIZE", "DEQUANTIZE", "LOGISTIC", "SOFTMAX", "FULLY_CONNECTED", "MEAN", "RESHAPE", "PAD",
+)  # fmt: skip
+"""What the N6's published networks are made of."""
 ROUNDED = 0.25
 """Percent: sizes are published as rounded MiB, 5 KiB of 2304 apart. Rows of one size of weights say nothing about others."""
 RANGE = ("weights", "traffic", "macs", "resized", "softmax")
@@ -182,6 +186,7 @@ def n6_profile(rows: Sequence[Row], core: str, ms: dict[str, Any], ram: Sequence
         "target": "stm32n6", "granularity": "int8_pc", "based_on": f"STM32N6570-DK, ST Edge AI Core {core}", "ms": ms,
         "ram_kib": size(rows, "ram_kib", ram, "peak"), "flash_kib": size(rows, "flash_kib", flash, "weights"),
         "ranges": {"ms": ranges(rows, RANGE), "memory": ranges(pose, ("weights", "largest"))}, "rows": [row.name for row in rows], "notes": notes,
+        "operators": list(OPERATORS),
     }  # fmt: skip
 
 

@@ -165,6 +165,15 @@ def test_float_files_are_outside(tflite_files: dict[str, Path]) -> None:
     assert any("not quantised" in text for text in estimate(read_graph(tflite_files["float32"]), N6).outside)
 
 
+def test_operators_that_no_row_has_are_named(shared: Path) -> None:
+    path = shared / "models/movenet_singlepose_lightning_int8_4.tflite"
+    if not path.is_file():
+        pytest.skip("the MoveNet file is not there")
+    decoded = estimate(read_graph(path), N6)
+    assert any("ARG_MAX" in text and "GATHER_ND" in text for text in decoded.outside) and decoded.ms and decoded.ms.high >= 1.25 * decoded.ms.value
+    assert not estimate(read_graph(path), MP2).extrapolates  # there, networks with a decode are among the rows
+
+
 def test_mp2_takes_the_profile_of_the_files_granularity(tflite_files: dict[str, Path]) -> None:
     assert estimate(read_graph(tflite_files["int8_pt"]), MP2).profile == "mp257_npu"
     channel = estimate(read_graph(tflite_files["int8_pc"]), MP2)

@@ -100,6 +100,8 @@ def estimate(graph: Graph, target: Target, profile: str | None = None) -> Estima
     name, notes = _profile_for(graph, target, profile)
     chosen, features = profiles()[name], features_of(graph)
     time, memory = _outside(chosen, features, "ms"), _outside(chosen, features, "memory")
+    if new := sorted({operator.name for operator in graph.operators} - set(chosen.get("operators", [operator.name for operator in graph.operators]))):
+        time.append(f"No published network of the profile has {', '.join(new)}; the time of these operators is not known.")
     if not any(tensor.quantization is not None for tensor in graph.tensors):
         time, memory = [*time, _FLOAT], [*memory, _FLOAT]
     return Estimate(
