@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from heatpose.models.decode import DecodedMoveNet, decode_maps
+from heatpose.models.decode import DecodedMoveNet, decode_maps, decode_margins
 from heatpose.models.movenet import MoveNet, PoseMaps
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
@@ -132,3 +132,19 @@ def test_other_number_formats_decode(dtype: torch.dtype) -> None:
     assert found.shape == (2, 3, 3) and found.isfinite().all()
     if dtype == torch.float64:
         np.testing.assert_allclose(found.numpy(), decoded(maps), atol=1e-5)
+
+
+def test_margins_are_leads_of_the_two_searches() -> None:
+    for seed in range(5):
+        maps = random_maps(3, 4, 7, 9, seed)
+        found = decode_margins(PoseMaps(*(torch.from_numpy(m) for m in maps))).numpy()
+        for b in range(3):
+            centre, regression, heatmaps = (m[b] for m in maps[:3])
+            cells = [(v, u) for v in range(7) for u in range(9)]
+            people = sorted((float(sigmoid(centre[0, v, u])) / (math.hypot(v - 3.5, u - 4.5) + 1.8), v, u) for v, u in cells)
+            _, cv, cu = people[-1]
+            for k in range(4):
+                y, x = cv + float(regression[2 * k, cv, cu]), cu + float(regression[2 * k + 1, cv, cu])
+                scores = sorted(float(sigmoid(heatmaps[k, v, u])) / (math.hypot(v - y, u - x) + 1.8) for v, u in cells)
+                leads = [1 - scores[-2] / scores[-1], 1 - people[-2][0] / people[-1][0]]
+                assert found[b, k] == pytest.approx(min(leads), abs=1e-5)
