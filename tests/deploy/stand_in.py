@@ -104,6 +104,8 @@ def generate(options: argparse.Namespace) -> None:
         if os.fork() == 0:
             time.sleep(600)
         time.sleep(600)
+    if MODE == "leaves_child" and os.fork() == 0:  # something of it lives on and holds the output open
+        time.sleep(600)
     if MODE == "asks":
         say("Overwrite existing files? [y/n]", end=" ")
         time.sleep(600)

@@ -7,15 +7,19 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import report_forms as forms
 
 from heatpose.deploy.build import build
+from heatpose.deploy.diagnosis import diagnose
 from heatpose.deploy.folder import HandOff, write_hand_off
 from heatpose.deploy.outcome import Outcome
+from heatpose.deploy.process import Ended
 from heatpose.deploy.target_files import load_target
+from heatpose.deploy.targets import Budget
 from heatpose.errors import HeatposeError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
@@ -120,6 +124,12 @@ def test_what_a_hanging_tool_has_started_ends_with_it(n6: HandOff, install: Inst
     assert _standing_in() <= before
 
 
+def test_what_lives_on_after_the_tool_is_not_waited_for(n6: HandOff, install: Install) -> None:
+    before, start = _standing_in(), time.monotonic()
+    assert build(n6, explicit=install(mode="leaves_child"), time_limit_s=300).status == "built"
+    assert time.monotonic() - start < 60 and _standing_in() <= before
+
+
 def _standing_in() -> set[str]:
     """Process numbers of stand-ins, where the system lists them."""
     found = set()
@@ -166,10 +176,6 @@ def test_a_missing_npu_compiler_is_a_warning(n6: HandOff, install: Install) -> N
 
 
 def test_a_build_over_the_budget_says_so(bundle: Path, install: Install) -> None:
-    from dataclasses import replace
-
-    from heatpose.deploy.targets import Budget
-
     target = replace(load_target("stm32n6"), budget=Budget(ram_kib=1000, flash_kib=2000, ms=10))
     outcome = build(write_hand_off(bundle, target), explicit=install(), board="serial:921600")
     assert [text.split()[0] for text in outcome.over_budget] == ["RAM", "Weights", "One"]
@@ -179,6 +185,30 @@ def test_a_folder_with_an_accent_is_no_obstacle(bundle: Path, install: Install) 
     odd = bundle.with_name("piñata")
     bundle.rename(odd)
     assert build(write_hand_off(odd, load_target("stm32n6")), explicit=install()).status == "built"
+
+
+def test_a_model_with_an_accent_gets_a_plain_name(bundle: Path, install: Install) -> None:
+    (bundle / "pose_64_int8_pc.tflite").rename(bundle / "mañana_int8_pc.tflite")
+    hand_off = write_hand_off(bundle, load_target("stm32n6"))
+    assert hand_off.model_name == "ma_ana_int8_pc.tflite" and build(hand_off, explicit=install()).status == "built"
+
+
+def test_without_a_profile_the_network_is_built_for_the_processor(bundle: Path, install: Install) -> None:
+    outcome = build(write_hand_off(bundle, replace(load_target("stm32n6"), npu=None)), explicit=install())
+    assert outcome.status == "built" and outcome.facts.epochs_hw is None and outcome.facts.flash == 492504
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("terminate called after throwing an instance of 'std::range_error'\n  what():  wstring_convert::from_bytes\n", "plain ASCII"),
+        ("E102(CliArgumentError): Validation on host is not supported for devices based on Arm Cortex M55/M85 core.\n", "--board serial:921600"),
+        ("E801(HwIOError): No NBG (.nb) file detected… use 'generate' before 'validate'\n", "no .nb file"),
+        ("PASS:   0%|  | 0/103\r\nE010(InvalidModelError): whatever\n", "no valid model"),
+    ],
+)
+def test_texts_that_a_hand_off_should_not_meet(text: str, words: str) -> None:
+    assert words in diagnose(Ended(255, 1.0, text), "x").sentence
 
 
 def test_a_temporary_folder_with_an_accent_is_refused(n6: HandOff, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

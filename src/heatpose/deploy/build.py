@@ -90,7 +90,7 @@ class _Run:
         arguments = generate_arguments(target, self.hand_off.model_name)
         ended = self.call(arguments)
         files = self.made()
-        product, found = product_of(self.tool, self.hand_off.model.stem, files)
+        product, found = product_of(self.tool, self.hand_off.stem, files)
         facts, warnings = collect(files)
         version = self.installation.version_text
         facts = merged([facts, replace(facts, tool_version=version)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -49,9 +50,19 @@ class HandOff:
     command: tuple[str, ...] | None
 
     @property
+    def stem(self) -> str:
+        """Of the model's file name in the folder: plain ASCII, for ST's compiler, and without the mark of a rejected file."""
+        return plain_stem(self.model)
+
+    @property
     def model_name(self) -> str:
-        """The model's file name in the folder: without the mark of a rejected file, which tools would take for a part of its name."""
-        return f"{self.model.stem}.tflite"
+        """The model's file name in the folder."""
+        return f"{self.stem}.tflite"
+
+
+def plain_stem(model: DeployModel) -> str:
+    """A model's name in letters, digits and `_.-`."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", model.stem)
 
 
 def write_hand_off(bundle: Path, target: Target, *, allow_rejected: bool = False) -> HandOff:
@@ -61,8 +72,7 @@ def write_hand_off(bundle: Path, target: Target, *, allow_rejected: bool = False
         HeatposeError: As `choose_model`, or the folder cannot be written.
     """
     model = choose_model(bundle, target, allow_rejected=allow_rejected)
-    stem = f"{model.stem}.tflite"
-    command = None if target.tool is None else tuple(generate_arguments(target, stem))
+    command = None if target.tool is None else tuple(generate_arguments(target, f"{plain_stem(model)}.tflite"))
     hand_off = HandOff(bundle / target.name, target, model, command)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=bundle) as temporary:

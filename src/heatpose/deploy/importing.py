@@ -67,13 +67,13 @@ def _outcome(hand_off: HandOff, source: Path, files: Sequence[Path]) -> Outcome:
     target = hand_off.target
     facts, warnings = collect(files)
     facts = merged([facts, *_cloud(files)])
-    product, found = (None, None) if target.tool is None else product_of(target.tool, hand_off.model.stem, files)
+    product, found = (None, None) if target.tool is None else product_of(target.tool, hand_off.stem, files)
     if facts == Facts() and found is None:
         wanted = "a c_info json, a report" + ("" if product is None else f" or {product}")
         raise HeatposeError(f"'{source}' holds no result of ST Edge AI Core: {wanted} is what is looked for.")
-    if facts.model is not None and _plain(facts.model) != _plain(hand_off.model.stem):
+    if facts.model is not None and _plain(facts.model) != _plain(hand_off.stem):
         raise HeatposeError(
-            f"'{source}' is the result of '{facts.model}', but the bundle's model for {target.name} is '{hand_off.model.stem}'; "
+            f"'{source}' is the result of '{facts.model}', but the bundle's model for {target.name} is '{hand_off.stem}'; "
             "import it into the bundle that it was built from."
         )
     if facts.model is None:

@@ -62,7 +62,7 @@ def run_process(command: Sequence[str], folder: Path, *, time_limit_s: float, lo
     reader.start()
     _answer(child)
     try:
-        content, in_time = _collect(chunks, start + time_limit_s, log, progress)
+        content, in_time = _collect(child, chunks, start + time_limit_s, log, progress)
         status = _status(child, start + time_limit_s) if in_time else None
     finally:
         _end(child)
@@ -86,13 +86,17 @@ def _read(child: subprocess.Popen[bytes], chunks: queue.Queue[bytes]) -> None:
     chunks.put(b"")
 
 
-def _collect(chunks: queue.Queue[bytes], deadline: float, log: Path | None, progress: Progress | None) -> tuple[bytes, bool]:
-    """All output until its end, and whether that came in time."""
+def _collect(
+    child: subprocess.Popen[bytes], chunks: queue.Queue[bytes], deadline: float, log: Path | None, progress: Progress | None
+) -> tuple[bytes, bool]:
+    """All output until its end, and whether that came in time. A process that outlives the program may hold the output open."""
     content, shown = b"", 0
     while (left := deadline - time.monotonic()) > 0:
         try:
             chunk = chunks.get(timeout=min(left, 1.0))
         except queue.Empty:
+            if child.poll() is not None:
+                return content, True
             continue
         if not chunk:
             return content, True

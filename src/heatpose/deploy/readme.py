@@ -106,7 +106,7 @@ def _linux(target: Target, model_name: str) -> str:
         run = f"python3 {folder}/pose_app.py {folder}/{stem}.nb --camera 0"
     lines += [
         f"    ssh root@<board> {run}", "",
-        "The board needs X-LINUX-AI with its Python package `stai_mpu`, numpy and Pillow, and OpenCV for the camera.",
+        "The board needs X-LINUX-AI with Python 3.10 or newer and its package `stai_mpu`, numpy and Pillow, and OpenCV for the camera.",
         "Time and use of the units: `x-linux-ai-benchmark -m <model>` on the board. The same program tries the model on a PC:", "",
         f"    python3 pose_app.py {model_name} photo.jpg --out poses",
     ]  # fmt: skip
