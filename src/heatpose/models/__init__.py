@@ -2,8 +2,11 @@
 
 layers.py         convolution with TensorFlow's SAME padding, norm and activation in one block
 mobilenetv2.py    the backbone, any width multiplier
-movenet.py        backbone + FPN + heatmap head: `MoveNet`
-tflite_import.py  weights out of Google's MoveNet TFLite files
+movenet.py        backbone + FPN + one head or four: `MoveNet`
+decode.py         MoveNet's own decode of four heads, also as part of an exported graph
+tflite_heads.py   which convolutions of a TFLite graph are which head
+tflite_walk.py    where each layer of a network is in a TFLite graph: `locate`
+tflite_import.py  weights out of MoveNet TFLite files: `locate`, then copy
 initial.py        initial weights: ImageNet, a checkpoint, MoveNet
 checkpoint.py     what a checkpoint says about itself, read without running code from it
 """
