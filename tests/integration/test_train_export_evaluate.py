@@ -77,7 +77,7 @@ def test_one_table_tells_everything(trained: Trained) -> None:
 
 
 def test_the_bundle_is_whole_and_its_hashes_are_true(trained: Trained) -> None:
-    found = {path.name for path in trained.bundle.iterdir()}
+    found = {path.name for path in trained.bundle.iterdir() if path.is_file()}
     assert {*MODELS, "metrics.json", "calibration.json", "README.md", "manifest.json"} <= found
     manifest = trained.read("manifest.json")
     files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
@@ -88,6 +88,13 @@ def test_the_bundle_is_whole_and_its_hashes_are_true(trained: Trained) -> None:
     assert manifest["config"]["trainer"]["max_epochs"] == 1 and manifest["config"]["quant"]["limits"]["drop_pc"] == 1000
     assert manifest["provenance"]["checkpoint"] == "best.ckpt"
     assert not [path.name for path in trained.bundle.parent.iterdir() if path.name != "quickstart"]  # nothing temporary
+
+
+def test_the_board_of_the_run_is_told_and_handed_over(trained: Trained) -> None:
+    assert "Expected on STM32N6570-DK" in trained.out and "stm32n6 is ready" in trained.out
+    record = json.loads((trained.bundle / "stm32n6/deploy.json").read_text())
+    assert record["model_sha256"] == trained.read("manifest.json")["files"][f"{MODEL}_int8_pc.tflite"]["sha256"]
+    assert (trained.bundle / "stm32n6/run.sh").is_file()
 
 
 def test_the_bundles_scores_are_measured_again(trained: Trained) -> None:
