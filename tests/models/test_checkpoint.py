@@ -45,6 +45,20 @@ def test_comes_back_as_it_was(path: Path, network: MoveNet) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["a.ckpt"]  # nothing half-written beside it
 
 
+def test_a_description_that_knows_of_no_heads_is_one_of_heatmaps(path: Path, network: MoveNet) -> None:
+    """Checkpoints from before there were four."""
+    loaded = load_checkpoint(rewritten(path, lambda c: c[KEY]["network"].pop("heads")))
+    assert loaded.network.settings == network.settings and not loaded.network.four_heads
+
+
+def test_four_heads_come_back(tmp_path: Path) -> None:
+    network = MoveNet(13, 0.35, heads="all")
+    save_checkpoint(tmp_path / "four.ckpt", network, ST_13, Preprocessing(64))
+    loaded = load_checkpoint(tmp_path / "four.ckpt")
+    assert loaded.network.four_heads and loaded.network.settings == network.settings
+    assert all(torch.equal(a, b) for a, b in zip(loaded.network.state_dict().values(), network.state_dict().values(), strict=True))
+
+
 def test_a_failed_save_keeps_the_old_file(path: Path, network: MoveNet, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
 

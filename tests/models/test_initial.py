@@ -70,6 +70,25 @@ def test_a_keypoint_the_network_does_not_know_starts_at_random() -> None:
     assert bias is not None and bias[1].item() == pytest.approx(-4.6)  # of a fresh network
 
 
+@pytest.mark.parametrize("norm", [True, False])
+def test_vectors_go_along_in_pairs(norm: bool) -> None:
+    torch.manual_seed(0)
+    network = MoveNet(17, 0.35, norm=norm, heads="all")
+    with torch.no_grad():
+        for head in network.heads().values():
+            head.output.conv.weight.normal_(std=0.3)
+    mapped = map_keypoints(network, COCO_17, ST_13)
+    with torch.inference_mode():
+        before, after = network.eval()(IMAGES), mapped.eval()(IMAGES)
+    rows = [COCO_17.index("nose" if name == "head" else name) for name in ST_13.keypoints]
+    pairs = [2 * row + axis for row in rows for axis in (0, 1)]
+    assert mapped.settings == {**network.settings, "keypoints": 13}
+    torch.testing.assert_close(after.centre, before.centre)
+    torch.testing.assert_close(after.heatmaps, before.heatmaps[:, rows])
+    torch.testing.assert_close(after.regression, before.regression[:, pairs])
+    torch.testing.assert_close(after.offset, before.offset[:, pairs])
+
+
 def test_the_same_keypoints_need_no_mapping() -> None:
     network = distinct(17, norm=True)
     assert map_keypoints(network, COCO_17, replace(COCO_17, name="mine", edges=())) is network
@@ -148,6 +167,7 @@ def test_a_checkpoint_is_taken_as_it_is(tmp_path: Path) -> None:
     for wanted, skeleton, message in (
         (MoveNet(17, 0.35), COCO_17, "has 13 keypoints"),
         (MoveNet(13, 0.5), ST_13, r"has width 0\.35, but model\.width is 0\.5; set model\.width=0\.35"),
+        (MoveNet(13, 0.35, heads="all"), ST_13, r"has heads heatmap, but model\.heads is all; set model\.heads=heatmap"),
     ):
         with pytest.raises(HeatposeError, match=message):
             from_checkpoint(wanted, skeleton, str(path))

@@ -9,8 +9,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from heatpose.errors import HeatposeError
 from heatpose.models.layers import ConvBlock
-from heatpose.models.movenet import STRIDE, MoveNet, PyramidStep
+from heatpose.models.movenet import STRIDE, MoveNet, PoseMaps, PyramidStep
 
 
 @pytest.mark.parametrize("width", [0.35, 0.5, 1.0])
@@ -73,6 +74,44 @@ def test_settings_build_the_same_network_again(norm: bool) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(again.eval()(image), network.eval()(image))
     assert again.settings == network.settings
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_four_heads_share_everything_before_them(norm: bool) -> None:
+    network = MoveNet(5, 0.35, norm=norm, heads="all").eval()
+    images = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        maps = network(images)
+        features = network.features(images)
+        for name, head in network.heads().items():
+            torch.testing.assert_close(getattr(maps, "heatmaps" if name == "heatmap" else name), head(features))
+    assert isinstance(maps, PoseMaps) and [m.shape for m in maps] == [(2, c, 16, 24) for c in (1, 10, 5, 10)]
+    assert len(network.conv_blocks()) == 65 + 9 and network.four_heads
+
+
+def test_the_further_heads_change_nothing_about_the_first() -> None:
+    """Names and first weights are those of the network with one head: its checkpoints go on being read."""
+    torch.manual_seed(3)
+    alone = MoveNet(5, 0.35)
+    torch.manual_seed(3)
+    state = MoveNet(5, 0.35, heads="all").state_dict()
+    assert all(torch.equal(state[name], value) for name, value in alone.state_dict().items())
+    assert {name.partition(".")[0] for name in set(state) - set(alone.state_dict())} == {"centre", "regression", "offset"}
+    assert not alone.four_heads and list(alone.heads()) == ["heatmap"]
+
+
+def test_vectors_start_near_nothing_and_scores_near_a_hundredth() -> None:
+    torch.manual_seed(0)
+    network = MoveNet(5, 0.35, heads="all").train()
+    with torch.no_grad():
+        maps = network(torch.rand(4, 3, 64, 64) * 2 - 1)
+    assert 0.002 < maps.centre.sigmoid().median() < 0.05
+    assert maps.offset.abs().median() < 1 and maps.regression.abs().median() < 1
+
+
+def test_other_heads_are_refused() -> None:
+    with pytest.raises(HeatposeError, match="heads 'centre' is unknown; choose heads=heatmap or heads=all"):
+        MoveNet(5, 0.35, heads="centre")  # type: ignore[arg-type]
 
 
 def upsampled(x: NDArray[np.float64]) -> NDArray[np.float64]:
