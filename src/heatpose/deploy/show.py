@@ -29,7 +29,8 @@ def estimate_table(expected: Estimate, target: Target) -> Table:
 
 def estimate_lines(expected: Estimate) -> list[str]:
     """What belongs to the numbers: where they come from, and where they do not reach."""
-    source = f"Profile {expected.profile}, fitted on published rows of {expected.based_on}; the interval is the largest error of a row that was left out."
+    source = f"Profile {expected.profile}, fitted on published rows of {expected.based_on}; the interval is the largest error of a row that was left out"
+    source += ", wider where it extrapolates." if expected.extrapolates else "."
     return [source, *(f"Extrapolation: {text}" for text in expected.outside), *expected.notes]
 
 
