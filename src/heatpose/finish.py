@@ -12,14 +12,14 @@ from rich.console import Console
 from heatpose.data.sources import Source
 from heatpose.errors import HeatposeError
 from heatpose.evaluate import evaluate
-from heatpose.export.bundle import FORMS, BundleResult, export_bundle
+from heatpose.export.bundle import FORMS, RECOVERY, BundleResult, export_bundle
 from heatpose.export.gates import GateLimits
-from heatpose.export.inspection import Artefact
+from heatpose.export.inspection import Artefact, Output
 from heatpose.export.result import print_table
-from heatpose.export.tflite import Output
 from heatpose.models.checkpoint import LoadedCheckpoint, load_checkpoint
 from heatpose.models.decode import PoseForm
 from heatpose.present import report_table, show
+from heatpose.quantize.settings import Recovery
 from heatpose.runners.torch_runner import TorchRunner
 
 
@@ -35,6 +35,7 @@ class QuantSettings:
             (1, 1, K, 3) y, x, score.
         calibration_images: How many training images set the activation ranges.
         calibration_seed: Of their choice.
+        recovery: Per int8 form: how post-training quantisation is helped.
         limits: Of the gates.
     """
 
@@ -44,6 +45,7 @@ class QuantSettings:
     pose: PoseForm = "xy"
     calibration_images: int = 128
     calibration_seed: int = 0
+    recovery: Mapping[str, Recovery] = field(default_factory=lambda: dict(RECOVERY))
     limits: GateLimits = field(default_factory=GateLimits)
 
     def __post_init__(self) -> None:
@@ -95,7 +97,7 @@ def export(
         network=loaded.network, skeleton=loaded.skeleton, preprocessing=loaded.preprocessing, name=name, model_name=_model_name(loaded, name), out=exports,
         calibration_people=source.training(loaded.skeleton), evaluation_people=source.evaluation(loaded.skeleton) if score else None,
         config=config, provenance={"checkpoint": path.name, **loaded.metadata}, forms=tuple(quant.forms), output=quant.output, sigmoid=quant.sigmoid,
-        limits=quant.limits, calibration_count=quant.calibration_images, seed=quant.calibration_seed, pose=quant.pose, console=console,
+        limits=quant.limits, calibration_count=quant.calibration_images, recovery=quant.recovery, seed=quant.calibration_seed, pose=quant.pose, console=console,
     )  # fmt: skip
     print_table(result, console)
     return result

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from heatpose.errors import HeatposeError
 from heatpose.export import convert as module
 from heatpose.export.convert import convert
-from heatpose.export.tflite import to_tflite
-from heatpose.preprocessing import Preprocessing
 
 StandIn = Callable[[str], None]
 
@@ -43,33 +39,21 @@ def onnx(tmp_path: Path) -> Path:
     return path
 
 
-def run(onnx: Path, on_step: Callable[[str], None] = lambda step: None) -> dict[str, bytes]:
-    calibration = np.zeros((1, 64, 64, 3), np.uint8)
-    return convert(  # type: ignore[return-value]
-        onnx,
-        forms=("float32", "int8_pt"),
-        calibration=calibration,
-        preprocessing=Preprocessing(64),
-        on_step=on_step,
-    )
+def run(onnx: Path, on_step: Callable[[str], None] = lambda step: None) -> bytes:
+    return convert(onnx, on_step=on_step)
 
 
 def left_behind(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.name not in ("net.onnx", "stand_in", "seen"))
 
 
-def test_the_child_gets_the_request_and_its_files_come_back(
+def test_the_child_gets_the_network_and_its_file_comes_back(
     tmp_path: Path, onnx: Path, stand_in: StandIn
 ) -> None:
-    stand_in(
-        f'echo "$@ $CUDA_VISIBLE_DEVICES" > {tmp_path}/seen; cat request.json >> {tmp_path}/seen; ls calibration.npy >> {tmp_path}/seen\n'
-        "cat network.onnx - > float32.tflite; echo other > int8_pt.tflite; echo step one; echo noise; echo step two"
-    )  # fmt: skip
+    stand_in(f'echo "$@ $CUDA_VISIBLE_DEVICES" > {tmp_path}/seen; cat network.onnx - > network.tflite; echo step one; echo noise; echo step two')
     steps: list[str] = []
-    assert run(onnx, steps.append) == {"float32": b"a network", "int8_pt": b"other\n"}
-    seen = (tmp_path / "seen").read_text(encoding="utf-8")
-    assert seen.startswith("-m heatpose.export.convert -1")  # no GPU
-    assert '"int8_pt"' in seen and '"size": 64' in seen and "calibration.npy" in seen
+    assert run(onnx, steps.append) == b"a network"
+    assert (tmp_path / "seen").read_text(encoding="utf-8") == "-m heatpose.export.convert -1\n"  # no GPU
     assert steps == ["one", "two"]
     assert left_behind(tmp_path) == []
 
@@ -111,15 +95,3 @@ def test_missing_tools_are_named(onnx: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnx2tf" else name)
     with pytest.raises(HeatposeError, match=r"needs onnx2tf: install heatpose\[export\]"):
         run(onnx)
-
-
-@pytest.mark.parametrize("images", [None, np.zeros((0, 64, 64, 3), np.uint8)])
-def test_int8_needs_calibration_images(tmp_path: Path, images: np.ndarray | None) -> None:
-    with pytest.raises(HeatposeError, match="needs calibration images"):
-        to_tflite(tmp_path, form="int8_pc", calibration=images, preprocessing=Preprocessing(64))
-
-
-def test_unpinned_calibration_images_are_refused(tmp_path: Path) -> None:
-    dull = np.full((2, 64, 64, 3), 100, np.uint8)
-    with pytest.raises(HeatposeError, match=re.escape("no 0 or no 255")):
-        to_tflite(tmp_path, form="int8_pt", calibration=dull, preprocessing=Preprocessing(64))

@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from heatpose.export.onnx import INPUT, OUTPUT, export_onnx
-from heatpose.export.tflite import onnx_to_saved_model, to_tflite
+from heatpose.export.tflite import onnx_to_saved_model
 from heatpose.models.layers import ConvBlock
 from heatpose.models.movenet import MoveNet, PoseMaps
-from heatpose.preprocessing import Preprocessing
 
 SIZE = 64
 
@@ -61,8 +60,13 @@ def plain(folder: Path) -> None:
     onnx_to_saved_model(folder / "plain.onnx", folder / "plain")
     images = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
     for form in ("float32", "int8_pc", "int8_pt"):
-        content = to_tflite(folder / "plain", form=form, calibration=images, preprocessing=Preprocessing(SIZE))
-        (folder / f"plain_{form}.tflite").write_bytes(content)
+        made = converter(folder / "plain")
+        if form != "float32":
+            made.optimizations, made.representative_dataset = [tf.lite.Optimize.DEFAULT], lambda: ([image[None] / np.float32(127.5) - 1] for image in images)
+            made.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            made.inference_input_type, made.inference_output_type = tf.uint8, tf.float32
+            made._experimental_disable_per_channel = form == "int8_pt"
+        (folder / f"plain_{form}.tflite").write_bytes(made.convert())
     half = converter(folder / "plain")
     half.optimizations = [tf.lite.Optimize.DEFAULT]
     half.target_spec.supported_types = [tf.float16]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,11 @@ from heatpose.evaluate import paired_difference
 from heatpose.export.card import model_card
 from heatpose.export.convert import convert
 from heatpose.export.gates import GateLimits, drop_json
-from heatpose.export.inspection import Artefact
+from heatpose.export.inspection import Artefact, Output
 from heatpose.export.manifest import FORMAT, data_entry, file_table, sha256, surroundings, write_json
 from heatpose.export.onnx import export_onnx
 from heatpose.export.proof import ONNX, TORCH, Proof, Prover
 from heatpose.export.result import BundleResult, Steps, rows_of
-from heatpose.export.tflite import Output
 from heatpose.preprocessing import Preprocessing
 from heatpose.quantize.calibration import (
     calibration_images,
@@ -29,6 +28,7 @@ from heatpose.quantize.calibration import (
     choose_calibration,
     shared_images,
 )
+from heatpose.quantize.settings import Recovery
 from heatpose.reference import OutputForm
 from heatpose.reference.comparison import Comparison, compare
 from heatpose.runners.manifest import MANIFEST
@@ -61,6 +61,7 @@ class BundleJob:
     provenance: Mapping[str, Any]
     calibration_count: int
     seed: int
+    recovery: Mapping[str, Recovery]
     pose: PoseForm = "xy"
 
     @property
@@ -111,16 +112,27 @@ class Assembly:
             export_onnx(job.network, job.preprocessing.size, onnx, sigmoid=job.sigmoid, pose=job.pose)
         if not job.forms:
             return {}
-        with self.steps.step("tflite", f"ONNX to TFLite ({', '.join(job.forms)})") as update:
-            made = convert(
-                onnx, forms=job.forms, calibration=images, preprocessing=job.preprocessing, output=job.output,
-                on_step=update,
-            )  # fmt: skip
-        files = {}
-        for form, content in made.items():
-            files[form] = self.folder / f"{job.stem}_{form}.tflite"
-            files[form].write_bytes(content)
+        files = {form: self.folder / f"{job.stem}_{form}.tflite" for form in job.forms}
+        whole = self.folder / f"{job.stem}_float32.tflite"
+        with self.steps.step("tflite", "ONNX to TFLite") as update:
+            whole.write_bytes(convert(onnx, on_step=update))
+        for form in job.forms:
+            if form != "float32":
+                with self.steps.step(form, f"Quantisation ({form})"):
+                    files[form].write_bytes(self._quantise(whole, form, images))
+        if whole not in files.values():
+            whole.unlink()
         return files
+
+    def _quantise(self, whole: Path, form: Artefact, images: NDArray[np.uint8]) -> bytes:
+        # Imported here: torch takes seconds, and the command line imports this module.
+        from heatpose.export.int8 import write_int8
+        from heatpose.quantize.recovery import plan_int8
+
+        job = self.job
+        recovery = job.recovery[form]
+        plan = plan_int8(job.network, images, job.preprocessing, per_channel=form == "int8_pc", recovery=recovery)
+        return write_int8(whole, plan, output=job.output)
 
     def _prove(self, files: Mapping[Artefact, Path], images: NDArray[np.uint8]) -> Iterator[Proof]:
         job = self.job
@@ -155,7 +167,8 @@ class Assembly:
             "format": FORMAT, "name": job.name, "model": job.model_name, "resolution": job.preprocessing.size,
             **known,
             "network": dict(job.network.settings), "forms": list(job.forms), "output": job.output,
-            "sigmoid": job.sigmoid, "pose": job.pose if job.network.four_heads else None, "passed": result.passed,
+            "sigmoid": job.sigmoid, "recovery": {f: asdict(job.recovery[f]) for f in job.forms if f in job.recovery},
+            "pose": job.pose if job.network.four_heads else None, "passed": result.passed,
             "files": file_table(self.folder), "gates": list(result.gates),
             "calibration": {
                 "images": images, "seed": job.seed, "sha256": sha256(self.folder / CALIBRATION),

@@ -13,10 +13,10 @@ from heatpose.errors import HeatposeError
 from heatpose.export.assembly import Assembly, BundleJob
 from heatpose.export.convert import check_installed
 from heatpose.export.gates import GateLimits
-from heatpose.export.inspection import Artefact
+from heatpose.export.inspection import Artefact, Output
 from heatpose.export.result import BundleResult, Row, Steps, print_table
-from heatpose.export.tflite import Output
 from heatpose.preprocessing import Preprocessing
+from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, Recovery
 from heatpose.runners.manifest import MANIFEST
 from heatpose.skeleton import Skeleton
 
@@ -30,13 +30,15 @@ __all__ = ["FORMS", "BundleResult", "Row", "export_bundle", "print_table"]
 
 FORMS: tuple[Artefact, ...] = ("float32", "int8_pc", "int8_pt")
 DEFAULT_LIMITS = GateLimits()
+RECOVERY: Mapping[str, Recovery] = {"int8_pc": PER_CHANNEL, "int8_pt": PER_TENSOR}
 
 
 def export_bundle(
     *, network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, name: str, model_name: str, out: Path,
     calibration_people: Sequence[Person], evaluation_people: Sequence[Person] | None, config: Mapping[str, Any],
     provenance: Mapping[str, Any], forms: Sequence[Artefact] = FORMS, output: Output = "float32", sigmoid: bool = True,
-    limits: GateLimits = DEFAULT_LIMITS, calibration_count: int = 128, seed: int = 0, pose: PoseForm = "xy", console: Console | None = None,
+    limits: GateLimits = DEFAULT_LIMITS, calibration_count: int = 128, seed: int = 0, pose: PoseForm = "xy",
+    recovery: Mapping[str, Recovery] = RECOVERY, console: Console | None = None,
 ) -> BundleResult:  # fmt: skip
     """Exports, proves and scores a network; replaces an older bundle of that name once the new one is whole.
 
@@ -59,6 +61,7 @@ def export_bundle(
         calibration_count: Calibration images.
         seed: Of their choice.
         pose: Output of files that decode inside: "xy" or Google's "yx".
+        recovery: Per int8 form: how post-training quantisation is helped.
         console: Where progress is shown.
 
     Returns:
@@ -71,7 +74,7 @@ def export_bundle(
     """
     job = BundleJob(
         network, skeleton, preprocessing, name, model_name, Path(out), calibration_people, evaluation_people,
-        tuple(forms), output, sigmoid, limits, config, provenance, calibration_count, seed, pose,
+        tuple(forms), output, sigmoid, limits, config, provenance, calibration_count, seed, recovery, pose,
     )  # fmt: skip
     _check(job)
     job.out.mkdir(parents=True, exist_ok=True)
@@ -117,6 +120,8 @@ def _check(job: BundleJob) -> None:
     check_place(job.out, job.name, job.model_name)
     if unknown := [form for form in job.forms if form not in FORMS]:
         raise HeatposeError(f"TFLite form {unknown} is unknown; choose among {', '.join(FORMS)}.")
+    if lacking := [form for form in job.forms if form != "float32" and form not in job.recovery]:
+        raise HeatposeError(f"quant.recovery says nothing about {', '.join(lacking)}; give it an entry of that name.")
     if len(job.skeleton) != job.network.keypoints:
         raise HeatposeError(
             f"The network has {job.network.keypoints} heatmaps, but skeleton '{job.skeleton.name}' has "

@@ -1,55 +1,37 @@
 """ONNX -> TFLite in a process of its own: a crash of the converter is one sentence, and nothing leaks.
 
-The two sides share a folder: the parent writes `request.json`, `network.onnx` and `calibration.npy`; the
-child (`python -m heatpose.export.convert`, working in the folder) writes `<form>.tflite` files. The child's
-standard output carries one line per step, its standard error everything that the tools print.
+The two sides share a folder: the parent writes `network.onnx`; the child (`python -m heatpose.export.convert`,
+working in the folder) writes `network.tflite`. The child's standard output carries one line per step, its
+standard error everything that the tools print.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from heatpose.errors import HeatposeError
-from heatpose.export.inspection import Artefact
-from heatpose.export.tflite import Output, onnx_to_saved_model, to_tflite
-from heatpose.preprocessing import Preprocessing
+from heatpose.export.tflite import onnx_to_saved_model, to_tflite
 
-_REQUEST, _NETWORK, _CALIBRATION = "request.json", "network.onnx", "calibration.npy"
+_NETWORK, _RESULT = "network.onnx", "network.tflite"
 _STEP, _ERROR = "step ", "error "
 
 
-def convert(
-    onnx: Path,
-    *,
-    forms: Sequence[Artefact],
-    calibration: NDArray[np.uint8] | None,
-    preprocessing: Preprocessing,
-    output: Output = "float32",
-    on_step: Callable[[str], None] = lambda step: None,
-) -> dict[Artefact, bytes]:
-    """Converts an ONNX file into TFLite files.
+def convert(onnx: Path, *, on_step: Callable[[str], None] = lambda step: None) -> bytes:
+    """Converts an ONNX file into a float32 TFLite file; `int8.write_int8` makes the int8 files out of that.
 
     Args:
         onnx: A file of `onnx.export_onnx`.
-        forms: Which files to make.
-        calibration: u8[N, S, S, 3] of `calibration_images`; only the int8 forms need it.
-        preprocessing: How bytes become the network's input.
-        output: Type of the heatmaps of the int8 forms.
         on_step: Is told what is being done.
 
     Returns:
-        The files' bytes, in the order of `forms`.
+        The file's bytes.
 
     Raises:
         HeatposeError: The tools are not installed, or the conversion failed; the message names the kept log.
@@ -57,13 +39,9 @@ def convert(
     check_installed()
     with tempfile.TemporaryDirectory(prefix="heatpose_convert_") as temporary:
         folder = Path(temporary)
-        request = {"forms": list(forms), "preprocessing": preprocessing.to_dict(), "output": output}
-        (folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
         shutil.copy(onnx, folder / _NETWORK)
-        if calibration is not None:
-            np.save(folder / _CALIBRATION, calibration)
         _run_child(folder, on_step)
-        return {form: _result(folder, form).read_bytes() for form in forms}
+        return (folder / _RESULT).read_bytes()
 
 
 def check_installed() -> None:
@@ -136,10 +114,6 @@ def _keep(log: Path) -> Path:
     return Path(kept)
 
 
-def _result(folder: Path, form: str) -> Path:
-    return folder / f"{form}.tflite"
-
-
 def main() -> int:
     """The child: converts what the request in the working directory asks for. Returns the exit status."""
     # The tools print to standard output; here it belongs to the steps, so theirs goes to the log.
@@ -154,21 +128,10 @@ def main() -> int:
 
 
 def _convert_here(folder: Path, on_step: Callable[[str], None]) -> None:
-    request = json.loads((folder / _REQUEST).read_text(encoding="utf-8"))
-    calibration = np.load(folder / _CALIBRATION) if (folder / _CALIBRATION).is_file() else None
     on_step("ONNX to SavedModel")
-    saved_model = folder / "saved_model"
-    onnx_to_saved_model(folder / _NETWORK, saved_model)
-    for form in request["forms"]:
-        on_step(f"SavedModel to {form}")
-        content = to_tflite(
-            saved_model,
-            form=form,
-            calibration=calibration,
-            preprocessing=Preprocessing(**request["preprocessing"]),
-            output=request["output"],
-        )
-        _result(folder, form).write_bytes(content)
+    onnx_to_saved_model(folder / _NETWORK, folder / "saved_model")
+    on_step("SavedModel to TFLite")
+    (folder / _RESULT).write_bytes(to_tflite(folder / "saved_model"))
 
 
 if __name__ == "__main__":

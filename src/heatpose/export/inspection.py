@@ -19,6 +19,7 @@ from heatpose.preprocessing import Preprocessing
 
 Granularity = Literal["per_channel", "per_tensor", "float"]
 Artefact = Literal["float32", "int8_pc", "int8_pt"]
+Output = Literal["float32", "int8"]  # of the heatmaps of an int8 file
 
 # Rules that gate 1 does not let pass, whatever their severity in a file from elsewhere.
 _GATED_ALWAYS = {"pad_operator", "transpose_operator", "custom_operator"}

@@ -17,6 +17,7 @@ from heatpose.codec import DECODES, decode
 
 Maps = NDArray[np.float32]
 
+_HALF_CELL = 2.0  # input pixels
 _RESOLVED = 7.0
 """Logits beyond +-7 are taken as +-7: a float32 probability of 0.999 still tells logits apart by 1e-4, one of
 0.99999 no longer does."""
@@ -133,6 +134,23 @@ def pixel_drift(reference: Maps, found: Maps, *, size: int, names: Sequence[str]
     changed = pose_distance(reference, found, size, "argmax") > 0
     per_keypoint = {name: _quantiles(distance[:, k]) for k, name in enumerate(names)}
     return PixelDrift(**_quantiles(distance), moved=100 * float(changed.mean()), per_keypoint=per_keypoint)
+
+
+def pose_drift(reference: Maps, found: Maps, *, size: int, names: Sequence[str]) -> PixelDrift:
+    """The same for files that decode inside.
+
+    Args:
+        reference: f32[N, K, 3] the network's poses, x and y as fractions of the input.
+        found: f32[N, K, 3] the file's.
+        size: Side S of the input.
+        names: K keypoint names.
+
+    Returns:
+        `moved` counts keypoints that moved by more than half a cell, for these poses lie within cells.
+    """
+    distance: Maps = size * np.sqrt(((reference - found)[..., :2] ** 2).sum(-1))
+    per_keypoint = {name: _quantiles(distance[:, k]) for k, name in enumerate(names)}
+    return PixelDrift(**_quantiles(distance), moved=100 * float((distance > _HALF_CELL).mean()), per_keypoint=per_keypoint)
 
 
 def _quantiles(distance: Maps) -> dict[str, float]:

@@ -25,9 +25,8 @@ from heatpose.export.gates import (
     float_gate,
     not_scored,
 )
-from heatpose.export.inspection import Artefact
-from heatpose.export.parity import Maps, float_parity, pixel_drift, sigmoid
-from heatpose.export.tflite import Output
+from heatpose.export.inspection import Artefact, Output
+from heatpose.export.parity import Maps, float_parity, pixel_drift, pose_drift, sigmoid
 from heatpose.preprocessing import Preprocessing
 from heatpose.runners import PoseRunner, open_runner
 from heatpose.skeleton import Skeleton
@@ -124,9 +123,10 @@ class Prover:
     def prove_tflite(self, form: Artefact, path: Path) -> Proof:
         """Puts a TFLite file through the gates, scores and times it."""
         operators = expected_operators(self.network, form, sigmoid=self.sigmoid and not self.network.four_heads, output=self.output)
-        if self.network.four_heads:
+        decoded = self.network.four_heads
+        if decoded:
             operators = with_decode(operators, self.network.keypoints, self.pose)
-        first = flatbuffer_gate(path, form, self.preprocessing, operators)
+        first = flatbuffer_gate(path, form, self.preprocessing, operators, decoded=decoded)
         runner = open_runner(path)
         if form == "float32":
             return self._proof(form, path, (first, self._float_gate(form, runner)), runner)
@@ -153,6 +153,10 @@ class Prover:
         return float_gate(artefact, parity, self.limits)
 
     def _drift_gate(self, artefact: str, runner: PoseRunner) -> GateResult:
+        if self.network.four_heads:
+            found = runner.predict(self.images)
+            moved = pose_drift(self._poses.poses, found, size=self.preprocessing.size, names=self.skeleton.keypoints)
+            return drift_gate(artefact, moved, self.limits)
         reference = sigmoid(self._logits) if self.sigmoid else self._logits
         found = _heatmaps(runner, self.images)
         names = self.skeleton.keypoints

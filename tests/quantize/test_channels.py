@@ -1,0 +1,43 @@
+"""Channel groups: complete, and scaling or shifting one changes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor
+
+from heatpose.models.movenet import MoveNet
+from heatpose.quantize.channels import bias_of, channel_groups, quantised_modules
+from tests.quantize.conftest import maps, troubled
+
+
+@pytest.mark.parametrize("heads", ["heatmap", "all"])
+def test_every_layer_writes_one_group_and_reads_one(heads: str) -> None:
+    network = MoveNet(5, 0.5, norm=False, heads=heads)
+    groups = channel_groups(network)
+    blocks = network.conv_blocks()
+    last = {id(head.output) for head in network.heads().values()}
+    written, read = (Counter(id(layer) for g in groups for layer in getattr(g, kind)) for kind in ("producers", "consumers"))
+    assert written == Counter(id(b) for b in blocks if id(b) not in last)
+    assert read == Counter(id(b) for b in blocks if b is not network.backbone.features[0])
+    stored = {id(m) for m in quantised_modules(network).values()}
+    assert {id(m) for g in groups for m in g.tensors} | last == stored
+
+
+@pytest.mark.parametrize("heads", ["heatmap", "all"])
+def test_scaling_leaves_the_network_alone(heads: str, inputs: Tensor) -> None:
+    network = troubled(heads)
+    before = maps(network, inputs)
+    for group in channel_groups(network):
+        if not group.clipped:
+            group.scale(torch.exp(torch.randn(len(bias_of(group.producers[0])))))
+    after = maps(network, inputs)
+    assert float((after - before).abs().max()) <= 1e-4 * float(before.abs().max())
+
+
+def test_what_is_stored_is_every_convolution_and_addition() -> None:
+    names = list(quantised_modules(MoveNet(17, norm=False)))
+    assert len(names) == 44 + 21 + 13  # as in the published graph
+    assert sum(name.endswith("add") for name in names) == 13
