@@ -10,7 +10,9 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from heatpose import training
@@ -278,3 +280,16 @@ def test_callbacks_get_the_runs_folder_and_nulls_are_left_out(tmp_path: Path) ->
     assert checkpoint.dirpath == str(tmp_path / "checkpoints")
     assert not training.callbacks_of({"ema": None}, tmp_path)
     assert isinstance(training.callbacks_of({"ema": EMAWeightAveraging()}, tmp_path)[0], EMAWeightAveraging)
+
+
+def test_averaged_weights_keep_the_norms_own_statistics(tiny_run: Any) -> None:
+    """Averaged, they would remember their first values for long, which drown the variances of quiet layers."""
+    averaging = instantiate(OmegaConf.load(Path(__file__).parents[1] / "conf" / "callbacks" / "default.yaml").ema)
+    trainer = tiny_run.trainer(1)
+    trainer.callbacks = [averaging, *(c for c in trainer.callbacks if not isinstance(c, EMAWeightAveraging))]
+    training.fit(tiny_run.module(), tiny_run.data(), trainer, None)
+    saved = torch.load(tiny_run.folder / "checkpoints" / "last.ckpt", weights_only=True)
+    averaged, current = saved["state_dict"], saved["current_model_state"]
+    statistics = [name for name in averaged if "running_" in name]
+    assert len(statistics) > 100 and all(torch.equal(averaged[name], current[name]) for name in statistics)
+    assert not torch.equal(averaged["network.head.output.conv.weight"], current["network.head.output.conv.weight"])
