@@ -49,14 +49,6 @@ def test_training_refuses(place: Any, overrides: list[str], words: list[str]) ->
     assert place.left() == before
 
 
-def test_a_failing_member_of_a_sweep_stops_no_other(place: Any) -> None:
-    few = "data.module.held_out=1.0e-9"  # nobody is left to choose the checkpoint on
-    ran = place.run("train", "-m", *place.tiny, "evaluate=false", "export=false", "trainer.max_epochs=0", "resolution=64,100", few)
-    errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
-    assert ran.status == 1 and len(errors) == 3 and "2 of the sweep's runs failed" in errors[-1] and "Traceback" not in ran.err
-    assert "held out" in errors[0] and "multiple of 32" in errors[1]
-
-
 def test_a_broken_training_image_ends_the_run_with_its_name(place: Any) -> None:
     """Also where a process of the data loader meets it."""
     copy = _damaged(place, "train")
