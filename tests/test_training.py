@@ -176,7 +176,7 @@ def test_a_run_without_checkpoint_callback_is_one_sentence(tiny_run: Any) -> Non
 
 def test_too_little_data_is_one_sentence(tiny_run: Any) -> None:
     with pytest.raises(HeatposeError, match="too few"):
-        training.fit(tiny_run.module(), tiny_run.data(held_out=0.0), tiny_run.trainer(1), None)
+        training.fit(tiny_run.module(), tiny_run.data(held_out=1e-6), tiny_run.trainer(1), None)
 
 
 def test_the_initial_checkpoint_holds_the_first_weights(tiny_run: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,6 +100,8 @@ class Place:
     def start(self, entry: str, *overrides: str) -> subprocess.Popen[bytes]:
         """Starts `train` or `export` as the head of a group of processes, silent."""
         silent = subprocess.DEVNULL
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a test run in the background ignores Ctrl-C, and its children would with it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(
             self.command(entry, *overrides), cwd=self.folder, env=environment(), start_new_session=True, stdin=silent, stdout=silent, stderr=silent
         )
