@@ -243,6 +243,7 @@ REFUSALS: dict[str, Refusal] = {
     "no name for a bundle": lambda case: {"name": "../elsewhere"},
     "no model name for a bundle": lambda case: {"model_name": ""},
     "form .* is unknown": lambda case: {"forms": ("int4",)},
+    "has no int8 output": lambda case: {"network": MoveNet(13, width=0.35, heads="all"), "output": "int8"},
     "13 heatmaps, but skeleton": lambda case: {"skeleton": COCO_17},
 }
 

@@ -127,6 +127,8 @@ def _check(job: BundleJob) -> None:
             f"The network has {job.network.keypoints} heatmaps, but skeleton '{job.skeleton.name}' has "
             f"{len(job.skeleton)} keypoints; choose the skeleton it was trained with."
         )
+    if job.network.four_heads and job.output == "int8":  # said here, before a minute of conversion
+        raise HeatposeError("A network whose decode is in the graph has no int8 output; choose quant.output=float32.")
     check_tools(job.forms)
 
 
