@@ -1,8 +1,10 @@
-"""What several test modules share: rendered people, and a small checkpoint that knows where they are."""
+"""What several test modules share: rendered people, a small checkpoint that knows where they are, the command line."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from heatpose.cli import main
 from heatpose.data.sources import CocoSource, SyntheticSource
 from heatpose.data.synthetic import SyntheticSettings, build_synthetic
 from heatpose.preprocessing import Preprocessing
@@ -158,3 +161,30 @@ def fitted(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Fi
     with (run.folder / "csv" / "metrics.csv").open() as table:
         result.logged = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(table)]
     return result
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One call: exit status and what came out."""
+
+    status: int
+    out: str
+    err: str
+
+
+Heatpose = Callable[..., Ran]
+
+
+@pytest.fixture
+def heatpose(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Heatpose:
+    """Calls the command in this process, as its console script does."""
+
+    def call(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["heatpose", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        return Ran(code if isinstance(code, int) else 0, *capfd.readouterr())
+
+    return call

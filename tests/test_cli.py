@@ -7,7 +7,6 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,42 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heatpose.cli import main
 from heatpose.export.onnx import export_onnx
 from heatpose.models.checkpoint import load_checkpoint
 from heatpose.skeleton import ST_13
+from tests.conftest import Heatpose, Ran
 
 REPOSITORY = Path(__file__).parents[1]
 COMMANDS = ("evaluate", "compare", "inspect", "predict", "data", "estimate", "deploy")
 HEAVY = ("torch", "torchvision", "lightning", "tensorflow", "onnx", "onnxruntime", "ai_edge_litert", "pycocotools", "matplotlib", "PIL")
 KINDS = ("ckpt", "onnx", "tflite")
-
-
-@dataclass(frozen=True)
-class Ran:
-    """One call: exit status and what came out."""
-
-    status: int
-    out: str
-    err: str
-
-
-Heatpose = Callable[..., Ran]
-
-
-@pytest.fixture
-def heatpose(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Heatpose:
-    """Calls the command in this process, as its console script does."""
-
-    def call(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["heatpose", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        code = ended.value.code
-        return Ran(code if isinstance(code, int) else 0, *capfd.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="session")

@@ -5,40 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import report_forms as forms
 
-from heatpose.cli import main
 from heatpose.deploy.target_files import built_in
+from tests.conftest import Heatpose, Ran
 
 Install = Callable[..., Path]
-
-
-@dataclass(frozen=True)
-class Ran:
-    status: int
-    out: str
-    err: str
-
-
-Heatpose = Callable[..., Ran]
-
-
-@pytest.fixture
-def heatpose(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Heatpose:
-    """Calls the command in this process, as its console script does."""
-
-    def call(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["heatpose", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Ran(ended.value.code if isinstance(ended.value.code, int) else 0, *capfd.readouterr())
-
-    return call
 
 
 def _refused(ran: Ran, *words: str) -> None:
