@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from heatpose.callbacks import PredictionGrid
 from heatpose.data.sources import CocoSource, SyntheticSource
 from heatpose.errors import HeatposeError
 from heatpose.evaluate import evaluate
+from heatpose.export.inspection import inspect_onnx
 from heatpose.losses import GaussianMSE, SpatialCrossEntropy
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
 from heatpose.models.movenet import MoveNet
@@ -151,6 +153,21 @@ def test_an_export_takes_the_data_that_the_checkpoint_names(
         build.source_for(config)
 
 
+@pytest.mark.parametrize("wanted", ["null", "transposed"])
+def test_an_export_can_change_the_upsampling(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    pytest.importorskip("onnx", reason="the export extra is not installed")
+    overrides = [f"checkpoint={tiny_checkpoint}", "name=changed", f"exports={tmp_path}", "evaluate=false", "quant.forms=[]", f"quant.upsample={wanted}"]
+    config = composed(monkeypatch, "export", *overrides)
+    build.finish(config, tiny_checkpoint, build.source_for(config))
+    manifest = json.loads((tmp_path / "changed/manifest.json").read_text(encoding="utf-8"))
+    operators = inspect_onnx(next((tmp_path / "changed").glob("*.onnx"))).operators
+    changed = wanted == "transposed"
+    assert manifest["network"]["upsample"] == ("transposed" if changed else "bilinear")
+    assert (operators.get("ConvTranspose", 0), operators.get("Resize", 0)) == ((3, 0) if changed else (0, 3))
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
@@ -158,6 +175,7 @@ def test_an_export_takes_the_data_that_the_checkpoint_names(
         (["quant.calibration_images=many"], "sets no activation range"),
         (["quant.forms=[int4]"], "int4"),
         (["quant.output=int4"], "int4"),
+        (["quant.upsample=cubic"], "quant.upsample=cubic is unknown; choose one of bilinear, nearest, transposed"),
         (["name=a/b"], "'a/b' is no name for a bundle"),
         (["model_name=a/b"], "'a/b' is no model name"),
     ],

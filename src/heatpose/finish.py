@@ -18,6 +18,8 @@ from heatpose.export.inspection import Artefact, Output
 from heatpose.export.result import print_table
 from heatpose.models.checkpoint import LoadedCheckpoint, load_checkpoint
 from heatpose.models.decode import PoseForm
+from heatpose.models.movenet import with_upsampling
+from heatpose.models.upsample import Upsampling
 from heatpose.present import report_table, show
 from heatpose.quantize.settings import Recovery
 from heatpose.runners.torch_runner import TorchRunner
@@ -33,6 +35,7 @@ class QuantSettings:
         sigmoid: Ends the files in a sigmoid; else they give logits.
         pose: Output of the files of a network with four heads, which decode inside: "xy" for (1, K * 3) x, y, score; "yx" for Google's
             (1, 1, K, 3) y, x, score.
+        upsample: Exports with this way of upsampling ("bilinear", "nearest", "transposed"), whatever the network was trained with; None keeps its own.
         calibration_images: How many training images set the activation ranges.
         calibration_seed: Of their choice.
         recovery: Per int8 form: how post-training quantisation is helped.
@@ -43,6 +46,7 @@ class QuantSettings:
     output: Output = "float32"
     sigmoid: bool = True
     pose: PoseForm = "xy"
+    upsample: Upsampling | None = None
     calibration_images: int = 128
     calibration_seed: int = 0
     recovery: Mapping[str, Recovery] = field(default_factory=lambda: dict(RECOVERY))
@@ -57,6 +61,8 @@ class QuantSettings:
             raise HeatposeError(f"quant.output={self.output} is unknown; choose one of {', '.join(get_args(Output))}.")
         if self.pose not in get_args(PoseForm):
             raise HeatposeError(f"quant.pose={self.pose} is unknown; choose one of {', '.join(get_args(PoseForm))}.")
+        if self.upsample not in (None, *get_args(Upsampling)):
+            raise HeatposeError(f"quant.upsample={self.upsample} is unknown; choose one of {', '.join(get_args(Upsampling))}, or null for the network's own.")
 
 
 def score(path: Path, source: Source) -> float | None:
@@ -92,9 +98,10 @@ def export(
         HeatposeError: As `export_bundle`.
     """
     loaded = load_checkpoint(path)
+    network = with_upsampling(loaded.network, quant.upsample or loaded.network.settings["upsample"])
     console = Console()
     result = export_bundle(
-        network=loaded.network, skeleton=loaded.skeleton, preprocessing=loaded.preprocessing, name=name, model_name=_model_name(loaded, name), out=exports,
+        network=network, skeleton=loaded.skeleton, preprocessing=loaded.preprocessing, name=name, model_name=_model_name(loaded, name), out=exports,
         calibration_people=source.training(loaded.skeleton), evaluation_people=source.evaluation(loaded.skeleton) if score else None,
         config=config, provenance={"checkpoint": path.name, **loaded.metadata}, forms=tuple(quant.forms), output=quant.output, sigmoid=quant.sigmoid,
         limits=quant.limits, calibration_count=quant.calibration_images, recovery=quant.recovery, seed=quant.calibration_seed, pose=quant.pose, console=console,

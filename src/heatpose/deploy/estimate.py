@@ -7,14 +7,15 @@ rows; `benchmarks/fit_estimator.py` writes it. An estimate is a sum of features 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from heatpose.deploy.features import Features, features_of
+from heatpose.deploy.features import RESIZES, Features, features_of
 from heatpose.deploy.targets import Target
+from heatpose.deploy.upsampling import as_bilinear
 from heatpose.errors import HeatposeError
 from heatpose.export.graph import Graph
 from heatpose.export.measures import weights
@@ -53,6 +54,7 @@ class Estimate:
         ms: One inference; None where nothing was published.
         ram_kib: RAM for activations, inputs and outputs.
         flash_kib: Weights.
+        saved_ms: What the same network with bilinear upsampling would take more; None for one that has it, and where resizes are in no published row.
         outside: Sentences: where the model is outside what the coefficients were fitted on.
         notes: Sentences: what else to know.
         features: What was counted.
@@ -64,6 +66,7 @@ class Estimate:
     ms: Interval | None
     ram_kib: Interval | None
     flash_kib: Interval | None
+    saved_ms: Interval | None
     outside: tuple[str, ...]
     notes: tuple[str, ...]
     features: Features
@@ -98,15 +101,18 @@ def estimate(graph: Graph, target: Target, profile: str | None = None) -> Estima
         HeatposeError: There is no such profile, or none for the target.
     """
     name, notes = _profile_for(graph, target, profile)
-    chosen, features = profiles()[name], features_of(graph)
+    chosen, features, unconfirmed = profiles()[name], features_of(graph), target.rules.unconfirmed
+    counts = (features, features_of(graph, hardware=unconfirmed))
     time, memory = _outside(chosen, features, "ms"), _outside(chosen, features, "memory")
     if new := sorted({operator.name for operator in graph.operators} - set(chosen.get("operators", [operator.name for operator in graph.operators]))):
         time.append(f"No published network of the profile has {', '.join(new)}; the time of these operators is not known.")
+    time += [_unconfirmed(name) for name in unconfirmed if any(operator.name == name for operator in graph.operators)]
     if not any(tensor.quantization is not None for tensor in graph.tensors):
         time, memory = [*time, _FLOAT], [*memory, _FLOAT]
     return Estimate(
-        target.name, name, chosen["based_on"], _time(chosen, features, bool(time)), _size(chosen, features, "ram_kib", bool(memory)),
-        _size(chosen, features, "flash_kib", bool(memory)), tuple(dict.fromkeys([*time, *memory])), (*notes, *chosen["notes"]), features,
+        target.name, name, chosen["based_on"], _time(chosen, counts, bool(time)), _size(chosen, features, "ram_kib", bool(memory)),
+        _size(chosen, features, "flash_kib", bool(memory)), _saved(chosen, graph, counts), tuple(dict.fromkeys([*time, *memory])),
+        (*notes, *_resizing(chosen, features), *chosen["notes"]), features,
     )  # fmt: skip
 
 
@@ -140,17 +146,45 @@ def _sum(coefficients: Mapping[str, float], features: Features) -> float:
     return sum(value * features.of(name) for name, value in coefficients.items())
 
 
-def _time(profile: Mapping[str, Any], features: Features, outside: bool) -> Interval | None:
-    """The interval spans every set of coefficients that explains the rows, and the largest error of a row that was left out."""
+def _time(profile: Mapping[str, Any], counts: Sequence[Features], outside: bool) -> Interval | None:
+    """The interval spans every set of coefficients that explains the rows, unconfirmed operators on either side, and the largest error of a row left out."""
     fitted = profile.get("ms")
     if fitted is None:
         return None
-    value = _sum(fitted["coefficients"], features)
-    values = [value, *(_sum(alternative, features) for alternative in fitted.get("alternatives", []))]
+    values = [_sum(coefficients, features) for features in counts for coefficients in _explanations(fitted)]
     error = fitted.get("interval_percent", fitted["left_out_max_percent"]) / 100
     if outside:
         error = max(error, _OUTSIDE)
-    return Interval(value, min(values) * (1 - error), max(values) * (1 + error))
+    return Interval(values[0], min(values) * (1 - error), max(values) * (1 + error))
+
+
+def _explanations(fitted: Mapping[str, Any]) -> list[Mapping[str, float]]:
+    return [fitted["coefficients"], *fitted.get("alternatives", [])]
+
+
+def _saved(profile: Mapping[str, Any], graph: Graph, counts: Sequence[Features]) -> Interval | None:
+    """Differences between two sums: what is wrong with both of them falls out, so that the interval is that of the explanations alone."""
+    bilinear = as_bilinear(graph)
+    if bilinear is None or "resized" not in profile["ms"]["coefficients"]:
+        return None
+    before = features_of(bilinear)
+    saved = [_sum(coefficients, before) - _sum(coefficients, after) for after in counts for coefficients in _explanations(profile["ms"])]
+    return Interval(saved[0], min(saved), max(saved))
+
+
+def _resizing(profile: Mapping[str, Any], features: Features) -> Iterator[str]:
+    """What the processor's resizes are of the time."""
+    if features.resized and "resized" in profile["ms"]["coefficients"]:
+        value, *others = (coefficients["resized"] * features.resized for coefficients in _explanations(profile["ms"]))
+        span = f" (up to {max(others):.1f}, see below)" if others else ""
+        yield f"Of this, {value:.1f} ms{span} are resizes on the processor; docs/stm32.md has variants of the graph without them."
+
+
+def _unconfirmed(operator: str) -> str:
+    taken = "the value takes it for the processor's, the low end for hardware" if operator in RESIZES else (
+        "the interval takes it for hardware; on the processor it would take longer than that"
+    )
+    return f"Whether {operator} runs in hardware is not known: {taken}."
 
 
 def _size(profile: Mapping[str, Any], features: Features, what: str, outside: bool) -> Interval | None:

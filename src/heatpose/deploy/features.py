@@ -6,6 +6,7 @@ Counted as in section "estimates" of docs/stm32.md: time on the N6 is dominated 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 from heatpose.export.graph import ABSENT, Graph, Operator
@@ -52,18 +53,24 @@ class Features:
         return float(asdict(self)[name])
 
 
-def features_of(graph: Graph) -> Features:
-    """Reads a graph: of a TFLite file, or one that a network will have."""
+def features_of(graph: Graph, hardware: Collection[str] = ()) -> Features:
+    """Reads a graph: of a TFLite file, or one that a network will have.
+
+    Args:
+        graph: What is counted.
+        hardware: Operators that are taken for hardware ones, whatever is usual.
+    """
+    resizes, software = ([name for name in names if name not in hardware] for names in (RESIZES, _SOFTWARE))
     side = max((graph.tensors[i].shape[1] for i in graph.inputs if len(graph.tensors[i].shape) == 4), default=0)
     total, even = macs(graph), side > 0 and side & (side - 1) == 0
     integers = (t for t in graph.tensors if t.data is None and not t.dtype.startswith("float"))
     return Features(
         weights=weights_bytes(graph),
-        traffic=sum(_traffic(graph, operator) for operator in graph.operators if operator.name not in _SOFTWARE),
+        traffic=sum(_traffic(graph, operator) for operator in graph.operators if operator.name not in software),
         macs=total,
         macs_power_of_two=total if even else 0,
         macs_other=0 if even else total,
-        resized=sum(_written(graph, operator) for operator in graph.operators if operator.name in RESIZES),
+        resized=sum(_written(graph, operator) for operator in graph.operators if operator.name in resizes),
         softmax=sum(_written(graph, operator) for operator in graph.operators if operator.name == "SOFTMAX"),
         peak=peak_activation_bytes(graph),
         largest=max(map(tensor_bytes, integers), default=0),

@@ -16,6 +16,7 @@ from torch import nn
 from heatpose.deploy.estimate import NOT_EXPORTED
 from heatpose.export.graph import Graph, Operator, Quantization, Tensor
 from heatpose.models.layers import Add, ConvBlock
+from heatpose.models.upsample import TransposedBlock
 
 Shape = tuple[int, ...]
 _TRACED = (ConvBlock, Add, nn.Upsample, nn.Linear, nn.AdaptiveAvgPool2d, nn.Flatten)
@@ -86,7 +87,9 @@ class _Trace:
         """A forward hook: writes down one layer."""
         inputs = [self.seen[id(tensor)] for tensor in given]
         shape = _channels_last(tuple(result.shape))
-        if isinstance(module, ConvBlock):
+        if isinstance(module, TransposedBlock):
+            index = self.transposed(inputs[0], shape)
+        elif isinstance(module, ConvBlock):
             index = self.convolution(module.conv, inputs[0], shape)
         elif isinstance(module, nn.Linear):
             constants = [self.tensor(tuple(module.weight.shape), constant=True), self.tensor((module.out_features,), "int32", constant=True)]
@@ -97,7 +100,14 @@ class _Trace:
         self.seen[id(result)] = index
         self.alive.append(result)
 
-    def convolution(self, conv: nn.Conv2d, source: int, shape: Shape) -> int:
+    def transposed(self, source: int, shape: Shape) -> int:
+        """A transposed convolution, dense as TFLite has it."""
+        channels = shape[3]
+        constants = [self.tensor(shape, "int32", constant=True) for shape in ((4,), (channels,))]
+        weights = self.tensor((channels, 4, 4, channels), constant=True)
+        return self.operator("TRANSPOSE_CONV", [constants[0], weights, source, constants[1]], shape, stride=(2, 2))
+
+    def convolution(self, conv: nn.Conv2d | nn.ConvTranspose2d, source: int, shape: Shape) -> int:
         """A convolution with its folded weights and biases."""
         depthwise = conv.groups > 1
         high, wide = (int(side) for side in conv.kernel_size)

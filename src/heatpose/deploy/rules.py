@@ -75,7 +75,7 @@ def _shapes(graph: Graph, target: Target) -> Iterator[Finding]:
 
 
 def _operators(graph: Graph, target: Target) -> Iterator[Finding]:
-    """What does not compile, and what runs on the processor."""
+    """What does not compile, what runs on the processor, and of what it is not known."""
     for operator in graph.operators:
         elements = math.prod(graph.tensors[operator.outputs[0]].shape) if operator.outputs else 0
         if operator.name in target.rules.unsupported:
@@ -83,6 +83,9 @@ def _operators(graph: Graph, target: Target) -> Iterator[Finding]:
         elif operator.name in target.rules.software:
             text = f"{operator.name}: {target.rules.software[operator.name]} ({elements:,} elements)."
             yield Finding("warning", "target_software_operator", label(operator), text)
+        elif operator.name in target.rules.unconfirmed:
+            text = f"{operator.name}: {target.rules.unconfirmed[operator.name]} ({elements:,} elements)."
+            yield Finding("warning", "target_unconfirmed_operator", label(operator), text)
 
 
 def _hybrid(graph: Graph, target: Target) -> Iterator[Finding]:

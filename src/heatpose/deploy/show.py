@@ -24,6 +24,8 @@ def estimate_table(expected: Estimate, target: Target) -> Table:
             ("one inference, ms", expected.ms, target.budget.ms))  # fmt: skip
     for name, interval, limit in rows:
         table.add_row(name, *_cells(interval), "-" if limit is None else f"{limit:g}")
+    if expected.saved_ms is not None:
+        table.add_row("saved against bilinear upsampling, ms", *_cells(expected.saved_ms), "-")
     return table
 
 

@@ -132,6 +132,7 @@ class Rules:
     Attributes:
         software: Operator -> why it runs on the processor instead of the NPU.
         unsupported: Operator -> why it does not compile.
+        unconfirmed: Operator -> why it is not known whether it runs on the NPU or the processor.
         kernel_height: Tallest convolution kernel that is not decomposed; None for any.
         kernel_width: Widest one at stride 1.
         kernel_width_strided: Widest one at larger strides.
@@ -145,6 +146,7 @@ class Rules:
 
     software: Mapping[str, str] = field(default_factory=dict)
     unsupported: Mapping[str, str] = field(default_factory=dict)
+    unconfirmed: Mapping[str, str] = field(default_factory=dict)
     kernel_height: int | None = None
     kernel_width: int | None = None
     kernel_width_strided: int | None = None

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from heatpose.errors import HeatposeError
 from heatpose.export.tflite import onnx_to_saved_model, to_tflite
+from heatpose.export.transposed import without_crops
 
 _NETWORK, _RESULT = "network.onnx", "network.tflite"
 _STEP, _ERROR = "step ", "error "
@@ -131,7 +132,7 @@ def _convert_here(folder: Path, on_step: Callable[[str], None]) -> None:
     on_step("ONNX to SavedModel")
     onnx_to_saved_model(folder / _NETWORK, folder / "saved_model")
     on_step("SavedModel to TFLite")
-    (folder / _RESULT).write_bytes(to_tflite(folder / "saved_model"))
+    (folder / _RESULT).write_bytes(without_crops(to_tflite(folder / "saved_model")))
 
 
 if __name__ == "__main__":

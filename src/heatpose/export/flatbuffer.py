@@ -228,6 +228,7 @@ _FIELDS: dict[str, Callable[[Any], Any]] = {
 _CONVOLUTION = ("stride", "padding", "activation", "dilation")
 _POOL = ("stride", "padding", "activation", "filter")
 _RESIZE = ("half_pixel_centers", "align_corners")
+_RESIZES = ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
 _OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "CONV_2D": ("Conv2DOptions", _CONVOLUTION),
     "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", (*_CONVOLUTION, "depth_multiplier")),
@@ -249,7 +250,7 @@ _OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 _REQUIRED: dict[str, tuple[int | None, ...]] = {
     **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), (4, 4)),
     **dict.fromkeys(("ADD", "SUB", "MUL", "DIV"), (None, None)),
-    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "RESIZE_BILINEAR", "LOGISTIC", "RESHAPE", "CAST"), (None,)),
+    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", *_RESIZES, "LOGISTIC", "RESHAPE", "CAST"), (None,)),
     "FULLY_CONNECTED": (None, 2),
     "TRANSPOSE_CONV": (1, 4, 4),
 }

@@ -90,7 +90,7 @@ def flatbuffer_gate(
 
 
 def _is_decode(finding: Finding) -> bool:
-    body = ("CONV_2D", "DEPTHWISE_CONV_2D", "RESIZE_BILINEAR")
+    body = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
     return finding.rule == "float_operator" and not str(finding.operator).startswith(body)
 
 
@@ -101,15 +101,19 @@ def expected_operators(network: MoveNet, form: Artefact, *, sigmoid: bool, outpu
     all without a warning; each changes this count. At full width there are 84.
     """
     from heatpose.models.mobilenetv2 import InvertedResidual  # torch: only whoever has a network gets here
+    from heatpose.models.upsample import TransposedBlock
 
-    blocks = network.conv_blocks()
-    depthwise = sum(block.conv.groups > 1 for block in blocks)
+    blocks, steps, upsampling = network.conv_blocks(), len(network.pyramid), network.settings["upsample"]
+    transposed = sum(isinstance(block, TransposedBlock) for block in blocks)
+    depthwise = sum(block.conv.groups > 1 for block in blocks) - transposed
     residuals = sum(isinstance(module, InvertedResidual) and module.adds for module in network.modules())
     counts = {
-        "CONV_2D": len(blocks) - depthwise,
+        "CONV_2D": len(blocks) - depthwise - transposed,
         "DEPTHWISE_CONV_2D": depthwise,
-        "ADD": residuals + len(network.pyramid),
-        "RESIZE_BILINEAR": len(network.pyramid),
+        "TRANSPOSE_CONV": transposed,
+        "ADD": residuals + steps,
+        "RESIZE_BILINEAR": steps if upsampling == "bilinear" else 0,
+        "RESIZE_NEAREST_NEIGHBOR": steps if upsampling == "nearest" else 0,
         "LOGISTIC": int(sigmoid),
         "QUANTIZE": int(form != "float32"),
         "DEQUANTIZE": len(network.heads()) * int(form != "float32" and output == "float32"),

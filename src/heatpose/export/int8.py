@@ -19,6 +19,7 @@ from heatpose.export.flatbuffer import read_graph
 from heatpose.export.graph import Graph, Operator
 from heatpose.export.inspection import Output
 from heatpose.export.schema import Model
+from heatpose.export.transposed import IMAGE, SHAPE, dense_kernel
 from heatpose.models.layers import ConvBlock
 from heatpose.models.tflite_walk import Located, locate
 from heatpose.quantize.channels import bias_of, quantised_modules
@@ -28,8 +29,11 @@ from heatpose.quantize.simulate import Plan
 _PROBABILITY = Affine(1 / 256, LOWEST)
 """What the specification fixes for the output of LOGISTIC."""
 _KINDS = schema.BuiltinOperator
-_VERSIONS = {_KINDS.CONV_2D: 3, _KINDS.DEPTHWISE_CONV_2D: 3, _KINDS.ADD: 2, _KINDS.RESIZE_BILINEAR: 3, _KINDS.LOGISTIC: 2}
-"""First versions of the operators that take int8 per channel (resize: half-pixel centres)."""
+_VERSIONS = {
+    _KINDS.CONV_2D: 3, _KINDS.DEPTHWISE_CONV_2D: 3, _KINDS.TRANSPOSE_CONV: 3, _KINDS.ADD: 2, _KINDS.RESIZE_BILINEAR: 3, _KINDS.RESIZE_NEAREST_NEIGHBOR: 2,
+    _KINDS.LOGISTIC: 2,
+}  # fmt: skip
+"""First versions of the operators that take int8 per channel (bilinear resize: half-pixel centres; transposed convolution: a bias)."""
 
 
 def write_int8(float_file: Path, plan: Plan, *, output: Output = "float32") -> bytes:
@@ -97,10 +101,12 @@ class _Writer:
         """Gives a convolution int8 weights and an int32 bias whose scale is that of the products it sums."""
         weight, bias = block.conv.weight, bias_of(block).detach().double().numpy()
         scales = weight_scales(weight, self.plan.per_channel)
-        depthwise = operator.name == "DEPTHWISE_CONV_2D"
+        depthwise, transposed = operator.name == "DEPTHWISE_CONV_2D", operator.name == "TRANSPOSE_CONV"
+        image = operator.inputs[IMAGE if transposed else 0]
+        stored = stored_weights(weight, scales)
         # torch OIHW -> OHWI; depthwise (C, 1, H, W) -> (1, H, W, C)
-        values = stored_weights(weight, scales).permute((1, 2, 3, 0) if depthwise else (0, 2, 3, 1)).numpy()
-        steps = scales.double().numpy() * float(np.float32(self.stored[operator.inputs[0]].scale))
+        values = dense_kernel(stored.numpy()) if transposed else stored.permute((1, 2, 3, 0) if depthwise else (0, 2, 3, 1)).numpy()
+        steps = scales.double().numpy() * float(np.float32(self.stored[image].scale))
         stored_bias = np.rint(bias / steps).clip(-(2**31), 2**31 - 1).astype(np.int32)
         axis = 3 if depthwise else 0
         name = f"layer{operator.index}"
@@ -109,7 +115,8 @@ class _Writer:
         )
         zeros = np.zeros(len(steps))
         biases = self.model.add_tensor(f"{name}/bias", [len(bias)], schema.TensorType.INT32, stored_bias, _quantization(steps, zeros, 0))
-        self.operators[operator.index].inputs = np.array([operator.inputs[0], weights, biases], np.int32)
+        inputs = [operator.inputs[SHAPE], weights, image, biases] if transposed else [image, weights, biases]
+        self.operators[operator.index].inputs = np.array(inputs, np.int32)
 
     def _store_activations(self, output: Output) -> dict[int, list[Any]]:
         """Makes the tensors int8, and float copies of those that float operators or the caller read. Returns operators to insert, by what they follow."""

@@ -41,11 +41,13 @@ def export_onnx(network: MoveNet, size: int, path: Path, *, sigmoid: bool, pose:
     import torch
 
     from heatpose.models.decode import DecodedMoveNet
+    from heatpose.models.upsample import dense_transposed
     from heatpose.quantize.fold import fold_batch_norm
 
     check_resolution(size)
     _check_installed()
     folded = fold_batch_norm(network)
+    dense_transposed(folded)
     decoded = network.four_heads
     module: torch.nn.Module = DecodedMoveNet(folded, pose) if decoded else folded
     if sigmoid and not decoded:

@@ -1,6 +1,7 @@
 """The pose network and where its first weights come from.
 
 layers.py         convolution with TensorFlow's SAME padding, norm and activation in one block
+upsample.py       three ways of doubling a map's side, and why they compute the same
 mobilenetv2.py    the backbone, any width multiplier
 movenet.py        backbone + FPN + one head or four: `MoveNet`
 decode.py         MoveNet's own decode of four heads, also as part of an exported graph

@@ -7,7 +7,7 @@ from torch import nn
 
 from heatpose.errors import HeatposeError, first_line
 from heatpose.models.checkpoint import check_skeleton, load_checkpoint
-from heatpose.models.movenet import MoveNet
+from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.tflite_import import import_movenet
 from heatpose.skeleton import Skeleton, for_keypoint_count
 
@@ -65,7 +65,7 @@ def _imagenet_state(path: str | None) -> dict[str, torch.Tensor]:
 
 
 def from_checkpoint(network: MoveNet, skeleton: Skeleton, path: str | None = None) -> MoveNet:
-    """The network of a Heatpose checkpoint, as it is.
+    """The network of a Heatpose checkpoint, as it is but for the wanted upsampling.
 
     Raises:
         HeatposeError: No checkpoint, or its keypoints, width or heads are not the wanted ones.
@@ -75,7 +75,7 @@ def from_checkpoint(network: MoveNet, skeleton: Skeleton, path: str | None = Non
     loaded = load_checkpoint(path)
     check_skeleton(path, loaded.skeleton, skeleton)
     _check_settings(path, loaded.network, network)
-    return loaded.network
+    return with_upsampling(loaded.network, network.settings["upsample"])
 
 
 def from_movenet(network: MoveNet, skeleton: Skeleton, path: str | None = None) -> MoveNet:
@@ -84,7 +84,7 @@ def from_movenet(network: MoveNet, skeleton: Skeleton, path: str | None = None) 
     The network comes without batch norm, because the file's convolutions are folded already.
 
     Args:
-        network: What is wanted: its channels must be the file's; its heads are taken.
+        network: What is wanted: its channels must be the file's; its heads and its upsampling are taken.
         skeleton: What its channels are to be.
         path: The file.
 

@@ -38,7 +38,7 @@ class ConvBlock(nn.Module):
         super().__init__()
         groups = inputs if depthwise else 1
         padding = kernel // 2 if stride == 1 else 0
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=not norm)
+        self.conv: nn.Conv2d | nn.ConvTranspose2d = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=not norm)
         self.norm = nn.BatchNorm2d(outputs) if norm else nn.Identity()
         self.activation: nn.Module = {"relu6": nn.ReLU6, "relu": nn.ReLU, "none": nn.Identity}[activation]()
         self.pads = stride == 2 and kernel == 3

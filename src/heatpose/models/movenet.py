@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from heatpose.errors import HeatposeError
 from heatpose.models.layers import Add, ConvBlock
 from heatpose.models.mobilenetv2 import MobileNetV2
+from heatpose.models.upsample import NearestUpsample, TransposedUpsample, Upsampling, upsample
 
 STRIDE = 4
 """Input pixels per heatmap cell."""
@@ -39,9 +40,9 @@ class PoseMaps(NamedTuple):
 class PyramidStep(nn.Module):
     """Upsample x2 (bilinear, half-pixel centres), add the lateral map, depthwise 3x3 (linear), 1x1 + ReLU."""
 
-    def __init__(self, tap: int, inputs: int, outputs: int, norm: bool) -> None:
+    def __init__(self, tap: int, inputs: int, outputs: int, norm: bool, upsampling: Upsampling = "bilinear") -> None:
         super().__init__()
-        self.upsample = nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=False)
+        self.upsample = upsample(upsampling, inputs)
         self.lateral = ConvBlock(tap, inputs, norm=norm)
         self.add = Add()
         self.depthwise = ConvBlock(inputs, inputs, 3, depthwise=True, norm=norm)
@@ -51,6 +52,11 @@ class PyramidStep(nn.Module):
         """f32[B, C, H, W] and f32[B, T, 2H, 2W] -> f32[B, C', 2H, 2W]."""
         out: Tensor = self.pointwise(self.depthwise(self.add(self.upsample(top), self.lateral(tap))))
         return out
+
+    @property
+    def smooth(self) -> ConvBlock | None:
+        """The fixed convolution that the upsampling ends in; None for bilinear, which is no convolution."""
+        return self.upsample.smooth if isinstance(self.upsample, NearestUpsample | TransposedUpsample) else None
 
 
 class Head(nn.Module):
@@ -79,9 +85,11 @@ class MoveNet(nn.Module):
         pyramid: Channels of the pyramid at strides 16, 8, 4 and at its end.
         head_channels: Hidden channels of each head.
         heads: "heatmap", or "all" for the four heads that MoveNet's own decode needs.
+        upsample: How the pyramid doubles a map's side: "bilinear" (as published), or "nearest" or "transposed", which compute the same away from the
+            border with operators that an NPU may prefer (`models.upsample`). Their weights are fixed, so that any network can change over.
 
     Raises:
-        HeatposeError: Other `heads`.
+        HeatposeError: Other `heads` or `upsample`.
     """
 
     def __init__(
@@ -93,6 +101,7 @@ class MoveNet(nn.Module):
         pyramid: tuple[int, int, int, int] = (64, 32, 24, 24),
         head_channels: int = 96,
         heads: Heads = "heatmap",
+        upsample: Upsampling = "bilinear",
     ) -> None:
         super().__init__()
         if heads not in ("heatmap", "all"):
@@ -100,12 +109,13 @@ class MoveNet(nn.Module):
         self.settings: dict[str, Any] = {
             "keypoints": int(keypoints), "width": float(width), "norm": bool(norm), "last_channels": int(last_channels),
             "pyramid": [int(channels) for channels in pyramid], "head_channels": int(head_channels), "heads": str(heads),
+            "upsample": str(upsample),
         }  # fmt: skip
         self.keypoints = keypoints
         self.backbone = MobileNetV2(width, last_channels, norm)
         taps = self.backbone.channels
         self.top = ConvBlock(taps[3], pyramid[0], norm=norm)
-        self.pyramid = nn.ModuleList(PyramidStep(taps[2 - i], pyramid[i], pyramid[i + 1], norm) for i in range(3))
+        self.pyramid = nn.ModuleList(PyramidStep(taps[2 - i], pyramid[i], pyramid[i + 1], norm, upsample) for i in range(3))
         self.head = Head(pyramid[3], keypoints, head_channels, norm)
         self.centre, self.regression, self.offset = (
             Head(pyramid[3], channels, head_channels, norm) if heads == "all" else None for channels in (1, 2 * keypoints, 2 * keypoints)
@@ -152,3 +162,17 @@ class MoveNet(nn.Module):
     def conv_blocks(self) -> list[ConvBlock]:
         """Every convolution block, in the order of the forward pass through the backbone, then top, pyramid (bottom-up in stride), heads."""
         return [module for module in self.modules() if isinstance(module, ConvBlock)]
+
+
+def with_upsampling(network: MoveNet, kind: Upsampling) -> MoveNet:
+    """The same weights under another way of upsampling; the network itself where it has that way already.
+
+    Raises:
+        HeatposeError: Another kind than `models.upsample.Upsampling`.
+    """
+    if network.settings["upsample"] == kind:
+        return network
+    result = MoveNet(**{**network.settings, "upsample": kind})
+    learnt = {name: value for name, value in network.state_dict().items() if ".upsample." not in name}
+    result.load_state_dict({**result.state_dict(), **learnt})
+    return result.to(next(network.parameters()).device).train(network.training)

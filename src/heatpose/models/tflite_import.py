@@ -13,7 +13,7 @@ from heatpose.errors import HeatposeError
 from heatpose.export.flatbuffer import read_graph
 from heatpose.export.graph import Graph, Operator
 from heatpose.models.layers import ConvBlock, scaled_channels
-from heatpose.models.movenet import MoveNet
+from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.tflite_heads import FORMATS, consumers, find_heads
 from heatpose.models.tflite_walk import LayerMismatch, first_convolution, kernel_shape, locate
 
@@ -26,8 +26,8 @@ def import_movenet(path: str | Path, like: MoveNet | None = None) -> MoveNet:
 
     Args:
         path: Google's file, or one of the same graph with four heads or the heatmap head alone.
-        like: What is wanted: its heads are taken, and its channels must be the file's. Without it the channels are read off the file, and its
-            four heads are taken where it has them and its decode tells them apart, else the heatmap head.
+        like: What is wanted: its heads and its upsampling are taken, and its channels must be the file's. Without it the channels are read off the
+            file, and its four heads are taken where it has them and its decode tells them apart, else the heatmap head.
 
     Returns:
         A network without batch norm (its convolutions have biases) with the file's number of keypoints, in eval mode. It gives logits: the
@@ -41,9 +41,9 @@ def import_movenet(path: str | Path, like: MoveNet | None = None) -> MoveNet:
     own = _own_network(graph, file)
     if like is None:
         return own
-    wanted = {**like.settings, "norm": False, "keypoints": own.keypoints}
+    wanted = {**like.settings, "norm": False, "keypoints": own.keypoints, "upsample": own.settings["upsample"]}
     try:
-        return own if own.settings == wanted else _filled(graph, wanted, file)
+        return with_upsampling(own if own.settings == wanted else _filled(graph, wanted, file), like.settings["upsample"])
     except LayerMismatch as error:
         different = {key: value for key, value in own.settings.items() if value != wanted[key]}
         choice = " ".join(f"model.{key}={str(value).replace(' ', '')}" for key, value in different.items())

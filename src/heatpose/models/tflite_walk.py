@@ -17,6 +17,7 @@ from heatpose.models.layers import Add, ConvBlock
 from heatpose.models.mobilenetv2 import TAPS, InvertedResidual
 from heatpose.models.movenet import MoveNet, PyramidStep
 from heatpose.models.tflite_heads import Chain, consumers, find_heads
+from heatpose.models.upsample import NearestUpsample, TransposedUpsample
 
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU6: "RELU6", nn.ReLU: "RELU", nn.Identity: "NONE"}
 CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D"}
@@ -38,12 +39,12 @@ class Located:
     Attributes:
         convolutions: Of every `ConvBlock`, in the order of the forward pass, heads last.
         additions: Of every `Add` in use: residual blocks that add, and pyramid steps.
-        resizes: Of every pyramid step's `Upsample`.
+        resizes: Of every pyramid step's `nn.Upsample`, bilinear or nearest.
     """
 
     convolutions: dict[ConvBlock, Operator] = field(default_factory=dict)
     additions: dict[Add, Operator] = field(default_factory=dict)
-    resizes: dict[nn.Upsample, Operator] = field(default_factory=dict)
+    resizes: dict[nn.Module, Operator] = field(default_factory=dict)
 
 
 def locate(graph: Graph, network: MoveNet, file: str = "The TFLite file") -> Located:
@@ -82,10 +83,15 @@ def first_convolution(graph: Graph, file: str) -> tuple[Operator, list[Operator]
 
 
 def kernel_shape(graph: Graph, operator: Operator) -> tuple[int, ...]:
-    """Shape of a convolution's weights as torch has them: OHWI -> OIHW; depthwise (1, H, W, C) -> (C, 1, H, W). () where they are no constant."""
+    """Shape of a convolution's weights as torch has them: OHWI -> OIHW; depthwise (1, H, W, C) -> (C, 1, H, W). () where they are no constant.
+
+    A transposed convolution is dense in a file and depthwise here: (C, H, W, C) -> (C, 1, H, W).
+    """
     constant = graph.constant(operator.inputs[1])
     if constant is None or len(constant.shape) != 4:
         return ()
+    if operator.name == "TRANSPOSE_CONV" and constant.shape[0] == constant.shape[3]:
+        return (constant.shape[0], 1, *constant.shape[1:3])
     order = (3, 0, 1, 2) if operator.name == "DEPTHWISE_CONV_2D" else (0, 3, 1, 2)
     return tuple(constant.shape[axis] for axis in order)
 
@@ -136,13 +142,24 @@ class _Walk:
 
     def pyramid_step(self, layer: str, x: int, tap: int, step: nn.Module) -> int:
         assert isinstance(step, PyramidStep)
-        resize = self.find(layer, x, lambda operator: operator.name == "RESIZE_BILINEAR", "a bilinear resize")
+        larger = self.upsampling(layer, x, step.upsample)
+        lateral = self.step(f"{layer}, lateral", tap, step.lateral)
+        out = self.addition(layer, step.add, larger, lateral)
+        return self.step(f"{layer}, pointwise", self.step(f"{layer}, depthwise", out, step.depthwise), step.pointwise)
+
+    def upsampling(self, layer: str, x: int, module: nn.Module) -> int:
+        if isinstance(module, TransposedUpsample):
+            operator = self.find(layer, x, lambda o: o.name == "TRANSPOSE_CONV", "a transposed convolution")
+            return self.accept(layer, operator, module.smooth)
+        if isinstance(module, NearestUpsample):
+            resize = self.find(layer, x, lambda o: o.name == "RESIZE_NEAREST_NEIGHBOR", "a nearest resize")
+            self.located.resizes[module.repeat] = resize  # of a whole factor: where its centres lie makes no difference
+            return self.step(f"{layer}, smoothing", resize.outputs[0], module.smooth)
+        resize = self.find(layer, x, lambda o: o.name == "RESIZE_BILINEAR", "a bilinear resize")
         if not resize.options.get("half_pixel_centers") or resize.options.get("align_corners"):
             raise self.fail(layer, "the resize does not use half-pixel centres")
-        self.located.resizes[step.upsample] = resize
-        lateral = self.step(f"{layer}, lateral", tap, step.lateral)
-        out = self.addition(layer, step.add, resize.outputs[0], lateral)
-        return self.step(f"{layer}, pointwise", self.step(f"{layer}, depthwise", out, step.depthwise), step.pointwise)
+        self.located.resizes[module] = resize
+        return resize.outputs[0]
 
     def addition(self, layer: str, module: Add, a: int, b: int) -> int:
         reached = {operator.index for operator in consumers(self.graph, b)}
@@ -168,7 +185,7 @@ class _Walk:
         assert isinstance(block, ConvBlock)
         shape, options = kernel_shape(self.graph, operator), operator.options
         expected: dict[str, object] = {"weights": tuple(block.conv.weight.shape), "stride": block.conv.stride, "dilation": (1, 1)}
-        found: dict[str, object] = {"weights": shape or "no constant", "stride": tuple(options["stride"]), "dilation": tuple(options["dilation"])}
+        found: dict[str, object] = {"weights": shape or "no constant", "stride": tuple(options["stride"]), "dilation": tuple(options.get("dilation", (1, 1)))}
         expected["activation"], found["activation"] = ACTIVATIONS[type(block.activation)], options["activation"]
         if block.conv.kernel_size != (1, 1):  # nothing to pad under a 1x1 kernel: SAME and VALID are one
             expected["padding"], found["padding"] = "SAME", options["padding"]
@@ -176,7 +193,8 @@ class _Walk:
             if found[key] != value:
                 verb = "were" if key == "weights" else "was"
                 raise self.fail(layer, f"{key} {value} {verb} expected, but the file has {found[key]}")
-        if len(operator.inputs) > 2 and operator.inputs[2] >= 0 and self.graph.constant(operator.inputs[2]) is None:
+        bias = 3 if operator.name == "TRANSPOSE_CONV" else 2
+        if len(operator.inputs) > bias and operator.inputs[bias] >= 0 and self.graph.constant(operator.inputs[bias]) is None:
             raise self.fail(layer, "the bias is no constant")
         self.located.convolutions[block] = operator
         return operator.outputs[0]

@@ -83,6 +83,11 @@ def channel_groups(network: MoveNet) -> list[ChannelGroup]:
     last.consumers.append(network.top)
     before = network.top
     for step in pyramid_steps(network):
+        if step.smooth is not None:  # a fixed convolution reads the smaller map, which may have a scale of its own
+            smaller = ChannelGroup.of(before)
+            smaller.consumers.append(step.smooth)
+            groups.append(smaller)
+            before = step.smooth
         joined = ChannelGroup([before, step.lateral], [step.depthwise], [before, step.lateral, step.add], linear=isinstance(before.activation, nn.Identity))
         between = ChannelGroup.of(step.depthwise)
         between.consumers.append(step.pointwise)
@@ -141,7 +146,7 @@ def pyramid_steps(network: MoveNet) -> list[PyramidStep]:
 def quantised_modules(network: MoveNet) -> dict[str, nn.Module]:
     """Every module whose output an int8 file stores with a range of its own, by its name: convolutions and additions, in the order of definition.
 
-    A resized map is stored too, with the range of what it was made from.
+    A resized map is stored too, with the range of what it was made from; a fixed convolution that upsampling ends in is a convolution like any.
     """
     used = {id(m.add) for m in network.modules() if isinstance(m, InvertedResidual) and m.adds} | {id(step.add) for step in pyramid_steps(network)}
     return {name: m for name, m in network.named_modules() if isinstance(m, ConvBlock) or (isinstance(m, Add) and id(m) in used)}

@@ -57,7 +57,8 @@ def simulated(plan: Plan) -> MoveNet:
         _round_output(module, plan.affines[name])
     sources = upsampled_names(network)
     for step, name in zip(pyramid_steps(network), sources, strict=True):
-        _round_output(step.upsample, plan.affines[name])
+        if step.smooth is None:  # nearest repeats what is stored, and a fixed convolution has a range of its own
+            _round_output(step.upsample, plan.affines[name])
     return network.eval()
 
 
