@@ -14,7 +14,7 @@ from torch.nn import functional
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import KEY, load_checkpoint, save_checkpoint
 from heatpose.models.initial import from_checkpoint
-from heatpose.models.movenet import MoveNet, with_upsampling
+from heatpose.models.movenet import MoveNet, PyramidStep, with_upsampling
 from heatpose.models.upsample import Upsampling, dense_transposed, upsample
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import ST_13
@@ -58,16 +58,26 @@ def test_the_dense_form_computes_the_same() -> None:
     assert [(conv.groups, tuple(conv.weight.shape)) for conv in convolutions] == [(1, (6, 6, 4, 4))]
 
 
-def test_networks_agree_far_from_the_border(network: MoveNet) -> None:
-    torch.manual_seed(1)
-    image = torch.randn(1, 3, 256, 256)
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_pyramid_step_agrees_with_the_published_one_but_for_the_border(kind: Upsampling) -> None:
+    torch.manual_seed(0)
+    published, other = PyramidStep(6, 4, 3, norm=False), PyramidStep(6, 4, 3, norm=False, upsampling=kind)
+    other.load_state_dict({**other.state_dict(), **published.state_dict()})
+    top, tap = torch.randn(1, 4, 6, 6), torch.randn(1, 6, 12, 12)
     with torch.no_grad():
-        maps = [with_upsampling(network, kind)(image) for kind in KINDS]
-    # Three steps, each followed by a 3x3, spread the border over less than 24 of the 64 cells of a side.
-    for other in maps[1:]:
-        torch.testing.assert_close(other[..., 24:40, 24:40], maps[0][..., 24:40, 24:40], rtol=1e-4, atol=1e-4)
-        assert (other - maps[0]).abs().max() > 1e-3  # at the border they do differ
-    torch.testing.assert_close(maps[1], maps[2], rtol=1e-4, atol=1e-4)
+        want, found = published(top, tap), other(top, tap)
+    torch.testing.assert_close(found[..., 2:-2, 2:-2], want[..., 2:-2, 2:-2])  # behind the upsampling comes a 3x3
+    assert (found - want).abs().max() > 0.1 * want.std()
+    assert published.smooth is None and other.smooth is not None
+
+
+def test_the_two_others_are_one_function(network: MoveNet) -> None:
+    torch.manual_seed(1)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        bilinear, nearest, transposed = (with_upsampling(network, kind).features(image) for kind in KINDS)
+    torch.testing.assert_close(nearest, transposed, rtol=1e-5, atol=1e-5 * float(bilinear.std()))
+    assert (nearest - bilinear).abs().max() > 0.01 * bilinear.std()
 
 
 def test_there_and_back_is_the_network_itself(network: MoveNet) -> None:
