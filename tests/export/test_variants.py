@@ -58,7 +58,7 @@ def own(network: MoveNet, images: np.ndarray) -> np.ndarray:  # noqa: F811
 
 def test_float_files_compute_what_the_network_does(exported: Exported, images: np.ndarray) -> None:  # noqa: F811
     want = own(exported.network, images[:4])
-    assert np.ptp(want) > 0.5  # not all of one value
+    assert np.ptp(want) > 0.1  # not all of one value
     for path in (exported.onnx, exported.tflite):
         np.testing.assert_allclose(open_runner(path).heatmaps(images[:4]), want, atol=2e-5)
 
