@@ -148,6 +148,12 @@ class Steps:
     console: Console | None
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def say(self, text: str) -> None:
+        """A line between two steps."""
+        from rich.console import Console
+
+        (self.console or Console()).print(text, highlight=False, markup=False, soft_wrap=True)
+
     @contextmanager
     def step(self, key: str, text: str, spinner: bool = True) -> Iterator[Any]:
         """Runs a step; gives the spinner's `update`, which changes its text.
