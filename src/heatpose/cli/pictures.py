@@ -13,21 +13,29 @@ from heatpose.cli.output import write_json, write_picture
 
 def predict(
     model: Model,
-    sources: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
-    out: Annotated[Path, typer.Option(help="Folder for the drawn images and predictions.json.")],
+    sources: Annotated[list[Path], typer.Argument(help="Images, videos, folders of both, and numbers of cameras.")],
+    out: Annotated[Path, typer.Option(help="Folder for what is drawn and for the keypoints as COCO results.")],
+    beside: Annotated[Path | None, typer.Option(help="A second model, drawn at the side of the first, with the distance of each keypoint.")] = None,
     sampling: Annotated[Sampling | None, typer.Option(help="As in training by default, bilinear where the file does not say.")] = None,
     decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
-    threshold: Annotated[float, typer.Option(help="Keypoints with a lower score are not drawn.")] = 0.2,
+    threshold: Annotated[float, typer.Option(help="Keypoints with a lower score are not drawn.", min=0, max=1)] = 0.2,
+    draw: Annotated[bool, typer.Option(help="Without, only the keypoints are written.")] = True,
+    smooth: Annotated[bool, typer.Option(help="Videos: filter the keypoints over time.")] = True,
+    crop: Annotated[bool, typer.Option("--crop", help="Videos: look at the surroundings of the person of the frame before.")] = False,
+    frames: Annotated[bool, typer.Option("--frames", help="Videos: write the frames as pictures instead of an .mp4.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Videos: stop each after so many frames; a camera ends with Ctrl-C otherwise.", min=1)] = None,
 ) -> None:  # fmt: skip
-    """Draw the poses of images and folders."""
+    """Draw the poses of images, videos, folders and cameras."""
     from heatpose.evaluate import skeleton_of
-    from heatpose.predict import predict_sources
+    from heatpose.predict import Drawing, VideoOptions, predict_sources
+    from heatpose.predict.estimator import Estimator
     from heatpose.runners import open_runner
 
-    runner = open_runner(model, threads=threads, size=resolution)
-    chosen = skeleton_of(runner, read_skeleton(skeleton))
-    summary = predict_sources(runner, sources, out, chosen, decode=str(decode), sampling=None if sampling is None else str(sampling), threshold=threshold)
-    typer.echo(summary)
+    given = read_skeleton(skeleton)
+    runners = [open_runner(path, threads=threads, size=resolution) for path in (model, beside) if path is not None]
+    estimators = [Estimator.of(runner, skeleton_of(runner, given), str(decode), None if sampling is None else str(sampling)) for runner in runners]
+    options = VideoOptions(smooth, crop, frames, limit)
+    typer.echo(predict_sources(sources, out, Drawing(estimators, threshold, draw), options))
 
 
 def data(
