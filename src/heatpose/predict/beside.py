@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from heatpose.predict.estimator import Estimator
 from heatpose.viz import SHEET_BACKGROUND, contact_sheet, draw_pose, text_block
 
-LEAST_PANEL = 420
-"""Pixels of a panel's longer side; smaller pictures are enlarged, so that the caption can be read."""
+PANEL = (420, 1280)
+"""Pixels of a panel's longer side, at least and at most; other pictures are scaled, so that the caption can be read."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def side_by_side(
     Returns:
         u8[H', W', 3]; of one size for pictures of one size and the same models.
     """
-    panels = [draw_pose(_enlarged(image), pose, estimator.skeleton, threshold=threshold) for pose, estimator in zip(poses, estimators, strict=True)]
+    panels = [draw_pose(_fitted(image), pose, estimator.skeleton, threshold=threshold) for pose, estimator in zip(poses, estimators, strict=True)]
     sheet = contact_sheet(panels, 2, captions=labels_of(estimators))
     apart = distances(poses, estimators, image.shape, threshold)
     block = text_block(_title(apart), _cells(apart), sheet.shape[1], columns=4)
@@ -90,11 +90,12 @@ def _cells(apart: Sequence[Distance]) -> list[str]:
     return [f"{entry.name} {entry.pixels:.1f}" if entry.seen else f"({entry.name} {entry.pixels:.1f})" for entry in apart]
 
 
-def _enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _fitted(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     from PIL import Image
 
     longer = max(image.shape[:2])
-    if longer >= LEAST_PANEL:
+    side = min(max(longer, PANEL[0]), PANEL[1])
+    if side == longer:
         return image
-    size = [max(1, round(side * LEAST_PANEL / longer)) for side in (image.shape[1], image.shape[0])]
-    return np.array(Image.fromarray(image).resize((size[0], size[1])))
+    width, height = (max(1, round(length * side / longer)) for length in (image.shape[1], image.shape[0]))
+    return np.array(Image.fromarray(image).resize((width, height)))
