@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from heatpose.cli.options import Decode, DecodeChoice, JsonOut, Model, Resolution, Sampling, SkeletonFile, Split, Threads, read_skeleton
+from heatpose.cli.options import Decode, DecodeChoice, JsonOut, Model, Resolution, Sampling, SkeletonFile, Split, Threads, model_files, read_skeleton
 from heatpose.cli.output import write_json, write_picture
 
 
@@ -15,7 +15,7 @@ def predict(
     model: Model,
     sources: Annotated[list[Path], typer.Argument(help="Images, videos, folders of both, and numbers of cameras.")],
     out: Annotated[Path, typer.Option(help="Folder for what is drawn and for the keypoints as COCO results.")],
-    beside: Annotated[Path | None, typer.Option(help="A second model, drawn at the side of the first, with the distance of each keypoint.")] = None,
+    beside: Annotated[Path | None, typer.Option(help="A second model, drawn at the side of the first, with the distance of each keypoint.", autocompletion=model_files)] = None,
     sampling: Annotated[Sampling | None, typer.Option(help="As in training by default, bilinear where the file does not say.")] = None,
     decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
     threshold: Annotated[float, typer.Option(help="Keypoints with a lower score are not drawn.", min=0, max=1)] = 0.2,
@@ -44,17 +44,21 @@ def data(
     skeleton: Annotated[Path | None, typer.Option(help="Skeleton YAML; by default COCO's 17 keypoints, or what else the labels have.")] = None,
     files: Annotated[bool, typer.Option("--files", help="Decode every image as well: finds missing and broken ones.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Write a picture of labelled people here (PNG or JPEG).")] = None,
+    augmented: Annotated[Path | None, typer.Option(help="Write a picture of people after augmentation here, as training shows them.")] = None,
+    resolution: Annotated[int, typer.Option(help="Side of the network's input, for --augmented.")] = 192,
     json_out: JsonOut = None,
 ) -> None:
     """Audit a data set: what is kept and dropped, and why; what the people are like."""
     from rich.console import Console
 
     from heatpose.data.coco import people, read_labels
-    from heatpose.data.contact import contact_sheet_of
+    from heatpose.data.contact import augmented_sheet_of, contact_sheet_of
     from heatpose.data.report import audit_report, print_audit
     from heatpose.data.sources import find_part
+    from heatpose.preprocessing import check_resolution
     from heatpose.skeleton import for_labels
 
+    check_resolution(resolution)
     part = find_part(folder, str(split))
     labels = read_labels(part.annotations)
     chosen = read_skeleton(skeleton) or for_labels(labels.keypoint_names)
@@ -62,4 +66,6 @@ def data(
     print_audit(report, Console())
     if sheet is not None:
         write_picture(sheet, contact_sheet_of(people(labels, part.images, chosen)[0], chosen))
+    if augmented is not None:
+        write_picture(augmented, augmented_sheet_of(people(labels, part.images, chosen)[0], chosen, resolution))
     write_json(json_out, report.to_json())

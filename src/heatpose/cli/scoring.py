@@ -20,6 +20,7 @@ from heatpose.cli.options import (
     SamplingChoice,
     SkeletonFile,
     Threads,
+    model_files,
     read_skeleton,
 )  # fmt: skip
 from heatpose.cli.output import write_json
@@ -44,7 +45,7 @@ def evaluate(
 
 
 def compare(
-    models: Annotated[list[Path], typer.Argument(help="Two or more models; the first is what the others are compared with.")],
+    models: Annotated[list[Path], typer.Argument(help="Two or more models; the first is what the others are compared with.", autocompletion=model_files)],
     annotations: Annotations, images: Images, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
     decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
     reference_kernels: ReferenceKernels = False,
