@@ -38,16 +38,17 @@ MODEL_SUFFIXES = (".ckpt", ".pt", ".pth", ".onnx", ".tflite")
 
 def model_files(incomplete: str) -> list[str]:
     """For the shell's completion: model files, and folders on the way to some."""
-    typed = Path(incomplete).expanduser()
-    folder = typed if incomplete.endswith("/") or not incomplete else typed.parent
+    start = incomplete[: incomplete.rfind("/") + 1]
     try:
-        entries = sorted(folder.iterdir())
+        entries = sorted(Path(start or ".").expanduser().iterdir())
     except OSError:
         return []
-    start = incomplete[: incomplete.rfind("/") + 1]
     names = [entry.name + "/" if entry.is_dir() else entry.name for entry in entries if entry.is_dir() or entry.suffix.lower() in MODEL_SUFFIXES]
-    hidden = Path(incomplete).name.startswith(".")
-    return [start + name for name in names if (start + name).startswith(incomplete) and (hidden or not name.startswith("."))]
+    hidden = incomplete[len(start) :].startswith(".")
+    found = [start + name for name in names if (start + name).startswith(incomplete) and (hidden or not name.startswith("."))]
+    if len(found) == 1 and found[0].endswith("/"):  # the shell would end the word with a space: what is in the folder, instead
+        return model_files(found[0]) or found
+    return found
 
 
 def target_names(incomplete: str) -> list[str]:

@@ -15,7 +15,7 @@ def predict(
     model: Model,
     sources: Annotated[list[Path], typer.Argument(help="Images, videos, folders of both, and numbers of cameras.")],
     out: Annotated[Path, typer.Option(help="Folder for what is drawn and for the keypoints as COCO results.")],
-    beside: Annotated[Path | None, typer.Option(help="A second model, drawn at the side of the first, with the distance of each keypoint.", autocompletion=model_files)] = None,
+    beside: Annotated[Path | None, typer.Option(help="A second model, drawn beside the first, with distances.", autocompletion=model_files)] = None,
     sampling: Annotated[Sampling | None, typer.Option(help="As in training by default, bilinear where the file does not say.")] = None,
     decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
     threshold: Annotated[float, typer.Option(help="Keypoints with a lower score are not drawn.", min=0, max=1)] = 0.2,

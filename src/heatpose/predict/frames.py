@@ -5,6 +5,7 @@ OpenCV is Apache-2.0 with an LGPL FFmpeg in its wheel; PyAV's wheels hold FFmpeg
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -191,7 +192,8 @@ class Mp4:
         """See `Sink`."""
         if self._writer is not None:
             self._writer.release()
-        self._part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone, or its folder is none
+            self._part.unlink(missing_ok=True)
 
 
 class Pictures:

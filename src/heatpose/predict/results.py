@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -126,7 +127,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         write(part)
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone, or its folder is none: the error below says so
+            part.unlink(missing_ok=True)
         raise HeatposeError(f"'{path}' cannot be written ({error.strerror or error}).") from error
 
 
