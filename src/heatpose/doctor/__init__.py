@@ -18,7 +18,7 @@ from heatpose.doctor.system import device_checks, disk_checks, program_checks
 
 
 def examine(data: Path | None = None) -> list[Check]:
-    """All checks. Loads torch, which alone knows its devices, and no other heavy package.
+    """All checks. Loads torch where there is a GPU, for torch alone knows whether it can be used, and no other heavy package.
 
     Args:
         data: Folder of a data set, if one is to be looked at.

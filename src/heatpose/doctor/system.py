@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -57,7 +58,9 @@ def _memory_bytes() -> int | None:
 
 
 def _accelerator() -> Check:
-    """torch is loaded: no file says whether its build and the driver go together."""
+    """Where there is one, torch is loaded, which takes seconds: no file says whether its build and the driver go together."""
+    if not _has_accelerator():
+        return Check("accelerator", "ok", "none: everything runs on the processor")
     try:
         import torch
     except (ImportError, OSError, RuntimeError) as error:
@@ -67,11 +70,15 @@ def _accelerator() -> Check:
         return Check("accelerator", "ok", f"CUDA {torch.version.cuda}: {'; '.join(names)}")
     if torch.backends.mps.is_available():
         return Check("accelerator", "ok", "MPS")
-    if shutil.which("nvidia-smi"):
-        built = torch.version.cuda or "none"
-        remedy = "torch does not see the NVIDIA GPU: install a torch build for a CUDA that the driver knows (nvidia-smi shows it)."
-        return Check("accelerator", "warn", f"none; torch is built for CUDA {built}", remedy)
-    return Check("accelerator", "ok", "none: everything runs on the processor")
+    built = torch.version.cuda or "none"
+    remedy = "torch does not see the GPU: install a torch build for a CUDA that the driver knows (nvidia-smi shows it)."
+    return Check("accelerator", "warn", f"a GPU, but not for torch, which is built for CUDA {built}", remedy)
+
+
+def _has_accelerator() -> bool:
+    """A driver of NVIDIA or AMD, or Apple's own processor."""
+    drivers = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")) or shutil.which("nvidia-smi") is not None
+    return drivers or (platform.system(), platform.machine()) == ("Darwin", "arm64")
 
 
 def disk_checks(folders: Iterable[Path]) -> list[Check]:
