@@ -374,7 +374,8 @@ def test_sources_that_are_no_pictures(heatpose: Heatpose, tiny_checkpoint: Path,
 
 def test_a_folder_that_is_no_data_set(heatpose: Heatpose, bad: Bad) -> None:
     _refused(heatpose("data", bad.images, "--json", bad.folder / "audit.json"), "images")
-    _refused(heatpose("data", bad.folder / "absent"), "absent")
+    for name in ("absent", "labels.json"):
+        _refused(heatpose("data", bad.folder / name), name, "is no folder")
     assert not (bad.folder / "audit.json").exists()
 
 
@@ -382,6 +383,7 @@ def test_results_that_cannot_be_written(heatpose: Heatpose, tiny_checkpoint: Pat
     before = _tree(bad.folder)
     _refused(heatpose("inspect", tiny_checkpoint, "--json", bad.images), "images")  # a folder
     _refused(heatpose("inspect", tiny_checkpoint, "--json", bad.labels / "facts.json"), "labels.json")  # below a file
+    _refused(heatpose(*bad.evaluate(tiny_checkpoint)[:-1], bad.labels / "report.json"), "labels.json", "cannot be written")
     sheet = bad.folder / "sheet.xyz"
     _refused(heatpose("data", synthetic_root, "--sheet", sheet), "sheet.xyz", ".png")
     assert _tree(bad.folder) == before

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from heatpose.cli.options import Decode, DecodeChoice, JsonOut, Model, Resolution, Sampling, SkeletonFile, Split, Threads, model_files, read_skeleton
-from heatpose.cli.output import write_json, write_picture
+from heatpose.cli.output import require_writable, write_json, write_picture
 
 
 def predict(
@@ -58,6 +58,7 @@ def data(
     from heatpose.preprocessing import check_resolution
     from heatpose.skeleton import for_labels
 
+    require_writable(json_out, sheet, augmented)
     check_resolution(resolution)
     part = find_part(folder, str(split))
     labels = read_labels(part.annotations)
