@@ -94,7 +94,7 @@ def teacher_maps(settings: DistillSettings, people: Sequence[Person], skeleton: 
 def cache_key(runner: PoseRunner, people: Sequence[Person], skeleton: Skeleton, settings: DistillSettings) -> str:
     """Name of the folder: a hash of all that the answers depend on. Of the pictures, their paths and sizes in bytes."""
     digest = hashlib.sha256(runner.path.read_bytes())
-    head = [FORMAT, runner.size, settings.margin, settings.min_score, skeleton.to_dict(), skeleton_names(runner)]
+    head = [FORMAT, runner.size, settings.margin, settings.min_score, skeleton.to_dict(), *_known(runner)]
     digest.update(json.dumps(head, sort_keys=True).encode())
     sizes: dict[Path, int] = {}
     for person in people:
@@ -104,9 +104,9 @@ def cache_key(runner: PoseRunner, people: Sequence[Person], skeleton: Skeleton, 
     return f"{runner.path.stem}-{digest.hexdigest()[:16]}"
 
 
-def skeleton_names(runner: PoseRunner) -> list[str]:
-    """The teacher's own keypoints, empty where its file does not say: another manifest beside it makes another teacher."""
-    return list(runner.skeleton.keypoints) if runner.skeleton else []
+def _known(runner: PoseRunner) -> list[Any]:
+    """What its file or the manifest beside it says: another manifest makes another teacher."""
+    return [None if fact is None else fact.to_dict() for fact in (runner.skeleton, runner.preprocessing)]
 
 
 def _build(teacher: Teacher, people: Sequence[Person], settings: DistillSettings, folder: Path, progress: bool) -> None:
