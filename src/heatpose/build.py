@@ -38,7 +38,7 @@ def quiet(config: DictConfig) -> None:
     # TensorBoard's writer loads TensorFlow (seconds, and a page of noise) unless this module of its TensorFlow-free build is there.
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for text in ("LeafSpec", "on_after_batch_transfer", "does not have many workers", "Checkpoint directory", "number of training batches"):
+    for text in ("LeafSpec", "batch_transfer", "does not have many workers", "Checkpoint directory", "number of training batches"):
         warnings.filterwarnings("ignore", f".*{text}.*")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
 

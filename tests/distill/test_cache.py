@@ -112,7 +112,12 @@ def test_a_folder_is_for_what_it_was_made_from(settings: DistillSettings, dotted
 
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
-    [({"temperature": 0}, "distill.temperature=0"), ({"margin": 0.5}, "would cut the person"), ({"weight": -1}, "distill.weight=-1"), ({"spread": -1}, "spread=-1")],
+    [
+        ({"temperature": 0}, "distill.temperature=0"),
+        ({"spread": -1}, "distill.spread=-1"),
+        ({"margin": 0.5}, "would cut the person"),
+        ({"weight": -1}, "distill.weight=-1"),
+    ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, float], sentence: str) -> None:
     with pytest.raises(HeatposeError, match=sentence):

@@ -73,7 +73,9 @@ def test_a_warped_map_lies_where_the_warped_label_lies(grid: int, margin: float 
             assert distribution.sum() == pytest.approx(1, abs=1e-4) and weight[b, k] == scores[k]
             assert abs((distribution.sum(0) * middle).sum() - x) < 0.5 and abs((distribution.sum(1) * middle).sum() - y) < 0.5
             found = decode(distribution[None, None], "refined")[0, 0, :2] * CELLS
-            assert np.abs(found - (x, y)).max() < 0.5
+            # The highest cell can be no nearer than half a cell of the coarser of the two maps.
+            coarser = max(1.0, np.linalg.norm(np.linalg.inv(batch["teacher_frame"][b, :, :2].numpy()), axis=0).max() / grid / 4)
+            assert np.abs(found - (x, y)).max() < 0.5 * coarser + 0.02
             checked += 1
     assert checked > 60
 

@@ -17,7 +17,7 @@ from heatpose.runners import PoseRunner
 from heatpose.runners.outputs import RANGE_SLACK, poses_from_heatmaps
 from heatpose.skeleton import Skeleton, for_keypoint_count
 
-FLOOR = 1e-6
+FLOOR = 1e-8
 """Least probability that a map can say."""
 Box = tuple[int, int, int, int]
 
@@ -108,7 +108,7 @@ def as_logits(maps: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     logits = maps.astype(np.float32)
     if maps.min() >= -RANGE_SLACK and maps.max() <= 1 + RANGE_SLACK:
-        p = np.clip(logits, FLOOR, 1 - FLOOR)
+        p = np.clip(logits, FLOOR, 1 - 1e-6)
         is_softmax = np.abs(maps.sum((-1, -2)) - 1).max() < 0.1
         logits = np.log(p) if is_softmax else np.log(p) - np.log1p(-p)
     result: NDArray[np.float32] = (logits - logits.max((-1, -2), keepdims=True)).astype(np.float32)
