@@ -217,3 +217,11 @@ def test_warped_maps_are_means_of_samples(samples: int) -> None:
             fx, fy = transform[b] @ (x, y, 1)
             values.append(bilinear(maps[b, k], 7 * float(fx), 10 * float(fy)))
         assert warped[b, k, v, u].item() == pytest.approx(np.mean(values), abs=1e-5)
+
+
+def test_mixed_precision_moves_no_map() -> None:
+    generator = torch.Generator().manual_seed(6)
+    maps, transform = torch.rand(1, 2, 48, 48, generator=generator), torch.tensor([[[0.011, 0.002, 0.07], [-0.003, 0.013, 0.11]]])
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = codec.warp_maps(maps, transform, CELLS, 2)
+    assert torch.equal(mixed, codec.warp_maps(maps, transform, CELLS, 2))

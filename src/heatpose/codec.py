@@ -110,7 +110,9 @@ def warp_maps(maps: Tensor, transform: Tensor, cells: int, samples: int = 1, str
 
     at = (torch.arange(cells * samples, device=maps.device, dtype=maps.dtype) + 0.5) * (stride / samples)
     y, x = torch.meshgrid(at, at, indexing="ij")
-    places = torch.stack([x, y, torch.ones_like(x)], -1) @ transform[:, None].transpose(-1, -2)
+    # Products by hand: under mixed precision a matrix product would round the places to eight bits.
+    t = transform[..., None, None]
+    places = torch.stack([t[:, axis, 0] * x + t[:, axis, 1] * y + t[:, axis, 2] for axis in (0, 1)], -1)
     sampled = functional.grid_sample(maps, 2 * places - 1, mode="bilinear", padding_mode="zeros", align_corners=False)
     return functional.avg_pool2d(sampled, samples) if samples > 1 else sampled
 
