@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
-import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from heatpose.models.checkpoint import load_checkpoint
 from heatpose.models.movenet import MoveNet
 from heatpose.module import PoseModule
 from heatpose.preprocessing import Preprocessing
+from heatpose.quiet import without_tensorflow
 from heatpose.skeleton import Skeleton
 from heatpose.training import best_precision, callbacks_of
 
@@ -33,8 +32,7 @@ NOT_THE_RUN = ("run", "runs", "exports", "export", "evaluate", "resume", "quant"
 
 def quiet(config: DictConfig) -> None:
     """Seeds every generator, and keeps the libraries' remarks that no user can act on off the terminal."""
-    # TensorBoard's writer loads TensorFlow (seconds, and a page of noise) unless this module of its TensorFlow-free build is there.
-    sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
+    without_tensorflow()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for text in ("LeafSpec", "on_after_batch_transfer", "does not have many workers", "Checkpoint directory", "number of training batches"):
         warnings.filterwarnings("ignore", f".*{text}.*")

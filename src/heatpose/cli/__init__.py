@@ -10,10 +10,11 @@ import typer
 
 from heatpose.cli.boards import deploy, estimate, inspect
 from heatpose.cli.pictures import data, predict
+from heatpose.cli.reports import report
 from heatpose.cli.scoring import compare, evaluate
 from heatpose.errors import told_in_one_sentence
 
-COMMANDS = (evaluate, compare, inspect, predict, data, estimate, deploy)
+COMMANDS = (evaluate, compare, inspect, predict, data, estimate, deploy, report)
 
 app = typer.Typer(help="Person pose for microcontrollers: score, inspect, draw, deploy.", no_args_is_help=True, pretty_exceptions_enable=False)
 for command in COMMANDS:
