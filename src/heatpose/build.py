@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -127,11 +129,20 @@ def finish(config: DictConfig, checkpoint: Path, source: Source) -> float | None
     if not config.export:
         return steps.score(checkpoint, source) if config.evaluate else None
     result = steps.export(
-        checkpoint, source, name=config.run, exports=Path(config.exports), quant=instantiate(config.quant), config=plain(config), score=config.evaluate
-    )
+        checkpoint, source, name=config.run, exports=Path(config.exports), quant=instantiate(config.quant), config=plain(config), score=config.evaluate,
+        command=command_line(),
+    )  # fmt: skip
     hand_over(config, result.folder)
     steps.require_passed(result)
     return steps.float_oks(result)
+
+
+def command_line() -> str | None:
+    """What makes this run or this member of a sweep again; None outside an entry."""
+    if not HydraConfig.initialized():
+        return None
+    hydra = HydraConfig.get()
+    return shlex.join(["uv", "run", f"{hydra.job.name}.py", *hydra.overrides.task])
 
 
 def target_of(config: DictConfig) -> Target | None:
