@@ -120,3 +120,11 @@ def exported(case: Case) -> Copy:
 def copied(case: Case, tmp_path: Path) -> Copy:
     """A copy that may be changed."""
     return Copy(Path(shutil.copytree(case.result.folder, tmp_path / "exports" / "tiny")))
+
+
+@pytest.fixture
+def lean(copied: Copy) -> Copy:
+    """A copy without its model files, for what is said in its json alone: reading models is most of a report's time."""
+    for path in (*copied.folder.glob("*.tflite"), *copied.folder.glob("*.onnx")):
+        path.unlink()
+    return copied

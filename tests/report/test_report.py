@@ -110,7 +110,8 @@ def test_a_build_takes_the_place_of_the_estimate_unless_it_is_of_another_file(co
     folder = copied.folder / "stm32n6"
     folder.mkdir()
     digest = hashlib.sha256((copied.folder / "net_64_int8_pc.tflite").read_bytes()).hexdigest()
-    result = {"model_sha256": digest, "status": "validated", "ram_internal_kib": 123.0, "flash_kib": 456.0, "ms": 7.25, "device": "STM32N6570-DK", "tool_version": "3.0.0-1 a"}
+    facts = {"ram_internal_kib": 123.0, "flash_kib": 456.0, "ms": 7.25, "device": "STM32N6570-DK", "tool_version": "3.0.0-1 a"}
+    result = {"model_sha256": digest, "status": "validated", **facts}
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     page = _report([copied.folder], tmp_path)
     figures = page.figures
@@ -124,9 +125,9 @@ def test_a_build_takes_the_place_of_the_estimate_unless_it_is_of_another_file(co
     assert trace["x"] != [7.25] and "is about another file" in page.root.text
 
 
-def test_published_rows_of_the_kind_stand_beside_ours(copied: Copy, tmp_path: Path) -> None:
-    copied.change("manifest.json", lambda m: (m.update(resolution=192), m["network"].update(width=1.0)))
-    rows = _report([copied.folder], tmp_path).table("summary-table")
+def test_published_rows_of_the_kind_stand_beside_ours(lean: Copy, tmp_path: Path) -> None:
+    lean.change("manifest.json", lambda m: (m.update(resolution=192), m["network"].update(width=1.0)))
+    rows = _report([lean.folder], tmp_path).table("summary-table")
     published = [row for row in rows if row[2].startswith("published")]
     assert [(row[3], row[8], row[9], row[10], row[11]) for row in published] == [("52.10", "18.4", "1,674", "3,036", "58.0"), ("39.31", "–", "–", "–", "7.9")]
 
@@ -134,23 +135,23 @@ def test_published_rows_of_the_kind_stand_beside_ours(copied: Copy, tmp_path: Pa
 # The bundle's own report.
 
 
-def test_the_manifest_knows_the_report(copied: Copy) -> None:
+def test_the_manifest_knows_the_report(lean: Copy) -> None:
     def entry() -> dict[str, Any]:
-        known: dict[str, Any] = copied.read("manifest.json")["files"][REPORT]
+        known: dict[str, Any] = lean.read("manifest.json")["files"][REPORT]
         return known
 
-    path = copied.folder / REPORT
+    path = lean.folder / REPORT
     assert entry() == {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    write_report([copied.folder], path, title="Another title")
+    write_report([lean.folder], path, title="Another title")
     assert entry()["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert "Another title" in read_page(path).root.all("h1")[0].text
-    assert not list(copied.folder.glob("*.part"))
+    assert not list(lean.folder.glob("*.part"))
 
 
-def test_hashes_and_the_command_are_there(copied: Copy, tmp_path: Path) -> None:
-    copied.change("manifest.json", lambda m: m["provenance"].update(command="uv run train.py experiment=quickstart"))
-    page = _report([copied.folder], tmp_path)
-    for name, entry in copied.read("manifest.json")["files"].items():
+def test_hashes_and_the_command_are_there(lean: Copy, tmp_path: Path) -> None:
+    lean.change("manifest.json", lambda m: m["provenance"].update(command="uv run train.py experiment=quickstart"))
+    page = _report([lean.folder], tmp_path)
+    for name, entry in lean.read("manifest.json")["files"].items():
         assert [name, entry["sha256"], f"{entry['bytes']:,}"] in [[row[0].replace(" ", ""), *row[1:]] for row in page.table("files_0")]
     assert "uv run train.py experiment=quickstart" in page.root.all("pre")[0].text
 
@@ -195,36 +196,37 @@ def test_labels_lie_on_the_person(page: Page, exported: Copy, case: Case) -> Non
     assert len(differences) > 50 and np.median(differences) < 12
 
 
-def test_pictures_that_have_moved_are_found_or_missed_in_a_sentence(copied: Copy, case: Case, tmp_path: Path) -> None:
-    copied.change("metrics.json", lambda m: m["gallery"].update(folder=str(tmp_path / "gone")))
-    assert "heatpose report --images FOLDER" in _report([copied.folder], tmp_path).said
-    found = _report([copied.folder], tmp_path, images=case.evaluation[0].image_path.parent)
+def test_pictures_that_have_moved_are_found_or_missed_in_a_sentence(lean: Copy, case: Case, tmp_path: Path) -> None:
+    lean.change("metrics.json", lambda m: m["gallery"].update(folder=str(tmp_path / "gone")))
+    assert "heatpose report --images FOLDER" in _report([lean.folder], tmp_path).said
+    found = _report([lean.folder], tmp_path, images=case.evaluation[0].image_path.parent)
     assert len(found.root.all("image")) == len(case.evaluation)
-    assert not _report([copied.folder], tmp_path, pictures=False).root.all("image")
+    assert not _report([lean.folder], tmp_path, pictures=False).root.all("image")
 
 
 # Several.
 
 
-def test_several_are_compared_with_the_first(exported: Copy, copied: Copy, tmp_path: Path) -> None:
+def test_several_are_compared_with_the_first(exported: Copy, lean: Copy, tmp_path: Path) -> None:
     def worse(metrics: dict[str, Any]) -> None:
         for entry in metrics["artefacts"]["int8_pc"]["report"]["per_image"]:
             entry["oks"] -= 3
 
-    copied.change("metrics.json", worse)
-    copied.change("manifest.json", lambda m: m.update(name="worse"))
-    page = _report([exported.folder, copied.folder], tmp_path)
+    lean.change("metrics.json", worse)
+    lean.change("manifest.json", lambda m: m.update(name="worse"))
+    page = _report([exported.folder, lean.folder], tmp_path)
     rows = page.table("against_first")
     assert [row[1:] for row in rows if row[1] == "int8 per channel"] == [["int8 per channel", "-3.00 [-3.00, -3.00]", "12"]]
     assert {row[0] for row in page.table("summary-table")} == {"tiny", "worse"}
     assert [trace["name"] for trace in page.figures["keypoints"]["data"]] == ["tiny (int8_pc)", "worse (int8_pc)"]
     assert page.root.all("h1")[0].text == "tiny, worse"
-    copied.change("metrics.json", lambda m: m["artefacts"]["int8_pc"]["report"]["per_image"].pop())
-    assert "scored on different pictures" in _report([exported.folder, copied.folder], tmp_path).said
+    lean.change("metrics.json", lambda m: m["artefacts"]["int8_pc"]["report"]["per_image"].pop())
+    assert "scored on different pictures" in _report([exported.folder, lean.folder], tmp_path).said
 
 
-def test_bundles_of_one_name_are_told_apart(exported: Copy, copied: Copy, tmp_path: Path) -> None:
-    page = _report([exported.folder, copied.folder, exported.folder], tmp_path)
+def test_bundles_of_one_name_are_told_apart(lean: Copy, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(lean.folder, tmp_path / "elsewhere" / "tiny"))
+    page = _report([lean.folder, other, lean.folder], tmp_path)
     assert len({row[0] for row in page.table("summary-table")}) == 2
 
 
@@ -237,7 +239,8 @@ def test_a_bundle_of_a_manifest_alone_is_told_in_sentences(copied: Copy, tmp_pat
             path.unlink()
     (copied.folder / "manifest.json").write_text("{}", encoding="utf-8")
     said = _report([copied.folder], tmp_path).said
-    parts = ("metrics.json is not there", "No board's cost is known", "Nothing was scored", "no int8 file whose drift", "logs of the run", "No predictions", "no TFLite")
+    scores = ("metrics.json is not there", "No board's cost is known", "Nothing was scored", "no int8 file whose drift")
+    parts = (*scores, "logs of the run", "No predictions", "no TFLite")
     assert all(part in said for part in parts), said
 
 
@@ -252,19 +255,19 @@ WRONG: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_damaged_metrics_cost_a_sentence(copied: Copy, tmp_path: Path, wrong: str) -> None:
-    copied.change("metrics.json", WRONG[wrong])
-    page = _report([copied.folder], tmp_path)
+def test_damaged_metrics_cost_a_sentence(lean: Copy, tmp_path: Path, wrong: str) -> None:
+    lean.change("metrics.json", WRONG[wrong])
+    page = _report([lean.folder], tmp_path)
     assert page.said and len(page.root.all("section")) == 9
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000])
-def test_metrics_that_are_no_json_cost_a_sentence(copied: Copy, tmp_path: Path, text: str) -> None:
-    (copied.folder / "metrics.json").write_text(text, encoding="utf-8")
-    assert "cannot be read" in _report([copied.folder], tmp_path).said
+def test_metrics_that_are_no_json_cost_a_sentence(lean: Copy, tmp_path: Path, text: str) -> None:
+    (lean.folder / "metrics.json").write_text(text, encoding="utf-8")
+    assert "cannot be read" in _report([lean.folder], tmp_path).said
 
 
-def test_names_are_text(copied: Copy, tmp_path: Path) -> None:
+def test_names_are_text(lean: Copy, tmp_path: Path) -> None:
     def rename(manifest: dict[str, Any]) -> None:
         manifest.update(name=HOSTILE, model=HOSTILE, created=HOSTILE)
         manifest["provenance"] = {"command": HOSTILE, "checkpoint": HOSTILE}
@@ -273,8 +276,8 @@ def test_names_are_text(copied: Copy, tmp_path: Path) -> None:
         manifest["skeleton"]["edges"] = [[HOSTILE if name == "head" else name for name in edge] for edge in manifest["skeleton"]["edges"]]
         manifest["skeleton"]["merge"] = {}
 
-    copied.change("manifest.json", rename)
-    page = _report([copied.folder], tmp_path)
+    lean.change("manifest.json", rename)
+    page = _report([lean.folder], tmp_path)
     assert len(page.root.all("script")) == 3 and not page.root.all("img")
     assert page.root.all("h1")[0].text.replace(" ", "") == HOSTILE.replace(" ", "") and "{{ 7 * 7 }}" in page.root.all("title")[0].text
     assert any(HOSTILE in title.text for title in page.root.all("title"))  # of the keypoint, on a picture
