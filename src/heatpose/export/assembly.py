@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.data.sample import Person
+from heatpose.errors import first_line
 from heatpose.evaluate import paired_difference
 from heatpose.export.card import model_card
 from heatpose.export.convert import convert
@@ -98,10 +99,17 @@ class Assembly:
         result = BundleResult(job.out / job.name, tuple(rows), _gates(proofs), dict(self.steps.seconds), published)
         manifest = self._manifest(known, len(images), result)
         write_json(self.folder / MANIFEST, manifest)  # the report reads it, and is one of the files that it lists
-        with self.steps.step("report", "Report"):
-            write_report([self.folder], self.folder / REPORT)
+        self._report()
         write_json(self.folder / MANIFEST, {**manifest, "files": file_table(self.folder)})
         return replace(result, seconds=dict(self.steps.seconds))
+
+    def _report(self) -> None:
+        """The page about the bundle. What took minutes to prove is not lost where the page cannot be made."""
+        try:
+            with self.steps.step("report", "Report"):
+                write_report([self.folder], self.folder / REPORT)
+        except Exception as error:
+            self.steps.tell(f"No {REPORT} ({type(error).__name__}: {first_line(error)}); the bundle is whole otherwise, heatpose report writes it again.")
 
     def _calibrate(self) -> NDArray[np.uint8]:
         job = self.job
