@@ -20,7 +20,9 @@ Point = tuple[int, Bundle, Taken, float, float]
 def costs(bundles: Sequence[Bundle], boards: Boards) -> Section:
     """A plot for each board and quantity that is known."""
     targets = sorted({(entry.target, entry.board) for bundle in bundles for entry in boards[bundle.label]}, key=_rank)
-    blocks = [block for target, board in targets for block in guarded(f"What files take on {board}", lambda t=target, b=board: _board(bundles, boards, t, b))]  # type: ignore[misc]
+    blocks = list[Block]()
+    for target, board in targets:
+        blocks += guarded(f"What files take on {board}", lambda t=target, b=board: _board(bundles, boards, t, b))  # type: ignore[misc]
     figures = [figure for block in blocks if isinstance(block, Figures) for figure in block.figures]
     told: list[Block] = [block for block in blocks if isinstance(block, Note)]
     notes = list(dict.fromkeys(f"{entry.board}: {note}" for bundle in bundles for entry in boards[bundle.label] for note in entry.notes))
@@ -30,7 +32,8 @@ def costs(bundles: Sequence[Bundle], boards: Boards) -> Section:
         "Up and to the left is better. Filled points were built or measured, open ones are estimates with their interval; the dotted line joins the files "
         "that no other of this report beats. Grey points were published by others, for the same keypoints at every resolution."
     )
-    return Section("costs", "Accuracy against cost", lead, [*([Figures(figures)] if figures else []), *told, *([Notes("About these numbers", notes)] if notes else [])])
+    unfolded = [Notes("About these numbers", notes)] if notes else []
+    return Section("costs", "Accuracy against cost", lead, [*([Figures(figures)] if figures else []), *told, *unfolded])
 
 
 def _rank(target: tuple[str, str]) -> tuple[int, str]:

@@ -117,7 +117,8 @@ def _traces(position: int, bundle: Bundle, log: Log, tags: Sequence[str], *, sev
     traces = []
     for i, tag in enumerate(found):
         points, name = thinned(log.values[tag]), plain(f"{bundle.label}: {tag}" if several else tag)
-        line = {"width": 1 if tag.endswith("_step") else 2, "color": colour(position if several else i), "dash": "dot" if several and tag.startswith("val") and i else "solid"}
+        dash = "dot" if several and tag.startswith("val") and i else "solid"
+        line = {"width": 1 if tag.endswith("_step") else 2, "color": colour(position if several else i), "dash": dash}
         traces.append({
             "type": "scatter", "mode": "lines" if len(points) > 40 else "lines+markers", "name": name, "x": [p[0] for p in points], "y": [p[1] for p in points],
             "line": line, "opacity": 0.5 if tag.endswith("_step") else 1, "hovertemplate": f"{name}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",

@@ -75,7 +75,8 @@ def _of_bundle(bundle: Bundle, position: int) -> list[Block]:
     files = manifest.get("files") or {}
     rows = [Row([Cell(name, name, "code"), Cell(str(entry["sha256"]), mark="hash"), number(entry["bytes"], 0)]) for name, entry in files.items()]
     blocks.append(Table(("file", "sha256", "bytes"), rows, f"Files of {bundle.label}", 2, f"files_{position}"))
-    return [*blocks, Table(("", ""), [Row([Cell(key), Cell(value, mark="long")]) for key, value in _origin(manifest, provenance)], f"Origin of {bundle.label}", 9)]
+    origin = [Row([Cell(key), Cell(value, mark="long")]) for key, value in _origin(manifest, provenance)]
+    return [*blocks, Table(("", ""), origin, f"Origin of {bundle.label}", 9)]
 
 
 def _origin(manifest: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -86,7 +87,7 @@ def _origin(manifest: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[
         ("from commit", f"{git.get('commit', 'not known')}{changed}"),
         ("checkpoint", str(provenance.get("checkpoint", "not known"))),
         *((f"{part} labels", _labels(entry)) for part, entry in data.items()),
-        ("calibration", f"{calibration.get('images', '?')} training pictures, seed {calibration.get('seed', '?')}, sha256 of the list {calibration.get('sha256', '?')}"),
+        ("calibration", "{} training pictures, seed {}, sha256 of the list {}".format(*(calibration.get(key, "?") for key in ("images", "seed", "sha256")))),
         ("versions", ", ".join(f"{name} {version}" for name, version in (manifest.get("versions") or {}).items())),
         ("machine", str(manifest.get("platform", "not known"))),
     ]

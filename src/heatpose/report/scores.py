@@ -23,7 +23,8 @@ def losses(bundles: Sequence[Bundle]) -> Section:
         traces += _limits(bundles)
         count = len({y for trace in traces for y in trace["y"]})
         spec = figure(traces, x="OKS lost, points", yaxis={"autorange": "reversed", "type": "category"}, legend=len(bundles) > 1)
-        blocks.append(Figures([Figure("loss", "OKS lost against the float network", spec, "Bars: 95 % interval. Red strokes: what the gate allows.", 90 + 40 * count, True)]))
+        told = "Bars: 95 % interval. Red strokes: what the gate allows."
+        blocks.append(Figures([Figure("loss", "OKS lost against the float network", spec, told, 90 + 40 * count, True)]))
     else:
         blocks.append(missing("Nothing was scored, so that no loss is known."))
     blocks += [_gates(bundle, i) for i, bundle in enumerate(bundles) if bundle.manifest.get("gates")]
@@ -88,7 +89,8 @@ def people(bundles: Sequence[Bundle]) -> Section:
     blocks: list[Block] = []
     if sized:
         caption = "Side of the person's box as a share of the picture's side, sqrt(box area / picture area); bars: standard error."
-        figures.append(Figure("sizes", "OKS of small and large people", figure(sized, x="person's side / picture's side", y="OKS %", xaxis={"type": "category"}), caption, 430))
+        spec = figure(sized, x="person's side / picture's side", y="OKS %", xaxis={"type": "category"})
+        figures.append(Figure("sizes", "OKS of small and large people", spec, caption, 430))
     else:
         blocks.append(missing("How small and large people score is not known: the bundle was exported by an older version."))
     return Section("people", "Keypoints and people", lead, [Figures(figures), *blocks])
@@ -98,7 +100,8 @@ def _keypoint_trace(name: str, scores: Mapping[str, float | None], look: int, sy
     known = {key: value for key, value in scores.items() if value is not None}
     return {
         "type": "scatter", "mode": "markers", "name": plain(name), "x": list(known.values()), "y": [plain(key) for key in known],
-        "marker": {"size": 9, "color": colour(look), "symbol": SYMBOLS[symbol % len(SYMBOLS)]}, "hovertemplate": f"{plain(name)}<br>%{{y}}: %{{x:.1f}} %<extra></extra>",
+        "marker": {"size": 9, "color": colour(look), "symbol": SYMBOLS[symbol % len(SYMBOLS)]},
+        "hovertemplate": f"{plain(name)}<br>%{{y}}: %{{x:.1f}} %<extra></extra>",
     }  # fmt: skip
 
 
@@ -125,7 +128,8 @@ def drift(bundles: Sequence[Bundle]) -> Section:
         moved = {form: found for form in ("int8_pc", "int8_pt") if (found := _drift_of(bundle, form)) is not None}
         for form, numbers in list(moved.items())[: 2 if len(bundles) <= 2 else 1]:
             heading = FORMS[form] if len(bundles) == 1 else f"{bundle.label}: {form}"
-            caption = f"All keypoints: {numbers['p50']:.2f} / {numbers['p95']:.2f} / {numbers['p99']:.2f} px; {numbers['moved']:.1f} % have another highest cell."
+            quantiles = " / ".join(f"{numbers[key]:.2f}" for key in ("p50", "p95", "p99"))
+            caption = f"All keypoints: {quantiles} px; {numbers['moved']:.1f} % have another highest cell."
             figures.append(Figure(f"drift_{len(figures)}", heading, _drift_spec(numbers["per_keypoint"]), caption, 130 + 22 * len(numbers["per_keypoint"])))
         if not moved:
             blocks.append(missing(f"'{bundle.label}' has no int8 file whose drift was measured."))
