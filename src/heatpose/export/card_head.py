@@ -43,12 +43,13 @@ def terms(job: BundleJob) -> Terms:
     init, data = job.provenance.get("init"), job.provenance.get("data")
     maker = str(init.get("_target_", "")).rpartition(".")[2] if isinstance(init, Mapping) else ""
     weights, spdx = _WEIGHTS.get(maker, ("not recorded; ask whoever made the checkpoint", None))
-    kind = data.get("kind") if isinstance(data, Mapping) else None
+    described: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
+    kind = described.get("kind")
     trained = job.provenance.get("checkpoint") != "initial.ckpt"
     if kind == "synthetic":
         told = "rendered people, made by Heatpose: Apache-2.0, no photographs"
     elif kind == "coco":
-        told, spdx = _labels(job, data), spdx if not trained else None
+        told, spdx = _labels(job, described), spdx if not trained else None
     else:
         told, spdx = "not recorded", None
     return Terms(weights, told, spdx)

@@ -128,7 +128,7 @@ def _picture(entry: Mapping[str, Any], path: Path, skeleton: Skeleton, before: f
     told = [f"image {entry['image_id']}", f"{int(labelled.sum())} of {len(skeleton)} labelled", f"side {100 * share:.0f} % of the picture's"]
     told += [] if before is None else [f"float network {before:.1f} %"]
     extent = float(np.ptp(points[0][labelled], axis=0).max()) if labelled.any() else 0.0
-    line = max(1.6, min(4.0, 0.022 * extent))
+    line = max(2.4, min(4.0, 0.022 * extent))
     return Picture(name, _jpeg(tile), width, height, round(line, 2), drawings, f"{entry['oks']:.1f} %", ", ".join(told))
 
 
@@ -157,7 +157,7 @@ def _drawn(points: NDArray[np.float64], shown: NDArray[np.bool_], skeleton: Skel
     colours = side_colours(skeleton)
     places = [(round(float(x), 1), round(float(y), 1)) for x, y in points]
     limbs = [Limb(*places[a], *places[b], _css(limb_colour(colours[a], colours[b]))) for a, b in skeleton.edge_indices if shown[a] and shown[b]]
-    joints = [Joint(*places[k], _css(colours[k]), hints[k]) for k in np.flatnonzero(shown)]
+    joints = [Joint(x, y, _css(colours[k]), hints[k]) for k, (x, y) in enumerate(places) if shown[k]]
     return limbs, joints
 
 

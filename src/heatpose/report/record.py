@@ -76,7 +76,7 @@ def _of_bundle(bundle: Bundle, position: int) -> list[Block]:
     rows = [Row([Cell(name, name, "code"), Cell(str(entry["sha256"]), mark="hash"), number(entry["bytes"], 0)]) for name, entry in files.items()]
     blocks.append(Table(("file", "sha256", "bytes"), rows, f"Files of {bundle.label}", 2, f"files_{position}"))
     origin = [Row([Cell(key), Cell(value, mark="long")]) for key, value in _origin(manifest, provenance)]
-    return [*blocks, Table(("", ""), origin, f"Origin of {bundle.label}", 9)]
+    return [*blocks, Table(("what", "which"), origin, f"Origin of {bundle.label}", 9)]
 
 
 def _origin(manifest: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
