@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from heatpose.report.curves import LONGEST, thinned
-from heatpose.report.figures import pareto_front, plain
+from heatpose.report.figures import pareto_front, plain, short
 from heatpose.report.scores import size_name
 
 
@@ -19,6 +19,10 @@ def test_the_front_is_what_nothing_beats(seed: int) -> None:
 
 def test_tags_of_a_name_are_written_out() -> None:
     assert plain("<b>a</b> & 'b'") == "&lt;b&gt;a&lt;/b&gt; &amp; 'b'"
+
+
+def test_long_names_keep_their_end() -> None:
+    assert short("a" * 26) == "a" * 26 and short("x" * 40 + "_size-96") == f"…{'x' * 17}_size-96"
 
 
 def test_groups_of_sizes_are_called_as_people_say() -> None:

@@ -18,6 +18,11 @@ def plain(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
+def short(text: str, longest: int = 26) -> str:
+    """The end of a long name, which is what tells members of a sweep apart, for the labels of an axis."""
+    return text if len(text) <= longest else f"…{text[1 - longest :]}"
+
+
 def colour(position: int) -> str:
     """Of the bundle at that position."""
     return COLOURS[position % len(COLOURS)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 from heatpose.report.bundle import FORMS, Artefact, Bundle
 from heatpose.report.content import Block, Cell, Figure, Figures, Row, Section, Table, missing
-from heatpose.report.figures import SYMBOLS, Trace, colour, error, even, figure, plain
+from heatpose.report.figures import SYMBOLS, Trace, colour, error, even, figure, plain, short
 from heatpose.report.summary import interval, limit_of
 
 
@@ -21,10 +22,11 @@ def losses(bundles: Sequence[Bundle]) -> Section:
             traces.append(_loss_trace(bundle, entries, position, several=len(bundles) > 1))
     if traces:
         traces += _limits(bundles)
-        count = len({y for trace in traces for y in trace["y"]})
-        spec = figure(traces, x="OKS lost, points", yaxis={"autorange": "reversed", "type": "category"}, legend=len(bundles) > 1)
+        names = list(dict.fromkeys(y for trace in traces for y in trace["y"]))
+        ticks = {"tickmode": "array", "tickvals": names, "ticktext": [plain(short(html.unescape(name))) for name in names]}
+        spec = figure(traces, x="OKS lost, points", yaxis={"autorange": "reversed", "type": "category", **ticks}, legend=len(bundles) > 1)
         told = "Bars: 95 % interval. Red strokes: what the gate allows."
-        blocks.append(Figures([Figure("loss", "OKS lost against the float network", spec, told, 90 + 40 * count, True)]))
+        blocks.append(Figures([Figure("loss", "OKS lost against the float network", spec, told, 90 + 40 * len(names), True)]))
     else:
         blocks.append(missing("Nothing was scored, so that no loss is known."))
     blocks += [_gates(bundle, i) for i, bundle in enumerate(bundles) if bundle.manifest.get("gates")]
