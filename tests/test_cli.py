@@ -22,8 +22,8 @@ from heatpose.skeleton import ST_13
 from tests.conftest import Heatpose, Ran
 
 REPOSITORY = Path(__file__).parents[1]
-COMMANDS = ("evaluate", "compare", "inspect", "predict", "data", "estimate", "deploy", "doctor")
-HEAVY = ("torch", "torchvision", "lightning", "tensorflow", "onnx", "onnxruntime", "ai_edge_litert", "pycocotools", "matplotlib", "PIL")
+COMMANDS = ("evaluate", "compare", "inspect", "predict", "data", "estimate", "deploy", "doctor", "report")
+HEAVY = ("torch", "torchvision", "lightning", "tensorflow", "onnx", "onnxruntime", "ai_edge_litert", "pycocotools", "matplotlib", "PIL", "plotly", "jinja2")
 KINDS = ("ckpt", "onnx", "tflite")
 
 

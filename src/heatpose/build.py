@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
-import types
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -26,6 +26,7 @@ from heatpose.models.checkpoint import load_checkpoint
 from heatpose.models.movenet import MoveNet
 from heatpose.module import PoseModule
 from heatpose.preprocessing import Preprocessing
+from heatpose.quiet import without_tensorflow
 from heatpose.skeleton import Skeleton
 from heatpose.training import best_precision, callbacks_of
 
@@ -35,8 +36,7 @@ NOT_THE_RUN = ("run", "runs", "exports", "export", "evaluate", "resume", "quant"
 
 def quiet(config: DictConfig) -> None:
     """Seeds every generator, and keeps the libraries' remarks that no user can act on off the terminal."""
-    # TensorBoard's writer loads TensorFlow (seconds, and a page of noise) unless this module of its TensorFlow-free build is there.
-    sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
+    without_tensorflow()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for text in ("LeafSpec", "batch_transfer", "does not have many workers", "Checkpoint directory", "number of training batches"):
         warnings.filterwarnings("ignore", f".*{text}.*")
@@ -152,11 +152,20 @@ def finish(config: DictConfig, checkpoint: Path, source: Source) -> float | None
     if not config.export:
         return steps.score(checkpoint, source) if config.evaluate else None
     result = steps.export(
-        checkpoint, source, name=config.run, exports=Path(config.exports), quant=instantiate(config.quant), config=plain(config), score=config.evaluate
-    )
+        checkpoint, source, name=config.run, exports=Path(config.exports), quant=instantiate(config.quant), config=plain(config), score=config.evaluate,
+        command=command_line(),
+    )  # fmt: skip
     hand_over(config, result.folder)
     steps.require_passed(result)
     return steps.float_oks(result)
+
+
+def command_line() -> str | None:
+    """What makes this run or this member of a sweep again; None outside an entry."""
+    if not HydraConfig.initialized():
+        return None
+    hydra = HydraConfig.get()
+    return shlex.join(["uv", "run", f"{hydra.job.name}.py", *hydra.overrides.task])
 
 
 def target_of(config: DictConfig) -> Target | None:

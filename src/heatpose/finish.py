@@ -79,8 +79,9 @@ def score(path: Path, source: Source) -> float | None:
 
 
 def export(
-    path: Path, source: Source, *, name: str, exports: Path, quant: QuantSettings, config: Mapping[str, Any], score: bool = True
-) -> BundleResult:
+    path: Path, source: Source, *, name: str, exports: Path, quant: QuantSettings, config: Mapping[str, Any], score: bool = True,
+    command: str | None = None,
+) -> BundleResult:  # fmt: skip
     """Writes `exports/<name>` for a checkpoint and prints its table.
 
     Args:
@@ -91,6 +92,7 @@ def export(
         quant: What to make.
         config: For the manifest, plain values.
         score: False leaves the evaluation people out.
+        command: What was typed, for the manifest and the report.
 
     Raises:
         HeatposeError: As `export_bundle`.
@@ -100,9 +102,9 @@ def export(
     result = export_bundle(
         network=loaded.network, skeleton=loaded.skeleton, preprocessing=loaded.preprocessing, name=name, model_name=_model_name(loaded, name), out=exports,
         calibration_people=source.training(loaded.skeleton), evaluation_people=source.evaluation(loaded.skeleton) if score else None,
-        config=config, provenance={"checkpoint": path.name, **loaded.metadata}, forms=tuple(quant.forms), output=quant.output, sigmoid=quant.sigmoid,
-        limits=quant.limits, calibration_count=quant.calibration_images, recovery=quant.recovery, seed=quant.calibration_seed, pose=quant.pose,
-        tuning=quant.tuning, auto=quant.auto, console=console,
+        config=config, provenance={"checkpoint": path.name, "command": command, **loaded.metadata}, forms=tuple(quant.forms), output=quant.output,
+        sigmoid=quant.sigmoid, limits=quant.limits, calibration_count=quant.calibration_images, seed=quant.calibration_seed, pose=quant.pose,
+        recovery=quant.recovery, tuning=quant.tuning, auto=quant.auto, console=console,
     )  # fmt: skip
     print_table(result, console)
     return result

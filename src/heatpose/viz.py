@@ -105,15 +105,15 @@ def _draw_limbs(draw: ImageDraw, points: dict[int, tuple[float, float]], skeleto
     limbs = [(a, b) for a, b in skeleton.edge_indices if a in points and b in points]
     for outline in (True, False):
         for a, b in limbs:
-            colour = OUTLINE if outline else _limb_colour(colours[a], colours[b])
+            colour = OUTLINE if outline else limb_colour(colours[a], colours[b])
             draw.line([points[a], points[b]], fill=(*colour, 255), width=round(line * (1.8 if outline else 1)))
     for k, (x, y) in points.items():
         for radius, colour in ((1.35 * line, OUTLINE), (0.95 * line, colours[k])):
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(*colour, 255))
 
 
-def _limb_colour(a: Colour, b: Colour) -> Colour:
-    """The side that the limb belongs to: one end may be central; a limb from side to side is central."""
+def limb_colour(a: Colour, b: Colour) -> Colour:
+    """Of a limb between two keypoints of these colours: the side that the limb belongs to: one end may be central; a limb from side to side is central."""
     sides = {a, b} - {CENTRE}
     return sides.pop() if len(sides) == 1 else CENTRE
 

@@ -78,7 +78,7 @@ def test_one_table_tells_everything(trained: Trained) -> None:
 
 def test_the_bundle_is_whole_and_its_hashes_are_true(trained: Trained) -> None:
     found = {path.name for path in trained.bundle.iterdir() if path.is_file()}
-    assert {*MODELS, "metrics.json", "calibration.json", "README.md", "manifest.json"} <= found
+    assert {*MODELS, "metrics.json", "calibration.json", "README.md", "report.html", "manifest.json"} <= found
     manifest = trained.read("manifest.json")
     files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
     assert files == {

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.data.sample import Person
+from heatpose.errors import first_line
 from heatpose.evaluate import paired_difference
 from heatpose.export.card import model_card
 from heatpose.export.convert import convert
@@ -32,6 +33,8 @@ from heatpose.quantize.calibration import (
 from heatpose.quantize.settings import AutoChoice, Recovery, Tuning
 from heatpose.reference import OutputForm
 from heatpose.reference.comparison import Comparison, compare
+from heatpose.report import REPORT, write_report
+from heatpose.report.gallery import gallery_record
 from heatpose.runners.manifest import MANIFEST
 from heatpose.skeleton import Skeleton
 
@@ -97,12 +100,24 @@ class Assembly:
         proofs = [self._settled(proof) for proof in self._prove(files, images)]
         rows = rows_of(proofs)
         published = _published(job, proofs)
-        write_json(self.folder / METRICS, {**_metrics(proofs), "published": published.to_json()})
+        record = gallery_record({proof.artefact: proof.report for proof in proofs}, job.evaluation_people or ())
+        write_json(self.folder / METRICS, {**_metrics(proofs), "published": published.to_json(), "gallery": record})
         card = model_card(job, rows, proofs, published)
         (self.folder / CARD).write_text(card, encoding="utf-8")
         result = BundleResult(job.out / job.name, tuple(rows), _gates(proofs), dict(self.steps.seconds), published)
-        write_json(self.folder / MANIFEST, self._manifest(known, len(images), result))
-        return result
+        manifest = self._manifest(known, len(images), result)
+        write_json(self.folder / MANIFEST, manifest)  # the report reads it, and is one of the files that it lists
+        self._report()
+        write_json(self.folder / MANIFEST, {**manifest, "files": file_table(self.folder)})
+        return replace(result, seconds=dict(self.steps.seconds))
+
+    def _report(self) -> None:
+        """The page about the bundle. What took minutes to prove is not lost where the page cannot be made."""
+        try:
+            with self.steps.step("report", "Report"):
+                write_report([self.folder], self.folder / REPORT)
+        except Exception as error:
+            self.steps.tell(f"No {REPORT} ({type(error).__name__}: {first_line(error)}); the bundle is whole otherwise, heatpose report writes it again.")
 
     def _calibrate(self) -> NDArray[np.uint8]:
         job = self.job
@@ -133,7 +148,7 @@ class Assembly:
             if form != "float32":
                 with self.steps.step(form, f"Quantisation ({form})") as update:
                     self.quantised[form] = quantiser.make(form, update)
-                self.steps.say(f"  {form}: {self.quantised[form].sentence()}")
+                self.steps.tell(f"  {form}: {self.quantised[form].sentence()}")
                 files[form].write_bytes(self.quantised[form].content)
         if whole not in files.values():
             whole.unlink()
@@ -199,6 +214,11 @@ def _published(job: BundleJob, proofs: Sequence[Proof]) -> Comparison:
     return compare(job.skeleton, job.preprocessing.size, measured, width=settings["width"], output=form)
 
 
+def _drift(proof: Proof) -> dict[str, Any] | None:
+    """How far an int8 file moves the keypoints, in input pixels, over the calibration images; None for the others."""
+    return next((gate.numbers for gate in proof.gates if "per_keypoint" in gate.numbers), None)
+
+
 def _metrics(proofs: Sequence[Proof]) -> dict[str, Any]:
     """Artefact -> its report, its drop against the torch network, its time."""
     reference = proofs[0].report
@@ -208,6 +228,8 @@ def _metrics(proofs: Sequence[Proof]) -> dict[str, Any]:
             "milliseconds": proof.milliseconds,
             "kernels": proof.kernels,
             "passed": proof.passed,
+            "file": proof.path.name if proof.path else None,
+            "drift": _drift(proof),
         }
         if proof.report is not None and reference is not None:
             entry |= {

@@ -148,12 +148,6 @@ class Steps:
     console: Console | None
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def say(self, text: str) -> None:
-        """A line between two steps."""
-        from rich.console import Console
-
-        (self.console or Console()).print(text, highlight=False, markup=False, soft_wrap=True)
-
     @contextmanager
     def step(self, key: str, text: str, spinner: bool = True) -> Iterator[Any]:
         """Runs a step; gives the spinner's `update`, which changes its text.
@@ -174,3 +168,9 @@ class Steps:
             yield lambda _: None
         self.seconds[key] = time.perf_counter() - start
         console.print(f"[green]✓[/] {text} [dim]{self.seconds[key]:.1f} s[/]", highlight=False)
+
+    def tell(self, text: str) -> None:
+        """A sentence between the steps."""
+        from rich.console import Console
+
+        (self.console or Console()).print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
