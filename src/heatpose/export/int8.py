@@ -23,8 +23,8 @@ from heatpose.export.transposed import IMAGE, SHAPE, dense_kernel
 from heatpose.models.layers import ConvBlock
 from heatpose.models.tflite_walk import Located, locate
 from heatpose.quantize.channels import bias_of, quantised_modules
-from heatpose.quantize.scheme import LOWEST, Affine, input_affine, stored_weights, weight_scales
-from heatpose.quantize.simulate import Plan
+from heatpose.quantize.scheme import LOWEST, Affine, input_affine, stored_weights
+from heatpose.quantize.simulate import Plan, blocks
 
 _PROBABILITY = Affine(1 / 256, LOWEST)
 """What the specification fixes for the output of LOGISTIC."""
@@ -70,6 +70,7 @@ class _Writer:
         self.operators: list[Any] = list(self.graph.operators)  # by the index that the source knows them by
         self.body = {o.index for o in (*located.convolutions.values(), *located.additions.values(), *located.resizes.values())}
         self.stored = self._stored_tensors()
+        self.scales = {id(block): plan.weight_scales[name] for name, block in blocks(plan.network).items()}
 
     def _stored_tensors(self) -> dict[int, Affine]:
         """Tensor -> how it is stored, for every activation that becomes int8."""
@@ -100,7 +101,7 @@ class _Writer:
     def _store_layer(self, block: ConvBlock, operator: Operator) -> None:
         """Gives a convolution int8 weights and an int32 bias whose scale is that of the products it sums."""
         weight, bias = block.conv.weight, bias_of(block).detach().double().numpy()
-        scales = weight_scales(weight, self.plan.per_channel)
+        scales = self.scales[id(block)]
         depthwise, transposed = operator.name == "DEPTHWISE_CONV_2D", operator.name == "TRANSPOSE_CONV"
         image = operator.inputs[IMAGE if transposed else 0]
         stored = stored_weights(weight, scales)
