@@ -123,7 +123,7 @@ class Int8Conv(nn.Module):
             steps = functional.pad(steps, (0, 1, 0, 1))
         conv = self.conv
         if isinstance(conv, nn.ConvTranspose2d):
-            return functional.conv_transpose2d(steps, weight, bias, conv.stride, conv.padding, groups=conv.groups), units
+            return functional.conv_transpose2d(steps, weight, bias, conv.stride, (1, 1), groups=conv.groups), units  # padding of `TransposedBlock`
         return functional.conv2d(steps, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups), units
 
     def forward(self, steps: Tensor) -> Tensor:
