@@ -30,7 +30,7 @@ from heatpose.quiet import without_tensorflow
 from heatpose.skeleton import Skeleton
 from heatpose.training import best_precision, callbacks_of
 
-NOT_THE_RUN = ("run", "runs", "exports", "export", "evaluate", "resume", "quant", "target", "hydra", "logger", "fit", "checkpoint")
+NOT_THE_RUN = ("run", "runs", "exports", "export", "evaluate", "resume", "quant", "target", "hydra", "logger", "fit", "lr_find", "checkpoint")
 """Entries that do not change what is learnt: a run may be continued with others."""
 
 

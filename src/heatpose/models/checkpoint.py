@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,13 +65,14 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
     if not isinstance(description, dict) or "state_dict" not in content:
         raise HeatposeError(f"'{path}' is a torch file but no Heatpose checkpoint; give one that train.py wrote.")
     try:
-        network = MoveNet(**description["network"])
+        with torch.device("meta"):  # no memory is taken for what a description merely claims
+            network = MoveNet(**description["network"])
         skeleton = Skeleton(**description["skeleton"])
         preprocessing = Preprocessing(**description["preprocessing"])
         prefix = "network."
         state = {name.removeprefix(prefix): value for name, value in content["state_dict"].items() if name.startswith(prefix)}
-        network.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        network.load_state_dict(_values(state), assign=True)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
         raise HeatposeError(f"Checkpoint '{path}' does not fit its own description ({first_line(error)}).") from error
     if len(skeleton) != network.keypoints:
         raise HeatposeError(f"Checkpoint '{path}' has {network.keypoints} heatmaps, but its skeleton '{skeleton.name}' has {len(skeleton)} keypoints.")
@@ -83,9 +83,30 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise HeatposeError(f"Checkpoint '{path}' does not exist; give the .ckpt file that train.py wrote.")
     try:
+        with zipfile.ZipFile(path) as file:
+            claimed = sum(entry.file_size for entry in file.infolist())
+        if claimed > path.stat().st_size:  # torch stores its tensors as they are; packed ones could be a thousand times the file
+            raise ValueError(f"its {claimed} bytes of content do not fit into the file")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # the unpickler runs what the file says, within limits, and may fail in any way
         raise HeatposeError(f"'{path}' is no readable checkpoint: it is damaged, holds more than plain values, or is another kind of file.") from error
+
+
+def _values(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Copies of the tensors, f32 (counters i64), contiguous and each with memory of its own.
+
+    Raises:
+        ValueError: One holds no plain numbers, or claims more of them than the file has.
+    """
+    values = {}
+    for name, value in state.items():
+        kinds = (torch.int64,) if name.endswith("num_batches_tracked") else (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+        if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or value.dtype not in kinds:
+            raise ValueError(f"{name} is no tensor of numbers")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{name} has fewer numbers than its shape {list(value.shape)} says")
+        values[name] = value.clone(memory_format=torch.contiguous_format).to(torch.int64 if kinds == (torch.int64,) else torch.float32)
+    return values
 
 
 def check_skeleton(path: str | Path, found: Skeleton, wanted: Skeleton) -> None:
