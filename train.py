@@ -30,12 +30,13 @@ def train(config: DictConfig) -> float | None:
     if config.lr_find:
         rate_finder.find_rate(module, data, build.build_trainer(config, folder), folder)
         return None
-    last = training.open_run(folder, build.run_identity(config), config.resume)
-    if config.fit:
-        module.distillation = build.build_distillation(config, data, skeleton)
-        checkpoint = training.fit(module, data, build.build_trainer(config, folder), last)
-    else:
-        checkpoint = training.initial_checkpoint(module, folder)
+    with training.only_this_process(folder):
+        last = training.open_run(folder, build.run_identity(config), config.resume)
+        if config.fit:
+            module.distillation = build.build_distillation(config, data, skeleton)
+            checkpoint = training.fit(module, data, build.build_trainer(config, folder), last)
+        else:
+            checkpoint = training.initial_checkpoint(module, folder)
     return build.finish(config, checkpoint, source)
 
 

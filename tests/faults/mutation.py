@@ -16,7 +16,8 @@ NUMBERS = (0, 1, 2, 3, 7, 8, 16, 31, 32, 64, 127, 128, 255, 256, 32767, 65535, 6
 """Where counts, offsets and lengths go wrong."""
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 0.5, 1e308, -1e308, float("nan"), float("inf"), 10**30, -(10**30), 2**31, 2**63, 2**64, "", "x", "\0", "é\u202e", "../../x",
-    "/etc/passwd", "C:\\x", "n.a.", "1e999", "NaN", [], {}, [[]], [None], {"": 0}, "A" * 5000, list(range(300)), {"_target_": "os.system", "command": "touch pwned"},
+    "/etc/passwd", "C:\\x", "n.a.", "1e999", "NaN", [], {}, [[]], [None], {"": 0}, "A" * 5000, list(range(300)),
+    {"_target_": "os.system", "command": "touch pwned"},
     "${oc.env:HOME}", "__class__", [[[[[[[[[[]]]]]]]]]], "%s%n{0}", "[red]x[/", "\ud800",
 )  # fmt: skip
 Mutate = Callable[[bytes, Sequence[bytes], random.Random], bytes]

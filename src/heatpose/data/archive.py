@@ -65,7 +65,9 @@ def unpack(path: Path, root: Path, archive: Archive) -> None:
             members = _members(file, archive)
             total = sum(member.file_size for member in members)
             if total > MOST_SWELLING * archive.unpacked:
-                raise HeatposeError(f"'{path}' would unpack to {total / 1e9:.1f} GB instead of {archive.unpacked / 1e9:.1f}; it is not the official archive, remove it.")
+                raise HeatposeError(
+                    f"'{path}' would unpack to {total / 1e9:.1f} GB instead of {archive.unpacked / 1e9:.1f}; it is not the official archive, remove it."
+                )
             require_room(root, total)
             temporary.mkdir()
             _extract(file, members, temporary)

@@ -60,7 +60,9 @@ class Sample:
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 """What is decoded, whatever a file's name ends in: other decoders of Pillow start programs (EPS) or are rarely used and little tested."""
-UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, RuntimeError, MemoryError, struct.error)
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, RuntimeError, MemoryError, struct.error,
+)  # fmt: skip
 """What Pillow's decoders raise on damaged files."""
 MOST_PIXELS = 100_000_000
 """Of an image; a larger one would take more than a gigabyte to decode."""

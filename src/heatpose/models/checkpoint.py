@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 
 from heatpose.errors import HeatposeError, first_line
 from heatpose.models.movenet import MoveNet
+from heatpose.places import replace_whole
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import Skeleton
 
@@ -45,12 +46,21 @@ def describe(network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing,
 
 
 def save_checkpoint(path: Path, network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, **metadata: Any) -> None:
-    """Writes the weights and the description; the file appears whole or not at all."""
+    """Writes the weights and the description; the file appears whole or not at all.
+
+    Raises:
+        HeatposeError: It cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    torch.save({KEY: describe(network, skeleton, preprocessing, **metadata), "state_dict": state}, part)
-    os.replace(part, path)
+    try:
+        torch.save({KEY: describe(network, skeleton, preprocessing, **metadata), "state_dict": state}, part)
+        replace_whole(part, path)
+    except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise HeatposeError(f"Checkpoint '{path}' cannot be written ({getattr(error, 'strerror', None) or 'is the disk full?'}); make room there.") from error
 
 
 def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
