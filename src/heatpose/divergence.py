@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ from heatpose.module import PoseModule
 
 KEPT = "before_divergence.ckpt"
 """Beside the run's other checkpoints: the last weights that were known to be good."""
+
+
+def diverged(means: Sequence[float], times: float, patience: int) -> bool:
+    """Whether the last `patience` of a loss's means are all `times` the lowest and twice the first. One window may always be a bad one."""
+    if len(means) <= patience:
+        return False
+    limit = max(2 * means[0], times * min(means))
+    return all(mean > limit for mean in means[-patience:])
 
 
 class Divergence(Callback):
@@ -66,8 +75,7 @@ class Divergence(Callback):
         bad = next((loss for loss in losses if not math.isfinite(loss)), None)
         if bad is None:
             self.means.append(sum(losses) / len(losses))
-        limit = max(2 * self.means[0], self.times * min(self.means)) if self.means else math.inf
-        grown = len(self.means) > self.patience and all(mean > limit for mean in self.means[-self.patience :])
+        grown = diverged(self.means, self.times, self.patience)
         if trainer.strategy.reduce_boolean_decision(bad is not None or grown, all=False):
             self._stop(trainer, module, f"became {bad}" if bad is not None else f"grew from {min(self.means):.3g} to {self.means[-1]:.3g}")
 
