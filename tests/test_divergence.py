@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class Jumps(lightning.Callback):
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.current_epoch == self.epoch:
             for group in trainer.optimizers[0].param_groups:
-                group["lr"] = group["initial_lr"] = 1e38
+                group["lr"] = group["initial_lr"] = 1e37
             trainer.lr_scheduler_configs.clear()
 
 
@@ -45,7 +46,7 @@ def run_trainer(run: Any, *callbacks: lightning.Callback) -> lightning.Trainer:
 def test_a_loss_that_is_no_number_stops_the_first_epoch(tiny_run: Any) -> None:
     sentence = stopped(tiny_run, epoch=0, every=50)
     folder = tiny_run.folder / "checkpoints"
-    assert "became nan" in sentence and "step 0 are kept" in sentence and str(folder / KEPT) in sentence and "optimizer.lr" in sentence
+    assert re.search(r"became (nan|inf)", sentence) and "step 0 are kept" in sentence and str(folder / KEPT) in sentence and "optimizer.lr" in sentence
     assert [path.name for path in folder.iterdir()] == [KEPT]  # nothing of broken weights was saved
     for found, first in zip(load_checkpoint(folder / KEPT).network.parameters(), tiny_run.module().network.parameters(), strict=True):
         assert torch.equal(found, first)

@@ -170,7 +170,7 @@ def manifest(path: Path) -> None:
     for name in ("stm32n6", "stm32mp2"):
         with suppress(HeatposeError):
             choose_model(path.parent, board(name), allow_rejected=True)
-    run_model(path.with_name("tiny_64_float32.tflite"))
+    run_model(sorted(path.parent.glob("*.tflite"))[0])
 
 
 def yaml(path: Path) -> None:
