@@ -41,10 +41,8 @@ def find_rate(module: PoseModule, data: PoseData, trainer: lightning.Trainer, fo
     Raises:
         HeatposeError: The loss never falls.
     """
-    from lightning.pytorch.tuner import Tuner
+    from lightning.pytorch.tuner.tuning import Tuner
 
-    # The test ends by itself once the loss is four times its lowest; what watches over real runs would end it with an error.
-    trainer.callbacks = [callback for callback in trainer.callbacks if type(callback).__name__ != "Divergence"]
     trainer.fit_loop.max_epochs = steps  # the number of steps ends it, however few make an epoch
     found = Tuner(trainer).lr_find(module, datamodule=data, min_lr=LOWEST, max_lr=HIGHEST, num_training=steps, update_attr=False)
     assert found is not None

@@ -79,7 +79,7 @@ def only_this_process(folder: Path) -> Iterator[None]:
     Raises:
         HeatposeError: Another process trains it.
     """
-    if rank_zero_only.rank:
+    if getattr(rank_zero_only, "rank", 0):  # set by Lightning where there are several
         yield
         return
     with only_one(folder.parent, folder.name, "The run"):
