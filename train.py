@@ -17,7 +17,7 @@ def main(config: DictConfig) -> float | None:
 def train(config: DictConfig) -> float | None:
     """Fit, score, export."""
     # Imported here: composing the configuration and its errors need none of the seconds that torch and Lightning take.
-    from heatpose import build, training
+    from heatpose import build, rate_finder, training
 
     build.quiet(config)
     build.check(config)
@@ -27,12 +27,16 @@ def train(config: DictConfig) -> float | None:
     build.check_budget(config, module.network, preprocessing)
     data = build.build_data(config, source, skeleton, preprocessing)
     folder = run_folder(config)
-    last = training.open_run(folder, build.run_identity(config), config.resume)
-    if config.fit:
-        module.distillation = build.build_distillation(config, data, skeleton)
-        checkpoint = training.fit(module, data, build.build_trainer(config, folder), last)
-    else:
-        checkpoint = training.initial_checkpoint(module, folder)
+    if config.lr_find:
+        rate_finder.find_rate(module, data, build.build_trainer(config, folder), folder)
+        return None
+    with training.only_this_process(folder):
+        last = training.open_run(folder, build.run_identity(config), config.resume)
+        if config.fit:
+            module.distillation = build.build_distillation(config, data, skeleton)
+            checkpoint = training.fit(module, data, build.build_trainer(config, folder), last)
+        else:
+            checkpoint = training.initial_checkpoint(module, folder)
     return build.finish(config, checkpoint, source)
 
 
