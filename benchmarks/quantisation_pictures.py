@@ -54,7 +54,8 @@ def channels(weights: NDArray[np.float64], axes: Any) -> None:
     axes.axhline(step / 2, color="black", lw=1)
     axes.text(len(largest), step / 2 * 1.15, f"half a step of one scale for all: {step / 2:.2f}", ha="right", va="bottom")
     axes.annotate(f"the dead channel: {largest[0]:.0f}", (1, largest[0] * 0.75), (16, largest[0] * 0.55), arrowprops={"arrowstyle": "-", "lw": 0.6})
-    axes.text(len(largest), largest[0] * 0.5, f"below the line every weight becomes 0:\n{lost.sum()} of {len(largest)} channels", ha="right", color=FORMS["int8_pt"][1])
+    told = f"below the line every weight becomes 0:\n{lost.sum()} of {len(largest)} channels"
+    axes.text(len(largest), largest[0] * 0.5, told, ha="right", color=FORMS["int8_pt"][1])
     axes.set(xlabel="channels, sorted", ylabel="largest weight (absolute)", xlim=(-2, len(largest) + 1))
 
 
@@ -86,7 +87,8 @@ def ablation(rows: list[dict[str, str]], axes: Any) -> None:
     for limit, form in ((0.5, "int8_pc"), (1.0, "int8_pt")):
         axes.axvline(limit, color=FORMS[form][1], lw=0.8, ls=":")
     axes.axhline(5.5, color=GREY, lw=0.5)
-    axes.set(yticks=range(len(labels)), yticklabels=["none" if label == "plain" else label for label in labels], xlim=(-0.6, 13.6), xlabel="OKS points lost against float")
+    axes.set(yticks=range(len(labels)), yticklabels=["none" if label == "plain" else label for label in labels])
+    axes.set(xlim=(-0.6, longest + 1.6), xlabel="OKS points lost against float")
     axes.invert_yaxis()
     axes.legend(frameon=False, loc="lower right")
 

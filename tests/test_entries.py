@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -15,9 +14,9 @@ from hydra.core.singleton import Singleton
 
 from heatpose import entries
 from heatpose.errors import HeatposeError
+from tests.conftest import Heatpose
 
 REPOSITORY = Path(__file__).parents[1]
-Heatpose = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
@@ -40,14 +39,15 @@ def test_a_package_without_its_configuration_says_so(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(("entry", "own"), [("train", {"fit": True}), ("export", {"fit": False, "checkpoint": None})])
 def test_overrides_and_options_are_hydras(heatpose: Heatpose, entry: str, own: dict[str, object]) -> None:
-    ran = heatpose(entry, "experiment=upper_body5_192", "--config-dir", str(REPOSITORY / "examples/upper_body5"), "trainer.max_epochs=2", "--cfg", "job")
+    folder = REPOSITORY / "examples/upper_body5"
+    ran = heatpose(entry, "--config-dir", folder, "--cfg", "job", "experiment=upper_body5_192", "trainer.max_epochs=2")
     assert ran.status == 0, ran.err
     composed = yaml.safe_load(ran.out)
     assert composed["trainer"]["max_epochs"] == 2 and composed["skeleton"]["name"] == "upper_body5" and own.items() <= composed.items()
 
 
 def test_the_scripts_of_a_checkout_are_the_same(heatpose: Heatpose) -> None:
-    settings = ["experiment=quickstart", "-m", "resolution=64,96", "--cfg", "job"]
+    settings = ["--cfg", "job", "experiment=quickstart", "resolution=96"]
     ran = heatpose("train", *settings)
     script = subprocess.run([sys.executable, REPOSITORY / "train.py", *settings], check=True, capture_output=True, text=True)
     assert ran.status == 0 and ran.out == script.stdout != ""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 import os
 import re
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
