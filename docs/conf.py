@@ -32,7 +32,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
 suppress_warnings = ["ref.python"]  # two modules may have a class of one name; annotations name it without the module
 
-autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_mock_imports = ["tensorflow", "onnx2tf"]  # nothing imports them at its top; if something did, the site would not wait for it
