@@ -20,8 +20,8 @@ ENTRIES = (train, export)
 app = typer.Typer(help="Person pose for microcontrollers: train, score, export, deploy.", no_args_is_help=True, pretty_exceptions_enable=False)
 for command in COMMANDS:
     app.command()(command)
-for command in ENTRIES:
-    app.command(context_settings=PASSED_ON)(command)
+for entry in ENTRIES:
+    app.command(context_settings=PASSED_ON)(entry)
 
 
 def main() -> None:
