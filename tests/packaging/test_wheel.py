@@ -101,7 +101,7 @@ def test_the_source_archive_is_the_project_and_nothing_else(installed: Installed
     with tarfile.open(archive) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
     assert {"train.py", "pyproject.toml", "conf/train.yaml", "tests/conftest.py", "docs/conf.py", "CHANGELOG.md", "notebooks/heatpose.ipynb"} <= names
-    made = ("uv.lock", ".venv/", "runs/", "data_cache/", "docs/_", "exports/")
+    made = ("uv.lock", ".venv/", "runs/", "data_cache/", "docs/_build/", "docs/_generated/", "exports/")
     assert not [name for name in names if name.startswith(made) and name != "exports/README.md"]
 
 
