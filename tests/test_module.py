@@ -17,7 +17,7 @@ from heatpose.errors import HeatposeError
 from heatpose.losses import HeatmapLoss
 from heatpose.models.checkpoint import load_checkpoint
 from heatpose.models.movenet import MoveNet
-from heatpose.module import warmup_cosine
+from heatpose.module import constant, warmup_cosine
 from heatpose.skeleton import ST_13
 from heatpose.training import fit
 
@@ -163,3 +163,15 @@ def test_the_rate_rises_then_falls_to_almost_nothing(total: int, warmup: float) 
         assert rate == pytest.approx(expected, rel=1e-4)
     if total > 2:
         assert max(rates) == pytest.approx(0.2) and optimizer.param_groups[0]["lr"] == pytest.approx(2e-5)
+
+
+def test_the_constant_rate_rises_and_stays() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.2)
+    schedule = constant(optimizer, 100, warmup=0.1)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:10] == pytest.approx([0.2 * (0.01 + 0.99 * step / 10) for step in range(10)])
+    assert rates[10:] == pytest.approx([0.2] * 90)

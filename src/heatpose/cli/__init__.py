@@ -9,12 +9,14 @@ from __future__ import annotations
 import typer
 
 from heatpose.cli.boards import deploy, estimate, inspect
+from heatpose.cli.machine import doctor
 from heatpose.cli.pictures import data, predict
+from heatpose.cli.reports import report
 from heatpose.cli.running import PASSED_ON, export, train
 from heatpose.cli.scoring import compare, evaluate
 from heatpose.errors import told_in_one_sentence
 
-COMMANDS = (evaluate, compare, inspect, predict, data, estimate, deploy)
+COMMANDS = (evaluate, compare, inspect, predict, data, estimate, deploy, doctor, report)
 ENTRIES = (train, export)
 
 app = typer.Typer(help="Person pose for microcontrollers: train, score, export, deploy.", no_args_is_help=True, pretty_exceptions_enable=False)

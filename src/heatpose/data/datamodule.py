@@ -18,8 +18,10 @@ from heatpose.errors import HeatposeError
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import Skeleton
 
+SELECTIONS = ("all", "prominent", "alone")
 Batch = dict[str, torch.Tensor]
-"""image u8[B, 3, S, S], points f32[B, K, 2] in input pixels, labelled bool[B, K], box f32[B, 2] width and height in input pixels."""
+"""image u8[B, 3, S, S], points f32[B, K, 2] in input pixels, labelled bool[B, K], box f32[B, 2] width and height in input pixels, index int64[B] of the
+sample among its people, matrix f32[B, 2, 3] from the image to the input's pixels."""
 
 
 class PersonDataset(Dataset[Batch]):
@@ -56,6 +58,8 @@ class PersonDataset(Dataset[Batch]):
             "points": torch.from_numpy(sample.points),
             "labelled": torch.from_numpy(sample.labelled.copy()),
             "box": torch.from_numpy(sample.box),
+            "index": torch.tensor(index),
+            "matrix": torch.from_numpy(transform.astype(np.float32)),
         }
 
 
@@ -74,6 +78,7 @@ class PoseData(lightning.LightningDataModule):
         min_side: People whose box has a shorter geometric mean side, in image pixels, are not learnt from.
         limit: At most this many training people (for trials and learning curves).
         prominent_weight: How often someone who is prominent on the whole picture, as the benchmark's people are, comes up against the others.
+        select: Who is learnt from: "all"; "prominent", those who are prominent on the whole picture; "alone", those on pictures with one annotation.
 
     Raises:
         HeatposeError: A number is out of its range.
@@ -82,12 +87,15 @@ class PoseData(lightning.LightningDataModule):
     def __init__(
         self, source: Source, skeleton: Skeleton, preprocessing: Preprocessing, augment: GeometricAugment, batch_size: int = 32, workers: int = 2,
         held_out: float = 0.08, min_keypoints: int = 3, min_side: float = 36.0, limit: int | None = None,
-        prominent_weight: float = 1.0,
+        prominent_weight: float = 1.0, select: str = "all",
     ) -> None:  # fmt: skip
         super().__init__()
         _check(batch_size=(batch_size, 1), workers=(workers, 0), min_keypoints=(min_keypoints, 0), limit=(1 if limit is None else limit, 1))
         if not 0 < held_out < 1:
             raise HeatposeError(f"data.module.held_out={held_out} is no share of the images; use a number between 0 and 1, 0.08 by default.")
+        if select not in SELECTIONS:
+            raise HeatposeError(f"data.module.select={select} is unknown; choose one of {', '.join(SELECTIONS)}.")
+        self.select = select
         self.source = source
         self.skeleton = skeleton
         self.preprocessing = preprocessing
@@ -116,7 +124,7 @@ class PoseData(lightning.LightningDataModule):
             return
         usable = [p for p in self.source.training(self.skeleton) if self._is_usable(p)]
         chosen = [p for p in usable if in_held_out(p, self.held_out)]
-        learnt = [p for p in usable if not in_held_out(p, self.held_out)]
+        learnt = [p for p in usable if not in_held_out(p, self.held_out) and self._is_selected(p)]
         if not chosen or not learnt:
             raise HeatposeError(
                 f"Only {len(usable)} usable people ({len(learnt)} to learn from, {len(chosen)} held out): too few; lower data.min_keypoints or add data."
@@ -128,6 +136,9 @@ class PoseData(lightning.LightningDataModule):
         side = float(np.sqrt(person.box[2] * person.box[3]))
         labelled = int(person.labelled.sum()) >= min(self.min_keypoints, len(self.skeleton))
         return labelled and side >= self.min_side and self.augment.suits(person, self.preprocessing.size)
+
+    def _is_selected(self, person: Person) -> bool:
+        return self.select == "all" or (person.alone if self.select == "alone" else prominent(person))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, augmented; the last, smaller batch is left out where there are several."""
