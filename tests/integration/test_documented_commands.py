@@ -35,6 +35,7 @@ ELSEWHERE = {
     r"uv run (ruff|mypy|pytest|sphinx-build)": ".ci/run runs it",
     r"uv run python docs/_ext/licences\.py": "tests/packaging/test_licences.py checks what it writes",
     r"uv run tensorboard": "a server, which does not end",
+    r"python benchmarks/": "measurements of hours; their results are data",
     r"docker": "needs a container engine; tests/packaging/test_container.py reads the file",
     r"python3 pose_app\.py": "tests/deploy runs it",
 }
@@ -43,6 +44,7 @@ ELSEWHERE = {
 LIKE = (
     (re.compile(r"exports/\w+/\w+_(int8_pc|int8_pt|float32)\.tflite"), r"exports/quickstart/st_movenet_heatmaps_64_\1.tflite"),
     (re.compile(r"exports/\w+(?=$|/$)"), "exports/quickstart"),
+    (re.compile(r"^SOURCE\.\.\.$"), "photos/"),
     (re.compile(r"runs/\w+/checkpoints/\w+\.ckpt|^MODEL$"), "runs/quickstart/checkpoints/best.ckpt"),
     (re.compile(r"^(MODEL|movenet_lightning|lightning)\.tflite$"), "exports/quickstart/st_movenet_heatmaps_64_int8_pc.tflite"),
 )
