@@ -1,35 +1,8 @@
-"""Export a checkpoint, or imported weights, as a proven bundle: `uv run export.py checkpoint=PATH name=NAME`."""
+"""Export a checkpoint, or imported weights, as a proven bundle: `uv run export.py checkpoint=PATH name=NAME`; `heatpose export` is the same."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import hydra
-from omegaconf import DictConfig
-
-from heatpose.sweep import run_entry, run_folder
-
-
-@hydra.main(config_path="conf", config_name="export", version_base="1.3")
-def main(config: DictConfig) -> float | None:
-    """Writes exports/<name>; returns the float network's OKS in percent."""
-    return run_entry(export, config)
-
-
-def export(config: DictConfig) -> float | None:
-    """Without a checkpoint, the experiment's initial weights are exported."""
-    # Imported here: composing the configuration and its errors need none of the seconds that torch takes.
-    from heatpose import build, training
-
-    build.quiet(config)
-    build.check(config)
-    if config.checkpoint:
-        return build.finish(config, Path(config.checkpoint), build.source_for(config))
-    skeleton, preprocessing, source = build.build_inputs(config)
-    source.prepare()
-    module = build.build_module(config, build.build_network(config, skeleton), skeleton, preprocessing, source)
-    return build.finish(config, training.initial_checkpoint(module, run_folder(config)), source)
-
+from heatpose.entries.export import main
 
 if __name__ == "__main__":
     main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
     from tests.exporting import Case
 
 TRAIN_IMAGES, VAL_IMAGES = 40, 12
+
+
+def _load(name: str) -> None:
+    """Makes a helper beside this file known; the importing mode `importlib` does not."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+_load("documented")
 
 
 @pytest.fixture(scope="session")

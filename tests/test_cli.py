@@ -22,7 +22,7 @@ from heatpose.skeleton import ST_13
 from tests.conftest import Heatpose, Ran
 
 REPOSITORY = Path(__file__).parents[1]
-COMMANDS = ("evaluate", "compare", "inspect", "predict", "data", "estimate", "deploy", "doctor", "report")
+COMMANDS = ("evaluate", "compare", "inspect", "predict", "data", "estimate", "deploy", "doctor", "report", "verify", "debug-quant")
 HEAVY = ("torch", "torchvision", "lightning", "tensorflow", "onnx", "onnxruntime", "ai_edge_litert", "pycocotools", "matplotlib", "PIL", "plotly", "jinja2")
 KINDS = ("ckpt", "onnx", "tflite")
 

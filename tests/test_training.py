@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from heatpose import training
-from heatpose.data.datamodule import PersonDataset
+from heatpose.data.augment import Photometric
+from heatpose.data.datamodule import PersonDataset, PoseData
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import KEY, load_checkpoint
 from heatpose.preprocessing import Preprocessing
@@ -104,6 +106,26 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(killed_in: int, tiny_ru
             torch.testing.assert_close(found[name][key], value, atol=1e-6, rtol=1e-6, msg=f"{name}: {key}")
     metadata = [load_checkpoint(run.folder / "checkpoints" / "best.ckpt").metadata for run in (whole, parts)]
     assert metadata[0] == pytest.approx(metadata[1])
+
+
+DRAWN_BY_PLACE = "seed" in inspect.signature(PoseData.__init__).parameters
+"""Views and order depend on seed, epoch and place alone, not on how many numbers were drawn before."""
+
+
+@pytest.mark.skipif(not DRAWN_BY_PLACE, reason="views are drawn from torch's running generators, which a checkpoint does not hold")
+def test_a_killed_run_with_views_by_chance_goes_on_as_if_nothing_had_happened(tiny_run: Any) -> None:
+    """Order, augmentation and colours as configured by default."""
+    colours = {"photometric": Photometric(0.2, 0.3, 0.3)}
+    whole, parts = (type(tiny_run)(tiny_run.root, tiny_run.folder / name) for name in ("whole", "parts"))
+    training.fit(whole.module(**colours), whole.data(), whole.trainer(3), None)
+    with pytest.raises(RuntimeError, match="stopped"):
+        training.fit(parts.module(**colours), parts.data(), parts.trainer(3, Stops(2, RuntimeError)), None)
+    torch.rand(17)  # another process has drawn other numbers by now
+    training.fit(parts.module(seed=99, **colours), parts.data(), parts.trainer(3), parts.folder / "checkpoints" / "last.ckpt")
+    expected, found = (states(run.folder / "checkpoints" / "last.ckpt") for run in (whole, parts))
+    for name, values in expected.items():
+        for key, value in values.items():
+            torch.testing.assert_close(found[name][key], value, atol=1e-6, rtol=1e-6, msg=f"{name}: {key}")
 
 
 def first_points(run: Any, last: Path | None) -> torch.Tensor:

@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import heatpose.sweep  # noqa: F401  (registers the resolver that the configuration uses)
+from heatpose.checkpoint_io import WholeCheckpointIO
 from heatpose.data.datamodule import PoseData
 from heatpose.data.sources import Source, from_description
 from heatpose.deploy.budget import tell_expected
@@ -30,7 +31,7 @@ from heatpose.quiet import without_tensorflow
 from heatpose.skeleton import Skeleton
 from heatpose.training import best_precision, callbacks_of
 
-NOT_THE_RUN = ("run", "runs", "exports", "export", "evaluate", "resume", "quant", "target", "hydra", "logger", "fit", "checkpoint")
+NOT_THE_RUN = ("run", "runs", "exports", "export", "evaluate", "resume", "quant", "target", "hydra", "logger", "fit", "lr_find", "checkpoint")
 """Entries that do not change what is learnt: a run may be continued with others."""
 
 
@@ -125,7 +126,9 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
         if settings.precision == "auto":
             settings.precision = best_precision(settings.accelerator)
     callbacks = callbacks_of({str(name): instantiate(entry) for name, entry in config.callbacks.items()}, folder)
-    trainer: lightning.Trainer = instantiate(settings)(callbacks=list(callbacks), logger=instantiate(config.logger), default_root_dir=folder)
+    trainer: lightning.Trainer = instantiate(settings)(
+        callbacks=list(callbacks), logger=instantiate(config.logger), default_root_dir=folder, plugins=[WholeCheckpointIO()]
+    )
     return trainer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,10 +29,25 @@ def told_in_one_sentence() -> Iterator[None]:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, HeatposeError):
             cause = cause.__cause__
-        if cause is None:
+        sentence = _sentence(cause) if cause is not None else _disk_sentence(error)
+        if not sentence:
             raise
-        print(f"error: {_sentence(cause)}", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         sys.exit(1)
+
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.EFBIG}
+"""Errors of the system that are the surroundings' and not the code's, whoever meets them."""
+
+
+def _disk_sentence(error: BaseException | None) -> str:
+    """A full or read-only disk, met where nobody expected it, as a sentence; "" for other errors."""
+    while error is not None and not (isinstance(error, OSError) and error.errno in DISK):
+        error = error.__cause__ or error.__context__
+    if error is None:
+        return ""
+    where = f"'{error.filename}' cannot be used" if error.filename else "A file cannot be written"
+    return f"{where} ({error.strerror}); make room or choose another folder, and run the same command again."
 
 
 def _sentence(error: HeatposeError) -> str:

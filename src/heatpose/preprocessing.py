@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 SAMPLINGS = ("nearest", "bilinear")
+LARGEST = 2048
+"""Side of an input. Networks of this kind see no more than a few hundred pixels; a file that claims more would only exhaust the memory."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Preprocessing:
         check_resolution(self.size)
         if self.sampling not in SAMPLINGS:
             raise HeatposeError(f"Sampling '{self.sampling}' is unknown; choose one of {', '.join(SAMPLINGS)}.")
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in (self.divisor, self.shift)) or self.divisor <= 0:
+            raise HeatposeError(f"Bytes divided by {self.divisor} less {self.shift} are no input; MoveNet's are 127.5 and 1.")
 
     def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Stretches u8[H, W, 3] to u8[S, S, 3].
@@ -71,7 +76,9 @@ def check_resolution(size: int) -> None:
     """Refuses a side that the network's five halvings do not divide.
 
     Raises:
-        HeatposeError: `size` is not a positive multiple of 32.
+        HeatposeError: `size` is not a positive multiple of 32, or larger than `LARGEST`.
     """
     if not isinstance(size, int) or size <= 0 or size % 32:  # what a command line gives may be of any type
         raise HeatposeError(f"Resolution {size} is not a positive multiple of 32; use for example 192, 224 or 256.")
+    if size > LARGEST:
+        raise HeatposeError(f"Resolution {size} is beyond {LARGEST}, the largest that is supported; use for example 192, 224 or 256.")

@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from heatpose.errors import told_in_one_sentence
+from heatpose.places import require_writable
 
 LONGEST = 80
 """Characters that a member's name adds at most; file systems allow 255 for a name, and the model files add theirs."""
@@ -51,9 +52,15 @@ OmegaConf.register_new_resolver("member_suffix", member_suffix, replace=True)
 class Members(Callback):
     """Hydra's callback (conf/train.yaml): members are named after what is swept alone, and their failures are told at the end."""
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuses a folder of runs that cannot be written, before Hydra's own records meet it with a traceback."""
+        with told_in_one_sentence():
+            require_writable(Path(str(config.runs)))
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leaves out of the members' `hydra.job.override_dirname` what is the same for all of them."""
         _failed.clear()
+        self.on_run_start(config)
         overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         same = {override.key_or_group for override in overrides if not override.is_sweep_override()}
         if "name" not in same:

@@ -6,18 +6,21 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 
 from heatpose.data.datamodule import PoseData
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
 from heatpose.module import PoseModule
+from heatpose.places import only_one
 
 FINGERPRINT = "configuration.json"
 
@@ -67,6 +70,20 @@ def open_run(folder: Path, configuration: dict[str, Any], resume: bool) -> Path 
         part.write_text(json.dumps({"fingerprint": fingerprint, "configuration": configuration}, indent=1), encoding="utf-8")
         os.replace(part, record)
     return last if last.is_file() else None
+
+
+@contextmanager
+def only_this_process(folder: Path) -> Iterator[None]:
+    """Keeps a second process from training the same run; processes that Lightning starts for further devices share the first one's right.
+
+    Raises:
+        HeatposeError: Another process trains it.
+    """
+    if getattr(rank_zero_only, "rank", 0):  # set by Lightning where there are several
+        yield
+        return
+    with only_one(folder.parent, folder.name, "The run"):
+        yield
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -109,6 +109,8 @@ def generate(options: argparse.Namespace) -> None:
     if MODE == "asks":
         say("Overwrite existing files? [y/n]", end=" ")
         time.sleep(600)
+    if MODE in ("flood", "latin"):
+        speak_badly()
     if MODE == "crash":
         os.kill(os.getpid(), 11)
     if MODE == "nothing":
@@ -122,6 +124,17 @@ def generate(options: argparse.Namespace) -> None:
         neural_art(options) if options.st_neural_art else processor(options)
     else:
         fail(f"E102(CliArgumentError): unknown target {options.target}")
+
+
+def speak_badly() -> NoReturn:
+    """Without end, or in another code page."""
+    if MODE == "flood":
+        for _ in range(400):
+            sys.stdout.write("WARNING: the same line again\n" * 4000)
+        fail(FAILURES["E103_4"])
+    sys.stdout.flush()
+    sys.stdout.buffer.write("Erreur : mémoire épuisée \x80\xff\x00\n".encode("latin-1", "replace"))
+    fail(FAILURES["E700"])
 
 
 def bar() -> None:
@@ -200,14 +213,18 @@ def validate(options: argparse.Namespace) -> None:
     """Runs on a board; its c_info replaces the build's."""
     if options.mode == "host":
         fail("E102(CliArgumentError): Validation on host is not supported for devices based on Arm Cortex M55/M85 core.")
+    if MODE == "board_hangs":
+        say("PASS:   1%|          | 1/10 [00:00<?, ?it/s]", end="\r")
+        time.sleep(600)
     if MODE == "no_board":
         fail("LOAD ERROR: STM32 - read timeout 50094.0ms/50000ms")
     if MODE == "wrong_firmware":
         fail("E801(HwIOError): Invalid firmware")
     folder = Path(options.output or "st_ai_output")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "network_validate_report.txt").write_text(forms.validate_report())
-    (folder / "network_c_info.json").write_text(forms.dump(forms.validation_c_info()))
+    (folder / "network_validate_report.txt").write_text("\x00" if MODE == "garbage_validation" else forms.validate_report())
+    info = forms.dump(forms.validation_c_info())
+    (folder / "network_c_info.json").write_text(info[: len(info) // 2] if MODE == "garbage_validation" else info)
 
 
 if __name__ == "__main__":

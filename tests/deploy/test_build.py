@@ -232,6 +232,29 @@ def test_a_board_that_does_not_answer_leaves_the_build(n6: HandOff, install: Ins
     assert words in outcome.failure.sentence and any(words in text for text in outcome.warnings)
 
 
+def test_a_board_that_hangs_is_left(n6: HandOff, install: Install) -> None:
+    outcome = build(n6, explicit=install(mode="board_hangs"), board="serial:921600", time_limit_s=3)
+    assert outcome.status == "built" and outcome.facts.ram_internal == forms.RAM
+    assert outcome.failure is not None and outcome.failure.code == "time limit"
+
+
+def test_a_garbled_validation_leaves_the_build(n6: HandOff, install: Install) -> None:
+    outcome = build(n6, explicit=install(mode="garbage_validation"), board="serial:921600")
+    assert outcome.status == "built" and outcome.facts.ram_internal == forms.RAM and outcome.facts.ms is None
+    assert outcome.failure is not None
+
+
+def test_a_tool_caught_in_a_loop_fills_neither_memory_nor_disk(n6: HandOff, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heatpose.deploy.process.MOST_LOG", 1_000_000)
+    outcome = build(n6, explicit=install(mode="flood"))  # 46 MB
+    assert outcome.failure is not None and outcome.failure.code == "E103"  # what was said last
+    assert (n6.folder / "stedgeai.log").stat().st_size < 2_000_000
+
+
+def test_words_in_another_code_page_hide_no_error(n6: HandOff, install: Install) -> None:
+    assert _failure(build(n6, explicit=install(mode="latin")))[0] == "E700"
+
+
 @pytest.mark.parametrize("mode", ["", "own_folder", "status"])
 def test_a_build_for_mp2_is_judged_by_its_file(mp2: HandOff, install: Install, mode: str) -> None:
     outcome = build(mp2, explicit=install(version="2.2.0", components=MP2_COMPONENTS, mode=mode))

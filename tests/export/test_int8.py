@@ -104,9 +104,10 @@ def test_the_file_computes_what_the_simulation_does(made: Float, images: np.ndar
     with torch.no_grad():
         normalised = PREPROCESSING.normalise(torch.from_numpy(images).permute(0, 3, 1, 2))
         expected = torch.sigmoid(simulated(wanted)(normalised)).numpy()
-        exact = torch.sigmoid(made.network(normalised)).numpy()
-    # One step of difference in a sum moves everything behind it a little, so the two agree to the size of the rounding itself.
-    assert np.abs(found - expected).mean() <= max(0.004, 0.7 * np.abs(expected - exact).mean())
+    # To the last step: what differs is the sigmoid alone, which the file stores in steps of 1/256 up to 255/256.
+    assert np.abs(found - expected.clip(0, 255 / 256)).max() <= 0.5 / 256 + 1e-6
+    cells = expected.reshape(*expected.shape[:2], -1)
+    assert len({tuple(row) for row in cells.argmax(-1).tolist()}) > 1  # the maps do say something
 
 
 def test_int8_output_ends_with_the_sigmoid(made: Float, images: np.ndarray, tmp_path: Path) -> None:  # noqa: F811

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,7 +128,42 @@ def place(tmp_path: Path, synthetic_root: Path, warm: Warm) -> Place:
     return Place(tmp_path, synthetic_root, warm)
 
 
-@pytest.fixture(scope="module")
-def shared_place(tmp_path_factory: pytest.TempPathFactory, synthetic_root: Path, warm: Warm) -> Place:
-    """A place that the tests of a module share."""
-    return Place(tmp_path_factory.mktemp("shared_place"), synthetic_root, warm)
+@dataclass(frozen=True)
+class Finished:
+    """A finished `train.py experiment=quickstart`.
+
+    Attributes:
+        place: Where its run and its bundle are.
+        out: What it printed.
+    """
+
+    place: Place
+    out: str
+
+    @property
+    def bundle(self) -> Path:
+        """Folder of the bundle."""
+        return self.place.folder / "exports/quickstart"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The chosen one."""
+        return self.place.folder / "runs/quickstart/checkpoints/best.ckpt"
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A json of the bundle."""
+        content: dict[str, Any] = json.loads((self.bundle / name).read_text())
+        return content
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory: pytest.TempPathFactory, synthetic_root: Path, warm: Warm) -> Finished:
+    """One tiny run of the quick start, started cold, that several modules look at; none of them changes it."""
+    if find_spec("onnx2tf") is None:  # looked for, not imported: it changes the whole process
+        pytest.skip("the export extra is not installed")
+    place = Place(tmp_path_factory.mktemp("quickstart"), synthetic_root, warm)
+    # What a network that has hardly learnt anything loses is noise.
+    no_limits = ["quant.limits.drop_pc=1000", "quant.limits.drop_pt=1000", "quant.limits.drift_p50_px=1000", "quant.calibration_images=8"]
+    ran = place.run_cold("train", *place.tiny, *no_limits)
+    assert ran.status == 0, ran.err
+    return Finished(place, ran.out)

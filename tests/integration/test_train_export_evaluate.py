@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import time
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,35 +25,13 @@ MODEL = "st_movenet_heatmaps_64"
 MODELS = [f"{MODEL}.onnx", *(f"{MODEL}_{form}.tflite" for form in ("float32", "int8_pc", "int8_pt"))]
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A finished `train.py experiment=quickstart`."""
-
-    place: Any
-    out: str
-
-    @property
-    def bundle(self) -> Path:
-        return Path(self.place.folder, "exports/quickstart")
-
-    @property
-    def checkpoint(self) -> Path:
-        return Path(self.place.folder, "runs/quickstart/checkpoints/best.ckpt")
-
-    def read(self, name: str) -> dict[str, Any]:
-        """A json of the bundle."""
-        content: dict[str, Any] = json.loads((self.bundle / name).read_text())
-        return content
+Trained = Any  # the finished run of conftest.py
 
 
-@pytest.fixture(scope="module")
-def trained(shared_place: Any) -> Trained:
+@pytest.fixture
+def trained(quickstart: Trained) -> Trained:
     """One run that the tests below look at; none of them changes it."""
-    if find_spec("onnx2tf") is None:  # looked for, not imported: it changes the whole process
-        pytest.skip("the export extra is not installed")
-    ran = shared_place.run_cold("train", *shared_place.tiny, *NO_LIMITS)
-    assert ran.status == 0, ran.err
-    return Trained(shared_place, ran.out)
+    return quickstart
 
 
 def _sha256(path: Path) -> str:

@@ -109,6 +109,16 @@ def test_images_are_what_the_network_gets_but_for_the_pinned_pixel(tmp_path: Pat
     assert np.argwhere(images != expected).tolist() == [[0, 0, 0, 0], [0, 0, 0, 1]]
 
 
+def test_random_noise_is_refused(tmp_path: Path) -> None:
+    people = []
+    for i in range(4):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (100, 100, 3), dtype=np.uint8)).save(path)
+        people.append(a_person(i, path=path))
+    with pytest.raises(HeatposeError, match="random noise"):
+        calibration_images(people, Preprocessing(64))
+
+
 def test_no_images_are_refused() -> None:
     with pytest.raises(HeatposeError, match="calibration set is empty"):
         calibration_images([], Preprocessing(64))

@@ -1,7 +1,7 @@
 """The `heatpose` command. Heavy modules are imported inside each command, so that `--help` answers at once.
 
 Exit status: 0 success, 1 a failed gate or bad input (one sentence on stderr), 2 wrong usage. A command is a function of one of the modules beside this
-one; a new one is added to `COMMANDS`.
+one; a new one is added to `COMMANDS`. `ENTRIES` take Hydra's arguments instead of their own.
 """
 
 from __future__ import annotations
@@ -9,17 +9,23 @@ from __future__ import annotations
 import typer
 
 from heatpose.cli.boards import deploy, estimate, inspect
+from heatpose.cli.bundles import verify
 from heatpose.cli.machine import doctor
 from heatpose.cli.pictures import data, predict
+from heatpose.cli.quantisation import debug_quant
 from heatpose.cli.reports import report
+from heatpose.cli.running import PASSED_ON, export, train
 from heatpose.cli.scoring import compare, evaluate
 from heatpose.errors import told_in_one_sentence
 
-COMMANDS = (evaluate, compare, inspect, predict, data, estimate, deploy, doctor, report)
+COMMANDS = (evaluate, compare, inspect, predict, data, estimate, deploy, doctor, report, verify, debug_quant)
+ENTRIES = (train, export)
 
-app = typer.Typer(help="Person pose for microcontrollers: score, inspect, draw, deploy.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(help="Person pose for microcontrollers: train, score, export, deploy.", no_args_is_help=True, pretty_exceptions_enable=False)
 for command in COMMANDS:
     app.command()(command)
+for entry in ENTRIES:
+    app.command(context_settings=PASSED_ON)(entry)
 
 
 def main() -> None:

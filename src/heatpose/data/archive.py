@@ -16,6 +16,8 @@ from heatpose.errors import HeatposeError
 
 RESERVE = 500_000_000
 """Bytes left free on the disk."""
+MOST_SWELLING = 1.1
+"""Of the bytes that an archive is known to hold; more is another archive, made to fill the disk."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,12 @@ def unpack(path: Path, root: Path, archive: Archive) -> None:
     try:
         with zipfile.ZipFile(path) as file:
             members = _members(file, archive)
-            require_room(root, sum(member.file_size for member in members))
+            total = sum(member.file_size for member in members)
+            if total > MOST_SWELLING * archive.unpacked:
+                raise HeatposeError(
+                    f"'{path}' would unpack to {total / 1e9:.1f} GB instead of {archive.unpacked / 1e9:.1f}; it is not the official archive, remove it."
+                )
+            require_room(root, total)
             temporary.mkdir()
             _extract(file, members, temporary)
         _move_in(temporary, root / archive.folder, archive)

@@ -95,6 +95,8 @@ def _check_images(path: Path, images: Mapping[int, Any]) -> None:
     for image_id, entry in images.items():
         if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
             raise HeatposeError(f"Label file '{path}', image {image_id} has no file name.")
+        if entry["file_name"].startswith("/") or ".." in entry["file_name"].replace("\\", "/").split("/"):
+            raise HeatposeError(f"Label file '{path}', image {image_id} is outside the image folder: {entry['file_name']!r}; give names below that folder.")
         sides = [entry.get("width"), entry.get("height")]
         if not all(isinstance(side, int | float) and np.isfinite(side) and side >= 1 for side in sides):
             raise HeatposeError(f"Label file '{path}', image {image_id} has no usable width and height: {sides}.")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from heatpose.data.sample import UNREADABLE, open_image
 from heatpose.data.transfer import progress_bar
 
 
@@ -72,16 +73,13 @@ def check_images(images: Mapping[int, Mapping[str, Any]], folder: Path, decode: 
 
 def _decode(path: Path) -> tuple[int, int] | str:
     """Width and height of an image that decodes to its end, or what is wrong with it."""
-    # Imported here: reading an audit needs no Pillow.
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             size = image.size
             image.draft(
                 "RGB", (size[0] // 8, size[1] // 8)
             )  # a JPEG is read to its end, but in an eighth of the size
             image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         return " ".join(str(error).replace(str(path), path.name).split())
     return size

@@ -38,7 +38,7 @@ def facts_of(content: Any, path: Path) -> Facts:
         raise ReportError(f"'{path}' has schema {schema}, which is not known here (2.x is); the tool may be newer than this version of heatpose.")
     try:
         return Facts(**_tools(content), **_memory(content), **_epochs(content), **_measured(content))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise ReportError(f"'{path}' is damaged ({type(error).__name__}: {error}).") from error
 
 
@@ -48,10 +48,10 @@ def _tools(content: Mapping[str, Any]) -> dict[str, Any]:
     core, compiler = tools.get("ST.EdgeAI.Core"), tools.get("ATONN Compiler")
     model = None if core is None else (core.get("input_model") or {}).get("name")
     return {
-        "tool_version": None if core is None else core.get("version"),
-        "compiler_version": None if compiler is None else compiler.get("version"),
-        "model": model or None,
-        "device": environment.get("device") or None,
+        "tool_version": None if core is None else _text(core.get("version")),
+        "compiler_version": None if compiler is None else _text(compiler.get("version")),
+        "model": _text(model),
+        "device": _text(environment.get("device")),
     }
 
 
@@ -63,8 +63,8 @@ def _memory(content: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "ram_internal": int(footprint["activations"]) + sum(int(size) for size in footprint.get("io") or []),
         "flash": int(footprint["weights"]),
-        "runtime_flash": footprint.get("kernel_flash") or None,
-        "runtime_ram": footprint.get("kernel_ram") or None,
+        "runtime_flash": int(footprint.get("kernel_flash") or 0) or None,
+        "runtime_ram": int(footprint.get("kernel_ram") or 0) or None,
     }
     pools = tuple(_pool(entry) for entry in content.get("memory_pools") or [] if not entry.get("subpools"))
     facts["pools"] = pools
@@ -131,6 +131,10 @@ def _measured(content: Mapping[str, Any]) -> dict[str, Any]:
     if cross is not None:
         facts |= {"rmse": _number(cross.get("rmse")), "cosine": _number(cross.get("cos"))}
     return facts
+
+
+def _text(value: Any) -> str | None:
+    return str(value) if value else None
 
 
 def _number(value: Any) -> float | None:

@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +16,7 @@ from heatpose.deploy.c_info import facts_of
 from heatpose.deploy.facts import Facts, ReportError, merged
 from heatpose.deploy.folder import LOG, RESULT, HandOff, keep_products
 from heatpose.deploy.outcome import Outcome, budget_excess, collect
-from heatpose.errors import HeatposeError
+from heatpose.errors import HeatposeError, first_line
 
 MOST_FILES, MOST_BYTES = 2000, 2 * 1024**3
 """Of a folder or archive; more is no build of one network."""
@@ -33,7 +34,7 @@ def import_results(hand_off: HandOff, source: Path) -> Outcome:
         HeatposeError: It does not exist, holds neither reports nor products, or they are of another model.
     """
     with tempfile.TemporaryDirectory(prefix="heatpose_") as temporary:
-        folder = _opened(source, Path(temporary))
+        folder = opened(source, Path(temporary))
         files = [path for path in sorted(folder.rglob("*")) if _is_result(path, folder)]
         if len(files) > MOST_FILES or sum(path.stat().st_size for path in files) > MOST_BYTES:
             raise HeatposeError(f"'{source}' is too large for the output of one build; give the folder that the tool wrote (st_ai_output).")
@@ -43,19 +44,31 @@ def import_results(hand_off: HandOff, source: Path) -> Outcome:
     return outcome
 
 
-def _opened(source: Path, temporary: Path) -> Path:
+def opened(source: Path, temporary: Path) -> Path:
+    """The folder itself, or `temporary` with what a zip holds.
+
+    Raises:
+        HeatposeError: Neither, or the zip is damaged, locked, too large or has entries that lead out of it.
+    """
     if source.is_dir():
         return source
     if not source.is_file() or not zipfile.is_zipfile(source):
         raise HeatposeError(f"'{source}' is no folder and no zip archive; give the folder that the tool wrote (st_ai_output) or the cloud's download.")
-    with zipfile.ZipFile(source) as archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-        if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > MOST_BYTES:
-            raise HeatposeError(f"'{source}' is too large for the output of one build.")
-        if odd := [entry.filename for entry in entries if ".." in PurePosixPath(entry.filename).parts or PurePosixPath(entry.filename).is_absolute()]:
-            raise HeatposeError(f"'{source}' has an entry that leads out of the archive ('{odd[0]}'); it is not read.")
-        archive.extractall(temporary)
+    try:
+        with zipfile.ZipFile(source) as archive:
+            _check_entries(source, [entry for entry in archive.infolist() if not entry.is_dir()])
+            archive.extractall(temporary)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, ValueError, OSError) as error:
+        raise HeatposeError(f"'{source}' cannot be unpacked ({first_line(error)}); give the folder that the tool wrote (st_ai_output).") from error
     return temporary
+
+
+def _check_entries(source: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuses what is no build of one network, or would land elsewhere."""
+    if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > MOST_BYTES:
+        raise HeatposeError(f"'{source}' is too large for the output of one build.")
+    if odd := [entry.filename for entry in entries if ".." in PurePosixPath(entry.filename).parts or PurePosixPath(entry.filename).is_absolute()]:
+        raise HeatposeError(f"'{source}' has an entry that leads out of the archive ('{odd[0]}'); it is not read.")
 
 
 def _is_result(path: Path, folder: Path) -> bool:

@@ -18,6 +18,8 @@ from heatpose.errors import HeatposeError
 _PERCENT = re.compile(r"PASS:\s*(\d+)%")
 _ANSWER = b"n\n"
 """To whatever the program asks first (a fresh ST Edge AI Core asks about usage statistics); then the input is closed."""
+MOST_OUTPUT, MOST_LOG = 8_000_000, 64_000_000
+"""Bytes of output that are kept to be looked at, the last ones, and that go into the log, the first ones; a program in a loop may write any number."""
 Progress = Callable[[str, int | None], None]
 """Called with the last line of output and, where the program shows one, its percentage."""
 
@@ -90,26 +92,30 @@ def _collect(
     child: subprocess.Popen[bytes], chunks: queue.Queue[bytes], deadline: float, log: Path | None, progress: Progress | None
 ) -> tuple[bytes, bool]:
     """All output until its end, and whether that came in time. A process that outlives the program may hold the output open."""
-    content, shown = b"", 0
+    content, shown, logged = bytearray(), 0, 0
     while (left := deadline - time.monotonic()) > 0:
         try:
             chunk = chunks.get(timeout=min(left, 1.0))
         except queue.Empty:
             if child.poll() is not None:
-                return content, True
+                return bytes(content), True
             continue
         if not chunk:
-            return content, True
+            return bytes(content), True
         content += chunk
-        if log is not None:
+        logged += len(chunk)
+        if log is not None and logged <= MOST_LOG:
             with log.open("ab") as file:
                 file.write(chunk)
         if progress is not None:
             shown = _show(content, shown, progress)
-    return content, False
+        if len(content) > 2 * MOST_OUTPUT:  # errors come last
+            shown = max(0, shown - (len(content) - MOST_OUTPUT))
+            del content[:-MOST_OUTPUT]
+    return bytes(content), False
 
 
-def _show(content: bytes, shown: int, progress: Progress) -> int:
+def _show(content: bytearray, shown: int, progress: Progress) -> int:
     """Reports the complete lines after position `shown`; a progress bar ends its lines with a carriage return."""
     end = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
     for line in re.split(r"[\r\n]+", content[shown:end].decode("utf-8", errors="replace")):

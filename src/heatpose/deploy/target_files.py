@@ -6,17 +6,13 @@ from pathlib import Path
 
 from heatpose.deploy.parts import part
 from heatpose.deploy.targets import Target
+from heatpose.entries import conf_folder
 from heatpose.errors import HeatposeError
-
-_PACKAGE = Path(__file__).parents[1]
-CONF_FOLDERS = (_PACKAGE / "conf" / "target", _PACKAGE.parents[1] / "conf" / "target")
-"""Of an installed package, and of a checkout."""
 
 
 def built_in() -> dict[str, Path]:
     """Names of the built-in targets and where they are written."""
-    folder = next((folder for folder in CONF_FOLDERS if folder.is_dir()), None)
-    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted((conf_folder() / "target").glob("*.yaml"))}
 
 
 def load_target(name: str) -> Target:

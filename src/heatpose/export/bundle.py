@@ -15,6 +15,7 @@ from heatpose.export.convert import check_installed
 from heatpose.export.gates import GateLimits
 from heatpose.export.inspection import Artefact, Output
 from heatpose.export.result import BundleResult, Row, Steps, print_table
+from heatpose.places import only_one, remove_left_overs
 from heatpose.preprocessing import Preprocessing
 from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, AutoChoice, Recovery, Tuning
 from heatpose.runners.manifest import MANIFEST
@@ -73,20 +74,21 @@ def export_bundle(
 
     Raises:
         HeatposeError: Bad names, no calibration images or ones that are scored, tools not installed, a
-            conversion that failed. Nothing is left behind then, and an older bundle stays.
+            conversion that failed, another export of that name at this moment. Nothing is left behind then, and an older bundle stays.
     """
     job = BundleJob(
         network, skeleton, preprocessing, name, model_name, Path(out), calibration_people, evaluation_people,
         tuple(forms), output, sigmoid, limits, config, provenance, calibration_count, seed, recovery, pose, tuning or {}, auto,
     )  # fmt: skip
     _check(job)
-    job.out.mkdir(parents=True, exist_ok=True)
-    # In the same folder as the target, so that the last step is a rename.
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=job.out) as temporary:
-        folder = Path(temporary) / "new"
-        folder.mkdir()
-        result = Assembly(job, folder, Steps(console)).run()
-        _replace(folder, job.out / name, Path(temporary) / "old")
+    with only_one(job.out, name, "The bundle"):
+        remove_left_overs(job.out, f".{name}.")
+        # In the same folder as the target, so that the last step is a rename.
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=job.out) as temporary:
+            folder = Path(temporary) / "new"
+            folder.mkdir()
+            result = Assembly(job, folder, Steps(console)).run()
+            _replace(folder, job.out / name, Path(temporary) / "old")
     return result
 
 

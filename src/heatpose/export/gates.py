@@ -5,14 +5,17 @@ Every gate gives a sentence for people and numbers for the manifest, whether it 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from heatpose.evaluate import EvalReport, PairedDifference, paired_difference
 from heatpose.export.findings import Finding
 from heatpose.export.inspection import Artefact, Output, check_artefact, inspect_tflite
-from heatpose.export.parity import FloatParity, PixelDrift
+from heatpose.export.parity import FloatParity, OutputUse, PixelDrift
 from heatpose.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -131,14 +134,17 @@ def float_gate(artefact: str, parity: FloatParity, limits: GateLimits) -> GateRe
     return GateResult("parity", artefact, passed, sentence, parity.to_json())
 
 
-def drift_gate(artefact: str, drift: PixelDrift, limits: GateLimits) -> GateResult:
-    """Gate 2 for an int8 file: how far its poses moved; refuses only a collapse."""
+def drift_gate(artefact: str, drift: PixelDrift, limits: GateLimits, use: Mapping[str, OutputUse] | None = None) -> GateResult:
+    """Gate 2 for an int8 file: how far its poses moved, and how many of its maps tie or are dead; refuses only a collapse."""
     passed = drift.p50 <= limits.drift_p50_px
     sentence = (
         f"Keypoints moved by {drift.p50:.2f} / {drift.p95:.2f} / {drift.p99:.2f} px (p50 / p95 / p99; limit "
         f"of the p50 {limits.drift_p50_px:g}); {drift.moved:.1f} % have another highest cell."
     )
-    return GateResult("parity", artefact, passed, sentence, drift.to_json())
+    if use:
+        tied, dead = (float(np.mean([getattr(entry, key) for entry in use.values()])) for key in ("tied", "dead"))
+        sentence += f" {tied:.1f} % of the maps tie in their highest cell, {dead:.1f} % are dead."
+    return GateResult("parity", artefact, passed, sentence, {**drift.to_json(), "outputs": {name: asdict(entry) for name, entry in (use or {}).items()}})
 
 
 def accuracy_gate(

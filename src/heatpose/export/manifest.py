@@ -68,7 +68,8 @@ def file_entry(path: Path) -> dict[str, Any]:
 
 def sha256(path: Path) -> str:
     """Of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def people_hash(people: Sequence[Person]) -> str:

@@ -153,6 +153,41 @@ def pose_drift(reference: Maps, found: Maps, *, size: int, names: Sequence[str])
     return PixelDrift(**_quantiles(distance), moved=100 * float((distance > _HALF_CELL).mean()), per_keypoint=per_keypoint)
 
 
+@dataclass(frozen=True)
+class OutputUse:
+    """What int8 leaves of one keypoint's maps: where several cells tie, or all of them do, the decode takes the first.
+
+    Attributes:
+        tied: Maps whose highest value is in more than one cell, in percent.
+        dead: Maps with one value in all cells, in percent: they decode to the first cell whatever the picture shows.
+        peak_range: Median over the images of the map's own range, lowest to highest cell, in percent of the range of all maps.
+    """
+
+    tied: float
+    dead: float
+    peak_range: float
+
+
+def output_use(maps: Maps, names: Sequence[str]) -> dict[str, OutputUse]:
+    """Counts ties and dead maps of an int8 file.
+
+    Args:
+        maps: f32[N, K, H, W] as the file stores them, dequantised.
+        names: K keypoint names.
+    """
+    flat = maps.reshape(*maps.shape[:2], -1)
+    high, low = flat.max(-1), flat.min(-1)
+    tied = (flat == high[..., None]).sum(-1) > 1
+    whole = max(float(high.max() - low.min()), 1e-12)
+    return {
+        name: OutputUse(
+            tied=100 * float(tied[:, k].mean()), dead=100 * float((high[:, k] == low[:, k]).mean()),
+            peak_range=100 * float(np.median(high[:, k] - low[:, k])) / whole,
+        )
+        for k, name in enumerate(names)
+    }  # fmt: skip
+
+
 def _quantiles(distance: Maps) -> dict[str, float]:
     p50, p95, p99 = np.quantile(distance, [0.5, 0.95, 0.99])
     return {"p50": float(p50), "p95": float(p95), "p99": float(p99)}

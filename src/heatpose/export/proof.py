@@ -26,7 +26,7 @@ from heatpose.export.gates import (
     not_scored,
 )
 from heatpose.export.inspection import Artefact, Output
-from heatpose.export.parity import Maps, float_parity, pixel_drift, pose_drift, sigmoid
+from heatpose.export.parity import Maps, float_parity, output_use, pixel_drift, pose_drift, sigmoid
 from heatpose.preprocessing import Preprocessing
 from heatpose.runners import PoseRunner, open_runner
 from heatpose.skeleton import Skeleton
@@ -161,7 +161,7 @@ class Prover:
         found = _heatmaps(runner, self.images)
         names = self.skeleton.keypoints
         drift = pixel_drift(reference, found, size=self.preprocessing.size, names=names)
-        return drift_gate(artefact, drift, self.limits)
+        return drift_gate(artefact, drift, self.limits, output_use(found, names))
 
     def _accuracy_gate(self, form: Artefact, report: EvalReport | None) -> GateResult:
         if self._reference is None or report is None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pickle
+import contextlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from heatpose.errors import HeatposeError, first_line
 from heatpose.models.movenet import MoveNet
+from heatpose.places import replace_whole
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import Skeleton
 
@@ -46,12 +46,21 @@ def describe(network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing,
 
 
 def save_checkpoint(path: Path, network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, **metadata: Any) -> None:
-    """Writes the weights and the description; the file appears whole or not at all."""
+    """Writes the weights and the description; the file appears whole or not at all.
+
+    Raises:
+        HeatposeError: It cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    torch.save({KEY: describe(network, skeleton, preprocessing, **metadata), "state_dict": state}, part)
-    os.replace(part, path)
+    try:
+        torch.save({KEY: describe(network, skeleton, preprocessing, **metadata), "state_dict": state}, part)
+        replace_whole(part, path)
+    except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise HeatposeError(f"Checkpoint '{path}' cannot be written ({getattr(error, 'strerror', None) or 'is the disk full?'}); make room there.") from error
 
 
 def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
@@ -66,13 +75,14 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
     if not isinstance(description, dict) or "state_dict" not in content:
         raise HeatposeError(f"'{path}' is a torch file but no Heatpose checkpoint; give one that train.py wrote.")
     try:
-        network = MoveNet(**description["network"])
+        with torch.device("meta"):  # no memory is taken for what a description merely claims
+            network = MoveNet(**description["network"])
         skeleton = Skeleton(**description["skeleton"])
         preprocessing = Preprocessing(**description["preprocessing"])
         prefix = "network."
         state = {name.removeprefix(prefix): value for name, value in content["state_dict"].items() if name.startswith(prefix)}
-        network.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        network.load_state_dict(_values(state), assign=True)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
         raise HeatposeError(f"Checkpoint '{path}' does not fit its own description ({first_line(error)}).") from error
     if len(skeleton) != network.keypoints:
         raise HeatposeError(f"Checkpoint '{path}' has {network.keypoints} heatmaps, but its skeleton '{skeleton.name}' has {len(skeleton)} keypoints.")
@@ -83,9 +93,30 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise HeatposeError(f"Checkpoint '{path}' does not exist; give the .ckpt file that train.py wrote.")
     try:
+        with zipfile.ZipFile(path) as file:
+            claimed = sum(entry.file_size for entry in file.infolist())
+        if claimed > path.stat().st_size:  # torch stores its tensors as they are; packed ones could be a thousand times the file
+            raise ValueError(f"its {claimed} bytes of content do not fit into the file")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # the unpickler runs what the file says, within limits, and may fail in any way
         raise HeatposeError(f"'{path}' is no readable checkpoint: it is damaged, holds more than plain values, or is another kind of file.") from error
+
+
+def _values(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Copies of the tensors, f32 (counters i64), contiguous and each with memory of its own.
+
+    Raises:
+        ValueError: One holds no plain numbers, or claims more of them than the file has.
+    """
+    values = {}
+    for name, value in state.items():
+        kinds = (torch.int64,) if name.endswith("num_batches_tracked") else (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+        if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or value.dtype not in kinds:
+            raise ValueError(f"{name} is no tensor of numbers")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{name} has fewer numbers than its shape {list(value.shape)} says")
+        values[name] = value.clone(memory_format=torch.contiguous_format).to(torch.int64 if kinds == (torch.int64,) else torch.float32)
+    return values
 
 
 def check_skeleton(path: str | Path, found: Skeleton, wanted: Skeleton) -> None:

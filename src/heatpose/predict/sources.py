@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from heatpose.data.sample import UNREADABLE, open_image
 from heatpose.errors import HeatposeError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -91,16 +91,16 @@ def load_upright(path: Path) -> NDArray[np.uint8]:
     Raises:
         HeatposeError: No image, truncated, or not readable.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as file:
+        with open_image(path) as file:
             try:
                 upright = ImageOps.exif_transpose(file)
-            except (SyntaxError, TypeError, ValueError, KeyError, struct.error):
+            except UNREADABLE:
                 upright = file  # the EXIF block is damaged; if the pixels are too, the next line says so
             return np.array(upright.convert("RGB"))
     except UnidentifiedImageError as error:
         raise HeatposeError(f"'{path}' is no image.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise HeatposeError(f"'{path}' cannot be decoded ({error}).") from error

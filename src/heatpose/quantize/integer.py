@@ -36,15 +36,18 @@ class _Stored(torch.autograd.Function):
 
 
 class _Rounded(torch.autograd.Function):
-    """Half to even; the gradient passes."""
+    """Half to even, cut off at +- `limit`; the gradient passes up to the limit, and on it."""
 
     @staticmethod
-    def forward(_: Any, values: Tensor) -> Tensor:
-        return values.round()
+    def forward(context: Any, values: Tensor, limit: float) -> Tensor:
+        rounded = values.round()
+        context.save_for_backward(rounded.abs() <= limit)
+        return rounded.clamp_(-limit, limit)
 
     @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Tensor:
-        return gradient
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (inside,) = context.saved_tensors
+        return gradient * inside, None
 
 
 class _Added(torch.autograd.Function):
@@ -115,10 +118,10 @@ class Int8Conv(nn.Module):
     def sums(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """Whole sums f32[B, O, H, W] of stored values and stored bias, and what one of them means, f32[O] or f32[1]."""
         scales = self.scales
-        weight = _Rounded.apply(self.conv.weight / scales.reshape(-1, 1, 1, 1)).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+        weight = _Rounded.apply(self.conv.weight / scales.reshape(-1, 1, 1, 1), WEIGHT_LIMIT)
         units = scales * self.source.scale
         assert self.conv.bias is not None
-        bias = _Rounded.apply(self.conv.bias.double() / (scales.double() * self.source.scale)).float()
+        bias = _Rounded.apply(self.conv.bias.double() / (scales.double() * self.source.scale), 2**31 - 1).float()
         if self.pads:
             steps = functional.pad(steps, (0, 1, 0, 1))
         conv = self.conv

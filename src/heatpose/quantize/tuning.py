@@ -51,7 +51,7 @@ def fine_tune(plan: Plan, teacher: MoveNet, images: NDArray[np.uint8], tuning: T
     """
     if not len(images):
         raise HeatposeError("Quantisation-aware fine-tuning has no training pictures; give more training images, or choose quant=int8.")
-    network = Int8Network(plan).eval()
+    network = Int8Network(plan).train()
     images = images[: tuning.images]
     lightning.seed_everything(tuning.seed, workers=True, verbose=False)
     if tuning.whole_steps:
@@ -201,7 +201,6 @@ def _fit(module: _Distillation, data: Dataset[Any], batch_size: int, steps: int,
         enable_progress_bar=progress, callbacks=[Progress()] if progress else [], precision="32-true", deterministic=True,
     )  # fmt: skip
     trainer.fit(module, loader)
-    module.network.eval()
 
 
 def _together(batch: Any) -> list[Tensor]:

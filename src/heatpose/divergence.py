@@ -1,0 +1,91 @@
+"""Stops a training that cannot come to anything: a loss that is no number, or that grows and grows. The weights from before are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from heatpose.errors import HeatposeError
+from heatpose.models.checkpoint import save_checkpoint
+from heatpose.module import PoseModule
+
+KEPT = "before_divergence.ckpt"
+"""Beside the run's other checkpoints: the last weights that were known to be good."""
+
+
+def diverged(means: Sequence[float], times: float, patience: int) -> bool:
+    """Whether the last `patience` of a loss's means are all `times` the lowest and twice the first. One window may always be a bad one."""
+    if len(means) <= patience:
+        return False
+    limit = max(2 * means[0], times * min(means))
+    return all(mean > limit for mean in means[-patience:])
+
+
+class Divergence(Callback):
+    """Looks at the loss in windows of steps and ends the run with one sentence and a checkpoint.
+
+    The losses stay on the device until a window is full, so that no step waits for the host. A window is also closed before each validation: what
+    is validated is also saved, and a checkpoint of broken weights must not take the place of the last good one.
+
+    Args:
+        every: Steps of a window.
+        times: The loss has diverged when its mean over a window is this many times the lowest one and twice the first, `patience` windows in a row.
+        patience: Windows.
+    """
+
+    def __init__(self, every: int = 50, times: float = 10.0, patience: int = 3) -> None:
+        self.every, self.times, self.patience = every, times, patience
+        self.losses: list[torch.Tensor] = []
+        self.means: list[float] = []
+        self.good: dict[str, torch.Tensor] = {}
+        self.good_step = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Keeps the weights that the run begins with."""
+        self.losses, self.means = [], []
+        self._keep(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Takes the step's loss; looks at all of them when the window is full."""
+        self.losses.append((outputs["loss"] if isinstance(outputs, dict) else outputs).detach())
+        if len(self.losses) >= self.every:
+            self._look(trainer, pl_module)
+            self._keep(trainer, pl_module)
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Looks before anything is saved."""
+        if self.losses and not trainer.sanity_checking:
+            self._look(trainer, pl_module)
+
+    def _keep(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        assert isinstance(module, PoseModule)
+        self.good = {name: value.detach().clone() for name, value in module.network.state_dict().items()}
+        self.good_step = trainer.global_step
+
+    def _look(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Raises HeatposeError where the losses since the last look are no good, on any device."""
+        losses = torch.stack(self.losses).float().tolist()
+        self.losses = []
+        bad = next((loss for loss in losses if not math.isfinite(loss)), None)
+        if bad is None:
+            self.means.append(sum(losses) / len(losses))
+        grown = diverged(self.means, self.times, self.patience)
+        if trainer.strategy.reduce_boolean_decision(bad is not None or grown, all=False):
+            self._stop(trainer, module, f"became {bad}" if bad is not None else f"grew from {min(self.means):.3g} to {self.means[-1]:.3g}")
+
+    def _stop(self, trainer: lightning.Trainer, module: lightning.LightningModule, what: str) -> None:
+        assert isinstance(module, PoseModule)
+        path = Path(trainer.default_root_dir) / "checkpoints" / KEPT
+        module.network.load_state_dict(self.good)
+        if trainer.is_global_zero:
+            save_checkpoint(path, module.network, module.skeleton, module.preprocessing, **module.metadata, step=self.good_step)
+        raise HeatposeError(
+            f"The training loss {what} by step {trainer.global_step} (epoch {trainer.current_epoch}), so the training was stopped; the weights of step "
+            f"{self.good_step} are kept in '{path}'. Lower optimizer.lr (debug=lr_find suggests one) and start anew with resume=false."
+        )

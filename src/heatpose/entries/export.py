@@ -1,0 +1,36 @@
+"""Export a checkpoint, or imported weights, as a proven bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from heatpose.entries import conf_folder
+from heatpose.sweep import run_entry, run_folder
+
+
+def main() -> None:
+    """Composes the configuration from the command line and exports."""
+    hydra.main(config_path=str(conf_folder()), config_name="export", version_base="1.3")(entry)()
+
+
+def entry(config: DictConfig) -> float | None:
+    """Writes exports/<name>; returns the float network's OKS in percent."""
+    return run_entry(export, config)
+
+
+def export(config: DictConfig) -> float | None:
+    """Without a checkpoint, the experiment's initial weights are exported."""
+    # Imported here: composing the configuration and its errors need none of the seconds that torch takes.
+    from heatpose import build, training
+
+    build.quiet(config)
+    build.check(config)
+    if config.checkpoint:
+        return build.finish(config, Path(config.checkpoint), build.source_for(config))
+    skeleton, preprocessing, source = build.build_inputs(config)
+    source.prepare()
+    module = build.build_module(config, build.build_network(config, skeleton), skeleton, preprocessing, source)
+    return build.finish(config, training.initial_checkpoint(module, run_folder(config)), source)

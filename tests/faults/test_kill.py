@@ -1,0 +1,28 @@
+"""Kills at a few random moments; `kill_campaign.py` does it at many more, and kills exports as well (docs/reliability.md)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills are POSIX's")
+CAMPAIGN = Path(__file__).with_name("kill_campaign.py")
+
+
+def killed(folder: Path, what: str, moments: int) -> None:
+    command = [sys.executable, str(CAMPAIGN), str(folder), "--what", what, "--moments", str(moments), "--seed", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and " 0 losses" in done.stdout.splitlines()[-1], done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("what", "moments"), [("json", 3), ("download", 3)])
+def test_what_is_left_is_whole_or_absent(what: str, moments: int, tmp_path: Path) -> None:
+    killed(tmp_path / "place", what, moments)
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on(tmp_path: Path) -> None:
+    killed(tmp_path / "place", "training", 2)

@@ -1,0 +1,75 @@
+"""The integer arithmetic against plain Python, and its gradients."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from heatpose.models.layers import ConvBlock
+from heatpose.quantize.integer import Int8Add, Int8Conv, Int8Upsample, activation_limits, add_multipliers
+from heatpose.quantize.scheme import Affine, weight_scales
+
+
+def half_even(value: Fraction) -> int:
+    return round(value)
+
+
+def test_a_convolution_is_whole_sums_times_a_factor_rounded_to_even() -> None:
+    torch.manual_seed(0)
+    block = ConvBlock(3, 4, 3, norm=False, activation="relu6")
+    torch.nn.init.normal_(block.conv.bias)
+    source, target = Affine.covering(-2, 3), Affine.covering(0, 5)
+    scales = weight_scales(block.conv.weight, True)
+    steps = torch.randint(-128 - source.zero_point, 128 - source.zero_point, (1, 3, 4, 4)).float()
+    with torch.no_grad():
+        found = Int8Conv(block, source, target, scales)(steps)
+    weight = np.rint(block.conv.weight.detach().double().numpy() / scales.double().numpy()[:, None, None, None]).astype(int)
+    bias = np.rint(block.conv.bias.detach().double().numpy() / (scales.double().numpy() * source.scale)).astype(int)
+    padded = np.pad(steps[0].numpy().astype(int), ((0, 0), (1, 1), (1, 1)))
+    low, high = activation_limits(block.activation, target)
+    for o in range(4):
+        factor = Fraction(float(np.float32(np.float32(float(scales[o]) * np.float32(source.scale)) / np.float32(target.scale))))
+        for y in range(4):
+            for x in range(4):
+                total = int((weight[o] * padded[:, y : y + 3, x : x + 3]).sum() + bias[o])
+                assert found[0, o, y, x] == min(max(half_even(total * factor), low), high)
+
+
+def test_a_sum_is_that_of_the_fixed_point_multipliers() -> None:
+    a, b, target = Affine.covering(-1, 1), Affine.covering(-3, 5), Affine.covering(-4, 5)
+    first, second, shift = add_multipliers(a, b, target)
+    assert max(first, second) >> 20 == 1  # the larger one fills 21 bits
+    assert math.isclose(first / 2**shift, a.scale / target.scale, rel_tol=1e-5)
+    values = torch.arange(-120.0, 121.0, 3.0)
+    found = Int8Add(a, b, target)(values, values.flip(0))
+    for x, y, z in zip(values, values.flip(0), found, strict=True):
+        expected = (int(x) * first + int(y) * second + (1 << (shift - 1))) >> shift
+        assert int(z) == min(max(expected, -128 - target.zero_point), 127 - target.zero_point)
+
+
+def test_upsampling_rounds_half_up() -> None:
+    steps = torch.tensor([[[[0.0, 2.0, -2.0]]]])
+    row = Int8Upsample()(steps)[0, 0, 0]
+    # 0, 0.5, 1.5, 1, -1, -2: halves go up, also below zero
+    assert row.tolist() == [0, 1, 2, 1, -1, -2]
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
+def test_the_gradient_is_that_of_the_real_layer_where_nothing_is_cut_off(activation: str) -> None:
+    torch.manual_seed(1)
+    block = ConvBlock(4, 5, 1, norm=False, activation=activation)
+    source, target = Affine.covering(-2, 2), Affine.covering(-4, 4)
+    layer = Int8Conv(block, source, target, weight_scales(block.conv.weight, False))
+    steps = torch.randint(-100, 100, (2, 4, 3, 3)).float()
+    (layer(steps) * target.scale).sum().backward()
+    found, wanted = block.conv.weight.grad, None
+    block.conv.weight.grad = None
+    block(steps * source.scale).sum().backward()
+    wanted = block.conv.weight.grad
+    assert found is not None and wanted is not None
+    assert torch.allclose(found, wanted, rtol=0.05, atol=0.1 * float(wanted.abs().max()))
+    assert float(wanted.abs().max()) > 0

@@ -1,0 +1,66 @@
+"""Quantisation-aware fine-tuning brings an int8 network nearer to the float network that teaches it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from heatpose.errors import HeatposeError
+from heatpose.preprocessing import Preprocessing
+from heatpose.quantize.recovery import plan_int8
+from heatpose.quantize.settings import PER_TENSOR, Tuning
+from heatpose.quantize.simulate import Plan, simulated
+from heatpose.quantize.tuning import distance, fine_tune, maps_of
+from tests.quantize.conftest import SIZE, troubled
+
+PREPROCESSING = Preprocessing(SIZE)
+
+
+def recovered(images: np.ndarray, heads: str = "heatmap") -> Plan:
+    return plan_int8(troubled(heads), images, PREPROCESSING, per_channel=False, recovery=PER_TENSOR)
+
+
+def off(plan: Plan, inputs: Tensor, heads: str = "heatmap") -> float:
+    with torch.no_grad():
+        return float(distance(maps_of(simulated(plan)(inputs)), maps_of(troubled(heads)(inputs))))
+
+
+@pytest.mark.parametrize("tuning", [Tuning(steps=30, batch_size=8, rate=0.02), Tuning(steps=0, whole_steps=30, batch_size=8, whole_rate=0.005)])
+def test_it_comes_nearer_to_the_teacher(tuning: Tuning, images: np.ndarray, inputs: Tensor) -> None:
+    plan = recovered(images)
+    before = {name: value.clone() for name, value in plan.network.state_dict().items()}
+    tuned = fine_tune(plan, troubled(), images, tuning, progress=False)
+    assert off(tuned, inputs) < 0.9 * off(plan, inputs)
+    assert tuned.affines == plan.affines
+    changed = {name for name, value in tuned.network.state_dict().items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("head.") for name in changed)
+    assert any(name.startswith("backbone.") for name in changed) == bool(tuning.whole_steps)
+    assert all(torch.equal(value, before[name]) for name, value in plan.network.state_dict().items())  # the plan given stays
+
+
+def test_it_is_the_same_twice_and_takes_four_heads(images: np.ndarray, inputs: Tensor) -> None:
+    plan, tuning = recovered(images, "all"), Tuning(steps=10, batch_size=8, rate=0.02)
+    first, second = (fine_tune(plan, troubled("all"), images, tuning, progress=False).network.state_dict() for _ in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_the_distance_is_the_divergence_of_the_softmaxes_weighted_by_the_teachers_peaks() -> None:
+    torch.manual_seed(0)
+    found, teacher = torch.randn(2, 3, 4, 4), 3 * torch.randn(2, 3, 4, 4)
+    total = weights = 0.0
+    for image in range(2):
+        for k in range(3):
+            p, q = (torch.softmax(maps[image, k].flatten().double(), 0).tolist() for maps in (teacher, found))
+            sure = 1 / (1 + math.exp(-float(teacher[image, k].max())))
+            total += sure * sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
+            weights += sure
+    assert float(distance({"heatmap": found}, {"heatmap": teacher})) == pytest.approx(total / weights, rel=1e-4)
+
+
+def test_no_pictures_are_refused(images: np.ndarray) -> None:
+    with pytest.raises(HeatposeError, match="no training pictures"):
+        fine_tune(recovered(images), troubled(), images[:0], Tuning(), progress=False)
