@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from heatpose.errors import HeatposeError
+from heatpose.models.movenet import with_upsampling
+from heatpose.models.upsample import Upsampling
 from heatpose.preprocessing import Preprocessing
 from heatpose.quantize.recovery import plan_int8
 from heatpose.quantize.settings import PER_TENSOR, Tuning
@@ -64,3 +66,14 @@ def test_the_distance_is_the_divergence_of_the_softmaxes_weighted_by_the_teacher
 def test_no_pictures_are_refused(images: np.ndarray) -> None:
     with pytest.raises(HeatposeError, match="no training pictures"):
         fine_tune(recovered(images), troubled(), images[:0], Tuning(), progress=False)
+
+
+@pytest.mark.parametrize("kind", ["nearest", "transposed"])
+def test_the_fixed_layers_of_an_upsampling_stay(kind: Upsampling, images: np.ndarray) -> None:
+    network = with_upsampling(troubled(), kind)
+    plan = plan_int8(network, images[:8], PREPROCESSING, per_channel=False, recovery=PER_TENSOR)
+    before = plan.network.state_dict()
+    after = fine_tune(plan, network, images[:8], Tuning(steps=1, whole_steps=1, batch_size=2), progress=False).network.state_dict()
+    fixed = {name for name in before if ".smooth." in name}
+    assert len(fixed) == 6 and all(torch.equal(after[name], before[name]) for name in fixed)
+    assert any(not torch.equal(after[name], before[name]) for name in before if name.startswith("pyramid.") and name not in fixed)
