@@ -82,7 +82,7 @@ def test_four_heads_share_everything_before_them(norm: bool) -> None:
     images = torch.randn(2, 3, 64, 96)
     with torch.inference_mode():
         maps = network(images)
-        features = network.features(images)
+        features = network.features(network.backbone(images))
         for name, head in network.heads().items():
             torch.testing.assert_close(getattr(maps, "heatmaps" if name == "heatmap" else name), head(features))
     assert isinstance(maps, PoseMaps) and [m.shape for m in maps] == [(2, c, 16, 24) for c in (1, 10, 5, 10)]
