@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from heatpose.errors import HeatposeError
@@ -60,6 +60,9 @@ def only_one(folder: Path, name: str, what: str) -> Iterator[None]:
     try:
         yield
     finally:
+        # While it is held: whoever opened the file before finds it unlinked when locking it, and makes a new one (filelock looks at the link count).
+        with suppress(OSError):
+            os.unlink(lock.lock_file)
         lock.release()
 
 

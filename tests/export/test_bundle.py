@@ -15,10 +15,10 @@ from rich.console import Console
 
 from heatpose.errors import HeatposeError
 from heatpose.export import assembly
-from heatpose.export.assembly import Assembly
 from heatpose.export.bundle import print_table
 from heatpose.export.gates import GateLimits
 from heatpose.export.inspection import inspect_tflite
+from heatpose.export.quantising import Quantised, Quantiser
 from heatpose.models.movenet import MoveNet
 from heatpose.preprocessing import Preprocessing
 from heatpose.runners import open_runner
@@ -143,7 +143,7 @@ def test_a_wrong_network_behind_a_file_is_noticed(
     with torch.no_grad():
         other.head.output.norm.bias.add_(0.5)  # type: ignore[operator, union-attr]
     monkeypatch.setattr(assembly, "convert", lambda onnx, **_: case.converted["float32"])
-    monkeypatch.setattr(Assembly, "_quantise", lambda *_: case.converted["int8_pt"])
+    monkeypatch.setattr(Quantiser, "make", lambda *_: Quantised(case.converted["int8_pt"], "recovery", (), 0, "", {}))
     result = case.export(tmp_path, network=other, forms=("float32", "int8_pc"))
     failed = {(gate["artefact"], gate["name"]) for gate in result.gates if not gate["passed"]}
     assert failed == {("float32", "parity"), ("int8_pc", "flatbuffer")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,9 +37,18 @@ def require_writable(*paths: Path | None) -> None:
     for path in paths:
         if path is None:
             continue
-        parent = next((folder for folder in path.absolute().parents if folder.exists()), None)
-        if path.is_dir() or parent is None or not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise HeatposeError(f"'{path}' cannot be written; give the path of a file in a folder of yours.")
+        reason = "it is a folder" if path.is_dir() else _refusal(next(folder for folder in path.absolute().parents if folder.exists()))
+        if reason:
+            raise HeatposeError(f"'{path}' cannot be written ({reason}); give the path of a file in a folder of yours.")
+
+
+def _refusal(folder: Path) -> str:
+    """Why nothing can be made in a folder; empty where it can."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return error.strerror or type(error).__name__
 
 
 def write_json(path: Path | None, content: dict[str, Any]) -> None:

@@ -81,7 +81,11 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise OSError("it is no file")  # reading a pipe would wait for ever
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own, about oddities that the caller's sentence need not repeat
-        with Image.open(path, formats=FORMATS) as file:
+        try:
+            opened = Image.open(path, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise ValueError(str(error)) from error
+        with opened as file:
             width, height = file.size
             if width * height > MOST_PIXELS:
                 raise ValueError(f"{width}x{height} is more than {MOST_PIXELS // 10**6} million pixels")
