@@ -36,6 +36,7 @@ ELSEWHERE = {
     r"uv run python docs/_ext/licences\.py": "tests/packaging/test_licences.py checks what it writes",
     r"uv run tensorboard": "a server, which does not end",
     r"python benchmarks/": "measurements of hours; their results are data",
+    r"uv run python tests/faults/": "campaigns of hours; tests/faults runs a little of each",
     r"docker": "needs a container engine; tests/packaging/test_container.py reads the file",
     r"python3 pose_app\.py": "tests/deploy runs it",
 }

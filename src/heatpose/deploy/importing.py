@@ -58,7 +58,7 @@ def opened(source: Path, temporary: Path) -> Path:
         with zipfile.ZipFile(source) as archive:
             _check_entries(source, [entry for entry in archive.infolist() if not entry.is_dir()])
             archive.extractall(temporary)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, ValueError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, ValueError, IndexError, OSError) as error:
         raise HeatposeError(f"'{source}' cannot be unpacked ({first_line(error)}); give the folder that the tool wrote (st_ai_output).") from error
     return temporary
 
