@@ -43,7 +43,7 @@ ELSEWHERE = {
 """Commands of other programs."""
 
 LIKE = (
-    (re.compile(r"exports/\w+/\w+_(int8_pc|int8_pt|float32)\.tflite"), r"exports/quickstart/st_movenet_heatmaps_64_\1.tflite"),
+    (re.compile(r"exports/\w+/[\w*]+_(int8_pc|int8_pt|float32)\.tflite"), r"exports/quickstart/st_movenet_heatmaps_64_\1.tflite"),
     (re.compile(r"exports/\w+(?=$|/$)"), "exports/quickstart"),
     (re.compile(r"^SOURCE\.\.\.$"), "photos/"),
     (re.compile(r"runs/\w+/checkpoints/\w+\.ckpt|^MODEL$"), "runs/quickstart/checkpoints/best.ckpt"),

@@ -113,7 +113,11 @@ def choose_model(bundle: Path, target: Target, *, allow_rejected: bool = False) 
         why = " ".join(_failures(manifest, target.artefact)) or "The manifest does not say why."
         raise HeatposeError(f"'{rejected[0]}' failed a gate of its export. {why} Repair it and export again, or deploy it knowingly with --allow-rejected.")
     path = (passed or rejected)[0]
-    recorded = ((manifest.get("files") or {}).get(path.name) or {}).get("sha256")
+    files = manifest.get("files") or {}
+    entry = files.get(path.name, {}) if isinstance(files, dict) else None
+    if not isinstance(entry, dict):
+        raise HeatposeError(f"'{bundle / MANIFEST}' is damaged (its list of files is none); export the bundle again.")
+    recorded = entry.get("sha256")
     if recorded is not None and recorded != sha256(path):
         raise HeatposeError(f"'{path}' is not the file that was exported (its sha256 differs from {MANIFEST}); export the bundle again.")
     return read_model(path)
