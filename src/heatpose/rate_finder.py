@@ -86,7 +86,7 @@ def steepest(rates: NDArray[np.float64], losses: NDArray[np.float64], skip: int 
     end = int(losses.argmin()) + 1 if len(losses) else 0
     if end < 3:
         return None
-    slope = np.gradient(losses[:end], np.log10(rates[:end]))
+    slope = np.gradient(losses[:end], np.log10(rates[:end]))[:-1]  # at the lowest loss itself it is too late
     return float(rates[slope.argmin()]) if slope.min() < 0 else None
 
 

@@ -84,9 +84,9 @@ class Place:
         return ["experiment=quickstart", *source, *loaders, "trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.precision=32-true"]
 
     def command(self, entry: str, *overrides: str) -> list[str]:
-        """The command line; what it writes stays below the folder."""
+        """The command line; what it writes stays below the folder, unless the overrides say otherwise (the last one counts)."""
         places = [f"runs={self.folder}/runs", f"exports={self.folder}/exports"]
-        return [sys.executable, str(REPOSITORY / f"{entry}.py"), *overrides, *places]
+        return [sys.executable, str(REPOSITORY / f"{entry}.py"), *places, *overrides]
 
     def run(self, entry: str, *overrides: str) -> Ran:
         """Runs `train` or `export` to its end, in a process that was warm already."""
