@@ -96,7 +96,7 @@ def test_takes_bytes_and_gives_logits(tiny_run: Any) -> None:
 def test_colours_change_in_training_alone(tiny_run: Any) -> None:
     module = tiny_run.module(photometric=Photometric())
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    changed = module.train().on_after_batch_transfer({"image": images}, 0)["image"]
+    changed = module.train().on_after_batch_transfer({"image": images, "colour": torch.tensor([[0.5, 1, -1], [-1, 0, 1]])}, 0)["image"]
     assert changed.dtype == torch.float32 and (changed - images).abs().mean() > 1
     assert module.eval().on_after_batch_transfer({"image": images}, 0)["image"] is images
     plain = tiny_run.module().train()

@@ -81,7 +81,10 @@ def build_network(config: DictConfig, skeleton: Skeleton) -> MoveNet:
 
 def build_data(config: DictConfig, source: Source, skeleton: Skeleton, preprocessing: Preprocessing) -> PoseData:
     """The loaders."""
-    data: PoseData = instantiate(config.data.module)(source, skeleton, preprocessing, instantiate(config.augment.geometric))
+    augment = config.augment
+    data: PoseData = instantiate(config.data.module)(
+        source, skeleton, preprocessing, instantiate(augment.geometric), occlusion=instantiate(augment.get("occlusion")), seed=config.seed
+    )
     return data
 
 

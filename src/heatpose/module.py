@@ -13,6 +13,8 @@ from torch import Tensor
 from heatpose.codec import decode
 from heatpose.data.augment import Photometric
 from heatpose.data.datamodule import Batch
+from heatpose.data.occlusion import paint
+from heatpose.data.views import sampled
 from heatpose.errors import HeatposeError
 from heatpose.losses import FourHeadLoss, HeatmapLoss
 from heatpose.metrics import AREA_OF_BOX, keypoint_similarity, mean_over_labelled
@@ -80,9 +82,12 @@ class PoseModule(lightning.LightningModule):
         return torch.stack([*terms.values()]).sum()
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Photometric changes happen here, on the device and for the whole batch."""
+        """What is done for the whole batch on the device: sampling, where the loader left it, colours, patches."""
+        batch = sampled(batch)
         if self.training and self.photometric is not None:
-            batch["image"] = self.photometric(batch["image"])
+            batch["image"] = self.photometric(batch["image"], batch["colour"])
+        if self.training and "patches" in batch:
+            batch["image"] = paint(batch["image"], batch["patches"])
         return batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
