@@ -179,8 +179,9 @@ def moved_labels(
     points, labelled = geometry.apply(transform, person.keypoints), person.labelled
     if mirrored:
         points, labelled = points[flip_order], labelled[flip_order]
-    scale = np.linalg.norm(transform[:, :2], axis=0)  # lengths of the images of the x and y unit vectors
-    return points, labelled, (np.asarray(person.box[2:]) * scale).astype(np.float32)
+    (a, b, _), (c, d, _) = transform.tolist()
+    sides = person.box[2] * math.hypot(a, c), person.box[3] * math.hypot(b, d)  # by the lengths of the images of the x and y unit vectors
+    return points, labelled, np.array(sides, np.float32)
 
 
 @dataclass(frozen=True)

@@ -115,21 +115,24 @@ def cut(
         alone: Someone whose neighbours are painted grey.
 
     Returns:
-        u8[h, w, 3] of its own memory, and the transform input -> its pixels.
+        u8[h, w, 3], where nothing is changed a window on the picture itself, and the transform input -> its pixels.
     """
-    inverse = geometry.invert(transform) * np.array(picture.scale)[:, None]
+    inverse = geometry.invert(transform)
+    inverse[0] *= picture.scale[0]
+    inverse[1] *= picture.scale[1]
     step = [max(1, int(math.hypot(*row))) if averaged else 1 for row in inverse[:, :2].tolist()]
     (left, right), (top, bottom) = (
         _span(row, size, limit, margin + 1) for row, limit, margin in zip(inverse.tolist(), picture.pixels.shape[1::-1], step, strict=True)
     )
-    pixels = np.array(picture.pixels[top:bottom, left:right])
-    if alone is not None:
+    pixels = picture.pixels[top:bottom, left:right]
+    if alone is not None and len(alone.others):
+        pixels = pixels.copy()
         _paint_others(pixels, alone, picture.scale, (left, top))
     inverse[:, 2] -= left, top
     if max(step) > 1:
         from PIL import Image
 
-        pixels = np.array(Image.fromarray(pixels).reduce((step[0], step[1])))
+        pixels = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).reduce((step[0], step[1])))
         inverse /= np.array(step)[:, None]
     return pixels, inverse
 
@@ -169,11 +172,11 @@ def _pack(views: Sequence[View], size: int) -> Packed:
 
 
 def _sample(views: Sequence[View], size: int) -> Tensor:
-    """u8[B, 3, S, S]; each picture on its own, so that its few pixels stay in the processor's cache."""
-    images = torch.empty((len(views), 3, size, size), dtype=torch.uint8)
+    """u8[B, 3, S, S], channels last in memory; each picture on its own, so that its few pixels stay in the processor's cache."""
+    images = np.empty((len(views), size, size, 3), np.uint8)
     for image, view in zip(images, views, strict=True):
-        image.copy_(geometry.warp_batch(torch.from_numpy(view.pixels)[None], torch.from_numpy(view.inverse).float()[None], view.nearest, size)[0])
-    return images
+        image[:] = geometry.warp_one(view.pixels, view.inverse, view.nearest, size)
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
 def sampled(batch: TrainingBatch) -> TrainingBatch:
