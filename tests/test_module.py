@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from heatpose.data.augment import Photometric
+from heatpose.data.batches import BatchPlan
+from heatpose.data.occlusion import Occlusion
+from heatpose.data.views import TrainingViews
 from heatpose.errors import HeatposeError
-from heatpose.losses import HeatmapLoss
+from heatpose.losses import FourHeadLoss, HeatmapLoss, SpatialCrossEntropy
 from heatpose.models.checkpoint import load_checkpoint
 from heatpose.models.movenet import MoveNet
 from heatpose.module import warmup_cosine
@@ -163,3 +168,54 @@ def test_the_rate_rises_then_falls_to_almost_nothing(total: int, warmup: float) 
         assert rate == pytest.approx(expected, rel=1e-4)
     if total > 2:
         assert max(rates) == pytest.approx(0.2) and optimizer.param_groups[0]["lr"] == pytest.approx(2e-5)
+
+
+class Waits(TorchDispatchMode):
+    """Notes the operators that make the host wait for the device: reading a value, or a shape that depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        boolean = func is torch.ops.aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if boolean or func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.masked_select.default):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("heads", ["heatmap", "all"])
+def test_no_step_makes_the_host_wait_for_the_device(heads: str, tiny_run: Any) -> None:
+    loss = FourHeadLoss(ST_13.sigmas) if heads == "all" else SpatialCrossEntropy(ST_13.sigmas)
+    module = tiny_run.module(
+        network=MoveNet(13, 0.35, heads=heads), loss=loss, photometric=Photometric(), optimizer=partial(torch.optim.AdamW, lr=1e-3, fused=True)
+    )  # fmt: skip
+    waits: list[list[str]] = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            self.mode = Waits()
+            self.mode.__enter__()
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            self.mode.__exit__(None, None, None)
+            waits.append(self.mode.found)
+
+    data = tiny_run.data(occlusion=Occlusion(1.0))
+    data.setup()
+    packed = TrainingViews(data.train_people, ST_13, data.augment, data.pictures, occlusion=data.occlusion, packed=True)[BatchPlan(64, 0, (0, 1), (0, 1))]
+    with Waits() as transfer:
+        module.on_after_batch_transfer(packed, 0)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", gradient_clip_val=1.0, callbacks=[Watch()], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    assert len(waits) == 3 and not sum(waits, transfer.found)
+
+
+def test_a_fused_optimizer_is_not_used_where_gradients_are_scaled(tiny_run: Any) -> None:
+    module = tiny_run.module(optimizer=partial(torch.optim.AdamW, lr=0.1, fused=True))
+    for precision, fused in (("bf16-mixed", True), ("32-true", True), ("16-mixed", False)):
+        module.trainer = SimpleNamespace(estimated_stepping_batches=10, precision=precision)
+        assert module.configure_optimizers()["optimizer"].defaults["fused"] is fused

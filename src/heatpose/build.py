@@ -94,8 +94,9 @@ def build_module(config: DictConfig, network: MoveNet, skeleton: Skeleton, prepr
     loss = loss(sigmas=skeleton.sigmas) if "sigmas" in loss.func.__init__.__annotations__ else loss()
     metadata = {"run": config.run, "model": config.model_name, "init": plain(config.init), "data": source.describe()}
     return PoseModule(
-        network, loss, skeleton, preprocessing, instantiate(config.optimizer), instantiate(config.scheduler), instantiate(config.augment.photometric), metadata
-    )
+        network, loss, skeleton, preprocessing, instantiate(config.optimizer), instantiate(config.scheduler), instantiate(config.augment.photometric), metadata,
+        compile=config.compile,
+    )  # fmt: skip
 
 
 def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:

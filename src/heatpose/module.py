@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import lightning
@@ -40,6 +41,7 @@ class PoseModule(lightning.LightningModule):
         scheduler: Makes a per-step schedule out of `optimizer` and `total_steps`.
         photometric: Colour changes of training batches; None for none.
         metadata: Plain values for the checkpoint's description (where the weights and the data come from).
+        compile: Lets torch compile the network on its first batch of each size.
 
     Raises:
         HeatposeError: The loss is for the other kind of network.
@@ -47,7 +49,7 @@ class PoseModule(lightning.LightningModule):
 
     def __init__(
         self, network: MoveNet, loss: HeatmapLoss | FourHeadLoss, skeleton: Skeleton, preprocessing: Preprocessing, optimizer: OptimizerFactory,
-        scheduler: SchedulerFactory, photometric: Photometric | None = None, metadata: dict[str, Any] | None = None,
+        scheduler: SchedulerFactory, photometric: Photometric | None = None, metadata: dict[str, Any] | None = None, compile: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         heads = network.settings["heads"]
@@ -55,6 +57,8 @@ class PoseModule(lightning.LightningModule):
             choice = "loss=four_heads" if network.four_heads else "loss=spatial_cross_entropy"
             raise HeatposeError(f"{type(loss).__name__} does not fit a network with model.heads={heads}; set {choice}.")
         self.network = network.train().to(memory_format=torch.channels_last)
+        if compile:
+            self.network.compile()  # in its place: names of weights and checkpoints stay as they are
         self.loss = loss
         self.skeleton = skeleton
         self.preprocessing = preprocessing
@@ -124,9 +128,15 @@ class PoseModule(lightning.LightningModule):
         """The optimiser (no weight decay on biases and norms) and its schedule, stepped after every batch."""
         matrices = [p for p in self.network.parameters() if p.dim() > 1]
         vectors = [p for p in self.network.parameters() if p.dim() <= 1]
-        optimizer = self.make_optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
+        optimizer = self._fitting_optimizer()([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
         scheduler = self.make_scheduler(optimizer=optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _fitting_optimizer(self) -> Callable[..., torch.optim.Optimizer]:
+        """As configured, but not fused where float16 needs its gradients scaled: Lightning cannot clip those of a fused one."""
+        factory: Callable[..., torch.optim.Optimizer] = self.make_optimizer
+        fused = getattr(factory, "keywords", {}).get("fused")
+        return partial(factory, fused=False) if fused and self.trainer.precision == "16-mixed" else factory
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the description that makes a checkpoint usable on its own."""

@@ -24,7 +24,8 @@ from heatpose.preprocessing import Preprocessing, check_resolution
 from heatpose.skeleton import Skeleton
 
 Batch = dict[str, torch.Tensor]
-"""image u8[B, 3, S, S], points f32[B, K, 2] in input pixels, labelled bool[B, K], box f32[B, 2] width and height in input pixels."""
+"""image u8[B, 3, S, S], points f32[B, K, 2] in input pixels, labelled bool[B, K], box f32[B, 2] width and height in input pixels, index int64[B] of the
+sample among its people, matrix f32[B, 2, 3] from the image to the input's pixels."""
 
 
 class PersonDataset(Dataset[Batch]):
@@ -58,6 +59,8 @@ class PersonDataset(Dataset[Batch]):
             "points": torch.from_numpy(sample.points),
             "labelled": torch.from_numpy(sample.labelled.copy()),
             "box": torch.from_numpy(sample.box),
+            "index": torch.tensor(index),
+            "matrix": torch.from_numpy(transform.astype(np.float32)),
         }
 
 

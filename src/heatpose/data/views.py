@@ -25,7 +25,7 @@ from heatpose.data.sample import Person
 from heatpose.skeleton import Skeleton
 
 TrainingBatch = dict[str, Any]
-"""As `datamodule.Batch`, and: transform f32[B, 2, 3] image -> input pixels, person i64[B] index, mirrored bool[B], colour f32[B, 3] in [-1, 1] for
+"""As `datamodule.Batch`, and: matrix f32[B, 2, 3] image -> input pixels, index i64[B] of the people, mirrored bool[B], colour f32[B, 3] in [-1, 1] for
 `Photometric`, patches f32[B, P, 7] for `occlusion.paint` where there are any. Before `sampled`, `packed` stands in the place of `image`."""
 GREY = 127
 """What other people are painted with, of each channel."""
@@ -80,7 +80,7 @@ class TrainingViews(Dataset[TrainingBatch]):
     def __getitem__(self, plan: BatchPlan) -> TrainingBatch:
         views = [self.view(plan, number) for number in range(len(plan.people))]
         batch = {name: torch.from_numpy(np.stack([view.labels[name] for view in views])) for name in views[0].labels}
-        batch["person"] = torch.tensor(plan.people)
+        batch["index"] = torch.tensor(plan.people)
         pictures = _pack(views, plan.size) if self.packed else _sample(views, plan.size)
         return {"packed" if self.packed else "image": pictures, **batch}
 
@@ -93,7 +93,7 @@ class TrainingViews(Dataset[TrainingBatch]):
         nearest, averaged, masked = random.random(3) < (self.augment.nearest, self.augment.antialias, self.augment.mask_others)
         points, labelled, box = moved_labels(person, transform, mirrored, self.skeleton.flip_order)
         labels = {
-            "points": points, "labelled": labelled, "box": box, "transform": transform.astype(np.float32), "mirrored": np.array(mirrored),
+            "points": points, "labelled": labelled, "box": box, "matrix": transform.astype(np.float32), "mirrored": np.array(mirrored),
             "colour": random.uniform(-1, 1, 3).astype(np.float32),
         }  # fmt: skip
         if self.occlusion is not None:
