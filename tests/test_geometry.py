@@ -219,7 +219,7 @@ def sampled_by_hand(image: NDArray[np.uint8], inverse: geometry.Matrix, nearest:
             if not (-0.5 < x < image.shape[1] + 0.5 and -0.5 < y < image.shape[0] + 0.5):
                 continue
             if nearest:
-                result[v, u] = padded[int(np.floor(y + 1e-6)) + 1, int(np.floor(x + 1e-6)) + 1]
+                result[v, u] = padded[int(np.floor(y + geometry.ON_EDGE)) + 1, int(np.floor(x + geometry.ON_EDGE)) + 1]
                 continue
             left, top = int(np.floor(x - 0.5)), int(np.floor(y - 0.5))
             a, b = x - 0.5 - left, y - 0.5 - top
