@@ -37,7 +37,7 @@ def config(synthetic_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "data.source.train_images=40", "data.source.val_images=12", "data.batch_size=8", "data.workers=0",
         "data.module.held_out=0.3", "data.module.limit=24", "model.width=0.35", "resolution=64", "trainer.max_epochs=1",
         "trainer.accelerator=cpu", "trainer.precision=32-true", "logger=csv", "export=false", "callbacks.progress=null",
-        f"runs={tmp_path}/runs", f"exports={tmp_path}/exports",
+        f"runs={tmp_path}/runs", f"exports={tmp_path}/exports", f"data.cache={tmp_path}/pictures",
     )  # fmt: skip
 
 

@@ -85,7 +85,10 @@ def build_network(config: DictConfig, skeleton: Skeleton) -> MoveNet:
 
 def build_data(config: DictConfig, source: Source, skeleton: Skeleton, preprocessing: Preprocessing) -> PoseData:
     """The loaders."""
-    data: PoseData = instantiate(config.data.module)(source, skeleton, preprocessing, instantiate(config.augment.geometric))
+    augment = config.augment
+    data: PoseData = instantiate(config.data.module)(
+        source, skeleton, preprocessing, instantiate(augment.geometric), occlusion=instantiate(augment.get("occlusion")), seed=config.seed
+    )
     return data
 
 
@@ -114,8 +117,9 @@ def build_module(config: DictConfig, network: MoveNet, skeleton: Skeleton, prepr
     loss = loss(sigmas=skeleton.sigmas) if "sigmas" in loss.func.__init__.__annotations__ else loss()
     metadata = {"run": config.run, "model": config.model_name, "init": plain(config.init), "data": source.describe()}
     return PoseModule(
-        network, loss, skeleton, preprocessing, instantiate(config.optimizer), instantiate(config.scheduler), instantiate(config.augment.photometric), metadata
-    )
+        network, loss, skeleton, preprocessing, instantiate(config.optimizer), instantiate(config.scheduler), instantiate(config.augment.photometric), metadata,
+        compile=config.compile,
+    )  # fmt: skip
 
 
 def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:

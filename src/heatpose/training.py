@@ -86,8 +86,8 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
     Raises:
         HeatposeError: `last` is no checkpoint, or training was interrupted or ended without a checkpoint.
     """
-    if last is not None:  # the same seed again would show the first epochs' people in the same order and views once more
-        torch.manual_seed(torch.initial_seed() + 1 + int(load_checkpoint(last).metadata.get("epoch", 0)))
+    if last is not None:
+        load_checkpoint(last)  # refuses what is none; Lightning's own words would be a traceback
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except SystemExit as stopped:  # Lightning's answer to Ctrl-C
