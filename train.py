@@ -29,6 +29,7 @@ def train(config: DictConfig) -> float | None:
     folder = run_folder(config)
     last = training.open_run(folder, build.run_identity(config), config.resume)
     if config.fit:
+        module.distillation = build.build_distillation(config, data, skeleton)
         checkpoint = training.fit(module, data, build.build_trainer(config, folder), last)
     else:
         checkpoint = training.initial_checkpoint(module, folder)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from heatpose.data.datamodule import PoseData
     from heatpose.module import PoseModule
+    from tests.exporting import Case
 
 TRAIN_IMAGES, VAL_IMAGES = 40, 12
 
@@ -161,6 +163,17 @@ def fitted(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Fi
     with (run.folder / "csv" / "metrics.csv").open() as table:
         result.logged = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(table)]
     return result
+
+
+@pytest.fixture(scope="session")
+def case(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """A bundle of a tiny network on rendered people, and what it was made of; nobody changes it."""
+    # Looked for, not imported: onnx2tf lifts the recursion limit of the whole process, and a deeply nested file then ends it.
+    if not all(find_spec(tool) for tool in ("onnx2tf", "tensorflow", "onnxruntime", "ai_edge_litert")):
+        pytest.skip("the export extra is not installed")
+    from tests.exporting import make_case
+
+    return make_case(synthetic_root, tmp_path_factory.mktemp("exported"))
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from heatpose.cli.options import model_files, target_names
 from heatpose.export.onnx import export_onnx
 from heatpose.models.checkpoint import load_checkpoint
 from heatpose.skeleton import ST_13
 from tests.conftest import Heatpose, Ran
 
 REPOSITORY = Path(__file__).parents[1]
-COMMANDS = ("evaluate", "compare", "inspect", "predict", "data", "estimate", "deploy")
-HEAVY = ("torch", "torchvision", "lightning", "tensorflow", "onnx", "onnxruntime", "ai_edge_litert", "pycocotools", "matplotlib", "PIL")
+COMMANDS = ("evaluate", "compare", "inspect", "predict", "data", "estimate", "deploy", "doctor", "report")
+HEAVY = ("torch", "torchvision", "lightning", "tensorflow", "onnx", "onnxruntime", "ai_edge_litert", "pycocotools", "matplotlib", "PIL", "plotly", "jinja2")
 KINDS = ("ckpt", "onnx", "tflite")
 
 
@@ -121,6 +122,35 @@ def test_wrong_usage_is_status_2(heatpose: Heatpose, arguments: list[str]) -> No
     assert ran.status == 2 and "Usage" in ran.err and "Traceback" not in ran.err
 
 
+def _completions(shell_words: str, folder: Path) -> list[str]:
+    """What the console script tells bash about the last word."""
+    words = shell_words.split(" ")
+    environment = {**os.environ, "_HEATPOSE_COMPLETE": "complete_bash", "COMP_WORDS": shell_words, "COMP_CWORD": str(len(words) - 1)}
+    code = "import sys; sys.argv = ['heatpose']; from heatpose.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=False, capture_output=True, text=True)
+    assert not done.stderr
+    return done.stdout.split()
+
+
+def test_the_shell_completes_models_and_targets(tmp_path: Path) -> None:
+    for name in ("a.tflite", "b.ckpt", "notes.txt", ".c.onnx", "runs/best.ckpt", "runs/log.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert _completions("heatpose inspect ", tmp_path) == ["a.tflite", "b.ckpt", "runs/"]
+    assert _completions("heatpose estimate a.tflite --target stm32m", tmp_path) == ["stm32mp1", "stm32mp2"]
+
+
+def test_completion_looks_into_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "deep").mkdir(parents=True)
+    for name in ("runs/best.CKPT", "runs/.hidden.onnx", "mine.yaml", "x.onnx"):
+        (tmp_path / name).touch()
+    assert model_files("") == ["runs/", "x.onnx"] and model_files("y") == model_files("absent/") == []
+    assert model_files("ru") == ["runs/best.CKPT", "runs/deep/"]  # the one folder itself would end the word
+    assert model_files(f"{tmp_path}/x") == [f"{tmp_path}/x.onnx"] and model_files("runs/.h") == ["runs/.hidden.onnx"]
+    assert target_names("stm32n") == ["stm32n6"] and target_names("mi") == ["mine.yaml"] and len(target_names("")) == 3
+
+
 # What the commands do.
 
 
@@ -198,15 +228,26 @@ def test_predict(heatpose: Heatpose, models: dict[str, Path], synthetic_root: Pa
         assert after.size == before.size
 
 
+def test_predict_two_models_without_drawing(heatpose: Heatpose, models: dict[str, Path], synthetic_root: Path, tmp_path: Path) -> None:
+    picture, out = next((synthetic_root / "val2017").iterdir()), tmp_path / "out"
+    ran = heatpose("predict", models["ckpt"], picture, "--beside", models["ckpt"], "--out", out, "--no-draw", "--threads", 1, "--threshold", 0)
+    assert ran.status == 0 and "0.0 px apart" in ran.out and "Predicted 1 images" in ran.out
+    first, second = (json.loads((out / name).read_text()) for name in ("predictions.json", "predictions_beside.json"))
+    assert _tree(out) == [out / "predictions.json", out / "predictions_beside.json"]
+    assert first == second and len(first[0]["keypoints"]) == 39
+
+
 def test_data(heatpose: Heatpose, synthetic_root: Path, tmp_path: Path) -> None:
-    out, sheet = tmp_path / "audit.json", tmp_path / "new" / "sheet.png"
-    ran = heatpose("data", synthetic_root, "--files", "--sheet", sheet, "--json", out)
+    out, sheet, augmented = tmp_path / "audit.json", tmp_path / "new" / "sheet.png", tmp_path / "new" / "augmented.png"
+    ran = heatpose("data", synthetic_root, "--files", "--sheet", sheet, "--augmented", augmented, "--resolution", 96, "--json", out)
     assert ran.status == 0
     audit = json.loads(out.read_text())
     assert (audit["images"], audit["skeleton"], audit["files"]["missing"]) == (40, "coco17", [])
     assert audit["training"]["kept"] == audit["annotations"] - sum(audit["training"]["dropped"].values())
     with Image.open(sheet) as picture:
         assert picture.width > 600
+    with Image.open(augmented) as picture:
+        assert picture.width == 4 * 100 + 4 and picture.height > 6 * 100
     st13 = REPOSITORY / "conf/skeleton/st13.yaml"
     assert heatpose("data", synthetic_root, "--split", "val", "--skeleton", st13, "--json", out).status == 0
     audit = json.loads(out.read_text())
@@ -333,7 +374,8 @@ def test_sources_that_are_no_pictures(heatpose: Heatpose, tiny_checkpoint: Path,
 
 def test_a_folder_that_is_no_data_set(heatpose: Heatpose, bad: Bad) -> None:
     _refused(heatpose("data", bad.images, "--json", bad.folder / "audit.json"), "images")
-    _refused(heatpose("data", bad.folder / "absent"), "absent")
+    for name in ("absent", "labels.json"):
+        _refused(heatpose("data", bad.folder / name), name, "is no folder")
     assert not (bad.folder / "audit.json").exists()
 
 
@@ -341,6 +383,7 @@ def test_results_that_cannot_be_written(heatpose: Heatpose, tiny_checkpoint: Pat
     before = _tree(bad.folder)
     _refused(heatpose("inspect", tiny_checkpoint, "--json", bad.images), "images")  # a folder
     _refused(heatpose("inspect", tiny_checkpoint, "--json", bad.labels / "facts.json"), "labels.json")  # below a file
+    _refused(heatpose(*bad.evaluate(tiny_checkpoint)[:-1], bad.labels / "report.json"), "labels.json", "cannot be written")
     sheet = bad.folder / "sheet.xyz"
     _refused(heatpose("data", synthetic_root, "--sheet", sheet), "sheet.xyz", ".png")
     assert _tree(bad.folder) == before

@@ -124,6 +124,31 @@ def test_refinement_finds_a_parabolas_vertex_exactly(scale: float) -> None:
     np.testing.assert_allclose(refined, points, atol=2e-3)
 
 
+def refined_by_hand(heatmap: NDArray[np.float32]) -> tuple[float, float]:
+    """x and y in cells: numpy's own parabola through the first highest cell and its two neighbours, along each axis."""
+    v, u = first_highest(heatmap)
+    place = []
+    for line, at in ((heatmap[v], u), (heatmap[:, u], v)):
+        shift = 0.0
+        if 0 < at < len(line) - 1:
+            square, slope, _ = np.polyfit([-1.0, 0.0, 1.0], line[at - 1 : at + 2].astype(float), 2)
+            shift = float(np.clip(-slope / (2 * square), -0.5, 0.5)) if square < -1e-9 else 0.0
+        place.append(at + 0.5 + shift)
+    return place[0], place[1]
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 12, 12), (2, 3, 7, 20)])
+@pytest.mark.parametrize("tied", [False, True])
+def test_refinement_is_a_parabola_through_three_cells(shape: tuple[int, ...], tied: bool) -> None:
+    values = np.random.default_rng(4).normal(size=shape) * 3
+    heatmaps = (np.rint(values) if tied else values).astype(np.float32)
+    refined = codec.decode(heatmaps, "refined")
+    for b, k in np.ndindex(*shape[:2]):
+        x, y = refined_by_hand(heatmaps[b, k])
+        assert refined[b, k, 0] * shape[3] == pytest.approx(x, abs=1e-4) and refined[b, k, 1] * shape[2] == pytest.approx(y, abs=1e-4)
+        assert refined[b, k, 2] == heatmaps[b, k].max()
+
+
 def test_refinement_stays_in_its_cell_and_away_from_the_border() -> None:
     heatmaps = np.random.default_rng(2).normal(size=(8, 17, 12, 12)).astype(np.float32)
     coarse, refined = codec.decode(heatmaps), codec.decode(heatmaps, "refined")
@@ -146,3 +171,57 @@ def test_the_round_trip_is_within_half_a_cell_and_refined_within_a_tenth() -> No
 def test_an_unknown_decode_is_one_sentence() -> None:
     with pytest.raises(HeatposeError, match="argmax, refined"):
         codec.decode(np.zeros((1, 1, 2, 2), np.float32), "softargmax")
+
+
+def test_a_place_is_the_kernel_as_a_distribution() -> None:
+    points, area = some_points().clamp(0, 47), torch.tensor([100.0, 900.0, 2000.0])
+    sigmas = torch.tensor([0.026, 0.035, 0.079, 0.107, 0.062])
+    for spread in (0.5, 1.0):
+        place = codec.place_targets(points, area, sigmas, CELLS, spread)
+        for b, k in np.ndindex(3, 5):
+            want = np.zeros((CELLS, CELLS))
+            for v, u in np.ndindex(CELLS, CELLS):
+                d2 = squared_distance(points, b, k, v, u)
+                deviation = spread * 2 * sigmas[k].item() * math.sqrt(area[b].item())
+                want[v, u] = max(math.exp(-d2 / (2 * deviation**2)), math.exp(-d2 / (2 * 2.0**2)))
+            np.testing.assert_allclose(place[b, k].numpy(), want / want.sum(), rtol=2e-3, atol=1e-6)
+
+
+def test_a_points_cell_and_its_middle() -> None:
+    points = torch.tensor([[[0.0, 0.0], [47.99, 4.0], [13.0, 17.5], [-3.0, 60.0]]])
+    assert codec.cell_index(points, CELLS).tolist() == [[0, CELLS + 11, 4 * CELLS + 3, 11 * CELLS]]
+    assert codec.cell_middles(points).tolist() == [[[2.0, 2.0], [46.0, 6.0], [14.0, 18.0], [-2.0, 62.0]]]
+
+
+def bilinear(values: NDArray[np.float32], x: float, y: float) -> float:
+    """Between the centres of a map's cells, 0 outside; x and y in cells from the upper left corner."""
+    left, top = math.floor(x - 0.5), math.floor(y - 0.5)
+    total = 0.0
+    for row in (top, top + 1):
+        for column in (left, left + 1):
+            if 0 <= row < values.shape[0] and 0 <= column < values.shape[1]:
+                total += (1 - abs(x - 0.5 - column)) * (1 - abs(y - 0.5 - row)) * float(values[row, column])
+    return total
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_warped_maps_are_means_of_samples(samples: int) -> None:
+    random = np.random.default_rng(5)
+    maps = random.uniform(size=(2, 3, 10, 7)).astype(np.float32)
+    transform = np.array([[[0.02, 0.01, -0.1], [-0.012, 0.03, 0.2]], [[-0.025, 0.0, 1.0], [0.0, 0.02, 0.1]]], np.float32)
+    warped = codec.warp_maps(torch.from_numpy(maps), torch.from_numpy(transform), CELLS, samples)
+    for b, k, v, u in np.ndindex(2, 3, CELLS, CELLS):
+        values = []
+        for i, j in np.ndindex(samples, samples):
+            x, y = 4 * (u + (2 * i + 1) / (2 * samples)), 4 * (v + (2 * j + 1) / (2 * samples))
+            fx, fy = transform[b] @ (x, y, 1)
+            values.append(bilinear(maps[b, k], 7 * float(fx), 10 * float(fy)))
+        assert warped[b, k, v, u].item() == pytest.approx(np.mean(values), abs=1e-5)
+
+
+def test_mixed_precision_moves_no_map() -> None:
+    generator = torch.Generator().manual_seed(6)
+    maps, transform = torch.rand(1, 2, 48, 48, generator=generator), torch.tensor([[[0.011, 0.002, 0.07], [-0.003, 0.013, 0.11]]])
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = codec.warp_maps(maps, transform, CELLS, 2)
+    assert torch.equal(mixed, codec.warp_maps(maps, transform, CELLS, 2))

@@ -177,7 +177,7 @@ def test_losses_take_a_batch(compose: Compose, loss: str) -> None:
     value.backward()
 
 
-@pytest.mark.parametrize("group", ["optimizer", "scheduler", "augment", "callbacks", "logger", "trainer", "data", "quant"])
+@pytest.mark.parametrize("group", ["optimizer", "scheduler", "augment", "callbacks", "logger", "trainer", "data", "quant", "distill"])
 def test_the_other_groups_give_objects(compose: Compose, group: str, tmp_path: Path) -> None:
     for choice in _group(group):
         config = compose("train", f"{group}={choice}")
@@ -189,6 +189,28 @@ def test_the_other_groups_give_objects(compose: Compose, group: str, tmp_path: P
             assert all(isinstance(callback, lightning.Callback) for callback in built.values())
         elif group in ("optimizer", "scheduler", "trainer"):
             assert callable(built)
+
+
+LADDER = ("a0", "a1", "b", "c", "d", "e", "f")
+
+
+def test_each_rung_of_the_ladder_is_the_one_before_and_what_it_says(compose: Compose) -> None:
+    rungs = [build.plain(compose("train", f"recipe=ladder_{rung}")) for rung in LADDER]
+    changed = [{key for key in after if after[key] != before[key]} for before, after in zip(rungs[:-1], rungs[1:], strict=True)]
+    assert changed == [{"loss", "augment"}, {"loss"}, {"augment"}, {"scheduler", "callbacks"}, {"augment", "data"}, {"distill"}]
+    kinds = [rung["loss"]["_target_"].rpartition(".")[2] for rung in rungs]
+    assert kinds == ["OneHotMSE", "OneHotCrossEntropy", *["SpatialCrossEntropy"] * 5]
+    assert [rung["data"]["module"]["select"] for rung in rungs] == ["prominent"] * 5 + ["all"] * 2
+    assert [rung["callbacks"]["ema"] is not None for rung in rungs] == [False] * 4 + [True] * 3
+    assert rungs[-2]["augment"] == build.plain(compose("train"))["augment"] and rungs[-1]["distill"]["required"]
+
+
+@pytest.mark.parametrize("rung", LADDER)
+def test_a_rung_can_be_run_for_a_number_of_steps(compose: Compose, rung: str, tmp_path: Path) -> None:
+    """As benchmarks/recipe_ladder.py does."""
+    length = ["+trainer.max_steps=6", "trainer.max_epochs=-1", "+trainer.val_check_interval=3", "+trainer.check_val_every_n_epoch=null"]
+    trainer = build.build_trainer(compose("train", f"recipe=ladder_{rung}", "trainer.accelerator=cpu", *length), tmp_path)
+    assert (trainer.max_steps, trainer.max_epochs) == (6, -1)
 
 
 def test_the_optimizer_and_its_schedule_run(compose: Compose) -> None:

@@ -270,12 +270,12 @@ def test_json_has_the_keys_of_the_contract(runner: PoseRunner, report: EvalRepor
     content = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert set(content) == {
         "model", "sha256", "images", "keypoints", "protocol", "oks", "oks_standard_error", "oks_per_keypoint", "ap", "ap50",
-        "per_image", "seconds", "images_per_second",
+        "oks_per_size", "per_image", "seconds", "images_per_second",
     }  # fmt: skip
     assert set(content["protocol"]) >= {"sampling", "decode", "coordinates"}
     assert (content["model"], content["images"], content["keypoints"]) == (runner.name, SINGLE, runner.keypoints)
     assert list(content["oks_per_keypoint"]) == list(skeleton_of(runner).keypoints)
-    assert all(set(entry) == {"image_id", "oks"} for entry in content["per_image"])
+    assert all(set(entry) == {"image_id", "oks", "size"} for entry in content["per_image"])
     mean = statistics.fmean(entry["oks"] for entry in content["per_image"])
     assert mean == pytest.approx(content["oks"])  # one unit throughout: percent
     assert content["images_per_second"] == pytest.approx(SINGLE / content["seconds"])

@@ -9,12 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatpose.losses import GaussianMSE, HeatmapLoss, SpatialCrossEntropy
+from heatpose.errors import HeatposeError
+from heatpose.losses import Focal, GaussianMSE, HeatmapLoss, OneHotCrossEntropy, OneHotMSE, SpatialCrossEntropy, masked_mean
 
 BATCH, KEYPOINTS, CELLS = 3, 4, 8
 SIZE = 4 * CELLS
 SIGMAS = [0.026, 0.079, 0.107, 0.35]
-LOSSES: list[HeatmapLoss] = [GaussianMSE(1.5), SpatialCrossEntropy(SIGMAS, spread=0.7, score_weight=3.0)]
+LOSSES: list[HeatmapLoss] = [
+    GaussianMSE(1.5), SpatialCrossEntropy(SIGMAS, spread=0.7, score_weight=3.0), SpatialCrossEntropy(SIGMAS, spread=1.0, score_weight=2.0, place_weight=0.0),
+    OneHotMSE(), OneHotCrossEntropy(), Focal(SIGMAS),
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -62,6 +66,37 @@ def cross_entropy(logits: list[list[float]], point: list[float], area: float, si
     return placed + 3.0 * score / len(cells)
 
 
+def expected_oks(logits: list[list[float]], point: list[float], area: float, sigma_k: float) -> float:
+    """Binary cross entropy against the kernel, alone."""
+    score = 0.0
+    for (v, u), d in distances(point).items():
+        wanted = max(math.exp(-d / (2 * (2 * sigma_k) ** 2 * area)), math.exp(-d / (2 * (0.5 * 4) ** 2)))
+        p = sigmoid(logits[v][u])
+        score -= wanted * math.log(p) + (1 - wanted) * math.log(1 - p)
+    return 2.0 * score / CELLS**2
+
+
+def one_hot_mse(logits: list[list[float]], point: list[float], area: float, sigma_k: float) -> float:
+    cell = (int(point[1] // 4), int(point[0] // 4))
+    return math.fsum((sigmoid(logits[v][u]) - (cell == (v, u))) ** 2 for v in range(CELLS) for u in range(CELLS))
+
+
+def one_hot_cross_entropy(logits: list[list[float]], point: list[float], area: float, sigma_k: float) -> float:
+    return math.log(math.fsum(math.exp(value) for row in logits for value in row)) - logits[int(point[1] // 4)][int(point[0] // 4)]
+
+
+def focal(logits: list[list[float]], point: list[float], area: float, sigma_k: float) -> float:
+    row, column = int(point[1] // 4), int(point[0] // 4)
+    total = 0.0
+    for (v, u), d in distances([4 * column + 2, 4 * row + 2]).items():
+        p = sigmoid(logits[v][u])
+        if (v, u) == (row, column):
+            total -= (1 - p) ** 2 * math.log(p)
+        else:
+            total -= (1 - math.exp(-d / (2 * (2 * sigma_k) ** 2 * area))) ** 4 * p**2 * math.log(1 - p)
+    return total
+
+
 def by_hand(formula: Any, batch: dict[str, Tensor]) -> float:
     """Mean over people who have a keypoint inside, of the mean over those keypoints."""
     people: list[float] = []
@@ -79,7 +114,10 @@ def by_hand(formula: Any, batch: dict[str, Tensor]) -> float:
     return sum(people) / len(people)
 
 
-@pytest.mark.parametrize(("loss", "formula"), [(LOSSES[0], gaussian_mse), (LOSSES[1], cross_entropy)])
+FORMULAS = [gaussian_mse, cross_entropy, expected_oks, one_hot_mse, one_hot_cross_entropy, focal]
+
+
+@pytest.mark.parametrize(("loss", "formula"), [*zip(LOSSES, FORMULAS, strict=True)])
 def test_is_the_formula(loss: HeatmapLoss, formula: Any, batch: dict[str, Tensor]) -> None:
     assert loss(**batch).item() == pytest.approx(by_hand(formula, batch), rel=1e-5)
 
@@ -141,6 +179,75 @@ def test_descent_puts_the_peak_on_the_keypoint(loss: HeatmapLoss, batch: dict[st
     best = logits.detach().flatten(2).argmax(-1)[0]
     assert [(int(i) % CELLS, int(i) // CELLS) for i in best] == [(1, 2), (7, 0), (3, 4), (0, 6)]
     assert (logits.detach().sigmoid().amax((-1, -2)) > 0.5).all()  # the peak is a score
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("height", [1e2, 1e4, -1e4, 3e38])
+def test_extreme_logits_have_finite_gradients(loss: HeatmapLoss, height: float, batch: dict[str, Tensor]) -> None:
+    """A peak in the wrong cell, in every cell, and the negative of both."""
+    logits = torch.zeros(BATCH, KEYPOINTS, CELLS, CELLS)
+    logits[:, :, 5, 6] = height
+    logits[1] = height
+    logits = (logits if abs(height) < 1e30 else logits.clamp(-1e30, 1e30)).requires_grad_()
+    cost = loss(logits, batch["points"], batch["labelled"], batch["box"])
+    cost.backward()
+    assert torch.isfinite(cost) and cost >= 0
+    assert logits.grad is not None and torch.isfinite(logits.grad).all()
+
+
+def test_very_wrong_keypoints_still_have_a_gradient() -> None:
+    """A softmax clipped away from 0, as in frameworks that take probabilities, has none."""
+    logits = torch.zeros(1, 1, CELLS, CELLS)
+    logits[0, 0, 7, 7] = 60
+    logits.requires_grad_()
+    OneHotCrossEntropy()(logits, torch.tensor([[[2.0, 2.0]]]), torch.tensor([[True]]), torch.ones(1, 2)).backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 0, 0, 0].item() == pytest.approx(-1) and logits.grad[0, 0, 7, 7].item() == pytest.approx(1)
+
+
+def test_softmax_against_one_cell_is_torchs_own(batch: dict[str, Tensor]) -> None:
+    inside = [(b, k) for b in range(BATCH) for k in range(KEYPOINTS) if all(0 <= value < SIZE for value in batch["points"][b, k].tolist())]
+    kept = [(b, k) for b, k in inside if batch["labelled"][b, k]]
+    rows = torch.stack([batch["logits"][b, k].flatten() for b, k in kept])
+    cells = torch.tensor([int(batch["points"][b, k, 1] // 4) * CELLS + int(batch["points"][b, k, 0] // 4) for b, k in kept])
+    want = torch.nn.functional.cross_entropy(rows, cells)
+    assert OneHotCrossEntropy(weighting="keypoint")(**batch).item() == pytest.approx(want.item(), rel=1e-6)
+
+
+def test_the_target_with_the_least_cost_is_the_kernel() -> None:
+    """Descent on the expected-OKS loss ends in the metric's own kernel: the sigmoid says what choosing the cell would earn."""
+    point, box, sigma = [13.0, 18.5], [30.0, 20.0], 0.15
+    logits = torch.zeros(1, 1, CELLS, CELLS, requires_grad=True)
+    loss = SpatialCrossEntropy([sigma], spread=1.0, score_weight=64.0, place_weight=0.0)
+    optimizer = torch.optim.Adam([logits], lr=0.2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss(logits, torch.tensor([[point]]), torch.tensor([[True]]), torch.tensor([box])).backward()
+        optimizer.step()
+    for (v, u), d in distances(point).items():
+        # In the protocol's own normalised coordinates.
+        oks = math.exp(-(d / SIZE**2) / (2 * (2 * sigma) ** 2 * 0.53 * (box[0] / SIZE) * (box[1] / SIZE)))
+        assert logits[0, 0, v, u].sigmoid().item() == pytest.approx(oks, abs=0.02)
+
+
+def test_what_counts_once() -> None:
+    cost = torch.tensor([[1.0, 2.0, 3.0, 4.0], [10.0, 0.0, 0.0, 0.0], [7.0, 7.0, 7.0, 7.0]])
+    weight = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    assert masked_mean(cost, weight).item() == (2.5 + 10) / 2
+    assert masked_mean(cost, weight, "keypoint").item() == (10 + 10) / 5
+    assert masked_mean(cost, weight, "map").item() == pytest.approx(20 / 12)
+    half = torch.tensor([[1.0, 0.5, 0.0, 0.5]])
+    assert masked_mean(cost[:1], half).item() == (1 + 1 + 2) / 2
+    with pytest.raises(HeatposeError, match=r"weighting=image is unknown; choose one of person, keypoint, map"):
+        OneHotMSE(weighting="image")
+
+
+def test_half_a_weight_is_half_a_keypoint(batch: dict[str, Tensor]) -> None:
+    loss = OneHotCrossEntropy(weighting="keypoint")
+    points, box = batch["points"].clamp(0, SIZE - 1), batch["box"]
+    alone = [loss(batch["logits"], points, torch.eye(KEYPOINTS)[k].expand(BATCH, -1), box).item() for k in (0, 1)]
+    weights = torch.tensor([1.0, 0.5, 0.0, 0.0]).expand(BATCH, -1)
+    assert loss(batch["logits"], points, weights, box).item() == pytest.approx((alone[0] + 0.5 * alone[1]) / 1.5, rel=1e-5)
 
 
 def test_a_sharp_kernel_keeps_half_a_cell() -> None:

@@ -22,7 +22,7 @@ from heatpose.errors import HeatposeError
 from heatpose.losses import FourHeadLoss, HeatmapLoss, SpatialCrossEntropy
 from heatpose.models.checkpoint import load_checkpoint
 from heatpose.models.movenet import MoveNet
-from heatpose.module import warmup_cosine
+from heatpose.module import constant, warmup_cosine
 from heatpose.skeleton import ST_13
 from heatpose.training import fit
 
@@ -219,3 +219,15 @@ def test_a_fused_optimizer_is_not_used_where_gradients_are_scaled(tiny_run: Any)
     for precision, fused in (("bf16-mixed", True), ("32-true", True), ("16-mixed", False)):
         module.trainer = SimpleNamespace(estimated_stepping_batches=10, precision=precision)
         assert module.configure_optimizers()["optimizer"].defaults["fused"] is fused
+
+
+def test_the_constant_rate_rises_and_stays() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.2)
+    schedule = constant(optimizer, 100, warmup=0.1)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:10] == pytest.approx([0.2 * (0.01 + 0.99 * step / 10) for step in range(10)])
+    assert rates[10:] == pytest.approx([0.2] * 90)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
-import types
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -19,11 +19,14 @@ from heatpose.data.sources import Source, from_description
 from heatpose.deploy.budget import tell_expected
 from heatpose.deploy.folder import write_hand_off
 from heatpose.deploy.targets import Target
+from heatpose.distill.loss import Distillation
+from heatpose.distill.settings import DistillSettings
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import load_checkpoint
 from heatpose.models.movenet import MoveNet
 from heatpose.module import PoseModule
 from heatpose.preprocessing import Preprocessing
+from heatpose.quiet import without_tensorflow
 from heatpose.skeleton import Skeleton
 from heatpose.training import best_precision, callbacks_of
 
@@ -33,10 +36,9 @@ NOT_THE_RUN = ("run", "runs", "exports", "export", "evaluate", "resume", "quant"
 
 def quiet(config: DictConfig) -> None:
     """Seeds every generator, and keeps the libraries' remarks that no user can act on off the terminal."""
-    # TensorBoard's writer loads TensorFlow (seconds, and a page of noise) unless this module of its TensorFlow-free build is there.
-    sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
+    without_tensorflow()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for text in ("LeafSpec", "on_after_batch_transfer", "does not have many workers", "Checkpoint directory", "number of training batches"):
+    for text in ("LeafSpec", "batch_transfer", "does not have many workers", "Checkpoint directory", "number of training batches"):
         warnings.filterwarnings("ignore", f".*{text}.*")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
 
@@ -59,6 +61,8 @@ def check(config: DictConfig) -> None:
     Raises:
         HeatposeError: A name or a setting is unusable, or the export tools are not installed.
     """
+    if config.get("distill") is not None:
+        instantiate(config.distill).check()
     quant = instantiate(config.quant)
     if config.export:
         # Imported here, as below: training alone needs nothing of it.
@@ -86,6 +90,25 @@ def build_data(config: DictConfig, source: Source, skeleton: Skeleton, preproces
         source, skeleton, preprocessing, instantiate(augment.geometric), occlusion=instantiate(augment.get("occlusion")), seed=config.seed
     )
     return data
+
+
+def build_distillation(config: DictConfig, data: PoseData, skeleton: Skeleton) -> Distillation | None:
+    """What a teacher says about the training people, if the run has one; made now unless it was before.
+
+    Raises:
+        HeatposeError: The teacher cannot be opened or does not know the skeleton's keypoints.
+    """
+    settings: DistillSettings = instantiate(config.distill)
+    if settings.path is None:
+        return None
+    # Imported here: a run without a teacher opens no model file.
+    from heatpose.distill.cache import teacher_maps
+
+    data.setup()
+    maps = teacher_maps(settings, data.train_people, skeleton)
+    agreed = maps.agreement(data.train_people, skeleton)
+    print(f"Teacher {Path(settings.path).name} agrees with the labels of {len(data.train_people)} training people to {agreed:.1f} % OKS.")
+    return Distillation(maps, settings, skeleton)
 
 
 def build_module(config: DictConfig, network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, source: Source) -> PoseModule:
@@ -133,11 +156,20 @@ def finish(config: DictConfig, checkpoint: Path, source: Source) -> float | None
     if not config.export:
         return steps.score(checkpoint, source) if config.evaluate else None
     result = steps.export(
-        checkpoint, source, name=config.run, exports=Path(config.exports), quant=instantiate(config.quant), config=plain(config), score=config.evaluate
-    )
+        checkpoint, source, name=config.run, exports=Path(config.exports), quant=instantiate(config.quant), config=plain(config), score=config.evaluate,
+        command=command_line(),
+    )  # fmt: skip
     hand_over(config, result.folder)
     steps.require_passed(result)
     return steps.float_oks(result)
+
+
+def command_line() -> str | None:
+    """What makes this run or this member of a sweep again; None outside an entry."""
+    if not HydraConfig.initialized():
+        return None
+    hydra = HydraConfig.get()
+    return shlex.join(["uv", "run", f"{hydra.job.name}.py", *hydra.overrides.task])
 
 
 def target_of(config: DictConfig) -> Target | None:

@@ -69,6 +69,54 @@ def oks_targets(points: Tensor, area: Tensor, sigmas: Tensor, cells: int, stride
     return torch.exp(-squared_distances(points, cells, stride) / spread[..., None, None].clamp_min(1e-6))
 
 
+def place_targets(points: Tensor, area: Tensor, sigmas: Tensor, cells: int, spread: float = 1.0, stride: int = 4) -> Tensor:
+    """The OKS kernel, its standard deviation multiplied by `spread`, as a distribution over the cells: f32[B, K, H, W], sum 1; arguments as `oks_targets`.
+
+    A kernel narrower than a cell would miss every centre: half a cell is the least. A point far outside has no cell, and sum 0.
+    """
+    import torch
+
+    kernel = oks_targets(points, area, sigmas, cells, stride) ** (1 / spread**2)
+    sharp = torch.maximum(kernel, gaussian_targets(points, cells, 0.5, stride))
+    return sharp / sharp.sum((-1, -2), keepdim=True).clamp_min(1e-9)
+
+
+def cell_index(points: Tensor, cells: int, stride: int = 4) -> Tensor:
+    """int64[B, K]: place of each keypoint's cell in the flattened map, row by row; of a point outside, the nearest cell's."""
+    column, row = (points / stride).floor().clamp(0, cells - 1).long().unbind(-1)
+    return row * cells + column
+
+
+def cell_middles(points: Tensor, stride: int = 4) -> Tensor:
+    """f32[B, K, 2]: the centre of the cell that holds each keypoint, in input pixels."""
+    return ((points / stride).floor() + 0.5) * stride
+
+
+def warp_maps(maps: Tensor, transform: Tensor, cells: int, samples: int = 1, stride: int = 4) -> Tensor:
+    """Maps of one frame as maps of another: each cell gets the mean of `samples` x `samples` bilinear samples spread over it, 0 outside.
+
+    Args:
+        maps: f32[B, K, h, w] of any resolution.
+        transform: f32[B, 2, 3] from the result's input pixels to fractions of the maps' frame: (0, 0) is its upper left corner, (1, 1) its lower right.
+        cells: Rows and columns of the result.
+        samples: Along each side of a cell; as many as it covers of the maps' cells, so that none is missed.
+        stride: Input pixels per cell of the result.
+
+    Returns:
+        f32[B, K, cells, cells].
+    """
+    import torch
+    from torch.nn import functional
+
+    at = (torch.arange(cells * samples, device=maps.device, dtype=maps.dtype) + 0.5) * (stride / samples)
+    y, x = torch.meshgrid(at, at, indexing="ij")
+    # Products by hand: under mixed precision a matrix product would round the places to eight bits.
+    t = transform[..., None, None]
+    places = torch.stack([t[:, axis, 0] * x + t[:, axis, 1] * y + t[:, axis, 2] for axis in (0, 1)], -1)
+    sampled = functional.grid_sample(maps, 2 * places - 1, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return functional.avg_pool2d(sampled, samples) if samples > 1 else sampled
+
+
 def cell_vectors(points: Tensor, cells: int, stride: int = 4) -> Tensor:
     """From every cell's index to every keypoint, in cells: what MoveNet's regression and offset heads say.
 

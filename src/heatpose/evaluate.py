@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ from heatpose.metrics import (
     keypoint_similarity,
     mean_over_labelled,
     normalised_truth,
+    person_sizes,
+    score_by_size,
     standard_error,
 )
 from heatpose.preprocessing import Preprocessing
@@ -51,6 +53,7 @@ class EvalReport:
         oks_values: f64[N] OKS in [0, 1].
         poses: f32[N, K, 3] normalised x, y, score.
         seconds: Time inside the model, images already decoded and resized.
+        sizes: f64[N] side of each person as a share of the picture's side; empty where not known.
     """
 
     model: str
@@ -67,6 +70,7 @@ class EvalReport:
     oks_values: NDArray[np.float64]
     poses: NDArray[np.float32]
     seconds: float
+    sizes: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     def to_json(self) -> dict[str, Any]:
         """The contract of `heatpose evaluate --json`."""
@@ -74,9 +78,16 @@ class EvalReport:
             "model": self.model, "sha256": self.sha256, "images": self.images, "keypoints": self.keypoints, "protocol": self.protocol,
             "oks": self.oks, "oks_standard_error": self.oks_standard_error, "oks_per_keypoint": self.oks_per_keypoint,
             "ap": self.ap, "ap50": self.ap50,
-            "per_image": [{"image_id": i, "oks": 100 * float(v)} for i, v in zip(self.image_ids, self.oks_values, strict=True)],
+            "oks_per_size": score_by_size(self.oks_values, self.sizes) if len(self.sizes) else [],
+            "per_image": self._per_image(),
             "seconds": self.seconds, "images_per_second": self.images / max(self.seconds, 1e-9),
         }  # fmt: skip
+
+    def _per_image(self) -> list[dict[str, float | int]]:
+        entries: list[dict[str, float | int]] = [{"image_id": i, "oks": 100 * float(v)} for i, v in zip(self.image_ids, self.oks_values, strict=True)]
+        for entry, size in zip(entries, self.sizes, strict=False):  # no sizes: nothing to add
+            entry["size"] = round(float(size), 4)
+        return entries
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,7 @@ def evaluate(
         oks=100 * float(values.mean()), oks_standard_error=100 * standard_error(values),
         oks_per_keypoint=_per_keypoint(similarity, truth.labelled, skeleton), ap=ap, ap50=ap50,
         image_ids=[person.image_id for person in people], oks_values=values, poses=poses, seconds=seconds,
+        sizes=person_sizes(people),
     )  # fmt: skip
 
 

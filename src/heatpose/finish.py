@@ -19,7 +19,7 @@ from heatpose.export.result import print_table
 from heatpose.models.checkpoint import LoadedCheckpoint, load_checkpoint
 from heatpose.models.decode import PoseForm
 from heatpose.present import report_table, show
-from heatpose.quantize.settings import Recovery
+from heatpose.quantize.settings import AutoChoice, Recovery, Tuning
 from heatpose.runners.torch_runner import TorchRunner
 
 
@@ -36,6 +36,8 @@ class QuantSettings:
         calibration_images: How many training images set the activation ranges.
         calibration_seed: Of their choice.
         recovery: Per int8 form: how post-training quantisation is helped.
+        tuning: Per int8 form: quantisation-aware fine-tuning after recovery; None or not named for none.
+        auto: Takes the cheapest of plain ranges, recovery and tuning that keeps the score; None takes all that is configured.
         limits: Of the gates.
     """
 
@@ -46,6 +48,8 @@ class QuantSettings:
     calibration_images: int = 128
     calibration_seed: int = 0
     recovery: Mapping[str, Recovery] = field(default_factory=lambda: dict(RECOVERY))
+    tuning: Mapping[str, Tuning | None] = field(default_factory=dict)
+    auto: AutoChoice | None = None
     limits: GateLimits = field(default_factory=GateLimits)
 
     def __post_init__(self) -> None:
@@ -75,8 +79,9 @@ def score(path: Path, source: Source) -> float | None:
 
 
 def export(
-    path: Path, source: Source, *, name: str, exports: Path, quant: QuantSettings, config: Mapping[str, Any], score: bool = True
-) -> BundleResult:
+    path: Path, source: Source, *, name: str, exports: Path, quant: QuantSettings, config: Mapping[str, Any], score: bool = True,
+    command: str | None = None,
+) -> BundleResult:  # fmt: skip
     """Writes `exports/<name>` for a checkpoint and prints its table.
 
     Args:
@@ -87,6 +92,7 @@ def export(
         quant: What to make.
         config: For the manifest, plain values.
         score: False leaves the evaluation people out.
+        command: What was typed, for the manifest and the report.
 
     Raises:
         HeatposeError: As `export_bundle`.
@@ -96,8 +102,9 @@ def export(
     result = export_bundle(
         network=loaded.network, skeleton=loaded.skeleton, preprocessing=loaded.preprocessing, name=name, model_name=_model_name(loaded, name), out=exports,
         calibration_people=source.training(loaded.skeleton), evaluation_people=source.evaluation(loaded.skeleton) if score else None,
-        config=config, provenance={"checkpoint": path.name, **loaded.metadata}, forms=tuple(quant.forms), output=quant.output, sigmoid=quant.sigmoid,
-        limits=quant.limits, calibration_count=quant.calibration_images, recovery=quant.recovery, seed=quant.calibration_seed, pose=quant.pose, console=console,
+        config=config, provenance={"checkpoint": path.name, "command": command, **loaded.metadata}, forms=tuple(quant.forms), output=quant.output,
+        sigmoid=quant.sigmoid, limits=quant.limits, calibration_count=quant.calibration_images, seed=quant.calibration_seed, pose=quant.pose,
+        recovery=quant.recovery, tuning=quant.tuning, auto=quant.auto, console=console,
     )  # fmt: skip
     print_table(result, console)
     return result

@@ -9,6 +9,7 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from heatpose.skeleton import Skeleton
 AREA_OF_BOX = 0.53
 """The published protocol takes 0.53 of the box's area as the person's area."""
 EPSILON = 1e-7
+SIZES = (0.0, 0.125, 0.25, 0.5, np.inf)
+"""Bounds of the groups of `score_by_size`."""
 
 
 def keypoint_similarity(
@@ -64,6 +67,33 @@ def normalised_truth(people: Sequence[Person]) -> Truth:
     boxes = np.array([p.box[2:] for p in people], np.float64)
     keypoints = np.stack([p.keypoints for p in people]) / size[:, None, :]
     return Truth(keypoints.astype(np.float32), np.stack([p.labelled for p in people]), AREA_OF_BOX * (boxes / size).prod(1))
+
+
+def person_sizes(people: Sequence[Person]) -> NDArray[np.float64]:
+    """f64[N]: side of each person as a share of the picture's side, sqrt(box area / picture area); the network sees all pictures at one size."""
+    boxes = np.array([p.box[2:] for p in people], np.float64).reshape(-1, 2)
+    pictures = np.array([[p.width, p.height] for p in people], np.float64).reshape(-1, 2)
+    sizes: NDArray[np.float64] = np.sqrt((boxes / pictures).prod(1))
+    return sizes
+
+
+def score_by_size(values: NDArray[np.float64], sizes: NDArray[np.float64]) -> list[dict[str, float | int | None]]:
+    """Mean OKS of small to large people.
+
+    Args:
+        values: f64[N] OKS in [0, 1].
+        sizes: f64[N] of `person_sizes`.
+
+    Returns:
+        One entry for each of `SIZES`: sides `from` (included) and `to` (not included) as shares of the picture's side, `people`, `oks` and
+        `oks_standard_error` in percent, None where there is nobody.
+    """
+    entries: list[dict[str, float | int | None]] = []
+    for low, high in pairwise(SIZES):
+        chosen = values[(sizes >= low) & (sizes < high)]
+        mean, error = (100 * float(chosen.mean()), 100 * standard_error(chosen)) if len(chosen) else (None, None)
+        entries.append({"from": low, "to": high if np.isfinite(high) else None, "people": len(chosen), "oks": mean, "oks_standard_error": error})
+    return entries
 
 
 def bootstrap_interval(values: NDArray[np.float64], draws: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:

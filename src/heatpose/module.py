@@ -16,6 +16,7 @@ from heatpose.data.augment import Photometric
 from heatpose.data.datamodule import Batch
 from heatpose.data.occlusion import paint
 from heatpose.data.views import sampled
+from heatpose.distill.loss import Distillation
 from heatpose.errors import HeatposeError
 from heatpose.losses import FourHeadLoss, HeatmapLoss
 from heatpose.metrics import AREA_OF_BOX, keypoint_similarity, mean_over_labelled
@@ -42,6 +43,7 @@ class PoseModule(lightning.LightningModule):
         photometric: Colour changes of training batches; None for none.
         metadata: Plain values for the checkpoint's description (where the weights and the data come from).
         compile: Lets torch compile the network on its first batch of each size.
+        distillation: The term of a teacher that has looked at the training people; None for none.
 
     Raises:
         HeatposeError: The loss is for the other kind of network.
@@ -49,7 +51,8 @@ class PoseModule(lightning.LightningModule):
 
     def __init__(
         self, network: MoveNet, loss: HeatmapLoss | FourHeadLoss, skeleton: Skeleton, preprocessing: Preprocessing, optimizer: OptimizerFactory,
-        scheduler: SchedulerFactory, photometric: Photometric | None = None, metadata: dict[str, Any] | None = None, compile: bool = False,
+        scheduler: SchedulerFactory, photometric: Photometric | None = None, metadata: dict[str, Any] | None = None,
+        distillation: Distillation | None = None, compile: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         heads = network.settings["heads"]
@@ -66,6 +69,7 @@ class PoseModule(lightning.LightningModule):
         self.make_scheduler = scheduler
         self.photometric = photometric
         self.metadata = metadata or {}
+        self.distillation = distillation
         self.validation_oks: list[np.ndarray[Any, np.dtype[np.float64]]] = []
 
     def forward(self, images: Tensor) -> Tensor | PoseMaps:
@@ -80,10 +84,23 @@ class PoseModule(lightning.LightningModule):
 
     def _loss(self, stage: str, output: Tensor | PoseMaps, batch: Batch) -> Tensor:
         """The loss, and where it has several terms each of them in the log."""
-        terms = self.loss.terms(output, batch["points"], batch["labelled"], batch["box"])  # type: ignore[arg-type]  # they fit: see __init__
+        points, labelled = batch["points"], batch["labelled"]
+        teaching = self.distillation if stage == "train" else None
+        if teaching is not None:
+            points, labelled = teaching.labels(batch)
+        terms = self.loss.terms(output, points, labelled, batch["box"])  # type: ignore[arg-type]  # they fit: see __init__
+        if teaching is not None:
+            terms["distill"] = teaching(output.heatmaps if isinstance(output, PoseMaps) else output, batch)
         if len(terms) > 1:
             self.log_dict({f"{stage}/{name}_loss": term for name, term in terms.items()}, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
         return torch.stack([*terms.values()]).sum()
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Adds what the teacher says about a training batch."""
+        if self.training and self.distillation is not None:
+            size = batch["packed"].size if "packed" in batch else batch["image"].shape[-1]  # type: ignore[attr-defined]
+            batch |= self.distillation.look_up(batch["index"], batch["matrix"], size)
+        return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """What is done for the whole batch on the device: sampling, where the loader left it, colours, patches."""
@@ -155,3 +172,8 @@ def warmup_cosine(optimizer: torch.optim.Optimizer, total_steps: int, warmup: fl
     rise = schedulers.LinearLR(optimizer, start_factor=0.01, total_iters=first)
     fall = schedulers.CosineAnnealingLR(optimizer, T_max=max(1, total_steps - first), eta_min=least)
     return schedulers.SequentialLR(optimizer, [rise, fall], milestones=[first])
+
+
+def constant(optimizer: torch.optim.Optimizer, total_steps: int, warmup: float = 0.05) -> torch.optim.lr_scheduler.LRScheduler:
+    """Linear warm-up over the share `warmup` of the steps, then the same rate."""
+    return torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=max(1, int(warmup * total_steps)))

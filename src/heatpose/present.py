@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from heatpose.doctor.check import Check
     from heatpose.evaluate import EvalReport, PairedDifference
 
 
@@ -65,3 +67,14 @@ def _findings(findings: Sequence[Mapping[str, Any]]) -> list[Table]:
     for finding in findings:
         table.add_row(*(str(finding[key] if finding[key] is not None else "") for key in ("severity", "rule", "operator", "message")))
     return [table]
+
+
+def check_table(checks: Sequence[Check]) -> Table:
+    """What `heatpose doctor` prints: a line per check."""
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    table = Table(title="heatpose doctor", title_justify="left")
+    for heading in ("", "check", "found", "what to do"):
+        table.add_column(heading, overflow="fold")
+    for check in checks:
+        table.add_row(f"[{colours[check.status]}]{check.status}[/]", escape(check.name), escape(check.found), escape(check.remedy))
+    return table

@@ -147,7 +147,8 @@ class Skeleton:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
             return cls(**{key: value for key, value in content.items() if key != "_target_"})
         except (OSError, yaml.YAMLError, TypeError, ValueError, AttributeError) as error:
-            raise HeatposeError(f"'{path}' is no skeleton YAML ({error}); conf/skeleton/st13.yaml shows the form.") from error
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise HeatposeError(f"'{path}' is no skeleton YAML ({reason}); conf/skeleton/st13.yaml shows the form.") from error
 
 
 _BODY = (

@@ -57,13 +57,32 @@ def draw_pose(image: Picture, pose: NDArray[np.float32], skeleton: Skeleton, *, 
         raise ValueError(f"A pose of skeleton '{skeleton.name}' is f32[{len(skeleton)}, 3]; got {list(pose.shape)}.")
     height, width = image.shape[:2]
     factor = SUPERSAMPLED if max(height, width) <= LARGE else 1
-    layer = Pillow.new("RGBA", (width * factor, height * factor))
-    points = _drawable(pose, threshold, layer.size)
-    _draw_limbs(Drawing.Draw(layer), points, skeleton, _line_width(points, layer.size, 1.5 * factor))
+    size = (width * factor, height * factor)
+    points = _drawable(pose, threshold, size)
+    line = _line_width(points, size, 1.5 * factor)
+    drawn = np.array(image)
+    left, top, right, bottom = _touched(points, 1.35 * line, (width, height), factor)
+    if right <= left or bottom <= top:
+        return drawn
+    # Only what the skeleton touches is drawn on: a person is a fraction of the picture.
+    layer = Pillow.new("RGBA", ((right - left) * factor, (bottom - top) * factor))
+    moved = {k: (x - left * factor, y - top * factor) for k, (x, y) in points.items()}
+    _draw_limbs(Drawing.Draw(layer), moved, skeleton, line)
     if factor > 1:
-        layer = layer.resize((width, height), Pillow.Resampling.BOX)  # Pillow weights colours by alpha here
-    canvas = Pillow.fromarray(np.ascontiguousarray(image)).convert("RGBA")
-    return np.array(Pillow.alpha_composite(canvas, layer).convert("RGB"))
+        layer = layer.reduce(factor)  # Pillow weights colours by alpha here
+    canvas = Pillow.fromarray(drawn[top:bottom, left:right]).convert("RGBA")
+    drawn[top:bottom, left:right] = np.asarray(Pillow.alpha_composite(canvas, layer).convert("RGB"))
+    return drawn
+
+
+def _touched(points: dict[int, tuple[float, float]], reach: float, size: tuple[int, int], factor: int) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom in whole image pixels of what is drawn, which reaches so far around the places in the drawing; empty where nothing is."""
+    if not points:
+        return 0, 0, 0, 0
+    places = np.array([*points.values()])
+    low = np.maximum(np.floor((places.min(0) - reach) / factor).astype(int) - 1, 0)
+    high = np.minimum(np.ceil((places.max(0) + reach) / factor).astype(int) + 1, size)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
 def _drawable(pose: NDArray[np.float32], threshold: float, size: tuple[int, int]) -> dict[int, tuple[float, float]]:
@@ -86,15 +105,15 @@ def _draw_limbs(draw: ImageDraw, points: dict[int, tuple[float, float]], skeleto
     limbs = [(a, b) for a, b in skeleton.edge_indices if a in points and b in points]
     for outline in (True, False):
         for a, b in limbs:
-            colour = OUTLINE if outline else _limb_colour(colours[a], colours[b])
+            colour = OUTLINE if outline else limb_colour(colours[a], colours[b])
             draw.line([points[a], points[b]], fill=(*colour, 255), width=round(line * (1.8 if outline else 1)))
     for k, (x, y) in points.items():
         for radius, colour in ((1.35 * line, OUTLINE), (0.95 * line, colours[k])):
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(*colour, 255))
 
 
-def _limb_colour(a: Colour, b: Colour) -> Colour:
-    """The side that the limb belongs to: one end may be central; a limb from side to side is central."""
+def limb_colour(a: Colour, b: Colour) -> Colour:
+    """Of a limb between two keypoints of these colours: the side that the limb belongs to: one end may be central; a limb from side to side is central."""
     sides = {a, b} - {CENTRE}
     return sides.pop() if len(sides) == 1 else CENTRE
 
@@ -163,6 +182,32 @@ def contact_sheet(tiles: Sequence[Picture], columns: int, captions: Sequence[str
                 font=font,
             )
     return np.array(sheet)
+
+
+def text_block(title: str, cells: Sequence[str], width: int, columns: int) -> Picture:
+    """A line of text and below it cells of text, row by row, in the sheet's colours.
+
+    Args:
+        title: The first line.
+        cells: Texts, cut where they are too long.
+        width: Pixels.
+        columns: Cells in a row.
+
+    Returns:
+        u8[H, width, 3].
+    """
+    from PIL import Image as Pillow
+    from PIL import ImageDraw as Drawing
+
+    font = _font(width // 3)
+    band = round(1.4 * font.getbbox("Ág")[3])
+    block = Pillow.new("RGB", (width, band * (1 + math.ceil(len(cells) / columns)) + band // 2), (SHEET_BACKGROUND,) * 3)
+    draw, cell = Drawing.Draw(block), width // columns
+    draw.text((6, band // 4), _cut(title, font, width - 12), fill=(30, 30, 30), font=font)
+    for i, text in enumerate(cells):
+        place = (6 + i % columns * cell, band // 4 + (1 + i // columns) * band)
+        draw.text(place, _cut(text, font, cell - 8), fill=(30, 30, 30), font=font)
+    return np.array(block)
 
 
 def _font(width: int) -> FreeTypeFont | ImageFont:

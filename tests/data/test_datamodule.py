@@ -158,6 +158,17 @@ def test_prominent_people_come_up_as_often_as_weighted() -> None:
     assert np.mean([prominent(person) for person in drawn]) == pytest.approx(expected, abs=0.04)
 
 
+def test_who_is_learnt_from_can_be_chosen() -> None:
+    beside, large = np.array([[180, 140, 10, 10]], np.float32), np.array([[110, 0, 90, 160]], np.float32)
+    small = [made_up(f"small{i}.jpg", alone=False, others=beside) for i in range(50)]
+    behind = [made_up(f"behind{i}.jpg", alone=False, others=large) for i in range(50)]
+    everyone = [*CROWD, *small, *behind]
+    kinds = {select: {p.image_path.name[:4] for p in pose_data(everyone, select=select).train_people} for select in ("all", "prominent", "alone")}
+    assert kinds["all"] == kinds["prominent"] | {"behi"} and kinds["prominent"] == kinds["alone"] | {"smal"} and "smal" not in kinds["alone"]
+    with pytest.raises(HeatposeError, match=r"data\.module\.select=some is unknown; choose one of all, prominent, alone"):
+        pose_data(CROWD, select="some")
+
+
 def test_without_weights_everyone_comes_up_once() -> None:
     data = pose_data(CROWD)
     data.batch_size = 7
@@ -185,6 +196,7 @@ def test_batches_are_what_the_module_takes(rendered: PoseData, loader: str) -> N
     assert found == {
         "image": ((4, 3, 64, 64), torch.uint8), "points": ((4, 13, 2), torch.float32),
         "labelled": ((4, 13), torch.bool), "box": ((4, 2), torch.float32),
+        "index": ((4,), torch.int64), "matrix": ((4, 2, 3), torch.float32),
     }  # fmt: skip
     assert batch["labelled"].any(1).all() and (batch["box"] > 0).all()
     assert batch["image"].float().std() > 10

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,69 +13,17 @@ import pytest
 import torch
 from rich.console import Console
 
-from heatpose.data.coco import benchmark_people, people, read_labels
-from heatpose.data.layout import find_split
-from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
 from heatpose.export import assembly
 from heatpose.export.assembly import Assembly
-from heatpose.export.bundle import BundleResult, export_bundle, print_table
+from heatpose.export.bundle import print_table
 from heatpose.export.gates import GateLimits
 from heatpose.export.inspection import inspect_tflite
 from heatpose.models.movenet import MoveNet
 from heatpose.preprocessing import Preprocessing
 from heatpose.runners import open_runner
 from heatpose.skeleton import COCO_17, ST_13
-
-# Looked for, not imported: onnx2tf lifts the recursion limit of the whole process, and a deeply nested file then ends it.
-if not all(find_spec(tool) for tool in ("onnx2tf", "tensorflow", "onnxruntime", "ai_edge_litert")):
-    pytest.skip("the export extra is not installed", allow_module_level=True)
-
-LENIENT = GateLimits(drift_p50_px=100, drop_pc=100, drop_pt=100)  # random weights tell nothing about int8
-
-
-@dataclass
-class Case:
-    """Everything an export needs, and the first one made of it."""
-
-    network: MoveNet
-    training: list[Person]
-    evaluation: list[Person]
-    result: BundleResult
-    converted: dict[str, bytes]
-
-    def export(self, out: Path, **changes: Any) -> BundleResult:
-        settings: dict[str, Any] = dict(
-            network=self.network, skeleton=ST_13, preprocessing=Preprocessing(64), name="tiny", model_name="net",
-            out=out, calibration_people=self.training, evaluation_people=self.evaluation, limits=LENIENT,
-            config={"resolution": 64}, provenance={"init": "random"}, calibration_count=16,
-            console=Console(quiet=True),
-        )  # fmt: skip
-        return export_bundle(**{**settings, **changes})
-
-
-def a_lively_network() -> MoveNet:
-    """Random weights, but every layer's output is spread out and every map has a clear maximum."""
-    torch.manual_seed(0)
-    network = MoveNet(13, width=0.35).train()
-    with torch.no_grad():
-        network.head.output.norm.weight.mul_(20)  # type: ignore[operator]
-        for _ in range(40):  # fills the statistics of the batch norms
-            network(torch.nn.functional.interpolate(torch.rand(8, 3, 16, 16) * 2 - 1, size=64))
-    return network.eval()
-
-
-@pytest.fixture(scope="module")
-def case(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    network = a_lively_network()
-    splits = {part: find_split(synthetic_root, part) for part in ("train", "val")}  # type: ignore[arg-type]
-    training, _ = people(read_labels(splits["train"].annotations), splits["train"].images, ST_13)
-    evaluation, _ = benchmark_people(read_labels(splits["val"].annotations), splits["val"].images, ST_13)
-    case = Case(network, training, evaluation, BundleResult(Path(), (), (), {}), {})
-    case.result = case.export(tmp_path_factory.mktemp("exports"))
-    for form in ("float32", "int8_pc", "int8_pt"):
-        case.converted[form] = (case.result.folder / f"net_64_{form}.tflite").read_bytes()
-    return case
+from tests.exporting import Case, a_lively_network
 
 
 @pytest.fixture
@@ -94,7 +40,7 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 def test_the_bundle_holds_what_it_promises(case: Case) -> None:
     names = {path.name for path in case.result.folder.iterdir()}
     models = {"net_64.onnx", *(f"net_64_{form}.tflite" for form in case.converted)}
-    assert names == models | {"manifest.json", "metrics.json", "calibration.json", "README.md"}
+    assert names == models | {"manifest.json", "metrics.json", "calibration.json", "README.md", "report.html"}
     manifest = read(case.result.folder, "manifest.json")
     for name in names - {"manifest.json"}:
         digest = hashlib.sha256((case.result.folder / name).read_bytes()).hexdigest()

@@ -37,8 +37,14 @@ def _text(folder: Path, name: str) -> Path:
         (["init=movenet_lightning", "init.path=notes.tflite"], ["notes.tflite"]),
         (["init=checkpoint", "init.path=notes.ckpt"], ["notes.ckpt"]),
         (["init=checkpoint", "init.path=seventeen.ckpt"], ["17", "13"]),
+        (["distill=teacher"], ["distill.path="]),
+        (["distill.path=no/such.onnx"], ["no/such.onnx", "distill.path"]),
+        (["loss.weighting=image"], ["loss.weighting=image", "person"]),
     ],
-    ids=["resolution", "no number", "limit", "calibration", "name", "no data", "absent data", "no weights", "no TFLite", "no checkpoint", "other keypoints"],
+    ids=[
+        "resolution", "no number", "limit", "calibration", "name", "no data", "absent data", "no weights", "no TFLite", "no checkpoint", "other keypoints",
+        "no teacher", "absent teacher", "weighting",
+    ],
 )
 def test_training_refuses(place: Any, overrides: list[str], words: list[str]) -> None:
     _text(place.folder, "notes.tflite"), _text(place.folder, "notes.ckpt")

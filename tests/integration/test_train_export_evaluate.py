@@ -78,7 +78,7 @@ def test_one_table_tells_everything(trained: Trained) -> None:
 
 def test_the_bundle_is_whole_and_its_hashes_are_true(trained: Trained) -> None:
     found = {path.name for path in trained.bundle.iterdir() if path.is_file()}
-    assert {*MODELS, "metrics.json", "calibration.json", "README.md", "manifest.json"} <= found
+    assert {*MODELS, "metrics.json", "calibration.json", "README.md", "report.html", "manifest.json"} <= found
     manifest = trained.read("manifest.json")
     files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
     assert files == {
@@ -197,3 +197,17 @@ def test_an_export_that_is_interrupted_cleans_up(trained: Trained, place: Any) -
         os.killpg(running.pid, signal.SIGINT)  # Ctrl-C reaches every process of the terminal
     assert running.returncode != 0
     assert not list((place.folder / "exports").iterdir())
+
+
+def test_a_run_with_a_teacher_asks_it_once(place: Any, tiny_checkpoint: Path) -> None:
+    """A second run finds the answers; the teacher's keypoints have to be the student's."""
+    options = [*place.tiny, "export=false", "evaluate=false", "logger=csv", f"distill.path={tiny_checkpoint}", f"distill.folder={place.folder}/kept"]
+    for name in ("first", "second"):
+        ran = place.run("train", *options, f"name={name}")
+        assert ran.status == 0, ran.err
+        assert "Teacher best.ckpt agrees with the labels of " in ran.out
+    kept = [path for path in Path(place.folder, "kept").iterdir() if path.is_dir()]
+    assert len(kept) == 1 and {path.name for path in kept[0].iterdir()} == {"maps.npy", "points.npy", "scores.npy", "done.json"}
+    table = next(Path(place.folder, "runs/first").rglob("metrics.csv")).read_text()
+    assert "train/distill_loss" in table.splitlines()[0]
+    place.run("train", *options, "skeleton=coco17", "name=third").told_in_one_sentence("nose", "choose another teacher")

@@ -9,11 +9,13 @@ from __future__ import annotations
 import typer
 
 from heatpose.cli.boards import deploy, estimate, inspect
+from heatpose.cli.machine import doctor
 from heatpose.cli.pictures import data, predict
+from heatpose.cli.reports import report
 from heatpose.cli.scoring import compare, evaluate
 from heatpose.errors import told_in_one_sentence
 
-COMMANDS = (evaluate, compare, inspect, predict, data, estimate, deploy)
+COMMANDS = (evaluate, compare, inspect, predict, data, estimate, deploy, doctor, report)
 
 app = typer.Typer(help="Person pose for microcontrollers: score, inspect, draw, deploy.", no_args_is_help=True, pretty_exceptions_enable=False)
 for command in COMMANDS:

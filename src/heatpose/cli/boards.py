@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heatpose.cli.options import JsonOut, Model, TargetChoice
+from heatpose.cli.options import JsonOut, Model, TargetChoice, target_names
 from heatpose.cli.output import write_json
 from heatpose.errors import HeatposeError
 
@@ -23,7 +23,10 @@ Profile = Annotated[str | None, typer.Option(help="Coefficients of the estimate,
 def inspect(
     model: Model,
     json_out: JsonOut = None,
-    target: Annotated[str | None, typer.Option(help="Check the rules of this board as well: stm32n6, stm32mp2, stm32mp1, or the path of a YAML.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Check the rules of this board as well: stm32n6, stm32mp2, stm32mp1, or the path of a YAML.", autocompletion=target_names),
+    ] = None,
 ) -> None:
     """Say what a model file is: operators, number formats, sizes, and what is wrong with it for an NPU."""
     from heatpose.present import inspection_tables, show

@@ -33,7 +33,38 @@ class Split(StrEnum):
     val = "val"
 
 
-Model = Annotated[Path, typer.Argument(help="Checkpoint (.ckpt), ONNX or TFLite file.")]
+MODEL_SUFFIXES = (".ckpt", ".pt", ".pth", ".onnx", ".tflite")
+
+
+def model_files(incomplete: str) -> list[str]:
+    """For the shell's completion: model files, and folders on the way to some."""
+    start = incomplete[: incomplete.rfind("/") + 1]
+    try:
+        entries = sorted(Path(start or ".").expanduser().iterdir())
+    except OSError:
+        return []
+    names = [entry.name + "/" if entry.is_dir() else entry.name for entry in entries if entry.is_dir() or entry.suffix.lower() in MODEL_SUFFIXES]
+    hidden = incomplete[len(start) :].startswith(".")
+    found = [start + name for name in names if (start + name).startswith(incomplete) and (hidden or not name.startswith("."))]
+    if len(found) == 1 and found[0].endswith("/"):  # the shell would end the word with a space: what is in the folder, instead
+        return model_files(found[0]) or found
+    return found
+
+
+def target_names(incomplete: str) -> list[str]:
+    """For the shell's completion: built-in boards, and YAML files."""
+    from heatpose.deploy.target_files import built_in
+
+    return [name for name in (*built_in(), *_yaml_files(incomplete)) if name.startswith(incomplete)]
+
+
+def _yaml_files(incomplete: str) -> list[str]:
+    typed = Path(incomplete)
+    folder = typed if incomplete.endswith("/") else typed.parent
+    return [str(path) for path in sorted(folder.glob("*.y*ml"))] if incomplete and folder.is_dir() else []
+
+
+Model = Annotated[Path, typer.Argument(help="Checkpoint (.ckpt), ONNX or TFLite file.", autocompletion=model_files)]
 Annotations = Annotated[Path, typer.Option(help="COCO keypoint json.")]
 Images = Annotated[Path, typer.Option(help="Folder of its images.")]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the result here as well.")]
@@ -43,7 +74,7 @@ Threads = Annotated[int | None, typer.Option(help="Processor threads; all by def
 ReferenceKernels = Annotated[bool, typer.Option(help="TFLite's reference kernels instead of XNNPACK: slower, bit-exact integer arithmetic.")]
 SamplingChoice = Annotated[Sampling, typer.Option(help="nearest is the published protocol.")]
 DecodeChoice = Annotated[Decode, typer.Option(help="argmax is the published protocol.")]
-TargetChoice = Annotated[str, typer.Option(help="stm32n6, stm32mp2, stm32mp1, or the path of a board's YAML.")]
+TargetChoice = Annotated[str, typer.Option(help="stm32n6, stm32mp2, stm32mp1, or the path of a board's YAML.", autocompletion=target_names)]
 
 
 def read_skeleton(path: Path | None) -> Skeleton | None:

@@ -27,6 +27,20 @@ def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
     _write_whole(path, lambda part: Image.fromarray(picture).save(part), "give a path that ends in .png or .jpg")
 
 
+def require_writable(*paths: Path | None) -> None:
+    """Refuses paths that could not be written in the end, before hours of work for them.
+
+    Raises:
+        HeatposeError: A path is a folder, or lies below a file or in a folder without the right to write.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        parent = next((folder for folder in path.absolute().parents if folder.exists()), None)
+        if path.is_dir() or parent is None or not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise HeatposeError(f"'{path}' cannot be written; give the path of a file in a folder of yours.")
+
+
 def write_json(path: Path | None, content: dict[str, Any]) -> None:
     """Writes plain values; nothing where no path is given.
 

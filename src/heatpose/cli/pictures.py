@@ -7,27 +7,35 @@ from typing import Annotated
 
 import typer
 
-from heatpose.cli.options import Decode, DecodeChoice, JsonOut, Model, Resolution, Sampling, SkeletonFile, Split, Threads, read_skeleton
-from heatpose.cli.output import write_json, write_picture
+from heatpose.cli.options import Decode, DecodeChoice, JsonOut, Model, Resolution, Sampling, SkeletonFile, Split, Threads, model_files, read_skeleton
+from heatpose.cli.output import require_writable, write_json, write_picture
 
 
 def predict(
     model: Model,
-    sources: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
-    out: Annotated[Path, typer.Option(help="Folder for the drawn images and predictions.json.")],
+    sources: Annotated[list[Path], typer.Argument(help="Images, videos, folders of both, and numbers of cameras.")],
+    out: Annotated[Path, typer.Option(help="Folder for what is drawn and for the keypoints as COCO results.")],
+    beside: Annotated[Path | None, typer.Option(help="A second model, drawn beside the first, with distances.", autocompletion=model_files)] = None,
     sampling: Annotated[Sampling | None, typer.Option(help="As in training by default, bilinear where the file does not say.")] = None,
     decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
-    threshold: Annotated[float, typer.Option(help="Keypoints with a lower score are not drawn.")] = 0.2,
+    threshold: Annotated[float, typer.Option(help="Keypoints with a lower score are not drawn.", min=0, max=1)] = 0.2,
+    draw: Annotated[bool, typer.Option(help="Without, only the keypoints are written.")] = True,
+    smooth: Annotated[bool, typer.Option(help="Videos: filter the keypoints over time.")] = True,
+    crop: Annotated[bool, typer.Option("--crop", help="Videos: look at the surroundings of the person of the frame before.")] = False,
+    frames: Annotated[bool, typer.Option("--frames", help="Videos: write the frames as pictures instead of an .mp4.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Videos: stop each after so many frames; a camera ends with Ctrl-C otherwise.", min=1)] = None,
 ) -> None:  # fmt: skip
-    """Draw the poses of images and folders."""
+    """Draw the poses of images, videos, folders and cameras."""
     from heatpose.evaluate import skeleton_of
-    from heatpose.predict import predict_sources
+    from heatpose.predict import Drawing, VideoOptions, predict_sources
+    from heatpose.predict.estimator import Estimator
     from heatpose.runners import open_runner
 
-    runner = open_runner(model, threads=threads, size=resolution)
-    chosen = skeleton_of(runner, read_skeleton(skeleton))
-    summary = predict_sources(runner, sources, out, chosen, decode=str(decode), sampling=None if sampling is None else str(sampling), threshold=threshold)
-    typer.echo(summary)
+    given = read_skeleton(skeleton)
+    runners = [open_runner(path, threads=threads, size=resolution) for path in (model, beside) if path is not None]
+    estimators = [Estimator.of(runner, skeleton_of(runner, given), str(decode), None if sampling is None else str(sampling)) for runner in runners]
+    options = VideoOptions(smooth, crop, frames, limit)
+    typer.echo(predict_sources(sources, out, Drawing(estimators, threshold, draw), options))
 
 
 def data(
@@ -36,17 +44,22 @@ def data(
     skeleton: Annotated[Path | None, typer.Option(help="Skeleton YAML; by default COCO's 17 keypoints, or what else the labels have.")] = None,
     files: Annotated[bool, typer.Option("--files", help="Decode every image as well: finds missing and broken ones.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Write a picture of labelled people here (PNG or JPEG).")] = None,
+    augmented: Annotated[Path | None, typer.Option(help="Write a picture of people after augmentation here, as training shows them.")] = None,
+    resolution: Annotated[int, typer.Option(help="Side of the network's input, for --augmented.")] = 192,
     json_out: JsonOut = None,
 ) -> None:
     """Audit a data set: what is kept and dropped, and why; what the people are like."""
     from rich.console import Console
 
     from heatpose.data.coco import people, read_labels
-    from heatpose.data.contact import contact_sheet_of
+    from heatpose.data.contact import augmented_sheet_of, contact_sheet_of
     from heatpose.data.report import audit_report, print_audit
     from heatpose.data.sources import find_part
+    from heatpose.preprocessing import check_resolution
     from heatpose.skeleton import for_labels
 
+    require_writable(json_out, sheet, augmented)
+    check_resolution(resolution)
     part = find_part(folder, str(split))
     labels = read_labels(part.annotations)
     chosen = read_skeleton(skeleton) or for_labels(labels.keypoint_names)
@@ -54,4 +67,6 @@ def data(
     print_audit(report, Console())
     if sheet is not None:
         write_picture(sheet, contact_sheet_of(people(labels, part.images, chosen)[0], chosen))
+    if augmented is not None:
+        write_picture(augmented, augmented_sheet_of(people(labels, part.images, chosen)[0], chosen, resolution))
     write_json(json_out, report.to_json())

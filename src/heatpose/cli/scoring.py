@@ -20,9 +20,11 @@ from heatpose.cli.options import (
     SamplingChoice,
     SkeletonFile,
     Threads,
+    model_files,
     read_skeleton,
 )  # fmt: skip
-from heatpose.cli.output import write_json
+from heatpose.cli.output import require_writable, write_json
+from heatpose.errors import HeatposeError
 
 if TYPE_CHECKING:
     from heatpose.data.sample import Person
@@ -37,6 +39,7 @@ def evaluate(
     """Score a model by the published single-person protocol, with COCO AP beside it."""
     from heatpose.present import report_table, show
 
+    require_writable(json_out)
     scored = _Scoring(annotations, images, sampling, decode, skeleton)
     report = scored.of(model, resolution, threads, reference_kernels)
     show(report_table([report]))
@@ -44,7 +47,7 @@ def evaluate(
 
 
 def compare(
-    models: Annotated[list[Path], typer.Argument(help="Two or more models; the first is what the others are compared with.")],
+    models: Annotated[list[Path], typer.Argument(help="Two or more models; the first is what the others are compared with.", autocompletion=model_files)],
     annotations: Annotations, images: Images, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
     decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
     reference_kernels: ReferenceKernels = False,
@@ -55,6 +58,7 @@ def compare(
 
     if len(models) < 2:
         raise typer.BadParameter("give at least two models")
+    require_writable(json_out)
     scored = _Scoring(annotations, images, sampling, decode, skeleton)
     reports = [scored.of(model, resolution, threads, reference_kernels) for model in models]
     differences = [paired_difference(report, reports[0]) for report in reports[1:]]
@@ -69,6 +73,8 @@ class _Scoring:
     def __init__(self, annotations: Path, images: Path, sampling: Sampling, decode: Decode, skeleton: Path | None) -> None:
         from heatpose.data.coco import read_labels
 
+        if not images.is_dir():
+            raise HeatposeError(f"'{images}' is no folder; give the folder of the images that '{annotations}' lists.")
         self.labels, self.images = read_labels(annotations), images
         self.sampling, self.decode, self.skeleton = str(sampling), str(decode), read_skeleton(skeleton)
         self.people: dict[tuple[str, ...], list[Person]] = {}

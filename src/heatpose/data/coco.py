@@ -87,7 +87,7 @@ def read_labels(path: str | Path) -> CocoLabels:
         people = [a for a in content["annotations"] if a["category_id"] == category["id"]]
         _check_annotations(path, people, len(category["keypoints"]), images)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise HeatposeError(f"Label file '{path}' is not in COCO keypoint form ({type(error).__name__}: {error}).") from error
+        raise HeatposeError(f"Label file '{path}' is not in COCO keypoint form ({type(error).__name__}: {error}); give a COCO keypoint json.") from error
     return CocoLabels(path, [str(name) for name in category["keypoints"]], images, people)
 
 

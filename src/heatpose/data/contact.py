@@ -1,8 +1,9 @@
-"""Random people of a data set with their labels drawn, on one sheet: the look before any training."""
+"""Random people of a data set with their labels drawn, on one sheet: the look before any training, at what is labelled and at what the network is shown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from heatpose.data.sample import Person, load_image
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from heatpose.data.datamodule import Batch
 
 TILE = 320
 """Longest side of a picture on the sheet, in pixels."""
@@ -33,15 +37,65 @@ def contact_sheet_of(
     Raises:
         HeatposeError: There is nobody, or an image cannot be read.
     """
-    # Imported here: an audit draws nothing.
-    from heatpose.viz import contact_sheet
-
-    if not kept:
-        raise HeatposeError("No person is kept, so there is nothing to draw; see the audit for the reasons.")
-    chosen = [kept[int(i)] for i in np.random.default_rng(seed).permutation(len(kept))[:count]]
+    chosen = _chosen(kept, count, seed)
     tiles = [_tile(person, skeleton) for person in chosen]
     captions = [f"{person.image_id}: {int(person.labelled.sum())} of {len(skeleton)}" for person in chosen]
+    return _sheet(tiles, columns, captions)
+
+
+def augmented_sheet_of(
+    kept: Sequence[Person], skeleton: Skeleton, size: int = 192, people: int = 6, views: int = 4, seed: int = 0
+) -> NDArray[np.uint8]:
+    """Random people as training shows them: cropped, turned, mirrored and recoloured as by default, with the labels that go with it.
+
+    Args:
+        kept: People to choose from.
+        skeleton: What their keypoints are.
+        size: Side S of the network's input.
+        people: Rows at most; a person each.
+        views: Columns: drawn anew each time, as in each epoch.
+        seed: Another seed chooses other people and other views.
+
+    Returns:
+        u8[H, W, 3] RGB.
+
+    Raises:
+        HeatposeError: There is nobody, or an image cannot be read.
+    """
+    from heatpose.data.augment import GeometricAugment, Photometric
+    from heatpose.data.batches import BatchPlan
+    from heatpose.data.cache import ImageFiles
+    from heatpose.data.views import TrainingViews
+
+    augment = GeometricAugment()
+    chosen = _chosen([person for person in kept if augment.suits(person, size)], people, seed)
+    shown = tuple(i for i in range(len(chosen)) for _ in range(views))
+    batch = TrainingViews(chosen, skeleton, augment, ImageFiles(), seed)[BatchPlan(size, 0, tuple(range(len(shown))), shown)]
+    images = Photometric()(batch["image"], batch["colour"]).round().byte().permute(0, 2, 3, 1).numpy()
+    views_of = [{name: batch[name][i] for name in ("points", "labelled")} for i in range(len(shown))]
+    tiles = [_labelled(image, sample, skeleton) for image, sample in zip(images, views_of, strict=True)]
+    captions = [str(person.image_id) for person in chosen for _ in range(views)]
+    return _sheet(tiles, views, captions)
+
+
+def _chosen(kept: Sequence[Person], count: int, seed: int) -> list[Person]:
+    if not kept:
+        raise HeatposeError("No person is kept, so there is nothing to draw; see the audit for the reasons.")
+    return [kept[int(i)] for i in np.random.default_rng(seed).permutation(len(kept))[:count]]
+
+
+def _sheet(tiles: Sequence[NDArray[np.uint8]], columns: int, captions: Sequence[str]) -> NDArray[np.uint8]:
+    from heatpose.viz import contact_sheet  # an audit draws nothing
+
     return contact_sheet(tiles, columns, captions=captions)
+
+
+def _labelled(image: NDArray[np.uint8], sample: Batch, skeleton: Skeleton) -> NDArray[np.uint8]:
+    """A network's input with the labels that go with it."""
+    from heatpose.viz import draw_pose
+
+    points, labelled = sample["points"].numpy() / len(image), sample["labelled"].numpy()
+    return draw_pose(image, np.concatenate([points, labelled[:, None]], 1).astype(np.float32), skeleton, threshold=0.5)
 
 
 def _tile(person: Person, skeleton: Skeleton) -> NDArray[np.uint8]:

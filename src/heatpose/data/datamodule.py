@@ -23,6 +23,7 @@ from heatpose.errors import HeatposeError
 from heatpose.preprocessing import Preprocessing, check_resolution
 from heatpose.skeleton import Skeleton
 
+SELECTIONS = ("all", "prominent", "alone")
 Batch = dict[str, torch.Tensor]
 """image u8[B, 3, S, S], points f32[B, K, 2] in input pixels, labelled bool[B, K], box f32[B, 2] width and height in input pixels, index int64[B] of the
 sample among its people, matrix f32[B, 2, 3] from the image to the input's pixels."""
@@ -86,6 +87,7 @@ class PoseData(lightning.LightningDataModule):
         cache: "auto" keeps decoded pictures below `cache.FOLDER` where there is room, "off" decodes each time, anything else is the folder to keep them in.
         short_side: Pictures whose short side is longer are kept at it; None keeps all as they are.
         seed: With the epoch it decides every batch.
+        select: Who is learnt from: "all"; "prominent", those who are prominent on the whole picture; "alone", those on pictures with one annotation.
 
     Raises:
         HeatposeError: A number is out of its range.
@@ -95,7 +97,7 @@ class PoseData(lightning.LightningDataModule):
         self, source: Source, skeleton: Skeleton, preprocessing: Preprocessing, augment: GeometricAugment, batch_size: int = 32, workers: int | str = 2,
         held_out: float = 0.08, min_keypoints: int = 3, min_side: float = 36.0, limit: int | None = None,
         prominent_weight: float = 1.0, size_weight: float = 0.0, keypoint_weight: float = 0.0, resolutions: Sequence[int] | None = None,
-        occlusion: Occlusion | None = None, cache: str = "off", short_side: int | None = 640, seed: int = 0,
+        occlusion: Occlusion | None = None, cache: str = "off", short_side: int | None = 640, seed: int = 0, select: str = "all",
     ) -> None:  # fmt: skip
         super().__init__()
         _check(
@@ -104,6 +106,9 @@ class PoseData(lightning.LightningDataModule):
         )  # fmt: skip
         if not 0 < held_out < 1:
             raise HeatposeError(f"data.module.held_out={held_out} is no share of the images; use a number between 0 and 1, 0.08 by default.")
+        if select not in SELECTIONS:
+            raise HeatposeError(f"data.module.select={select} is unknown; choose one of {', '.join(SELECTIONS)}.")
+        self.select = select
         self.source = source
         self.skeleton = skeleton
         self.preprocessing = preprocessing
@@ -139,7 +144,7 @@ class PoseData(lightning.LightningDataModule):
         everyone = self.source.training(self.skeleton)
         usable = [p for p in everyone if self._is_usable(p)]
         chosen = [p for p in usable if in_held_out(p, self.held_out)]
-        learnt = [p for p in usable if not in_held_out(p, self.held_out)]
+        learnt = [p for p in usable if not in_held_out(p, self.held_out) and self._is_selected(p)]
         if not chosen or not learnt:
             raise HeatposeError(
                 f"Only {len(usable)} usable people ({len(learnt)} to learn from, {len(chosen)} held out): too few; lower data.min_keypoints or add data."
@@ -153,6 +158,9 @@ class PoseData(lightning.LightningDataModule):
         side = float(np.sqrt(person.box[2] * person.box[3]))
         labelled = int(person.labelled.sum()) >= min(self.min_keypoints, len(self.skeleton))
         return labelled and side >= self.min_side and self.augment.suits(person, max(self.resolutions))
+
+    def _is_selected(self, person: Person) -> bool:
+        return self.select == "all" or (person.alone if self.select == "alone" else prominent(person))
 
     def train_dataloader(self) -> DataLoader[TrainingBatch]:
         """Whole augmented batches, shuffled; the last, smaller one is left out where there are several."""

@@ -95,6 +95,23 @@ def download_coco(
         ) from error
 
 
+def changed_folders(root: Path, archives: Mapping[str, Archive] = COCO_ARCHIVES) -> list[str] | None:
+    """Folders below the root whose files are no longer as many, or as large in sum, as when they were fetched.
+
+    Returns:
+        None where nothing was fetched into the root.
+
+    Raises:
+        HeatposeError: The record of what was fetched is damaged.
+    """
+    marker = _read_marker(root)
+    known = {archive.folder: archive for archive in archives.values()}
+    if not marker:
+        return None
+    recorded = {folder: (entry.get("files"), entry.get("bytes")) for folder, entry in marker.items()}
+    return [folder for folder, counted in recorded.items() if folder in known and _found(root, known[folder]) != counted]
+
+
 def _bring(root: Path, archive: Archive, base_url: str) -> None:
     target = _zip_of(root, archive)
     url = f"{base_url.rstrip('/')}/{archive.path}"

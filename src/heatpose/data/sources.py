@@ -162,6 +162,8 @@ def find_part(folder: Path, split: str) -> Split:
     Raises:
         HeatposeError: Neither is there.
     """
+    if not folder.is_dir():
+        raise HeatposeError(f"'{folder}' is no folder; give the one of a data set in COCO 2017 layout, or with a person_keypoints_*.json and its images.")
     try:
         return find_split(folder, "val" if split == "val" else "train")
     except HeatposeError:

@@ -35,5 +35,5 @@ def load_target(name: str) -> Target:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise HeatposeError(f"Target file '{path}' cannot be read ({reason}).") from error
+        raise HeatposeError(f"Target file '{path}' cannot be read ({reason}); give {', '.join(known)} or a YAML like conf/target/stm32n6.yaml.") from error
     return part(Target, content, path.name)

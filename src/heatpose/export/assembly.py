@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.data.sample import Person
+from heatpose.errors import first_line
 from heatpose.evaluate import paired_difference
 from heatpose.export.card import model_card
 from heatpose.export.convert import convert
@@ -20,6 +21,7 @@ from heatpose.export.inspection import Artefact, Output
 from heatpose.export.manifest import FORMAT, data_entry, file_table, sha256, surroundings, write_json
 from heatpose.export.onnx import export_onnx
 from heatpose.export.proof import ONNX, TORCH, Proof, Prover
+from heatpose.export.quantising import Quantised, Quantiser, split_training
 from heatpose.export.result import BundleResult, Steps, rows_of
 from heatpose.preprocessing import Preprocessing
 from heatpose.quantize.calibration import (
@@ -28,9 +30,11 @@ from heatpose.quantize.calibration import (
     choose_calibration,
     shared_images,
 )
-from heatpose.quantize.settings import Recovery
+from heatpose.quantize.settings import AutoChoice, Recovery, Tuning
 from heatpose.reference import OutputForm
 from heatpose.reference.comparison import Comparison, compare
+from heatpose.report import REPORT, write_report
+from heatpose.report.gallery import gallery_record
 from heatpose.runners.manifest import MANIFEST
 from heatpose.skeleton import Skeleton
 
@@ -63,6 +67,8 @@ class BundleJob:
     seed: int
     recovery: Mapping[str, Recovery]
     pose: PoseForm = "xy"
+    tuning: Mapping[str, Tuning | None] = field(default_factory=dict)
+    auto: AutoChoice | None = None
 
     @property
     def stem(self) -> str:
@@ -77,6 +83,10 @@ class Assembly:
     job: BundleJob
     folder: Path
     steps: Steps
+    quantised: dict[str, Quantised] = field(init=False, default_factory=dict)
+    people: list[Person] = field(init=False)
+    aside: list[Person] = field(init=False)
+    calibration: dict[str, Any] = field(init=False)
 
     def run(self) -> BundleResult:
         """Makes every file of the bundle."""
@@ -86,23 +96,38 @@ class Assembly:
         write_json(self.folder / MANIFEST, {"format": FORMAT, **known})
         images = self._calibrate()
         files = self._convert(images)
+        write_json(self.folder / CALIBRATION, {**self.calibration, "ranges": {form: made.ranges for form, made in self.quantised.items()}})
         proofs = [self._settled(proof) for proof in self._prove(files, images)]
         rows = rows_of(proofs)
         published = _published(job, proofs)
-        write_json(self.folder / METRICS, {**_metrics(proofs), "published": published.to_json()})
+        record = gallery_record({proof.artefact: proof.report for proof in proofs}, job.evaluation_people or ())
+        write_json(self.folder / METRICS, {**_metrics(proofs), "published": published.to_json(), "gallery": record})
         card = model_card(job, rows, proofs, published)
         (self.folder / CARD).write_text(card, encoding="utf-8")
         result = BundleResult(job.out / job.name, tuple(rows), _gates(proofs), dict(self.steps.seconds), published)
-        write_json(self.folder / MANIFEST, self._manifest(known, len(images), result))
-        return result
+        manifest = self._manifest(known, len(images), result)
+        write_json(self.folder / MANIFEST, manifest)  # the report reads it, and is one of the files that it lists
+        self._report()
+        write_json(self.folder / MANIFEST, {**manifest, "files": file_table(self.folder)})
+        return replace(result, seconds=dict(self.steps.seconds))
+
+    def _report(self) -> None:
+        """The page about the bundle. What took minutes to prove is not lost where the page cannot be made."""
+        try:
+            with self.steps.step("report", "Report"):
+                write_report([self.folder], self.folder / REPORT)
+        except Exception as error:
+            self.steps.tell(f"No {REPORT} ({type(error).__name__}: {first_line(error)}); the bundle is whole otherwise, heatpose report writes it again.")
 
     def _calibrate(self) -> NDArray[np.uint8]:
         job = self.job
         with self.steps.step("calibration", "Calibration images"):
             scored = shared_images(job.calibration_people, job.evaluation_people or ())
-            chosen = choose_calibration(job.calibration_people, job.calibration_count, job.seed, scored)
+            choose_calibration(job.calibration_people, job.calibration_count, job.seed, scored)  # refuses scored images by name
+            self.people, self.aside = split_training(job.calibration_people, scored, job.auto)
+            chosen = choose_calibration(self.people, job.calibration_count, job.seed, scored)
             images = calibration_images(chosen, job.preprocessing)
-            write_json(self.folder / CALIBRATION, calibration_record(chosen, job.seed, job.calibration_count))
+            self.calibration = calibration_record(chosen, job.seed, job.calibration_count)
         return images
 
     def _convert(self, images: NDArray[np.uint8]) -> dict[Artefact, Path]:
@@ -116,23 +141,18 @@ class Assembly:
         whole = self.folder / f"{job.stem}_float32.tflite"
         with self.steps.step("tflite", "ONNX to TFLite") as update:
             whole.write_bytes(convert(onnx, on_step=update))
+        quantiser = Quantiser(
+            job.network, job.skeleton, job.preprocessing, whole, images, self.people, self.aside, job.output, job.recovery, job.tuning, job.auto, job.seed
+        )
         for form in job.forms:
             if form != "float32":
-                with self.steps.step(form, f"Quantisation ({form})"):
-                    files[form].write_bytes(self._quantise(whole, form, images))
+                with self.steps.step(form, f"Quantisation ({form})") as update:
+                    self.quantised[form] = quantiser.make(form, update)
+                self.steps.tell(f"  {form}: {self.quantised[form].sentence()}")
+                files[form].write_bytes(self.quantised[form].content)
         if whole not in files.values():
             whole.unlink()
         return files
-
-    def _quantise(self, whole: Path, form: Artefact, images: NDArray[np.uint8]) -> bytes:
-        # Imported here: torch takes seconds, and the command line imports this module.
-        from heatpose.export.int8 import write_int8
-        from heatpose.quantize.recovery import plan_int8
-
-        job = self.job
-        recovery = job.recovery[form]
-        plan = plan_int8(job.network, images, job.preprocessing, per_channel=form == "int8_pc", recovery=recovery)
-        return write_int8(whole, plan, output=job.output)
 
     def _prove(self, files: Mapping[Artefact, Path], images: NDArray[np.uint8]) -> Iterator[Proof]:
         job = self.job
@@ -168,6 +188,7 @@ class Assembly:
             **known,
             "network": dict(job.network.settings), "forms": list(job.forms), "output": job.output,
             "sigmoid": job.sigmoid, "recovery": {f: asdict(job.recovery[f]) for f in job.forms if f in job.recovery},
+            "quantisation": {form: made.to_json() for form, made in self.quantised.items()},
             "pose": job.pose if job.network.four_heads else None, "passed": result.passed,
             "files": file_table(self.folder), "gates": list(result.gates),
             "calibration": {
@@ -193,6 +214,11 @@ def _published(job: BundleJob, proofs: Sequence[Proof]) -> Comparison:
     return compare(job.skeleton, job.preprocessing.size, measured, width=settings["width"], output=form)
 
 
+def _drift(proof: Proof) -> dict[str, Any] | None:
+    """How far an int8 file moves the keypoints, in input pixels, over the calibration images; None for the others."""
+    return next((gate.numbers for gate in proof.gates if "per_keypoint" in gate.numbers), None)
+
+
 def _metrics(proofs: Sequence[Proof]) -> dict[str, Any]:
     """Artefact -> its report, its drop against the torch network, its time."""
     reference = proofs[0].report
@@ -202,6 +228,8 @@ def _metrics(proofs: Sequence[Proof]) -> dict[str, Any]:
             "milliseconds": proof.milliseconds,
             "kernels": proof.kernels,
             "passed": proof.passed,
+            "file": proof.path.name if proof.path else None,
+            "drift": _drift(proof),
         }
         if proof.report is not None and reference is not None:
             entry |= {

@@ -16,7 +16,7 @@ from heatpose.export.gates import GateLimits
 from heatpose.export.inspection import Artefact, Output
 from heatpose.export.result import BundleResult, Row, Steps, print_table
 from heatpose.preprocessing import Preprocessing
-from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, Recovery
+from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, AutoChoice, Recovery, Tuning
 from heatpose.runners.manifest import MANIFEST
 from heatpose.skeleton import Skeleton
 
@@ -38,7 +38,8 @@ def export_bundle(
     calibration_people: Sequence[Person], evaluation_people: Sequence[Person] | None, config: Mapping[str, Any],
     provenance: Mapping[str, Any], forms: Sequence[Artefact] = FORMS, output: Output = "float32", sigmoid: bool = True,
     limits: GateLimits = DEFAULT_LIMITS, calibration_count: int = 128, seed: int = 0, pose: PoseForm = "xy",
-    recovery: Mapping[str, Recovery] = RECOVERY, console: Console | None = None,
+    recovery: Mapping[str, Recovery] = RECOVERY, tuning: Mapping[str, Tuning | None] | None = None, auto: AutoChoice | None = None,
+    console: Console | None = None,
 ) -> BundleResult:  # fmt: skip
     """Exports, proves and scores a network; replaces an older bundle of that name once the new one is whole.
 
@@ -62,6 +63,8 @@ def export_bundle(
         seed: Of their choice.
         pose: Output of files that decode inside: "xy" or Google's "yx".
         recovery: Per int8 form: how post-training quantisation is helped.
+        tuning: Per int8 form: quantisation-aware fine-tuning after it; none where it is not named.
+        auto: Takes the cheapest way that keeps the score, instead of all that `recovery` and `tuning` say.
         console: Where progress is shown.
 
     Returns:
@@ -74,7 +77,7 @@ def export_bundle(
     """
     job = BundleJob(
         network, skeleton, preprocessing, name, model_name, Path(out), calibration_people, evaluation_people,
-        tuple(forms), output, sigmoid, limits, config, provenance, calibration_count, seed, recovery, pose,
+        tuple(forms), output, sigmoid, limits, config, provenance, calibration_count, seed, recovery, pose, tuning or {}, auto,
     )  # fmt: skip
     _check(job)
     job.out.mkdir(parents=True, exist_ok=True)

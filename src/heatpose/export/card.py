@@ -6,6 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from heatpose.deploy.estimate import estimate
+from heatpose.deploy.target_files import built_in, load_target
+from heatpose.export.card_head import head, terms
+from heatpose.export.flatbuffer import read_graph
+from heatpose.export.manifest import data_entry
 from heatpose.export.proof import Proof
 from heatpose.export.result import Row, cells
 from heatpose.reference.comparison import Comparison
@@ -20,6 +25,7 @@ def model_card(
 ) -> str:
     """The card as Markdown; every number in it comes from this export."""
     parts = [
+        head(job, proofs),
         f"# {job.name}\n\nSingle-person pose network: {'MoveNet with its decode inside, ' if job.network.four_heads else 'one heatmap for each of '}"
         f"{len(job.skeleton)} keypoints, "
         f"{job.preprocessing.size}x{job.preprocessing.size} input.",
@@ -27,8 +33,10 @@ def model_card(
         _scores(job, proofs),
         markdown(published),
         _gates(proofs),
+        _footprint(proofs),
         _use(job),
-        _origin(job.provenance),
+        _purpose(job),
+        _origin(job),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -96,6 +104,7 @@ def _use(job: BundleJob) -> str:
         "",
         "```",
         "heatpose evaluate MODEL --annotations LABELS.json --images FOLDER",
+        "heatpose report FOLDER --out report.html",
         "heatpose predict MODEL IMAGES --out FOLDER",
         "```",
     ])  # fmt: skip
@@ -118,17 +127,69 @@ def _output(job: BundleJob) -> list[str]:
     ]
 
 
-def _origin(provenance: Mapping[str, Any]) -> str:
+def _footprint(proofs: Sequence[Proof]) -> str:
+    """What the files are expected to take on the built-in boards."""
+    lines = ["## On a board", "", "| board | file | RAM KiB | flash KiB | one inference, ms |", "|" + "---|" * 5]
+    for name in built_in():
+        target = load_target(name)
+        proof = next((p for p in proofs if p.artefact == target.artefact and p.path is not None), None)
+        if proof is None or proof.path is None or target.estimator is None:
+            continue
+        expected = estimate(read_graph(proof.path), target)
+        figures = ("not published" if value is None else str(value) for value in (expected.ram_kib, expected.flash_kib, expected.ms))
+        lines.append(f"| {target.board} | {proof.artefact} | {' | '.join(figures)} |")
+    if len(lines) == 4:
+        return "## On a board\n\nNot estimated: the bundle has no int8 file."
+    return "\n".join([
+        *lines, "", "Estimated with the interval in brackets from ST's published tables, not measured: no file here was run on a board for this",
+        "card. `heatpose estimate FILE --target NAME` says what the numbers rest on, `heatpose deploy` builds and measures.",
+    ])  # fmt: skip
+
+
+def _purpose(job: BundleJob) -> str:
+    """For what, and for what not. Both follow from the protocol and from the form of the network."""
+    return "\n".join([
+        "## Intended use and limits",
+        "",
+        "For the pose of one person who is prominent in the picture, on a microcontroller or beside one: fitness, gestures,",
+        "presence, games. Results are positions of keypoints with scores; they identify nobody.",
+        "",
+        "- One person: with several in the picture the keypoints of different people may be mixed.",
+        "- The whole picture is stretched to a square, so that small people are found badly; `report.html` has the score by size.",
+        "- Every keypoint always gets a position. Of one that is hidden or outside the picture only a low score tells.",
+        "- Scores are measured on the evaluation set named above. Other cameras, clothes, poses or light need a test of their own,",
+        "  and so does every group of people that the data may lack; nothing here was measured about that.",
+        "- Not for decisions about safety, health or persons' rights.",
+        f"- {_quantised(job)}",
+    ])  # fmt: skip
+
+
+def _quantised(job: BundleJob) -> str:
+    if any(form.startswith("int8") for form in job.forms):
+        return "int8 files move keypoints against the float network (gate \"parity\" above); judge by their own scores, not by the float ones."
+    return "No int8 file was made."
+
+
+def _origin(job: BundleJob) -> str:
+    found = terms(job)
+    evaluation = data_entry(job.evaluation_people)
+    training = data_entry(job.calibration_people)
     lines = ["## Data, weights, licences", ""]
-    lines += [f"- {key}: {_plain(value)}" for key, value in provenance.items()]
+    lines += [f"- {part} labels: {_people(entry)}" for part, entry in (("training", training), ("evaluation", evaluation))]
     lines += [
+        f"- data: {found.data}",
+        f"- initial weights: {found.weights}",
         "- calibration: training images only, listed with their hashes in `calibration.json`",
+        *(f"- {key}: {_plain(value)}" for key, value in job.provenance.items() if value is not None),
         "",
         "Heatpose is Apache-2.0. The weights are under the terms of what they were made from: the initial",
-        "weights and the training data named above (COCO's annotations are CC BY 4.0, its photographs have",
-        "licences of their own).",
+        "weights and the training data named above.",
     ]
     return "\n".join(lines)
+
+
+def _people(entry: Mapping[str, Any] | None) -> str:
+    return "none" if entry is None else f"{entry['people']:,} people on {entry['images']:,} images"
 
 
 def _plain(value: Any) -> str:

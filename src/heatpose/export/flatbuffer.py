@@ -58,9 +58,9 @@ def read_graph(path: str | Path, complete: bool = True) -> Graph:
     except OSError as error:
         raise HeatposeError(f"'{path}' cannot be read ({error.strerror}).") from error
     except _FormatError as error:
-        raise HeatposeError(f"'{path}' is no readable TFLite file ({error}).") from error
+        raise HeatposeError(f"'{path}' is no readable TFLite file ({error}); give a whole file that ends in .tflite.") from error
     except _UNREADABLE as error:
-        raise HeatposeError(f"'{path}' is no readable TFLite file (it is truncated or corrupt).") from error
+        raise HeatposeError(f"'{path}' is no readable TFLite file (it is truncated or corrupt); get it again.") from error
 
 
 # What the generated accessors raise when an offset, an index or a number in the file makes no sense.

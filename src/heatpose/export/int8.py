@@ -22,8 +22,8 @@ from heatpose.export.schema import Model
 from heatpose.models.layers import ConvBlock
 from heatpose.models.tflite_walk import Located, locate
 from heatpose.quantize.channels import bias_of, quantised_modules
-from heatpose.quantize.scheme import LOWEST, Affine, input_affine, stored_weights, weight_scales
-from heatpose.quantize.simulate import Plan
+from heatpose.quantize.scheme import LOWEST, Affine, input_affine, stored_weights
+from heatpose.quantize.simulate import Plan, blocks
 
 _PROBABILITY = Affine(1 / 256, LOWEST)
 """What the specification fixes for the output of LOGISTIC."""
@@ -66,6 +66,7 @@ class _Writer:
         self.operators: list[Any] = list(self.graph.operators)  # by the index that the source knows them by
         self.body = {o.index for o in (*located.convolutions.values(), *located.additions.values(), *located.resizes.values())}
         self.stored = self._stored_tensors()
+        self.scales = {id(block): plan.weight_scales[name] for name, block in blocks(plan.network).items()}
 
     def _stored_tensors(self) -> dict[int, Affine]:
         """Tensor -> how it is stored, for every activation that becomes int8."""
@@ -96,7 +97,7 @@ class _Writer:
     def _store_layer(self, block: ConvBlock, operator: Operator) -> None:
         """Gives a convolution int8 weights and an int32 bias whose scale is that of the products it sums."""
         weight, bias = block.conv.weight, bias_of(block).detach().double().numpy()
-        scales = weight_scales(weight, self.plan.per_channel)
+        scales = self.scales[id(block)]
         depthwise = operator.name == "DEPTHWISE_CONV_2D"
         # torch OIHW -> OHWI; depthwise (C, 1, H, W) -> (1, H, W, C)
         values = stored_weights(weight, scales).permute((1, 2, 3, 0) if depthwise else (0, 2, 3, 1)).numpy()

@@ -25,15 +25,45 @@ _PACKAGES = (
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes plain values, keys in the given order; the file appears whole or not at all."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text in UTF-8; the file appears whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def renew_entry(path: Path) -> None:
+    """Where a file of a bundle was written again: its manifest learns the new size and hash. Nothing where the file belongs to no bundle.
+
+    Raises:
+        OSError: The manifest cannot be written.
+    """
+    manifest = path.with_name(MANIFEST)
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        known = path.name in content["files"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return
+    if known:
+        content["files"][path.name] = file_entry(path)
+        write_json(manifest, content)
 
 
 def file_table(folder: Path) -> dict[str, dict[str, Any]]:
     """Name -> size and sha256 of every file in a folder but the manifest itself."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+    return {path.name: file_entry(path) for path in files}
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """What the manifest says about a file."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def sha256(path: Path) -> str:

@@ -168,3 +168,9 @@ class Steps:
             yield lambda _: None
         self.seconds[key] = time.perf_counter() - start
         console.print(f"[green]✓[/] {text} [dim]{self.seconds[key]:.1f} s[/]", highlight=False)
+
+    def tell(self, text: str) -> None:
+        """A sentence between the steps."""
+        from rich.console import Console
+
+        (self.console or Console()).print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)

@@ -132,9 +132,9 @@ class MoveNet(nn.Module):
         every = {"heatmap": self.head, "centre": self.centre, "regression": self.regression, "offset": self.offset}
         return {name: head for name, head in every.items() if head is not None}
 
-    def features(self, images: Tensor) -> Tensor:
-        """f32[B, 3, S, S] -> the pyramid's stride-4 map f32[B, C, S/4, S/4]."""
-        *taps, top = self.backbone(images)
+    def features(self, taps: list[Tensor]) -> Tensor:
+        """The backbone's four maps -> the pyramid's stride-4 map f32[B, C, S/4, S/4]."""
+        *taps, top = taps
         x = self.top(top)
         for step, tap in zip(self.pyramid, reversed(taps), strict=True):
             x = step(x, tap)
@@ -143,7 +143,11 @@ class MoveNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | PoseMaps:
         """Normalised images f32[B, 3, S, S] in [-1, 1], S a multiple of 32 -> logits f32[B, K, S/4, S/4], or the maps of the four heads."""
-        x = self.features(images)
+        return self.from_taps(self.backbone(images))
+
+    def from_taps(self, taps: list[Tensor]) -> Tensor | PoseMaps:
+        """Pyramid and heads: the backbone's four maps -> what `forward` gives."""
+        x = self.features(taps)
         logits: Tensor = self.head(x)
         if self.centre is None or self.regression is None or self.offset is None:
             return logits

@@ -2,46 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from heatpose.models.movenet import MoveNet
-from heatpose.quantize.channels import bias_of
-from heatpose.quantize.simulate import Plan, simulated
+from heatpose.quantize.integer import Int8Conv
+from heatpose.quantize.simulate import Plan, blocks, simulated
 
 
-def correct_biases(plan: Plan, reference: MoveNet, inputs: Tensor) -> None:
+def correct_biases(plan: Plan, reference: MoveNet, inputs: Tensor) -> Plan:
     """Brings the mean of every channel, before its activation, to where the float network has it.
 
     One pass goes through the rounded network and corrects each layer as it is reached, so later layers see the corrected ones.
 
     Args:
-        plan: Its network's biases are changed in place.
+        plan: Left as it is.
         reference: The float network that the plan was made from, layer for layer in the same scales.
         inputs: Normalised images f32[B, 3, S, S]; all in one batch.
+
+    Returns:
+        The plan with other biases.
     """
-    means: dict[str, Tensor] = {}
-    biases = {name: bias_of(block) for name, block in zip(_names(plan.network), plan.network.conv_blocks(), strict=True)}
     inputs = inputs.contiguous(memory_format=torch.channels_last)
+    means = channel_means(reference, inputs)
+    rounded = simulated(plan)
+
+    def correct(layer: Int8Conv, steps: Tensor, mean: Tensor) -> None:
+        sums, units = layer.sums(steps)
+        assert layer.conv.bias is not None
+        layer.conv.bias.add_(mean - sums.mean((0, 2, 3)) * units)
+
     with torch.no_grad(), ExitStack() as stack:
-        for name, block in zip(_names(reference), reference.conv_blocks(), strict=True):
+        for name, layer in rounded.layers().items():
+            stack.callback(layer.register_forward_pre_hook(lambda module, given, name=name: correct(module, given[0], means[name])).remove)
+        rounded(inputs)
+    return rounded.plan()
+
+
+def channel_means(network: MoveNet, inputs: Tensor) -> Mapping[str, Tensor]:
+    """Mean of every convolution's output before its activation, f32[O] by the name of its block."""
+    means: dict[str, Tensor] = {}
+    with torch.no_grad(), ExitStack() as stack:
+        for name, block in blocks(network).items():
             stack.callback(block.conv.register_forward_hook(lambda _, __, output, name=name: means.update({name: output.mean((0, 2, 3))})).remove)
-        reference(inputs)
-
-        def correct(name: str, output: Tensor) -> Tensor:
-            shift = means[name] - output.mean((0, 2, 3))
-            biases[name].add_(shift)
-            return output + shift.reshape(-1, 1, 1)
-
-        network = simulated(plan)
-        for name, block in zip(_names(network), network.conv_blocks(), strict=True):
-            stack.callback(block.conv.register_forward_hook(lambda _, __, output, name=name: correct(name, output)).remove)
         network(inputs)
-
-
-def _names(network: nn.Module) -> list[str]:
-    assert isinstance(network, MoveNet)
-    blocks = {id(block) for block in network.conv_blocks()}
-    return [name for name, module in network.named_modules() if id(module) in blocks]
+    return means

@@ -18,6 +18,7 @@ from heatpose.preprocessing import Preprocessing
 
 SAMPLING = "one person per image, stratified by person size"
 _THUMBNAIL = 16  # side of the pictures that are compared
+_ALIKE = 0.2  # correlation of neighbouring pixels below which pictures are noise
 _SAME = 6.0  # mean difference in grey levels below which two thumbnails show the same picture
 
 
@@ -79,6 +80,18 @@ def _size(person: Person) -> float:
     return float(np.sqrt(share))
 
 
+def kept_aside(people: Sequence[Person], share: float) -> list[Person]:
+    """The largest person of each image that falls into a share drawn by a hash of the file name, where nobody else is as large, sorted by image.
+
+    A smaller share of the same kind chooses checkpoints (`data.datamodule.in_held_out`); it lies inside this one.
+    """
+    from heatpose.data.augment import prominent
+    from heatpose.data.datamodule import in_held_out
+
+    chosen = [person for person in people if in_held_out(person, share)]
+    return sorted((person for person in _largest_per_image(chosen) if prominent(person)), key=_order)
+
+
 def shared_images(people: Sequence[Person], scored: Sequence[Person]) -> set[int]:
     """Ids of the images of `people` that show a scored picture too.
 
@@ -130,8 +143,24 @@ def calibration_images(people: Sequence[Person], preprocessing: Preprocessing) -
 
     with ThreadPoolExecutor(2) as pool:
         images = np.stack(list(pool.map(read, people)))
+    _refuse_noise(images)
     images[0, 0, 0, :2] = 0, 255
     return images
+
+
+def _refuse_noise(images: NDArray[np.uint8]) -> None:
+    """Ranges set by random pixels fit no photograph. In pictures of anything, pixels resemble their neighbours.
+
+    Raises:
+        HeatposeError: The median correlation of horizontal neighbours is below 0.2 (photographs stretched to 192: above 0.8).
+    """
+    grey = images.astype(np.float32).mean(-1)
+    left, right = grey[:, :, :-1].reshape(len(images), -1), grey[:, :, 1:].reshape(len(images), -1)
+    left, right = left - left.mean(1, keepdims=True), right - right.mean(1, keepdims=True)
+    spread = np.sqrt((left**2).sum(1) * (right**2).sum(1))
+    alike = (left * right).sum(1)[spread > 0] / spread[spread > 0]
+    if alike.size and float(np.median(alike)) < _ALIKE:
+        raise HeatposeError("The calibration images are random noise, which sets ranges that fit no picture; give photographs of the training data.")
 
 
 def calibration_record(people: Sequence[Person], seed: int, wanted: int) -> dict[str, Any]:

@@ -41,10 +41,9 @@ def plan_int8(network: MoveNet, images: NDArray[np.uint8], preprocessing: Prepro
         observed = centre_channels(folded, observed)
     if recovery.balance is not None:
         observed = equalize(folded, observed, balance=recovery.balance, sweeps=recovery.sweeps)
-    plan = Plan(folded, _affines(folded, observed, recovery), preprocessing, per_channel)
+    plan = Plan.of(folded, _affines(folded, observed, recovery), preprocessing, per_channel)
     if recovery.correct_bias:
-        reference = fold_batch_norm(folded)
-        correct_biases(plan, reference, inputs[: recovery.bias_images])
+        plan = correct_biases(plan, folded, inputs[: recovery.bias_images])
     return plan
 
 

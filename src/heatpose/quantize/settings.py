@@ -30,6 +30,48 @@ class Recovery:
     bias_images: int = 64
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """Quantisation-aware fine-tuning after recovery (conf/quant): the int8 network learns what the float network says.
+
+    Attributes:
+        whole_steps: Of all layers, first; several times as slow.
+        steps: Of pyramid and heads, on the int8 backbone's maps, which are computed once.
+        batch_size: Pictures a step.
+        images: At most this many training pictures, each as it is and mirrored; memory is 0.2 MiB for each of them at 192.
+        rate: Of Adam for pyramid and heads, in quantisation steps: of the weights for weights, of the output for biases.
+        whole_rate: The same for all layers.
+        seed: Of the order.
+    """
+
+    steps: int = 600
+    whole_steps: int = 0
+    batch_size: int = 16
+    images: int = 1000
+    rate: float = 0.1
+    whole_rate: float = 0.004
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AutoChoice:
+    """How `quant=auto` chooses: ways from the cheapest to the dearest, until one loses little enough on training images kept aside.
+
+    Attributes:
+        drop_pc: OKS points that int8 per channel may lose there against the float file.
+        drop_pt: The same per tensor.
+        share: Of the training images that are kept aside; they neither calibrate nor tune.
+        images: At most this many of them are scored.
+        least_images: With fewer nothing is chosen, and post-training recovery is taken.
+    """
+
+    drop_pc: float = 0.3
+    drop_pt: float = 0.5
+    share: float = 0.3
+    images: int = 600
+    least_images: int = 20
+
+
 PLAIN = Recovery(bury_dead=False, centre=False, balance=None, tail=0.0, logit_floor=None, correct_bias=False)
 """No recovery: min/max ranges of the network as it is, what converters do."""
 

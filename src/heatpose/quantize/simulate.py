@@ -1,18 +1,24 @@
-"""The int8 network in torch: the same values as the file's, up to the rounding of sums, so that recovery and tuning need no export."""
+"""The int8 network in torch: what it predicts is what the file predicts, so that recovery and fine-tuning need no export."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from heatpose.models.movenet import MoveNet
+from heatpose.models.layers import ConvBlock
+from heatpose.models.mobilenetv2 import TAPS, InvertedResidual
+from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.preprocessing import Preprocessing
 from heatpose.quantize.channels import pyramid_steps, quantised_modules
-from heatpose.quantize.scheme import LOWEST, Affine, input_affine, rounded_weights
+from heatpose.quantize.integer import Int8Add, Int8Conv, Int8Upsample
+from heatpose.quantize.scheme import LOWEST, Affine, input_affine, weight_scales
+
+_PROBE = 64  # side of the picture that shows how tensors are wired
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,56 +28,137 @@ class Plan:
     Attributes:
         network: Folded float network whose weights and biases are stored.
         affines: Per name of `quantised_modules`: how its output is stored.
+        weight_scales: Per name of a convolution block: f32[O], one per output channel, or f32[1].
         preprocessing: What the bytes of an image mean to the float network.
-        per_channel: One weight scale per output channel, else one per tensor.
     """
 
     network: MoveNet
     affines: Mapping[str, Affine]
+    weight_scales: Mapping[str, Tensor]
     preprocessing: Preprocessing
-    per_channel: bool
+
+    @classmethod
+    def of(cls, network: MoveNet, affines: Mapping[str, Affine], preprocessing: Preprocessing, per_channel: bool) -> Plan:
+        """With weight scales that hold the largest weight of each output channel, or of each layer."""
+        return cls(network, affines, {name: weight_scales(block.conv.weight, per_channel) for name, block in blocks(network).items()}, preprocessing)
 
 
-class _RoundedWeight(nn.Module):
-    """Parametrisation of a weight f32[O, I, h, w]."""
-
-    def __init__(self, per_channel: bool) -> None:
-        super().__init__()
-        self.per_channel = per_channel
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return rounded_weights(weight, self.per_channel)
+def blocks(network: nn.Module) -> dict[str, ConvBlock]:
+    """Convolution blocks by name, in the order of definition."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, ConvBlock)}
 
 
-def simulated(plan: Plan) -> MoveNet:
-    """A copy of the plan's network that rounds its input, weights and activations as the int8 file does.
+class Int8Network(nn.Module):
+    """A plan run in the integers of its file.
 
-    Images go in normalised, as for the float network. The sigmoid that may follow is not part of it.
+    Its parameters are the plan's weights and biases in float: training them is quantisation-aware fine-tuning, and `plan` gives the result.
+
+    Args:
+        plan: Its network is copied.
     """
-    network = copy.deepcopy(plan.network)
-    for block in network.conv_blocks():
-        parametrize.register_parametrization(block.conv, "weight", _RoundedWeight(plan.per_channel))
-    network.register_forward_pre_hook(lambda _, images: (_stored_image(images[0], plan.preprocessing),))
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.start = [plan]  # in a list: its network's parameters are not this module's
+        self.preprocessing = plan.preprocessing
+        self.body = copy.deepcopy(plan.network).eval()
+        sources = wiring(self.body)
+        stored = {**plan.affines, "": input_affine(plan.preprocessing)}
+        for name, module in quantised_modules(self.body).items():
+            first, *second = (stored[source] for source in sources[name])
+            target = plan.affines[name]
+            integer = Int8Conv(module, first, target, plan.weight_scales[name]) if isinstance(module, ConvBlock) else Int8Add(first, second[0], target)
+            self.body.set_submodule(name, integer)
+        for step in pyramid_steps(self.body):
+            step.set_submodule("upsample", Int8Upsample())
+        names = {module: name for name, module in plan.network.named_modules()}
+        self.scales = {head: plan.affines[names[module.output]].scale for head, module in plan.network.heads().items()}
+
+    def steps(self, images: Tensor) -> Tensor:
+        """Normalised f32[B, 3, S, S] as the file stores the same bytes: whole steps from the zero point."""
+        settings = self.preprocessing
+        stored = ((images + settings.shift) * settings.divisor).round() + LOWEST
+        return stored - input_affine(settings).zero_point
+
+    def forward(self, images: Tensor) -> Tensor | PoseMaps:
+        """Normalised images f32[B, 3, S, S] -> the real values of the stored maps, as the float network's forward. No sigmoid."""
+        return self.from_taps(self.taps(images))
+
+    def taps(self, images: Tensor) -> list[Tensor]:
+        """Normalised images f32[B, 3, S, S] -> steps of the backbone's four maps."""
+        found: list[Tensor] = self.body.backbone(self.steps(images).contiguous(memory_format=torch.channels_last))
+        return found
+
+    def from_taps(self, taps: list[Tensor]) -> Tensor | PoseMaps:
+        """Steps of the backbone's four maps -> the real values of the stored maps."""
+        maps = self.body.from_taps(taps)
+        if isinstance(maps, Tensor):
+            return maps * self.scales["heatmap"]
+        names = {"centre": "centre", "regression": "regression", "heatmaps": "heatmap", "offset": "offset"}
+        return PoseMaps(**{field: getattr(maps, field) * self.scales[head] for field, head in names.items()})
+
+    def layers(self) -> dict[str, Int8Conv]:
+        """The convolutions by their names in the float network, in the order of definition."""
+        return {name: module for name, module in self.body.named_modules() if isinstance(module, Int8Conv)}
+
+    def plan(self) -> Plan:
+        """The plan with the weights and biases as they are now."""
+        (start,) = self.start
+        network = copy.deepcopy(start.network)
+        with torch.no_grad():
+            for name, layer in self.layers().items():
+                block = network.get_submodule(name)
+                assert isinstance(block, ConvBlock) and block.conv.bias is not None and layer.conv.bias is not None
+                block.conv.weight.copy_(layer.conv.weight)
+                block.conv.bias.copy_(layer.conv.bias)
+        return replace(start, network=network)
+
+
+def simulated(plan: Plan) -> Int8Network:
+    """The plan's int8 network, on a copy of its weights."""
+    return Int8Network(plan).eval()
+
+
+def wiring(network: MoveNet) -> dict[str, list[str]]:
+    """Name of each of `quantised_modules` -> names of the modules whose stored outputs it reads; "" is the image.
+
+    Found by running a picture through. A module in between that stores nothing of its own (upsampling) hands its input's name on.
+    """
     modules = quantised_modules(network)
-    for name, module in modules.items():
-        _round_output(module, plan.affines[name])
-    sources = upsampled_names(network)
-    for step, name in zip(pyramid_steps(network), sources, strict=True):
-        _round_output(step.upsample, plan.affines[name])
-    return network.eval()
+    writers: dict[int, str] = {}
+    kept: list[Tensor] = []  # ids are not used again while the tensors live
+    found: dict[str, list[str]] = {}
+    with torch.no_grad(), ExitStack() as stack:
+        for name, module in modules.items():
+
+            def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+                found[name] = [writers[id(tensor)] for tensor in inputs]
+                writers[id(output)] = name
+                kept.append(output)
+
+            stack.callback(module.register_forward_hook(note).remove)
+        for step in pyramid_steps(network):
+
+            def hand_on(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+                writers[id(output)] = writers[id(inputs[0])]
+                kept.append(output)
+
+            stack.callback(step.upsample.register_forward_hook(hand_on).remove)
+        picture = torch.zeros(1, 3, _PROBE, _PROBE)
+        writers[id(picture)] = ""
+        network(picture)
+    return found
 
 
-def upsampled_names(network: MoveNet) -> list[str]:
-    """The tensor that each pyramid step upsamples, by the name of the module that writes it: the resized map is stored like it."""
-    names = {module: name for name, module in network.named_modules()}
-    return [names[network.top], *(names[step.pointwise] for step in pyramid_steps(network)[:-1])]
+def tap_affines(plan: Plan) -> list[Affine]:
+    """How the backbone's four maps are stored."""
+    features = plan.network.backbone.features
+    names = {module: name for name, module in plan.network.named_modules()}
+    return [plan.affines[names[_writer(features[i])]] for i in (*TAPS, len(features) - 1)]
 
 
-def _stored_image(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Normalised f32[B, 3, S, S] as the file means the same bytes: off by what rounding the zero point costs."""
-    affine = input_affine(preprocessing)
-    return images + (preprocessing.shift + (LOWEST - affine.zero_point) * affine.scale)
-
-
-def _round_output(module: nn.Module, affine: Affine) -> None:
-    module.register_forward_hook(lambda _, __, output: affine.rounded(output))
+def _writer(layer: nn.Module) -> nn.Module:
+    """The module whose output a backbone layer's is."""
+    if not isinstance(layer, InvertedResidual):
+        return layer
+    return layer.add if layer.adds else layer.blocks[-1]

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from heatpose.errors import HeatposeError
-from heatpose.predict import find_images, load_upright, predict_sources
+from heatpose.predict import Drawing, PredictSummary, predict_sources
+from heatpose.predict.estimator import Estimator
+from heatpose.predict.sources import find_sources, load_upright
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import COCO_17, Skeleton
 
@@ -52,6 +54,10 @@ def _image(path: Path, size: tuple[int, int] = (80, 40), colour: tuple[int, int,
     return path
 
 
+def _predict(model: Model, sources: list[Path], out: Path, skeleton: Skeleton, sampling: str | None = None) -> PredictSummary:
+    return predict_sources(sources, out, Drawing([Estimator.of(model, skeleton, sampling=sampling)]))
+
+
 def _results(out: Path) -> list[dict[str, object]]:
     content: list[dict[str, object]] = json.loads((out / "predictions.json").read_text())
     return content
@@ -60,10 +66,10 @@ def _results(out: Path) -> list[dict[str, object]]:
 def test_draws_and_lists(tmp_path: Path) -> None:
     source, out = _image(tmp_path / "in" / "a.png"), tmp_path / "new" / "out"
     model = Model()
-    summary = predict_sources(model, [source], out, TWO)
+    summary = _predict(model, [source], out, TWO)
     assert (summary.drawn, summary.results, summary.skipped) == (
         [out / "a_pose.png"],
-        out / "predictions.json",
+        [out / "predictions.json"],
         [],
     )
     drawn = np.asarray(Image.open(summary.drawn[0]))
@@ -85,7 +91,7 @@ def test_images_are_resized_as_in_training_unless_told(tmp_path: Path) -> None:
     known = Preprocessing(192, "nearest")
 
     def values(model: Model, sampling: str | None) -> set[int]:
-        predict_sources(model, [tmp_path / "board.png"], tmp_path / "out", TWO, sampling=sampling)
+        _predict(model, [tmp_path / "board.png"], tmp_path / "out", TWO, sampling=sampling)
         return set(np.unique(model.seen[-1][0]).tolist())
 
     assert values(Model(known), None) <= {0, 255} and values(Model(), "nearest") <= {0, 255}
@@ -96,7 +102,7 @@ def test_folders_are_searched(tmp_path: Path) -> None:
     names = ["b.JPG", "a.jpeg", "deep/er/c.png", "d.bmp", "e.webp"]
     images = [_image(tmp_path / "in" / name, format=None) for name in names]
     (tmp_path / "in" / "notes.txt").write_text("hello")
-    summary = predict_sources(Model(), [tmp_path / "in", images[0]], tmp_path / "out", TWO)
+    summary = _predict(Model(), [tmp_path / "in", images[0]], tmp_path / "out", TWO)
     assert [path.name for path in summary.drawn] == [
         "a_pose.jpg",
         "b_pose.jpg",
@@ -111,7 +117,7 @@ def test_equal_stems_do_not_overwrite_each_other(tmp_path: Path) -> None:
     shades = {"a/x.jpg": 10, "b/x.jpg": 60, "c/x.jpeg": 110, "d/X.jpg": 160, "e/x_2.jpg": 210, "f/x.png": 250}
     for name, shade in shades.items():
         _image(tmp_path / "in" / name, colour=(shade,) * 3)
-    summary = predict_sources(Model(), [tmp_path / "in"], tmp_path / "out", TWO)
+    summary = _predict(Model(), [tmp_path / "in"], tmp_path / "out", TWO)
     assert len({path.name.lower() for path in summary.drawn}) == 6
     for path, shade in zip(summary.drawn, shades.values(), strict=True):
         assert abs(int(np.asarray(Image.open(path))[0, 0, 0]) - shade) < 5
@@ -125,7 +131,7 @@ def test_broken_images_are_skipped_and_told(tmp_path: Path) -> None:
     (tmp_path / "in" / "empty.png").touch()
     (tmp_path / "in" / "film.mp4").write_bytes(bytes(100))
     sources = [tmp_path / "in", tmp_path / "in" / "film.mp4"]
-    summary = predict_sources(Model(), sources, tmp_path / "out", TWO)
+    summary = _predict(Model(), sources, tmp_path / "out", TWO)
     assert [path.name for path in summary.drawn] == ["good_pose.jpg"]
     assert [skipped.path.name for skipped in summary.skipped] == [
         "cut.jpg",
@@ -141,8 +147,11 @@ def test_broken_images_are_skipped_and_told(tmp_path: Path) -> None:
 
 def test_all_broken_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("hello")
-    with pytest.raises(HeatposeError, match=r"None of the 1 images could be read; the first: .*a\.jpg"):
-        predict_sources(Model(), [tmp_path / "a.jpg"], tmp_path / "out", TWO)
+    with pytest.raises(HeatposeError, match=r"a\.jpg' is no image"):
+        _predict(Model(), [tmp_path / "a.jpg"], tmp_path / "out", TWO)
+    (tmp_path / "b.jpg").touch()
+    with pytest.raises(HeatposeError, match=r"None of the 2 files could be read; the first: .*a\.jpg"):
+        _predict(Model(), [tmp_path], tmp_path / "out", TWO)
     assert not (tmp_path / "out").exists()
 
 
@@ -191,7 +200,7 @@ def test_odd_file_names(tmp_path: Path) -> None:
         _image(tmp_path / "in" / name)
     with contextlib.suppress(OSError):  # not every file system takes names that are no UTF-8
         (tmp_path / "in" / os.fsdecode(b"\xff.png")).write_bytes((tmp_path / "in" / names[0]).read_bytes())
-    summary = predict_sources(Model(), [tmp_path / "in"], tmp_path / "out", TWO)
+    summary = _predict(Model(), [tmp_path / "in"], tmp_path / "out", TWO)
     found = len(os.listdir(tmp_path / "in"))
     assert len(summary.drawn) == found and all(path.is_file() for path in summary.drawn)
     assert len(_results(tmp_path / "out")) == found
@@ -202,7 +211,7 @@ def test_results_are_cocos(tmp_path: Path) -> None:
     coco = pytest.importorskip("pycocotools.coco")
     for name in ("000000000139.png", "000000581781.png"):
         _image(tmp_path / "in" / name)
-    predict_sources(Model(), [tmp_path / "in"], tmp_path / "out", TWO)
+    _predict(Model(), [tmp_path / "in"], tmp_path / "out", TWO)
     truth = coco.COCO()
     truth.dataset = {
         "info": {}, "images": [{"id": 139}, {"id": 581781}], "annotations": [], "categories": [{"id": 1}],
@@ -217,21 +226,21 @@ def test_results_are_cocos(tmp_path: Path) -> None:
 def test_ids_count_where_names_are_no_different_numbers(names: tuple[str, str], tmp_path: Path) -> None:
     for name in names:
         _image(tmp_path / "in" / name)
-    predict_sources(Model(), [tmp_path / "in"], tmp_path / "out", TWO)
+    _predict(Model(), [tmp_path / "in"], tmp_path / "out", TWO)
     assert [entry["image_id"] for entry in _results(tmp_path / "out")] == [1, 2]
 
 
 def test_a_second_run_does_not_take_its_own_pictures(tmp_path: Path) -> None:
     _image(tmp_path / "a.png")
     for _ in range(2):
-        summary = predict_sources(Model(), [tmp_path], tmp_path / "out", TWO)
+        summary = _predict(Model(), [tmp_path], tmp_path / "out", TWO)
         assert [path.name for path in summary.drawn] == ["a_pose.png"]
 
 
 def test_never_writes_over_an_image(tmp_path: Path) -> None:
     images = [_image(tmp_path / "a.png"), _image(tmp_path / "a_pose.png", colour=(77, 77, 77))]
     before = images[1].read_bytes()
-    summary = predict_sources(Model(), images, tmp_path, TWO)
+    summary = _predict(Model(), images, tmp_path, TWO)
     assert images[1].read_bytes() == before and not set(summary.drawn) & set(images)
 
 
@@ -239,8 +248,8 @@ def test_never_writes_over_an_image(tmp_path: Path) -> None:
     ("sources", "out", "said"),
     [
         (["missing"], "out", "'.*missing' does not exist"),
-        (["empty"], "out", "There is no image in '.*empty'"),
-        ([], "out", "There is no image in no source"),
+        (["empty"], "out", "There is no image or video in '.*empty'"),
+        ([], "out", "There is no image or video in no source"),
         (["in"], "in", "holds the images themselves"),
         (["in"], "in/a.png", "cannot be made"),
     ],
@@ -249,17 +258,17 @@ def test_refuses_bad_sources(sources: list[str], out: str, said: str, tmp_path: 
     _image(tmp_path / "in" / "a.png")
     (tmp_path / "empty").mkdir()
     with pytest.raises(HeatposeError, match=said) as error:
-        predict_sources(Model(), [tmp_path / source for source in sources], tmp_path / out, TWO)
+        _predict(Model(), [tmp_path / source for source in sources], tmp_path / out, TWO)
     assert "\n" not in str(error.value) and sorted(os.listdir(tmp_path)) == ["empty", "in"]
 
 
 def test_refuses_another_skeleton(tmp_path: Path) -> None:
     with pytest.raises(HeatposeError, match="has 2 keypoints, but skeleton 'coco17' has 17"):
-        predict_sources(Model(), [_image(tmp_path / "a.png")], tmp_path / "out", COCO_17)
+        _predict(Model(), [_image(tmp_path / "a.png")], tmp_path / "out", COCO_17)
     assert not (tmp_path / "out").exists()
 
 
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
     image = _image(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "again").symlink_to(tmp_path / "in", target_is_directory=True)
-    assert find_images([tmp_path / "in"]) == [image]
+    assert find_sources([tmp_path / "in"]).images == [image]

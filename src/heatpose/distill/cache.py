@@ -1,0 +1,173 @@
+"""A teacher's answers for a list of people, made once and mapped from disk.
+
+They belong to the un-augmented view of each person (`teacher.view_box`), whatever the augmentation does: a training view reads them through its
+matrix. So a teacher of any kind, on the CPU and slow, runs once for each person and not once for each sample.
+
+A folder is named by a hash of the teacher, the people and the settings. It is built beside its place, piece by piece with a count of what is done,
+and renamed into it: a killed build goes on where it was, and processes that need the same folder wait for the one that builds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose import geometry
+from heatpose.data.sample import Person
+from heatpose.distill.settings import DistillSettings
+from heatpose.distill.teacher import Answer, Box, Teacher, show, view_box, view_matrix
+from heatpose.metrics import keypoint_similarity, mean_over_labelled, normalised_truth
+from heatpose.runners import PoseRunner, open_runner
+from heatpose.skeleton import Skeleton
+
+FORMAT = 1
+PIECE = 32
+RANGE = 16.0
+"""A map's byte v says a logit of (v / 255 - 1) RANGE below its highest cell: steps of 0.06."""
+COUNT = "done.json"
+
+
+@dataclass(frozen=True)
+class TeacherMaps:
+    """N people's answers.
+
+    Attributes:
+        maps: u8[N, K, h, w], see `RANGE`; None for a teacher that gives poses alone.
+        points: f32[N, K, 2] x, y in image pixels.
+        scores: f32[N, K] in [0, 1].
+        views: f64[N, 2, 3] image pixels -> fractions of the teacher's view.
+    """
+
+    maps: NDArray[np.uint8] | None
+    points: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    views: NDArray[np.float64]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TeacherMaps:
+        """Itself: averaged weights copy the whole module, and would read all maps into memory."""
+        return self
+
+    def agreement(self, people: Sequence[Person], skeleton: Skeleton) -> float:
+        """Mean OKS of the teacher's points against the labels of the same N people, in percent."""
+        truth = normalised_truth(people)
+        sizes = np.array([[p.width, p.height] for p in people], np.float32)
+        similarity = keypoint_similarity(self.points / sizes[:, None], truth.keypoints, truth.area, skeleton.sigmas)
+        return 100 * float(mean_over_labelled(similarity, truth.labelled).mean())
+
+
+def teacher_maps(settings: DistillSettings, people: Sequence[Person], skeleton: Skeleton, *, progress: bool = True) -> TeacherMaps:
+    """The teacher's answers for people, out of the cache, or made now.
+
+    Args:
+        settings: With a path.
+        people: In the order of the training samples' indices.
+        skeleton: The student's.
+        progress: Shows a bar while they are made.
+
+    Raises:
+        HeatposeError: The teacher cannot be opened, does not know the keypoints, or an image cannot be read.
+    """
+    from filelock import FileLock
+
+    assert settings.path is not None
+    runner = open_runner(settings.path, size=settings.size)
+    teacher = Teacher(runner, skeleton, settings.min_score)
+    folder = Path(settings.folder) / cache_key(runner, people, skeleton, settings)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            _build(teacher, people, settings, folder, progress)
+    views = np.array([view_matrix(view_box(person, settings.margin)) for person in people])
+    maps = np.load(folder / "maps.npy", mmap_mode="r") if teacher.gives_maps else None
+    return TeacherMaps(maps, np.load(folder / "points.npy"), np.load(folder / "scores.npy"), views)
+
+
+def cache_key(runner: PoseRunner, people: Sequence[Person], skeleton: Skeleton, settings: DistillSettings) -> str:
+    """Name of the folder: a hash of all that the answers depend on. Of the pictures, their paths and sizes in bytes."""
+    digest = hashlib.sha256(runner.path.read_bytes())
+    head = [FORMAT, runner.size, settings.margin, settings.min_score, skeleton.to_dict(), *_known(runner)]
+    digest.update(json.dumps(head, sort_keys=True).encode())
+    sizes: dict[Path, int] = {}
+    for person in people:
+        if person.image_path not in sizes:
+            sizes[person.image_path] = person.image_path.stat().st_size if person.image_path.is_file() else -1
+        digest.update(f"{person.image_path.resolve()} {sizes[person.image_path]} {person.width} {person.height} {person.box}\n".encode())
+    return f"{runner.path.stem}-{digest.hexdigest()[:16]}"
+
+
+def _known(runner: PoseRunner) -> list[Any]:
+    """What its file or the manifest beside it says: another manifest makes another teacher."""
+    return [None if fact is None else fact.to_dict() for fact in (runner.skeleton, runner.preprocessing)]
+
+
+def _build(teacher: Teacher, people: Sequence[Person], settings: DistillSettings, folder: Path, progress: bool) -> None:
+    """Makes the folder, or goes on with what a killed build left."""
+    from rich.progress import track
+
+    part = folder.with_name(folder.name + ".part")
+    part.mkdir(exist_ok=True)
+    first = _done(part)
+    pieces = range(first, len(people), PIECE)
+    arrays: dict[str, Any] = {}
+    boxes = [view_box(person, settings.margin) for person in people]
+    shown = _views(people, boxes, teacher.runner.size, pieces)
+    for start, images in zip(pieces, track(shown, f"asking {teacher.runner.name}", len(pieces), disable=not progress, transient=True), strict=True):
+        for name, values in _stored(teacher.ask(images), boxes[start : start + PIECE]).items():
+            if name not in arrays:
+                arrays[name] = _open(part / f"{name}.npy", (len(people), *values.shape[1:]), values.dtype, new=start == 0)
+            arrays[name][start : start + PIECE] = values
+            arrays[name].flush()
+        _write_count(part, min(start + PIECE, len(people)))
+    os.replace(part, folder)
+
+
+def _stored(answer: Answer, boxes: Sequence[Box]) -> dict[str, NDArray[np.generic]]:
+    """What goes into the files: points in image pixels, maps as bytes."""
+    back = [geometry.invert(view_matrix(box)) for box in boxes]
+    points = np.stack([geometry.apply(matrix, points) for matrix, points in zip(back, answer.points, strict=True)])
+    stored: dict[str, NDArray[np.generic]] = {"points": points, "scores": answer.scores.astype(np.float32)}
+    if answer.maps is not None:
+        stored["maps"] = np.rint(255 * np.clip(1 + answer.maps / RANGE, 0, 1)).astype(np.uint8)
+    return stored
+
+
+def _views(people: Sequence[Person], boxes: Sequence[Box], size: int, pieces: range) -> Iterator[NDArray[np.uint8]]:
+    """u8[B, S, S, 3] of each piece; the next one is decoded in threads while the teacher looks at this one."""
+    with ThreadPoolExecutor(2) as pool:
+
+        def ahead(start: int) -> list[object]:
+            return [pool.submit(show, people[i], boxes[i], size) for i in range(start, min(start + PIECE, len(people)))]
+
+        waiting = ahead(pieces.start)
+        for start in pieces:
+            current, waiting = waiting, ahead(start + PIECE)
+            yield np.stack([future.result() for future in current])  # type: ignore[attr-defined]
+
+
+def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic], new: bool) -> Any:
+    if new:
+        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)  # type: ignore[no-untyped-call]
+    return np.lib.format.open_memmap(path, mode="r+")  # type: ignore[no-untyped-call]
+
+
+def _done(part: Path) -> int:
+    """People whose answers are in the files of an unfinished build."""
+    try:
+        return int(json.loads((part / COUNT).read_text(encoding="utf-8"))["people"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _write_count(part: Path, count: int) -> None:
+    beside = part / f"{COUNT}.part"
+    beside.write_text(json.dumps({"people": count}), encoding="utf-8")
+    os.replace(beside, part / COUNT)

@@ -1,0 +1,154 @@
+"""A model file asked about people, and its answers in the student's keypoints.
+
+Shape legend: B people, S the teacher's input side, T its keypoints, K the student's, h and w rows and columns of its maps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose import geometry
+from heatpose.data.sample import Person, load_image
+from heatpose.errors import HeatposeError
+from heatpose.runners import PoseRunner
+from heatpose.runners.outputs import RANGE_SLACK, poses_from_heatmaps
+from heatpose.skeleton import Skeleton, for_keypoint_count
+
+FLOOR = 1e-8
+"""Least probability that a map can say."""
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a teacher says about B people.
+
+    Attributes:
+        maps: f32[B, K, h, w] logits, 0 at each map's highest cell; None where the teacher decodes inside.
+        points: f32[B, K, 2] x, y as fractions of the teacher's view.
+        scores: f32[B, K] in [0, 1].
+    """
+
+    maps: NDArray[np.float32] | None
+    points: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+
+class Teacher:
+    """A runner, and which of its channels make each of the student's keypoints.
+
+    Args:
+        runner: The model.
+        skeleton: The student's.
+        min_score: Points below are not merged with others.
+
+    Raises:
+        HeatposeError: The model does not know one of the keypoints.
+    """
+
+    def __init__(self, runner: PoseRunner, skeleton: Skeleton, min_score: float = 0.2) -> None:
+        self.runner = runner
+        self.sources = sources(runner, skeleton)
+        self.min_score = min_score
+        self.gives_maps = _gives_maps(runner)
+
+    def ask(self, images: NDArray[np.uint8]) -> Answer:
+        """The answer for u8[B, S, S, 3]."""
+        if not self.gives_maps:
+            poses = self.runner.predict(images)
+            return self._merged(None, poses[..., :2], poses[..., 2])
+        maps = self.runner.heatmaps(images)
+        poses = poses_from_heatmaps(maps, "refined", probabilities=None)
+        return self._merged(as_logits(maps), poses[..., :2], poses[..., 2])
+
+    def _merged(self, maps: NDArray[np.float32] | None, points: NDArray[np.float32], scores: NDArray[np.float32]) -> Answer:
+        """The teacher's T keypoints -> the student's K: a merged one is the mean of its sources that score enough, of all if none does."""
+        heads = [s[0] for s in self.sources]
+        new = Answer(None if maps is None else maps[:, heads].copy(), points[:, heads].copy(), scores[:, heads].copy())
+        for k, channels in ((k, s) for k, s in enumerate(self.sources) if len(s) > 1):
+            for b in range(len(points)):
+                used = [c for c in channels if scores[b, c] >= self.min_score] or channels
+                new.points[b, k], new.scores[b, k] = points[b, used].mean(0), scores[b, used].mean()
+                if maps is not None and new.maps is not None:
+                    new.maps[b, k] = _moved_together(maps[b, used], points[b, used])
+        return new
+
+
+def sources(runner: PoseRunner, skeleton: Skeleton) -> list[list[int]]:
+    """For each of the student's keypoints, the teacher's channels that make it: the one of its name, else those of its merge rule that there are.
+
+    Raises:
+        HeatposeError: There are none, or the teacher's keypoints are not known.
+    """
+    names = list((runner.skeleton or for_keypoint_count(runner.keypoints)).keypoints)
+    found = []
+    for name in skeleton.keypoints:
+        wanted = [name] if name in names else [source for source in skeleton.merge.get(name, ()) if source in names]
+        if not wanted:
+            raise HeatposeError(f"Teacher '{runner.path}' does not know '{name}' of skeleton '{skeleton.name}' (it has {names}); choose another teacher.")
+        found.append([names.index(source) for source in wanted])
+    return found
+
+
+def _gives_maps(runner: PoseRunner) -> bool:
+    try:
+        runner.heatmaps(np.zeros((1, runner.size, runner.size, 3), np.uint8))
+    except HeatposeError:
+        return False  # it decodes inside; what is wrong otherwise, `predict` says as well
+    return True
+
+
+def as_logits(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a model calls heatmaps -> logits of a softmax over each map, 0 at the highest cell.
+
+    Maps that sum to 1 came out of a softmax, and their logarithm goes back; other maps within [0, 1] came out of a sigmoid; the rest are logits.
+    """
+    logits = maps.astype(np.float32)
+    if maps.min() >= -RANGE_SLACK and maps.max() <= 1 + RANGE_SLACK:
+        p = np.clip(logits, FLOOR, 1 - 1e-6)
+        is_softmax = np.abs(maps.sum((-1, -2)) - 1).max() < 0.1
+        logits = np.log(p) if is_softmax else np.log(p) - np.log1p(-p)
+    result: NDArray[np.float32] = (logits - logits.max((-1, -2), keepdims=True)).astype(np.float32)
+    return result
+
+
+def _moved_together(maps: NDArray[np.float32], points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """f32[h, w]: the mean of the maps' distributions, each moved by whole cells so that its point f32[2] lies on the mean of all."""
+    distributions = np.exp(maps) / np.exp(maps).sum((-1, -2), keepdims=True)
+    rows, columns = maps.shape[1:]
+    steps = np.rint((points.mean(0) - points) * (columns, rows)).astype(int)
+    total = np.zeros(maps.shape[1:], np.float32)
+    for distribution, (right, down) in zip(distributions, steps, strict=True):
+        moved = np.roll(distribution, (down, right), (0, 1))
+        moved[: max(down, 0)] = moved[rows + min(down, 0) :] = 0  # what came round the edge
+        moved[:, : max(right, 0)] = moved[:, columns + min(right, 0) :] = 0
+        total += moved
+    logits: NDArray[np.float32] = np.log(np.maximum(total / max(float(total.max()), FLOOR), FLOOR))
+    return logits
+
+
+def view_box(person: Person, margin: float | None) -> Box:
+    """The part of the picture that the teacher sees of a person, left, top, right, bottom in whole pixels; it may reach over the picture's edge."""
+    if margin is None:
+        return 0, 0, person.width, person.height
+    x, y, width, height = person.box
+    side = max(2, round(margin * max(width, height)))
+    left, top = round(x + width / 2 - side / 2), round(y + height / 2 - side / 2)
+    return left, top, left + side, top + side
+
+
+def view_matrix(box: Box) -> geometry.Matrix:
+    """Image pixels -> fractions of the view."""
+    left, top, right, bottom = box
+    return geometry.region((left, top, right - left, bottom - top), 1)
+
+
+def show(person: Person, box: Box, size: int) -> NDArray[np.uint8]:
+    """The view as u8[S, S, 3]: bilinear, antialiased; black beyond the picture."""
+    from PIL import Image
+
+    image = Image.fromarray(load_image(person.image_path, person.width, person.height))
+    return np.asarray(image.crop(box).resize((size, size), Image.Resampling.BILINEAR))

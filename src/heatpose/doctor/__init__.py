@@ -1,0 +1,42 @@
+"""What `heatpose doctor` looks at, a check a line: ok, warn or fail, and what to do.
+
+packages.py   versions, and combinations that are known to be bad
+system.py     processor, memory, GPUs, disks, programs
+data.py       a data set
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from heatpose.doctor.check import Check, Status
+from heatpose.doctor.data import data_checks
+from heatpose.doctor.packages import installed_versions, known_bad, python_check, requirement_checks, unmet_checks
+from heatpose.doctor.system import device_checks, disk_checks, program_checks
+
+
+def examine(data: Path | None = None) -> list[Check]:
+    """All checks. Loads torch where there is a GPU, for torch alone knows whether it can be used, and no other heavy package.
+
+    Args:
+        data: Folder of a data set, if one is to be looked at.
+    """
+    versions = installed_versions()
+    return [
+        python_check(), *requirement_checks(versions), *known_bad(versions), *unmet_checks(versions),
+        *device_checks(), *disk_checks([Path.cwd(), *([] if data is None else [data])]), *program_checks(versions),
+        *([] if data is None else data_checks(data)),
+    ]  # fmt: skip
+
+
+def worst(checks: Sequence[Check]) -> Status:
+    """The worst status among them."""
+    order: tuple[Status, ...] = ("ok", "warn", "fail")
+    return max((check.status for check in checks), key=order.index)
+
+
+def to_json(checks: Sequence[Check]) -> dict[str, Any]:
+    """Plain values: the worst status, and all checks."""
+    return {"status": worst(checks), "checks": [check.to_json() for check in checks]}

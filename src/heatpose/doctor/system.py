@@ -1,0 +1,150 @@
+"""The machine: processor, memory, GPUs, disks, programs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from heatpose.deploy.stedgeai import find_installation, missing_compiler
+from heatpose.deploy.target_files import built_in, load_target
+from heatpose.deploy.targets import Target
+from heatpose.doctor.check import Check
+from heatpose.errors import HeatposeError, first_line
+
+GIB = 1 << 30
+LITTLE_MEMORY, LITTLE_ROOM, NO_ROOM = 4 * GIB, 10 * GIB, GIB
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Of a container, in both versions of Linux's control groups."""
+
+
+def device_checks() -> list[Check]:
+    """Processor, memory and what torch can train on."""
+    return [_processor(), _memory(), _accelerator()]
+
+
+def _processor() -> Check:
+    cores = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return Check("processor", "ok", f"{usable} of {cores} cores usable")
+
+
+def _memory() -> Check:
+    size = _memory_bytes()
+    if size is None:
+        return Check("memory", "ok", "the system does not say")
+    if size < LITTLE_MEMORY:
+        return Check("memory", "warn", f"{size / GIB:.1f} GiB", "Train with a smaller data.batch_size, and close other programs for an export.")
+    return Check("memory", "ok", f"{size / GIB:.1f} GiB")
+
+
+def _memory_bytes() -> int | None:
+    """Of the machine, or of the container where that has less."""
+    try:
+        sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    except (AttributeError, ValueError, OSError):
+        return None  # Windows
+    for path in _LIMITS:
+        try:
+            text = path.read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        sizes += [int(text)] if text.isdigit() else []
+    return min(sizes)
+
+
+def _accelerator() -> Check:
+    """Where there is one, torch is loaded, which takes seconds: no file says whether its build and the driver go together."""
+    if not _has_accelerator():
+        return Check("accelerator", "ok", "none: everything runs on the processor")
+    try:
+        import torch
+    except (ImportError, OSError, RuntimeError) as error:
+        return Check("accelerator", "fail", f"torch cannot be loaded ({first_line(error)})", "Install torch and torchvision anew, both from the same index.")
+    if torch.cuda.is_available():
+        names = [f"{torch.cuda.get_device_name(i)}, {torch.cuda.get_device_properties(i).total_memory / GIB:.0f} GiB" for i in range(torch.cuda.device_count())]
+        return Check("accelerator", "ok", f"CUDA {torch.version.cuda}: {'; '.join(names)}")
+    if torch.backends.mps.is_available():
+        return Check("accelerator", "ok", "MPS")
+    built = torch.version.cuda or "none"
+    remedy = "torch does not see the GPU: install a torch build for a CUDA that the driver knows (nvidia-smi shows it)."
+    return Check("accelerator", "warn", f"a GPU, but not for torch, which is built for CUDA {built}", remedy)
+
+
+def _has_accelerator() -> bool:
+    """A driver of NVIDIA or AMD, or Apple's own processor."""
+    drivers = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")) or shutil.which("nvidia-smi") is not None
+    return drivers or (platform.system(), platform.machine()) == ("Darwin", "arm64")
+
+
+def disk_checks(folders: Iterable[Path]) -> list[Check]:
+    """Room and right to write where runs, exports and temporary files go, and room beside data."""
+    here, *others = [*folders]
+    checks = [_writable(here)]
+    devices = {folder.stat().st_dev: folder for folder in reversed((here, Path(tempfile.gettempdir()), *others)) if folder.exists()}
+    return checks + [_room(folder) for folder in reversed(devices.values())]
+
+
+def _writable(folder: Path) -> Check:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return Check("working folder", "ok", str(folder))
+    except OSError as error:
+        remedy = "Work in another folder: runs, data_cache and exports are made in the one that a command is called in."
+        return Check("working folder", "fail", f"'{folder}' cannot be written ({error.strerror})", remedy)
+
+
+def _room(folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free
+    found = f"{free / GIB:.1f} GiB free in '{folder}'"
+    if free < NO_ROOM:
+        return Check("disk", "fail", found, "Make room: a run with its checkpoints and an export need more than that.")
+    if free < LITTLE_ROOM:
+        return Check("disk", "warn", found, "Make room before a long run; COCO 2017 alone takes 41 GB while it is fetched.")
+    return Check("disk", "ok", found)
+
+
+def program_checks(versions: Mapping[str, str]) -> list[Check]:
+    """Programs that parts of the package call.
+
+    Args:
+        versions: Of the installed packages.
+    """
+    checks = [
+        _program("git", ["git"], "Install git: without it a bundle's manifest cannot say which commit it was made with."),
+        _program("C compiler", ["cc", "gcc", "clang", "cl"], "Install gcc or clang where the C code of a bundle is to be tried on this machine."),
+    ]
+    if "onnx2tf" in versions:
+        checks.append(_onnxsim())
+    return checks + [check for path in built_in().values() if (check := _stedgeai(load_target(str(path)))) is not None]
+
+
+def _program(name: str, candidates: Iterable[str], remedy: str) -> Check:
+    found = next((path for candidate in candidates if (path := shutil.which(candidate))), None)
+    return Check(name, "warn", "not found", remedy) if found is None else Check(name, "ok", found)
+
+
+def _onnxsim() -> Check:
+    """An export looks beside the interpreter first, as here."""
+    path = shutil.which("onnxsim", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if path is None:
+        return Check("onnxsim", "fail", "not found", "onnx2tf runs the program onnxsim and fails without it: pip install --force-reinstall onnxsim==0.4.36.")
+    return Check("onnxsim", "ok", path)
+
+
+def _stedgeai(target: Target) -> Check | None:
+    if target.tool is None:
+        return None
+    name = f"ST Edge AI Core for {target.name}"
+    try:
+        found = find_installation(target)
+    except HeatposeError as error:
+        return Check(name, "warn", "not ready", str(error))
+    doubt = missing_compiler(found, target.tool)
+    if doubt is not None:
+        return Check(name, "warn", f"{found.version_text}, {found.path}", doubt)
+    return Check(name, "ok", f"{found.version_text}, {found.path}")

@@ -1,0 +1,98 @@
+"""A model with all that turns a picture into a pose: its preprocessing, decode, skeleton; and one that follows a person through a video."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose.errors import HeatposeError
+from heatpose.predict.crop import Region, next_region, require_torso, whole
+from heatpose.predict.frames import Frame
+from heatpose.predict.smoothing import OneEuro
+from heatpose.preprocessing import Preprocessing
+from heatpose.runners import PoseRunner
+from heatpose.skeleton import Skeleton
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """Pictures in, poses out.
+
+    Attributes:
+        runner: The model.
+        skeleton: What its K channels are.
+        preprocessing: How a picture becomes its input.
+        decode: A way of `heatpose.codec.decode`.
+    """
+
+    runner: PoseRunner
+    skeleton: Skeleton
+    preprocessing: Preprocessing
+    decode: str
+
+    @classmethod
+    def of(cls, runner: PoseRunner, skeleton: Skeleton, decode: str = "refined", sampling: str | None = None) -> Estimator:
+        """For a model whose pictures are resized as in training, or bilinear where that is not known, unless `sampling` says how.
+
+        Raises:
+            HeatposeError: The skeleton has another number of keypoints than the model.
+        """
+        if len(skeleton) != runner.keypoints:
+            raise HeatposeError(
+                f"'{runner.path}' has {runner.keypoints} keypoints, but skeleton '{skeleton.name}' has "
+                f"{len(skeleton)}; give the skeleton that the model was trained with."
+            )
+        known = runner.preprocessing or Preprocessing(runner.size, "bilinear")
+        return cls(runner, skeleton, replace(known, size=runner.size, sampling=sampling or known.sampling), decode)
+
+    def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """u8[H, W, 3] -> the model's input u8[S, S, 3]."""
+        return self.preprocessing.resize(image)
+
+    def pose_of(self, resized: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """u8[S, S, 3] -> f32[K, 3]: x and y as fractions of the picture, score."""
+        pose: NDArray[np.float32] = self.runner.predict(resized[None], self.decode)[0]
+        return pose
+
+
+class Tracker:
+    """Follows one person through the frames of one video.
+
+    Args:
+        estimator: The model.
+        smooth: Filters the keypoints over time.
+        crop: Looks at the surroundings of the person of the frame before instead of the whole frame.
+        threshold: Keypoints with a lower score are not filtered.
+
+    Raises:
+        HeatposeError: A crop is asked for, but the skeleton has no shoulders and hips.
+    """
+
+    def __init__(self, estimator: Estimator, smooth: bool, crop: bool, threshold: float) -> None:
+        if crop:
+            require_torso(estimator.skeleton)
+        self.estimator, self.crop, self.threshold = estimator, crop, threshold
+        self._region: Region | None = None
+        self._filter = OneEuro() if smooth else None
+
+    def __call__(self, frame: Frame) -> NDArray[np.float32]:
+        """The pose on the next frame: f32[K, 3] x, y as fractions of the frame, score."""
+        pose = self._cropped(frame.image) if self.crop else self.estimator.pose_of(self.estimator.resize(frame.image))
+        return pose if self._filter is None else self._smoothed(pose, frame, self._filter)
+
+    def _cropped(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        height, width = image.shape[:2]
+        region = self._region or whole(width, height)
+        pose = region.to_picture(self.estimator.pose_of(self.estimator.resize(region.cut(image))), width, height)
+        self._region = next_region(pose, self.estimator.skeleton, width, height)
+        return pose
+
+    def _smoothed(self, pose: NDArray[np.float32], frame: Frame, one_euro: OneEuro) -> NDArray[np.float32]:
+        extent = np.array([frame.image.shape[1], frame.image.shape[0]], np.float64)
+        points, seen = pose[:, :2] * extent, pose[:, 2] >= self.threshold
+        size = float(np.ptp(points[seen], axis=0).max()) if seen.any() else 0.0
+        filtered = one_euro(points, frame.seconds, seen, size) / extent
+        result: NDArray[np.float32] = np.concatenate([filtered, pose[:, 2:]], 1).astype(np.float32)
+        return result

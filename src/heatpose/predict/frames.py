@@ -1,0 +1,233 @@
+"""Videos and cameras read frame by frame, and drawn frames written, through OpenCV.
+
+OpenCV is Apache-2.0 with an LGPL FFmpeg in its wheel; PyAV's wheels hold FFmpeg with GPL encoders. It is the extra `video`, and comes with `export`, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose.errors import HeatposeError
+from heatpose.predict.results import make_folder, part_of, save_picture
+
+USUAL_RATE = 30.0
+HIGHEST_RATE = 1000.0
+
+
+class UnreadableVideo(HeatposeError):
+    """A video or camera that gives no picture."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture of a video.
+
+    Attributes:
+        number: 0, 1, ...
+        seconds: Since the first frame.
+        image: u8[H, W, 3] RGB.
+    """
+
+    number: int
+    seconds: float
+    image: NDArray[np.uint8]
+
+
+def _opencv() -> Any:
+    # FFmpeg and OpenCV write to stderr from threads of their own; what they mean is said in one sentence here. Read when they are loaded.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    try:
+        import cv2
+    except ImportError as error:
+        raise UnreadableVideo(f"Videos and cameras need OpenCV ({error}): pip install 'heatpose[video]'.") from error
+    cv2.setLogLevel(0)
+    return cv2
+
+
+class Video:
+    """An opened video file or camera; iterate over it once, close it in the end.
+
+    Args:
+        source: Path of a file, or a camera's number.
+
+    Attributes:
+        name: The path, or "camera N".
+        live: It is a camera.
+        rate: Frames per second; 30 where nobody says.
+        expected: Frames that the file says to have, which may be off by one or two; None where it does not say, and for cameras.
+        read: Frames so far.
+
+    Raises:
+        UnreadableVideo: OpenCV is missing, there is no such camera, or the file is no video that can be decoded.
+    """
+
+    def __init__(self, source: Path | int) -> None:
+        self._cv2 = _opencv()
+        self.live = isinstance(source, int)
+        self.name = f"camera {source}" if isinstance(source, int) else source.as_posix()
+        self._capture = self._cv2.VideoCapture(source) if isinstance(source, int) else self._cv2.VideoCapture(str(source), self._cv2.CAP_FFMPEG)
+        self.read = 0
+        self._first: Any
+        grabbed, self._first = self._capture.read() if self._capture.isOpened() else (False, None)
+        if not grabbed:
+            self.close()
+            raise UnreadableVideo(self._absent(source))
+        rate = float(self._capture.get(self._cv2.CAP_PROP_FPS))
+        self.rate = rate if 0 < rate <= HIGHEST_RATE else USUAL_RATE
+        count = self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT)
+        self.expected = int(count) if not self.live and 0 < count < 1e9 else None
+
+    def _absent(self, source: Path | int) -> str:
+        if isinstance(source, int):
+            return f"Camera {source} is not there or gives no picture; the first one is 0, and another program may be using it."
+        if not os.access(source, os.R_OK):
+            return f"'{source}' cannot be read; look at its permissions."
+        return f"'{source}' is no video that can be decoded: it may be cut off, empty, or of an unknown format."
+
+    def __iter__(self) -> Iterator[Frame]:
+        picture, seconds = self._first, 0.0
+        first = self._time()
+        while picture is not None:
+            yield Frame(self.read, seconds, self._cv2.cvtColor(picture, self._cv2.COLOR_BGR2RGB))
+            self.read += 1
+            picture = self._capture.read()[1]
+            later = self._time() - first
+            seconds = later if later > seconds else seconds + 1 / self.rate  # a file may be without usable times
+
+    def _time(self) -> float:
+        """Of the picture that was read last, in seconds."""
+        return time.monotonic() if self.live else float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC)) / 1000
+
+    @property
+    def missing(self) -> int:
+        """Frames that the file says to have and that could not be read; 0 where the difference is within what containers get wrong."""
+        absent = (self.expected or 0) - self.read
+        return absent if absent > max(2, 0.02 * (self.expected or 0)) else 0
+
+    def close(self) -> None:
+        """Gives the file or the camera back."""
+        self._capture.release()
+
+
+class Sink(Protocol):
+    """Where drawn frames go."""
+
+    @property
+    def path(self) -> Path:
+        """What there is in the end."""
+
+    def write(self, number: int, image: NDArray[np.uint8]) -> None:
+        """Takes the next frame, u8[H, W, 3]; all are of one size."""
+
+    def finish(self) -> None:
+        """Puts it into its place."""
+
+    def discard(self) -> None:
+        """Removes what is not finished."""
+
+
+class Mp4:
+    """An .mp4 with MPEG-4 video, the one codec that every OpenCV wheel can write.
+
+    Args:
+        path: Where to.
+        rate: Frames per second.
+    """
+
+    def __init__(self, path: Path, rate: float) -> None:
+        self.path, self._rate, self._part = path, rate, part_of(path)
+        self._cv2 = _opencv()
+        self._writer: Any = None
+        self._frames = 0
+
+    def write(self, number: int, image: NDArray[np.uint8]) -> None:
+        """See `Sink`.
+
+        Raises:
+            HeatposeError: The file cannot be written.
+        """
+        del number  # the place in the file says it
+        if self._writer is None:
+            make_folder(self.path.parent)
+            code = self._cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = self._cv2.VideoWriter(str(self._part), self._cv2.CAP_FFMPEG, code, self._rate, (image.shape[1], image.shape[0]))
+            if not self._writer.isOpened():
+                raise HeatposeError(f"'{self.path}' cannot be written; give another folder, or --frames for pictures instead of a video.")
+        self._writer.write(self._cv2.cvtColor(image, self._cv2.COLOR_RGB2BGR))
+        self._frames += 1
+
+    def finish(self) -> None:
+        """See `Sink`.
+
+        Raises:
+            HeatposeError: Frames are missing in the file.
+        """
+        if self._writer is None:
+            return
+        self._writer.release()
+        if self._written() < self._frames:  # the writer does not say when the disk is full
+            raise HeatposeError(f"'{self.path}' could not be written to its end; look for room on the disk.")
+        try:
+            os.replace(self._part, self.path)
+        except OSError as error:
+            raise HeatposeError(f"'{self.path}' cannot be written ({error.strerror}).") from error
+
+    def _written(self) -> int:
+        capture = self._cv2.VideoCapture(str(self._part), self._cv2.CAP_FFMPEG)
+        frames = int(capture.get(self._cv2.CAP_PROP_FRAME_COUNT))
+        capture.release()
+        return frames
+
+    def discard(self) -> None:
+        """See `Sink`."""
+        if self._writer is not None:
+            self._writer.release()
+        with contextlib.suppress(OSError):  # gone, or its folder is none
+            self._part.unlink(missing_ok=True)
+
+
+class Pictures:
+    """A folder with a JPEG per frame, named by its number; another run's folder of that name is replaced.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._part = path, part_of(path)
+
+    def write(self, number: int, image: NDArray[np.uint8]) -> None:
+        """See `Sink`.
+
+        Raises:
+            HeatposeError: The picture cannot be written.
+        """
+        make_folder(self._part)
+        save_picture(self._part / f"{number:06d}.jpg", image)
+
+    def finish(self) -> None:
+        """See `Sink`.
+
+        Raises:
+            HeatposeError: The folder cannot be put into its place.
+        """
+        try:
+            if self._part.is_dir():
+                shutil.rmtree(self.path, ignore_errors=True)
+                os.replace(self._part, self.path)
+        except OSError as error:
+            raise HeatposeError(f"Folder '{self.path}' cannot be written ({error.strerror}).") from error
+
+    def discard(self) -> None:
+        """See `Sink`."""
+        shutil.rmtree(self._part, ignore_errors=True)

@@ -1,0 +1,106 @@
+"""What is to be predicted: image files, video files, folders of both, cameras. And images read off their files."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose.errors import HeatposeError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What was found.
+
+    Attributes:
+        images: Files, each once.
+        videos: Files, each once.
+        cameras: Numbers, as the operating system counts them.
+    """
+
+    images: list[Path]
+    videos: list[Path]
+    cameras: list[int]
+
+
+def find_sources(sources: Sequence[Path], out: Path | None = None) -> Sources:
+    """Sorts the sources: folders are searched with all below them, a whole number that is no file is a camera, other files are images or videos.
+
+    Args:
+        sources: Files, folders, numbers.
+        out: A folder below a source that is passed over: it holds what was drawn before.
+
+    Raises:
+        HeatposeError: A source does not exist, `out` is a source itself, or there is neither image, video nor camera.
+    """
+    images: dict[Path, Path] = {}
+    videos: dict[Path, Path] = {}
+    cameras: dict[int, None] = {}
+    for source in sources:
+        if _is_camera(source):
+            cameras[int(str(source))] = None
+            continue
+        for path in _files(source, out):
+            found = videos if path.suffix.lower() in VIDEO_SUFFIXES else images
+            found.setdefault(path.resolve(), path)
+    if not (images or videos or cameras):
+        looked = ", ".join(f"'{source}'" for source in sources) or "no source"
+        raise HeatposeError(f"There is no image or video in {looked}; images end in {', '.join(SUFFIXES)}, videos in {', '.join(VIDEO_SUFFIXES)}.")
+    return Sources(list(images.values()), list(videos.values()), list(cameras))
+
+
+def _is_camera(source: Path) -> bool:
+    text = str(source)
+    return text.isascii() and text.isdigit() and not source.exists()
+
+
+def _files(source: Path, out: Path | None) -> list[Path]:
+    if not source.exists():
+        raise HeatposeError(f"'{source}' does not exist; give image files, video files, folders, or the number of a camera.")
+    if not source.is_dir():
+        return [source]
+    if out is not None and source.resolve() == out.resolve():
+        raise HeatposeError(f"'{out}' holds the images themselves; give another folder for the results.")
+    return _walk(source, out)
+
+
+def _walk(folder: Path, out: Path | None) -> list[Path]:
+    skipped = None if out is None else out.resolve()
+    found = []
+    for parent, below, names in os.walk(folder):
+        below[:] = sorted(name for name in below if Path(parent, name).resolve() != skipped)
+        found += [Path(parent, name) for name in sorted(names) if Path(name).suffix.lower() in (*SUFFIXES, *VIDEO_SUFFIXES)]
+    return found
+
+
+def load_upright(path: Path) -> NDArray[np.uint8]:
+    """Decodes an image to RGB u8[H, W, 3], turned as its EXIF orientation says.
+
+    COCO's labels are for the stored, unturned pixels: labelled images are read by
+    `heatpose.data.sample.load_image`.
+
+    Raises:
+        HeatposeError: No image, truncated, or not readable.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            try:
+                upright = ImageOps.exif_transpose(file)
+            except (SyntaxError, TypeError, ValueError, KeyError, struct.error):
+                upright = file  # the EXIF block is damaged; if the pixels are too, the next line says so
+            return np.array(upright.convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise HeatposeError(f"'{path}' is no image.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise HeatposeError(f"'{path}' cannot be decoded ({error}).") from error

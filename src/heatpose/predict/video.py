@@ -1,0 +1,100 @@
+"""A video or camera through the models, one person followed: read, predicted, drawn and written side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose.predict.estimator import Tracker
+from heatpose.predict.frames import Frame, Mp4, Pictures, Sink, Video
+from heatpose.predict.options import Drawing, PredictSummary, VideoOptions
+from heatpose.predict.pipeline import ahead, in_parallel
+from heatpose.predict.results import Names, entry, make_folder, write_entries
+
+Tracked = tuple[Frame, list[NDArray[np.float32]]]
+Drawn = tuple[Frame, list[NDArray[np.float32]], NDArray[np.uint8] | None]
+
+
+def tracked(frames: Iterable[Frame], drawing: Drawing, options: VideoOptions) -> Generator[Tracked, None, None]:
+    """Each frame with a pose of every model; the frames are read ahead of the network."""
+    trackers = [Tracker(estimator, options.smooth, options.crop, drawing.threshold) for estimator in drawing.estimators]
+    with closing(ahead(frames)) as stream:
+        for frame in stream:
+            yield frame, [tracker(frame) for tracker in trackers]
+
+
+def drawn(frames: Iterable[Frame], drawing: Drawing, options: VideoOptions) -> Generator[Drawn, None, None]:
+    """`tracked`, with the drawn picture; drawing runs beside the network. The picture is None where none is wanted."""
+
+    def draw(item: Tracked) -> Drawn:
+        frame, poses = item
+        return frame, poses, drawing.picture(frame.image, poses) if drawing.draw else None
+
+    return in_parallel(draw, ahead(tracked(frames, drawing, options)))
+
+
+def predict_video(source: Path | int, out: Path, drawing: Drawing, options: VideoOptions, names: Names, progress: Any) -> PredictSummary:
+    """Finds the person on every frame; writes the drawn video and the keypoints.
+
+    A camera runs until `options.limit` or until the user interrupts, which ends it like the end of a file.
+
+    Args:
+        source: A file, or the number of a camera.
+        out: Folder to write into.
+        drawing: What is drawn, of which models.
+        options: How.
+        names: For the files.
+        progress: Called with the number of frames that are done and, where it is known, of all.
+
+    Raises:
+        HeatposeError: The video cannot be opened, or a file cannot be written.
+    """
+    with closing(Video(source)) as video:
+        stem = f"camera{source}" if isinstance(source, int) else source.stem
+        ending = "_pose" if options.pictures else "_pose.mp4"
+        shown, *written = names.of(stem, ending, *(f"_predictions{kind}.json" for kind in ("", "_beside")[: len(drawing.estimators)]))
+        sink: Sink = Pictures(out / shown) if options.pictures else Mp4(out / shown, video.rate)
+        entries, summary = _run(video, sink, drawing, options, progress)
+    make_folder(out)
+    summary.drawn += [sink.path] if drawing.draw else []
+    summary.results += [write_entries(out / name, listed) for name, listed in zip(written, entries, strict=True)]
+    if video.missing and options.limit is None:
+        summary.cut.append(f"'{video.name}' ends after {video.read} of {video.expected} frames: the rest cannot be decoded.")
+    return summary
+
+
+def _run(video: Video, sink: Sink, drawing: Drawing, options: VideoOptions, progress: Any) -> tuple[list[list[dict[str, Any]]], PredictSummary]:
+    """The results for each model; the sink is finished, or emptied where something fails."""
+    entries: list[list[dict[str, Any]]] = [[] for _ in drawing.estimators]
+    summary = PredictSummary()
+    total = min((n for n in (video.expected, options.limit) if n is not None), default=None)
+    try:
+        with closing(drawn(islice(iter(video), options.limit), drawing, options)) as stream:
+            try:
+                for frame, poses, picture in stream:
+                    if picture is not None:
+                        sink.write(frame.number, picture)
+                    _note(frame, poses, drawing, entries, summary, video.name)
+                    progress(frame.number + 1, total)
+            except KeyboardInterrupt:
+                if not video.live:
+                    raise
+        summary.frames[video.name] = len(entries[0])
+        sink.finish()
+    finally:
+        sink.discard()
+    return entries, summary
+
+
+def _note(
+    frame: Frame, poses: Sequence[NDArray[np.float32]], drawing: Drawing, entries: list[list[dict[str, Any]]], summary: PredictSummary, name: str
+) -> None:
+    for listed, estimator, pose in zip(entries, drawing.estimators, poses, strict=True):
+        listed.append(entry(frame.number, name, pose, frame.image.shape, estimator.skeleton, frame.seconds))
+    summary.compare(drawing, poses, frame.image.shape)

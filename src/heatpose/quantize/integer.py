@@ -1,0 +1,165 @@
+"""The integer arithmetic of an int8 file, step by step as XNNPACK computes it, in torch and with gradients.
+
+Activations are f32 tensors that hold whole steps from the zero point (stored value - zero point). Sums of products stay exact in float32 while they
+are below 2^24, which those of a network of this size are. Formulas: XNNPACK `qs8-qc8w` convolutions with "fp32" requantisation, `qs8-vadd` and
+`qs8-ibilinear` (https://github.com/google/XNNPACK, src/params.c and src/operators); what TFLite runs on CPUs. Gradients pass every rounding unchanged
+(Bengio et al. 2013) and stop where a value is cut off.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from heatpose.models.layers import ConvBlock
+from heatpose.quantize.scheme import HIGHEST, LOWEST, WEIGHT_LIMIT, Affine
+
+
+class _Stored(torch.autograd.Function):
+    """Sums -> steps of the output: multiplied, rounded half to even, cut off."""
+
+    @staticmethod
+    def forward(context: Any, sums: Tensor, factors: Tensor, low: float, high: float) -> Tensor:
+        scaled = (sums * factors).round_()
+        context.save_for_backward((scaled >= low) & (scaled <= high), factors)
+        return scaled.clamp_(low, high)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inside, factors = context.saved_tensors
+        return (gradient * factors).mul_(inside), None, None, None
+
+
+class _Rounded(torch.autograd.Function):
+    """Half to even; the gradient passes."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        return values.round()
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class _Added(torch.autograd.Function):
+    """XNNPACK's sum: both inputs times 20-bit multipliers, shifted back, half up."""
+
+    @staticmethod
+    def forward(context: Any, a: Tensor, b: Tensor, multipliers: tuple[int, int, int], low: int, high: int) -> Tensor:
+        first, second, shift = multipliers
+        context.factors = first / 2**shift, second / 2**shift
+        total = (a.int() * first + b.int() * second + (1 << (shift - 1))) >> shift
+        context.save_for_backward((total >= low) & (total <= high))
+        return total.clamp_(low, high).to(a.dtype)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (inside,) = context.saved_tensors
+        gradient = gradient * inside
+        return gradient * context.factors[0], gradient * context.factors[1], None, None, None
+
+
+class _Upsampled(torch.autograd.Function):
+    """Bilinear x2 at half-pixel centres: quarters are exact in float32, the sum is rounded half up."""
+
+    @staticmethod
+    def forward(context: Any, steps: Tensor) -> Tensor:
+        context.shape = steps.shape
+        return (_bilinear(steps) + 0.5).floor_()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        height, width = gradient.shape[2:]
+        size = list(context.shape)
+        return torch.ops.aten.upsample_bilinear2d_backward(gradient, [height, width], size, False, None, None)  # type: ignore[no-any-return]
+
+
+def _bilinear(steps: Tensor) -> Tensor:
+    return functional.interpolate(steps, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def add_multipliers(a: Affine, b: Affine, output: Affine) -> tuple[int, int, int]:
+    """XNNPACK's fixed-point form of the ratios of two input scales to the output's: two multipliers and a right shift."""
+    ratios = [np.float32(np.float32(affine.scale) / np.float32(output.scale)) for affine in (a, b)]
+    exponent = math.frexp(float(max(ratios)))[1] - 1
+    shift = 20 - exponent
+    first, second = (int(np.rint(float(ratio) * 2.0**shift)) for ratio in ratios)
+    return first, second, shift
+
+
+class Int8Conv(nn.Module):
+    """A convolution block as the file computes it: int8 weights, int32 bias, int8 output with the activation's limits.
+
+    Args:
+        block: Folded; its convolution is taken over, not copied.
+        source: How the input is stored.
+        target: How the output is stored.
+        scales: Of the weights, f32[O] or f32[1].
+    """
+
+    scales: Tensor
+
+    def __init__(self, block: ConvBlock, source: Affine, target: Affine, scales: Tensor) -> None:
+        super().__init__()
+        self.conv, self.pads = block.conv, block.pads
+        self.source, self.target = source, target
+        self.register_buffer("scales", scales.detach().clone(), persistent=False)
+        self.limits = activation_limits(block.activation, target)
+
+    def sums(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole sums f32[B, O, H, W] of stored values and stored bias, and what one of them means, f32[O] or f32[1]."""
+        scales = self.scales
+        weight = _Rounded.apply(self.conv.weight / scales.reshape(-1, 1, 1, 1)).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+        units = scales * self.source.scale
+        assert self.conv.bias is not None
+        bias = _Rounded.apply(self.conv.bias.double() / (scales.double() * self.source.scale)).float()
+        if self.pads:
+            steps = functional.pad(steps, (0, 1, 0, 1))
+        conv = self.conv
+        return functional.conv2d(steps, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups), units
+
+    def forward(self, steps: Tensor) -> Tensor:
+        """Steps f32[B, I, H, W] -> steps f32[B, O, H', W']."""
+        sums, units = self.sums(steps)
+        factors = (units / self.target.scale).reshape(1, -1, 1, 1)
+        out: Tensor = _Stored.apply(sums, factors, *self.limits)
+        return out
+
+
+class Int8Add(nn.Module):
+    """A sum of two int8 tensors."""
+
+    def __init__(self, a: Affine, b: Affine, target: Affine) -> None:
+        super().__init__()
+        self.multipliers = add_multipliers(a, b, target)
+        self.limits = LOWEST - target.zero_point, HIGHEST - target.zero_point
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Two tensors of steps of one shape -> steps."""
+        out: Tensor = _Added.apply(a, b, self.multipliers, *self.limits)
+        return out
+
+
+class Int8Upsample(nn.Module):
+    """Bilinear x2 of an int8 tensor, stored as the input is."""
+
+    def forward(self, steps: Tensor) -> Tensor:
+        """Steps f32[B, C, H, W] -> steps f32[B, C, 2H, 2W]."""
+        out: Tensor = _Upsampled.apply(steps)
+        return out
+
+
+def activation_limits(activation: nn.Module, target: Affine) -> tuple[float, float]:
+    """Lowest and highest step of an output under no activation, ReLU or ReLU6."""
+    low, high = float(LOWEST - target.zero_point), float(HIGHEST - target.zero_point)
+    if isinstance(activation, nn.ReLU | nn.ReLU6):
+        low = max(low, 0.0)
+    if isinstance(activation, nn.ReLU6):
+        high = min(high, float(np.rint(6.0 / target.scale)))
+    return low, high

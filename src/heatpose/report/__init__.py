@@ -1,0 +1,51 @@
+"""`report.html`: what bundles are worth, on one page that needs nothing beside itself.
+
+- `bundle.py` reads a bundle, `boards.py` what it takes on boards, `curves.py` how its network was trained, `gallery.py` its predictions;
+- `summary.py`, `scores.py`, `costs.py` and `record.py` make sections of them, out of the blocks of `content.py` and the plots of `figures.py`;
+- `page.py` puts the sections into `templates/`, where styles and script are, and plotly's own script once.
+
+What is missing in a bundle is said on the page in a sentence. The page loads nothing from anywhere, and forbids it to itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from heatpose.errors import HeatposeError
+from heatpose.report.bundle import read_bundles
+
+REPORT = "report.html"
+"""Name of a bundle's own report."""
+
+
+def write_report(bundles: Sequence[Path], out: Path, *, title: str | None = None, images: Path | None = None, pictures: bool = True) -> Path:
+    """Writes one page about one bundle, or one that compares several; whole or not at all.
+
+    Args:
+        bundles: Folders of bundles; several share tables and plots, the first is what the others are compared with.
+        out: The page. Where it is a bundle's own `report.html`, the manifest there learns its new hash.
+        title: Of the page; made of the bundles' names where None.
+        images: Folder of the evaluation set's pictures, where they no longer lie where the export found them.
+        pictures: Shows predictions on those pictures; they become part of the page.
+
+    Returns:
+        `out`.
+
+    Raises:
+        HeatposeError: No bundles, a folder is none, or the page cannot be written.
+    """
+    # Imported here: templates and plots are of no use to `heatpose --help`.
+    from heatpose.export.manifest import renew_entry, write_text
+    from heatpose.report.page import render
+
+    if not bundles:
+        raise HeatposeError("There is no bundle to report on; give folders below exports/.")
+    page = render(read_bundles(bundles), title=title, images=images, pictures=pictures)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, page)
+        renew_entry(out)
+    except OSError as error:
+        raise HeatposeError(f"'{out}' cannot be written ({error.strerror}); give the path of a file with --out.") from error
+    return out

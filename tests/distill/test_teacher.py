@@ -1,0 +1,101 @@
+"""What teachers say: their keypoints as the student's, and their maps in one form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from heatpose import geometry
+from heatpose.data.sample import Person, load_image
+from heatpose.distill.teacher import Teacher, as_logits, show, sources, view_box, view_matrix
+from heatpose.errors import HeatposeError
+from heatpose.runners import open_runner
+from heatpose.skeleton import COCO_17, ST_13, Skeleton
+
+from .conftest import DOTS, POSE, SIZE
+
+Teachers = Callable[..., Path]
+
+
+def test_it_finds_the_dots(teachers: Teachers, dotted: list[Person]) -> None:
+    teacher = Teacher(open_runner(teachers("maps")), DOTS)
+    for margin in (1.0, 1.5, None):
+        boxes = [view_box(person, margin) for person in dotted]
+        answer = teacher.ask(np.stack([show(person, box, SIZE) for person, box in zip(dotted, boxes, strict=True)]))
+        assert answer.maps is not None and answer.maps.shape == (9, 3, SIZE // 4, SIZE // 4)
+        assert (answer.maps.max((-1, -2)) == 0).all()
+        for person, box, points in zip(dotted, boxes, answer.points, strict=True):
+            found = geometry.apply(geometry.invert(view_matrix(box)), points)
+            error = np.abs(found - person.keypoints)[person.labelled]
+            assert error.max() < 0.5 * max(box[2] - box[0], box[3] - box[1]) / (SIZE / 4)  # half a cell
+
+
+def test_a_view_is_the_picture_and_black_beyond_it(dotted: list[Person]) -> None:
+    person = dotted[1]
+    image = load_image(person.image_path)
+    assert view_box(person, None) == (0, 0, person.width, person.height)
+    left, top, right, bottom = view_box(person, 1.0)
+    assert (right - left, bottom - top) == (80, 80) and (left, top) == (23, 22)
+    assert np.array_equal(show(person, (left, top, right, bottom), 80), image[top:bottom, left:right])
+    over = show(person, (-40, -20, 100, 120), 140)
+    assert not over[:20].any() and not over[:, :40].any() and np.array_equal(over[20:, 40:], image[:120, :100])
+
+
+def test_a_decoded_teacher_gives_points_alone(teachers: Teachers) -> None:
+    answer = Teacher(open_runner(teachers("pose")), DOTS).ask(np.zeros((2, SIZE, SIZE, 3), np.uint8))
+    assert answer.maps is None
+    np.testing.assert_allclose(np.concatenate([answer.points, answer.scores[..., None]], -1), np.array([POSE, POSE]).reshape(2, 3, 3), rtol=1e-6)
+
+
+def test_keypoints_are_found_by_name(teachers: Teachers) -> None:
+    other = Skeleton("other", ["blue", "red"], [0.1, 0.1])
+    answer = Teacher(open_runner(teachers("pose")), other).ask(np.zeros((1, SIZE, SIZE, 3), np.uint8))
+    np.testing.assert_allclose(answer.points[0], [POSE[6:8], POSE[0:2]], rtol=1e-6)
+    np.testing.assert_allclose(answer.scores[0], [POSE[8], POSE[2]], rtol=1e-6)
+    with pytest.raises(HeatposeError, match=r"does not know 'hat' of skeleton 'hats' \(it has \['red', 'green', 'blue'\]\); choose another teacher\.$"):
+        Teacher(open_runner(teachers("pose")), Skeleton("hats", ["red", "hat"], [0.1, 0.1]))
+
+
+class Knows:
+    """A runner's names alone."""
+
+    def __init__(self, skeleton: Skeleton | None, keypoints: int) -> None:
+        self.skeleton, self.keypoints, self.path = skeleton, keypoints, Path("teacher.tflite")
+
+
+def test_seventeen_keypoints_teach_thirteen_and_not_the_other_way() -> None:
+    found = sources(Knows(None, 17), ST_13)  # type: ignore[arg-type]
+    assert found[0] == [0, 1, 2, 3, 4]
+    assert [COCO_17.keypoints[channels[0]] for channels in found[1:]] == list(ST_13.keypoints[1:]) and {len(c) for c in found[1:]} == {1}
+    assert sources(Knows(ST_13, 13), ST_13) == [[k] for k in range(13)]  # type: ignore[arg-type]
+    with pytest.raises(HeatposeError, match="does not know 'nose'"):
+        sources(Knows(ST_13, 13), COCO_17)  # type: ignore[arg-type]
+
+
+def test_a_merged_keypoint_is_in_the_middle_of_its_sources(teachers: Teachers, dotted: list[Person]) -> None:
+    merged = Skeleton("merged", ["middle", "blue"], [0.1, 0.1], merge={"middle": ["red", "green"]})
+    runner = open_runner(teachers("maps"))
+    images = np.stack([show(person, view_box(person, 1.0), SIZE) for person in dotted if person.labelled.all()])
+    single, both = Teacher(runner, DOTS).ask(images), Teacher(runner, merged).ask(images)
+    np.testing.assert_allclose(both.points[:, 0], single.points[:, :2].mean(1), atol=1e-6)
+    np.testing.assert_allclose(both.scores[:, 0], single.scores[:, :2].mean(1), atol=1e-6)
+    np.testing.assert_array_equal(both.points[:, 1], single.points[:, 2])
+    assert single.maps is not None and both.maps is not None
+    cells = SIZE // 4
+    for maps, point in zip(both.maps[:, 0], both.points[:, 0], strict=True):
+        row, column = divmod(int(maps.argmax()), cells)
+        assert abs((column + 0.5) - point[0] * cells) <= 1.01 and abs((row + 0.5) - point[1] * cells) <= 1.01
+    none_scores = Teacher(runner, merged, min_score=1.0).ask(images)
+    np.testing.assert_allclose(none_scores.points, both.points)  # all of them where none is good enough
+
+
+def test_maps_of_any_form_become_the_same_logits() -> None:
+    logits = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32) * 2
+    relative = logits - logits.max((-1, -2), keepdims=True)
+    np.testing.assert_allclose(as_logits(logits), relative, atol=1e-5)
+    np.testing.assert_allclose(as_logits(torch.from_numpy(logits).sigmoid().numpy()), relative, atol=1e-3)
+    np.testing.assert_allclose(as_logits(torch.from_numpy(logits).flatten(2).softmax(-1).view(2, 3, 8, 8).numpy()), relative, atol=1e-3)

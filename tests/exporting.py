@@ -1,0 +1,65 @@
+"""A tiny network on rendered people, exported once; several test modules look at the bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from heatpose.data.coco import benchmark_people, people, read_labels
+from heatpose.data.layout import find_split
+from heatpose.data.sample import Person
+from heatpose.export.bundle import BundleResult, export_bundle
+from heatpose.export.gates import GateLimits
+from heatpose.models.movenet import MoveNet
+from heatpose.preprocessing import Preprocessing
+from heatpose.skeleton import ST_13
+
+LENIENT = GateLimits(drift_p50_px=100, drop_pc=100, drop_pt=100)  # random weights tell nothing about int8
+
+
+@dataclass
+class Case:
+    """Everything an export needs, and the first one made of it."""
+
+    network: MoveNet
+    training: list[Person]
+    evaluation: list[Person]
+    result: BundleResult
+    converted: dict[str, bytes]
+
+    def export(self, out: Path, **changes: Any) -> BundleResult:
+        settings: dict[str, Any] = dict(
+            network=self.network, skeleton=ST_13, preprocessing=Preprocessing(64), name="tiny", model_name="net",
+            out=out, calibration_people=self.training, evaluation_people=self.evaluation, limits=LENIENT,
+            config={"resolution": 64}, provenance={"init": "random"}, calibration_count=16,
+            console=Console(quiet=True),
+        )  # fmt: skip
+        return export_bundle(**{**settings, **changes})
+
+
+def a_lively_network() -> MoveNet:
+    """Random weights, but every layer's output is spread out and every map has a clear maximum."""
+    torch.manual_seed(0)
+    network = MoveNet(13, width=0.35).train()
+    with torch.no_grad():
+        network.head.output.norm.weight.mul_(20)  # type: ignore[operator]
+        for _ in range(40):  # fills the statistics of the batch norms
+            network(torch.nn.functional.interpolate(torch.rand(8, 3, 16, 16) * 2 - 1, size=64))
+    return network.eval()
+
+
+def make_case(synthetic_root: Path, out: Path) -> Case:
+    """Exports into `out`."""
+    network = a_lively_network()
+    splits = {part: find_split(synthetic_root, part) for part in ("train", "val")}  # type: ignore[arg-type]
+    training, _ = people(read_labels(splits["train"].annotations), splits["train"].images, ST_13)
+    evaluation, _ = benchmark_people(read_labels(splits["val"].annotations), splits["val"].images, ST_13)
+    case = Case(network, training, evaluation, BundleResult(Path(), (), (), {}), {})
+    case.result = case.export(out)
+    for form in ("float32", "int8_pc", "int8_pt"):
+        case.converted[form] = (case.result.folder / f"net_64_{form}.tflite").read_bytes()
+    return case
