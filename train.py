@@ -5,16 +5,17 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
+from heatpose.record import RunResult
 from heatpose.sweep import run_entry, run_folder
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
-def main(config: DictConfig) -> float | None:
-    """Runs the configured steps; returns the float network's OKS in percent, for sweeps."""
+def main(config: DictConfig) -> float | tuple[float, ...] | None:
+    """Runs the configured steps; returns the configured objectives, for sweeps."""
     return run_entry(train, config)
 
 
-def train(config: DictConfig) -> float | None:
+def train(config: DictConfig) -> RunResult | None:
     """Fit, score, export."""
     # Imported here: composing the configuration and its errors need none of the seconds that torch and Lightning take.
     from heatpose import build, training

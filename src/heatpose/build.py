@@ -11,23 +11,25 @@ from typing import Any
 
 import lightning
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 import heatpose.sweep  # noqa: F401  (registers the resolver that the configuration uses)
 from heatpose.data.datamodule import PoseData
 from heatpose.data.sources import Source, from_description
 from heatpose.deploy.budget import tell_expected
 from heatpose.deploy.folder import write_hand_off
+from heatpose.deploy.target_files import load_target
 from heatpose.deploy.targets import Target
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import load_checkpoint
 from heatpose.models.movenet import MoveNet
 from heatpose.module import PoseModule
 from heatpose.preprocessing import Preprocessing
+from heatpose.record import RunResult, plain
 from heatpose.skeleton import Skeleton
 from heatpose.training import best_precision, callbacks_of
 
-NOT_THE_RUN = ("run", "runs", "exports", "export", "evaluate", "resume", "quant", "target", "hydra", "logger", "fit", "checkpoint")
+NOT_THE_RUN = ("run", "runs", "exports", "export", "evaluate", "resume", "quant", "target", "hydra", "logger", "fit", "checkpoint", "boards", "objectives")
 """Entries that do not change what is learnt: a run may be continued with others."""
 
 
@@ -39,13 +41,6 @@ def quiet(config: DictConfig) -> None:
     for text in ("LeafSpec", "on_after_batch_transfer", "does not have many workers", "Checkpoint directory", "number of training batches"):
         warnings.filterwarnings("ignore", f".*{text}.*")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values, interpolations resolved."""
-    result = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(result, dict)
-    return {str(key): value for key, value in result.items()}
 
 
 def run_identity(config: DictConfig) -> dict[str, Any]:
@@ -60,6 +55,8 @@ def check(config: DictConfig) -> None:
         HeatposeError: A name or a setting is unusable, or the export tools are not installed.
     """
     quant = instantiate(config.quant)
+    boards_of(config)
+    RunResult().objectives(list(config.objectives))
     if config.export:
         # Imported here, as below: training alone needs nothing of it.
         from heatpose.export.bundle import check_place, check_tools
@@ -120,28 +117,39 @@ def source_for(config: DictConfig) -> Source:
     return from_description(description)
 
 
-def finish(config: DictConfig, checkpoint: Path, source: Source) -> float | None:
-    """Scores and exports a checkpoint as configured; returns the float network's OKS in percent.
+def finish(config: DictConfig, checkpoint: Path, source: Source) -> RunResult:
+    """Scores and exports a checkpoint as configured.
+
+    Returns:
+        What came out: "failed" where an artefact failed a gate (its bundle is kept).
 
     Raises:
-        HeatposeError: An artefact failed a gate (its bundle is kept), or as `finish.export`.
+        HeatposeError: As `finish.export`.
     """
     # Imported here: training alone must run without the export packages.
     from heatpose import finish as steps
 
-    if not config.export:
-        return steps.score(checkpoint, source) if config.evaluate else None
-    result = steps.export(
-        checkpoint, source, name=config.run, exports=Path(config.exports), quant=instantiate(config.quant), config=plain(config), score=config.evaluate
-    )
-    hand_over(config, result.folder)
-    steps.require_passed(result)
-    return steps.float_oks(result)
+    boards = boards_of(config)
+    if config.export:
+        bundle = steps.export(
+            checkpoint, source, name=config.run, exports=Path(config.exports), quant=instantiate(config.quant), config=plain(config), score=config.evaluate
+        )
+        hand_over(config, bundle.folder)
+        return steps.result_of_bundle(bundle, boards)
+    return steps.result_of_checkpoint(checkpoint, steps.score(checkpoint, source) if config.evaluate else None, boards)
 
 
 def target_of(config: DictConfig) -> Target | None:
     """The board that the run is for, if it names one (conf/target)."""
     return None if config.get("target") is None else instantiate(config.target)
+
+
+def boards_of(config: DictConfig) -> list[Target]:
+    """The boards whose estimates belong to the run's result: its own, then those of `boards`, without any that has no estimator."""
+    own = target_of(config)
+    named = [load_target(str(name)) for name in config.get("boards") or []]
+    known = {target.name: target for target in reversed([*([own] if own else []), *named]) if target.estimator is not None}
+    return list(reversed(known.values()))
 
 
 def check_budget(config: DictConfig, network: MoveNet, preprocessing: Preprocessing) -> None:

@@ -15,9 +15,10 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from heatpose.data.datamodule import PoseData
-from heatpose.errors import HeatposeError
+from heatpose.errors import HeatposeError, InterruptedRun
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
 from heatpose.module import PoseModule
+from heatpose.record import is_first_process, read
 
 FINGERPRINT = "configuration.json"
 
@@ -53,11 +54,13 @@ def open_run(folder: Path, configuration: dict[str, Any], resume: bool) -> Path 
     """
     fingerprint = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
     record = folder / FINGERPRINT
+    last = folder / "checkpoints" / "last.ckpt"
+    if not is_first_process():  # the first one prepares the folder for all
+        return last if resume and last.is_file() else None
     if not resume and record.is_file():  # only what is known to be a run is ever removed
         shutil.rmtree(folder)
-    last = folder / "checkpoints" / "last.ckpt"
     if last.is_file() and record.is_file():  # a run that failed before its first checkpoint is in nobody's way
-        known = _read_json(record)
+        known = read(record)
         if known.get("fingerprint") != fingerprint:
             changed = sorted(k for k in {*configuration, *known.get("configuration", {})} if configuration.get(k) != known.get("configuration", {}).get(k))
             raise HeatposeError(f"'{folder}' holds a run of another configuration (different: {', '.join(changed)}); choose another name=... or resume=false.")
@@ -67,14 +70,6 @@ def open_run(folder: Path, configuration: dict[str, Any], resume: bool) -> Path 
         part.write_text(json.dumps({"fingerprint": fingerprint, "configuration": configuration}, indent=1), encoding="utf-8")
         os.replace(part, record)
     return last if last.is_file() else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
-    except (OSError, ValueError):
-        return {}
 
 
 def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Path | None) -> Path:
@@ -91,7 +86,7 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except SystemExit as stopped:  # Lightning's answer to Ctrl-C
-        raise HeatposeError("Training was interrupted; the same command goes on from the last checkpoint.") from stopped
+        raise InterruptedRun("Training was interrupted; the same command goes on from the last checkpoint.") from stopped
     choosing = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
     best = next((c.best_model_path for c in choosing if c.best_model_path), "")
     if not best:
