@@ -5,7 +5,7 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from heatpose.record import RunResult
+from heatpose.record import RunResult, is_first_process
 from heatpose.sweep import run_entry, run_folder
 
 
@@ -23,9 +23,11 @@ def train(config: DictConfig) -> RunResult | None:
     build.quiet(config)
     build.check(config)
     skeleton, preprocessing, source = build.build_inputs(config)
-    source.prepare()
+    if is_first_process():  # the others find the data there
+        source.prepare()
     module = build.build_module(config, build.build_network(config, skeleton), skeleton, preprocessing, source)
-    build.check_budget(config, module.network, preprocessing)
+    if is_first_process():
+        build.check_budget(config, module.network, preprocessing)
     data = build.build_data(config, source, skeleton, preprocessing)
     folder = run_folder(config)
     last = training.open_run(folder, build.run_identity(config), config.resume)
@@ -33,7 +35,7 @@ def train(config: DictConfig) -> RunResult | None:
         checkpoint = training.fit(module, data, build.build_trainer(config, folder), last)
     else:
         checkpoint = training.initial_checkpoint(module, folder)
-    return build.finish(config, checkpoint, source)
+    return build.finish(config, checkpoint, source) if is_first_process() else None
 
 
 if __name__ == "__main__":

@@ -32,6 +32,9 @@ from heatpose.training import best_precision, callbacks_of
 NOT_THE_RUN = ("run", "runs", "exports", "export", "evaluate", "resume", "quant", "target", "hydra", "logger", "fit", "checkpoint", "boards", "objectives")
 """Entries that do not change what is learnt: a run may be continued with others."""
 
+DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "use_distributed_sampler")
+"""Entries of `trainer` likewise: a run goes on with another number of GPUs, because the batch is that of all of them."""
+
 
 def quiet(config: DictConfig) -> None:
     """Seeds every generator, and keeps the libraries' remarks that no user can act on off the terminal."""
@@ -45,7 +48,8 @@ def quiet(config: DictConfig) -> None:
 
 def run_identity(config: DictConfig) -> dict[str, Any]:
     """What must be the same for a run to be continued."""
-    return {key: value for key, value in plain(config).items() if key not in NOT_THE_RUN}
+    identity = {key: value for key, value in plain(config).items() if key not in NOT_THE_RUN}
+    return {**identity, "trainer": {key: value for key, value in identity["trainer"].items() if key not in DEVICES}}
 
 
 def check(config: DictConfig) -> None:
@@ -101,6 +105,8 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
     with open_dict(settings):
         if settings.precision == "auto":
             settings.precision = best_precision(settings.accelerator)
+        if settings.accelerator == "cpu":  # torch has that layer for GPUs alone
+            settings.sync_batchnorm = False
     callbacks = callbacks_of({str(name): instantiate(entry) for name, entry in config.callbacks.items()}, folder)
     trainer: lightning.Trainer = instantiate(settings)(callbacks=list(callbacks), logger=instantiate(config.logger), default_root_dir=folder)
     return trainer

@@ -137,8 +137,8 @@ def result_of_checkpoint(path: Path, oks: float | None, boards: Sequence[Target]
     from heatpose.deploy.budget import network_estimate
 
     loaded = load_checkpoint(path)
-    expected = {board: network_estimate(loaded.network, loaded.preprocessing.size, board) for board in boards}
-    return RunResult(oks=oks, boards={board.name: _numbers(board, of_board, None) for board, of_board in expected.items()})
+    size = loaded.preprocessing.size
+    return RunResult(oks=oks, boards={board.name: _numbers(board, network_estimate(loaded.network, size, board), None) for board in boards})
 
 
 def _numbers(board: Target, expected: Estimate, oks: float | None) -> BoardNumbers:

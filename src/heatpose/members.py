@@ -20,6 +20,8 @@ from heatpose.record import RunResult, is_first_process, read
 from heatpose.runners.manifest import MANIFEST
 
 FOLDER, TABLE, REPORT = "members", "sweep.csv", "report.html"
+SEARCH = "search.log"
+"""Where a search (`heatpose.search`) keeps what it has learnt."""
 NO_RESULT = "It ended without a result: it was stopped from outside, or its process died."
 
 
@@ -46,21 +48,23 @@ class Member:
 
 
 def begin(sweep: Path) -> None:
-    """Forgets what an earlier call of the same sweep had as members; their runs keep their own results."""
-    if is_first_process():
+    """Forgets what an earlier call of the same sweep had as members; their runs keep their own results. A search keeps them, and goes on with it."""
+    if is_first_process() and not (sweep / SEARCH).is_file():
         shutil.rmtree(sweep / FOLDER, ignore_errors=True)
 
 
 def members(sweep: Path) -> list[Member]:
-    """In the order of the sweep. One that began and did not end has failed."""
-    found = []
+    """In the order of the sweep, the last one of each name. One that began and did not end has failed."""
+    found = {}
     for path in sorted((sweep / FOLDER).glob("*.json")):
         content = read(path)
         result = RunResult.from_json(content.get("result", {}))
         if result.status == "running":
             result = replace(result, status="failed", reason=NO_RESULT)
-        found.append(Member(str(content.get("run")), dict(content.get("overrides", {})), result))
-    return found
+        member = Member(str(content.get("run")), dict(content.get("overrides", {})), result)
+        found.pop(member.run, None)
+        found[member.run] = member
+    return list(found.values())
 
 
 def tell(sweep: Path, name: str) -> list[Member]:
@@ -135,7 +139,7 @@ def _print(found: Sequence[Member], sweep: Path) -> None:
 
     keys, files, boards = _columns(found)
     int8 = [name for name in files if name != "float32"]
-    table = Table(title=str(sweep), title_justify="left", caption=_caption(found), caption_justify="left")
+    table = Table()
     for key in keys or ["run"]:
         table.add_column(key)
     for heading in ("OKS %", *(f"{name} %" for name in int8), *(f"{board}\n{n}" for board in boards for n in ("ms", "RAM KiB", "flash KiB"))):
@@ -148,7 +152,9 @@ def _print(found: Sequence[Member], sweep: Path) -> None:
     console = Console()
     if not console.is_terminal:  # rich assumes 80 columns then, and would cut figures
         console.width = 200
+    console.print(f"\n{sweep}", highlight=False, markup=False, soft_wrap=True)  # no title: rich breaks it where the table ends
     console.print(table)
+    console.print(_caption(found), highlight=False, markup=False, soft_wrap=True)
 
 
 def _numbers(result: RunResult, int8: Sequence[str], boards: Sequence[str]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from heatpose.codec import decode
 from heatpose.data.augment import Photometric
 from heatpose.data.datamodule import Batch
 from heatpose.data.occlusion import paint
+from heatpose.data.share import in_order
 from heatpose.data.views import sampled
 from heatpose.errors import HeatposeError
 from heatpose.losses import FourHeadLoss, HeatmapLoss
@@ -78,7 +79,8 @@ class PoseModule(lightning.LightningModule):
         """The loss, and where it has several terms each of them in the log."""
         terms = self.loss.terms(output, batch["points"], batch["labelled"], batch["box"])  # type: ignore[arg-type]  # they fit: see __init__
         if len(terms) > 1:
-            self.log_dict({f"{stage}/{name}_loss": term for name, term in terms.items()}, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
+            logged = {f"{stage}/{name}_loss": term for name, term in terms.items()}
+            self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
         return torch.stack([*terms.values()]).sum()
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -93,7 +95,7 @@ class PoseModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step's loss."""
         loss = self._loss("train", self(batch["image"]), batch)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
+        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(batch["image"]))
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -105,7 +107,7 @@ class PoseModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """OKS of the held-out people, under the protocol's formula in the frame of their view. Returns what `forward` gave, for pictures."""
         output: Tensor | PoseMaps = self(batch["image"])
-        self.log("val/loss", self._loss("val", output, batch), batch_size=len(batch["image"]))
+        self.log("val/loss", self._loss("val", output, batch), sync_dist=True, batch_size=len(batch["image"]))
         self.validation_oks.append(self._oks(output, batch))
         return output
 
@@ -116,8 +118,13 @@ class PoseModule(lightning.LightningModule):
         return mean_over_labelled(keypoint_similarity(poses[..., :2], points, area, self.skeleton.sigmas), labelled)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `val/oks`, mean OKS in percent."""
-        self.log("val/oks", 100 * float(np.concatenate(self.validation_oks).mean()), prog_bar=True)
+        """Logs `val/oks`, mean OKS in percent, of the people of all processes."""
+        values = torch.from_numpy(np.concatenate(self.validation_oks))
+        if self.trainer.world_size > 1:
+            gathered = self.all_gather(values.float().to(self.device))
+            assert isinstance(gathered, Tensor)
+            values = in_order(gathered, len(self.trainer.val_dataloaders.dataset)).cpu()
+        self.log("val/oks", 100 * float(values.mean()), prog_bar=True)
         self.validation_oks.clear()
 
     def configure_optimizers(self) -> Any:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from heatpose.data.datamodule import PoseData
+from heatpose.distributed import several_processes
 from heatpose.errors import HeatposeError, InterruptedRun
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
 from heatpose.module import PoseModule
@@ -84,7 +86,8 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
     if last is not None:
         load_checkpoint(last)  # refuses what is none; Lightning's own words would be a traceback
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+        with several_processes(str(module.metadata.get("run"))) if trainer.world_size > 1 else nullcontext():
+            trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except SystemExit as stopped:  # Lightning's answer to Ctrl-C
         raise InterruptedRun("Training was interrupted; the same command goes on from the last checkpoint.") from stopped
     choosing = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
