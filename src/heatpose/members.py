@@ -55,7 +55,7 @@ def begin(sweep: Path) -> None:
 
 def members(sweep: Path) -> list[Member]:
     """In the order of the sweep, the last one of each name. One that began and did not end has failed."""
-    found = {}
+    found: dict[str, Member] = {}
     for path in sorted((sweep / FOLDER).glob("*.json")):
         content = read(path)
         result = RunResult.from_json(content.get("result", {}))

@@ -112,7 +112,7 @@ class PoseModule(lightning.LightningModule):
         return output
 
     def _oks(self, output: Tensor | PoseMaps, batch: Batch) -> np.ndarray[Any, np.dtype[np.float64]]:
-        size, poses = self.preprocessing.size, self.poses(output)
+        size, poses = batch["image"].shape[-1], self.poses(output)
         points, labelled = batch["points"].cpu().numpy() / size, batch["labelled"].cpu().numpy()
         area = AREA_OF_BOX * (batch["box"].cpu().numpy().astype(np.float64) / size).prod(1)
         return mean_over_labelled(keypoint_similarity(poses[..., :2], points, area, self.skeleton.sigmas), labelled)
@@ -122,8 +122,9 @@ class PoseModule(lightning.LightningModule):
         values = torch.from_numpy(np.concatenate(self.validation_oks))
         if self.trainer.world_size > 1:
             gathered = self.all_gather(values.float().to(self.device))
-            assert isinstance(gathered, Tensor)
-            values = in_order(gathered, len(self.trainer.val_dataloaders.dataset)).cpu()
+            loaders = self.trainer.val_dataloaders
+            assert isinstance(gathered, Tensor) and loaders is not None
+            values = in_order(gathered, len(loaders.dataset)).cpu()
         self.log("val/oks", 100 * float(values.mean()), prog_bar=True)
         self.validation_oks.clear()
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -25,6 +26,7 @@ from heatpose.record import RunResult
 
 LONGEST = 80
 """Characters that a member's name adds at most; file systems allow 255 for a name, and the model files add theirs."""
+RESOLUTIONS = "data.module.resolutions"
 Task = Callable[[DictConfig], RunResult | None]
 
 
@@ -60,18 +62,20 @@ class Members(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leaves out of the members' `hydra.job.override_dirname` what is the same for all of them, and gives the sweep its folder."""
         overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        same = {override.key_or_group for override in overrides if not override.is_sweep_override()}
-        swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
-        swept += [str(key) for key in config.hydra.sweeper.get("params") or {} if key not in {*swept, *same}]
+        same = {override.key_or_group for override in overrides if not override.is_sweep_override()} | {RESOLUTIONS}
+        swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
+        swept |= {str(key) for key in config.hydra.sweeper.get("params") or {}} - same
         if "name" not in same:
             same |= {"name", "experiment"}  # either gives the run its name already
-        folder = Path(config.runs) / "_".join([str(config.name), "sweep", *([safe_name("_".join(sorted(swept)))] if swept else [])])
+        folder = Path(config.runs) / _sweep_name(config, sorted(swept))
         members.begin(folder)
-        quoted = ",".join(f"'{key}'" for key in sorted(same))
         with open_dict(config):
             config.hydra.sweep.dir = str(folder)
-            config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
-            config.hydra.overrides.hydra.append("hydra.sweep.dir='{}'".format(str(folder).replace("'", "\\'")))
+            config.hydra.overrides.hydra += [
+                "hydra.job.config.override_dirname.exclude_keys=[{}]".format(",".join(f"'{key}'" for key in sorted(same))),
+                "hydra.sweep.dir='{}'".format(str(folder).replace("'", "\\'")),
+                *(_resolutions(overrides) if config.shared_weights else []),
+            ]
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Table, sweep.csv and report.html; exit status 1 where a member failed."""
@@ -81,6 +85,17 @@ class Members(Callback):
         if failed:
             print(f"error: {len(failed)} of the sweep's runs failed; the same command runs them again, and only them.", file=sys.stderr)
             sys.exit(1)
+
+
+def _sweep_name(config: DictConfig, swept: list[str]) -> str:
+    """Of the sweep's folder: quickstart_sweep_model.width_resolution."""
+    return "_".join([str(config.name), *(["shared"] if config.shared_weights else []), "sweep", *([safe_name("_".join(swept))] if swept else [])])
+
+
+def _resolutions(overrides: list[Override]) -> list[str]:
+    """What tells each member of all the resolutions that are swept."""
+    sides = [str(side) for o in overrides if o.key_or_group == "resolution" and o.is_discrete_sweep() for side in o.sweep_string_iterator()]
+    return [f"{RESOLUTIONS}=[{','.join(sides)}]"] if sides else []
 
 
 def run_entry(task: Task, config: DictConfig) -> float | tuple[float, ...] | None:
