@@ -40,8 +40,10 @@ def quiet(config: DictConfig) -> None:
     """Seeds every generator, and keeps the libraries' remarks that no user can act on off the terminal."""
     # TensorBoard's writer loads TensorFlow (seconds, and a page of noise) unless this module of its TensorFlow-free build is there.
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for text in ("LeafSpec", "on_after_batch_transfer", "does not have many workers", "Checkpoint directory", "number of training batches"):
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    remarks = ("LeafSpec", "on_after_batch_transfer", "not have many workers", "Checkpoint directory", "number of training batches", "all_gather is deprecated")
+    for text in remarks:
         warnings.filterwarnings("ignore", f".*{text}.*")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
 

@@ -125,7 +125,7 @@ class PoseModule(lightning.LightningModule):
             loaders = self.trainer.val_dataloaders
             assert isinstance(gathered, Tensor) and loaders is not None
             values = in_order(gathered, len(loaders.dataset)).cpu()
-        self.log("val/oks", 100 * float(values.mean()), prog_bar=True)
+        self.log("val/oks", 100 * float(values.mean()), prog_bar=True, sync_dist=True)
         self.validation_oks.clear()
 
     def configure_optimizers(self) -> Any:
