@@ -62,8 +62,8 @@ class Members(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leaves out of the members' `hydra.job.override_dirname` what is the same for all of them, and gives the sweep its folder."""
         overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        same = {override.key_or_group for override in overrides if not override.is_sweep_override()} | {RESOLUTIONS}
         swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
+        same = {RESOLUTIONS, *(override.key_or_group for override in overrides)} - swept
         swept |= {str(key) for key in config.hydra.sweeper.get("params") or {}} - same
         if "name" not in same:
             same |= {"name", "experiment"}  # either gives the run its name already
