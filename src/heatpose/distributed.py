@@ -15,20 +15,26 @@ from heatpose.errors import HeatposeError
 from heatpose.sweep import in_sweep
 
 _FROM_LIGHTNING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+_STARTED_BY_OTHERS = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
 
 
 @contextmanager
-def several_processes(run: str) -> Iterator[None]:
+def several_processes(*learnt: str) -> Iterator[None]:
     """For a training: Lightning starts the other processes with this one's command line, and leaves its settings in the environment.
 
     In a sweep that command line would start the whole sweep again; the others get what makes this member. Afterwards the process group is gone and
     the environment as it was, so that a further training in this process can start processes of its own.
 
     Args:
-        run: Name of the run, which depends on the sweep.
+        learnt: Overrides that say what is trained where a sweep decides it, such as the run's name.
+
+    Raises:
+        HeatposeError: Lightning could not start this program again: it is a worker of another one, such as joblib's.
     """
     argv, environment = sys.argv, {name: os.environ.get(name) for name in _FROM_LIGHTNING}
-    sys.argv = [*program(argv[0]), *(member_arguments(argv[1:], run) if in_sweep() else argv[1:])]
+    if not any(name in os.environ for name in _STARTED_BY_OTHERS):
+        _require_own_program()
+    sys.argv = [*program(argv[0]), *(member_arguments(argv[1:], learnt) if in_sweep() else argv[1:])]
     try:
         yield
     finally:
@@ -48,21 +54,14 @@ def program(called: str) -> list[str]:
     return [script, *command] if command and script and not Path(called).is_file() else [called]
 
 
-def member_arguments(arguments: Sequence[str], run: str) -> list[str]:
-    """The command line that makes one member of a sweep: the call's options, the member's overrides, its name."""
+def member_arguments(arguments: Sequence[str], learnt: Sequence[str]) -> list[str]:
+    """The command line that makes one member of a sweep: the call's options, the member's overrides, what the sweep has decided."""
     options = [a for a in arguments if a not in ("-m", "--multirun") and (a.startswith("-") or "=" not in a)]
-    return [*options, *HydraConfig.get().overrides.task, f"run={run}"]
+    return [*options, *HydraConfig.get().overrides.task, *learnt]
 
 
-def require_own_program() -> None:
-    """Refuses several devices where Lightning could not start this program again.
-
-    Raises:
-        HeatposeError: This process is a worker of another program, such as joblib's.
-    """
-    import __main__
-
-    spec = getattr(__main__, "__spec__", None)
+def _require_own_program() -> None:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None and not spec.name.startswith("heatpose"):
         raise HeatposeError("A member in a process of its own cannot start more for further devices; use trainer.devices=1, or hydra/launcher=basic or slurm.")
 

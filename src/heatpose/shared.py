@@ -43,6 +43,7 @@ def trained(config: DictConfig, learn: Learn) -> tuple[Path, Source]:
 def _common(config: DictConfig) -> DictConfig:
     """The configuration of the one training: the same whichever member makes it. Its checkpoint is chosen at the middle one of the resolutions."""
     common = config.copy()
+    common.shared_weights = False
     sides = sorted(int(side) for side in config.data.module.resolutions)
     common.resolution = sides[len(sides) // 2]
     job = HydraConfig.get().job

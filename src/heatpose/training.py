@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,6 +17,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from heatpose.data.datamodule import PoseData
 from heatpose.distributed import several_processes
 from heatpose.errors import HeatposeError, InterruptedRun
+from heatpose.export.manifest import write_json
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
 from heatpose.module import PoseModule
 from heatpose.record import is_first_process, read
@@ -55,22 +55,19 @@ def open_run(folder: Path, configuration: dict[str, Any], resume: bool) -> Path 
         HeatposeError: The folder holds a checkpoint of another configuration.
     """
     fingerprint = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
-    record = folder / FINGERPRINT
-    last = folder / "checkpoints" / "last.ckpt"
-    if not is_first_process():  # the first one prepares the folder for all
-        return last if resume and last.is_file() else None
-    if not resume and record.is_file():  # only what is known to be a run is ever removed
+    record, last = folder / FINGERPRINT, folder / "checkpoints" / "last.ckpt"
+    if not resume and record.is_file() and is_first_process():  # only what is known to be a run is ever removed
         shutil.rmtree(folder)
+    if not resume and not is_first_process():
+        return None
     if last.is_file() and record.is_file():  # a run that failed before its first checkpoint is in nobody's way
         known = read(record)
         if known.get("fingerprint") != fingerprint:
             changed = sorted(k for k in {*configuration, *known.get("configuration", {})} if configuration.get(k) != known.get("configuration", {}).get(k))
             raise HeatposeError(f"'{folder}' holds a run of another configuration (different: {', '.join(changed)}); choose another name=... or resume=false.")
-    else:
+    elif is_first_process():
         folder.mkdir(parents=True, exist_ok=True)
-        part = record.with_suffix(".part")
-        part.write_text(json.dumps({"fingerprint": fingerprint, "configuration": configuration}, indent=1), encoding="utf-8")
-        os.replace(part, record)
+        write_json(record, {"fingerprint": fingerprint, "configuration": configuration})
     return last if last.is_file() else None
 
 
@@ -86,7 +83,8 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
     if last is not None:
         load_checkpoint(last)  # refuses what is none; Lightning's own words would be a traceback
     try:
-        with several_processes(str(module.metadata.get("run"))) if trainer.world_size > 1 else nullcontext():
+        learnt = (f"run={module.metadata.get('run')}", f"resolution={module.preprocessing.size}", "shared_weights=false")
+        with several_processes(*learnt) if trainer.world_size > 1 else nullcontext():
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except SystemExit as stopped:  # Lightning's answer to Ctrl-C
         raise InterruptedRun("Training was interrupted; the same command goes on from the last checkpoint.") from stopped
