@@ -29,7 +29,10 @@ from heatpose.record import RunResult, plain
 from heatpose.skeleton import Skeleton
 from heatpose.training import best_precision, callbacks_of
 
-NOT_THE_RUN = ("run", "runs", "exports", "export", "evaluate", "resume", "quant", "target", "hydra", "logger", "fit", "checkpoint", "boards", "objectives", "shared_weights")
+NOT_THE_RUN = (
+    "run", "runs", "exports", "export", "evaluate", "resume", "quant", "target", "hydra", "logger", "fit", "checkpoint", "boards", "objectives",
+    "shared_weights",
+)  # fmt: skip
 """Entries that do not change what is learnt: a run may be continued with others."""
 
 DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "use_distributed_sampler")

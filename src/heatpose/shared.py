@@ -14,7 +14,7 @@ from heatpose.data.sources import Source
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
 from heatpose.record import is_first_process
-from heatpose.sweep import in_sweep, run_folder, safe_name
+from heatpose.sweep import in_sweep, own_overrides, run_folder, safe_name
 
 Learn = Callable[[DictConfig], tuple[Path, Source]]
 """Trains as configured; the best checkpoint and the data."""
@@ -46,10 +46,9 @@ def _common(config: DictConfig) -> DictConfig:
     common.shared_weights = False
     sides = sorted(int(side) for side in config.data.module.resolutions)
     common.resolution = sides[len(sides) // 2]
-    job = HydraConfig.get().job
-    others = "_".join(sorted(part for part in job.override_dirname.split("_") if part and not part.startswith("resolution-")))
+    others = "_".join(f"{key}-{value}" for key, value in sorted(own_overrides().items()) if key not in ("resolution", "experiment"))
     common.run = f"{config.name}_shared" + (f"_{safe_name(others)}" if others else "")
-    common.resume = bool(config.resume or job.num)  # what the first member has begun anew, the others take
+    common.resume = bool(config.resume or HydraConfig.get().job.num)  # what the first member has begun anew, the others take
     return common
 
 

@@ -128,7 +128,7 @@ def _run(task: Task, config: DictConfig) -> RunResult | None:
 def _run_member(task: Task, config: DictConfig) -> float | tuple[float, ...] | None:
     """One member; whatever goes wrong in it is told and ends no other, except Ctrl-C, which ends the sweep."""
     job, began = HydraConfig.get(), time.monotonic()
-    member, place = Member(str(config.run), _own_overrides(), RunResult("running")), (Path(job.sweep.dir), int(job.job.num))
+    member, place = Member(str(config.run), own_overrides(), RunResult("running")), (Path(job.sweep.dir), int(job.job.num))
     member.write(*place)
     try:
         result = _once(task, config)
@@ -161,7 +161,7 @@ def _reason(error: Exception) -> str:
     return sentence or f"{type(error).__name__}: {first_line(error)}"
 
 
-def _own_overrides() -> dict[str, str]:
+def own_overrides() -> dict[str, str]:
     """What this member's command line would say that is not the same for all by the sweep's: key -> value."""
     job = HydraConfig.get()
     same = {*job.job.config.override_dirname.exclude_keys} - {"experiment"}
