@@ -92,12 +92,12 @@ def tell(sweep: Path, name: str) -> list[Member]:
 
 def _report(bundles: Sequence[Path], path: Path, title: str) -> bool:
     """The report is worth less than the runs: where it cannot be written, that is said and the sweep goes on to its end."""
-    # Imported here, because its packages take seconds.
-    from heatpose.report import write_report
-
     try:
+        # Imported here, because its packages take seconds.
+        from heatpose.report import write_report  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
         write_report(bundles, path, title=title)
-    except HeatposeError as error:
+    except (HeatposeError, ImportError) as error:
         print(f"warning: no {REPORT}: {error}")
         return False
     return True
