@@ -7,16 +7,17 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from heatpose.record import RunResult
 from heatpose.sweep import run_entry, run_folder
 
 
 @hydra.main(config_path="conf", config_name="export", version_base="1.3")
-def main(config: DictConfig) -> float | None:
-    """Writes exports/<name>; returns the float network's OKS in percent."""
+def main(config: DictConfig) -> float | tuple[float, ...] | None:
+    """Writes exports/<name>; returns the configured objectives, for sweeps."""
     return run_entry(export, config)
 
 
-def export(config: DictConfig) -> float | None:
+def export(config: DictConfig) -> RunResult | None:
     """Without a checkpoint, the experiment's initial weights are exported."""
     # Imported here: composing the configuration and its errors need none of the seconds that torch takes.
     from heatpose import build, training

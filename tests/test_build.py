@@ -71,11 +71,11 @@ def test_the_configured_run_trains_and_scores(config: DictConfig, tmp_path: Path
 
     people = source.evaluation(skeleton)
     assert people is not None and len(people) == 12
-    score = build.finish(config, best, source)
+    score = build.finish(config, best, source).oks
     expected = evaluate(TorchRunner(best, loaded), people, skeleton, progress=False).oks
     assert score == pytest.approx(expected, abs=1e-3)
     config.evaluate = False
-    assert build.finish(config, best, source) is None
+    assert build.finish(config, best, source).oks is None
 
 
 def test_a_source_without_evaluation_part_has_no_score(config: DictConfig, tiny_checkpoint: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_source_without_evaluation_part_has_no_score(config: DictConfig, tiny_
         def evaluation(self, skeleton: Any) -> None:
             return None
 
-    assert build.finish(config, tiny_checkpoint, Unscored()) is None
+    assert build.finish(config, tiny_checkpoint, Unscored()).oks is None
 
 
 def test_a_seed_fixes_the_first_weights(config: DictConfig) -> None:

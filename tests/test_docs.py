@@ -12,6 +12,7 @@ import pytest
 import typer
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from omegaconf import DictConfig
 
 from heatpose.cli import app
@@ -31,9 +32,9 @@ def _commands(program: str) -> list[tuple[str, list[str]]]:
     found = []
     for page in PAGES:
         for line in "".join(_blocks(page, "bash")).replace("\\\n", " ").splitlines():
-            _, start, arguments = line.partition(f"uv run {program} ")
+            start = re.search(rf"uv run (--extra \w+ )*{re.escape(program)} ", line)
             if start and not line.startswith("#"):
-                found.append((page.name, shlex.split(arguments, comments=True)))
+                found.append((page.name, shlex.split(line[start.end() :], comments=True)))
     return found
 
 
@@ -46,7 +47,11 @@ def _composed(entry: str, arguments: list[str]) -> DictConfig:
         arguments = arguments[:at] + arguments[at + 2 :]
     first = []
     for override in OverridesParser.create().parse_overrides([a for a in arguments if a != "-m"]):
-        value = next(iter(override.sweep_string_iterator())) if override.is_sweep_override() else override.get_value_element_as_str()
+        sweep = override.value() if override.is_sweep_override() else None
+        if isinstance(sweep, IntervalSweep):
+            value = str(sweep.start)
+        else:
+            value = next(iter(override.sweep_string_iterator())) if sweep else override.get_value_element_as_str()
         first.append(f"{override.get_key_element()}={value}")
     with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         return hydra.compose(entry, [*first, *extra])

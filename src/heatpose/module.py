@@ -15,6 +15,7 @@ from heatpose.codec import decode
 from heatpose.data.augment import Photometric
 from heatpose.data.datamodule import Batch
 from heatpose.data.occlusion import paint
+from heatpose.data.share import in_order
 from heatpose.data.views import sampled
 from heatpose.distill.loss import Distillation
 from heatpose.errors import HeatposeError
@@ -92,7 +93,8 @@ class PoseModule(lightning.LightningModule):
         if teaching is not None:
             terms["distill"] = teaching(output.heatmaps if isinstance(output, PoseMaps) else output, batch)
         if len(terms) > 1:
-            self.log_dict({f"{stage}/{name}_loss": term for name, term in terms.items()}, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
+            logged = {f"{stage}/{name}_loss": term for name, term in terms.items()}
+            self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
         return torch.stack([*terms.values()]).sum()
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -113,7 +115,7 @@ class PoseModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step's loss."""
         loss = self._loss("train", self(batch["image"]), batch)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
+        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(batch["image"]))
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -125,19 +127,25 @@ class PoseModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """OKS of the held-out people, under the protocol's formula in the frame of their view. Returns what `forward` gave, for pictures."""
         output: Tensor | PoseMaps = self(batch["image"])
-        self.log("val/loss", self._loss("val", output, batch), batch_size=len(batch["image"]))
+        self.log("val/loss", self._loss("val", output, batch), sync_dist=True, batch_size=len(batch["image"]))
         self.validation_oks.append(self._oks(output, batch))
         return output
 
     def _oks(self, output: Tensor | PoseMaps, batch: Batch) -> np.ndarray[Any, np.dtype[np.float64]]:
-        size, poses = self.preprocessing.size, self.poses(output)
+        size, poses = batch["image"].shape[-1], self.poses(output)
         points, labelled = batch["points"].cpu().numpy() / size, batch["labelled"].cpu().numpy()
         area = AREA_OF_BOX * (batch["box"].cpu().numpy().astype(np.float64) / size).prod(1)
         return mean_over_labelled(keypoint_similarity(poses[..., :2], points, area, self.skeleton.sigmas), labelled)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `val/oks`, mean OKS in percent."""
-        self.log("val/oks", 100 * float(np.concatenate(self.validation_oks).mean()), prog_bar=True)
+        """Logs `val/oks`, mean OKS in percent, of the people of all processes."""
+        values = torch.from_numpy(np.concatenate(self.validation_oks))
+        if self.trainer.world_size > 1:
+            gathered = self.all_gather(values.float().to(self.device))
+            loaders = self.trainer.val_dataloaders
+            assert isinstance(gathered, Tensor) and loaders is not None
+            values = in_order(gathered, len(loaders.dataset)).cpu()
+        self.log("val/oks", 100 * float(values.mean()), prog_bar=True, sync_dist=True)
         self.validation_oks.clear()
 
     def configure_optimizers(self) -> Any:

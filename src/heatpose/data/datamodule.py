@@ -17,6 +17,7 @@ from heatpose.data.batches import EpochBatches, sampling_weights
 from heatpose.data.cache import ImageFiles, Pictures, choose_pictures
 from heatpose.data.occlusion import Occlusion
 from heatpose.data.sample import Person
+from heatpose.data.share import SharedOnce, part_of_batch
 from heatpose.data.sources import Source
 from heatpose.data.views import TrainingBatch, TrainingViews
 from heatpose.errors import HeatposeError
@@ -73,7 +74,7 @@ class PoseData(lightning.LightningDataModule):
         skeleton: Their keypoints.
         preprocessing: Input side and sampling.
         augment: Random views for training.
-        batch_size: Samples per step, of each process that trains.
+        batch_size: Samples per step, of all processes that train together.
         workers: Loader processes; 0 loads in the training process, "auto" chooses.
         held_out: Share of the training images kept for model selection.
         min_keypoints: People with fewer labelled keypoints are not learnt from.
@@ -164,19 +165,24 @@ class PoseData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[TrainingBatch]:
         """Whole augmented batches, shuffled; the last, smaller one is left out where there are several."""
-        trainer = self.trainer
-        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        trainer, (rank, ranks) = self.trainer, self._process()
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         views = TrainingViews(self.train_people, self.skeleton, self.augment, self.pictures, self.seed, self.occlusion, packed=on_gpu)
         shuffle = not getattr(trainer, "overfit_batches", 0)  # a few batches to learn by heart must be the same ones in every epoch
         weights = sampling_weights(self.train_people, **self.weighting)
-        batches = EpochBatches(len(views), self.batch_size, self.resolutions, self.seed, weights, shuffle, rank, ranks)
+        batches = EpochBatches(len(views), part_of_batch(self.batch_size, ranks), self.resolutions, self.seed, weights, shuffle, rank, ranks)
         return DataLoader(views, batch_size=None, sampler=batches, collate_fn=_as_it_is, **self._loading(on_gpu))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The held-out part of the training data, one fixed view each."""
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(PersonDataset(self.validation_people, self.skeleton, self.preprocessing, self.pictures), self.batch_size, **self._loading(on_gpu))
+        dataset, (rank, ranks) = PersonDataset(self.validation_people, self.skeleton, self.preprocessing, self.pictures), self._process()
+        sampler = SharedOnce(len(dataset), rank, ranks)
+        return DataLoader(dataset, part_of_batch(self.batch_size, ranks), sampler=sampler, **self._loading(on_gpu))
+
+    def _process(self) -> tuple[int, int]:
+        """Number of this process among those that train one network, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loading(self, on_gpu: bool) -> dict[str, Any]:
         """Options of a loader. Where the processor trains, reading from a cache is quicker done between the steps than by processes beside them."""
