@@ -105,7 +105,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def fingerprint(config: DictConfig) -> str:
-    """sha256 of all that decides what a run comes to: the configuration without its places, and the content of the weights that it begins with or learns from."""
+    """sha256 of all that decides what a run comes to: the configuration without its places, and the weights that it begins with and learns from."""
     values = {key: value for key, value in plain(config).items() if key not in PLACES}
     named = [Path(str(path)) for path in (values.get("checkpoint"), *((values.get(key) or {}).get("path") for key in ("init", "distill"))) if path]
     weights = [sha256(path) for path in named if path.is_file()]
