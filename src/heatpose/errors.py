@@ -25,7 +25,7 @@ class InterruptedRun(HeatposeError):
 
 
 def sentence_of(error: BaseException) -> str | None:
-    """The sentence of a `HeatposeError`, also of one that the code which called us has wrapped; or of a disk that is full or read-only; None for any other error."""
+    """The sentence of a `HeatposeError`, also of one that the code which called us has wrapped; or of a full disk; None for others."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, HeatposeError):
         cause = cause.__cause__
