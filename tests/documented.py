@@ -14,7 +14,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^[ ]*```(?P<kind>\w+)\n(?P<text>.*?)^[ ]*```$", re.M | re.S)
-INDENTED = re.compile(r"^    ((?:uv run )?(?:heatpose|train\.py|export\.py) .*)$", re.M)
+INDENTED = re.compile(r"^    ((?:uv run (?:--extra \w+ )*)?(?:heatpose|train\.py|export\.py) .*)$", re.M)
 """A command beside a table of results."""
 
 
@@ -55,8 +55,12 @@ def _lines(page: Path) -> Iterator[str]:
 
 def _command(page: str, line: str) -> Documented:
     words = shlex.split(line, comments=True)
-    if words[:2] == ["uv", "run"] and words[2] in ("heatpose", "train.py", "export.py"):
-        words = words[2:]
+    if words[:2] == ["uv", "run"]:
+        program = 2
+        while words[program] == "--extra":  # and the extra's name
+            program += 2
+        if words[program] in ("heatpose", "train.py", "export.py"):
+            words = words[program:]
     if words[0] == "heatpose" and words[1] in ("train", "export"):
         words = words[1:]
     return Documented(page, words[0].removesuffix(".py"), tuple(words[1:]))

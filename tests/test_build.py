@@ -39,7 +39,7 @@ def config(synthetic_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "data.source.train_images=40", "data.source.val_images=12", "data.batch_size=8", "data.workers=0",
         "data.module.held_out=0.3", "data.module.limit=24", "model.width=0.35", "resolution=64", "trainer.max_epochs=1",
         "trainer.accelerator=cpu", "trainer.precision=32-true", "logger=csv", "export=false", "callbacks.progress=null",
-        f"runs={tmp_path}/runs", f"exports={tmp_path}/exports",
+        f"runs={tmp_path}/runs", f"exports={tmp_path}/exports", f"data.cache={tmp_path}/pictures",
     )  # fmt: skip
 
 
@@ -73,11 +73,11 @@ def test_the_configured_run_trains_and_scores(config: DictConfig, tmp_path: Path
 
     people = source.evaluation(skeleton)
     assert people is not None and len(people) == 12
-    score = build.finish(config, best, source)
+    score = build.finish(config, best, source).oks
     expected = evaluate(TorchRunner(best, loaded), people, skeleton, progress=False).oks
     assert score == pytest.approx(expected, abs=1e-3)
     config.evaluate = False
-    assert build.finish(config, best, source) is None
+    assert build.finish(config, best, source).oks is None
 
 
 def test_a_source_without_evaluation_part_has_no_score(config: DictConfig, tiny_checkpoint: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_source_without_evaluation_part_has_no_score(config: DictConfig, tiny_
         def evaluation(self, skeleton: Any) -> None:
             return None
 
-    assert build.finish(config, tiny_checkpoint, Unscored()) is None
+    assert build.finish(config, tiny_checkpoint, Unscored()).oks is None
 
 
 def test_a_seed_fixes_the_first_weights(config: DictConfig) -> None:

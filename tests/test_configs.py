@@ -14,6 +14,7 @@ import lightning
 import pytest
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -72,11 +73,40 @@ def test_every_file_composes(compose: Compose, file: Path) -> None:
     assert HydraConfig.get().runtime.choices[group] == choice
     plain = build.plain(config)  # every interpolation resolves
     assert re.fullmatch(r"[\w-]+", plain["model_name"]) and re.fullmatch(r"[\w-]+", plain["name"])  # they name files
-    if group not in ("experiment", "debug", "recipe"):
+    if group not in ("experiment", "debug", "recipe", "sweep"):
         assert plain["model_name"] == HydraConfig.get().runtime.choices["model"]
         own = OmegaConf.load(CONF / file)
         own.pop("defaults", None)
-        assert set(own) <= set(config[group])
+        assert set(own) <= set(OmegaConf.select(OmegaConf.create({"hydra": HydraConfig.get(), **config}), group.replace("/", ".")))
+
+
+@pytest.mark.parametrize(
+    ("choice", "plugin"), [("parallel", "Joblib"), ("local_jobs", "Local"), ("slurm", "Slurm")]
+)  # fmt: skip
+def test_a_launcher_is_the_plugins(compose: Compose, choice: str, plugin: str) -> None:
+    compose("train", f"hydra/launcher={choice}", "trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2")
+    launcher = OmegaConf.to_container(HydraConfig.get().launcher, resolve=False)
+    assert isinstance(launcher, dict) and launcher["_target_"].endswith(f".{plugin}Launcher")
+    assert Plugins.instance().class_name_to_class[launcher["_target_"]].__name__ == f"{plugin}Launcher"
+    if choice == "slurm":  # a task for each GPU, which is what Lightning expects
+        whole = OmegaConf.create({"trainer": {"devices": 4, "num_nodes": 2}, "launcher": launcher})
+        assert (whole.launcher.nodes, whole.launcher.tasks_per_node, whole.launcher.gpus_per_node) == (2, 4, 4)
+
+
+def test_searches_ask_for_as_many_numbers_as_they_have_directions(compose: Compose) -> None:
+    for name in _group("sweep"):
+        config = compose("train", f"sweep={name}")
+        sweeper = HydraConfig.get().sweeper
+        assert Plugins.instance().class_name_to_class[sweeper._target_]
+        assert len(config.objectives) == len(sweeper.get("directions", [""]))
+
+
+@pytest.mark.parametrize("name", ["csv", "mlflow", "tensorboard", "wandb"])
+def test_curves_stay_on_this_machine(compose: Compose, name: str) -> None:
+    settings = build.plain(compose("train", f"logger={name}"))["logger"]
+    assert settings.get("offline", True) is True
+    assert all("://" not in str(value) for value in settings.values())
+    assert HydraConfig.get().job.env_set == {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -178,13 +208,16 @@ def test_losses_take_a_batch(compose: Compose, loss: str) -> None:
 
 
 @pytest.mark.parametrize("group", ["optimizer", "scheduler", "augment", "callbacks", "logger", "trainer", "data", "quant", "distill"])
-def test_the_other_groups_give_objects(compose: Compose, group: str, tmp_path: Path) -> None:
+def test_the_other_groups_give_objects(compose: Compose, group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compose("train")
+    for name, value in HydraConfig.get().job.env_set.items():
+        monkeypatch.setenv(name, str(value))  # as in a job
     for choice in _group(group):
         config = compose("train", f"{group}={choice}")
         built = instantiate(config[group])
         if group == "logger":
             assert isinstance(built, lightning.pytorch.loggers.Logger)
-            assert str(tmp_path) in str(built.log_dir)
+            assert str(tmp_path) in str(built.log_dir or built.save_dir)  # MLflow has the latter alone
         elif group == "callbacks":
             assert all(isinstance(callback, lightning.Callback) for callback in built.values())
         elif group in ("optimizer", "scheduler", "trainer"):
@@ -271,6 +304,8 @@ def test_a_bad_value_reaches_the_user_as_its_sentence(compose: Compose) -> None:
         ("logger=csv", True),
         ("quant=none", True),
         ("export=false", True),
+        ("trainer.devices=2", True),
+        ("boards=[stm32n6]", True),
         ("optimizer.lr=0.5", False),
         ("seed=1", False),
         ("resolution=224", False),

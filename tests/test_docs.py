@@ -11,6 +11,7 @@ import pytest
 import typer
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from omegaconf import DictConfig, OmegaConf
 
 from heatpose.cli import app
@@ -29,7 +30,11 @@ def _composed(entry: str, arguments: list[str]) -> DictConfig:
         arguments = arguments[:at] + arguments[at + 2 :]
     first = []
     for override in OverridesParser.create().parse_overrides([a for a in arguments if a != "-m"]):
-        value = next(iter(override.sweep_string_iterator())) if override.is_sweep_override() else override.get_value_element_as_str()
+        sweep = override.value() if override.is_sweep_override() else None
+        if isinstance(sweep, IntervalSweep):
+            value = str(sweep.start)
+        else:
+            value = next(iter(override.sweep_string_iterator())) if sweep else override.get_value_element_as_str()
         first.append(f"{override.get_key_element()}={value}")
     with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         return hydra.compose(entry, [*first, *extra])

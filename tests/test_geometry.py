@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -191,3 +192,68 @@ def test_outside_the_image_is_the_fill() -> None:
     assert (warped[8:24, 8:24] == 200).all()
     warped[8:24, 8:24] = 9
     assert (warped == 9).all()
+
+
+def picture_of(width: int, height: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("size", [192, 224, 256])
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (427, 640), (500, 333), (96, 192)])
+def test_nearest_of_an_unmoved_picture_is_the_protocols(width: int, height: int, size: int) -> None:
+    image, inverse = picture_of(width, height), geometry.invert(geometry.stretch(width, height, size))
+    exact = Preprocessing(size).resize(image)
+    np.testing.assert_array_equal(geometry.warp_one(image, inverse, True, size), exact)
+    batch = geometry.warp_batch(torch.from_numpy(image)[None], torch.from_numpy(inverse).float()[None], torch.tensor([True]), size)
+    np.testing.assert_array_equal(batch[0].permute(1, 2, 0), exact)
+
+
+def sampled_by_hand(image: NDArray[np.uint8], inverse: geometry.Matrix, nearest: bool, size: int) -> NDArray[np.float64]:
+    """Pixel by pixel, black outside."""
+    padded = np.zeros((image.shape[0] + 2, image.shape[1] + 2, 3))
+    padded[1:-1, 1:-1] = image
+    result = np.zeros((size, size, 3))
+    for v in range(size):
+        for u in range(size):
+            x, y = inverse @ [u + 0.5, v + 0.5, 1]
+            if not (-0.5 < x < image.shape[1] + 0.5 and -0.5 < y < image.shape[0] + 0.5):
+                continue
+            if nearest:
+                result[v, u] = padded[int(np.floor(y + geometry.ON_EDGE)) + 1, int(np.floor(x + geometry.ON_EDGE)) + 1]
+                continue
+            left, top = int(np.floor(x - 0.5)), int(np.floor(y - 0.5))
+            a, b = x - 0.5 - left, y - 0.5 - top
+            near = padded[top + 1 : top + 3, left + 1 : left + 3]
+            result[v, u] = (near * np.array([[(1 - a) * (1 - b), a * (1 - b)], [(1 - a) * b, a * b]])[..., None]).sum((0, 1))
+    return result
+
+
+@pytest.mark.parametrize("opencv", [True, False])
+@pytest.mark.parametrize("nearest", [True, False])
+def test_a_batch_is_sampled_as_by_hand(nearest: bool, opencv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not opencv:
+        monkeypatch.setattr(geometry, "_opencv", lambda: None)
+    images = [picture_of(50, 41), picture_of(33, 60)]
+    transforms = [
+        geometry.compose(geometry.region((5, 6, 40, 30), 32), geometry.rotation_scale(20, 1, (16, 16))),
+        geometry.compose(geometry.region((-7, 10, 50, 45), 32), geometry.mirror(32)),
+    ]
+    inverses = [geometry.invert(transform) for transform in transforms]
+    canvas = np.zeros((2, 60, 50, 3), np.uint8)
+    for place, image in zip(canvas, images, strict=True):
+        place[: image.shape[0], : image.shape[1]] = image
+    batch = geometry.warp_batch(torch.from_numpy(canvas), torch.from_numpy(np.stack(inverses)).float(), torch.tensor([nearest] * 2), 32)
+    for number, (image, inverse) in enumerate(zip(images, inverses, strict=True)):
+        exact = sampled_by_hand(image, inverse, nearest, 32)
+        found = np.abs(batch[number].permute(1, 2, 0).numpy() - exact)
+        assert (found > 1).mean() < 0.002
+        one = np.abs(geometry.warp_one(image, inverse, nearest, 32).astype(float) - exact)
+        assert (one > (1 if nearest else 8)).mean() < 0.005 and one.mean() < 1.5
+
+
+def test_one_batch_takes_both_samplings() -> None:
+    image, inverse = picture_of(50, 41), torch.from_numpy(geometry.invert(geometry.stretch(50, 41, 32))).float()
+    arguments = torch.from_numpy(image).expand(2, -1, -1, -1), inverse.expand(2, -1, -1)
+    mixed = geometry.warp_batch(*arguments, torch.tensor([True, False]), 32)
+    for number, nearest in enumerate((True, False)):
+        assert torch.equal(mixed[number], geometry.warp_batch(*arguments, nearest, 32)[number])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from heatpose.data.augment import Photometric
+from heatpose.data.batches import BatchPlan
+from heatpose.data.occlusion import Occlusion
+from heatpose.data.views import TrainingViews
+from heatpose.distill.cache import TeacherMaps
+from heatpose.distill.loss import Distillation
+from heatpose.distill.settings import DistillSettings
 from heatpose.errors import HeatposeError
-from heatpose.losses import HeatmapLoss
+from heatpose.losses import FourHeadLoss, HeatmapLoss, SpatialCrossEntropy
 from heatpose.models.checkpoint import load_checkpoint
 from heatpose.models.movenet import MoveNet
 from heatpose.module import constant, warmup_cosine
@@ -96,7 +104,7 @@ def test_takes_bytes_and_gives_logits(tiny_run: Any) -> None:
 def test_colours_change_in_training_alone(tiny_run: Any) -> None:
     module = tiny_run.module(photometric=Photometric())
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    changed = module.train().on_after_batch_transfer({"image": images}, 0)["image"]
+    changed = module.train().on_after_batch_transfer({"image": images, "colour": torch.tensor([[0.5, 1, -1], [-1, 0, 1]])}, 0)["image"]
     assert changed.dtype == torch.float32 and (changed - images).abs().mean() > 1
     assert module.eval().on_after_batch_transfer({"image": images}, 0)["image"] is images
     plain = tiny_run.module().train()
@@ -175,3 +183,73 @@ def test_the_constant_rate_rises_and_stays() -> None:
         schedule.step()
     assert rates[:10] == pytest.approx([0.2 * (0.01 + 0.99 * step / 10) for step in range(10)])
     assert rates[10:] == pytest.approx([0.2] * 90)
+
+
+def test_a_teachers_points_lie_on_the_labels_of_every_view(tiny_run: Any) -> None:
+    """Whoever comes up, mirrored or not, at each side that is trained at: a teacher that answers with the labels says the same as they do."""
+    data = tiny_run.data(resolutions=[64, 96], prominent_weight=2.0, select="prominent", limit=None)
+    data.setup()
+    people = data.train_people
+    maps = TeacherMaps(
+        None, np.stack([p.keypoints for p in people]), np.stack([p.labelled for p in people]).astype(np.float32), np.zeros((len(people), 2, 3))
+    )  # fmt: skip
+    module = tiny_run.module(distillation=Distillation(maps, DistillSettings(), ST_13))
+    seen = set()
+    for batch in data.train_dataloader():
+        taught = module.on_before_batch_transfer(batch, 0)
+        torch.testing.assert_close(taught["teacher_points"], batch["points"], atol=1e-3, rtol=0)
+        assert torch.equal(taught["teacher_scores"].bool(), batch["labelled"])
+        seen |= {(batch["image"].shape[-1], mirrored) for mirrored in batch["mirrored"].tolist()}
+        assert torch.isfinite(module.training_step(module.on_after_batch_transfer(taught, 0), 0))
+    assert seen == {(64, True), (64, False), (96, True), (96, False)}
+
+
+class Waits(TorchDispatchMode):
+    """Notes the operators that make the host wait for the device: reading a value, or a shape that depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        boolean = func is torch.ops.aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if boolean or func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.masked_select.default):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("heads", ["heatmap", "all"])
+def test_no_step_makes_the_host_wait_for_the_device(heads: str, tiny_run: Any) -> None:
+    loss = FourHeadLoss(ST_13.sigmas) if heads == "all" else SpatialCrossEntropy(ST_13.sigmas)
+    module = tiny_run.module(
+        network=MoveNet(13, 0.35, heads=heads), loss=loss, photometric=Photometric(), optimizer=partial(torch.optim.AdamW, lr=1e-3, fused=True)
+    )  # fmt: skip
+    waits: list[list[str]] = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            self.mode = Waits()
+            self.mode.__enter__()
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            self.mode.__exit__(None, None, None)
+            waits.append(self.mode.found)
+
+    data = tiny_run.data(occlusion=Occlusion(1.0))
+    data.setup()
+    packed = TrainingViews(data.train_people, ST_13, data.augment, data.pictures, occlusion=data.occlusion, packed=True)[BatchPlan(64, 0, (0, 1), (0, 1))]
+    with Waits() as transfer:
+        module.on_after_batch_transfer(packed, 0)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", gradient_clip_val=1.0, callbacks=[Watch()], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    assert len(waits) == 3 and not sum(waits, transfer.found)
+
+
+def test_a_fused_optimizer_is_not_used_where_gradients_are_scaled(tiny_run: Any) -> None:
+    module = tiny_run.module(optimizer=partial(torch.optim.AdamW, lr=0.1, fused=True))
+    for precision, fused in (("bf16-mixed", True), ("32-true", True), ("16-mixed", False)):
+        module.trainer = SimpleNamespace(estimated_stepping_batches=10, precision=precision)
+        assert module.configure_optimizers()["optimizer"].defaults["fused"] is fused

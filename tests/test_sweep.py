@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -12,8 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf
 
-from heatpose.errors import HeatposeError
-from heatpose.sweep import LONGEST, member_suffix, run_entry, run_folder, safe_name
+from heatpose.errors import HeatposeError, InterruptedRun
+from heatpose.record import BoardNumbers, RunResult
+from heatpose.sweep import LONGEST, Task, member_suffix, run_entry, run_folder, safe_name
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -31,12 +35,12 @@ def swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *overrides: str) -> l
     folders: list[str] = []
 
     @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
-    def main(config: DictConfig) -> float | None:
+    def main(config: DictConfig) -> Any:
         return run_entry(lambda c: folders.append(run_folder(c).relative_to(tmp_path).as_posix()), config)
 
     monkeypatch.setattr("sys.argv", ["train.py", "-m", f"runs={tmp_path}", *overrides])
     main()
-    records = {path.parents[2].relative_to(tmp_path).as_posix() for path in tmp_path.rglob("hydra/config/config.yaml")}
+    records = {path.parents[2].relative_to(tmp_path).as_posix() for path in tmp_path.glob("*/hydra/config/config.yaml")}
     assert records == set(folders)  # Hydra's own records lie in the member's folder
     return folders
 
@@ -72,29 +76,123 @@ def test_outside_sweeps_the_name_is_the_name() -> None:
     assert run_folder(config) == Path("runs/mine")
 
 
-def test_a_member_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = []
-
-    def task(config: DictConfig) -> float:
-        if config.seed == 1:
-            raise HeatposeError("Seed 1 is bad; use another.")
-        done.append(int(config.seed))
-        return 1.0
+def called(monkeypatch: pytest.MonkeyPatch, task: Task, *arguments: str) -> int:
+    """Exit status of a sweep of the task, called as `train.py -m arguments`."""
 
     @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
-    def main(config: DictConfig) -> float | None:
+    def main(config: DictConfig) -> Any:
         return run_entry(task, config)
 
-    monkeypatch.setattr("sys.argv", ["train.py", "-m", f"runs={tmp_path}", "seed=0,1,2"])
-    with pytest.raises(SystemExit) as ended:
+    monkeypatch.setattr("sys.argv", ["train.py", "-m", *arguments])
+    try:
         main()
-    assert ended.value.code == 1 and done == [0, 2]
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert errors == ["error: Seed 1 is bad; use another.", "error: 1 of the sweep's runs failed, for the reasons above: heatpose_seed-1."]
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    """Rows of a sweep's csv."""
+    with (folder / "sweep.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_member_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def task(config: DictConfig) -> RunResult:
+        if config.seed == 1:
+            raise HeatposeError("Seed 1 is bad; use another.")
+        if config.seed == 2:
+            raise ZeroDivisionError("what nobody thought of")
+        return RunResult(oks=40.0 + config.seed)
+
+    assert called(monkeypatch, task, f"runs={tmp_path}", "seed=0,1,2,3") == 1
+    out = capsys.readouterr()
+    errors = [line for line in out.err.splitlines() if line.startswith("error: ")]
+    assert errors == [
+        "error: Seed 1 is bad; use another.",
+        "error: ZeroDivisionError: what nobody thought of",
+        "error: heatpose_seed-1: Seed 1 is bad; use another.",
+        "error: heatpose_seed-2: ZeroDivisionError: what nobody thought of",
+        "error: 2 of the sweep's runs failed; the same command runs them again, and only them.",
+    ]
+    assert out.err.count("Traceback") == 1  # of the one that is no user's mistake
+    rows = table(tmp_path / "heatpose_sweep_seed")
+    assert [(row["run"], row["seed"], row["oks"], row["status"]) for row in rows] == [
+        ("heatpose_seed-0", "0", "40.0", "finished"), ("heatpose_seed-1", "1", "", "failed"), ("heatpose_seed-2", "2", "", "failed"),
+        ("heatpose_seed-3", "3", "43.0", "finished"),
+    ]  # fmt: skip
+    assert rows[1]["reason"] == "Seed 1 is bad; use another."
+    assert "heatpose_sweep_seed" in out.out and "43.00" in out.out
+
+
+def test_what_is_finished_is_not_run_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran: list[tuple[int, float]] = []
+
+    def task(config: DictConfig) -> RunResult:
+        ran.append((config.seed, config.optimizer.lr))
+        if (config.seed, len(ran)) == (1, 2):
+            raise HeatposeError("Bad luck; try again.")
+        return RunResult(oks=50.0)
+
+    sweep = [f"runs={tmp_path}", "seed=0,1"]
+    assert called(monkeypatch, task, *sweep) == 1 and called(monkeypatch, task, *sweep) == 0
+    assert [seed for seed, _ in ran] == [0, 1, 1]
+    out = capsys.readouterr().out
+    assert out.count("heatpose_seed-0: finished before with this configuration, not run again") == 1
+    assert [row["status"] for row in table(tmp_path / "heatpose_sweep_seed")] == ["finished", "finished"]
+    called(monkeypatch, task, *sweep, "optimizer.lr=0.5")  # another configuration
+    called(monkeypatch, task, *sweep, "optimizer.lr=0.5", "resume=false")  # asked for
+    assert ran[3:] == [(0, 0.5), (1, 0.5)] * 2
+    called(monkeypatch, task, f"runs={tmp_path}", "seed=1,5", "optimizer.lr=0.5")
+    assert len(ran) == 8 and [row["seed"] for row in table(tmp_path / "heatpose_sweep_seed")] == ["1", "5"]  # the table is this call's
+
+
+def test_ctrl_c_ends_the_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = []
+
+    def task(config: DictConfig) -> RunResult:
+        ran.append(config.seed)
+        raise InterruptedRun("Training was interrupted; the same command goes on.")
+
+    assert called(monkeypatch, task, f"runs={tmp_path}", "seed=0,1") == 1
+    assert ran == [0] and "error: Training was interrupted" in capsys.readouterr().err
+
+
+def test_a_refused_export_fails_with_its_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def task(config: DictConfig) -> RunResult:
+        return RunResult("failed", "int8_pc failed a gate.", oks=60.0, files={"int8_pc": 12.5}, boards={"stm32n6": BoardNumbers("int8_pc", 12.5, 16.0)})
+
+    assert called(monkeypatch, task, f"runs={tmp_path}", "seed=0,1") == 1
+    first = table(tmp_path / "heatpose_sweep_seed")[0]
+    assert (first["oks"], first["int8_pc_oks"], first["stm32n6_ms"], first["stm32n6_ram_kib"], first["status"]) == ("60.0", "12.5", "16.0", "", "failed")
+    with pytest.raises(SystemExit):  # outside sweeps as well
+        run_entry(task, OmegaConf.create({"run": "x", "runs": str(tmp_path), "objectives": ["oks"]}))
+
+
+@pytest.mark.slow
+def test_a_search_by_optuna_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Accuracy rises with both, time with the square of the side: the best members lie on the hull of what was tried."""
+
+    def task(config: DictConfig) -> RunResult:
+        oks, ms = 50 + config.resolution / 32 + config.model.width, (config.resolution / 32) ** 2 * config.model.width
+        return RunResult(oks=oks, boards={"stm32n6": BoardNumbers("int8_pc", oks, ms)})
+
+    search = [f"runs={tmp_path}", "sweep=accuracy_latency"]
+    assert called(monkeypatch, task, *search, "hydra.sweeper.trials=5") == 0
+    folder = tmp_path / "heatpose_sweep_model.width_resolution"
+    assert len(json.loads((folder / "best.json").read_text())["best"]) >= 1
+    assert called(monkeypatch, task, *search, "hydra.sweeper.trials=8") == 0  # goes on: three more
+    kept = json.loads((folder / "best.json").read_text())
+    rows = table(folder)
+    tried = {(float(row["stm32n6_oks"]), float(row["stm32n6_ms"])) for row in rows}
+    hull = {a for a in tried if not any(b != a and b[0] >= a[0] and b[1] <= a[1] for b in tried)}
+    assert kept["trials"] == 8 and {(b["values"]["int8_oks"], b["values"]["ms"]) for b in kept["best"]} == hull
+    assert {row["resolution"] for row in rows} <= {"160", "192", "224", "256"} and len(rows) <= 8
+    assert "none better in every objective" in capsys.readouterr().out
 
 
 def test_outside_sweeps_a_mistake_ends_the_command() -> None:
-    def task(config: DictConfig) -> float:
+    def task(config: DictConfig) -> RunResult:
         raise HeatposeError("No.")
 
     assert not HydraConfig.initialized()

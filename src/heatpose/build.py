@@ -11,7 +11,7 @@ from typing import Any
 import lightning
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 import heatpose.sweep  # noqa: F401  (registers the resolver that the configuration uses)
 from heatpose.checkpoint_io import WholeCheckpointIO
@@ -19,6 +19,7 @@ from heatpose.data.datamodule import PoseData
 from heatpose.data.sources import Source, from_description
 from heatpose.deploy.budget import tell_expected
 from heatpose.deploy.folder import write_hand_off
+from heatpose.deploy.target_files import load_target
 from heatpose.deploy.targets import Target
 from heatpose.distill.loss import Distillation
 from heatpose.distill.settings import DistillSettings
@@ -28,32 +29,34 @@ from heatpose.models.movenet import MoveNet
 from heatpose.module import PoseModule
 from heatpose.preprocessing import Preprocessing
 from heatpose.quiet import without_tensorflow
+from heatpose.record import RunResult, is_first_process, plain
 from heatpose.skeleton import Skeleton
 from heatpose.training import best_precision, callbacks_of
 
-NOT_THE_RUN = ("run", "runs", "exports", "export", "evaluate", "resume", "quant", "target", "hydra", "logger", "fit", "lr_find", "checkpoint")
+NOT_THE_RUN = (
+    "run", "runs", "exports", "export", "evaluate", "resume", "quant", "target", "hydra", "logger", "fit", "lr_find", "checkpoint", "boards", "objectives",
+    "shared_weights",
+)  # fmt: skip
 """Entries that do not change what is learnt: a run may be continued with others."""
+
+DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "use_distributed_sampler")
+"""Entries of `trainer` likewise: a run goes on with another number of GPUs, because the batch is that of all of them."""
 
 
 def quiet(config: DictConfig) -> None:
     """Seeds every generator, and keeps the libraries' remarks that no user can act on off the terminal."""
     without_tensorflow()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for text in ("LeafSpec", "batch_transfer", "does not have many workers", "Checkpoint directory", "number of training batches"):
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in ("LeafSpec", "batch_transfer", "not have many workers", "Checkpoint directory", "number of training batches", "all_gather is deprecated"):
         warnings.filterwarnings("ignore", f".*{text}.*")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values, interpolations resolved."""
-    result = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(result, dict)
-    return {str(key): value for key, value in result.items()}
-
-
 def run_identity(config: DictConfig) -> dict[str, Any]:
     """What must be the same for a run to be continued."""
-    return {key: value for key, value in plain(config).items() if key not in NOT_THE_RUN}
+    identity = {key: value for key, value in plain(config).items() if key not in NOT_THE_RUN}
+    return {**identity, "trainer": {key: value for key, value in identity["trainer"].items() if key not in DEVICES}}
 
 
 def check(config: DictConfig) -> None:
@@ -65,6 +68,8 @@ def check(config: DictConfig) -> None:
     if config.get("distill") is not None:
         instantiate(config.distill).check()
     quant = instantiate(config.quant)
+    boards_of(config)
+    RunResult().objectives(list(config.objectives))
     if config.export:
         # Imported here, as below: training alone needs nothing of it.
         from heatpose.export.bundle import check_place, check_tools
@@ -86,7 +91,10 @@ def build_network(config: DictConfig, skeleton: Skeleton) -> MoveNet:
 
 def build_data(config: DictConfig, source: Source, skeleton: Skeleton, preprocessing: Preprocessing) -> PoseData:
     """The loaders."""
-    data: PoseData = instantiate(config.data.module)(source, skeleton, preprocessing, instantiate(config.augment.geometric))
+    augment = config.augment
+    data: PoseData = instantiate(config.data.module)(
+        source, skeleton, preprocessing, instantiate(augment.geometric), occlusion=instantiate(augment.get("occlusion")), seed=config.seed
+    )
     return data
 
 
@@ -105,7 +113,8 @@ def build_distillation(config: DictConfig, data: PoseData, skeleton: Skeleton) -
     data.setup()
     maps = teacher_maps(settings, data.train_people, skeleton)
     agreed = maps.agreement(data.train_people, skeleton)
-    print(f"Teacher {Path(settings.path).name} agrees with the labels of {len(data.train_people)} training people to {agreed:.1f} % OKS.")
+    if is_first_process():
+        print(f"Teacher {Path(settings.path).name} agrees with the labels of {len(data.train_people)} training people to {agreed:.1f} % OKS.")
     return Distillation(maps, settings, skeleton)
 
 
@@ -115,8 +124,9 @@ def build_module(config: DictConfig, network: MoveNet, skeleton: Skeleton, prepr
     loss = loss(sigmas=skeleton.sigmas) if "sigmas" in loss.func.__init__.__annotations__ else loss()
     metadata = {"run": config.run, "model": config.model_name, "init": plain(config.init), "data": source.describe()}
     return PoseModule(
-        network, loss, skeleton, preprocessing, instantiate(config.optimizer), instantiate(config.scheduler), instantiate(config.augment.photometric), metadata
-    )
+        network, loss, skeleton, preprocessing, instantiate(config.optimizer), instantiate(config.scheduler), instantiate(config.augment.photometric), metadata,
+        compile=config.compile,
+    )  # fmt: skip
 
 
 def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
@@ -125,6 +135,8 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
     with open_dict(settings):
         if settings.precision == "auto":
             settings.precision = best_precision(settings.accelerator)
+        if settings.accelerator == "cpu":  # torch has that layer for GPUs alone
+            settings.sync_batchnorm = False
     callbacks = callbacks_of({str(name): instantiate(entry) for name, entry in config.callbacks.items()}, folder)
     trainer: lightning.Trainer = instantiate(settings)(
         callbacks=list(callbacks), logger=instantiate(config.logger), default_root_dir=folder, plugins=[WholeCheckpointIO()]
@@ -143,24 +155,27 @@ def source_for(config: DictConfig) -> Source:
     return from_description(description)
 
 
-def finish(config: DictConfig, checkpoint: Path, source: Source) -> float | None:
-    """Scores and exports a checkpoint as configured; returns the float network's OKS in percent.
+def finish(config: DictConfig, checkpoint: Path, source: Source) -> RunResult:
+    """Scores and exports a checkpoint as configured.
+
+    Returns:
+        What came out: "failed" where an artefact failed a gate (its bundle is kept).
 
     Raises:
-        HeatposeError: An artefact failed a gate (its bundle is kept), or as `finish.export`.
+        HeatposeError: As `finish.export`.
     """
     # Imported here: training alone must run without the export packages.
     from heatpose import finish as steps
 
-    if not config.export:
-        return steps.score(checkpoint, source) if config.evaluate else None
-    result = steps.export(
-        checkpoint, source, name=config.run, exports=Path(config.exports), quant=instantiate(config.quant), config=plain(config), score=config.evaluate,
-        command=command_line(),
-    )  # fmt: skip
-    hand_over(config, result.folder)
-    steps.require_passed(result)
-    return steps.float_oks(result)
+    boards = boards_of(config)
+    if config.export:
+        bundle = steps.export(
+            checkpoint, source, name=config.run, exports=Path(config.exports), quant=instantiate(config.quant), config=plain(config), score=config.evaluate,
+            command=command_line(),
+        )  # fmt: skip
+        hand_over(config, bundle.folder)
+        return steps.result_of_bundle(bundle, boards)
+    return steps.result_of_checkpoint(checkpoint, steps.score(checkpoint, source) if config.evaluate else None, boards)
 
 
 def command_line() -> str | None:
@@ -174,6 +189,14 @@ def command_line() -> str | None:
 def target_of(config: DictConfig) -> Target | None:
     """The board that the run is for, if it names one (conf/target)."""
     return None if config.get("target") is None else instantiate(config.target)
+
+
+def boards_of(config: DictConfig) -> list[Target]:
+    """The boards whose estimates belong to the run's result: its own, then those of `boards`, without any that has no estimator."""
+    own = target_of(config)
+    named = [load_target(str(name)) for name in config.get("boards") or []]
+    known = {target.name: target for target in reversed([*([own] if own else []), *named]) if target.estimator is not None}
+    return list(reversed(known.values()))
 
 
 def check_budget(config: DictConfig, network: MoveNet, preprocessing: Preprocessing) -> None:

@@ -18,11 +18,16 @@ from heatpose.viz import contact_sheet, draw_pose, heatmap_overlay
 
 
 class Progress(RichProgressBar):
-    """Lightning's bar without the logger's version number, which says nothing here."""
+    """Lightning's bar without the logger's version number, which says nothing here; its numbers are new every few steps."""
+
+    shown: dict[str, Any] | None = None
 
     def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
-        """The epoch's loss and score."""
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        """The epoch's loss and score. To read them is to wait for the device, which a step should not."""
+        between = trainer.training and trainer.global_step % trainer.log_every_n_steps and not trainer.is_last_batch  # type: ignore[attr-defined]
+        if self.shown is None or not between:
+            self.shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        return self.shown
 
 
 class PredictionGrid(Callback):

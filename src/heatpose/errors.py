@@ -20,17 +20,26 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
+class InterruptedRun(HeatposeError):
+    """Ctrl-C during a training: in a sweep it ends the other runs as well."""
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """The sentence of a `HeatposeError`, also of one that the code which called us has wrapped; or of a full disk; None for others."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, HeatposeError):
+        cause = cause.__cause__
+    return _sentence(cause) if cause is not None else _disk_sentence(error) or None
+
+
 @contextmanager
 def told_in_one_sentence() -> Iterator[None]:
     """Turns a `HeatposeError`, also one wrapped by the code that called us, into its sentence on stderr and exit status 1."""
     try:
         yield
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, HeatposeError):
-            cause = cause.__cause__
-        sentence = _sentence(cause) if cause is not None else _disk_sentence(error)
-        if not sentence:
+        sentence = sentence_of(error)
+        if sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr)
         sys.exit(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Console
 
@@ -22,7 +22,12 @@ from heatpose.models.movenet import with_upsampling
 from heatpose.models.upsample import Upsampling
 from heatpose.present import report_table, show
 from heatpose.quantize.settings import AutoChoice, Recovery, Tuning
+from heatpose.record import BoardNumbers, RunResult
 from heatpose.runners.torch_runner import TorchRunner
+
+if TYPE_CHECKING:
+    from heatpose.deploy.estimate import Estimate
+    from heatpose.deploy.targets import Target
 
 
 @dataclass(frozen=True)
@@ -121,18 +126,35 @@ def _model_name(loaded: LoadedCheckpoint, name: str) -> str:
     return str(loaded.metadata.get("model") or name)
 
 
-def float_oks(result: BundleResult) -> float | None:
-    """OKS of the float network in a bundle's table; None when it was not scored."""
-    return result.rows[0].oks if result.rows else None
+def result_of_bundle(bundle: BundleResult, boards: Sequence[Target]) -> RunResult:
+    """What a run with an export came to, "failed" where a gate refused a file; the bundle is kept, its bad files marked."""
+    from heatpose.deploy.estimate import estimate
+    from heatpose.export.flatbuffer import read_graph
+
+    scores = {row.artefact: row.oks for row in bundle.rows}
+    files = {row.artefact: bundle.folder / row.file for row in bundle.rows if row.file.endswith(".tflite")}
+    numbers = {}
+    for board in boards:
+        path = files.get(board.artefact)
+        if path is not None and path.is_file():
+            numbers[board.name] = _numbers(board, estimate(read_graph(path), board), scores.get(board.artefact))
+    failed = list(dict.fromkeys(str(gate["artefact"]) for gate in bundle.gates if not gate["passed"]))
+    reason = f"{', '.join(failed)} failed a gate and must not be shipped; the bundle '{bundle.folder}' keeps the rejected files and the reasons."
+    return RunResult(
+        "failed" if failed else "finished", reason if failed else "", bundle.rows[0].oks if bundle.rows else None, {name: scores[name] for name in files},
+        numbers, str(bundle.folder), sum(bundle.seconds.values()),
+    )  # fmt: skip
 
 
-def require_passed(result: BundleResult) -> None:
-    """Turns a failed gate into a sentence and exit status 1; the bundle is kept, its bad files marked.
+def result_of_checkpoint(path: Path, oks: float | None, boards: Sequence[Target]) -> RunResult:
+    """What a run without an export came to; estimates are those of the network."""
+    from heatpose.deploy.budget import network_estimate
 
-    Raises:
-        HeatposeError: An artefact failed a gate.
-    """
-    if not result.passed:
-        failed = list(dict.fromkeys(gate["artefact"] for gate in result.gates if not gate["passed"]))
-        what = f"{', '.join(failed)} failed a gate and must not be shipped"
-        raise HeatposeError(f"{what}; the bundle '{result.folder}' keeps the rejected files and the reasons.")
+    loaded = load_checkpoint(path)
+    size = loaded.preprocessing.size
+    return RunResult(oks=oks, boards={board.name: _numbers(board, network_estimate(loaded.network, size, board), None) for board in boards})
+
+
+def _numbers(board: Target, expected: Estimate, oks: float | None) -> BoardNumbers:
+    ms, ram, flash = (None if part is None else part.value for part in (expected.ms, expected.ram_kib, expected.flash_kib))
+    return BoardNumbers(board.artefact, oks, ms, ram, flash, expected.extrapolates)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import lightning
@@ -13,6 +14,9 @@ from torch import Tensor
 from heatpose.codec import decode
 from heatpose.data.augment import Photometric
 from heatpose.data.datamodule import Batch
+from heatpose.data.occlusion import paint
+from heatpose.data.share import in_order
+from heatpose.data.views import sampled
 from heatpose.distill.loss import Distillation
 from heatpose.errors import HeatposeError
 from heatpose.losses import FourHeadLoss, HeatmapLoss
@@ -40,6 +44,7 @@ class PoseModule(lightning.LightningModule):
         photometric: Colour changes of training batches; None for none.
         metadata: Plain values for the checkpoint's description (where the weights and the data come from).
         distillation: The term of a teacher that has looked at the training people; None for none.
+        compile: Lets torch compile the network on its first batch of each size.
 
     Raises:
         HeatposeError: The loss is for the other kind of network.
@@ -48,7 +53,7 @@ class PoseModule(lightning.LightningModule):
     def __init__(
         self, network: MoveNet, loss: HeatmapLoss | FourHeadLoss, skeleton: Skeleton, preprocessing: Preprocessing, optimizer: OptimizerFactory,
         scheduler: SchedulerFactory, photometric: Photometric | None = None, metadata: dict[str, Any] | None = None,
-        distillation: Distillation | None = None,
+        distillation: Distillation | None = None, compile: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         heads = network.settings["heads"]
@@ -56,6 +61,8 @@ class PoseModule(lightning.LightningModule):
             choice = "loss=four_heads" if network.four_heads else "loss=spatial_cross_entropy"
             raise HeatposeError(f"{type(loss).__name__} does not fit a network with model.heads={heads}; set {choice}.")
         self.network = network.train().to(memory_format=torch.channels_last)
+        if compile:
+            self.network.compile()  # in its place: names of weights and checkpoints stay as they are
         self.loss = loss
         self.skeleton = skeleton
         self.preprocessing = preprocessing
@@ -86,25 +93,29 @@ class PoseModule(lightning.LightningModule):
         if teaching is not None:
             terms["distill"] = teaching(output.heatmaps if isinstance(output, PoseMaps) else output, batch)
         if len(terms) > 1:
-            self.log_dict({f"{stage}/{name}_loss": term for name, term in terms.items()}, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
+            logged = {f"{stage}/{name}_loss": term for name, term in terms.items()}
+            self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
         return torch.stack([*terms.values()]).sum()
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Adds what the teacher says about a training batch."""
         if self.training and self.distillation is not None:
-            batch |= self.distillation.look_up(batch["index"], batch["matrix"], self.preprocessing.size)
+            batch |= self.distillation.look_up(batch["index"], batch["matrix"])
         return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Photometric changes happen here, on the device and for the whole batch."""
+        """What is done for the whole batch on the device: sampling, where the loader left it, colours, patches."""
+        batch = sampled(batch)
         if self.training and self.photometric is not None:
-            batch["image"] = self.photometric(batch["image"])
+            batch["image"] = self.photometric(batch["image"], batch["colour"])
+        if self.training and "patches" in batch:
+            batch["image"] = paint(batch["image"], batch["patches"])
         return batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step's loss."""
         loss = self._loss("train", self(batch["image"]), batch)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
+        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(batch["image"]))
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -116,28 +127,40 @@ class PoseModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """OKS of the held-out people, under the protocol's formula in the frame of their view. Returns what `forward` gave, for pictures."""
         output: Tensor | PoseMaps = self(batch["image"])
-        self.log("val/loss", self._loss("val", output, batch), batch_size=len(batch["image"]))
+        self.log("val/loss", self._loss("val", output, batch), sync_dist=True, batch_size=len(batch["image"]))
         self.validation_oks.append(self._oks(output, batch))
         return output
 
     def _oks(self, output: Tensor | PoseMaps, batch: Batch) -> np.ndarray[Any, np.dtype[np.float64]]:
-        size, poses = self.preprocessing.size, self.poses(output)
+        size, poses = batch["image"].shape[-1], self.poses(output)
         points, labelled = batch["points"].cpu().numpy() / size, batch["labelled"].cpu().numpy()
         area = AREA_OF_BOX * (batch["box"].cpu().numpy().astype(np.float64) / size).prod(1)
         return mean_over_labelled(keypoint_similarity(poses[..., :2], points, area, self.skeleton.sigmas), labelled)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `val/oks`, mean OKS in percent."""
-        self.log("val/oks", 100 * float(np.concatenate(self.validation_oks).mean()), prog_bar=True)
+        """Logs `val/oks`, mean OKS in percent, of the people of all processes."""
+        values = torch.from_numpy(np.concatenate(self.validation_oks))
+        if self.trainer.world_size > 1:
+            gathered = self.all_gather(values.float().to(self.device))
+            loaders = self.trainer.val_dataloaders
+            assert isinstance(gathered, Tensor) and loaders is not None
+            values = in_order(gathered, len(loaders.dataset)).cpu()
+        self.log("val/oks", 100 * float(values.mean()), prog_bar=True, sync_dist=True)
         self.validation_oks.clear()
 
     def configure_optimizers(self) -> Any:
         """The optimiser (no weight decay on biases and norms) and its schedule, stepped after every batch."""
         matrices = [p for p in self.network.parameters() if p.dim() > 1]
         vectors = [p for p in self.network.parameters() if p.dim() <= 1]
-        optimizer = self.make_optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
+        optimizer = self._fitting_optimizer()([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
         scheduler = self.make_scheduler(optimizer=optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _fitting_optimizer(self) -> Callable[..., torch.optim.Optimizer]:
+        """As configured, but not fused where float16 needs its gradients scaled: Lightning cannot clip those of a fused one."""
+        factory: Callable[..., torch.optim.Optimizer] = self.make_optimizer
+        fused = getattr(factory, "keywords", {}).get("fused")
+        return partial(factory, fused=False) if fused and self.trainer.precision == "16-mixed" else factory
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the description that makes a checkpoint usable on its own."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,13 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from heatpose.data.datamodule import PoseData
-from heatpose.errors import HeatposeError
+from heatpose.distributed import several_processes
+from heatpose.errors import HeatposeError, InterruptedRun
+from heatpose.export.manifest import write_json
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
 from heatpose.module import PoseModule
 from heatpose.places import only_one
+from heatpose.record import is_first_process, read
 
 FINGERPRINT = "configuration.json"
 
@@ -55,20 +57,19 @@ def open_run(folder: Path, configuration: dict[str, Any], resume: bool) -> Path 
         HeatposeError: The folder holds a checkpoint of another configuration.
     """
     fingerprint = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
-    record = folder / FINGERPRINT
-    if not resume and record.is_file():  # only what is known to be a run is ever removed
+    record, last = folder / FINGERPRINT, folder / "checkpoints" / "last.ckpt"
+    if not resume and record.is_file() and is_first_process():  # only what is known to be a run is ever removed
         shutil.rmtree(folder)
-    last = folder / "checkpoints" / "last.ckpt"
+    if not resume and not is_first_process():
+        return None
     if last.is_file() and record.is_file():  # a run that failed before its first checkpoint is in nobody's way
-        known = _read_json(record)
+        known = read(record)
         if known.get("fingerprint") != fingerprint:
             changed = sorted(k for k in {*configuration, *known.get("configuration", {})} if configuration.get(k) != known.get("configuration", {}).get(k))
             raise HeatposeError(f"'{folder}' holds a run of another configuration (different: {', '.join(changed)}); choose another name=... or resume=false.")
-    else:
+    elif is_first_process():
         folder.mkdir(parents=True, exist_ok=True)
-        part = record.with_suffix(".part")
-        part.write_text(json.dumps({"fingerprint": fingerprint, "configuration": configuration}, indent=1), encoding="utf-8")
-        os.replace(part, record)
+        write_json(record, {"fingerprint": fingerprint, "configuration": configuration})
     return last if last.is_file() else None
 
 
@@ -86,14 +87,6 @@ def only_this_process(folder: Path) -> Iterator[None]:
         yield
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
-    except (OSError, ValueError):
-        return {}
-
-
 def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Path | None) -> Path:
     """Trains, or goes on from `last`.
 
@@ -103,12 +96,14 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
     Raises:
         HeatposeError: `last` is no checkpoint, or training was interrupted or ended without a checkpoint.
     """
-    if last is not None:  # the same seed again would show the first epochs' people in the same order and views once more
-        torch.manual_seed(torch.initial_seed() + 1 + int(load_checkpoint(last).metadata.get("epoch", 0)))
+    if last is not None:
+        load_checkpoint(last)  # refuses what is none; Lightning's own words would be a traceback
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+        learnt = (f"run={module.metadata.get('run')}", f"resolution={module.preprocessing.size}", "shared_weights=false")
+        with several_processes(*learnt) if trainer.world_size > 1 else nullcontext():
+            trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except SystemExit as stopped:  # Lightning's answer to Ctrl-C
-        raise HeatposeError("Training was interrupted; the same command goes on from the last checkpoint.") from stopped
+        raise InterruptedRun("Training was interrupted; the same command goes on from the last checkpoint.") from stopped
     choosing = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
     best = next((c.best_model_path for c in choosing if c.best_model_path), "")
     if not best:

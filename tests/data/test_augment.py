@@ -291,20 +291,24 @@ def pictures(seed: int) -> torch.Tensor:
     return torch.randint(100, 156, (1, 3, 16, 16), generator=generator, dtype=torch.uint8).expand(64, -1, -1, -1)
 
 
+def draws(count: int = 64) -> torch.Tensor:
+    return 2 * torch.rand(count, 3) - 1
+
+
 def test_colours_stay_in_range_and_differ_between_images() -> None:
     torch.manual_seed(0)
     images = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8).expand(8, -1, -1, -1)
-    changed = Photometric(0.5, 0.9, 0.9)(images)
+    changed = Photometric(0.5, 0.9, 0.9)(images, draws(8))
     assert changed.dtype == torch.float32 and changed.shape == images.shape
     assert changed.min() == 0 and changed.max() == 255
     assert len({image.mean().item() for image in changed}) == 8
-    torch.testing.assert_close(Photometric(0, 0, 0)(images), images.float(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(Photometric(0, 0, 0)(images, draws(8)), images.float(), atol=1e-3, rtol=0)
 
 
 def test_brightness_adds_one_number_per_image() -> None:
     torch.manual_seed(0)
     images = pictures(0)
-    added = (Photometric(0.2, 0, 0)(images) - images).flatten(1)
+    added = (Photometric(0.2, 0, 0)(images, draws()) - images).flatten(1)
     assert added.std(1).max() < 1e-3
     means = added.mean(1)
     assert -51.01 < means.min() < -45 and 45 < means.max() < 51.01
@@ -313,7 +317,7 @@ def test_brightness_adds_one_number_per_image() -> None:
 def test_contrast_stretches_about_the_images_mean() -> None:
     torch.manual_seed(0)
     images = pictures(1).float()
-    changed = Photometric(0, 0.3, 0)(images)
+    changed = Photometric(0, 0.3, 0)(images, draws())
     torch.testing.assert_close(changed.mean((1, 2, 3)), images.mean((1, 2, 3)), atol=0.01, rtol=0)
     factors = changed.flatten(1).std(1) / images.flatten(1).std(1)
     assert 0.699 < factors.min() < 0.75 and 1.25 < factors.max() < 1.301
@@ -324,7 +328,7 @@ def test_contrast_stretches_about_the_images_mean() -> None:
 def test_saturation_stretches_about_grey() -> None:
     torch.manual_seed(0)
     images = pictures(2).float()
-    changed = Photometric(0, 0, 0.3)(images)
+    changed = Photometric(0, 0, 0.3)(images, draws())
     grey = images.mean(1, keepdim=True)
     torch.testing.assert_close(changed.mean(1, keepdim=True), grey, atol=0.01, rtol=0)
     factors = (changed - grey).flatten(1).std(1) / (images - grey).flatten(1).std(1)

@@ -57,7 +57,7 @@ def test_a_warped_map_lies_where_the_warped_label_lies(grid: int, margin: float 
     term = Distillation(at_the_labels(people, grid, margin=margin), DistillSettings(temperature=0.5), DOTS)
     index, matrices, mirrored = views(people)
     assert 5 < sum(mirrored) < len(mirrored) - 5
-    batch = term.look_up(index, torch.from_numpy(np.array(matrices, np.float32)), SIZE)
+    batch = term.look_up(index, torch.from_numpy(np.array(matrices, np.float32)))
     target, weight = term.target(batch, CELLS)
     middle = np.arange(CELLS) + 0.5
     checked = 0
@@ -86,7 +86,7 @@ def test_a_point_that_left_the_view_teaches_nothing(dotted: list[Person]) -> Non
     matrix = geometry.region((x + 12, y - 40, 80, 80), SIZE)  # the point is beyond the left edge, its map's skirt within
     for grid in (24, None):
         term = Distillation(at_the_labels(people, grid), DistillSettings(), DOTS)
-        batch = term.look_up(torch.tensor([0]), torch.from_numpy(matrix[None]), SIZE) | {"box": torch.full((1, 2), 60.0)}
+        batch = term.look_up(torch.tensor([0]), torch.from_numpy(matrix[None])) | {"box": torch.full((1, 2), 60.0)}
         weight = term.target(batch, CELLS)[1]
         inside = (geometry.apply(matrix, people[0].keypoints) >= 0).all(-1) & (geometry.apply(matrix, people[0].keypoints) < SIZE).all(-1)
         assert not inside[0] and weight[0, 0] == 0
@@ -105,7 +105,7 @@ def identity(dotted: list[Person]) -> Any:
             "points": torch.from_numpy(np.stack([geometry.apply(m, p.keypoints) for m, p in zip(matrices, people, strict=True)])),
             "labelled": torch.from_numpy(np.stack([p.labelled for p in people])), "box": torch.tensor([[96.0, 128.0], [96.0, 128.0]]),
         }  # fmt: skip
-        return term, batch | term.look_up(torch.tensor([0, 1]), torch.from_numpy(matrices), SIZE)
+        return term, batch | term.look_up(torch.tensor([0, 1]), torch.from_numpy(matrices))
 
     return make
 

@@ -61,7 +61,7 @@ def test_a_student_can_be_brought_to_the_teachers_maps(tiny_run: Any, taught: An
     batch = module.on_before_batch_transfer(next(iter(data.train_dataloader())), 0)
     optimizer = torch.optim.AdamW(module.network.parameters(), lr=4e-3)
     costs = []
-    for _ in range(25):
+    for _ in range(40):
         optimizer.zero_grad()
         cost = term(module(batch["image"]), batch)
         cost.backward()

@@ -109,9 +109,9 @@ class Place:
         )
 
     def left(self) -> list[str]:
-        """Files that are no records of Hydra's, relative to the folder."""
+        """Files that are no records of Hydra's and no cache, relative to the folder."""
         files = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
-        return sorted(path.as_posix() for path in files if "hydra" not in path.parts)
+        return sorted(path.as_posix() for path in files if not {"hydra", "data_cache"} & {*path.parts})
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,7 @@ def test_a_broken_training_image_ends_the_run_with_its_name(place: Any) -> None:
     """Also where a process of the data loader meets it."""
     copy = _damaged(place, "train")
     run = [o for o in place.tiny if "data." not in o and not o.startswith("experiment")]
-    overrides = [*run, "skeleton=st13", f"data.root={copy}", "data.workers=1", "data.batch_size=8", "name=broken"]
+    overrides = [*run, "skeleton=st13", f"data.root={copy}", "data.workers=1", "data.cache=off", "data.batch_size=8", "name=broken"]
     place.run("train", *overrides).told_in_one_sentence("cannot be decoded", ".jpg")
     assert not list(place.folder.rglob("*.ckpt")) and not (place.folder / "exports").exists()
     # The run that failed is in nobody's way: the same name with other settings is not refused as another run.

@@ -90,8 +90,8 @@ def unpack(path: Path, root: Path, archive: Archive) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def require_room(folder: Path, needed: int) -> None:
-    """Refuses to start what will not fit.
+def require_room(folder: Path, needed: int, advice: str = "set another data.root") -> None:
+    """Refuses to start what will not fit; `advice` says what else than making room would help.
 
     Raises:
         HeatposeError: Fewer than `needed` bytes and a reserve are free.
@@ -100,7 +100,7 @@ def require_room(folder: Path, needed: int) -> None:
     if needed > 0 and needed + RESERVE > free:
         raise HeatposeError(
             f"'{folder}' has {free / 1e9:.1f} GB free and {(needed + RESERVE) / 1e9:.1f} GB are needed; "
-            "make room or set another data.root."
+            f"make room or {advice}."
         )
 
 

@@ -5,6 +5,7 @@ Shape legend: B batch, K keypoints, S input side.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ class GeometricAugment:
         rotate: Probability of a rotation.
         mirror: Probability of a left/right mirror.
         nearest: Probability of nearest sampling, what the benchmark uses; else bilinear.
+        antialias: For bilinear sampling, probability that a picture which is shrunk is first averaged over whole pixels, as a good camera's driver does.
+        mask_others: Probability that the boxes of other people, as far as they are outside the person's own, are painted grey.
     """
 
     person_share: tuple[float, float] = (0.2, 0.9)
@@ -50,15 +53,23 @@ class GeometricAugment:
     rotate: float = 0.5
     mirror: float = 0.5
     nearest: float = 0.5
+    antialias: float = 0.0
+    mask_others: float = 0.0
 
-    def transform(self, person: Person, size: int, random: np.random.Generator) -> tuple[geometry.Matrix, bool]:
+    def transform(self, person: Person, size: int, random: np.random.Generator, kept: float = 1.0) -> tuple[geometry.Matrix, bool]:
         """Draws an image -> input transform for one person.
+
+        Args:
+            person: Its labels.
+            size: S.
+            random: What is drawn from.
+            kept: Scale at which the picture is at hand, 1 in its original size. A smaller picture is not magnified more than allowed either.
 
         Returns:
             The matrix, and whether it mirrors (then left and right keypoints swap).
         """
         mirrored = bool(random.random() < self.mirror)
-        steps = [geometry.region(self._region(person, size, random), size)]
+        steps = [geometry.region(self._region(person, size / (self.magnification * kept), random), size)]
         if random.random() < self.rotate:
             steps.append(geometry.rotation_scale(random.uniform(-self.degrees, self.degrees), 1.0, (size / 2, size / 2)))
         if mirrored:
@@ -67,43 +78,43 @@ class GeometricAugment:
 
     def suits(self, person: Person, size: int) -> bool:
         """False for someone whom no admissible crop separates from a larger neighbour: the network could not know who is meant."""
-        return prominent(person) or prominent(person, self._tightest(person, size))
+        return prominent(person) or prominent(person, self._tightest(person, size / self.magnification))
 
-    def _tightest(self, person: Person, size: int) -> Box:
-        return _place(person, *_crop_size(person, self.person_share[1], 1.0, size / self.magnification), None)
+    def _tightest(self, person: Person, least: float) -> Box:
+        return _place(person, *_crop_size(person, self.person_share[1], 1.0, least), None)
 
-    def _region(self, person: Person, size: int, random: np.random.Generator) -> Box:
+    def _region(self, person: Person, least: float, random: np.random.Generator) -> Box:
         if not prominent(person) or (not person.alone and random.random() < self.crop):
-            return self._around(person, size, random)
+            return self._around(person, least, random)
         if random.random() < self.whole:
             return 0.0, 0.0, float(person.width), float(person.height)
         return self._zoomed(person, random)
 
     def _zoomed(self, person: Person, random: np.random.Generator) -> Box:
-        factor = float(np.exp(random.uniform(-1, 1) * np.log(self.zoom)))
-        stretch = float(np.exp(random.uniform(-0.5, 0.5) * np.log(self.aspect)))
+        factor = math.exp(random.uniform(-1, 1) * math.log(self.zoom))
+        stretch = math.exp(random.uniform(-0.5, 0.5) * math.log(self.aspect))
         width, height = person.width / factor * stretch, person.height / factor / stretch
         return _place(person, width, height, random)
 
-    def _around(self, person: Person, size: int, random: np.random.Generator) -> Box:
+    def _around(self, person: Person, least: float, random: np.random.Generator) -> Box:
         """A crop in which the person is the most prominent one: the network finds one person, and must not be asked to guess which."""
         low, high = self.person_share
         for _ in range(TRIES):
             share = random.uniform(low, high)
-            aspect = float(np.exp(random.uniform(-1, 1) * np.log(self.aspect)))
-            box = _place(person, *_crop_size(person, share, aspect, size / self.magnification), random)
+            aspect = math.exp(random.uniform(-1, 1) * math.log(self.aspect))
+            box = _place(person, *_crop_size(person, share, aspect, least), random)
             if prominent(person, box):
                 return box
             low = share  # another person is too large in it: nearer
-        return self._tightest(person, size)
+        return self._tightest(person, least)
 
 
 def _crop_size(person: Person, share: float, aspect: float, least: float = 0.0) -> tuple[float, float]:
     """Width and height of a crop in which the person has the given share; never smaller than the person or `least`, nor larger than the picture."""
-    side = np.sqrt(person.box[2] * person.box[3]) / share
-    width, height = side * np.sqrt(aspect), side / np.sqrt(aspect)
+    side = math.sqrt(person.box[2] * person.box[3]) / share
+    width, height = side * math.sqrt(aspect), side / math.sqrt(aspect)
     width, height = max(width, 1.05 * person.box[2], least), max(height, 1.05 * person.box[3], least)
-    return float(min(width, person.width)), float(min(height, person.height))
+    return min(width, float(person.width)), min(height, float(person.height))
 
 
 def _place(person: Person, width: float, height: float, random: np.random.Generator | None) -> Box:
@@ -113,18 +124,19 @@ def _place(person: Person, width: float, height: float, random: np.random.Genera
         low, high = sorted((start + length - side, start))
         at = random.uniform(low, high) if random is not None else (low + high) / 2
         lowest, highest = sorted((0.0, limit - side))
-        corner.append(float(np.clip(at, lowest, highest)))
+        corner.append(min(max(at, lowest), highest))
     return corner[0], corner[1], width, height
 
 
 def prominent(person: Person, box: Box | None = None) -> bool:
     """True where no other person fills, in the crop `box` or on the whole picture, more than `PROMINENCE` of this person's box area."""
-    if not len(person.others):
-        return True
     x, y, width, height = box or (0.0, 0.0, float(person.width), float(person.height))
-    start = np.maximum(person.others[:, :2], (x, y))
-    end = np.minimum(person.others[:, :2] + person.others[:, 2:], (x + width, y + height))
-    return float(np.clip(end - start, 0, None).prod(1).max()) < PROMINENCE * person.box[2] * person.box[3]
+    limit = PROMINENCE * person.box[2] * person.box[3]
+    for left, top, w, h in person.others.tolist():  # a few: plain numbers are faster than numpy
+        across, down = min(left + w, x + width) - max(left, x), min(top + h, y + height) - max(top, y)
+        if across > 0 and down > 0 and across * down >= limit:
+            return False
+    return True
 
 
 def fixed_transform(person: Person, size: int, share: float = 0.6) -> geometry.Matrix:
@@ -157,18 +169,24 @@ def view(image: NDArray[np.uint8], person: Person, transform: geometry.Matrix, s
         flip_order: The skeleton's.
         sampling: "nearest" or "bilinear".
     """
-    points = geometry.apply(transform, person.keypoints)
-    labelled = person.labelled
+    return InputSample(geometry.warp(image, transform, size, sampling), *moved_labels(person, transform, mirrored, flip_order))
+
+
+def moved_labels(
+    person: Person, transform: geometry.Matrix, mirrored: bool, flip_order: list[int]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
+    """Points f32[K, 2], labelled bool[K] and box sides f32[2] of a person in the frame of the input; arguments as `view`."""
+    points, labelled = geometry.apply(transform, person.keypoints), person.labelled
     if mirrored:
         points, labelled = points[flip_order], labelled[flip_order]
-    scale = np.linalg.norm(transform[:, :2], axis=0)  # lengths of the images of the x and y unit vectors
-    box = (np.asarray(person.box[2:]) * scale).astype(np.float32)
-    return InputSample(geometry.warp(image, transform, size, sampling), points, labelled, box)
+    (a, b, _), (c, d, _) = transform.tolist()
+    sides = person.box[2] * math.hypot(a, c), person.box[3] * math.hypot(b, d)  # by the lengths of the images of the x and y unit vectors
+    return points, labelled, np.array(sides, np.float32)
 
 
 @dataclass(frozen=True)
 class Photometric:
-    """Brightness, contrast and saturation, one draw per image of a batch, on the device.
+    """Brightness, contrast and saturation of each image of a batch, on the device.
 
     Attributes:
         brightness: Added, as a fraction of 255, from [-brightness, brightness].
@@ -180,14 +198,20 @@ class Photometric:
     contrast: float = 0.3
     saturation: float = 0.3
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """u8 or f32[B, 3, S, S] in 0..255 -> f32 of the same shape and range."""
-        import torch
+    def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        """Changes a batch, the same way on every device.
 
+        Args:
+            images: u8 or f32[B, 3, S, S] in 0..255.
+            draws: f32[B, 3] uniform in [-1, 1]: saturation, contrast, brightness of each image.
+
+        Returns:
+            f32[B, 3, S, S] in 0..255.
+        """
         x = images.float()
-        draw = torch.rand(3, len(x), 1, 1, 1, device=x.device) * 2 - 1
+        saturation, contrast, brightness = draws[:, :, None, None, None].unbind(1)
         grey = x.mean(1, keepdim=True)
-        x = grey + (x - grey) * (1 + self.saturation * draw[0])
+        x = grey + (x - grey) * (1 + self.saturation * saturation)
         mean = grey.mean((-1, -2), keepdim=True)
-        x = mean + (x - mean) * (1 + self.contrast * draw[1]) + 255 * self.brightness * draw[2]
+        x = mean + (x - mean) * (1 + self.contrast * contrast) + 255 * self.brightness * brightness
         return x.clamp_(0, 255)

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.data.sample import Person, load_image
 from heatpose.errors import HeatposeError
-from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import Skeleton
-
-if TYPE_CHECKING:
-    from heatpose.data.datamodule import Batch
 
 TILE = 320
 """Longest side of a picture on the sheet, in pixels."""
@@ -63,19 +58,19 @@ def augmented_sheet_of(
     Raises:
         HeatposeError: There is nobody, or an image cannot be read.
     """
-    import torch
-
     from heatpose.data.augment import GeometricAugment, Photometric
-    from heatpose.data.datamodule import PersonDataset
+    from heatpose.data.batches import BatchPlan
+    from heatpose.data.cache import ImageFiles
+    from heatpose.data.views import TrainingViews
+    from heatpose.viz import draw_pose
 
     augment = GeometricAugment()
     chosen = _chosen([person for person in kept if augment.suits(person, size)], people, seed)
-    samples = PersonDataset(chosen, skeleton, Preprocessing(size), augment)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        views_of = [samples[i] for i in range(len(chosen)) for _ in range(views)]
-        images = Photometric()(torch.stack([sample["image"] for sample in views_of])).round().byte().permute(0, 2, 3, 1).numpy()
-    tiles = [_labelled(image, sample, skeleton) for image, sample in zip(images, views_of, strict=True)]
+    shown = tuple(i for i in range(len(chosen)) for _ in range(views))
+    batch = TrainingViews(chosen, skeleton, augment, ImageFiles(), seed)[BatchPlan(size, 0, tuple(range(len(shown))), shown)]
+    images = Photometric()(batch["image"], batch["colour"]).round().byte().permute(0, 2, 3, 1).numpy()
+    poses = np.concatenate([batch["points"].numpy() / size, batch["labelled"].numpy()[..., None]], 2, dtype=np.float32)
+    tiles = [draw_pose(image, pose, skeleton, threshold=0.5) for image, pose in zip(images, poses, strict=True)]
     captions = [str(person.image_id) for person in chosen for _ in range(views)]
     return _sheet(tiles, views, captions)
 
@@ -90,14 +85,6 @@ def _sheet(tiles: Sequence[NDArray[np.uint8]], columns: int, captions: Sequence[
     from heatpose.viz import contact_sheet  # an audit draws nothing
 
     return contact_sheet(tiles, columns, captions=captions)
-
-
-def _labelled(image: NDArray[np.uint8], sample: Batch, skeleton: Skeleton) -> NDArray[np.uint8]:
-    """A network's input with the labels that go with it."""
-    from heatpose.viz import draw_pose
-
-    points, labelled = sample["points"].numpy() / len(image), sample["labelled"].numpy()
-    return draw_pose(image, np.concatenate([points, labelled[:, None]], 1).astype(np.float32), skeleton, threshold=0.5)
 
 
 def _tile(person: Person, skeleton: Skeleton) -> NDArray[np.uint8]:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset
 
 from heatpose.data.augment import GeometricAugment, fixed_transform, prominent, view
-from heatpose.data.sample import Person, load_image
+from heatpose.data.batches import EpochBatches, sampling_weights
+from heatpose.data.cache import ImageFiles, Pictures, choose_pictures
+from heatpose.data.occlusion import Occlusion
+from heatpose.data.sample import Person
+from heatpose.data.share import SharedOnce, part_of_batch
 from heatpose.data.sources import Source
+from heatpose.data.views import TrainingBatch, TrainingViews
 from heatpose.errors import HeatposeError
-from heatpose.preprocessing import Preprocessing
+from heatpose.preprocessing import Preprocessing, check_resolution
 from heatpose.skeleton import Skeleton
 
 SELECTIONS = ("all", "prominent", "alone")
@@ -25,34 +31,31 @@ sample among its people, matrix f32[B, 2, 3] from the image to the input's pixel
 
 
 class PersonDataset(Dataset[Batch]):
-    """People as network inputs.
+    """People as network inputs, each in one fixed view: what the model is selected on.
 
     Args:
         people: The samples.
-        skeleton: For the left/right swap.
-        preprocessing: Input side and, for model selection, the sampling.
-        augment: Random views; None gives each person's one fixed view.
+        skeleton: Its order of keypoints.
+        preprocessing: Input side and sampling.
+        pictures: Where the pixels come from; a picture that was made smaller is decoded from its file all the same.
     """
 
-    def __init__(self, people: Sequence[Person], skeleton: Skeleton, preprocessing: Preprocessing, augment: GeometricAugment | None = None) -> None:
+    def __init__(self, people: Sequence[Person], skeleton: Skeleton, preprocessing: Preprocessing, pictures: Pictures | None = None) -> None:
         self.people = people
         self.skeleton = skeleton
         self.preprocessing = preprocessing
-        self.augment = augment
+        self.pictures = pictures or ImageFiles()
 
     def __len__(self) -> int:
         return len(self.people)
 
     def __getitem__(self, index: int) -> Batch:
         person, size = self.people[index], self.preprocessing.size
-        image = load_image(person.image_path, person.width, person.height)
-        if self.augment is None:
-            transform, mirrored, sampling = fixed_transform(person, size), False, self.preprocessing.sampling
-        else:
-            random = np.random.default_rng(int(torch.randint(2**62, ())))  # torch seeds its workers, so runs repeat and workers differ
-            transform, mirrored = self.augment.transform(person, size, random)
-            sampling = "nearest" if random.random() < self.augment.nearest else "bilinear"
-        sample = view(image, person, transform, size, mirrored, self.skeleton.flip_order, sampling)
+        picture = self.pictures.picture(person)
+        if picture.scale != (1.0, 1.0):
+            picture = ImageFiles().picture(person)
+        transform = fixed_transform(person, size)
+        sample = view(picture.pixels, person, transform, size, False, self.skeleton.flip_order, self.preprocessing.sampling)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1))),
             "points": torch.from_numpy(sample.points),
@@ -71,13 +74,20 @@ class PoseData(lightning.LightningDataModule):
         skeleton: Their keypoints.
         preprocessing: Input side and sampling.
         augment: Random views for training.
-        batch_size: Samples per step.
-        workers: Loader processes; 0 loads in the training process.
+        batch_size: Samples per step, of all processes that train together.
+        workers: Loader processes; 0 loads in the training process, "auto" chooses.
         held_out: Share of the training images kept for model selection.
         min_keypoints: People with fewer labelled keypoints are not learnt from.
         min_side: People whose box has a shorter geometric mean side, in image pixels, are not learnt from.
         limit: At most this many training people (for trials and learning curves).
         prominent_weight: How often someone who is prominent on the whole picture, as the benchmark's people are, comes up against the others.
+        size_weight: Power of the person's size, and
+        keypoint_weight: power of the share of labelled keypoints, in how often someone comes up (`batches.sampling_weights`).
+        resolutions: Input sides to train at, one of them for each batch; None for the preprocessing's. The model is selected at the latter.
+        occlusion: Patches over the people; None for none.
+        cache: "auto" keeps decoded pictures below `cache.FOLDER` where there is room, "off" decodes each time, anything else is the folder to keep them in.
+        short_side: Pictures whose short side is longer are kept at it; None keeps all as they are.
+        seed: With the epoch it decides every batch.
         select: Who is learnt from: "all"; "prominent", those who are prominent on the whole picture; "alone", those on pictures with one annotation.
 
     Raises:
@@ -85,12 +95,16 @@ class PoseData(lightning.LightningDataModule):
     """
 
     def __init__(
-        self, source: Source, skeleton: Skeleton, preprocessing: Preprocessing, augment: GeometricAugment, batch_size: int = 32, workers: int = 2,
+        self, source: Source, skeleton: Skeleton, preprocessing: Preprocessing, augment: GeometricAugment, batch_size: int = 32, workers: int | str = 2,
         held_out: float = 0.08, min_keypoints: int = 3, min_side: float = 36.0, limit: int | None = None,
-        prominent_weight: float = 1.0, select: str = "all",
+        prominent_weight: float = 1.0, size_weight: float = 0.0, keypoint_weight: float = 0.0, resolutions: Sequence[int] | None = None,
+        occlusion: Occlusion | None = None, cache: str = "off", short_side: int | None = 640, seed: int = 0, select: str = "all",
     ) -> None:  # fmt: skip
         super().__init__()
-        _check(batch_size=(batch_size, 1), workers=(workers, 0), min_keypoints=(min_keypoints, 0), limit=(1 if limit is None else limit, 1))
+        _check(
+            batch_size=(batch_size, 1), workers=(0 if workers == "auto" else workers, 0), min_keypoints=(min_keypoints, 0),
+            limit=(1 if limit is None else limit, 1), short_side=(32 if short_side is None else short_side, 32),
+        )  # fmt: skip
         if not 0 < held_out < 1:
             raise HeatposeError(f"data.module.held_out={held_out} is no share of the images; use a number between 0 and 1, 0.08 by default.")
         if select not in SELECTIONS:
@@ -106,23 +120,30 @@ class PoseData(lightning.LightningDataModule):
         self.min_keypoints = min_keypoints
         self.min_side = min_side
         self.limit = limit
-        self.prominent_weight = prominent_weight
+        self.weighting = {"prominence": prominent_weight, "size": size_weight, "keypoints": keypoint_weight}
+        self.resolutions = _resolutions(resolutions) or (preprocessing.size,)
+        self.occlusion = occlusion
+        self.cache = cache
+        self.short_side = short_side
+        self.seed = seed
         self.train_people: list[Person] = []
         self.validation_people: list[Person] = []
+        self.pictures: Pictures = ImageFiles()
 
     def prepare_data(self) -> None:
         """Downloads or renders, once per node."""
         self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the labels and splits them.
+        """Reads the labels, splits them, and opens or builds the cache of the pictures.
 
         Raises:
-            HeatposeError: Nothing is left to learn from or to choose on.
+            HeatposeError: Nothing is left to learn from or to choose on, or the cache cannot be built.
         """
         if self.train_people:
             return
-        usable = [p for p in self.source.training(self.skeleton) if self._is_usable(p)]
+        everyone = self.source.training(self.skeleton)
+        usable = [p for p in everyone if self._is_usable(p)]
         chosen = [p for p in usable if in_held_out(p, self.held_out)]
         learnt = [p for p in usable if not in_held_out(p, self.held_out) and self._is_selected(p)]
         if not chosen or not learnt:
@@ -130,34 +151,58 @@ class PoseData(lightning.LightningDataModule):
                 f"Only {len(usable)} usable people ({len(learnt)} to learn from, {len(chosen)} held out): too few; lower data.min_keypoints or add data."
             )
         # Chosen on whole pictures of prominent people, as the benchmark's are: on crops, scores go on rising long after those have stopped.
-        self.train_people, self.validation_people = learnt[: self.limit], [p for p in chosen if prominent(p)] or chosen
+        learnt, chosen = learnt[: self.limit], [p for p in chosen if prominent(p)] or chosen
+        self.pictures = choose_pictures(self.cache, self.short_side, everyone, [*learnt, *chosen] if self.limit else everyone)
+        self.train_people, self.validation_people = learnt, chosen
 
     def _is_usable(self, person: Person) -> bool:
         side = float(np.sqrt(person.box[2] * person.box[3]))
         labelled = int(person.labelled.sum()) >= min(self.min_keypoints, len(self.skeleton))
-        return labelled and side >= self.min_side and self.augment.suits(person, self.preprocessing.size)
+        return labelled and side >= self.min_side and self.augment.suits(person, max(self.resolutions))
 
     def _is_selected(self, person: Person) -> bool:
         return self.select == "all" or (person.alone if self.select == "alone" else prominent(person))
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled, augmented; the last, smaller batch is left out where there are several."""
-        dataset = PersonDataset(self.train_people, self.skeleton, self.preprocessing, self.augment)
-        weights = [self.prominent_weight if prominent(person) else 1.0 for person in self.train_people]
-        sampler = WeightedRandomSampler(weights, len(weights)) if self.prominent_weight != 1.0 else RandomSampler(dataset)
-        return self._loader(dataset, sampler=sampler, drop_last=len(dataset) >= 2 * self.batch_size)
+    def train_dataloader(self) -> DataLoader[TrainingBatch]:
+        """Whole augmented batches, shuffled; the last, smaller one is left out where there are several."""
+        trainer, (rank, ranks) = self.trainer, self._process()
+        on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        views = TrainingViews(self.train_people, self.skeleton, self.augment, self.pictures, self.seed, self.occlusion, packed=on_gpu)
+        shuffle = not getattr(trainer, "overfit_batches", 0)  # a few batches to learn by heart must be the same ones in every epoch
+        weights = sampling_weights(self.train_people, **self.weighting)
+        batches = EpochBatches(len(views), part_of_batch(self.batch_size, ranks), self.resolutions, self.seed, weights, shuffle, rank, ranks)
+        return DataLoader(views, batch_size=None, sampler=batches, collate_fn=_as_it_is, **self._loading(on_gpu))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The held-out part of the training data, one fixed view each."""
-        return self._loader(PersonDataset(self.validation_people, self.skeleton, self.preprocessing))
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        dataset, (rank, ranks) = PersonDataset(self.validation_people, self.skeleton, self.preprocessing, self.pictures), self._process()
+        sampler = SharedOnce(len(dataset), rank, ranks)
+        return DataLoader(dataset, part_of_batch(self.batch_size, ranks), sampler=sampler, **self._loading(on_gpu))
 
-    def _loader(self, dataset: PersonDataset, **options: Any) -> DataLoader[Batch]:
-        return DataLoader(
-            dataset, self.batch_size, num_workers=self.workers, persistent_workers=self.workers > 0, pin_memory=torch.cuda.is_available(), **options
-        )
+    def _process(self) -> tuple[int, int]:
+        """Number of this process among those that train one network, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loading(self, on_gpu: bool) -> dict[str, Any]:
+        """Options of a loader. Where the processor trains, reading from a cache is quicker done between the steps than by processes beside them."""
+        idle = 0 if not on_gpu and not isinstance(self.pictures, ImageFiles) else min(4, os.cpu_count() or 1)
+        workers = idle if self.workers == "auto" else int(self.workers)
+        return {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": on_gpu}
 
 
-def _check(**counts: tuple[int, int]) -> None:
+def _as_it_is(batch: Any) -> Any:
+    """A batch comes whole; lambdas do not reach loader processes that are spawned."""
+    return batch
+
+
+def _resolutions(given: Sequence[int] | None) -> tuple[int, ...]:
+    for size in given or ():
+        check_resolution(size)
+    return tuple(given or ())
+
+
+def _check(**counts: tuple[Any, int]) -> None:
     """Refuses counts that are no whole numbers or below their least value; name -> value, least value."""
     for name, (value, least) in counts.items():
         if not isinstance(value, int) or value < least:

@@ -45,13 +45,12 @@ class Distillation(nn.Module):
         self.flip_order = skeleton.flip_order
         self.register_buffer("sigmas", torch.tensor(list(skeleton.sigmas)), persistent=False)
 
-    def look_up(self, index: Tensor, matrix: Tensor, size: int) -> Batch:
+    def look_up(self, index: Tensor, matrix: Tensor) -> Batch:
         """What the teacher says about the samples of a batch, before it goes to the device.
 
         Args:
             index: int64[B] positions among the training people.
             matrix: f[B, 2, 3] image -> input pixels of each sample; one that mirrors swaps left and right.
-            size: Input side S.
 
         Returns:
             `teacher_points` f32[B, K, 2] in input pixels; `teacher_scores` f32[B, K]; and of a teacher with maps `teacher_maps` u8[B, K, h, w],

@@ -8,6 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from heatpose.entries import conf_folder
+from heatpose.record import RunResult
 from heatpose.sweep import run_entry, run_folder
 
 
@@ -16,12 +17,12 @@ def main() -> None:
     hydra.main(config_path=str(conf_folder()), config_name="export", version_base="1.3")(entry)()
 
 
-def entry(config: DictConfig) -> float | None:
-    """Writes exports/<name>; returns the float network's OKS in percent."""
+def entry(config: DictConfig) -> float | tuple[float, ...] | None:
+    """Writes exports/<name>; returns the configured objectives, for sweeps."""
     return run_entry(export, config)
 
 
-def export(config: DictConfig) -> float | None:
+def export(config: DictConfig) -> RunResult | None:
     """Without a checkpoint, the experiment's initial weights are exported."""
     # Imported here: composing the configuration and its errors need none of the seconds that torch takes.
     from heatpose import build, training

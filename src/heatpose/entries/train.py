@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import hydra
 from omegaconf import DictConfig
 
 from heatpose.entries import conf_folder
+from heatpose.record import RunResult, is_first_process
 from heatpose.sweep import run_entry, run_folder
+
+if TYPE_CHECKING:
+    from heatpose.shared import Learnt
 
 
 def main() -> None:
@@ -14,22 +20,32 @@ def main() -> None:
     hydra.main(config_path=str(conf_folder()), config_name="train", version_base="1.3")(entry)()
 
 
-def entry(config: DictConfig) -> float | None:
-    """Runs the configured steps; returns the float network's OKS in percent, for sweeps."""
+def entry(config: DictConfig) -> float | tuple[float, ...] | None:
+    """Runs the configured steps; returns the configured objectives, for sweeps."""
     return run_entry(train, config)
 
 
-def train(config: DictConfig) -> float | None:
+def train(config: DictConfig) -> RunResult | None:
     """Fit, score, export."""
     # Imported here: composing the configuration and its errors need none of the seconds that torch and Lightning take.
-    from heatpose import build, rate_finder, training
+    from heatpose import build, shared
 
     build.quiet(config)
     build.check(config)
+    learnt = shared.trained(config, learn) if config.shared_weights else learn(config)
+    return build.finish(config, *learnt) if learnt and is_first_process() else None
+
+
+def learn(config: DictConfig) -> Learnt:
+    """Fit; the best checkpoint and the data. None where only a learning rate was looked for."""
+    from heatpose import build, rate_finder, training
+
     skeleton, preprocessing, source = build.build_inputs(config)
-    source.prepare()
+    if is_first_process():  # the others find the data there
+        source.prepare()
     module = build.build_module(config, build.build_network(config, skeleton), skeleton, preprocessing, source)
-    build.check_budget(config, module.network, preprocessing)
+    if is_first_process():
+        build.check_budget(config, module.network, preprocessing)
     data = build.build_data(config, source, skeleton, preprocessing)
     folder = run_folder(config)
     if config.lr_find:
@@ -37,9 +53,7 @@ def train(config: DictConfig) -> float | None:
         return None
     with training.only_this_process(folder):
         last = training.open_run(folder, build.run_identity(config), config.resume)
-        if config.fit:
-            module.distillation = build.build_distillation(config, data, skeleton)
-            checkpoint = training.fit(module, data, build.build_trainer(config, folder), last)
-        else:
-            checkpoint = training.initial_checkpoint(module, folder)
-    return build.finish(config, checkpoint, source)
+        if not config.fit:
+            return training.initial_checkpoint(module, folder), source
+        module.distillation = build.build_distillation(config, data, skeleton)
+        return training.fit(module, data, build.build_trainer(config, folder), last), source
