@@ -106,7 +106,8 @@ def test_curves_stay_on_this_machine(compose: Compose, name: str) -> None:
     settings = build.plain(compose("train", f"logger={name}"))["logger"]
     assert settings.get("offline", True) is True
     assert all("://" not in str(value) for value in settings.values())
-    assert HydraConfig.get().job.env_set == {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
+    silent = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
+    assert HydraConfig.get().job.env_set == {**silent, "MLFLOW_ALLOW_FILE_STORE": "true"}
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -86,7 +86,8 @@ class Place:
     def command(self, entry: str, *overrides: str) -> list[str]:
         """The command line; what it writes stays below the folder, unless the overrides say otherwise (the last one counts)."""
         places = [f"runs={self.folder}/runs", f"exports={self.folder}/exports"]
-        return [sys.executable, str(REPOSITORY / f"{entry}.py"), *places, *overrides]
+        options = [word for word in overrides if word.startswith("-")]  # before all overrides, or argparse takes none after them
+        return [sys.executable, str(REPOSITORY / f"{entry}.py"), *options, *places, *(word for word in overrides if word not in options)]
 
     def run(self, entry: str, *overrides: str) -> Ran:
         """Runs `train` or `export` to its end, in a process that was warm already."""
