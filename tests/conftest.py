@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tests.exporting import Case
 
 TRAIN_IMAGES, VAL_IMAGES = 40, 12
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores; torch, not imported yet, would start as many threads in each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def _load(name: str) -> None:
