@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,12 +60,12 @@ def load(model: Path, size: int) -> LoadedCheckpoint:
     return replace(loaded, preprocessing=replace(loaded.preprocessing, size=size))
 
 
-def known(path: Path) -> set[tuple[str, ...]]:
-    """Rows that were measured before."""
+def known(path: Path, fields: Sequence[str], keys: int) -> set[tuple[str, ...]]:
+    """The first `keys` fields of the rows that were measured before; begins the file where there is none."""
     if not path.is_file():
-        path.write_text(",".join(FIELDS) + "\n", encoding="utf-8")
+        path.write_text(",".join(fields) + "\n", encoding="utf-8")
     with path.open(encoding="utf-8", newline="") as file:
-        return {tuple(row[field] for field in FIELDS[:4]) for row in csv.DictReader(file)}
+        return {tuple(row[field] for field in fields[:keys]) for row in csv.DictReader(file)}
 
 
 def score(path: Path, people: list[Person], skeleton: Skeleton) -> EvalReport:
@@ -89,7 +90,7 @@ def main() -> None:
     training, evaluation = source.training(loaded.skeleton), source.evaluation(loaded.skeleton)
     assert evaluation is not None
     images = calibration_images(choose_calibration(training, arguments.images, 0, shared_images(training, evaluation)), loaded.preprocessing)
-    done = known(arguments.out)
+    done = known(arguments.out, FIELDS, 4)
     with tempfile.TemporaryDirectory() as temporary:
         whole, made = Path(temporary) / "float.tflite", Path(temporary) / "int8.tflite"
         export_onnx(loaded.network, size, Path(temporary) / "net.onnx", sigmoid=True)

@@ -283,7 +283,7 @@ def test_quantisation_files_differ_in_what_they_make(compose: Compose, choice: s
     quant = instantiate(compose("export", f"quant={choice}").quant)
     assert list(quant.forms) == forms
     assert quant.limits == GateLimits() == QuantSettings().limits  # the documented defaults
-    assert (quant.output, quant.sigmoid, quant.calibration_images, quant.calibration_seed) == ("float32", True, 128, 0)
+    assert (quant.output, quant.sigmoid, quant.calibration_images, quant.calibration_seed) == (None, None, 128, 0)
 
 
 def test_every_limit_of_the_gates_is_in_the_configuration(compose: Compose) -> None:

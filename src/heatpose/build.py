@@ -171,7 +171,7 @@ def finish(config: DictConfig, checkpoint: Path, source: Source) -> RunResult:
     if config.export:
         bundle = steps.export(
             checkpoint, source, name=config.run, exports=Path(config.exports), quant=instantiate(config.quant), config=plain(config), score=config.evaluate,
-            command=command_line(),
+            command=command_line(), target=target_of(config),
         )  # fmt: skip
         hand_over(config, bundle.folder)
         return steps.result_of_bundle(bundle, boards)

@@ -36,8 +36,8 @@ class QuantSettings:
 
     Attributes:
         forms: TFLite files to make: "float32", "int8_pc" (per channel), "int8_pt" (per tensor).
-        output: Output type of the int8 files, "float32" or "int8".
-        sigmoid: Ends the files in a sigmoid; else they give logits.
+        output: Output type of the int8 files, "float32" or "int8"; None leaves it to the target.
+        sigmoid: Ends the files in a sigmoid; else they give logits. None leaves it to the target.
         pose: Output of the files of a network with four heads, which decode inside: "xy" for (1, K * 3) x, y, score; "yx" for Google's
             (1, 1, K, 3) y, x, score.
         upsample: Exports with this way of upsampling ("bilinear", "nearest", "transposed"), whatever the network was trained with; None keeps its own.
@@ -50,8 +50,8 @@ class QuantSettings:
     """
 
     forms: Sequence[Artefact] = ("float32", "int8_pc", "int8_pt")
-    output: Output = "float32"
-    sigmoid: bool = True
+    output: Output | None = None
+    sigmoid: bool | None = None
     pose: PoseForm = "xy"
     upsample: Upsampling | None = None
     calibration_images: int = 128
@@ -66,7 +66,7 @@ class QuantSettings:
             raise HeatposeError(f"quant.calibration_images={self.calibration_images} sets no activation range; use 1 or more, 128 by default.")
         if unknown := [form for form in self.forms if form not in FORMS]:
             raise HeatposeError(f"quant.forms names {unknown}, which are unknown; choose among {', '.join(FORMS)}.")
-        if self.output not in get_args(Output):
+        if self.output not in (None, *get_args(Output)):
             raise HeatposeError(f"quant.output={self.output} is unknown; choose one of {', '.join(get_args(Output))}.")
         if self.pose not in get_args(PoseForm):
             raise HeatposeError(f"quant.pose={self.pose} is unknown; choose one of {', '.join(get_args(PoseForm))}.")
@@ -91,7 +91,7 @@ def score(path: Path, source: Source) -> float | None:
 
 def export(
     path: Path, source: Source, *, name: str, exports: Path, quant: QuantSettings, config: Mapping[str, Any], score: bool = True,
-    command: str | None = None,
+    command: str | None = None, target: Target | None = None,
 ) -> BundleResult:  # fmt: skip
     """Writes `exports/<name>` for a checkpoint and prints its table.
 
@@ -104,22 +104,30 @@ def export(
         config: For the manifest, plain values.
         score: False leaves the evaluation people out.
         command: What was typed, for the manifest and the report.
+        target: The board it is for; decides what `quant` leaves open.
 
     Raises:
         HeatposeError: As `export_bundle`.
     """
     loaded = load_checkpoint(path)
     network = with_upsampling(loaded.network, quant.upsample or loaded.network.settings["upsample"])
+    output, sigmoid = endings(quant, target, loaded.network.four_heads)
     console = Console()
     result = export_bundle(
         network=network, skeleton=loaded.skeleton, preprocessing=loaded.preprocessing, name=name, model_name=_model_name(loaded, name), out=exports,
         calibration_people=source.training(loaded.skeleton), evaluation_people=source.evaluation(loaded.skeleton) if score else None,
-        config=config, provenance={"checkpoint": path.name, "command": command, **loaded.metadata}, forms=tuple(quant.forms), output=quant.output,
-        sigmoid=quant.sigmoid, limits=quant.limits, calibration_count=quant.calibration_images, seed=quant.calibration_seed, pose=quant.pose,
+        config=config, provenance={"checkpoint": path.name, "command": command, **loaded.metadata}, forms=tuple(quant.forms), output=output,
+        sigmoid=sigmoid, limits=quant.limits, calibration_count=quant.calibration_images, seed=quant.calibration_seed, pose=quant.pose,
         recovery=quant.recovery, tuning=quant.tuning, auto=quant.auto, console=console,
     )  # fmt: skip
     print_table(result, console)
     return result
+
+
+def endings(quant: QuantSettings, target: Target | None, four_heads: bool = False) -> tuple[Output, bool]:
+    """Output type and whether a sigmoid ends the files: as `quant` says, else as the target wants it. Decoded poses are float32 in any case."""
+    wanted: Output = "float32" if four_heads or target is None else target.export.output
+    return quant.output or wanted, (target is None or target.export.sigmoid) if quant.sigmoid is None else quant.sigmoid
 
 
 def _model_name(loaded: LoadedCheckpoint, name: str) -> str:

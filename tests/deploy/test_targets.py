@@ -73,6 +73,7 @@ def test_a_board_of_ones_own_by_path(tmp_path: Path) -> None:
         ({"npu": {"profile": "p", "options": "", "pools": [{"name": "x", "file": "X", "address": -1, "kib": 1}]}}, "'x'"),
         ({"rules": {"software": {"ADD": 3}}}, "ADD"),
         ({"output_dtype": "int4"}, "output_dtype"),
+        ({"export": {"output": "int4"}}, "export.output"),
     ],
 )
 def test_a_malformed_file_is_refused_by_name(tmp_path: Path, changes: dict[str, object], word: str) -> None:

@@ -16,7 +16,7 @@ def network_estimate(network: nn.Module, size: int, target: Target) -> Estimate:
     """What a network's int8 file is expected to take on a board, at an input of `size` pixels."""
     from heatpose.deploy.network_graph import graph_of_network
 
-    return estimate(graph_of_network(network, size, output="int8" if target.output_dtype == "int8" else "float32"), target)
+    return estimate(graph_of_network(network, size, output="int8" if (target.output_dtype or target.export.output) == "int8" else "float32"), target)
 
 
 def check_budget(expected: Estimate, target: Target) -> list[str]:

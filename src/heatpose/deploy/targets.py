@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from heatpose.deploy.parts import part, version_of
 from heatpose.errors import HeatposeError
@@ -182,6 +182,23 @@ class Flashing:
 
 
 @dataclass(frozen=True)
+class Export:
+    """How the int8 files made for a target end, where `quant` leaves it open.
+
+    Attributes:
+        output: "float32", or "int8" without the last dequantisation.
+        sigmoid: Ends them in a sigmoid; else they give logits.
+    """
+
+    output: Literal["float32", "int8"] = "float32"
+    sigmoid: bool = True
+
+    def __post_init__(self) -> None:
+        if self.output not in ("float32", "int8"):
+            raise HeatposeError(f"A target's export.output is '{self.output}'; choose float32 or int8.")
+
+
+@dataclass(frozen=True)
 class Target:
     """A board.
 
@@ -192,6 +209,7 @@ class Target:
         flashing: How the result gets onto it.
         input_dtype: Of the network's input there; "uint8" takes camera bytes.
         output_dtype: "float32" or "int8"; None leaves the file's own.
+        export: How files that are made for it end.
         tool: ST's compiler; None where the TFLite runs as it is.
         npu: Settings of the NPU compiler, where there is one.
         budget: What a model may take.
@@ -205,6 +223,7 @@ class Target:
     flashing: Flashing
     input_dtype: str = "uint8"
     output_dtype: str | None = None
+    export: Export = field(default_factory=Export)
     tool: Tool | None = None
     npu: Npu | None = None
     budget: Budget = field(default_factory=Budget)
@@ -212,7 +231,7 @@ class Target:
     estimator: str | None = None
 
     def __post_init__(self) -> None:
-        kinds: dict[str, type[Any]] = {"flashing": Flashing, "tool": Tool, "npu": Npu, "budget": Budget, "rules": Rules}
+        kinds: dict[str, type[Any]] = {"flashing": Flashing, "export": Export, "tool": Tool, "npu": Npu, "budget": Budget, "rules": Rules}
         for name, kind in kinds.items():
             value = getattr(self, name)
             if value is None and name not in ("tool", "npu"):

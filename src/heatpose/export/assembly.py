@@ -18,10 +18,11 @@ from heatpose.export.card import model_card
 from heatpose.export.convert import convert
 from heatpose.export.gates import GateLimits, drop_json
 from heatpose.export.inspection import Artefact, Output
+from heatpose.export.judging import split_training
 from heatpose.export.manifest import FORMAT, data_entry, file_table, sha256, surroundings, write_json
 from heatpose.export.onnx import export_onnx
 from heatpose.export.proof import ONNX, TORCH, Proof, Prover
-from heatpose.export.quantising import Quantised, Quantiser, split_training
+from heatpose.export.quantising import Quantised, Quantiser
 from heatpose.export.result import BundleResult, Steps, rows_of
 from heatpose.preprocessing import Preprocessing
 from heatpose.quantize.calibration import (

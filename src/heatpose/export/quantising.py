@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from heatpose.data.drawn import draw_views
 from heatpose.data.sample import Person
-from heatpose.evaluate import EvalReport, evaluate, paired_difference
 from heatpose.export.inspection import Artefact, Output
+from heatpose.export.judging import Judge
 from heatpose.preprocessing import Preprocessing
-from heatpose.quantize.calibration import calibration_images, choose_calibration, kept_aside
 from heatpose.quantize.settings import PLAIN, AutoChoice, Recovery, Tuning
-from heatpose.runners import open_runner
 from heatpose.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Quantised:
         """What the manifest keeps."""
         return {
             "method": self.method, "tried": [vars(attempt) for attempt in self.tried], "judged_on": self.judged_on,
-            "judged_by": "OKS of training images that neither calibrate nor tune", "note": self.note,
+            "judged_by": "OKS of views of training people on images that neither calibrate nor tune; interval over images", "note": self.note,
         }  # fmt: skip
 
     def sentence(self) -> str:
@@ -114,7 +114,7 @@ class Quantiser:
     tuning: Mapping[str, Tuning | None]
     auto: AutoChoice | None
     seed: int = 0
-    _reference: EvalReport | None = field(init=False, default=None)
+    _judge: Judge | None = field(init=False, default=None)
     _pictures: NDArray[np.uint8] | None = field(init=False, default=None)
 
     def make(self, form: Artefact, tell: Callable[[str], object] = lambda _: None) -> Quantised:
@@ -127,78 +127,82 @@ class Quantiser:
         Raises:
             HeatposeError: The network cannot be quantised, or there is nothing to tune with.
         """
-        judge = self.auto is not None and len(self.aside) >= self.auto.least_images
-        ways = self._ways(form) if judge else self._ways(form)[-1:]
-        if self.auto is not None and not judge:
-            ways = [way for way in self._ways(form) if way[0] == "recovery"]
-        tried: list[tuple[Attempt, bytes, Plan]] = []
-        for method, plan_of in ways:
+        judge = self._choosing()
+        tried: list[_Try] = []
+        for method, plan_of in self._ways(form, judge is not None):
             tell(f"{form}: {method}")
             start = time.perf_counter()
-            plan, content = self._write(plan_of)
-            tried.append((self._judged(method, content, start, judge), content, plan))
-            if self.auto is not None and judge and self._good_enough(form, tried[-1][0]):
+            plan = plan_of()
+            content = self._write(plan)
+            tried.append(_Try(self._attempt(method, content, start, judge), content, plan))
+            if self._good_enough(form, tried[-1].attempt):
                 break
-        taken, content, plan = min(tried, key=lambda entry: entry[0].drop or 0.0) if judge and not self._good_enough(form, tried[-1][0]) else tried[-1]
-        note = "" if judge or self.auto is None else f"Only {len(self.aside)} training images are kept aside, too few to choose by."
-        return Quantised(content, taken.method, tuple(entry[0] for entry in tried), len(self.aside) if judge else 0, note, _ranges(plan))
+        last = tried[-1]
+        taken = last if judge is None or self._good_enough(form, last.attempt) else min(tried, key=lambda entry: entry.attempt.drop or 0.0)
+        note = "" if judge is not None or self.auto is None else f"Only {self._shown()} training images are kept aside, too few to choose by."
+        attempts = tuple(entry.attempt for entry in tried)
+        return Quantised(taken.content, taken.attempt.method, attempts, judge.images if judge else 0, note, _ranges(taken.plan))
 
-    def _ways(self, form: Artefact) -> list[tuple[Method, Callable[[], Plan]]]:
-        """From the cheapest to the dearest."""
+    def _choosing(self) -> Judge | None:
+        """Who decides; nobody where there is no choice or too little to judge by."""
+        if self.auto is None or self._shown() < self.auto.least_images:
+            return None
+        if self._judge is None:
+            self._judge = Judge(self.aside, self.auto.views, self.skeleton, self.preprocessing, self.float_file)
+        return self._judge
+
+    def _shown(self) -> int:
+        return len({person.image_path for person in self.aside})
+
+    def _ways(self, form: Artefact, choosing: bool) -> list[tuple[Method, Callable[[], Plan]]]:
+        """From the cheapest to the dearest; the one that is configured where nothing is chosen."""
         from heatpose.quantize.recovery import plan_int8
         from heatpose.quantize.tuning import fine_tune
 
-        def recovered(recovery: Recovery) -> Plan:
+        def planned(recovery: Recovery) -> Plan:
             return plan_int8(self.network, self.calibration, self.preprocessing, per_channel=form == "int8_pc", recovery=recovery)
 
-        found: list[tuple[Method, Callable[[], Plan]]] = [("plain", lambda: recovered(PLAIN)), ("recovery", lambda: recovered(self.recovery[form]))]
-        tuning = self.tuning.get(form)
-        if tuning is not None:
-            found.append(("tuning", lambda: fine_tune(recovered(self.recovery[form]), self.network, self._teaching_pictures(tuning.images), tuning)))
-        return found
+        @cache
+        def recovered() -> Plan:
+            return planned(self.recovery[form])
 
-    def _write(self, plan_of: Callable[[], Plan]) -> tuple[Plan, bytes]:
+        found: list[tuple[Method, Callable[[], Plan]]] = [("plain", lambda: planned(PLAIN)), ("recovery", recovered)]
+        tuning = self.tuning.get(form)
+        if tuning is not None and (choosing or self.auto is None):
+            found.append(("tuning", lambda: fine_tune(recovered(), self.network, self._teaching_pictures(tuning.images), tuning)))
+        return found if choosing else found[-1:]
+
+    def _write(self, plan: Plan) -> bytes:
         from heatpose.export.int8 import write_int8
 
-        plan = plan_of()
-        return plan, write_int8(self.float_file, plan, output=self.output)
+        return write_int8(self.float_file, plan, output=self.output)
 
-    def _judged(self, method: Method, content: bytes, start: float, judge: bool) -> Attempt:
-        if not judge:
+    def _attempt(self, method: Method, content: bytes, start: float, judge: Judge | None) -> Attempt:
+        if judge is None:
             return Attempt(method, None, None, None, None, time.perf_counter() - start)
-        if self._reference is None:
-            self._reference = self._score(self.float_file)
         path = self.float_file.with_name(".candidate.tflite")
         path.write_bytes(content)
-        report = self._score(path)
+        verdict = judge.verdict(path)
         path.unlink()
-        lost = paired_difference(self._reference, report)
-        return Attempt(method, report.oks, lost.mean, lost.low, lost.high, time.perf_counter() - start)
-
-    def _score(self, path: Path) -> EvalReport:
-        return evaluate(open_runner(path), self.aside, self.skeleton, sampling=self.preprocessing.sampling, progress=False)
+        return Attempt(method, verdict.oks, verdict.drop, verdict.drop_low, verdict.drop_high, time.perf_counter() - start)
 
     def _good_enough(self, form: Artefact, attempt: Attempt) -> bool:
-        assert self.auto is not None and attempt.drop is not None
+        if self.auto is None or attempt.drop is None:
+            return False
         return attempt.drop <= (self.auto.drop_pc if form == "int8_pc" else self.auto.drop_pt)
 
     def _teaching_pictures(self, count: int) -> NDArray[np.uint8]:
         if self._pictures is None:
-            self._pictures = calibration_images(choose_calibration(self.people, count, self.seed, ()), self.preprocessing)
+            self._pictures = draw_views(self.people, count, self.skeleton, self.preprocessing, self.seed + 1).images
         return self._pictures
 
 
-def split_training(people: Sequence[Person], scored: set[int], auto: AutoChoice | None) -> tuple[list[Person], list[Person]]:
-    """Training people -> those that may calibrate and teach, and one each of the images that the automatic choice is made on.
+class _Try(NamedTuple):
+    """One way: how it did, its file and its plan."""
 
-    An image is in one part or the other, and none of them is scored.
-    """
-    usable = [person for person in people if person.image_id not in scored]
-    if auto is None:
-        return usable, []
-    aside = kept_aside(usable, auto.share)
-    names = {person.image_path for person in aside}
-    return [person for person in usable if person.image_path not in names] or usable, aside[: auto.images]
+    attempt: Attempt
+    content: bytes
+    plan: Plan
 
 
 def _ranges(plan: Plan) -> dict[str, tuple[float, float]]:

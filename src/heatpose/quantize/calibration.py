@@ -80,18 +80,6 @@ def _size(person: Person) -> float:
     return float(np.sqrt(share))
 
 
-def kept_aside(people: Sequence[Person], share: float) -> list[Person]:
-    """The largest person of each image that falls into a share drawn by a hash of the file name, where nobody else is as large, sorted by image.
-
-    A smaller share of the same kind chooses checkpoints (`data.datamodule.in_held_out`); it lies inside this one.
-    """
-    from heatpose.data.augment import prominent
-    from heatpose.data.datamodule import in_held_out
-
-    chosen = [person for person in people if in_held_out(person, share)]
-    return sorted((person for person in _largest_per_image(chosen) if prominent(person)), key=_order)
-
-
 def shared_images(people: Sequence[Person], scored: Sequence[Person]) -> set[int]:
     """Ids of the images of `people` that show a scored picture too.
 

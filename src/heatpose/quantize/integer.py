@@ -26,13 +26,14 @@ class _Stored(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, sums: Tensor, factors: Tensor, low: float, high: float) -> Tensor:
         scaled = (sums * factors).round_()
-        context.save_for_backward((scaled >= low) & (scaled <= high), factors)
-        return scaled.clamp_(low, high)
+        stored = scaled.clamp(low, high)
+        context.save_for_backward(stored != scaled, factors)
+        return stored
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inside, factors = context.saved_tensors
-        return (gradient * factors).mul_(inside), None, None, None
+        cut_off, factors = context.saved_tensors
+        return (gradient * factors).masked_fill_(cut_off, 0.0), None, None, None
 
 
 class _Rounded(torch.autograd.Function):
@@ -58,13 +59,14 @@ class _Added(torch.autograd.Function):
         first, second, shift = multipliers
         context.factors = first / 2**shift, second / 2**shift
         total = (a.int() * first + b.int() * second + (1 << (shift - 1))) >> shift
-        context.save_for_backward((total >= low) & (total <= high))
-        return total.clamp_(low, high).to(a.dtype)
+        stored = total.clamp(low, high)
+        context.save_for_backward(stored != total)
+        return stored.to(a.dtype)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (inside,) = context.saved_tensors
-        gradient = gradient * inside
+        (cut_off,) = context.saved_tensors
+        gradient = gradient.masked_fill(cut_off, 0.0)
         return gradient * context.factors[0], gradient * context.factors[1], None, None, None
 
 

@@ -15,7 +15,7 @@ class Recovery:
         balance: 1 equalises activations, 0 weights; None leaves the channels as they are.
         sweeps: Of the equalisation.
         tail: Share of the values on each side that an activation's range may cut off.
-        logit_floor: Heatmap logits below this are stored as this; they mean "nothing here" (sigmoid(-16) is 1e-7), and steps are better spent above.
+        logit_floor: Heatmap logits below this are stored as this; they mean "nothing here" (sigmoid(-8) is 3e-4), and steps are better spent above.
         correct_bias: Takes the mean rounding error off the biases.
         bias_images: How many calibration images that uses.
     """
@@ -25,7 +25,7 @@ class Recovery:
     balance: float | None = 1.0
     sweeps: int = 1
     tail: float = 1e-3
-    logit_floor: float | None = -16.0
+    logit_floor: float | None = -8.0
     correct_bias: bool = True
     bias_images: int = 64
 
@@ -35,21 +35,17 @@ class Tuning:
     """Quantisation-aware fine-tuning after recovery (conf/quant): the int8 network learns what the float network says.
 
     Attributes:
-        whole_steps: Of all layers, first; several times as slow.
-        steps: Of pyramid and heads, on the int8 backbone's maps, which are computed once.
+        steps: Of all layers.
         batch_size: Pictures a step.
-        images: At most this many training pictures, each as it is and mirrored; memory is 0.2 MiB for each of them at 192.
-        rate: Of Adam for pyramid and heads, in quantisation steps: of the weights for weights, of the output for biases.
-        whole_rate: The same for all layers.
+        images: Training pictures: views of training people, each as it is and mirrored.
+        rate: Of Adam, in quantisation steps: of the weights for weights, of the output for biases.
         seed: Of the order.
     """
 
-    steps: int = 600
-    whole_steps: int = 0
+    steps: int = 150
     batch_size: int = 16
-    images: int = 1000
-    rate: float = 0.1
-    whole_rate: float = 0.004
+    images: int = 2000
+    rate: float = 0.004
     seed: int = 0
 
 
@@ -61,14 +57,14 @@ class AutoChoice:
         drop_pc: OKS points that int8 per channel may lose there against the float file.
         drop_pt: The same per tensor.
         share: Of the training images that are kept aside; they neither calibrate nor tune.
-        images: At most this many of them are scored.
+        views: Of the people on them that are scored: whole pictures and crops.
         least_images: With fewer nothing is chosen, and post-training recovery is taken.
     """
 
     drop_pc: float = 0.3
     drop_pt: float = 0.5
     share: float = 0.3
-    images: int = 600
+    views: int = 2000
     least_images: int = 20
 
 

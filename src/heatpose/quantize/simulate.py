@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from heatpose.models.layers import ConvBlock
-from heatpose.models.mobilenetv2 import TAPS, InvertedResidual
 from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.preprocessing import Preprocessing
 from heatpose.quantize.channels import pyramid_steps, quantised_modules
@@ -83,16 +82,7 @@ class Int8Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | PoseMaps:
         """Normalised images f32[B, 3, S, S] -> the real values of the stored maps, as the float network's forward. No sigmoid."""
-        return self.from_taps(self.taps(images))
-
-    def taps(self, images: Tensor) -> list[Tensor]:
-        """Normalised images f32[B, 3, S, S] -> steps of the backbone's four maps."""
-        found: list[Tensor] = self.body.backbone(self.steps(images).contiguous(memory_format=torch.channels_last))
-        return found
-
-    def from_taps(self, taps: list[Tensor]) -> Tensor | PoseMaps:
-        """Steps of the backbone's four maps -> the real values of the stored maps."""
-        maps = self.body.from_taps(taps)
+        maps = self.body(self.steps(images).contiguous(memory_format=torch.channels_last))
         if isinstance(maps, Tensor):
             return maps * self.scales["heatmap"]
         names = {"centre": "centre", "regression": "regression", "heatmaps": "heatmap", "offset": "offset"}
@@ -149,17 +139,3 @@ def wiring(network: MoveNet) -> dict[str, list[str]]:
         writers[id(picture)] = ""
         network(picture)
     return found
-
-
-def tap_affines(plan: Plan) -> list[Affine]:
-    """How the backbone's four maps are stored."""
-    features = plan.network.backbone.features
-    names = {module: name for name, module in plan.network.named_modules()}
-    return [plan.affines[names[_writer(features[i])]] for i in (*TAPS, len(features) - 1)]
-
-
-def _writer(layer: nn.Module) -> nn.Module:
-    """The module whose output a backbone layer's is."""
-    if not isinstance(layer, InvertedResidual):
-        return layer
-    return layer.add if layer.adds else layer.blocks[-1]

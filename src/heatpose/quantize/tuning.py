@@ -1,13 +1,13 @@
 """Quantisation-aware fine-tuning: the int8 network, in its own integers, learns to say what the float network says.
 
 Rounding passes gradients unchanged (Jacob et al., CVPR 2018, section 3.1); scales and zero points stay those of the plan. Only the float network
-teaches, no label (Hinton et al. 2015): the aim is the float network, not another one. Pyramid and heads lose most, and they learn on the int8
-backbone's maps, which are computed once; that makes a step several times cheaper than one of the whole network.
+teaches, no label (Hinton et al. 2015): the aim is the float network, not another one. All layers learn together: pyramid and heads alone, on fixed maps
+of the backbone, are several times cheaper a step and were measured to gain little per channel and to lose per tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -16,18 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
 from heatpose.callbacks import Progress
 from heatpose.errors import HeatposeError
 from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.preprocessing import Preprocessing
 from heatpose.quantize.channels import pyramid_steps
-from heatpose.quantize.scheme import LOWEST
 from heatpose.quantize.settings import Tuning
-from heatpose.quantize.simulate import Int8Network, Plan, blocks, tap_affines
+from heatpose.quantize.simulate import Int8Network, Plan, blocks
 
-_BATCH = 16
 _LOGITS = ("heatmap", "centre")
 Maps = dict[str, Tensor]
 """Head -> its maps f[B, C, H, W]."""
@@ -52,16 +50,9 @@ def fine_tune(plan: Plan, teacher: MoveNet, images: NDArray[np.uint8], tuning: T
     if not len(images):
         raise HeatposeError("Quantisation-aware fine-tuning has no training pictures; give more training images, or choose quant=int8.")
     network = Int8Network(plan).train()
-    images = images[: tuning.images]
     lightning.seed_everything(tuning.seed, workers=True, verbose=False)
-    if tuning.whole_steps:
-        pictures = _Pictures(images, teacher, plan.preprocessing)
-        module = _Distillation(network, _learning(network), tuning.whole_rate, tuning.whole_steps)
-        _fit(module, pictures, tuning.batch_size, tuning.whole_steps, progress)
-    if tuning.steps:
-        data = _tap_data(network, teacher, images, plan.preprocessing)
-        names = [name for name in _learning(network) if not name.startswith("backbone.")]
-        _fit(_Distillation(network, names, tuning.rate, tuning.steps), data, tuning.batch_size, tuning.steps, progress)
+    pictures = _Pictures(images[: tuning.images], teacher, plan.preprocessing)
+    _fit(_Distillation(network, _learning(network), tuning), pictures, tuning, progress)
     return network.plan()
 
 
@@ -72,28 +63,23 @@ def _learning(network: Int8Network) -> list[str]:
 
 
 class _Distillation(lightning.LightningModule):
-    """One stage: some layers learn, on maps of the backbone or on pictures.
+    """The int8 network learns on pictures.
 
     Args:
         network: Its parameters change.
         names: Layers that learn.
-        rate: Of Adam, in quantisation steps.
-        steps: Of the whole schedule: a short linear rise, then cosine to nothing.
+        tuning: How long and how fast: a short linear rise of the rates, then cosine to nothing.
     """
 
-    def __init__(self, network: Int8Network, names: Sequence[str], rate: float, steps: int) -> None:
+    def __init__(self, network: Int8Network, names: Sequence[str], tuning: Tuning) -> None:
         super().__init__()
-        self.network, self.names, self.rate, self.steps = network, names, rate, steps
+        self.network, self.names, self.tuning = network, names, tuning
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
         """The distance to the teacher."""
-        if batch[0].dtype == torch.int8:
-            *taps, teacher = batch
-            found = self.network.from_taps(_steps_of(taps, self.network))
-        else:
-            picture, teacher = batch
-            found = self.network(picture.contiguous(memory_format=torch.channels_last))
-        loss = distance(maps_of(found), _split(teacher.float(), maps_of(found)))
+        pictures, teacher = batch
+        found = maps_of(self.network(pictures.contiguous(memory_format=torch.channels_last)))
+        loss = distance(found, _split(teacher, found))
         if not torch.isfinite(loss):
             raise HeatposeError("The loss of the quantisation-aware fine-tuning is no number any more; lower quant.tuning.rate.")
         self.log("loss", loss, prog_bar=True)
@@ -102,16 +88,16 @@ class _Distillation(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam, whose steps are as large as the rate: so each layer's rate is set in units of its own rounding."""
         groups: list[dict[str, Any]] = []
-        layers = self.network.layers()
+        layers, tuning = self.network.layers(), self.tuning
         for name in self.names:
             layer = layers[name]
-            groups.append({"params": [layer.conv.weight], "lr": self.rate * float(layer.scales.median())})
-            groups.append({"params": [layer.conv.bias], "lr": self.rate * layer.target.scale})
+            groups.append({"params": [layer.conv.weight], "lr": tuning.rate * float(layer.scales.median())})
+            groups.append({"params": [layer.conv.bias], "lr": tuning.rate * layer.target.scale})
         optimizer = torch.optim.Adam(groups)
-        rise = max(1, self.steps // 20)
+        rise = max(1, tuning.steps // 20)
 
         def factor(step: int) -> float:
-            return min(1.0, (step + 1) / rise) * 0.5 * (1 + float(np.cos(np.pi * step / self.steps)))
+            return min(1.0, (step + 1) / rise) * 0.5 * (1 + float(np.cos(np.pi * step / tuning.steps)))
 
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}}
 
@@ -145,33 +131,6 @@ def _split(joined: Tensor, like: Maps) -> Maps:
     return dict(zip(like, torch.split(joined, [maps.shape[1] for maps in like.values()], 1), strict=True))
 
 
-def _steps_of(stored: Sequence[Tensor], network: Int8Network) -> list[Tensor]:
-    """Stored values i8 -> steps from the zero point."""
-    affines = tap_affines(network.start[0])
-    return [(values.float() - affine.zero_point).contiguous(memory_format=torch.channels_last) for values, affine in zip(stored, affines, strict=True)]
-
-
-def _views(images: NDArray[np.uint8], preprocessing: Preprocessing) -> Iterator[Tensor]:
-    """Normalised batches of the pictures, each batch as it is and mirrored."""
-    for start in range(0, len(images), _BATCH):
-        batch = torch.from_numpy(images[start : start + _BATCH]).permute(0, 3, 1, 2)
-        for view in (batch, batch.flip(-1)):
-            yield preprocessing.normalise(view).contiguous(memory_format=torch.channels_last)
-
-
-def _tap_data(network: Int8Network, teacher: MoveNet, images: NDArray[np.uint8], preprocessing: Preprocessing) -> TensorDataset:
-    """The int8 backbone's maps as stored, i8, and the teacher's maps, f16[N, C, H, W]."""
-    affines = tap_affines(network.start[0])
-    taps: list[list[Tensor]] = [[] for _ in affines]
-    said: list[Tensor] = []
-    with torch.no_grad():
-        for pictures in _views(images, preprocessing):
-            for kept, steps, affine in zip(taps, network.taps(pictures), affines, strict=True):
-                kept.append((steps + affine.zero_point).clamp(LOWEST, 127).to(torch.int8).contiguous())
-            said.append(torch.cat(list(maps_of(teacher(pictures)).values()), 1).half())
-    return TensorDataset(*(torch.cat(kept) for kept in taps), torch.cat(said))
-
-
 class _Pictures(Dataset[list[Tensor]]):
     """Pictures, as they are and mirrored, and what the teacher says about them."""
 
@@ -192,19 +151,12 @@ class _Pictures(Dataset[list[Tensor]]):
             return [pictures, torch.cat(list(maps_of(self.teacher(pictures)).values()), 1)]
 
 
-def _fit(module: _Distillation, data: Dataset[Any], batch_size: int, steps: int, progress: bool) -> None:
-    generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
-    sampler = torch.utils.data.RandomSampler(data, replacement=True, num_samples=steps * batch_size, generator=generator)  # type: ignore[arg-type]
-    loader = DataLoader(data, batch_size, sampler=sampler, collate_fn=_together)
+def _fit(module: _Distillation, pictures: _Pictures, tuning: Tuning, progress: bool) -> None:
+    generator = torch.Generator().manual_seed(tuning.seed)
+    sampler = torch.utils.data.RandomSampler(pictures, replacement=True, num_samples=tuning.steps * tuning.batch_size, generator=generator)
+    loader = DataLoader(pictures, tuning.batch_size, sampler=sampler, collate_fn=list)
     trainer = lightning.Trainer(
-        max_steps=steps, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
+        max_steps=tuning.steps, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
         enable_progress_bar=progress, callbacks=[Progress()] if progress else [], precision="32-true", deterministic=True,
     )  # fmt: skip
     trainer.fit(module, loader)
-
-
-def _together(batch: Any) -> list[Tensor]:
-    """Rows of a TensorDataset -> one batch; what `_Pictures` gives is one already."""
-    if isinstance(batch[0], Tensor):
-        return list(batch)
-    return [torch.stack(column) for column in zip(*batch, strict=True)]

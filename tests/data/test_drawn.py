@@ -1,0 +1,63 @@
+"""Views drawn once: labels lie where the picture says, everybody comes in turn, and chance is the seed's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from heatpose.data.drawn import draw_views
+from heatpose.data.sample import Person
+from heatpose.data.sources import CocoSource
+from heatpose.preprocessing import Preprocessing
+from heatpose.skeleton import ST_13
+
+
+@pytest.fixture(scope="module")
+def people(synthetic_root: Path) -> list[Person]:
+    return CocoSource(str(synthetic_root)).training(ST_13)
+
+
+@pytest.mark.parametrize("sampling", ["nearest", "bilinear"])
+def test_keypoints_lie_on_what_they_mark(people: list[Person], tmp_path: Path, sampling: str) -> None:
+    marked = []
+    for number, person in enumerate(people[:6]):  # black pictures, a white square around one keypoint each
+        place = number % 13
+        x, y = person.keypoints[place]
+        canvas = np.zeros((person.height, person.width, 3), np.uint8)
+        canvas[max(int(y) - 8, 0) : int(y) + 9, max(int(x) - 8, 0) : int(x) + 9] = 255
+        Image.fromarray(canvas).save(tmp_path / f"{number}.png")
+        only = np.arange(13) == place
+        marked.append(replace(person, image_path=tmp_path / f"{number}.png", labelled=only & person.labelled))
+    views = draw_views(marked, 60, ST_13, Preprocessing(96, sampling))
+    seen = 0
+    for image, person in zip(views.images, views.people, strict=True):
+        for x, y in person.keypoints[person.labelled]:
+            seen += 1
+            assert image[int(y), int(x)].min() > 200
+            assert (image > 200).mean() < 0.5  # not everywhere
+    assert seen > 20
+
+
+def test_everyone_in_turn_and_the_same_again(people: list[Person]) -> None:
+    views, again, other = (draw_views(people, 100, ST_13, Preprocessing(64), seed) for seed in (0, 0, 1))
+    assert views.images.shape == (100, 64, 64, 3) and views.images.dtype == np.uint8 and len(views.people) == 100
+    assert (views.images == again.images).all() and (views.images != other.images).any()
+    counts = np.unique([person.annotation_id for person in views.people], return_counts=True)[1]
+    assert counts.max() - counts.min() <= 1 and 40 <= len(counts) <= len(people)
+    pairs = [(views.images[n], views.images[n + len(counts)]) for n in range(10)]
+    assert sum(bool((first != later).any()) for first, later in pairs) >= 5  # the second view of someone is another one, but for unmoved pictures
+
+
+def test_nobody_gives_no_views(people: list[Person]) -> None:
+    assert draw_views([], 5, ST_13, Preprocessing(64)).images.shape == (0, 64, 64, 3)
+    assert draw_views(people, 0, ST_13, Preprocessing(64)).people == ()
+
+
+def test_what_is_outside_the_view_is_not_labelled(people: list[Person]) -> None:
+    for person in draw_views(people, 200, ST_13, Preprocessing(64)).people:
+        points = person.keypoints[person.labelled]
+        assert ((points >= 0) & (points < 64)).all() and (person.width, person.height) == (64, 64)

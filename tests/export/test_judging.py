@@ -1,0 +1,63 @@
+"""Who judges int8 files: OKS over views by brute force, and who may take part."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from heatpose.export.judging import Judge, split_training
+from heatpose.preprocessing import Preprocessing
+from heatpose.quantize.settings import AutoChoice
+from heatpose.runners import open_runner
+from heatpose.skeleton import ST_13
+from tests.exporting import Case
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def judge(case: Case) -> Judge:
+    return Judge(case.training, 60, ST_13, Preprocessing(64), case.result.folder / "net_64_float32.tflite")
+
+
+def test_a_file_loses_nothing_against_itself(case: Case, judge: Judge) -> None:
+    verdict = judge.verdict(case.result.folder / "net_64_float32.tflite")
+    assert (verdict.drop, verdict.drop_low, verdict.drop_high) == (0, 0, 0)
+
+
+def test_scores_by_hand(case: Case, judge: Judge) -> None:
+    found: dict[str, dict[str, list[float]]] = {}
+    for form in ("float32", "int8_pt"):
+        runner = open_runner(case.result.folder / f"net_64_{form}.tflite")
+        for image, person in zip(judge.views.images, judge.views.people, strict=True):
+            pose = runner.predict(image[None], "argmax")[0]
+            area = 0.53 * person.box[2] * person.box[3] / 64**2
+            similar = [
+                math.exp(-float(((pose[k, :2] - person.keypoints[k] / 64) ** 2).sum()) / (2 * (2 * ST_13.sigmas[k]) ** 2 * area))
+                for k in range(13) if person.labelled[k]
+            ]  # fmt: skip
+            found.setdefault(form, {}).setdefault(person.image_path.name, []).append(100 * sum(similar) / len(similar))
+    means = {form: np.array([np.mean(values) for values in images.values()]) for form, images in found.items()}
+    verdict = judge.verdict(case.result.folder / "net_64_int8_pt.tflite")
+    assert judge.images == len(means["float32"]) == len({person.image_path for person in case.training})
+    assert verdict.oks == pytest.approx(means["int8_pt"].mean(), abs=1e-3)
+    assert verdict.drop == pytest.approx((means["float32"] - means["int8_pt"]).mean(), abs=1e-3)
+    error = (means["float32"] - means["int8_pt"]).std(ddof=1) / math.sqrt(judge.images)
+    assert verdict.drop_high - verdict.drop_low == pytest.approx(2 * 1.96 * error, rel=0.2)
+
+
+def test_images_that_judge_neither_calibrate_nor_tune_and_none_is_scored(case: Case) -> None:
+    scored = {case.training[0].image_id}
+    people, aside = split_training(case.training, scored, AutoChoice(share=0.5))
+    judged, taught = ({person.image_path for person in part} for part in (aside, people))
+    assert aside and people and not judged & taught
+    assert not scored & {person.image_id for person in (*people, *aside)}
+    assert len(people) + len(aside) == sum(person.image_id not in scored for person in case.training)
+
+
+def test_where_all_would_judge_nobody_does(case: Case) -> None:
+    people, aside = split_training(case.training, set(), AutoChoice(share=1.0))
+    assert len(people) == len(case.training) and not aside
+    assert split_training(case.training, set(), None) == (list(case.training), [])
