@@ -156,7 +156,7 @@ def _fit(module: _Distillation, pictures: _Pictures, tuning: Tuning, progress: b
     sampler = torch.utils.data.RandomSampler(pictures, replacement=True, num_samples=tuning.steps * tuning.batch_size, generator=generator)
     loader = DataLoader(pictures, tuning.batch_size, sampler=sampler, collate_fn=list)
     trainer = lightning.Trainer(
-        max_steps=tuning.steps, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
+        max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
         enable_progress_bar=progress, callbacks=[Progress()] if progress else [], precision="32-true", deterministic=True,
     )  # fmt: skip
     trainer.fit(module, loader)
