@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -215,3 +215,15 @@ def heatpose(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         return Ran(code if isinstance(code, int) else 0, *capfd.readouterr())
 
     return call
+
+
+@pytest.fixture
+def hydra_as_before() -> Iterator[None]:
+    """Hydra keeps its state in singletons: what a test composes or starts in this process is forgotten afterwards."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.singleton import Singleton
+
+    state = Singleton.get_state()
+    yield
+    GlobalHydra.instance().clear()
+    Singleton.set_state(state)

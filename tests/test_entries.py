@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.singleton import Singleton
 
 from heatpose import entries
 from heatpose.errors import HeatposeError
@@ -18,13 +15,7 @@ from tests.conftest import Heatpose
 
 REPOSITORY = Path(__file__).parents[1]
 
-
-@pytest.fixture(autouse=True)
-def hydra_as_before() -> Iterator[None]:
-    state = Singleton.get_state()
-    yield
-    GlobalHydra.instance().clear()
-    Singleton.set_state(state)
+pytestmark = pytest.mark.usefixtures("hydra_as_before")
 
 
 def test_the_configuration_is_the_checkouts() -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf
 
 from heatpose.errors import HeatposeError, InterruptedRun
@@ -21,13 +18,7 @@ from heatpose.sweep import LONGEST, Task, member_suffix, run_entry, run_folder, 
 
 CONF = Path(__file__).parents[1] / "conf"
 
-
-@pytest.fixture(autouse=True)
-def hydra_as_before() -> Iterator[None]:
-    state = Singleton.get_state()
-    yield
-    GlobalHydra.instance().clear()
-    Singleton.set_state(state)
+pytestmark = pytest.mark.usefixtures("hydra_as_before")
 
 
 def swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *overrides: str) -> list[str]:

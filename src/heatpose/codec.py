@@ -161,15 +161,17 @@ def decode(heatmaps: NDArray[np.float32], how: str = "argmax") -> NDArray[np.flo
     if how not in DECODES:
         raise HeatposeError(f"Decode '{how}' is unknown; choose one of {', '.join(DECODES)}.")
     batch, keypoints, rows, columns = heatmaps.shape
-    best = heatmaps.reshape(batch, keypoints, -1).argmax(-1)
+    flat = heatmaps.reshape(batch, keypoints, -1)
+    best = flat.argmax(-1)
     v, u = np.divmod(best, columns)
-    score = np.take_along_axis(heatmaps.reshape(batch, keypoints, -1), best[..., None], -1)[..., 0]
+    b, k = np.ogrid[:batch, :keypoints]
+    score = flat[b, k, best]
     dx = dy = np.zeros_like(score)
     if how == "refined":
-        padded = np.pad(heatmaps, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
-        b, k = np.ogrid[:batch, :keypoints]
-        dx = _vertex(padded[b, k, v + 1, u], score, padded[b, k, v + 1, u + 2])
-        dy = _vertex(padded[b, k, v, u + 1], score, padded[b, k, v + 2, u + 1])
+        cells = np.stack([best - 1, best + 1, best - columns, best + columns]).clip(0, rows * columns - 1)
+        exists = np.stack([u > 0, u < columns - 1, v > 0, v < rows - 1])
+        left, right, above, below = np.where(exists, flat[b, k, cells], -np.inf)
+        dx, dy = _vertex(left, score, right), _vertex(above, score, below)
     poses: NDArray[np.float32] = np.stack([(u + 0.5 + dx) / columns, (v + 0.5 + dy) / rows, score], -1).astype(np.float32)
     return poses
 

@@ -64,14 +64,12 @@ def draw_pose(image: Picture, pose: NDArray[np.float32], skeleton: Skeleton, *, 
     left, top, right, bottom = _touched(points, 1.35 * line, (width, height), factor)
     if right <= left or bottom <= top:
         return drawn
-    # Only what the skeleton touches is drawn on: a person is a fraction of the picture.
-    layer = Pillow.new("RGBA", ((right - left) * factor, (bottom - top) * factor))
+    # Only what the skeleton touches is drawn on: a person is a fraction of the picture. Pixels repeated and averaged again are as before.
+    part = Pillow.fromarray(drawn[top:bottom, left:right])
+    canvas = part.resize((part.width * factor, part.height * factor), Pillow.Resampling.NEAREST)
     moved = {k: (x - left * factor, y - top * factor) for k, (x, y) in points.items()}
-    _draw_limbs(Drawing.Draw(layer), moved, skeleton, line)
-    if factor > 1:
-        layer = layer.reduce(factor)  # Pillow weights colours by alpha here
-    canvas = Pillow.fromarray(drawn[top:bottom, left:right]).convert("RGBA")
-    drawn[top:bottom, left:right] = np.asarray(Pillow.alpha_composite(canvas, layer).convert("RGB"))
+    _draw_limbs(Drawing.Draw(canvas), moved, skeleton, line)
+    drawn[top:bottom, left:right] = np.asarray(canvas.reduce(factor))
     return drawn
 
 
@@ -106,10 +104,10 @@ def _draw_limbs(draw: ImageDraw, points: dict[int, tuple[float, float]], skeleto
     for outline in (True, False):
         for a, b in limbs:
             colour = OUTLINE if outline else limb_colour(colours[a], colours[b])
-            draw.line([points[a], points[b]], fill=(*colour, 255), width=round(line * (1.8 if outline else 1)))
+            draw.line([points[a], points[b]], fill=colour, width=round(line * (1.8 if outline else 1)))
     for k, (x, y) in points.items():
         for radius, colour in ((1.35 * line, OUTLINE), (0.95 * line, colours[k])):
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(*colour, 255))
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
 
 def limb_colour(a: Colour, b: Colour) -> Colour:

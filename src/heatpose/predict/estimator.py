@@ -77,9 +77,13 @@ class Tracker:
         self._region: Region | None = None
         self._filter = OneEuro() if smooth else None
 
-    def __call__(self, frame: Frame) -> NDArray[np.float32]:
-        """The pose on the next frame: f32[K, 3] x, y as fractions of the frame, score."""
-        pose = self._cropped(frame.image) if self.crop else self.estimator.pose_of(self.estimator.resize(frame.image))
+    def prepare(self, frame: Frame) -> NDArray[np.uint8] | None:
+        """The model's input u8[S, S, 3] for a frame, as far as it can be made before the poses of the frames before it; of a crop that is nothing."""
+        return None if self.crop else self.estimator.resize(frame.image)
+
+    def __call__(self, frame: Frame, prepared: NDArray[np.uint8] | None) -> NDArray[np.float32]:
+        """The pose on the next frame, which `prepare` has seen: f32[K, 3] x, y as fractions of the frame, score."""
+        pose = self._cropped(frame.image) if prepared is None else self.estimator.pose_of(prepared)
         return pose if self._filter is None else self._smoothed(pose, frame, self._filter)
 
     def _cropped(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:

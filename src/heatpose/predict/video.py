@@ -22,11 +22,15 @@ Drawn = tuple[Frame, list[NDArray[np.float32]], NDArray[np.uint8] | None]
 
 
 def tracked(frames: Iterable[Frame], drawing: Drawing, options: VideoOptions) -> Generator[Tracked, None, None]:
-    """Each frame with a pose of every model; the frames are read ahead of the network."""
+    """Each frame with a pose of every model; the frames are read and resized ahead of the network, so that it need not wait for them."""
     trackers = [Tracker(estimator, options.smooth, options.crop, drawing.threshold) for estimator in drawing.estimators]
-    with closing(ahead(frames)) as stream:
-        for frame in stream:
-            yield frame, [tracker(frame) for tracker in trackers]
+
+    def prepare(frame: Frame) -> tuple[Frame, list[NDArray[np.uint8] | None]]:
+        return frame, [tracker.prepare(frame) for tracker in trackers]
+
+    with closing(in_parallel(prepare, ahead(frames), workers=2)) as stream:
+        for frame, inputs in stream:
+            yield frame, [tracker(frame, prepared) for tracker, prepared in zip(trackers, inputs, strict=True)]
 
 
 def drawn(frames: Iterable[Frame], drawing: Drawing, options: VideoOptions) -> Generator[Drawn, None, None]:

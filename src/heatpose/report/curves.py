@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ def _events(folder: Path) -> dict[str, Curve]:
     without_tensorflow()
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every file that it opens
     log = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
     log.Reload()
     return {tag: [(event.step, event.value) for event in log.Scalars(tag)] for tag in log.Tags()["scalars"]}

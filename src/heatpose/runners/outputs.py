@@ -116,7 +116,7 @@ def poses_from_heatmaps(heatmaps: NDArray[np.float32], decode: str, probabilitie
     """
     poses = codec.decode(heatmaps, decode)
     if probabilities is None:
-        in_range = ((heatmaps >= -RANGE_SLACK) & (heatmaps <= 1 + RANGE_SLACK)).all((1, 2, 3))
+        in_range = (heatmaps.min((1, 2, 3)) >= -RANGE_SLACK) & (heatmaps.max((1, 2, 3)) <= 1 + RANGE_SLACK)
     else:
         in_range = np.full(len(heatmaps), probabilities)
     value = poses[..., 2]
