@@ -89,7 +89,7 @@ def test_the_wheel_has_every_file_of_the_package_and_of_the_configuration(instal
         names = {name for name in archive.namelist() if not name.split("/")[0].endswith(".dist-info")}
         licences = {Path(name).name for name in archive.namelist() if "/licenses/" in name}
     expected = set()
-    for folder, place in (("src/heatpose", "heatpose"), ("conf", "heatpose/conf")):
+    for folder, place in (("src/heatpose", "heatpose"), ("src/hydra_plugins", "hydra_plugins"), ("conf", "heatpose/conf")):
         files = (path for path in (REPOSITORY / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
         expected |= {f"{place}/{path.relative_to(REPOSITORY / folder).as_posix()}" for path in files}
     assert names == expected

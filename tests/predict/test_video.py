@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from PIL import Image
 from heatpose.errors import HeatposeError
 from heatpose.predict import Drawing, PredictSummary, VideoOptions, predict_sources
 from heatpose.predict.estimator import Estimator
+from heatpose.predict.frames import Frame
+from heatpose.predict.video import tracked
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import Skeleton
 
@@ -62,15 +65,19 @@ def _shaking(n: int) -> tuple[int, int]:
     return 60 + 2 * (n % 2), 50 + 2 * (n // 2 % 2)
 
 
+def _picture(n: int, corner: Callable[[int], tuple[int, int]] = _corner) -> NDArray[np.uint8]:
+    image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    x, y = corner(n)
+    image[y : y + 20, x : x + 20] = 255
+    return image
+
+
 def _video(path: Path, frames: int = FRAMES, code: str = "MJPG", corner: Callable[[int], tuple[int, int]] = _corner) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*code), RATE, SIZE)
     assert writer.isOpened()
     for n in range(frames):
-        image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
-        x, y = corner(n)
-        image[y : y + 20, x : x + 20] = 255
-        writer.write(image)
+        writer.write(_picture(n, corner))
     writer.release()
     return path
 
@@ -141,6 +148,42 @@ def test_the_crop_follows_the_person(tmp_path: Path) -> None:
     _run([_video(tmp_path / "a.avi")], tmp_path / "out", model, smooth=False, crop=True)
     assert model.found[0] < 300 and min(model.found[1:]) > 2 * model.found[0]
     assert np.abs(_corners(_entries(tmp_path / "out" / "a_predictions.json")) - TRUTH)[1:].max() < 1.5
+
+
+@dataclass(frozen=True)
+class Watched(Preprocessing):
+    """Remembers by whom frames are resized, and tells that there are enough of them."""
+
+    threads: set[int] = field(default_factory=set)
+    ready: threading.Event = field(default_factory=threading.Event)
+    count: list[int] = field(default_factory=list)
+
+    def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        self.threads.add(threading.get_ident())
+        self.count.append(1)
+        if len(self.count) >= 3:
+            self.ready.set()
+        return super().resize(image)
+
+
+@dataclass
+class Waiting(Finder):
+    """Answers for the first frame when the third one's input is there."""
+
+    by: set[int] = field(default_factory=set)
+
+    def predict(self, images: NDArray[Any], decode: str = "argmax") -> NDArray[Any]:
+        assert isinstance(self.preprocessing, Watched)
+        assert self.preprocessing.ready.wait(20), "the network waits for its own thread to resize the next frames"
+        self.by.add(threading.get_ident())
+        return super().predict(images, decode)
+
+
+def test_the_network_waits_for_no_frame_to_be_resized(tmp_path: Path) -> None:
+    watched = Watched(96)
+    model = Waiting(preprocessing=watched)
+    frames = list(tracked((Frame(n, n / RATE, _picture(n)) for n in range(9)), Drawing([Estimator(model, TORSO, watched, "argmax")]), VideoOptions()))
+    assert len(frames) == 9 and len(model.by) == 1 and not watched.threads & model.by
 
 
 def test_images_and_videos_of_a_folder(tmp_path: Path) -> None:

@@ -103,14 +103,15 @@ def _plot(layers: Sequence[Layer], title: str) -> str:
 def _print(drift: Drift, layers: Sequence[Layer], console: Console) -> None:
     table = Table(title="Keypoints: distance from the float file, pixels of the input", title_justify="left")
     for heading in ("keypoint", "p50", "p95", "p99", "tied maps %", "dead maps %", "range used %"):
-        table.add_column(heading, justify="left" if heading == "keypoint" else "right")
+        name = heading == "keypoint"
+        table.add_column(heading, justify="left" if name else "right", no_wrap=name)
     for row in _drift_rows(drift):
         used = [f"{row[key]:.1f}" if key in row else "-" for key in ("tied", "dead", "peak_range")]
         table.add_row(str(row["keypoint"]), *(f"{row[key]:.2f}" for key in ("p50", "p95", "p99")), *used)
     console.print(table)
     worst = Table(title=f"The {_TOLD} layers with most noise", title_justify="left")
     for heading in ("operator", "tensor", "dB", "worst channel", "values used %"):
-        worst.add_column(heading, justify="left" if heading in ("operator", "tensor") else "right")
+        worst.add_column(heading, justify="left" if heading in ("operator", "tensor") else "right", no_wrap=heading == "operator")
     for layer in sorted(layers, key=lambda layer: layer.decibels)[:_TOLD]:
         name = layer.name if len(layer.name) <= 60 else f"…{layer.name[-59:]}"
         worst.add_row(f"{layer.position} {layer.operator}", name, f"{layer.decibels:.1f}", f"{layer.worst:.1f}", f"{100 * layer.used:.0f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,8 +13,11 @@ from heatpose.predict.crop import Region, next_region, require_torso, whole
 from heatpose.predict.frames import Frame
 from heatpose.predict.smoothing import OneEuro
 from heatpose.preprocessing import Preprocessing
-from heatpose.runners import PoseRunner
+from heatpose.runners import Deferring, PoseRunner
 from heatpose.skeleton import Skeleton
+
+Answer = Callable[[], NDArray[np.float32]]
+"""Gives the pose f32[K, 3], once, when it is called."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,21 @@ class Estimator:
 
     def pose_of(self, resized: NDArray[np.uint8]) -> NDArray[np.float32]:
         """u8[S, S, 3] -> f32[K, 3]: x and y as fractions of the picture, score."""
+        return self.ask(resized)()
+
+    def ask(self, resized: NDArray[np.uint8]) -> Answer:
+        """Runs the network on u8[S, S, 3]; what is left to do is done by whoever asks the answer for the pose of `pose_of`."""
+        if isinstance(self.runner, Deferring):
+            poses = self.runner.later(resized[None], self.decode)
+            return lambda: poses()[0]
         pose: NDArray[np.float32] = self.runner.predict(resized[None], self.decode)[0]
-        return pose
+        return lambda: pose
 
 
 class Tracker:
-    """Follows one person through the frames of one video.
+    """Follows one person through the frames of one video: `prepare`, `ask` and `follow`, each with the frames in their order.
+
+    The three share nothing, so that each can have a thread of its own.
 
     Args:
         estimator: The model.
@@ -81,10 +94,16 @@ class Tracker:
         """The model's input u8[S, S, 3] for a frame, as far as it can be made before the poses of the frames before it; of a crop that is nothing."""
         return None if self.crop else self.estimator.resize(frame.image)
 
-    def __call__(self, frame: Frame, prepared: NDArray[np.uint8] | None) -> NDArray[np.float32]:
-        """The pose on the next frame, which `prepare` has seen: f32[K, 3] x, y as fractions of the frame, score."""
-        pose = self._cropped(frame.image) if prepared is None else self.estimator.pose_of(prepared)
-        return pose if self._filter is None else self._smoothed(pose, frame, self._filter)
+    def ask(self, frame: Frame, prepared: NDArray[np.uint8] | None) -> Answer:
+        """Runs the network on the next frame, which `prepare` has seen. Of a crop the whole pose is needed at once: it says where to look next."""
+        if prepared is not None:
+            return self.estimator.ask(prepared)
+        pose = self._cropped(frame.image)
+        return lambda: pose
+
+    def follow(self, frame: Frame, answer: Answer) -> NDArray[np.float32]:
+        """The pose on the next frame: f32[K, 3] x, y as fractions of the frame, score."""
+        return answer() if self._filter is None else self._smoothed(answer(), frame, self._filter)
 
     def _cropped(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         height, width = image.shape[:2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.predict.estimator import Estimator
+from heatpose.predict.estimator import Answer, Estimator
 from heatpose.predict.options import Drawing, PredictSummary, Skipped
 from heatpose.predict.pipeline import ahead, in_parallel
 from heatpose.predict.results import BESIDE, RESULTS, Names, entry, image_ids, make_folder, save_picture, write_entries
@@ -30,11 +30,12 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Seen:
-    """An image and what the models find on it."""
+    """An image and what the models find on it: answers, out of which `finish` makes poses."""
 
     place: int
     image: NDArray[np.uint8]
-    poses: list[NDArray[np.float32]]
+    answers: list[Answer]
+    poses: list[NDArray[np.float32]] = field(default_factory=list)
 
 
 def predict_images(images: Sequence[Path], out: Path, drawing: Drawing, names: Names, progress: Any) -> PredictSummary:
@@ -55,7 +56,10 @@ def predict_images(images: Sequence[Path], out: Path, drawing: Drawing, names: N
     ids, entries, summary = image_ids(images), [[] for _ in estimators], PredictSummary()  # type: list[int], list[list[dict[str, Any]]], PredictSummary
 
     def finish(seen: _Seen | Skipped) -> _Seen | Skipped:
-        if isinstance(seen, _Seen) and drawing.draw:
+        if isinstance(seen, Skipped):
+            return seen
+        seen = replace(seen, poses=[answer() for answer in seen.answers])
+        if drawing.draw:
             make_folder(out)  # not before there is something to put into it
             save_picture(targets[seen.place], drawing.picture(seen.image, seen.poses))
         return seen
@@ -94,5 +98,5 @@ def _seen(images: Sequence[Path], estimators: Sequence[Estimator]) -> Generator[
             if isinstance(loaded, Skipped):
                 yield loaded
             else:
-                poses = [estimator.pose_of(resized) for estimator, resized in zip(estimators, loaded.inputs, strict=True)]
-                yield _Seen(loaded.place, loaded.image, poses)
+                answers = [estimator.ask(resized) for estimator, resized in zip(estimators, loaded.inputs, strict=True)]
+                yield _Seen(loaded.place, loaded.image, answers)

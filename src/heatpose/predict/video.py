@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.predict.estimator import Tracker
+from heatpose.predict.estimator import Answer, Tracker
 from heatpose.predict.frames import Frame, Mp4, Pictures, Sink, Video
 from heatpose.predict.options import Drawing, PredictSummary, VideoOptions
 from heatpose.predict.pipeline import ahead, in_parallel
@@ -22,15 +22,20 @@ Drawn = tuple[Frame, list[NDArray[np.float32]], NDArray[np.uint8] | None]
 
 
 def tracked(frames: Iterable[Frame], drawing: Drawing, options: VideoOptions) -> Generator[Tracked, None, None]:
-    """Each frame with a pose of every model; the frames are read and resized ahead of the network, so that it need not wait for them."""
+    """Each frame with a pose of every model. Reading, resizing, the networks, and here the poses are a thread each, so that the networks need not wait."""
     trackers = [Tracker(estimator, options.smooth, options.crop, drawing.threshold) for estimator in drawing.estimators]
 
     def prepare(frame: Frame) -> tuple[Frame, list[NDArray[np.uint8] | None]]:
         return frame, [tracker.prepare(frame) for tracker in trackers]
 
-    with closing(in_parallel(prepare, ahead(frames), workers=2)) as stream:
-        for frame, inputs in stream:
-            yield frame, [tracker(frame, prepared) for tracker, prepared in zip(trackers, inputs, strict=True)]
+    def answers() -> Generator[tuple[Frame, list[Answer]], None, None]:
+        with closing(in_parallel(prepare, ahead(frames), workers=2)) as stream:
+            for frame, inputs in stream:
+                yield frame, [tracker.ask(frame, prepared) for tracker, prepared in zip(trackers, inputs, strict=True)]
+
+    with closing(ahead(answers())) as stream:
+        for frame, given in stream:
+            yield frame, [tracker.follow(frame, answer) for tracker, answer in zip(trackers, given, strict=True)]
 
 
 def drawn(frames: Iterable[Frame], drawing: Drawing, options: VideoOptions) -> Generator[Drawn, None, None]:
@@ -38,9 +43,17 @@ def drawn(frames: Iterable[Frame], drawing: Drawing, options: VideoOptions) -> G
 
     def draw(item: Tracked) -> Drawn:
         frame, poses = item
-        return frame, poses, drawing.picture(frame.image, poses) if drawing.draw else None
+        return frame, poses, drawing.picture(frame.image, poses)
 
-    return in_parallel(draw, ahead(tracked(frames, drawing, options)))
+    if drawing.draw:
+        return in_parallel(draw, ahead(tracked(frames, drawing, options)))
+    return _undrawn(tracked(frames, drawing, options))
+
+
+def _undrawn(items: Generator[Tracked, None, None]) -> Generator[Drawn, None, None]:
+    with closing(items) as stream:
+        for frame, poses in stream:
+            yield frame, poses, None
 
 
 def predict_video(source: Path | int, out: Path, drawing: Drawing, options: VideoOptions, names: Names, progress: Any) -> PredictSummary:

@@ -12,8 +12,9 @@ problems.py       how a file is refused
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,14 @@ class PoseRunner(Protocol):
         Raises:
             HeatposeError: The model decodes inside and has none to give.
         """
+
+
+@runtime_checkable
+class Deferring(Protocol):
+    """A runner whose network and decode can be run by two threads, so that the network goes on with the next picture meanwhile."""
+
+    def later(self, images: NDArray[np.uint8], decode: str = "argmax") -> Callable[[], NDArray[np.float32]]:
+        """Runs the network now; the result makes `predict`'s poses out of what it gave, whenever it is called and by whom."""
 
 
 def open_runner(path: str | Path, *, threads: int | None = None, size: int | None = None, reference_kernels: bool = False) -> PoseRunner:

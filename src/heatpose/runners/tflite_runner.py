@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,13 @@ class TFLiteRunner:
 
     def predict(self, images: NDArray[np.uint8], decode: str = "argmax") -> NDArray[np.float32]:
         """See `PoseRunner.predict`."""
+        return self.later(images, decode)()
+
+    def later(self, images: NDArray[np.uint8], decode: str = "argmax") -> Callable[[], NDArray[np.float32]]:
+        """See `Deferring.later`."""
         check_images(images, self.size)
-        return np.concatenate([self._pose(self._run(image), decode) for image in images])
+        stored = [self._stored(image) for image in images]
+        return lambda: np.concatenate([self._pose(self._real(values), decode) for values in stored])
 
     def _pose(self, values: NDArray[np.float32], decode: str) -> NDArray[np.float32]:
         """f32[1, K, 3] out of the output."""
@@ -84,12 +90,19 @@ class TFLiteRunner:
 
     def _run(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The pose's output for u8[S, S, 3], as real values."""
+        return self._real(self._stored(image))
+
+    def _stored(self, image: NDArray[np.uint8]) -> NDArray[Any]:
+        """The pose's output for u8[S, S, 3], as the file stores it; a copy."""
         self._interpreter.set_tensor(self._input.index, self._input.fill(image, self._scaling))
         try:
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
             raise HeatposeError(f"'{self.path}' stopped while it ran ({first_line(error)}).") from error
-        stored = self._interpreter.get_tensor(self._output.index)
+        stored: NDArray[Any] = self._interpreter.get_tensor(self._output.index)
+        return stored
+
+    def _real(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         return replace(self._output, data=stored, shape=stored.shape).dequantized()
 
 
