@@ -103,8 +103,7 @@ def _plot(layers: Sequence[Layer], title: str) -> str:
 def _print(drift: Drift, layers: Sequence[Layer], console: Console) -> None:
     table = Table(title="Keypoints: distance from the float file, pixels of the input", title_justify="left")
     for heading in ("keypoint", "p50", "p95", "p99", "tied maps %", "dead maps %", "range used %"):
-        name = heading == "keypoint"
-        table.add_column(heading, justify="left" if name else "right", no_wrap=name)
+        table.add_column(heading, justify="left" if heading == "keypoint" else "right", no_wrap=heading == "keypoint")
     for row in _drift_rows(drift):
         used = [f"{row[key]:.1f}" if key in row else "-" for key in ("tied", "dead", "peak_range")]
         table.add_row(str(row["keypoint"]), *(f"{row[key]:.2f}" for key in ("p50", "p95", "p99")), *used)
