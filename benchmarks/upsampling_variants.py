@@ -48,6 +48,7 @@ from heatpose.runners.torch_runner import TorchRunner
 from heatpose.skeleton import COCO_17
 
 FIELDS = ("stage", "upsample", "file", "oks", "lost", "low", "high")
+KINDS: tuple[Upsampling, ...] = get_args(Upsampling)
 BATCH, RATE = 16, 1e-4
 
 
@@ -171,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--model", type=Path)
-    given.add_argument("--tuned", nargs="+", metavar="VARIANT=CHECKPOINT", help="the first is what the others' float scores are held against")
+    given.add_argument("--tuned", nargs="+", metavar="KIND=CHECKPOINT", help="the first of bilinear, nearest, transposed is what the others are held against")
     for name in ("--train", "--evaluation", "--out"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--size", type=int, default=192, help="of a TFLite MODEL")
@@ -179,15 +180,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="of the fine-tuning of MODEL; 0 leaves it out")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
-    kinds = get_args(Upsampling)
-    paths = dict(pair.split("=", 1) for pair in arguments.tuned or []) or dict.fromkeys(kinds, arguments.model)
-    loaded = load(Path(next(iter(paths.values()))), arguments.size)
+    paths: dict[str, Path] = {kind: Path(path) for kind, _, path in (pair.partition("=") for pair in arguments.tuned or [])}
+    paths = paths or {kind: arguments.model for kind in KINDS}
+    if unknown := sorted(set(paths) - set(KINDS)):
+        parser.error(f"{unknown[0]} is no way of upsampling; there are {', '.join(KINDS)}")
+    kinds = [kind for kind in KINDS if kind in paths]
+    loaded = load(paths[kinds[0]], arguments.size)
     source = CocoSource(root=str(arguments.train), eval_root=str(arguments.evaluation))
     training, evaluation = source.training(loaded.skeleton), source.evaluation(loaded.skeleton)
     assert evaluation is not None
     images = calibration_images(choose_calibration(training, arguments.images, 0, shared_images(training, evaluation)), loaded.preprocessing)
     material = Material(loaded, source, evaluation, images)
-    networks = {kind: with_upsampling(load(Path(paths[kind]), arguments.size).network, kind) for kind in (each for each in paths if each in kinds)}
+    networks = {kind: with_upsampling(load(paths[kind], arguments.size).network, kind) for kind in kinds}
     Stage("train.py" if arguments.tuned else "as imported", networks, material, arguments.out).measure()
     if arguments.model and arguments.steps:
         learnt = {kind: tuned(network, material, arguments.steps, arguments.workers) for kind, network in networks.items()}
