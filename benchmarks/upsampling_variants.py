@@ -1,10 +1,12 @@
-"""Scores the ways of upsampling against each other, as imported and after the same short fine-tuning: float, int8_pc and int8_pt.
+"""Scores the ways of upsampling against each other: the float network, int8_pc with float and with int8 output, int8_pt.
 
-    python benchmarks/upsampling_variants.py MODEL --train TRAIN --evaluation DEV --out variants.csv
+    python benchmarks/upsampling_variants.py --model MODEL --train TRAIN --evaluation DEV --out variants.csv
+    python benchmarks/upsampling_variants.py --tuned bilinear=A.ckpt nearest=B.ckpt transposed=B.ckpt --train TRAIN --evaluation DEV --out tuned.csv
 
-MODEL is a checkpoint or a MoveNet TFLite file; TRAIN and DEV are folders in COCO's layout. Fine-tuned are pyramid and head, the backbone is frozen; every
-variant sees the same batches. Rows that the CSV holds already are not measured again. `against_bilinear` is float OKS, bilinear's minus the variant's;
-`lost` is the variant's float OKS minus its file's; both paired, with a 95 % interval.
+MODEL is a checkpoint or a MoveNet TFLite file; TRAIN and DEV are folders in COCO's layout. With `--model` the variants are scored as imported and after
+a short fine-tuning of pyramid and head, in which every variant sees the same batches. With `--tuned` each variant's network comes from a checkpoint of
+`train.py`; one may serve several variants, for their weights are the same. Rows that the CSV holds already are not measured again. In a float row `lost`
+is bilinear's float OKS minus this one's, in the others the same variant's float OKS minus the file's; paired, with a 95 % interval.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -27,6 +30,7 @@ from heatpose.data.sample import Person
 from heatpose.data.sources import CocoSource
 from heatpose.evaluate import EvalReport, evaluate, paired_difference
 from heatpose.export.convert import convert
+from heatpose.export.inspection import Output
 from heatpose.export.int8 import write_int8
 from heatpose.export.onnx import export_onnx
 from heatpose.losses import SpatialCrossEntropy
@@ -43,9 +47,8 @@ from heatpose.runners import open_runner
 from heatpose.runners.torch_runner import TorchRunner
 from heatpose.skeleton import COCO_17
 
-FIELDS = (
-    "stage", "upsample", "float", "against_bilinear", "low", "high", "int8_pc", "pc_lost", "pc_low", "pc_high", "int8_pt", "pt_lost", "pt_low", "pt_high",
-)  # fmt: skip
+FIELDS = ("stage", "upsample", "file", "oks", "lost", "low", "high")
+KINDS: tuple[Upsampling, ...] = get_args(Upsampling)
 BATCH, RATE = 16, 1e-4
 
 
@@ -110,60 +113,89 @@ def float_file(network: MoveNet, size: int, folder: Path) -> Path:
     return whole
 
 
-def files(network: MoveNet, material: Material, reference: EvalReport, folder: Path) -> list[float]:
-    """OKS, loss and its interval of int8_pc and int8_pt."""
-    numbers: list[float] = []
-    whole, made = float_file(network, material.loaded.preprocessing.size, folder), folder / "int8.tflite"
-    for per_channel, recovery in ((True, PER_CHANNEL), (False, PER_TENSOR)):
-        plan = plan_int8(network, material.images, material.loaded.preprocessing, per_channel=per_channel, recovery=recovery)
-        made.write_bytes(write_int8(whole, plan))
-        report = material.score(made)
-        lost = paired_difference(reference, report)
-        numbers += [report.oks, lost.mean, lost.low, lost.high]
-    return numbers
+def int8_scores(network: MoveNet, material: Material, folder: Path, form: str) -> Iterator[tuple[str, EvalReport]]:
+    """Names and scores of "int8_pc", with float and with int8 output, or of "int8_pt"."""
+    per_channel = form == "int8_pc"
+    recovery = PER_CHANNEL if per_channel else PER_TENSOR
+    plan = plan_int8(network, material.images, material.loaded.preprocessing, per_channel=per_channel, recovery=recovery)
+    whole = float_file(network, material.loaded.preprocessing.size, folder)
+    outputs: dict[str, Output] = {form: "float32", f"{form}_int8_output": "int8"} if per_channel else {form: "float32"}
+    for name, output in outputs.items():
+        made = folder / f"{name}.tflite"
+        made.write_bytes(write_int8(whole, plan, output=output))
+        yield name, material.score(made)
 
 
-def known(path: Path) -> set[tuple[str, str]]:
+class Stage:
+    """One set of networks, a way of upsampling each, whose float scores the others are held against."""
+
+    def __init__(self, name: str, networks: dict[Upsampling, MoveNet], material: Material, out: Path) -> None:
+        self.name, self.networks, self.material, self.out = name, networks, material, out
+        self.floats: dict[Upsampling, EvalReport] = {}
+
+    def float_score(self, kind: Upsampling) -> EvalReport:
+        """Scored once."""
+        if kind not in self.floats:
+            self.floats[kind] = self.material.score(self.networks[kind])
+        return self.floats[kind]
+
+    def measure(self) -> None:
+        """Appends what the CSV lacks, row by row: all variants of one form after the other."""
+        done, first = known(self.out), next(iter(self.networks))
+        with tempfile.TemporaryDirectory() as temporary:
+            for form in ("float", "int8_pc", "int8_pt"):
+                for kind in [kind for kind in self.networks if (self.name, kind, form) not in done]:
+                    if form == "float":
+                        self._append(kind, form, self.float_score(first), self.float_score(kind))
+                        continue
+                    folder = Path(temporary) / kind
+                    folder.mkdir(exist_ok=True)
+                    for name, report in int8_scores(self.networks[kind], self.material, folder, form):
+                        self._append(kind, name, self.float_score(kind), report)
+
+    def _append(self, kind: str, file: str, against: EvalReport, report: EvalReport) -> None:
+        lost = paired_difference(against, report)
+        with self.out.open("a", encoding="utf-8", newline="") as rows:
+            csv.writer(rows).writerow([self.name, kind, file, *(f"{value:.2f}" for value in (report.oks, lost.mean, lost.low, lost.high))])
+
+
+def known(path: Path) -> set[tuple[str, ...]]:
     """Rows that were measured before."""
     if not path.is_file():
         path.write_text(",".join(FIELDS) + "\n", encoding="utf-8")
     with path.open(encoding="utf-8", newline="") as file:
-        return {(row["stage"], row["upsample"]) for row in csv.DictReader(file)}
+        return {tuple(row[key] for key in FIELDS[:3]) for row in csv.DictReader(file)}
 
 
 def main() -> None:
     """Measures what is missing and appends it row by row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--model", type=Path)
+    given.add_argument("--tuned", nargs="+", metavar="KIND=CHECKPOINT", help="the first of bilinear, nearest, transposed is what the others are held against")
     for name in ("--train", "--evaluation", "--out"):
         parser.add_argument(name, type=Path, required=True)
-    parser.add_argument("--size", type=int, default=192)
+    parser.add_argument("--size", type=int, default=192, help="of a TFLite MODEL")
     parser.add_argument("--images", type=int, default=128, help="for calibration")
-    parser.add_argument("--steps", type=int, default=100, help="of the fine-tuning; 0 leaves it out")
+    parser.add_argument("--steps", type=int, default=100, help="of the fine-tuning of MODEL; 0 leaves it out")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
-    loaded = load(arguments.model, arguments.size)
+    paths: dict[str, Path] = {kind: Path(path) for kind, _, path in (pair.partition("=") for pair in arguments.tuned or [])}
+    paths = paths or {kind: arguments.model for kind in KINDS}
+    if unknown := sorted(set(paths) - set(KINDS)):
+        parser.error(f"{unknown[0]} is no way of upsampling; there are {', '.join(KINDS)}")
+    kinds = [kind for kind in KINDS if kind in paths]
+    loaded = load(paths[kinds[0]], arguments.size)
     source = CocoSource(root=str(arguments.train), eval_root=str(arguments.evaluation))
     training, evaluation = source.training(loaded.skeleton), source.evaluation(loaded.skeleton)
     assert evaluation is not None
     images = calibration_images(choose_calibration(training, arguments.images, 0, shared_images(training, evaluation)), loaded.preprocessing)
-    material, done = Material(loaded, source, evaluation, images), known(arguments.out)
-    with tempfile.TemporaryDirectory() as temporary:
-        for stage in ("as imported", f"{arguments.steps} steps")[: 1 + bool(arguments.steps)]:
-            reference = None
-            for kind in get_args(Upsampling):
-                if (stage, kind) in done and (kind != "bilinear" or all((stage, each) in done for each in get_args(Upsampling))):
-                    continue
-                network = with_upsampling(load(arguments.model, arguments.size).network, kind)
-                if stage != "as imported":
-                    network = tuned(network, material, arguments.steps, arguments.workers)
-                report = material.score(network)
-                reference = reference or report  # bilinear comes first
-                if (stage, kind) not in done:
-                    lost = paired_difference(reference, report)
-                    numbers = [report.oks, lost.mean, lost.low, lost.high, *files(network, material, report, Path(temporary))]
-                    with arguments.out.open("a", encoding="utf-8", newline="") as file:
-                        csv.writer(file).writerow([stage, kind, *(f"{value:.2f}" for value in numbers)])
+    material = Material(loaded, source, evaluation, images)
+    networks = {kind: with_upsampling(load(paths[kind], arguments.size).network, kind) for kind in kinds}
+    Stage("train.py" if arguments.tuned else "as imported", networks, material, arguments.out).measure()
+    if arguments.model and arguments.steps:
+        learnt = {kind: tuned(network, material, arguments.steps, arguments.workers) for kind, network in networks.items()}
+        Stage(f"{arguments.steps} steps", learnt, material, arguments.out).measure()
 
 
 if __name__ == "__main__":

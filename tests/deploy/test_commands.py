@@ -46,6 +46,7 @@ def test_a_build(heatpose: Heatpose, bundle: Path, install: Install, tmp_path: P
     result = json.loads((tmp_path / "out.json").read_text())
     assert ran.status == 0 and result["status"] == "validated" and result["ms"] == 18.44
     assert "71 hardware, 4 software" in ran.out and "DequantizeLinear" in ran.out and "18.440 ms" in ran.out
+    assert "cosine 0.99" in ran.out and str(bundle / "stm32n6") in ran.out.replace("\n", "") and "tool_output/" in ran.out
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")

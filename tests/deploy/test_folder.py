@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,19 +41,35 @@ def test_n6(bundle: Path) -> None:
     for name, digest in record["files"].items():
         assert hashlib.sha256((hand_off.folder / name).read_bytes()).hexdigest() == digest
     readme = (hand_off.folder / "README.md").read_text()
-    assert all(word in readme for word in (record["command"], "0x70380000", "0x70100000", "MX66UW1G45G", "Not verified"))
+    assert all(word in readme for word in (record["command"], "0x70380000", "0x70100000", "MX66UW1G45G", "Not verified", "<FSBL>.hex"))
+    assert f"{told['estimate']['ms']['value']:.1f} [" in readme and "An extrapolation" in readme and "heatpose_decode_float(" in readme
 
 
 def test_mp2_takes_the_per_tensor_file_and_its_own_command(bundle: Path) -> None:
     hand_off = write_hand_off(bundle, load_target("stm32mp2"))
     command = list(hand_off.command or ())
     assert command[:5] == ["generate", "--model", "pose_64_int8_pt.tflite", "--target", "stm32mp25"] and "--st-neural-art" not in command
-    assert "2.0 to 2.2" in (hand_off.folder / "README.md").read_text() and not (hand_off.folder / "stm32n6.mpool").exists()
+    readme = (hand_off.folder / "README.md").read_text()
+    assert "2.0 to 2.2" in readme and "heatpose deploy BUNDLE --target stm32mp2 --import FOLDER" in readme and not (hand_off.folder / "stm32n6.mpool").exists()
 
 
 def test_mp1_needs_no_tool(bundle: Path) -> None:
     hand_off = write_hand_off(bundle, load_target("stm32mp1"))
     assert hand_off.command is None and not (hand_off.folder / "run.sh").exists() and hand_off.model_name == "pose_64_int8_pc.tflite"
+    assert "result.json" not in (hand_off.folder / "README.md").read_text()
+
+
+def test_the_readme_decodes_what_the_board_gives(bundle: Path, tflite_files: dict[str, Path]) -> None:
+    target = load_target("stm32n6")
+    turned = write_hand_off(bundle, replace(target, output_dtype="int8"))  # the tool takes the last DEQUANTIZE out
+    assert "heatpose_decode_int8(output, &shape, HEATPOSE_OUTPUT_INT8_SCALE, HEATPOSE_OUTPUT_INT8_ZERO_POINT" in (turned.folder / "README.md").read_text()
+    content = tflite_files["int8_out"].read_bytes()
+    (bundle / "pose_64_int8_pc.tflite").write_bytes(content)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["pose_64_int8_pc.tflite"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    own = write_hand_off(bundle, target)
+    assert "heatpose_decode_int8(output, &shape, HEATPOSE_OUTPUT_SCALE, HEATPOSE_OUTPUT_ZERO_POINT" in (own.folder / "README.md").read_text()
 
 
 def test_rejected_artefacts_are_refused_and_go_on_request(bundle: Path) -> None:
@@ -105,6 +122,17 @@ def test_run_sh_builds_without_heatpose(bundle: Path, install: Install, behaviou
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+def test_run_sh_for_mp2_ends_with_one_file_or_none(bundle: Path, install: Install) -> None:
+    folder = write_hand_off(bundle, load_target("stm32mp2")).folder
+    made = folder / "st_ai_output/pose_64_int8_pt.nb"
+    for mode, status in (("", 0), ("own_folder", 0), ("nothing", 1)):  # the last must not take the file of the one before for its own
+        environment = {"PATH": "/usr/bin:/bin", "STEDGEAI_CORE_DIR": str(install(f"tool{mode}", version="2.2.0", mode=mode))}
+        ran = subprocess.run([folder / "run.sh"], env=environment, capture_output=True, text=True)
+        assert ran.returncode == status and made.is_file() == (status == 0), (mode, ran.stderr)
+    assert "pose_64_int8_pt.nb was not made" in ran.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
 def test_run_sh_without_a_tool_or_with_an_odd_path(bundle: Path, tmp_path: Path) -> None:
     folder = write_hand_off(bundle, load_target("stm32n6")).folder
     ran = subprocess.run([folder / "run.sh"], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
@@ -134,7 +162,13 @@ def test_the_board_app_runs_on_a_pc_and_says_what_heatpose_says(bundle: Path, sy
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"), [(["none.tflite", "x.png"], "none.tflite"), (["pose.nb", "x.png"], "stai_mpu"), (["MODEL", "none.png"], "none.png")]
+    ("arguments", "words"),
+    [
+        (["none.tflite", "x.png"], "none.tflite"),
+        (["pose.nb", "x.png"], "stai_mpu"),
+        (["MODEL", "none.png"], "none.png"),
+        (["MODEL", "heatpose"], "no pictures"),
+    ],
 )
 def test_the_board_app_refuses_in_a_sentence(bundle: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
     pytest.importorskip("ai_edge_litert")

@@ -84,6 +84,13 @@ def test_refusals(n6: HandOff, output: Path, tmp_path: Path) -> None:
     for source, words in (("absent", "no folder"), ("empty", "no result"), ("text.zip", "no zip archive"), ("evil.zip", "leads out")):
         with pytest.raises(HeatposeError, match=words):
             import_results(n6, tmp_path / source)
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "failed/stedgeai.log").write_text("ST Edge AI Core v4.0.0-20500 359356bb0\n")
+    with pytest.raises(HeatposeError, match="holds no result"):
+        import_results(n6, tmp_path / "failed")
+    (tmp_path / "failed/stedgeai.log").write_text("ST Edge AI Core v4.0.0-20500 359356bb0\nE103(CliRuntimeError): Error calling the Neural Art compiler\n")
+    with pytest.raises(HeatposeError, match="run that failed: The NPU's compiler failed"):
+        import_results(n6, tmp_path / "failed")
     (output / "network_c_info.json").write_text(json.dumps(forms.c_info()))  # of the model `pose_192`
     with pytest.raises(HeatposeError, match="'pose_192'.*'pose_64_int8_pc'"):
         import_results(n6, output)

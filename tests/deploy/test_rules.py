@@ -31,7 +31,8 @@ def test_the_right_files_have_no_error(tflite_files: dict[str, Path]) -> None:
 def test_a_float_output_on_the_n6(tflite_files: dict[str, Path]) -> None:
     found = _rules(read_graph(tflite_files["int8_pc"]), N6)
     assert ("info", "target_float_output") in found and found.count(("warning", "target_software_operator")) == 2  # resize and dequantise
-    assert ("info", "target_float_output") not in _rules(read_graph(tflite_files["int8_pc"]), replace(N6, output_dtype="int8"))
+    turned = _rules(read_graph(tflite_files["int8_pc"]), replace(N6, output_dtype="int8"))  # the tool leaves the DEQUANTIZE out
+    assert ("info", "target_float_output") not in turned and turned.count(("warning", "target_software_operator")) == 1
 
 
 @pytest.mark.parametrize(("form", "target", "words"), [("int8_pc", MP2, "GPU"), ("int8_pt", N6, "lose accuracy"), ("int8_pt", MP1, "third slower")])

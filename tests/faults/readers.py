@@ -156,7 +156,7 @@ def report(path: Path) -> None:
     facts, warnings = collect([path])
     target = board("stm32n6")
     outcome = Outcome(target.name, "imported", facts, warnings=tuple(warnings), over_budget=budget_excess(facts, target))
-    outcome_table(outcome), outcome_lines(outcome)
+    outcome_table(outcome), outcome_lines(outcome, path.parent)
     json.dumps(outcome.to_json())
 
 

@@ -161,7 +161,7 @@ def _finish(outcome: Outcome, hand_off: HandOff, json_out: Path | None) -> None:
     from heatpose.present import show
 
     show(outcome_table(outcome))
-    for line in outcome_lines(outcome):
+    for line in outcome_lines(outcome, hand_off.folder):
         typer.echo(line)
     write_json(json_out, outcome.to_json())
     if outcome.failure is not None:

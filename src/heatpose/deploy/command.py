@@ -71,7 +71,9 @@ def shell_line(arguments: Sequence[str]) -> str:
 def run_sh(target: Target, model: str) -> str:
     """`run.sh`: builds, then turns the weights into the hex file that is flashed."""
     arguments = shlex.join(generate_arguments(target, model))
-    return _SH.format(find=_sh_find(), arguments=arguments, after=_sh_after(target))
+    after = _sh_after(target) if target.npu is not None else _sh_product(_tool(target), model)
+    stale = " ".join(f'"{place}"' for place in _flashed(target, model))
+    return _SH.format(find=_sh_find(), stale=stale, arguments=arguments, after=after)
 
 
 def _sh_find() -> str:
@@ -93,31 +95,61 @@ def _weights(target: Target) -> tuple[str, str] | None:
     return f"network_atonbuf.{pool.file}.raw", f"0x{address:08X}"
 
 
+def _flashed(target: Target, model: str) -> list[str]:
+    """What goes onto the board, below the hand-off; an earlier run's is removed first, so that it cannot be taken for this one's."""
+    if target.npu is None:
+        return _places(_tool(target), model)
+    weights = _weights(target)
+    return [f"{OUTPUT}/network_c_info.json", *([f"{OUTPUT}/{weights[0]}"] if weights is not None else [])]
+
+
 def _sh_after(target: Target) -> str:
     weights = _weights(target)
     if weights is None:
-        return ""
+        return f"ls {OUTPUT}"
     raw, address = weights
     return (
-        f'\nif command -v arm-none-eabi-objcopy >/dev/null; then\n  cp "{OUTPUT}/{raw}" network_data.bin\n'
+        f'ls {OUTPUT}\nif command -v arm-none-eabi-objcopy >/dev/null; then\n  cp "{OUTPUT}/{raw}" network_data.bin\n'
         f"  arm-none-eabi-objcopy -I binary network_data.bin --change-addresses {address} -O ihex network_data.hex\n"
         'else\n  echo "arm-none-eabi-objcopy not found: network_data.hex is not made" >&2\nfi'
     )
+
+
+def _places(tool: Tool, model: str) -> list[str]:
+    """Where a converter for Linux boards puts its one file: where it is told to, or in a folder of its own."""
+    product = tool.product.format(model=model.removesuffix(".tflite"))
+    return [f"{folder}/{product}" for folder in dict.fromkeys((OUTPUT, tool.output))]
+
+
+def _sh_product(tool: Tool, model: str) -> str:
+    told, *others = _places(tool, model)
+    moves = "".join(f'\nif [ ! -s "{told}" ] && [ -s "{other}" ]; then mkdir -p {OUTPUT} && mv "{other}" "{told}"; fi' for other in others)
+    return f'{moves.lstrip()}\n[ -s "{told}" ] || {{ echo "{told} was not made" >&2; exit 1; }}\nls "{told}"'
+
+
+def _ps1_product(tool: Tool, model: str) -> str:
+    told, *others = _places(tool, model)
+    moves = "".join(
+        f"\nif (!(Test-Path '{told}') -and (Test-Path '{other}')) {{ New-Item -Force -ItemType Directory {OUTPUT} | Out-Null; Move-Item '{other}' '{told}' }}"
+        for other in others
+    )
+    return f"{moves.lstrip()}\nGet-ChildItem '{told}'"
 
 
 def run_ps1(target: Target, model: str) -> str:
     """`run.ps1`: the same for PowerShell."""
     arguments = ", ".join("'" + argument.replace("'", "''") + "'" for argument in generate_arguments(target, model))
     weights = _weights(target)
-    after = ""
+    after = f"Get-ChildItem {OUTPUT}" if target.npu is not None else _ps1_product(_tool(target), model)
     if weights is not None:
         raw, address = weights
-        after = (
+        after += (
             f"\nif (Get-Command arm-none-eabi-objcopy -ErrorAction SilentlyContinue) {{\n  Copy-Item '{OUTPUT}/{raw}' network_data.bin\n"
             f"  arm-none-eabi-objcopy -I binary network_data.bin --change-addresses {address} -O ihex network_data.hex\n"
             "}} else { Write-Warning 'arm-none-eabi-objcopy not found: network_data.hex is not made' }".replace("}}", "}")
         )
-    return _PS1.format(arguments=arguments, after=after)
+    stale = ", ".join(f"'{place}'" for place in _flashed(target, model))
+    return _PS1.format(arguments=arguments, stale=stale, after=after)
 
 
 _SH = """#!/bin/sh
@@ -129,10 +161,11 @@ if printf %s "$PWD" | LC_ALL=C grep -q '[^ -~]'; then
   exit 1
 fi
 {find}
+rm -f {stale}
 # A fresh installation asks about usage statistics on its first run; "n" is the answer.
 echo n | "$tool" {arguments} || echo "stedgeai ended with status $?; look whether the files below are complete" >&2
-ls {output}{after}
-""".replace("{output}", OUTPUT)
+{after}
+"""
 
 _PS1 = """# Builds the model with ST Edge AI Core: .\\run.ps1 [path of stedgeai.exe]
 param([string]$Tool = "")
@@ -140,8 +173,9 @@ $ErrorActionPreference = "Stop"
 Set-Location $PSScriptRoot
 if ($Tool -eq "" -and $env:STEDGEAI_CORE_DIR) {{ $Tool = Join-Path $env:STEDGEAI_CORE_DIR "Utilities/windows/stedgeai.exe" }}
 if ($Tool -eq "") {{ $Tool = "stedgeai" }}
+Remove-Item -ErrorAction SilentlyContinue {stale}
 # A fresh installation asks about usage statistics on its first run; "n" is the answer.
 "n" | & $Tool @({arguments})
 if ($LASTEXITCODE -ne 0) {{ Write-Warning "stedgeai ended with status $LASTEXITCODE; look whether the files below are complete" }}
-Get-ChildItem {output}{after}
-""".replace("{output}", OUTPUT)
+{after}
+"""

@@ -88,11 +88,13 @@ _CAUSES = (
     _known(r"INTERNAL ERROR: ([^\r\n]*)", "It failed inside ({1}); try another version of ST Edge AI Core, and report it to ST with the log."),
     _known(r"E010", "It takes the file for no valid model; check it with `heatpose inspect` and export again."),
     _known(r"E102", "It refuses an option; the command is at the top of the log, its version may want others (tool.options of the target)."),
-    _known(r"E\d{3}\(\w+\)", "It stopped with an error that is not known here; the log has its words."),
+    _known(r"(E\d{3}\(\w+\)[^\r\n]*)", "It stopped with an error that is not known here ({1}); the log has more."),
 )  # fmt: skip
 _ERROR_LINE = re.compile(r"(E\d{3}\(\w+\)[^\r\n]*|(?:TOOL|INTERNAL|LOAD) ERROR[^\r\n]*|NOT IMPLEMENTED[^\r\n]*)")
 _CODE = re.compile(r"E\d{3}|[A-Z ]+ERROR|NOT IMPLEMENTED")
 _QUESTION = re.compile(r"([^\r\n]*(?:\?|\[y/n\]|\(y/n\)|yes/no)[^\r\n]*)\s*$", re.IGNORECASE)
+_BAR = re.compile(r"^[^\S\n]*PASS:.*$", re.MULTILINE)
+"""A progress bar, whose unknown rest of the time is written as "?"."""
 _WARNING = re.compile(r"^\s*(?:WARNING|Warning):\s*([^\r\n]+)", re.MULTILINE)
 
 
@@ -106,7 +108,7 @@ def diagnose(ended: Ended, product: str) -> Diagnosis:
     text = ended.text.replace("\r", "\n")
     line = _last(_ERROR_LINE, text)
     if ended.status is None:
-        question = _QUESTION.search(text.rstrip())
+        question = _QUESTION.search(_BAR.sub("", text).rstrip())
         why = f" It was waiting for an answer to '{question[1].strip()}'; run it once in a terminal and answer." if question else ""
         return Diagnosis("time limit", line, f"ST Edge AI Core did not end within {ended.seconds:.0f} s and was stopped; allow more with --time-limit.{why}")
     for known in _CAUSES:

@@ -96,6 +96,10 @@ class Facts:
         """Whether the sizes of the build are known."""
         return self.ram_internal is not None and self.flash is not None
 
+    def says_anything(self) -> bool:
+        """Whether there is more than who wrote the report about which model."""
+        return any(value is not None for value in (self.ram_internal, self.flash, self.macc, self.epochs_hw, self.ms))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values under the same names."""
         plain = asdict(self)

@@ -103,16 +103,11 @@ def _fill(folder: Path, hand_off: HandOff) -> None:
             _write(folder / name, (resources.files("heatpose.deploy") / "c" / name).read_text(encoding="utf-8"))
     if target.flashing.kind == "linux":
         _board_app(folder, model)
-    _write(folder / "README.md", readme_text(target, model, hand_off.model_name, hand_off.command))
-    _estimate(folder, hand_off)
+    expected = None if target.estimator is None else estimate(model.graph, target)  # a board without one has the rules' findings alone
+    findings = [asdict(finding) for finding in check_target(model.graph, target)]
+    _write(folder / "README.md", readme_text(target, model, hand_off.model_name, hand_off.command, expected))
+    write_json(folder / ESTIMATE, {"estimate": None if expected is None else expected.to_json(), "findings": findings})
     _record(folder, hand_off)
-
-
-def _estimate(folder: Path, hand_off: HandOff) -> None:
-    """What the model is expected to take, and what the target's rules say; a board without an estimator has the latter alone."""
-    target, graph = hand_off.target, hand_off.model.graph
-    expected = None if target.estimator is None else estimate(graph, target).to_json()
-    write_json(folder / ESTIMATE, {"estimate": expected, "findings": [asdict(finding) for finding in check_target(graph, target)]})
 
 
 def _write(path: Path, text: str, executable: bool = False) -> None:

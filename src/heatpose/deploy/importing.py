@@ -13,9 +13,11 @@ from typing import Any
 
 from heatpose.deploy.build import product_of
 from heatpose.deploy.c_info import facts_of
+from heatpose.deploy.diagnosis import Diagnosis, diagnose
 from heatpose.deploy.facts import Facts, ReportError, merged
 from heatpose.deploy.folder import LOG, RESULT, HandOff, keep_products
 from heatpose.deploy.outcome import Outcome, budget_excess, collect
+from heatpose.deploy.process import Ended
 from heatpose.errors import HeatposeError, first_line
 
 MOST_FILES, MOST_BYTES = 2000, 2 * 1024**3
@@ -81,8 +83,10 @@ def _outcome(hand_off: HandOff, source: Path, files: Sequence[Path]) -> Outcome:
     facts, warnings = collect(files)
     facts = merged([facts, *_cloud(files)])
     product, found = (None, None) if target.tool is None else product_of(target.tool, hand_off.stem, files)
-    if facts == Facts() and found is None:
+    if not facts.says_anything() and found is None:
         wanted = "a c_info json, a report" + ("" if product is None else f" or {product}")
+        if (failure := _failure(files, wanted)) is not None:
+            raise HeatposeError(f"'{source}' is left of a run that failed: {failure.sentence}")
         raise HeatposeError(f"'{source}' holds no result of ST Edge AI Core: {wanted} is what is looked for.")
     if facts.model is not None and _plain(facts.model) != _plain(hand_off.stem):
         raise HeatposeError(
@@ -95,6 +99,16 @@ def _outcome(hand_off: HandOff, source: Path, files: Sequence[Path]) -> Outcome:
     return Outcome(
         target.name, "imported", facts, {}, None, None, None, names, tuple(warnings), budget_excess(facts, target), None, hand_off.model.sha256
     )  # fmt: skip
+
+
+def _failure(files: Sequence[Path], wanted: str) -> Diagnosis | None:
+    """What a log says that went wrong; None where none has an error of the tool."""
+    for path in files:
+        if path.suffix in (".log", ".txt"):
+            failure = diagnose(Ended(1, 0.0, path.read_text(encoding="utf-8", errors="replace")), wanted)
+            if failure.line:
+                return failure
+    return None
 
 
 def _plain(name: str) -> str:

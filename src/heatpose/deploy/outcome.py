@@ -91,7 +91,8 @@ def collect(files: Iterable[Path]) -> tuple[Facts, list[str]]:
         try:
             reports.append(read_c_info(path))
         except ReportError as error:
-            warnings.append(f"{error} The text report is taken instead.")
+            told = str(error).replace(str(path), path.name)  # the folder may be a temporary one
+            warnings.append(f"{told} The text report is taken instead.")
     for path in texts:
         try:
             reports.append(read_text_report(path))

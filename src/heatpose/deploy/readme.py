@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from heatpose.deploy.command import OUTPUT, shell_line
+from heatpose.deploy.estimate import Estimate
 from heatpose.deploy.model import DeployModel
 from heatpose.deploy.targets import Target
 
 
-def readme_text(target: Target, model: DeployModel, model_name: str, command: Sequence[str] | None) -> str:
+def readme_text(target: Target, model: DeployModel, model_name: str, command: Sequence[str] | None, expected: Estimate | None) -> str:
     """The README as Markdown.
 
     Args:
@@ -17,11 +18,14 @@ def readme_text(target: Target, model: DeployModel, model_name: str, command: Se
         model: What is handed over.
         model_name: Its name in the folder.
         command: Arguments of `stedgeai`; None where there is no tool.
+        expected: What the model is expected to take; None where the target has no estimator.
     """
     parts = [_head(target, model, model_name), _files(target, model, model_name)]
+    if expected is not None:
+        parts.append(_expected(expected))
     if command is not None:
         parts.append(_build(target, command))
-    parts += [_linux(target, model_name) if target.flashing.kind == "linux" else _neural_art(target), _interface(model), _unverified(target)]
+    parts += [_linux(target, model_name) if target.flashing.kind == "linux" else _neural_art(target), _interface(target, model), _unverified(target)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -44,8 +48,18 @@ def _files(target: Target, model: DeployModel, model_name: str) -> str:
     if target.flashing.kind == "linux":
         lines.append("- `pose_app.py`, `pose_model.json`, `heatpose/`: Python application for the board, which runs on a PC as well")
     lines.append("- `deploy.json`, `estimate.json`: what this folder was made from, and what it is expected to take on the board")
-    lines.append("- after a build by heatpose `result.json`, `stedgeai.log` and `tool_output/`")
+    if target.tool is not None:
+        lines.append("- after a build by heatpose `result.json`, `stedgeai.log` and `tool_output/`")
     return "\n".join(lines)
+
+
+def _expected(expected: Estimate) -> str:
+    """Estimates with their intervals, called so."""
+    quantities = (("RAM", "KiB", expected.ram_kib), ("flash for weights", "KiB", expected.flash_kib), ("one inference", "ms", expected.ms))
+    told = [f"- {name}: {interval} {unit}" for name, unit, interval in quantities if interval is not None]
+    beyond = "An extrapolation: `estimate.json` says why. " if expected.extrapolates else ""
+    source = f"{beyond}Estimates from published rows of {expected.based_on}, not measurements; the brackets are their interval."
+    return "\n".join(["## Expected", "", *told, "", source])
 
 
 def _build(target: Target, command: Sequence[str]) -> str:
@@ -57,12 +71,14 @@ def _build(target: Target, command: Sequence[str]) -> str:
         "## Build", "", f"With ST Edge AI Core {versions}{needs}, in this folder:", "", f"    {shell_line(command)}", "",
         "or `./run.sh`, `.\\run.ps1`, or `heatpose deploy BUNDLE --target " + target.name + " --run`. The folder's path must be plain ASCII.",
         "A fresh installation asks about usage statistics first; answer it once in a terminal.",
+        f"Heatpose itself leaves in `tool_output/` what is looked for in `{OUTPUT}/` below.",
     ]  # fmt: skip
     if target.flashing.kind == "linux":
         lines += [
             "",
             f"The result is `{OUTPUT}/{_stem(command)}.nb`. Where no such version is at hand: run the same line on the board (X-LINUX-AI has a",
-            "`stedgeai` of its own), or upload the TFLite to ST's Edge AI Developer Cloud and take in what comes back with `heatpose deploy --import FOLDER`.",
+            "`stedgeai` of its own), or upload the TFLite to ST's Edge AI Developer Cloud. What was made elsewhere comes back with",
+            f"`heatpose deploy BUNDLE --target {target.name} --import FOLDER`.",
         ]
     return "\n".join(lines)
 
@@ -86,7 +102,8 @@ def _neural_art(target: Target) -> str:
         f"       cp {OUTPUT}/{raw} network_data.bin",
         f"       arm-none-eabi-objcopy -I binary network_data.bin --change-addresses 0x{weights:08X} -O ihex network_data.hex", "",
         "3. Set the board's boot switches to development mode (ST's package shows how), then flash the first-stage boot loader of ST's",
-        f"   package (`-w <FSBL>.hex`), the weights, and the signed application at 0x{application:08X}:", "",
+        f"   package, the weights, and the signed application at 0x{application:08X}:", "",
+        f"       {programmer} <FSBL>.hex",
         f"       {programmer} network_data.hex",
         "       STM32_SigningTool_CLI -s -bin application.bin -nk -t ssbl -hv 2.3 -o application_signed.bin",
         f"       {programmer} application_signed.bin 0x{application:08X}", "",
@@ -113,7 +130,7 @@ def _linux(target: Target, model_name: str) -> str:
     return "\n".join(lines)
 
 
-def _interface(model: DeployModel) -> str:
+def _interface(target: Target, model: DeployModel) -> str:
     how, output = model.preprocessing, model.output
     holds = "the pose: x, y, score per keypoint" if model.decoded else "heatmaps; `postprocess.c` decodes them"
     lines = [
@@ -122,7 +139,24 @@ def _interface(model: DeployModel) -> str:
         f"- Output: {output.dtype} {list(output.shape)}, {holds}.",
         f"- Keypoints in order: {', '.join(model.skeleton.keypoints)}.",
     ]  # fmt: skip
+    if not model.decoded:
+        lines += ["", *_decoding(output.dtype, target.output_dtype)]
     return "\n".join(lines)
+
+
+def _decoding(dtype: str, board_dtype: str | None) -> list[str]:
+    """The call that fits what the network gives on the board: the file's own type, or the one that the target asks the tool for."""
+    call = "heatpose_decode_float(output, &shape, HEATPOSE_REFINED, pose);"
+    if (board_dtype or dtype) == "int8":
+        named = "HEATPOSE_OUTPUT" if dtype == "int8" else "HEATPOSE_OUTPUT_INT8"
+        call = f"heatpose_decode_int8(output, &shape, {named}_SCALE, {named}_ZERO_POINT, HEATPOSE_REFINED, pose);"
+    return [
+        "In C, where `output` is the network's output buffer:", "",
+        "    static const heatpose_shape shape = HEATPOSE_SHAPE;",
+        "    heatpose_keypoint pose[HEATPOSE_KEYPOINTS];",
+        f"    {call}",
+        "    /* pose[k].x times the camera image's width, pose[k].y times its height; pose[k].score against HEATPOSE_SCORE_THRESHOLD */",
+    ]  # fmt: skip
 
 
 def _unverified(target: Target) -> str:

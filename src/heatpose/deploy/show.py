@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.table import Table
 
 from heatpose.deploy.estimate import Estimate, Interval
-from heatpose.deploy.folder import HandOff
+from heatpose.deploy.folder import LOG, PRODUCTS, RESULT, HandOff
 from heatpose.deploy.outcome import Outcome
 from heatpose.deploy.targets import Target
 from heatpose.export.findings import Finding
@@ -60,15 +61,19 @@ def outcome_table(outcome: Outcome) -> Table:
         table.add_row("in software", ", ".join(f"{entry.operator} ({entry.epoch})" for entry in facts.software))
     if facts.ms is not None:
         table.add_row("one inference", f"{facts.ms:.3f} ms on {facts.device or 'a board'}")
+    if facts.cosine is not None or facts.rmse is not None:
+        figures = ((f"{name} {value:.6g}") for name, value in (("cosine", facts.cosine), ("rmse", facts.rmse)) if value is not None)
+        table.add_row("against the tool's reference", ", ".join(figures))
     for name, text in (("tool", facts.tool_version), ("NPU compiler", facts.compiler_version)):
         if text is not None:
             table.add_row(name, text)
     return table
 
 
-def outcome_lines(outcome: Outcome) -> list[str]:
-    """What belongs to the numbers."""
-    return [*outcome.over_budget, *(f"warning: {text}" for text in outcome.warnings)]
+def outcome_lines(outcome: Outcome, folder: Path) -> list[str]:
+    """What belongs to the numbers, and where it all lies."""
+    made = f" and {PRODUCTS}/" if outcome.products else ""
+    return [*outcome.over_budget, *(f"warning: {text}" for text in outcome.warnings), f"In {folder}: {RESULT}, {LOG}{made}."]
 
 
 def hand_off_lines(hand_off: HandOff, command: str | None, findings: Sequence[Finding]) -> list[str]:

@@ -61,7 +61,7 @@ def facts_in(text: str) -> Facts:
     text = _LOGGED.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     values: dict[str, Any] = {
         "tool_version": _first(_VERSION, text), "compiler_version": _first(_COMPILER, text), "model": _first(_MODEL, text), "device": _first(_DEVICE, text),
-        "macc": next((count for pattern in _MACC if (count := _count(pattern, text))), None),
+        "macc": next((count for pattern in _MACC for found in pattern.findall(text) if (count := int(found.replace(",", "")))), None),  # 2.x says 0 first
     }  # fmt: skip
     try:
         values |= _sizes(text) | _epochs(text) | _measured(text)

@@ -155,6 +155,8 @@ def pictures(sources: Sequence[Path]) -> Iterator[tuple[str, Picture]]:
 
     for source in sources:
         found = sorted(path for path in source.iterdir() if path.suffix.lower() in PICTURES) if source.is_dir() else [source]
+        if not found:
+            raise HeatposeError(f"'{source}' holds no pictures ({', '.join(PICTURES)}); give another folder, or the pictures themselves.")
         for path in found:
             try:
                 with Image.open(path) as image:
@@ -215,19 +217,29 @@ def run(options: argparse.Namespace) -> None:
         print(f"{name}: {seen} of {len(pose)} keypoints, {ms:.1f} ms", flush=True)
         poses[name] = pose.astype(float).round(6).tolist()
         if options.out is not None:
-            _draw(options.out / Path(name).with_suffix(".png"), draw_pose(picture, pose, model.skeleton, threshold=options.threshold))
+            _keep(options.out / Path(name).with_suffix(".png"), draw_pose(picture, pose, model.skeleton, threshold=options.threshold))
         if count == options.frames:
             break
     if options.out is not None:
-        content = {"keypoints": list(model.skeleton.keypoints), "poses": poses}
-        (options.out / "poses.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        _keep(options.out / "poses.json", json.dumps({"keypoints": list(model.skeleton.keypoints), "poses": poses}, indent=1))
 
 
-def _draw(path: Path, picture: Picture) -> None:
+def _keep(path: Path, content: Picture | str) -> None:
+    """Writes a picture or a text.
+
+    Raises:
+        HeatposeError: The folder cannot be written.
+    """
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            path.write_text(content, encoding="utf-8")
+        else:
+            Image.fromarray(content).save(path)
+    except OSError as error:
+        raise HeatposeError(f"'{path}' cannot be written ({error.strerror}); choose another folder with --out.") from error
 
 
 if __name__ == "__main__":
