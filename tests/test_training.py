@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,16 +170,17 @@ def test_the_same_seed_gives_the_same_run(fitted: Any, tiny_run: Any) -> None:
         torch.testing.assert_close(found[key], value, atol=1e-6, rtol=1e-6, msg=key)
 
 
-def test_a_finished_run_is_not_trained_again(fitted: Any) -> None:
-    last = fitted.best.with_name("last.ckpt")
-    before = {path: path.read_bytes() for path in (fitted.best, last)}
+def test_a_finished_run_is_not_trained_again(fitted: Any, tmp_path: Path) -> None:
+    run = replace(fitted.run, folder=tmp_path / "run")  # the logger writes into it
+    shutil.copytree(fitted.run.folder, run.folder)
+    last, best = (run.folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    before = {path: path.read_bytes() for path in (best, last)}
 
     class Steps(lightning.Callback):
         def on_train_batch_end(self, *args: Any) -> None:
             pytest.fail("a finished run was trained on")
 
-    run = fitted.run
-    assert training.fit(run.module(seed=5), run.data(), run.trainer(3, Steps()), last) == fitted.best
+    assert training.fit(run.module(seed=5), run.data(), run.trainer(3, Steps()), last) == fitted.best  # where the checkpoint says
     assert {path: path.read_bytes() for path in before} == before
 
 

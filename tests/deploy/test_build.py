@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -120,23 +121,32 @@ def test_a_hang_is_ended_and_told(n6: HandOff, install: Install) -> None:
 
 
 def test_what_a_hanging_tool_has_started_ends_with_it(n6: HandOff, install: Install) -> None:
-    before = _standing_in()
     assert _failure(build(n6, explicit=install(mode="hang_with_child"), time_limit_s=2))[0] == "time limit"
-    assert _standing_in() <= before
+    assert not _standing_in()
 
 
 def test_what_lives_on_after_the_tool_is_not_waited_for(n6: HandOff, install: Install) -> None:
-    before, start = _standing_in(), time.monotonic()
+    start = time.monotonic()
     assert build(n6, explicit=install(mode="leaves_child"), time_limit_s=300).status == "built"
-    assert time.monotonic() - start < 60 and _standing_in() <= before
+    assert time.monotonic() - start < 60 and not _standing_in()
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="the system does not list its processes there")
+def test_those_that_live_on_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "stand_in.py").write_text("import time; time.sleep(60)")
+    with subprocess.Popen([sys.executable, str(tmp_path / "stand_in.py")]) as living:
+        while not (found := _standing_in()):
+            assert living.poll() is None
+        living.kill()
+    assert found == {str(living.pid)}
 
 
 def _standing_in() -> set[str]:
-    """Process numbers of stand-ins, where the system lists them."""
-    found = set()
+    """Process numbers of this test's stand-ins, where the system lists them; other tests may run beside it."""
+    found, this = set(), os.environ["PYTEST_CURRENT_TEST"].encode()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"stand_in.py" in (folder / "cmdline").read_bytes():
+            if b"stand_in.py" in (folder / "cmdline").read_bytes() and this in (folder / "environ").read_bytes():
                 found.add(folder.name)
         except OSError:
             continue

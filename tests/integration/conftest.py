@@ -84,10 +84,10 @@ class Place:
         return ["experiment=quickstart", *source, *loaders, "trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.precision=32-true"]
 
     def command(self, entry: str, *overrides: str) -> list[str]:
-        """The command line; what it writes stays below the folder, unless the overrides say otherwise (the last one counts)."""
-        places = [f"runs={self.folder}/runs", f"exports={self.folder}/exports"]
-        options = [word for word in overrides if word.startswith("-")]  # before all overrides, or argparse takes none after them
-        return [sys.executable, str(REPOSITORY / f"{entry}.py"), *options, *places, *(word for word in overrides if word not in options)]
+        """The command line; what it writes stays below the folder, unless the overrides name another place."""
+        named = {word.partition("=")[0] for word in overrides}
+        places = [f"{place}={self.folder}/{place}" for place in ("runs", "exports") if place not in named]
+        return [sys.executable, str(REPOSITORY / f"{entry}.py"), *overrides, *places]
 
     def run(self, entry: str, *overrides: str) -> Ran:
         """Runs `train` or `export` to its end, in a process that was warm already."""
