@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose import geometry
-from heatpose.data.augment import GeometricAugment, moved_labels
-from heatpose.data.batches import VIEW, generator
+from heatpose.data.augment import GeometricAugment
+from heatpose.data.batches import BatchPlan
 from heatpose.data.cache import ImageFiles
 from heatpose.data.sample import Person
-from heatpose.data.views import cut
+from heatpose.data.views import TrainingViews, View
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import Skeleton
 
@@ -48,25 +48,23 @@ def draw_views(people: Sequence[Person], count: int, skeleton: Skeleton, preproc
     Raises:
         HeatposeError: An image cannot be read.
     """
-    shown = [person for person in people if UPRIGHT.suits(person, preprocessing.size)]
-    plans = [(number // len(shown), number % len(shown)) for number in range(count if shown else 0)]
+    size, nearest = preprocessing.size, preprocessing.sampling == "nearest"
+    shown = [person for person in people if UPRIGHT.suits(person, size)]
+    views = TrainingViews(shown, skeleton, replace(UPRIGHT, nearest=float(nearest)), ImageFiles(), seed)
 
-    def draw(plan: tuple[int, int]) -> tuple[NDArray[np.uint8], Person]:
-        turn, index = plan
-        person, random = shown[index], generator(seed, VIEW, turn, index)
-        transform, mirrored = UPRIGHT.transform(person, preprocessing.size, random)
-        pixels, inverse = cut(ImageFiles().picture(person), transform, preprocessing.size)
-        image = geometry.warp_one(pixels, inverse, preprocessing.sampling == "nearest", preprocessing.size)
-        return image, _seen(person, transform, mirrored, skeleton, preprocessing.size)
+    def draw(number: int) -> tuple[NDArray[np.uint8], Person]:
+        turn, index = divmod(number, len(shown))
+        view = views.view(BatchPlan(size, turn, (index,), (index,)), 0)
+        return geometry.warp_one(view.pixels, view.inverse, view.nearest, size), _seen(shown[index], view, size)
 
     with ThreadPoolExecutor(2) as pool:
-        views = list(pool.map(draw, plans))
-    images = np.stack([image for image, _ in views]) if views else np.empty((0, preprocessing.size, preprocessing.size, 3), np.uint8)
-    return DrawnViews(images, tuple(person for _, person in views))
+        drawn = list(pool.map(draw, range(count if shown else 0)))
+    images = np.stack([image for image, _ in drawn]) if drawn else np.empty((0, size, size, 3), np.uint8)
+    return DrawnViews(images, tuple(person for _, person in drawn))
 
 
-def _seen(person: Person, transform: geometry.Matrix, mirrored: bool, skeleton: Skeleton, size: int) -> Person:
-    points, labelled, (width, height) = moved_labels(person, transform, mirrored, skeleton.flip_order)
+def _seen(person: Person, view: View, size: int) -> Person:
+    """The person with the labels of a view; a keypoint outside it is none."""
+    points, labelled, (width, height) = (view.labels[name] for name in ("points", "labelled", "box"))
     inside = ((points >= 0) & (points < size)).all(-1)
-    box = (0.0, 0.0, float(width), float(height))
-    return replace(person, width=size, height=size, keypoints=points, labelled=labelled & inside, box=box)
+    return replace(person, width=size, height=size, keypoints=points, labelled=labelled & inside, box=(0.0, 0.0, float(width), float(height)))

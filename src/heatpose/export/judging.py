@@ -89,6 +89,7 @@ def split_training(people: Sequence[Person], scored: set[int], auto: AutoChoice 
     usable = [person for person in people if person.image_id not in scored]
     if auto is None:
         return usable, []
-    aside = [person for person in usable if in_held_out(person, auto.share)]
-    rest = [person for person in usable if not in_held_out(person, auto.share)]
+    rest, aside = list[Person](), list[Person]()
+    for person in usable:
+        (aside if in_held_out(person, auto.share) else rest).append(person)
     return (rest, aside) if rest else (usable, [])

@@ -160,11 +160,7 @@ class MoveNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | PoseMaps:
         """Normalised images f32[B, 3, S, S] in [-1, 1], S a multiple of 32 -> logits f32[B, K, S/4, S/4], or the maps of the four heads."""
-        return self.from_taps(self.backbone(images))
-
-    def from_taps(self, taps: list[Tensor]) -> Tensor | PoseMaps:
-        """Pyramid and heads: the backbone's four maps -> what `forward` gives."""
-        x = self.features(taps)
+        x = self.features(self.backbone(images))
         logits: Tensor = self.head(x)
         if self.centre is None or self.regression is None or self.offset is None:
             return logits
