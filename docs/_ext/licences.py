@@ -49,12 +49,12 @@ def _follow(requirement: Requirement, part: str, found: dict[str, str]) -> None:
 
 def licence(name: str) -> str:
     """As the package states it: an SPDX expression, else its classifiers, else the first line of its licence."""
-    facts: Any = metadata.metadata(name)
-    if facts["License-Expression"]:
-        return str(facts["License-Expression"])
+    facts: Any = metadata.metadata(name)  # `get`, because [] raises where the package importlib_metadata has been imported
+    if expression := facts.get("License-Expression"):
+        return str(expression)
     classified = [line.rpartition(" :: ")[2] for line in facts.get_all("Classifier") or [] if line.startswith("License ::")]
     named = [SHORT.get(text, text) for text in classified if text != "OSI Approved"]
-    first = next(iter((facts["License"] or "").strip().splitlines()), "")
+    first = next(iter((facts.get("License") or "").strip().splitlines()), "")
     return ", ".join(named) or SHORT.get(first, first) or _of_file(name) or "not stated"
 
 
