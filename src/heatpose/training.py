@@ -19,6 +19,7 @@ from heatpose.data.datamodule import PoseData
 from heatpose.distributed import several_processes
 from heatpose.errors import HeatposeError, InterruptedRun
 from heatpose.export.manifest import write_json
+from heatpose.memory import keep_freed_memory
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
 from heatpose.module import PoseModule
 from heatpose.places import only_one
@@ -98,6 +99,8 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
     """
     if last is not None:
         load_checkpoint(last)  # refuses what is none; Lightning's own words would be a traceback
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     try:
         learnt = (f"run={module.metadata.get('run')}", f"resolution={module.preprocessing.size}", "shared_weights=false")
         with several_processes(*learnt) if trainer.world_size > 1 else nullcontext():

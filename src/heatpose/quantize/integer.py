@@ -26,14 +26,15 @@ class _Stored(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, sums: Tensor, factors: Tensor, low: float, high: float) -> Tensor:
         scaled = (sums * factors).round_()
-        stored = scaled.clamp(low, high)
-        context.save_for_backward(stored != scaled, factors)
-        return stored
+        context.save_for_backward(scaled, factors)
+        context.limits = low - 0.5, high + 0.5  # between whole steps: a value on the limit is not cut off
+        return scaled.clamp(low, high)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        cut_off, factors = context.saved_tensors
-        return (gradient * factors).masked_fill_(cut_off, 0.0), None, None, None
+        scaled, factors = context.saved_tensors
+        passed = torch.ops.aten.hardtanh_backward(gradient, scaled, *context.limits)  # one pass, where a mask takes three
+        return passed.mul_(factors), None, None, None
 
 
 class _Rounded(torch.autograd.Function):

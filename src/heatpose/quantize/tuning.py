@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from heatpose.callbacks import Progress
 from heatpose.errors import HeatposeError
+from heatpose.memory import keep_freed_memory
 from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.preprocessing import Preprocessing
 from heatpose.quantize.channels import pyramid_steps
@@ -49,6 +50,7 @@ def fine_tune(plan: Plan, teacher: MoveNet, images: NDArray[np.uint8], tuning: T
     """
     if not len(images):
         raise HeatposeError("Quantisation-aware fine-tuning has no training pictures; give more training images, or choose quant=int8.")
+    keep_freed_memory()
     network = Int8Network(plan).train()
     lightning.seed_everything(tuning.seed, workers=True, verbose=False)
     pictures = _Pictures(images[: tuning.images], teacher, plan.preprocessing)
