@@ -159,12 +159,14 @@ def test_an_export_can_change_the_upsampling(
 ) -> None:
     pytest.importorskip("onnx", reason="the export extra is not installed")
     overrides = [f"checkpoint={tiny_checkpoint}", "name=changed", f"exports={tmp_path}", "evaluate=false", "quant.forms=[]", f"quant.upsample={wanted}"]
+    overrides += ["quant.settling.steps=2", "quant.settling.images=8"]
     config = composed(monkeypatch, "export", *overrides)
     build.finish(config, tiny_checkpoint, build.source_for(config))
     manifest = json.loads((tmp_path / "changed/manifest.json").read_text(encoding="utf-8"))
     operators = inspect_onnx(next((tmp_path / "changed").glob("*.onnx"))).operators
     changed = wanted == "transposed"
     assert manifest["network"]["upsample"] == ("transposed" if changed else "bilinear")
+    assert manifest["provenance"].get("upsampling", {}).get("trained") == ("bilinear" if changed else None)
     assert (operators.get("ConvTranspose", 0), operators.get("Resize", 0)) == ((3, 0) if changed else (0, 3))
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Console
 
+from heatpose.data.sample import Person
 from heatpose.data.sources import Source
+from heatpose.distill.settle import Settling, settle
 from heatpose.errors import HeatposeError
 from heatpose.evaluate import evaluate
 from heatpose.export.bundle import FORMS, RECOVERY, BundleResult, export_bundle
@@ -18,7 +20,7 @@ from heatpose.export.inspection import Artefact, Output
 from heatpose.export.result import print_table
 from heatpose.models.checkpoint import LoadedCheckpoint, load_checkpoint
 from heatpose.models.decode import PoseForm
-from heatpose.models.movenet import with_upsampling
+from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.upsample import Upsampling
 from heatpose.present import report_table, show
 from heatpose.quantize.settings import AutoChoice, Recovery, Tuning
@@ -41,6 +43,7 @@ class QuantSettings:
         pose: Output of the files of a network with four heads, which decode inside: "xy" for (1, K * 3) x, y, score; "yx" for Google's
             (1, 1, K, 3) y, x, score.
         upsample: Exports with this way of upsampling ("bilinear", "nearest", "transposed"), whatever the network was trained with; None keeps its own.
+        settling: How a network whose upsampling changes so learns to say again what it said; None leaves it as it is.
         calibration_images: How many training images set the activation ranges.
         calibration_seed: Of their choice.
         recovery: Per int8 form: how post-training quantisation is helped.
@@ -54,6 +57,7 @@ class QuantSettings:
     sigmoid: bool | None = None
     pose: PoseForm = "xy"
     upsample: Upsampling | None = None
+    settling: Settling | None = None
     calibration_images: int = 128
     calibration_seed: int = 0
     recovery: Mapping[str, Recovery] = field(default_factory=lambda: dict(RECOVERY))
@@ -110,18 +114,37 @@ def export(
         HeatposeError: As `export_bundle`.
     """
     loaded = load_checkpoint(path)
-    network = with_upsampling(loaded.network, quant.upsample or loaded.network.settings["upsample"])
+    training, evaluation = source.training(loaded.skeleton), source.evaluation(loaded.skeleton)
     output, sigmoid = endings(quant, target, loaded.network.four_heads)
     console = Console()
+    network = _upsampling(loaded, quant, training, evaluation or (), console)
+    was = {"trained": loaded.network.settings["upsample"], "settling": quant.settling and asdict(quant.settling)}
+    changed = {} if network is loaded.network else {"upsampling": was}
     result = export_bundle(
         network=network, skeleton=loaded.skeleton, preprocessing=loaded.preprocessing, name=name, model_name=_model_name(loaded, name), out=exports,
-        calibration_people=source.training(loaded.skeleton), evaluation_people=source.evaluation(loaded.skeleton) if score else None,
-        config=config, provenance={"checkpoint": path.name, "command": command, **loaded.metadata}, forms=tuple(quant.forms), output=output,
+        calibration_people=training, evaluation_people=evaluation if score else None,
+        config=config, provenance={"checkpoint": path.name, "command": command, **loaded.metadata, **changed}, forms=tuple(quant.forms), output=output,
         sigmoid=sigmoid, limits=quant.limits, calibration_count=quant.calibration_images, seed=quant.calibration_seed, pose=quant.pose,
         recovery=quant.recovery, tuning=quant.tuning, auto=quant.auto, console=console,
     )  # fmt: skip
     print_table(result, console)
     return result
+
+
+def _upsampling(loaded: LoadedCheckpoint, quant: QuantSettings, training: Sequence[Person], scored: Sequence[Person], console: Console) -> MoveNet:
+    """The network with the way of upsampling that is to be exported, taught by what it was; images kept aside for the choice do not teach."""
+    network = with_upsampling(loaded.network, quant.upsample or loaded.network.settings["upsample"])
+    if network is loaded.network or quant.settling is None:
+        return network
+    from heatpose.data.drawn import draw_views
+    from heatpose.export.judging import split_training
+    from heatpose.quantize.calibration import shared_images
+
+    console.print(f"Upsampling becomes {quant.upsample}: {quant.settling.steps} steps to say again what {loaded.network.settings['upsample']} said.")
+    people, _ = split_training(training, shared_images(training, scored), quant.auto)
+    images = draw_views(people, quant.settling.images, loaded.skeleton, loaded.preprocessing, quant.settling.seed).images
+    settle(network, loaded.network, images, loaded.preprocessing, quant.settling)
+    return network
 
 
 def endings(quant: QuantSettings, target: Target | None, four_heads: bool = False) -> tuple[Output, bool]:

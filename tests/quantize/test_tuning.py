@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from heatpose.distill.live import distance, maps_of
 from heatpose.errors import HeatposeError
 from heatpose.models.movenet import with_upsampling
 from heatpose.models.upsample import Upsampling
@@ -16,7 +17,7 @@ from heatpose.preprocessing import Preprocessing
 from heatpose.quantize.recovery import plan_int8
 from heatpose.quantize.settings import PER_TENSOR, Tuning
 from heatpose.quantize.simulate import Plan, simulated
-from heatpose.quantize.tuning import distance, fine_tune, maps_of
+from heatpose.quantize.tuning import fine_tune
 from tests.quantize.conftest import SIZE, troubled
 
 PREPROCESSING = Preprocessing(SIZE)

@@ -1,0 +1,157 @@
+"""One network learns to say what another says, on pictures that both see: no label takes part (Hinton et al. 2015).
+
+For students that are the teacher in another form (rounded to int8, or with another way of upsampling); `distill.loss` is for learning beside labels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from heatpose.callbacks import Progress
+from heatpose.errors import HeatposeError
+from heatpose.memory import keep_freed_memory
+from heatpose.models.movenet import MoveNet, PoseMaps
+from heatpose.preprocessing import Preprocessing
+
+_LOGITS = ("heatmap", "centre")
+Maps = dict[str, Tensor]
+"""Head -> its maps f[B, C, H, W]."""
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """How long a student learns.
+
+    Attributes:
+        steps: Of the optimiser.
+        batch_size: Pictures a step.
+        seed: Of the order.
+        lower: What to lower where the loss is no number any more, for the error.
+    """
+
+    steps: int
+    batch_size: int
+    seed: int
+    lower: str
+
+
+def learn(
+    student: nn.Module, groups: list[dict[str, Any]], teacher: MoveNet, images: NDArray[np.uint8], preprocessing: Preprocessing, lessons: Lessons,
+    *, progress: bool = True,
+) -> None:  # fmt: skip
+    """Trains a student by Adam: a short linear rise of the rates, then cosine to nothing.
+
+    Args:
+        student: Normalised images f32[B, 3, S, S] -> a network's maps; its parameters change.
+        groups: Parameters and rates, as `torch.optim.Adam` takes them.
+        teacher: Is asked about every picture of every step.
+        images: u8[N, S, S, 3], as the network gets them; each is also shown mirrored.
+        preprocessing: Of both networks.
+        lessons: How long.
+        progress: Shows a bar.
+
+    Raises:
+        HeatposeError: There are no pictures, or the loss is no number any more.
+    """
+    if not len(images):
+        raise HeatposeError("There are no training pictures to learn from without labels; give more training images, or choose quant=int8.")
+    keep_freed_memory()
+    lightning.seed_everything(lessons.seed, workers=True, verbose=False)
+    pictures = _Pictures(images, teacher, preprocessing)
+    generator = torch.Generator().manual_seed(lessons.seed)
+    sampler = RandomSampler(pictures, replacement=True, num_samples=lessons.steps * lessons.batch_size, generator=generator)
+    trainer = lightning.Trainer(
+        max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
+        enable_progress_bar=progress, callbacks=[Progress()] if progress else [], precision="32-true", deterministic=True,
+    )  # fmt: skip
+    warnings.filterwarnings("ignore", message="Found .* module\\(s\\) in eval mode")  # batch norm as it was trained
+    trainer.fit(_Lesson(student, groups, lessons), DataLoader(pictures, lessons.batch_size, sampler=sampler, collate_fn=list))
+
+
+def distance(found: Maps, teacher: Maps) -> Tensor:
+    """How far a network's maps are from its teacher's, f32[].
+
+    Heatmaps and centre: Kullback-Leibler divergence of the softmax over the cells, each map weighted by how sure the teacher is of it (the sigmoid of
+    its peak). Vectors: mean absolute difference, in cells.
+    """
+    total = torch.zeros(())
+    for head, wanted in teacher.items():
+        if head in _LOGITS:
+            target, own = (functional.log_softmax(maps.flatten(2), -1) for maps in (wanted, found[head]))
+            sure = wanted.flatten(2).amax(-1).sigmoid()
+            total = total + ((target.exp() * (target - own)).sum(-1) * sure).sum() / sure.sum().clamp_min(1e-6)
+        else:
+            total = total + 0.1 * (wanted - found[head]).abs().mean()
+    return total
+
+
+def maps_of(output: Tensor | PoseMaps) -> Maps:
+    """What a network gives, by head."""
+    if isinstance(output, Tensor):
+        return {"heatmap": output}
+    return {"centre": output.centre, "regression": output.regression, "heatmap": output.heatmaps, "offset": output.offset}
+
+
+class _Lesson(lightning.LightningModule):
+    """The student and its optimiser."""
+
+    def __init__(self, student: nn.Module, groups: list[dict[str, Any]], lessons: Lessons) -> None:
+        super().__init__()
+        self.student, self.groups, self.lessons = student, groups, lessons
+
+    def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+        """The distance to the teacher."""
+        pictures, teacher = batch
+        found = maps_of(self.student(pictures.contiguous(memory_format=torch.channels_last)))
+        loss = distance(found, _split(teacher, found))
+        if not torch.isfinite(loss):
+            raise HeatposeError(f"The loss against the float network is no number any more; lower {self.lessons.lower}.")
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Adam, stepwise rates."""
+        optimizer = torch.optim.Adam(self.groups)
+        steps = self.lessons.steps
+        rise = max(1, steps // 20)
+
+        def factor(step: int) -> float:
+            return min(1.0, (step + 1) / rise) * 0.5 * (1 + float(np.cos(np.pi * step / steps)))
+
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def _split(joined: Tensor, like: Maps) -> Maps:
+    """One tensor f[B, C, H, W] -> the heads whose channels it holds one after the other."""
+    return dict(zip(like, torch.split(joined, [maps.shape[1] for maps in like.values()], 1), strict=True))
+
+
+class _Pictures(Dataset[list[Tensor]]):
+    """Pictures, as they are and mirrored, and what the teacher says about them."""
+
+    def __init__(self, images: NDArray[np.uint8], teacher: MoveNet, preprocessing: Preprocessing) -> None:
+        self.images, self.teacher, self.preprocessing = images, teacher, preprocessing
+
+    def __len__(self) -> int:
+        return 2 * len(self.images)
+
+    def __getitem__(self, index: int) -> list[Tensor]:
+        raise NotImplementedError("read in batches")
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Tensor]:
+        """One batch: normalised f32[B, 3, S, S] and the teacher's maps f32[B, C, H, W]."""
+        chosen = np.stack([self.images[i // 2][:, ::-1] if i % 2 else self.images[i // 2] for i in indices])
+        pictures = self.preprocessing.normalise(torch.from_numpy(chosen).permute(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            return [pictures, torch.cat(list(maps_of(self.teacher(pictures)).values()), 1)]
