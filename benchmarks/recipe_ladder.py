@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 REPOSITORY = Path(__file__).parents[1]
-RUNGS = ("a0", "a1", "b", "c", "d", "e", "f")
+RUNGS = ("a0", "a1", "b", "c", "d", "e", "f", "g")
 FIELDS = (
     "recipe", "seed", "epochs", "steps", "people", "images", "oks", "standard_error", "against", "gain", "gain_low", "gain_high",
     "initial_oks", "gain_over_initial", "over_initial_low", "over_initial_high", "seconds", "overrides",
@@ -65,7 +65,7 @@ class Plan:
         return [f"+trainer.max_steps={steps}", "trainer.max_epochs=-1", f"+trainer.val_check_interval={every}", "+trainer.check_val_every_n_epoch=null"]
 
     def command(self, recipe: str, seed: int) -> list[str]:
-        teacher = [f"distill.path={self.arguments.teacher}"] if recipe == "f" else []
+        teacher = [f"distill.path={self.arguments.teacher}"] if recipe == "g" else []
         return [f"recipe=ladder_{recipe}", f"seed={seed}", *self.data, *self.length, *teacher]
 
     def key(self, overrides: Sequence[str]) -> str:
@@ -177,7 +177,7 @@ def parsed() -> Plan:
     for name in ("--data", "--evaluation", "--out"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--init", type=Path, help="weights to begin with, as init.path takes")
-    parser.add_argument("--teacher", type=Path, help="for rung f, as distill.path takes; without it f is left out")
+    parser.add_argument("--teacher", type=Path, help="for rung g, as distill.path takes; without it g is left out")
     parser.add_argument("--rungs", nargs="+", choices=RUNGS, default=list(RUNGS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--epochs", type=int, help="of each rung; the recipes' own without it")
@@ -185,9 +185,9 @@ def parsed() -> Plan:
     parser.add_argument("--checks", type=int, default=10, help="scores on the held-out people in a run of --steps")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     arguments = parser.parse_args(own)
-    if arguments.teacher is None and "f" in arguments.rungs:
-        print("Rung f is left out: it needs --teacher.")
-        arguments.rungs = [rung for rung in arguments.rungs if rung != "f"]
+    if arguments.teacher is None and "g" in arguments.rungs:
+        print("Rung g is left out: it needs --teacher.")
+        arguments.rungs = [rung for rung in arguments.rungs if rung != "g"]
     return Plan(arguments, tuple(rest))
 
 

@@ -225,18 +225,19 @@ def test_the_other_groups_give_objects(compose: Compose, group: str, tmp_path: P
             assert callable(built)
 
 
-LADDER = ("a0", "a1", "b", "c", "d", "e", "f")
+LADDER = ("a0", "a1", "b", "c", "d", "e", "f", "g")
 
 
 def test_each_rung_of_the_ladder_is_the_one_before_and_what_it_says(compose: Compose) -> None:
     rungs = [build.plain(compose("train", f"recipe=ladder_{rung}")) for rung in LADDER]
     changed = [{key for key in after if after[key] != before[key]} for before, after in zip(rungs[:-1], rungs[1:], strict=True)]
-    assert changed == [{"loss", "augment"}, {"loss"}, {"augment"}, {"scheduler", "callbacks"}, {"augment", "data"}, {"distill"}]
+    assert changed == [{"loss", "augment"}, {"loss"}, {"augment"}, {"scheduler", "callbacks"}, {"augment", "data"}, {"loss"}, {"distill"}]
     kinds = [rung["loss"]["_target_"].rpartition(".")[2] for rung in rungs]
-    assert kinds == ["OneHotMSE", "OneHotCrossEntropy", *["SpatialCrossEntropy"] * 5]
-    assert [rung["data"]["module"]["select"] for rung in rungs] == ["prominent"] * 5 + ["all"] * 2
-    assert [rung["callbacks"]["ema"] is not None for rung in rungs] == [False] * 4 + [True] * 3
-    assert rungs[-2]["augment"] == build.plain(compose("train"))["augment"] and rungs[-1]["distill"]["required"]
+    assert kinds == ["OneHotMSE", "OneHotCrossEntropy", *["SpatialCrossEntropy"] * 6]
+    assert [rung["data"]["module"]["select"] for rung in rungs] == ["prominent"] * 5 + ["all"] * 3
+    assert [rung["callbacks"]["ema"] is not None for rung in rungs] == [False] * 4 + [True] * 4
+    default = build.plain(compose("train"))
+    assert (rungs[-2]["augment"], rungs[-2]["loss"]) == (default["augment"], default["loss"]) and rungs[-1]["distill"]["required"]
 
 
 @pytest.mark.parametrize("rung", LADDER)
