@@ -103,7 +103,7 @@ def kill_training(folder: Path, moments: int, seed: int) -> Tally:
 
 def exporting(folder: Path, checkpoint: Path, forms: str) -> list[str]:
     """The command line of an export."""
-    chosen = [f"checkpoint={checkpoint}", "name=killed", f"quant.forms={forms}", "quant.calibration_images=4"]
+    chosen = [f"checkpoint={checkpoint}", "name=killed", "target=null", f"quant.forms={forms}", "quant.calibration_images=4"]
     return entry("export", folder, folder / "data", *chosen, *NO_LIMITS)
 
 

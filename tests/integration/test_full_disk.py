@@ -40,7 +40,7 @@ def test_a_disk_that_fills_up_in_the_middle(place: Any, disk_of: Callable[[str],
     ran = place.run("train", *train, "name=first")
     assert ran.status == 0, ran.err
     checkpoint = disk / "runs/first/checkpoints/best.ckpt"
-    export = [*small, f"runs={place.folder}/runs", f"exports={disk}/exports", "quant.forms=[]", "quant.calibration_images=4", f"checkpoint={checkpoint}"]
+    export = [*small, f"runs={place.folder}/runs", f"exports={disk}/exports", "target=null", "quant.forms=[]", "quant.calibration_images=4", f"checkpoint={checkpoint}"]
     ran = place.run("export", *export, "name=first")
     assert ran.status == 0, ran.err
     before = {part: contents(disk / part / "first") for part in ("runs", "exports")}
@@ -64,6 +64,6 @@ def test_a_disk_that_fills_up_in_the_middle(place: Any, disk_of: Callable[[str],
 def test_a_folder_that_takes_no_writes(place: Any, read_only: Path, tiny_checkpoint: Path) -> None:
     small = [*place.tiny, "export=false", "evaluate=false"]
     place.run("train", *small, f"runs={read_only}/runs").told_in_one_sentence(str(read_only), "Read-only", "another folder")
-    exported = [f"checkpoint={tiny_checkpoint}", "quant.forms=[]", "quant.calibration_images=4"]
+    exported = [f"checkpoint={tiny_checkpoint}", "target=null", "quant.forms=[]", "quant.calibration_images=4"]
     place.run("export", *place.tiny, *exported, f"exports={read_only}/exports").told_in_one_sentence(str(read_only), "Read-only", "another folder")
     assert [path.name for path in read_only.iterdir()] == ["kept.txt"]
