@@ -40,7 +40,8 @@ def test_a_disk_that_fills_up_in_the_middle(place: Any, disk_of: Callable[[str],
     ran = place.run("train", *train, "name=first")
     assert ran.status == 0, ran.err
     checkpoint = disk / "runs/first/checkpoints/best.ckpt"
-    export = [*small, f"runs={place.folder}/runs", f"exports={disk}/exports", "target=null", "quant.forms=[]", "quant.calibration_images=4", f"checkpoint={checkpoint}"]
+    chosen = [f"checkpoint={checkpoint}", "target=null", "quant.forms=[]", "quant.calibration_images=4"]
+    export = [*small, *chosen, f"runs={place.folder}/runs", f"exports={disk}/exports"]
     ran = place.run("export", *export, "name=first")
     assert ran.status == 0, ran.err
     before = {part: contents(disk / part / "first") for part in ("runs", "exports")}
