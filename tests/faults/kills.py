@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 REPOSITORY = Path(__file__).parents[2]
 WARM = REPOSITORY / "tests/integration/warm.py"
-POLL_S = 0.01
+POLL_S = 0.05
 
 
 @dataclass
