@@ -102,9 +102,9 @@ def kill_training(folder: Path, moments: int, seed: int) -> Tally:
 
 
 def exporting(folder: Path, checkpoint: Path, forms: str) -> list[str]:
-    """The command line of an export."""
-    chosen = [f"checkpoint={checkpoint}", "name=killed", "target=null", f"quant.forms={forms}", "quant.calibration_images=4"]
-    return entry("export", folder, folder / "data", *chosen, *NO_LIMITS)
+    """The command line of an export; the checkpoint knows its data."""
+    chosen = [f"checkpoint={checkpoint}", "name=killed", f"quant.forms={forms}", "quant.calibration_images=4", *NO_LIMITS]
+    return [str(REPOSITORY / "export.py"), *chosen, f"runs={folder}/runs", f"exports={folder}/exports"]
 
 
 def kill_export(folder: Path, moments: int, seed: int, forms: str = "[float32,int8_pt]") -> Tally:

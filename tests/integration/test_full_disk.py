@@ -40,17 +40,17 @@ def test_a_disk_that_fills_up_in_the_middle(place: Any, disk_of: Callable[[str],
     ran = place.run("train", *train, "name=first")
     assert ran.status == 0, ran.err
     checkpoint = disk / "runs/first/checkpoints/best.ckpt"
-    chosen = [f"checkpoint={checkpoint}", "target=null", "quant.forms=[]", "quant.calibration_images=4"]
-    export = [*small, *chosen, f"runs={place.folder}/runs", f"exports={disk}/exports"]
+    chosen = [f"checkpoint={checkpoint}", "quant.forms=[]", "quant.calibration_images=4"]
+    export = [*chosen, f"runs={place.folder}/runs", f"exports={disk}/exports"]
     ran = place.run("export", *export, "name=first")
     assert ran.status == 0, ran.err
     before = {part: contents(disk / part / "first") for part in ("runs", "exports")}
 
     filler = fill(disk)
-    place.run("train", *train, "name=second").told_in_one_sentence(str(disk), FULL, "room")
+    place.run("train", *train, "name=second").told_in_one_sentence("second", "full", "make room")
     filler.unlink()
     filler = fill(disk)
-    place.run("export", *export, "name=second").told_in_one_sentence(FULL, "room")
+    place.run("export", *export, "name=second").told_in_one_sentence("make room")
     assert before == {part: contents(disk / part / "first") for part in ("runs", "exports")}
     assert not verify_bundle(disk / "exports/first").findings
     assert [path.name for path in (disk / "exports").iterdir() if path.is_dir()] == ["first"]
@@ -65,6 +65,6 @@ def test_a_disk_that_fills_up_in_the_middle(place: Any, disk_of: Callable[[str],
 def test_a_folder_that_takes_no_writes(place: Any, read_only: Path, tiny_checkpoint: Path) -> None:
     small = [*place.tiny, "export=false", "evaluate=false"]
     place.run("train", *small, f"runs={read_only}/runs").told_in_one_sentence(str(read_only), "Read-only", "another folder")
-    exported = [f"checkpoint={tiny_checkpoint}", "target=null", "quant.forms=[]", "quant.calibration_images=4"]
-    place.run("export", *place.tiny, *exported, f"exports={read_only}/exports").told_in_one_sentence(str(read_only), "Read-only", "another folder")
+    exported = [f"checkpoint={tiny_checkpoint}", "name=mine", "quant.forms=[]", "quant.calibration_images=4"]
+    place.run("export", *exported, f"exports={read_only}/exports").told_in_one_sentence(str(read_only), "Read-only", "another folder")
     assert [path.name for path in read_only.iterdir()] == ["kept.txt"]
