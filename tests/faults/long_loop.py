@@ -78,7 +78,7 @@ def slope(values: list[float]) -> tuple[float, float]:
 
 
 def main() -> int:
-    """Status 1 where open files or threads grow, or memory by more than 0.5 MB a round and three standard errors."""
+    """Status 1 where open files or threads grow, or, over 50 rounds or more, memory by more than 0.1 MB a round and three standard errors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", type=Path, required=True)
@@ -93,14 +93,14 @@ def main() -> int:
         rows.append(measured())
         with (options.folder / "loop.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("memory_mb", "files", "threads"), *rows])
-    memory, files, threads = (slope([row[column] for row in rows]) for column in range(3))
+    memory = slope([row[0] for row in rows])
     half = rows[len(rows) // 2 :]
     print(
         f"{len(rows)} rounds, {time.process_time() - begin:.0f} s of the processor; over the second half memory {memory[0]:+.4f} +- {memory[1]:.4f} MB a round "
         f"({half[0][0]:.0f} to {half[-1][0]:.0f} MB), open files {half[0][1]} to {half[-1][1]}, threads {half[0][2]} to {half[-1][2]}"
     )
-    grows = memory[0] > max(0.5, 3 * memory[1])
-    return int(grows or files[0] > 3 * files[1] + 1e-9 or threads[0] > 3 * threads[1] + 1e-9)
+    grows = len(rows) >= 50 and memory[0] > max(0.1, 3 * memory[1])
+    return int(grows or half[-1][1] > half[0][1] or half[-1][2] > half[0][2])
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def fill(folder: Path, count: int, broken: int) -> list[str]:
             continue
         content = contents[len(names) % len(contents)]
         if content is None:
-            path.symlink_to(folder / "nowhere")
+            path.symlink_to(folder / f"nowhere{number}")
         else:
             path.write_bytes(content)
         names.append(path.name)
