@@ -117,7 +117,8 @@ def kill_export(folder: Path, moments: int, seed: int, forms: str = "[float32,in
 
     with warmed(folder) as warm:
         command = exporting(folder, prepared(warm, folder), forms)
-        return campaign("export", lambda: command, lambda: broken_bundles(folder / "exports"), finished, moments, seed, warm)
+        what = "export" if forms != "[]" else "export of ONNX alone"
+        return campaign(what, lambda: command, lambda: broken_bundles(folder / "exports"), finished, moments, seed, warm)
 
 
 def kill_report(folder: Path, moments: int, seed: int) -> Tally:
