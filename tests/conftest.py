@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -227,3 +228,38 @@ def hydra_as_before() -> Iterator[None]:
     yield
     GlobalHydra.instance().clear()
     Singleton.set_state(state)
+
+
+@pytest.fixture
+def disk_of(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Makes file systems of a size, as `mount` takes it; the test is skipped where none can be mounted."""
+    folders: list[Path] = []
+
+    def mounted(size: str) -> Path:
+        if sys.platform != "linux" or os.geteuid() != 0:
+            pytest.skip("only root can mount a small file system")
+        folder = tmp_path / f"disk{len(folders)}"
+        folder.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        folders.append(folder)
+        return folder
+
+    yield mounted
+    for folder in folders:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(disk_of: Callable[[str], Path]) -> Path:
+    """A file system of 1 MB."""
+    return disk_of("1m")
+
+
+@pytest.fixture
+def read_only(small_disk: Path) -> Path:
+    """A file system that takes no writes, from root neither; it holds `kept.txt`."""
+    (small_disk / "kept.txt").write_text("kept")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    return small_disk

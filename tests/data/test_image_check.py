@@ -52,3 +52,10 @@ def test_only_the_asked_ones_are_decoded_but_all_are_looked_for(
     check = check_images(entries, tmp_path, [3, 4])
     assert (check.decoded, check.missing, check.unreadable) == (2, ["2.jpg"], {})
     assert check_images(entries, tmp_path, []).decoded == 0
+
+
+def test_a_name_that_no_file_can_have_is_missing(entries: dict[int, dict[str, Any]], tmp_path: Path) -> None:
+    """Found by spoiled labels."""
+    long = {**next(iter(entries.values())), "file_name": "A" * 5000}
+    check = check_images({1: long}, tmp_path, [1])
+    assert check.missing == ["A" * 5000] and not check.decoded

@@ -38,6 +38,13 @@ def test_a_bundle_as_it_was_exported(sealed: Path, heatpose: Callable[..., Any])
     assert ran.status == 0 and "is whole: 5 files" in ran.out and not ran.err
 
 
+def test_a_name_that_no_file_can_have_is_a_finding(sealed: Path) -> None:
+    """Found by spoiled manifests."""
+    write_json(sealed / "manifest.json", {"format": 1, "files": {**file_table(sealed), "a" * 5000: {"bytes": 1, "sha256": "0"}}})
+    (finding,) = verify_bundle(sealed).findings
+    assert "aaa' cannot be read (File name too long)." in finding
+
+
 def test_every_flipped_bit_is_found(sealed: Path) -> None:
     chance = random.Random(0)
     for name in [*CONTENTS, "stm32n6/run.sh"] * 10:

@@ -23,6 +23,7 @@ import tempfile
 import time
 import traceback
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,18 @@ def _annotation() -> bool:
     return "typing.py" in names
 
 
+@cache
+def _files(name: str, seeds: Path) -> list[bytes]:
+    from readers import READERS
+
+    return [path.read_bytes() for path in sorted(seeds.glob(READERS[name].pattern))]
+
+
 def spoiled(name: str, seeds: Path, seed: int, number: int) -> bytes:
     """Input `number` of a reader."""
     from readers import READERS
 
-    reader = READERS[name]
-    files = [path.read_bytes() for path in sorted(seeds.glob(reader.pattern))]
+    reader, files = READERS[name], _files(name, seeds)
     chance = random.Random(f"{name} {seed} {number}")
     return reader.mutate(chance.choice(files), files, chance)
 

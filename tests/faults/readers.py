@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,14 @@ def board(name: str) -> Any:
     return load_target(name)
 
 
+@cache
+def parse_once() -> None:
+    """Commands are processes of their own and parse a model anew; here the same bytes are parsed once, whoever asks. Errors are not kept."""
+    from heatpose.export import flatbuffer
+
+    flatbuffer._parse = lru_cache(maxsize=8)(flatbuffer._parse)
+
+
 def labels(path: Path) -> None:
     """`heatpose data`, and what training and scoring take from a label file."""
     from heatpose.data.coco import benchmark_people, people, read_labels
@@ -103,6 +111,7 @@ def tflite(path: Path) -> None:
     from heatpose.models.tflite_import import import_movenet
     from heatpose.preprocessing import Preprocessing
 
+    parse_once()
     inspection = inspect_tflite(path)
     json.dumps(inspection.to_json(), allow_nan=False)
     check_artefact(inspection, "int8_pc", Preprocessing(64))
@@ -165,6 +174,7 @@ def manifest(path: Path) -> None:
     from heatpose.deploy.model import choose_model
     from heatpose.export.verify import verify_bundle
 
+    parse_once()
     with suppress(HeatposeError):
         verify_bundle(path.parent)
     for name in ("stm32n6", "stm32mp2"):

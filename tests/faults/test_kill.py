@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,13 @@ def killed(folder: Path, what: str, moments: int) -> None:
     assert done.returncode == 0 and " 0 losses" in done.stdout.splitlines()[-1], done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("what", "moments"), [("json", 3), ("download", 3)])
+@pytest.mark.parametrize(("what", "moments"), [("json", 3), ("download", 3), ("cache", 3)])
 def test_what_is_left_is_whole_or_absent(what: str, moments: int, tmp_path: Path) -> None:
     killed(tmp_path / "place", what, moments)
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on(tmp_path: Path) -> None:
-    killed(tmp_path / "place", "training", 2)
+@pytest.mark.skipif(find_spec("onnx2tf") is None, reason="the export extra is not installed")
+@pytest.mark.parametrize("what", ["training", "report"])
+def test_what_is_killed_in_its_work_is_made_good(what: str, tmp_path: Path) -> None:
+    killed(tmp_path / "place", what, 2)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from heatpose.data.cache import PictureCache
 from heatpose.export.verify import verify_bundle
 
 pytestmark = pytest.mark.slow
@@ -43,6 +45,18 @@ def test_the_second_of_two_is_told_so_and_a_killed_one_is_in_nobodys_way(place: 
     assert ran.status == 0, ran.err
     left = sorted(path.name for path in (place.folder / "exports").iterdir() if path.is_dir())
     assert left == [".quickstart2.abcd1234", "quickstart"]
+
+
+def test_two_trainings_at_once_share_a_cache(place: Any) -> None:
+    """They come to it together: one builds, one waits, and both learn the same from it."""
+    cache = place.folder / "caches"
+    train = [*place.tiny, f"data.cache={cache}", "data.module.limit=16", "export=false", "evaluate=false"]
+    started = [place.start("train", *train, f"name={name}") for name in ("one", "other")]
+    assert [process.wait() for process in started] == [0, 0]
+    (only,) = (path for path in cache.iterdir() if path.is_dir())
+    assert PictureCache(only).rows
+    one, other = (torch.load(place.folder / "runs" / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for name in ("one", "other"))
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")

@@ -5,6 +5,7 @@ They are imported once; each command line from standard input then runs in a for
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import runpy
@@ -14,15 +15,25 @@ from typing import Any
 
 
 def serve() -> None:
-    """Takes jobs as lines of json, `argv`, `cwd`, `out` and `err`; answers each with its exit status."""
+    """Takes jobs as lines of json, `argv`, `cwd`, `out` and `err`; answers each with its exit status.
+
+    A job with `group` becomes the head of a group of processes, which is told in a line before: it may be killed.
+    """
     import heatpose.build
     import heatpose.finish
     import heatpose.training  # noqa: F401
 
     for line in sys.stdin:
+        job = json.loads(line)
         child = os.fork()
         if child == 0:
-            os._exit(run(json.loads(line)))
+            if job.get("group"):
+                os.setpgid(0, 0)
+            os._exit(run(job))
+        if job.get("group"):
+            with contextlib.suppress(OSError):  # whoever of the two comes first
+                os.setpgid(child, child)
+            print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 

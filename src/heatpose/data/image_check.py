@@ -46,11 +46,8 @@ def check_images(images: Mapping[int, Mapping[str, Any]], folder: Path, decode: 
         decode: Ids of the images to decode.
     """
     check = ImageCheck(listed=len(images))
-    check.missing = [
-        str(entry["file_name"])
-        for entry in images.values()
-        if not (folder / str(entry["file_name"])).is_file()
-    ]
+    names = (str(entry["file_name"]) for entry in images.values())
+    check.missing = [name for name in names if not os.path.isfile(folder / name)]  # a name that no file can have is missing, too: pathlib would raise
     absent = set(check.missing)
     entries = [images[image_id] for image_id in decode if str(images[image_id]["file_name"]) not in absent]
     if not entries:

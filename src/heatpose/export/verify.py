@@ -77,13 +77,20 @@ def _differences(folder: Path, listed: Mapping[str, Mapping[str, Any]]) -> Itera
         if place.is_absolute() or ".." in place.parts or "\0" in name:  # the record comes from elsewhere as well
             yield f"'{folder}' lists {name!r}, which is outside of it."
             continue
-        path = folder / place
+        if found := _difference(folder / place, recorded):
+            yield found
+
+
+def _difference(path: Path, recorded: Mapping[str, Any]) -> str:
+    """A sentence about a file that is not as recorded; empty for one that is."""
+    try:
         if not path.is_file():
-            yield f"'{path}' is missing."
-        elif recorded.get("bytes") not in (None, path.stat().st_size):
-            yield f"'{path}' has {path.stat().st_size} bytes instead of {recorded['bytes']}."
-        elif recorded.get("sha256") != sha256(path):
-            yield f"'{path}' has changed: its sha256 is not the recorded one."
+            return f"'{path}' is missing."
+        if recorded.get("bytes") not in (None, path.stat().st_size):
+            return f"'{path}' has {path.stat().st_size} bytes instead of {recorded['bytes']}."
+        return "" if recorded.get("sha256") == sha256(path) else f"'{path}' has changed: its sha256 is not the recorded one."
+    except OSError as error:  # no rights, or a name that no file can have
+        return f"'{path}' cannot be read ({error.strerror})."
 
 
 def _strangers(folder: Path, listed: Mapping[str, object]) -> Iterator[str]:
