@@ -37,6 +37,12 @@ def test_overrides_and_options_are_hydras(heatpose: Heatpose, entry: str, own: d
     assert composed["trainer"]["max_epochs"] == 2 and composed["skeleton"]["name"] == "upper_body5" and own.items() <= composed.items()
 
 
+@pytest.mark.parametrize("argument", ["target=null", "loss="])
+def test_a_group_that_is_given_nothing_is_one_sentence(heatpose: Heatpose, argument: str) -> None:
+    ran = heatpose("export", "checkpoint=a.ckpt", argument)
+    assert ran.status == 1 and ran.err.startswith(f"error: {argument} chooses nothing; leave it out, or choose one of ")
+
+
 def test_the_scripts_of_a_checkout_are_the_same(heatpose: Heatpose) -> None:
     settings = ["--cfg", "job", "experiment=quickstart", "resolution=96"]
     ran = heatpose("train", *settings)

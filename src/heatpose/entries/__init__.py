@@ -5,6 +5,9 @@ Their modules import nothing heavy until a task runs, because composing a config
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from heatpose.errors import HeatposeError
@@ -24,3 +27,17 @@ def conf_folder() -> Path:
         if (folder / "train.yaml").is_file():
             return folder
     raise HeatposeError(f"The configuration is not in '{CONF_FOLDERS[0]}'; install heatpose again.")
+
+
+def refuse_empty_groups(arguments: Sequence[str]) -> None:
+    """Ends with one sentence where a group of settings is given nothing, for which Hydra has a traceback only.
+
+    Args:
+        arguments: The command line, without the program.
+    """
+    for argument in arguments:
+        name = re.fullmatch(r"([a-z_]+)=(?:null|None)?", argument)
+        if name and (conf_folder() / name[1]).is_dir():
+            choices = ", ".join(sorted(path.stem for path in (conf_folder() / name[1]).glob("*.yaml")))
+            print(f"error: {argument} chooses nothing; leave it out, or choose one of {choices}.", file=sys.stderr)
+            sys.exit(1)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from heatpose.entries import conf_folder
+from heatpose.entries import conf_folder, refuse_empty_groups
 from heatpose.record import RunResult
 from heatpose.sweep import run_entry, run_folder
 
 
 def main() -> None:
     """Composes the configuration from the command line and exports."""
+    refuse_empty_groups(sys.argv[1:])
     hydra.main(config_path=str(conf_folder()), config_name="export", version_base="1.3")(entry)()
 
 

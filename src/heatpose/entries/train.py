@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
 
-from heatpose.entries import conf_folder
+from heatpose.entries import conf_folder, refuse_empty_groups
 from heatpose.record import RunResult, is_first_process
 from heatpose.sweep import run_entry, run_folder
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Composes the configuration from the command line and runs the configured steps."""
+    refuse_empty_groups(sys.argv[1:])
     hydra.main(config_path=str(conf_folder()), config_name="train", version_base="1.3")(entry)()
 
 
