@@ -25,10 +25,10 @@ class Settling:
         seed: Of views and order.
     """
 
-    steps: int = 600
+    steps: int = 300
     batch_size: int = 16
     images: int = 2000
-    rate: float = 1e-4
+    rate: float = 5e-5
     seed: int = 0
 
 
