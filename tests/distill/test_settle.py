@@ -25,7 +25,8 @@ def teacher() -> MoveNet:
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = 1.0
-        network.train()(2 * torch.rand(16, 3, 5, 5).repeat_interleave(13, 2).repeat_interleave(13, 3)[..., :64, :64] - 1)  # batch norm has statistics of its own
+        coarse = 2 * torch.rand(16, 3, 5, 5) - 1
+        network.train()(coarse.repeat_interleave(13, 2).repeat_interleave(13, 3)[..., :64, :64])  # batch norm has statistics of its own
         network.head.output.norm.weight.mul_(20)
     return network.eval()
 

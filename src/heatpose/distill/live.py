@@ -25,7 +25,7 @@ from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.preprocessing import Preprocessing
 
 _LOGITS = ("heatmap", "centre")
-_SHARPENED, _AMOUNT = 0.6, 2.0
+_AMOUNT = 2.0  # of sharpening, at most
 Maps = dict[str, Tensor]
 """Head -> its maps f[B, C, H, W]."""
 
@@ -39,12 +39,14 @@ class Lessons:
         batch_size: Pictures a step.
         seed: Of the order.
         lower: What to lower where the loss is no number any more, for the error.
+        sharpen: Share of the pictures that are `sharpened`, each by an amount drawn up to 2.
     """
 
     steps: int
     batch_size: int
     seed: int
     lower: str
+    sharpen: float = 0.0
 
 
 def learn(
@@ -57,7 +59,7 @@ def learn(
         student: Normalised images f32[B, 3, S, S] -> a network's maps; its parameters change.
         groups: Parameters and rates, as `torch.optim.Adam` takes them.
         teacher: Is asked about every picture of every step.
-        images: u8[N, S, S, 3], as the network gets them; each is also shown mirrored, and most of them `sharpened`.
+        images: u8[N, S, S, 3], as the network gets them; each is also shown mirrored.
         preprocessing: Of both networks.
         lessons: How long.
         progress: Shows a bar.
@@ -69,7 +71,7 @@ def learn(
         raise HeatposeError("There are no training pictures to learn from without labels; give more training images, or choose quant=int8.")
     keep_freed_memory()
     lightning.seed_everything(lessons.seed, workers=True, verbose=False)
-    pictures = _Pictures(images, teacher, preprocessing, lessons.seed)
+    pictures = _Pictures(images, teacher, preprocessing, lessons)
     generator = torch.Generator().manual_seed(lessons.seed)
     sampler = RandomSampler(pictures, replacement=True, num_samples=lessons.steps * lessons.batch_size, generator=generator)
     trainer = lightning.Trainer(
@@ -159,9 +161,9 @@ def _split(joined: Tensor, like: Maps) -> Maps:
 class _Pictures(Dataset[list[Tensor]]):
     """Pictures, as they are and mirrored, sharpened or not, and what the teacher says about them."""
 
-    def __init__(self, images: NDArray[np.uint8], teacher: MoveNet, preprocessing: Preprocessing, seed: int) -> None:
+    def __init__(self, images: NDArray[np.uint8], teacher: MoveNet, preprocessing: Preprocessing, lessons: Lessons) -> None:
         self.images, self.teacher, self.preprocessing = images, teacher, preprocessing
-        self.chance = torch.Generator().manual_seed(seed)
+        self.sharpen, self.chance = lessons.sharpen, torch.Generator().manual_seed(lessons.seed)
 
     def __len__(self) -> int:
         return 2 * len(self.images)
@@ -173,7 +175,7 @@ class _Pictures(Dataset[list[Tensor]]):
         """One batch: normalised f32[B, 3, S, S] and the teacher's maps f32[B, C, H, W]."""
         chosen = np.stack([self.images[i // 2][:, ::-1] if i % 2 else self.images[i // 2] for i in indices])
         drawn, amount = torch.rand(2, len(chosen), generator=self.chance)
-        shown = sharpened(torch.from_numpy(chosen).permute(0, 3, 1, 2), _AMOUNT * amount * (drawn < _SHARPENED))
+        shown = sharpened(torch.from_numpy(chosen).permute(0, 3, 1, 2), _AMOUNT * amount * (drawn < self.sharpen))
         pictures = self.preprocessing.normalise(shown).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             return [pictures, torch.cat(list(maps_of(self.teacher(pictures)).values()), 1)]

@@ -23,6 +23,7 @@ class Settling:
         images: Training pictures: views of training people, each as it is and mirrored.
         rate: Of Adam.
         seed: Of views and order.
+        sharpen: Share of the pictures that get harder edges, as nearest sampling makes them of large photographs.
     """
 
     steps: int = 300
@@ -30,6 +31,7 @@ class Settling:
     images: int = 2000
     rate: float = 5e-5
     seed: int = 0
+    sharpen: float = 0.6
 
 
 def settle(network: MoveNet, teacher: MoveNet, images: NDArray[np.uint8], preprocessing: Preprocessing, settling: Settling, *, progress: bool = True) -> None:
@@ -52,6 +54,6 @@ def settle(network: MoveNet, teacher: MoveNet, images: NDArray[np.uint8], prepro
     for step in network.pyramid:
         step.upsample.requires_grad_(False)
     groups = [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad], "lr": settling.rate}]
-    lessons = Lessons(settling.steps, settling.batch_size, settling.seed, "quant.settling.rate")
+    lessons = Lessons(settling.steps, settling.batch_size, settling.seed, "quant.settling.rate", settling.sharpen)
     learn(network, groups, teacher.eval(), images[: settling.images], preprocessing, lessons, progress=progress)
     network.requires_grad_(False)
