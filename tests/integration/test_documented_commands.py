@@ -38,6 +38,7 @@ ELSEWHERE = {
     r"uv run tensorboard": "a server, which does not end",
     r"python benchmarks/": "measurements of hours; their results are data",
     r"uv run python tests/faults/": "campaigns of hours; tests/faults runs a little of each",
+    r"uv (lock|run --no-project python \.ci/hashes\.py)": "asks a registry; tests/packaging/test_supply_chain.py runs the comparison on a lock of its own",
     r"docker": "needs a container engine; tests/packaging/test_container.py reads the file",
     r"python3 pose_app\.py": "tests/deploy runs it",
 }
