@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,15 +34,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores; to
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def _load(name: str) -> None:
-    """Makes a helper beside this file known; the importing mode `importlib` does not."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+def load_module(path: Path, name: str | None = None) -> ModuleType:
+    """A file as a module, known by its own name or another: a script, or a helper, which the importing mode `importlib` does not find."""
+    name = name or path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
 
 
-_load("documented")
+load_module(Path(__file__).with_name("documented.py"))
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,18 +11,14 @@ import pytest
 import yaml
 
 from heatpose.cli import COMMANDS, ENTRIES
+from tests.conftest import load_module
 
 REPOSITORY = Path(__file__).parents[1]
 CONF = REPOSITORY / "conf"
 
 
 def _load(path: str) -> ModuleType:
-    name = f"site_{Path(path).stem}"
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / path)
-    assert spec is not None and spec.loader is not None
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(REPOSITORY / path, f"site_{Path(path).stem}")
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +20,7 @@ from heatpose.deploy.targets import Budget
 from heatpose.errors import HeatposeError
 from heatpose.export.flatbuffer import read_graph
 from heatpose.models.movenet import MoveNet
+from tests.conftest import load_module
 
 N6, MP2, MP1 = (load_target(name) for name in ("stm32n6", "stm32mp2", "stm32mp1"))
 
@@ -29,13 +28,7 @@ N6, MP2, MP1 = (load_target(name) for name in ("stm32n6", "stm32mp2", "stm32mp1"
 @pytest.fixture(scope="module")
 def fitting() -> ModuleType:
     """benchmarks/fit_estimator.py as a module."""
-    path = Path(__file__).parents[2] / "benchmarks/fit_estimator.py"
-    spec = importlib.util.spec_from_file_location("fit_estimator", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fit_estimator"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_module(Path(__file__).parents[2] / "benchmarks/fit_estimator.py")
 
 
 def _expected(width: float = 1.0, size: int = 192, keypoints: int = 13, profile: str | None = None, target: object = N6) -> Estimate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -12,6 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.conftest import load_module
+
 REPOSITORY = Path(__file__).parents[2]
 OTHERWISE = {"docutils": "public domain, only an Emacs mode that comes with it is GPL; the site alone needs it"}
 """Packages with the letters in their licence and why they are no matter."""
@@ -19,11 +21,7 @@ OTHERWISE = {"docutils": "public domain, only an Emacs mode that comes with it i
 
 @pytest.fixture(scope="module")
 def licences() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("licences", REPOSITORY / "docs/_ext/licences.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(REPOSITORY / "docs/_ext/licences.py")
 
 
 def test_no_package_is_gpl(licences: ModuleType) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -15,6 +14,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.conftest import load_module
+
 REPOSITORY = Path(__file__).parents[2]
 CI = REPOSITORY / ".ci"
 
@@ -22,11 +23,7 @@ CI = REPOSITORY / ".ci"
 @pytest.fixture(scope="module")
 def hashes() -> ModuleType:
     """`.ci/hashes.py`."""
-    spec = importlib.util.spec_from_file_location("ci_hashes", CI / "hashes.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(CI / "hashes.py", "ci_hashes")
 
 
 def _plain(name: str) -> str:

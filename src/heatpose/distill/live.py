@@ -39,6 +39,7 @@ class Lessons:
         batch_size: Pictures a step.
         seed: Of the order.
         lower: What to lower where the loss is no number any more, for the error.
+        otherwise: What to choose where there are no pictures, for the error.
         sharpen: Share of the pictures that are `sharpened`, each by an amount drawn up to 2.
     """
 
@@ -46,6 +47,7 @@ class Lessons:
     batch_size: int
     seed: int
     lower: str
+    otherwise: str
     sharpen: float = 0.0
 
 
@@ -68,7 +70,7 @@ def learn(
         HeatposeError: There are no pictures, or the loss is no number any more.
     """
     if not len(images):
-        raise HeatposeError("There are no training pictures to learn from without labels; give more training images, or choose quant=int8.")
+        raise HeatposeError(f"There are no training pictures to learn from the float network on; give more training images, or choose {lessons.otherwise}.")
     keep_freed_memory()
     lightning.seed_everything(lessons.seed, workers=True, verbose=False)
     pictures = _Pictures(images, teacher, preprocessing, lessons)
@@ -78,8 +80,9 @@ def learn(
         max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
         enable_progress_bar=progress, callbacks=[Progress()] if progress else [], precision="32-true", deterministic=True,
     )  # fmt: skip
-    warnings.filterwarnings("ignore", message="Found .* module\\(s\\) in eval mode")  # batch norm as it was trained
-    trainer.fit(_Lesson(student, groups, lessons), DataLoader(pictures, lessons.batch_size, sampler=sampler, collate_fn=list))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found .* module\\(s\\) in eval mode")  # batch norm as it was trained
+        trainer.fit(_Lesson(student, groups, lessons), DataLoader(pictures, lessons.batch_size, sampler=sampler, collate_fn=list))
 
 
 def distance(found: Maps, teacher: Maps) -> Tensor:
@@ -174,8 +177,10 @@ class _Pictures(Dataset[list[Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> list[Tensor]:
         """One batch: normalised f32[B, 3, S, S] and the teacher's maps f32[B, C, H, W]."""
         chosen = np.stack([self.images[i // 2][:, ::-1] if i % 2 else self.images[i // 2] for i in indices])
-        drawn, amount = torch.rand(2, len(chosen), generator=self.chance)
-        shown = sharpened(torch.from_numpy(chosen).permute(0, 3, 1, 2), _AMOUNT * amount * (drawn < self.sharpen))
+        shown = torch.from_numpy(chosen).permute(0, 3, 1, 2)
+        if self.sharpen:
+            drawn, amount = torch.rand(2, len(chosen), generator=self.chance)
+            shown = sharpened(shown, _AMOUNT * amount * (drawn < self.sharpen))
         pictures = self.preprocessing.normalise(shown).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             return [pictures, torch.cat(list(maps_of(self.teacher(pictures)).values()), 1)]

@@ -54,6 +54,6 @@ def settle(network: MoveNet, teacher: MoveNet, images: NDArray[np.uint8], prepro
     for step in network.pyramid:
         step.upsample.requires_grad_(False)
     groups = [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad], "lr": settling.rate}]
-    lessons = Lessons(settling.steps, settling.batch_size, settling.seed, "quant.settling.rate", settling.sharpen)
+    lessons = Lessons(settling.steps, settling.batch_size, settling.seed, "quant.settling.rate", "quant.settling=null", settling.sharpen)
     learn(network, groups, teacher.eval(), images[: settling.images], preprocessing, lessons, progress=progress)
     network.requires_grad_(False)

@@ -36,7 +36,7 @@ def fine_tune(plan: Plan, teacher: MoveNet, images: NDArray[np.uint8], tuning: T
         HeatposeError: There are no pictures, or the loss is no number any more.
     """
     network = Int8Network(plan).train()
-    lessons = Lessons(tuning.steps, tuning.batch_size, tuning.seed, "quant.tuning.*.rate")
+    lessons = Lessons(tuning.steps, tuning.batch_size, tuning.seed, "quant.tuning.*.rate", "quant=int8")
     learn(network, _groups(network, tuning), teacher, images[: tuning.images], plan.preprocessing, lessons, progress=progress)
     return network.plan()
 
