@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -16,19 +15,11 @@ from numpy.typing import NDArray
 
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import ST_13
+from tests.conftest import load_module
 
 HERE = Path(__file__).parent
 
-
-def _load(name: str) -> None:
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-
-
-_load("report_forms")
+load_module(HERE / "report_forms.py")
 
 SIZE, KEYPOINTS = 64, 13
 
