@@ -11,7 +11,7 @@ import torch
 
 from heatpose import geometry
 from heatpose.data.sample import Person, load_image
-from heatpose.distill.teacher import Teacher, as_logits, show, sources, view_box, view_matrix
+from heatpose.distill.teacher import Answer, Teacher, as_logits, mean_answer, mirrored, show, sources, view_box, view_matrix
 from heatpose.errors import HeatposeError
 from heatpose.runners import open_runner
 from heatpose.skeleton import COCO_17, ST_13, Skeleton
@@ -99,3 +99,46 @@ def test_maps_of_any_form_become_the_same_logits() -> None:
     np.testing.assert_allclose(as_logits(logits), relative, atol=1e-5)
     np.testing.assert_allclose(as_logits(torch.from_numpy(logits).sigmoid().numpy()), relative, atol=1e-3)
     np.testing.assert_allclose(as_logits(torch.from_numpy(logits).flatten(2).softmax(-1).view(2, 3, 8, 8).numpy()), relative, atol=1e-3)
+
+
+def test_a_mirrored_answer_is_about_the_view_again(teachers: Teachers, dotted: list[Person]) -> None:
+    """The dots have colours and no sides, and so the teacher says of the mirrored picture what it says of the picture."""
+    sideless = Skeleton("dots", DOTS.keypoints, DOTS.sigmas)
+    images = np.stack([show(person, view_box(person, 1.5), SIZE) for person in dotted])
+    plain, both = (Teacher(open_runner(teachers("maps")), sideless, mirror=mirror).ask(images) for mirror in (False, True))
+    assert plain.maps is not None and both.maps is not None
+    np.testing.assert_allclose(both.maps, plain.maps, atol=1e-3)
+    np.testing.assert_allclose(both.points, plain.points, atol=1e-3)
+    np.testing.assert_allclose(both.scores, plain.scores, atol=1e-6)
+
+
+def test_mirroring_swaps_left_and_right_and_turns_each_map() -> None:
+    random = np.random.default_rng(0)
+    answer = Answer(random.normal(size=(2, 3, 4, 5)).astype(np.float32), random.random((2, 3, 2), np.float32), random.random((2, 3), np.float32))
+    turned = mirrored(answer, DOTS.flip_order)
+    assert turned.maps is not None and answer.maps is not None
+    for b, k, row, column in np.ndindex(answer.maps.shape):
+        assert turned.maps[b, k, row, column] == answer.maps[b, {0: 1, 1: 0, 2: 2}[k], row, 4 - column]
+    np.testing.assert_allclose(turned.points[:, 0], np.stack([1 - answer.points[:, 1, 0], answer.points[:, 1, 1]], -1))
+    np.testing.assert_array_equal(turned.scores, answer.scores[:, [1, 0, 2]])
+
+
+def test_two_answers_are_averaged_as_distributions() -> None:
+    maps = np.full((2, 1, 1, 4, 4), -20, np.float32)
+    maps[0, ..., 1, 1] = maps[1, ..., 1, 2] = 0
+    points, scores = np.zeros((1, 1, 2), np.float32), np.array([0.9, 0.5], np.float32)
+    one, other = (Answer(m, points, np.full((1, 1), score, np.float32)) for m, score in zip(maps, scores, strict=True))
+    mean = mean_answer(one, other)
+    assert mean.maps is not None
+    distribution = np.exp(mean.maps) / np.exp(mean.maps).sum()
+    np.testing.assert_allclose(distribution[0, 0, 1], [0, 0.5, 0.5, 0], atol=1e-5)
+    np.testing.assert_allclose(mean.points[0, 0], [0.5, 0.375], atol=1e-3)  # between the cells' centres, 3/8 and 5/8 of the width
+    np.testing.assert_allclose(mean.scores, 0.7)
+
+
+def test_of_decoded_answers_the_surer_point_counts(teachers: Teachers) -> None:
+    """Of every picture the teacher says the same: red at 0.25 and surer than green at 0.75, which lie on each other when mirrored."""
+    answer = Teacher(open_runner(teachers("pose")), DOTS, mirror=True).ask(np.zeros((1, SIZE, SIZE, 3), np.uint8))
+    assert answer.maps is None
+    np.testing.assert_allclose(answer.points[0], [POSE[0:2], [1 - POSE[0], POSE[1]], POSE[6:8]], rtol=1e-6)
+    np.testing.assert_allclose(answer.scores[0], [POSE[2], POSE[2], POSE[8]], rtol=1e-6)

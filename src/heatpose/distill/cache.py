@@ -29,7 +29,7 @@ from heatpose.metrics import keypoint_similarity, mean_over_labelled, normalised
 from heatpose.runners import PoseRunner, open_runner
 from heatpose.skeleton import Skeleton
 
-FORMAT = 1
+FORMAT = 2
 PIECE = 32
 RANGE = 16.0
 """A map's byte v says a logit of (v / 255 - 1) RANGE below its highest cell: steps of 0.06."""
@@ -80,7 +80,7 @@ def teacher_maps(settings: DistillSettings, people: Sequence[Person], skeleton: 
 
     assert settings.path is not None
     runner = open_runner(settings.path, size=settings.size)
-    teacher = Teacher(runner, skeleton, settings.min_score)
+    teacher = Teacher(runner, skeleton, settings.min_score, settings.mirror)
     folder = Path(settings.folder) / cache_key(runner, people, skeleton, settings)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
@@ -94,7 +94,7 @@ def teacher_maps(settings: DistillSettings, people: Sequence[Person], skeleton: 
 def cache_key(runner: PoseRunner, people: Sequence[Person], skeleton: Skeleton, settings: DistillSettings) -> str:
     """Name of the folder: a hash of all that the answers depend on. Of the pictures, their paths and sizes in bytes."""
     digest = hashlib.sha256(runner.path.read_bytes())
-    head = [FORMAT, runner.size, settings.margin, settings.min_score, skeleton.to_dict(), *_known(runner)]
+    head = [FORMAT, runner.size, settings.margin, settings.mirror, settings.min_score, skeleton.to_dict(), *_known(runner)]
     digest.update(json.dumps(head, sort_keys=True).encode())
     sizes: dict[Path, int] = {}
     for person in people:

@@ -17,6 +17,7 @@ class DistillSettings:
         size: Input side to run it at, for files that leave it open (checkpoints, some ONNX); None for its own.
         margin: It sees each person in a square crop of this many times the longer side of the person's box; None shows it the whole picture,
             stretched.
+        mirror: It is asked about the mirrored view as well, and says the mean of both (flip test: Newell, Yang and Deng, ECCV 2016, section 3.3).
         weight: Of the term, against the labels' loss.
         temperature: Of both softmaxes; the term is multiplied by its square (Hinton, Vinyals and Dean 2015, section 2).
         spread: A teacher that gives poses alone is learnt as the OKS kernel around its points, the standard deviation multiplied by this.
@@ -32,6 +33,7 @@ class DistillSettings:
     path: str | None = None
     size: int | None = None
     margin: float | None = 1.0
+    mirror: bool = False
     weight: float = 1.0
     temperature: float = 1.0
     spread: float = 1.0

@@ -5,6 +5,7 @@ Shape legend: B people, S the teacher's input side, T its keypoints, K the stude
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,19 +45,27 @@ class Teacher:
         runner: The model.
         skeleton: The student's.
         min_score: Points below are not merged with others.
+        mirror: It is asked about mirrored views too.
 
     Raises:
         HeatposeError: The model does not know one of the keypoints.
     """
 
-    def __init__(self, runner: PoseRunner, skeleton: Skeleton, min_score: float = 0.2) -> None:
+    def __init__(self, runner: PoseRunner, skeleton: Skeleton, min_score: float = 0.2, mirror: bool = False) -> None:
         self.runner = runner
+        self.mirror, self.flip_order = mirror, skeleton.flip_order
         self.sources = sources(runner, skeleton)
         self.min_score = min_score
         self.gives_maps = _gives_maps(runner)
 
     def ask(self, images: NDArray[np.uint8]) -> Answer:
         """The answer for u8[B, S, S, 3]."""
+        answer = self._seen(images)
+        if self.mirror:
+            return mean_answer(answer, mirrored(self._seen(np.ascontiguousarray(images[:, :, ::-1])), self.flip_order))
+        return answer
+
+    def _seen(self, images: NDArray[np.uint8]) -> Answer:
         if not self.gives_maps:
             poses = self.runner.predict(images)
             return self._merged(None, poses[..., :2], poses[..., 2])
@@ -75,6 +84,23 @@ class Teacher:
                 if maps is not None and new.maps is not None:
                     new.maps[b, k] = _moved_together(maps[b, used], points[b, used])
         return new
+
+
+def mirrored(answer: Answer, flip_order: Sequence[int]) -> Answer:
+    """What was said about mirrored views, as if about the views: K channels change places by `flip_order`."""
+    points = answer.points[:, flip_order]
+    points[..., 0] = 1 - points[..., 0]
+    return Answer(None if answer.maps is None else answer.maps[:, flip_order, :, ::-1], points, answer.scores[:, flip_order])
+
+
+def mean_answer(one: Answer, other: Answer) -> Answer:
+    """Of two answers about the same views: the mean of both distributions, its point and the mean score; without maps, the surer point of each keypoint."""
+    if one.maps is None or other.maps is None:
+        surer = (one.scores >= other.scores)[..., None]
+        return Answer(None, np.where(surer, one.points, other.points), np.maximum(one.scores, other.scores))
+    total = sum(np.exp(maps) / np.exp(maps).sum((-1, -2), keepdims=True) for maps in (one.maps, other.maps))
+    maps = as_logits(total / 2)
+    return Answer(maps, poses_from_heatmaps(maps, "refined", probabilities=None)[..., :2], (one.scores + other.scores) / 2)
 
 
 def sources(runner: PoseRunner, skeleton: Skeleton) -> list[list[int]]:
