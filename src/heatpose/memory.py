@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     """Tells glibc to keep up to 2 GiB of freed memory, large tensors too, for this process.
 
     By default every tensor above 32 MiB is mapped when it is made and unmapped when it is freed, and the system clears each page anew: in training on
-    a processor that took up to two fifths of the time (`benchmarks/kept_memory.py`). The peak of memory stays what it was; it is only not given back
+    a processor that took up to two fifths of the time (`benchmarks/training_step.py`). The peak of memory stays what it was; it is only not given back
     between steps.
 
     Returns:

@@ -118,16 +118,6 @@ def test_two_processes_learn_what_one_does(place: Any) -> None:
     assert [row["run"] for row in table(place.folder / "runs/p2_sweep")] == ["p2"]  # one member, though two processes read the command line
 
 
-def test_nothing_is_sent_anywhere(place: Any) -> None:
-    """By Python's own account of its sockets, for the default logger."""
-    watched = [str(Path(__file__).with_name("no_network.py")), *place.command("train", *place.tiny, "export=false")[1:]]
-    ran = place.warm.run(watched, place.folder)
-    assert ran.status == 0, ran.err
-    reached = [str(Path(__file__).with_name("no_network.py")), str(place.folder / "reaches_out.py")]
-    (place.folder / "reaches_out.py").write_text("import socket\nsocket.create_connection(('192.0.2.1', 9), timeout=0.1)\n")
-    assert place.warm.run(reached, place.folder).status == 70  # so the watch sees what it is there for
-
-
 def test_a_failing_member_stops_no_other(place: Any) -> None:
     few = "data.module.held_out=1.0e-9"  # nobody is left to choose the checkpoint on
     ran = place.run("train", "-m", *place.tiny, "evaluate=false", "export=false", "resolution=100,64", few)
