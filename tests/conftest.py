@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
 from heatpose.cli import main
 from heatpose.data.sources import CocoSource, SyntheticSource
@@ -47,14 +49,37 @@ def load_module(path: Path, name: str | None = None) -> ModuleType:
 load_module(Path(__file__).with_name("documented.py"))
 
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """`made_once(name, make)`: a folder that `make` fills in the first of the test processes that asks for it, while the others wait. Nobody changes it."""
+    own = tmp_path_factory.getbasetemp()
+    common = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = common / f"once_{name}", common / f"once_{name}.done"
+        with FileLock(f"{folder}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def synthetic_root(made_once: MadeOnce) -> Path:
     """A folder in COCO 2017 layout with 40 training and 12 evaluation pictures of rendered people.
 
     `SyntheticSource(str(synthetic_root.parent), 40, 12)` finds it there without rendering again.
     """
     settings = SyntheticSettings(train_images=TRAIN_IMAGES, val_images=VAL_IMAGES)
-    return build_synthetic(tmp_path_factory.mktemp("synthetic"), settings, progress=False)
+    (root,) = made_once("synthetic", lambda folder: build_synthetic(folder, settings, progress=False)).glob("*/")
+    return root
 
 
 @pytest.fixture(scope="session")
@@ -184,14 +209,14 @@ def fitted(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Fi
 
 
 @pytest.fixture(scope="session")
-def case(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
+def case(synthetic_root: Path, made_once: MadeOnce) -> Case:
     """A bundle of a tiny network on rendered people, and what it was made of; nobody changes it."""
     # Looked for, not imported: onnx2tf lifts the recursion limit of the whole process, and a deeply nested file then ends it.
     if not all(find_spec(tool) for tool in ("onnx2tf", "tensorflow", "onnxruntime", "ai_edge_litert")):
         pytest.skip("the export extra is not installed")
-    from tests.exporting import make_case
+    from tests.exporting import make_case, read_case
 
-    return make_case(synthetic_root, tmp_path_factory.mktemp("exported"))
+    return read_case(synthetic_root, made_once("exported", lambda folder: make_case(synthetic_root, folder)))
 
 
 @dataclass(frozen=True)

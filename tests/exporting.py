@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,25 @@ def a_lively_network() -> MoveNet:
     return network.eval()
 
 
-def make_case(synthetic_root: Path, out: Path) -> Case:
-    """Exports into `out`."""
+def make_case(synthetic_root: Path, out: Path) -> None:
+    """Exports into `out`, and keeps what the export answered."""
+    result = new_case(synthetic_root).export(out / "exports")
+    (out / "result.pickle").write_bytes(pickle.dumps(result))
+
+
+def read_case(synthetic_root: Path, out: Path) -> Case:
+    """What `make_case` made."""
+    case = new_case(synthetic_root)
+    case.result = pickle.loads((out / "result.pickle").read_bytes())
+    for form in ("float32", "int8_pc", "int8_pt"):
+        case.converted[form] = (case.result.folder / f"net_64_{form}.tflite").read_bytes()
+    return case
+
+
+def new_case(synthetic_root: Path) -> Case:
+    """The network and its people, before an export."""
     network = a_lively_network()
     splits = {part: find_split(synthetic_root, part) for part in ("train", "val")}  # type: ignore[arg-type]
     training, _ = people(read_labels(splits["train"].annotations), splits["train"].images, ST_13)
     evaluation, _ = benchmark_people(read_labels(splits["val"].annotations), splits["val"].images, ST_13)
-    case = Case(network, training, evaluation, BundleResult(Path(), (), (), {}), {})
-    case.result = case.export(out)
-    for form in ("float32", "int8_pc", "int8_pt"):
-        case.converted[form] = (case.result.folder / f"net_64_{form}.tflite").read_bytes()
-    return case
+    return Case(network, training, evaluation, BundleResult(Path(), (), (), {}), {})

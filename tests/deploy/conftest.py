@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import ST_13
-from tests.conftest import load_module
+from tests.conftest import MadeOnce, load_module
 
 HERE = Path(__file__).parent
 
@@ -49,10 +49,14 @@ def _images() -> Iterator[list[NDArray[np.float32]]]:
 
 
 @pytest.fixture(scope="session")
-def tflite_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def tflite_files(made_once: MadeOnce) -> dict[str, Path]:
     """The small network as "float32", "int8_pc", "int8_pt" (uint8 in, float32 out) and "int8_out" (per channel, uint8 in, int8 out)."""
+    return {path.stem: path for path in made_once("deploy_files", _write_all).iterdir()}
+
+
+def _write_all(folder: Path) -> None:
     tf = pytest.importorskip("tensorflow", reason="the export extra is not installed")
-    folder, network, files = tmp_path_factory.mktemp("deploy_models"), _network(tf), {}
+    network = _network(tf)
     for name in ("float32", "int8_pc", "int8_pt", "int8_out"):
         concrete = tf.function(network).get_concrete_function(tf.TensorSpec((1, SIZE, SIZE, 3), tf.float32, name="image"))
         converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module())
@@ -61,9 +65,7 @@ def tflite_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type, converter.inference_output_type = tf.uint8, tf.int8 if name == "int8_out" else tf.float32
             converter._experimental_disable_per_channel = name == "int8_pt"
-        files[name] = folder / f"{name}.tflite"
-        files[name].write_bytes(converter.convert())
-    return files
+        (folder / f"{name}.tflite").write_bytes(converter.convert())
 
 
 @pytest.fixture(scope="session")

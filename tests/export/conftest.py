@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.conftest import MadeOnce
+
 SIZE = 32
 
 
@@ -60,21 +62,22 @@ def _images() -> Iterator[list[NDArray[np.float32]]]:
 
 
 @pytest.fixture(scope="session")
-def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def small_models(made_once: MadeOnce) -> dict[str, Path]:
     """TFLite files by form; "int8_pc" and "int8_pt" take uint8 and give float32, "float_io" takes float32."""
-    tf = pytest.importorskip("tensorflow", reason="the export extra is not installed")
-    folder = tmp_path_factory.mktemp("small_models")
+    return {path.stem: path for path in made_once("small_models", _write_all).iterdir()}
 
-    def convert(name: str, network: Callable[[Any], Any], **settings: Any) -> Path:
+
+def _write_all(folder: Path) -> None:
+    tf = pytest.importorskip("tensorflow", reason="the export extra is not installed")
+
+    def convert(name: str, network: Callable[[Any], Any], **settings: Any) -> None:
         signature = tf.TensorSpec((1, SIZE, SIZE, 3), tf.float32, name="image")
         module = tf.Module()
         concrete = tf.function(network).get_concrete_function(signature)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module)
         for key, value in settings.items():
             setattr(converter, key, value)
-        path = folder / f"{name}.tflite"
-        path.write_bytes(converter.convert())
-        return path
+        (folder / f"{name}.tflite").write_bytes(converter.convert())
 
     optimise = {"optimizations": [tf.lite.Optimize.DEFAULT]}
     float_io = optimise | {"representative_dataset": _images}
@@ -84,13 +87,11 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     half = tf.lite.TargetSpec(supported_types=[tf.float16])
     pose, awkward = _pose_like(tf), _awkward(tf)
     per_tensor = {"_experimental_disable_per_channel": True}
-    return {
-        "float32": convert("float32", pose),
-        "float16": convert("float16", pose, **optimise, target_spec=half),
-        "int8_pc": convert("int8_pc", pose, **int8, **target),
-        "int8_pt": convert("int8_pt", pose, **int8, **target, **per_tensor),
-        "int8_out": convert("int8_out", pose, **int8 | {"inference_output_type": tf.int8}, **target),
-        "float_io": convert("float_io", pose, **float_io, **target),
-        "awkward": convert("awkward", awkward),
-        "awkward_int8": convert("awkward_int8", awkward, **int8),
-    }
+    convert("float32", pose)
+    convert("float16", pose, **optimise, target_spec=half)
+    convert("int8_pc", pose, **int8, **target)
+    convert("int8_pt", pose, **int8, **target, **per_tensor)
+    convert("int8_out", pose, **int8 | {"inference_output_type": tf.int8}, **target)
+    convert("float_io", pose, **float_io, **target)
+    convert("awkward", awkward)
+    convert("awkward_int8", awkward, **int8)

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import MadeOnce
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -158,13 +160,19 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def quickstart(tmp_path_factory: pytest.TempPathFactory, synthetic_root: Path, warm: Warm) -> Finished:
+def quickstart(made_once: MadeOnce, synthetic_root: Path, warm: Warm) -> Finished:
     """One tiny run of the quick start, started cold, that several modules look at; none of them changes it."""
     if find_spec("onnx2tf") is None:  # looked for, not imported: it changes the whole process
         pytest.skip("the export extra is not installed")
-    place = Place(tmp_path_factory.mktemp("quickstart"), synthetic_root, warm)
     # What a network that has hardly learnt anything loses is noise.
     no_limits = ["quant.limits.drop_pc=1000", "quant.limits.drop_pt=1000", "quant.limits.drift_p50_px=1000", "quant.calibration_images=8"]
-    ran = place.run_cold("train", *place.tiny, *no_limits)
-    assert ran.status == 0, ran.err
-    return Finished(place, ran.out)
+
+    def make(folder: Path) -> None:
+        place = Place(folder / "place", synthetic_root, warm)
+        place.folder.mkdir()
+        ran = place.run_cold("train", *place.tiny, *no_limits)
+        assert ran.status == 0, ran.err
+        (folder / "said.txt").write_text(ran.out, encoding="utf-8")
+
+    folder = made_once("quickstart", make)
+    return Finished(Place(folder / "place", synthetic_root, warm), (folder / "said.txt").read_text(encoding="utf-8"))

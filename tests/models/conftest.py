@@ -10,18 +10,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import MadeOnce
+
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(made_once: MadeOnce) -> Path:
     """The folder that `make_tflite_files.py` filled."""
     if any(find_spec(name) is None for name in ("tensorflow", "onnx2tf")):
         pytest.skip("the export extra is not installed")
-    folder = tmp_path_factory.mktemp("movenet_files")
+    return made_once("movenet_files", _make)
+
+
+def _make(folder: Path) -> None:
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     program = Path(__file__).with_name("make_tflite_files.py")
     result = subprocess.run([sys.executable, str(program), str(folder)], env={**os.environ, **quiet}, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.conftest import MadeOnce
+
 SIZE, CELLS, KEYPOINTS = 64, 16, 3
 COLUMNS_ROWS = ((11, 3), (0, 15), (6, 9))  # (column, row) of the red, green and blue block
 POSE = np.array([[0.1, 0.2, 0.9], [0.3, 0.4, 0.8], [0.5, 0.6, 0.7]], np.float32)  # what the decoded forms answer
@@ -107,13 +109,15 @@ class Builder:
 
 
 @pytest.fixture(scope="session")
-def tflite_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tflite_files(made_once: MadeOnce) -> Path:
     """A folder of TFLite files: the forms that a runner takes, and some that it refuses."""
-    tf = pytest.importorskip("tensorflow", reason="the export extra is not installed")
-    build = Builder(tf, tmp_path_factory.mktemp("tflite"))
+    return made_once("runner_files", _write_all)
+
+
+def _write_all(folder: Path) -> None:
+    build = Builder(pytest.importorskip("tensorflow", reason="the export extra is not installed"), folder)
     _pose_models(build)
     _other_models(build)
-    return build.folder
 
 
 def _pose_models(build: Builder) -> None:
