@@ -42,10 +42,6 @@ class Places:
         return self.graph.consumers(operator.outputs[0])[0]
 
 
-def kernel(model: Any, operator: Operator) -> Any:
-    return model.subgraphs[0].tensors[operator.inputs[1]]
-
-
 def options(model: Any, operator: Operator) -> Any:
     return model.subgraphs[0].operators[operator.index].builtinOptions
 
@@ -73,9 +69,9 @@ def cut(model: Any, operator: Operator) -> None:
     del graph.operators[operator.index]
 
 
-def fewer_outputs(model: Any, operator: Operator) -> None:
-    """Half of a convolution's output channels."""
-    tensor = kernel(model, operator)
+def fewer_outputs(model: Any, operator: Operator, place: int = 1) -> None:
+    """Half of a convolution's output channels, or half of its bias (place 2)."""
+    tensor = model.subgraphs[0].tensors[operator.inputs[place]]
     buffer = model.buffers[tensor.buffer]
     tensor.shape = [tensor.shape[0] // 2, *tensor.shape[1:]]
     buffer.data = np.asarray(buffer.data, np.uint8)[: 4 * int(np.prod(tensor.shape))]
@@ -98,6 +94,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "channels": (lambda m, p: fewer_outputs(m, p.block(5, 2)), r"block 5, project, the graph needs a CONV_2D with weights \(\d+, \d+, 1, 1\), but .* \(\d+,"),
     "weights": (lambda m, p: emptied(m, p.block(12, 0).inputs[1]), "block 12, expand, the graph needs a CONV_2D .* without constant weights"),
     "bias": (lambda m, p: emptied(m, p.block(12, 0).inputs[2]), "block 12, expand, the bias is no constant"),
+    "short bias": (lambda m, p: fewer_outputs(m, p.block(12, 0), 2), r"block 12, expand, a bias of \d+ values was expected, but the file has \d+"),
     "missing layer": (lambda m, p: cut(m, p.block(8, 1)), "block 8, depthwise, the graph needs a DEPTHWISE_CONV_2D"),
     "addition": (lambda m, p: renamed(m, p.located.additions[p.network.backbone.features[3].add], "SUB"), "block 3, the graph needs an addition"),  # type: ignore[index]
     "resize": (lambda m, p: renamed(m, p.located.resizes[p.pyramid(1).upsample], "RESIZE_NEAREST_NEIGHBOR"), "pyramid step 1, .* a bilinear resize"),

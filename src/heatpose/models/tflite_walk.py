@@ -6,13 +6,14 @@ network: each step asks for the next operator of the expected kind and shape, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from heatpose.errors import HeatposeError
-from heatpose.export.graph import Graph, Operator
+from heatpose.export.graph import ABSENT, Graph, Operator
 from heatpose.models.layers import Add, ConvBlock
 from heatpose.models.mobilenetv2 import TAPS, InvertedResidual
 from heatpose.models.movenet import MoveNet, PyramidStep
@@ -193,11 +194,20 @@ class _Walk:
             if found[key] != value:
                 verb = "were" if key == "weights" else "was"
                 raise self.fail(layer, f"{key} {value} {verb} expected, but the file has {found[key]}")
-        bias = 3 if operator.name == "TRANSPOSE_CONV" else 2
-        if len(operator.inputs) > bias and operator.inputs[bias] >= 0 and self.graph.constant(operator.inputs[bias]) is None:
-            raise self.fail(layer, "the bias is no constant")
+        self.check_bias(layer, operator, block.conv.out_channels)
         self.located.convolutions[block] = operator
         return operator.outputs[0]
+
+    def check_bias(self, layer: str, operator: Operator, channels: int) -> None:
+        """There is none, or it is a constant with a value for each channel."""
+        place = 3 if operator.name == "TRANSPOSE_CONV" else 2
+        if len(operator.inputs) <= place or operator.inputs[place] == ABSENT:
+            return
+        bias = self.graph.constant(operator.inputs[place])
+        if bias is None:
+            raise self.fail(layer, "the bias is no constant")
+        if math.prod(bias.shape) != channels:
+            raise self.fail(layer, f"a bias of {channels} values was expected, but the file has {math.prod(bias.shape)}")
 
     def find(self, layer: str, tensor: int, fits: Callable[[Operator], bool], wanted: str) -> Operator:
         matching = [operator for operator in consumers(self.graph, tensor) if fits(operator)]
