@@ -19,7 +19,7 @@ from heatpose.data.occlusion import Occlusion
 from heatpose.data.sample import Person
 from heatpose.data.share import SharedOnce, part_of_batch
 from heatpose.data.sources import Source
-from heatpose.data.views import TrainingBatch, TrainingViews
+from heatpose.data.views import TrainingBatch, TrainingViews, others_painted
 from heatpose.errors import HeatposeError
 from heatpose.preprocessing import Preprocessing, check_resolution
 from heatpose.skeleton import Skeleton
@@ -38,13 +38,17 @@ class PersonDataset(Dataset[Batch]):
         skeleton: Its order of keypoints.
         preprocessing: Input side and sampling.
         pictures: Where the pixels come from; a picture that was made smaller is decoded from its file all the same.
+        alone: Other people are painted grey.
     """
 
-    def __init__(self, people: Sequence[Person], skeleton: Skeleton, preprocessing: Preprocessing, pictures: Pictures | None = None) -> None:
+    def __init__(
+        self, people: Sequence[Person], skeleton: Skeleton, preprocessing: Preprocessing, pictures: Pictures | None = None, alone: bool = False
+    ) -> None:  # fmt: skip
         self.people = people
         self.skeleton = skeleton
         self.preprocessing = preprocessing
         self.pictures = pictures or ImageFiles()
+        self.alone = alone
 
     def __len__(self) -> int:
         return len(self.people)
@@ -55,7 +59,8 @@ class PersonDataset(Dataset[Batch]):
         if picture.scale != (1.0, 1.0):
             picture = ImageFiles().picture(person)
         transform = fixed_transform(person, size)
-        sample = view(picture.pixels, person, transform, size, False, self.skeleton.flip_order, self.preprocessing.sampling)
+        pixels = others_painted(picture.pixels, person) if self.alone else picture.pixels
+        sample = view(pixels, person, transform, size, False, self.skeleton.flip_order, self.preprocessing.sampling)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1))),
             "points": torch.from_numpy(sample.points),
@@ -89,6 +94,7 @@ class PoseData(lightning.LightningDataModule):
         short_side: Pictures whose short side is longer are kept at it; None keeps all as they are.
         seed: With the epoch it decides every batch.
         select: Who is learnt from: "all"; "prominent", those who are prominent on the whole picture; "alone", those on pictures with one annotation.
+        choose_alone: The checkpoint is chosen on pictures whose other people are painted grey.
 
     Raises:
         HeatposeError: A number is out of its range.
@@ -99,6 +105,7 @@ class PoseData(lightning.LightningDataModule):
         held_out: float = 0.08, min_keypoints: int = 3, min_side: float = 36.0, limit: int | None = None,
         prominent_weight: float = 1.0, size_weight: float = 0.0, keypoint_weight: float = 0.0, resolutions: Sequence[int] | None = None,
         occlusion: Occlusion | None = None, cache: str = "off", short_side: int | None = 640, seed: int = 0, select: str = "all",
+        choose_alone: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         _check(
@@ -109,7 +116,7 @@ class PoseData(lightning.LightningDataModule):
             raise HeatposeError(f"data.module.held_out={held_out} is no share of the images; use a number between 0 and 1, 0.08 by default.")
         if select not in SELECTIONS:
             raise HeatposeError(f"data.module.select={select} is unknown; choose one of {', '.join(SELECTIONS)}.")
-        self.select = select
+        self.select, self.choose_alone = select, choose_alone
         self.source = source
         self.skeleton = skeleton
         self.preprocessing = preprocessing
@@ -176,7 +183,7 @@ class PoseData(lightning.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """The held-out part of the training data, one fixed view each."""
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        dataset, (rank, ranks) = PersonDataset(self.validation_people, self.skeleton, self.preprocessing, self.pictures), self._process()
+        dataset, (rank, ranks) = PersonDataset(self.validation_people, self.skeleton, self.preprocessing, self.pictures, self.choose_alone), self._process()
         sampler = SharedOnce(len(dataset), rank, ranks)
         return DataLoader(dataset, part_of_batch(self.batch_size, ranks), sampler=sampler, **self._loading(on_gpu))
 

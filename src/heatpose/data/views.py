@@ -126,8 +126,7 @@ def cut(
     )
     pixels = picture.pixels[top:bottom, left:right]
     if alone is not None and len(alone.others):
-        pixels = pixels.copy()
-        _paint_others(pixels, alone, picture.scale, (left, top))
+        pixels = others_painted(pixels, alone, picture.scale, (left, top))
     inverse[:, 2] -= left, top
     if max(step) > 1:
         from PIL import Image
@@ -145,8 +144,9 @@ def _span(row: Sequence[float], size: int, limit: int, margin: int) -> tuple[int
     return first, max(min(int(high) + 1 + margin, limit), first + 1)
 
 
-def _paint_others(pixels: NDArray[np.uint8], person: Person, scale: tuple[float, float], corner: tuple[int, int]) -> None:
-    """Paints the boxes of all other people, as far as they are outside the person's own."""
+def others_painted(pixels: NDArray[np.uint8], person: Person, scale: tuple[float, float] = (1.0, 1.0), corner: tuple[int, int] = (0, 0)) -> NDArray[np.uint8]:
+    """A copy with the boxes of all other people painted grey, as far as they are outside the person's own; `corner` is the pixel that the first one is."""
+    pixels = pixels.copy()
 
     def region(box: Sequence[float]) -> tuple[slice, slice]:
         (left, right), (top, bottom) = (
@@ -159,6 +159,7 @@ def _paint_others(pixels: NDArray[np.uint8], person: Person, scale: tuple[float,
     for box in person.others.tolist():
         pixels[region(box)] = GREY
     pixels[own] = kept
+    return pixels
 
 
 def _pack(views: Sequence[View], size: int) -> Packed:
