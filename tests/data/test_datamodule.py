@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from heatpose import geometry
 from heatpose.data.augment import GeometricAugment, fixed_transform, prominent
 from heatpose.data.cache import open_cache
 from heatpose.data.datamodule import PersonDataset, PoseData, in_held_out
 from heatpose.data.sample import Person, load_image
 from heatpose.data.sources import CocoSource
+from heatpose.data.views import GREY
 from heatpose.errors import HeatposeError
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import ST_13, Skeleton
@@ -229,6 +231,28 @@ def test_a_held_out_person_is_seen_in_the_files_own_pixels(rendered: PoseData, t
     plain = PersonDataset(people, ST_13, Preprocessing(64))
     for i in range(3):
         assert torch.equal(kept[i]["image"], plain[i]["image"]) and torch.equal(reduced[i]["image"], plain[i]["image"])
+
+
+def test_people_are_chosen_on_alone(rendered: PoseData) -> None:
+    """Every pixel of the view is the picture's or, within another person's box and outside the own, grey; the picture itself stays what it was."""
+    people = [person for person in rendered.validation_people + rendered.train_people if len(person.others)][:4]
+    assert people
+    alone, kept = (PersonDataset(people, ST_13, Preprocessing(64), alone=alone) for alone in (True, False))
+    changed = 0
+    for i, person in enumerate(people):
+        seen, whole = alone[i]["image"].permute(1, 2, 0).numpy(), kept[i]["image"].permute(1, 2, 0).numpy()
+        back = geometry.invert(alone[i]["matrix"].double().numpy())
+        for row, column in np.ndindex(64, 64):
+            x, y = geometry.apply(back, np.array([[column + 0.5, row + 0.5]]))[0]
+            depth = max(min(x - a, a + w - x, y - b, b + h - y) for a, b, w, h in person.others.tolist())
+            own = min(x - person.box[0], person.box[0] + person.box[2] - x, y - person.box[1], person.box[1] + person.box[3] - y)
+            if min(abs(depth), abs(own)) < 1.5:
+                continue  # boxes begin and end within a pixel
+            hidden = depth > 0 > own and 0 <= x < person.width and 0 <= y < person.height
+            assert (seen[row, column] == (GREY if hidden else whole[row, column])).all()
+            changed += hidden
+        assert torch.equal(kept[i]["image"], PersonDataset(people, ST_13, Preprocessing(64))[i]["image"])
+    assert changed > 100
 
 
 def test_workers_load_the_same_kind_of_batches(synthetic_root: Path) -> None:
