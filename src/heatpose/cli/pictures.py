@@ -30,8 +30,11 @@ def predict(
     from heatpose.predict import Drawing, VideoOptions, predict_sources
     from heatpose.predict.estimator import Estimator
     from heatpose.runners import open_runner
+    from heatpose.runners.trial import check_runs
 
     given = read_skeleton(skeleton)
+    for path in filter(None, (model, beside)):
+        check_runs(path, resolution)
     runners = [open_runner(path, threads=threads, size=resolution) for path in (model, beside) if path is not None]
     estimators = [Estimator.of(runner, skeleton_of(runner, given), str(decode), None if sampling is None else str(sampling)) for runner in runners]
     options = VideoOptions(smooth, crop, frames, limit)

@@ -83,7 +83,9 @@ class _Scoring:
         from heatpose.data.coco import benchmark_people
         from heatpose.evaluate import evaluate, skeleton_of
         from heatpose.runners import open_runner
+        from heatpose.runners.trial import check_runs
 
+        check_runs(model, resolution)
         runner = open_runner(model, threads=threads, size=resolution, reference_kernels=reference_kernels)
         skeleton = skeleton_of(runner, self.skeleton)
         key = tuple(skeleton.keypoints)

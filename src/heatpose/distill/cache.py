@@ -27,6 +27,7 @@ from heatpose.distill.settings import DistillSettings
 from heatpose.distill.teacher import Answer, Box, Teacher, show, view_box, view_matrix
 from heatpose.metrics import keypoint_similarity, mean_over_labelled, normalised_truth
 from heatpose.runners import PoseRunner, open_runner
+from heatpose.runners.trial import check_runs
 from heatpose.skeleton import Skeleton
 
 FORMAT = 2
@@ -79,6 +80,7 @@ def teacher_maps(settings: DistillSettings, people: Sequence[Person], skeleton: 
     from filelock import FileLock
 
     assert settings.path is not None
+    check_runs(settings.path, settings.size)
     runner = open_runner(settings.path, size=settings.size)
     teacher = Teacher(runner, skeleton, settings.min_score, settings.mirror)
     folder = Path(settings.folder) / cache_key(runner, people, skeleton, settings)

@@ -8,6 +8,7 @@ outputs.py        which output holds the pose, and poses out of it
 images.py         the input of `predict`
 manifest.py       what a bundle says about the files in it
 problems.py       how a file is refused
+trial.py          a first run in a process of its own
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def _translated(path: Path) -> Iterator[None]:
 
     kinds = (
         state.EPFail, state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf,
-        state.NoModel, state.NoSuchFile, state.NotImplemented, state.RuntimeException,
+        state.NoModel, state.NoSuchFile, state.NotImplemented, state.RuntimeException, UnicodeDecodeError,
     )  # fmt: skip
     try:
         yield

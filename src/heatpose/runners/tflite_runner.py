@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,11 @@ class TFLiteRunner:
         self.size = self._input.size
         check_size(path, self.size, size)
         threads = threads or os.cpu_count() or 1
-        self._interpreter = _interpreter(path, threads, reference_kernels)
-        self.kernels = _kernels(self._interpreter, threads, reference_kernels)
-        # The interpreter knows shapes that the file leaves open.
-        shapes = [tuple(entry["shape"].tolist()) for entry in self._interpreter.get_output_details()]
+        with _translated(path):
+            self._interpreter = _interpreter(path, threads, reference_kernels)
+            self.kernels = _kernels(self._interpreter, threads, reference_kernels)
+            # The interpreter knows shapes that the file leaves open.
+            shapes = [tuple(entry["shape"].tolist()) for entry in self._interpreter.get_output_details()]
         self._form = choose_output(path, shapes, self.size)
         self._output = graph.tensors[graph.outputs[self._form.position]]
         if self._form.decoded and gives_classes(graph, self._output.index):
@@ -112,13 +114,19 @@ def _interpreter(path: Path, threads: int, reference_kernels: bool) -> Any:
     except ImportError as error:
         raise HeatposeError("Running TFLite files needs ai-edge-litert: pip install 'heatpose[export]'.") from error
     resolver = OpResolverType.BUILTIN_REF if reference_kernels else OpResolverType.AUTO
+    # The bytes, not the path: a file that changes while it is mapped into memory would end the process.
+    interpreter = Interpreter(model_content=path.read_bytes(), num_threads=threads, experimental_op_resolver_type=resolver)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Turns LiteRT's errors into one sentence; names in a file that are no text are `ValueError`s too."""
     try:
-        # The bytes, not the path: a file that changes while it is mapped into memory would end the process.
-        interpreter = Interpreter(model_content=path.read_bytes(), num_threads=threads, experimental_op_resolver_type=resolver)
-        interpreter.allocate_tensors()
+        yield
     except (RuntimeError, ValueError) as error:
         raise HeatposeError(f"'{path}' cannot be run by LiteRT ({first_line(error)}).") from error
-    return interpreter
 
 
 def _kernels(interpreter: Any, threads: int, reference_kernels: bool) -> str:
