@@ -17,7 +17,7 @@ class DistillSettings:
         size: Input side to run it at, for files that leave it open (checkpoints, some ONNX); None for its own.
         margin: It sees each person in a square crop of this many times the longer side of the person's box; None shows it the whole picture,
             stretched.
-        mirror: It is asked about the mirrored view as well, and says the mean of both (flip test: Newell, Yang and Deng, ECCV 2016, section 3.3).
+        mirror: It is asked about the mirrored view as well, and says the mean of both (flip test: Newell, Yang and Deng, ECCV 2016).
         weight: Of the term, against the labels' loss.
         temperature: Of both softmaxes; the term is multiplied by its square (Hinton, Vinyals and Dean 2015, section 2).
         spread: A teacher that gives poses alone is learnt as the OKS kernel around its points, the standard deviation multiplied by this.
