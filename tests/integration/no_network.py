@@ -1,9 +1,8 @@
-"""Runs a script as `python no_network.py SCRIPT ARGUMENTS...` and ends it with status 70 where it connects to another machine or asks for one's address."""
+"""A hook that ends a process with status 70 where it connects to another machine or asks for one's address (`test_fresh_processes.py`)."""
 
 from __future__ import annotations
 
 import os
-import runpy
 import sys
 from typing import Any
 
@@ -20,9 +19,3 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
     if isinstance(asked, tuple) and asked and asked[0] is not None and not str(asked[0]).startswith(LOOPBACK):  # paths of local sockets are no tuples
         print(f"{event}: {asked}", file=sys.stderr, flush=True)
         os._exit(70)
-
-
-if __name__ == "__main__":
-    sys.addaudithook(watch)
-    sys.argv = sys.argv[1:]
-    runpy.run_path(sys.argv[0], run_name="__main__")
