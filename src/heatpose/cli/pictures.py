@@ -42,8 +42,8 @@ def predict(
 
 
 def data(
-    folder: Annotated[Path, typer.Argument(help="A data set: a folder in COCO 2017 layout, or with one person_keypoints_*.json and its images.")],
-    split: Annotated[Split, typer.Option(help="Which part of a folder in COCO 2017 layout.")] = Split.train,
+    folder: Annotated[Path, typer.Argument(help="A data set: a folder in COCO 2017 layout, with one person_keypoints_*.json and its images, or an export.")],
+    split: Annotated[Split, typer.Option(help="Which part, where the folder keeps them apart.")] = Split.train,
     skeleton: Annotated[Path | None, typer.Option(help="Skeleton YAML; by default COCO's 17 keypoints, or what else the labels have.")] = None,
     files: Annotated[bool, typer.Option("--files", help="Decode every image as well: finds missing and broken ones.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Write a picture of labelled people here (PNG or JPEG).")] = None,
@@ -54,17 +54,17 @@ def data(
     """Audit a data set: what is kept and dropped, and why; what the people are like."""
     from rich.console import Console
 
-    from heatpose.data.coco import people, read_labels
+    from heatpose.data.coco import people
     from heatpose.data.contact import augmented_sheet_of, contact_sheet_of
     from heatpose.data.report import audit_report, print_audit
-    from heatpose.data.sources import find_part
+    from heatpose.data.sources import find_part, labels_of
     from heatpose.preprocessing import check_resolution
     from heatpose.skeleton import for_labels
 
     require_writable(json_out, sheet, augmented)
     check_resolution(resolution)
     part = find_part(folder, str(split))
-    labels = read_labels(part.annotations)
+    labels = labels_of(part)
     chosen = read_skeleton(skeleton) or for_labels(labels.keypoint_names)
     report = audit_report(labels, part.images, chosen, check_files=files)
     print_audit(report, Console())

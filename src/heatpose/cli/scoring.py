@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Model, annotations: Annotations, images: Images, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
+    model: Model, annotations: Annotations, images: Images = None, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
     decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
     reference_kernels: ReferenceKernels = False,
 ) -> None:  # fmt: skip
@@ -48,7 +48,7 @@ def evaluate(
 
 def compare(
     models: Annotated[list[Path], typer.Argument(help="Two or more models; the first is what the others are compared with.", autocompletion=model_files)],
-    annotations: Annotations, images: Images, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
+    annotations: Annotations, images: Images = None, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
     decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
     reference_kernels: ReferenceKernels = False,
 ) -> None:  # fmt: skip
@@ -70,12 +70,13 @@ def compare(
 class _Scoring:
     """The evaluation set of one command; people are read once per skeleton."""
 
-    def __init__(self, annotations: Path, images: Path, sampling: Sampling, decode: Decode, skeleton: Path | None) -> None:
+    def __init__(self, annotations: Path, images: Path | None, sampling: Sampling, decode: Decode, skeleton: Path | None) -> None:
         from heatpose.data.coco import read_labels
 
-        if not images.is_dir():
+        if images is not None and not images.is_dir():
             raise HeatposeError(f"'{images}' is no folder; give the folder of the images that '{annotations}' lists.")
-        self.labels, self.images = read_labels(annotations), images
+        self.labels = read_labels(annotations, images)
+        self.images = self.labels.source.folder
         self.sampling, self.decode, self.skeleton = str(sampling), str(decode), read_skeleton(skeleton)
         self.people: dict[tuple[str, ...], list[Person]] = {}
 

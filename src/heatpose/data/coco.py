@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from heatpose.data import formats
+from heatpose.data.formats.base import LabelSet
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import Skeleton
@@ -57,27 +58,30 @@ class CocoLabels:
         keypoint_names: The dataset's D keypoint names, from its person category.
         images: Image id -> entry with `file_name`, `width`, `height`.
         annotations: Person annotations, in file order.
+        source: Format, image folder, and what was assumed and left out when it was read.
     """
 
     path: Path
     keypoint_names: list[str]
     images: Mapping[int, Mapping[str, Any]]
     annotations: Sequence[Mapping[str, Any]]
+    source: LabelSet
 
 
-def read_labels(path: str | Path) -> CocoLabels:
-    """Reads and checks a COCO keypoint json.
+def read_labels(path: str | Path, folder: Path | None = None, part: str = "val") -> CocoLabels:
+    """Reads and checks a COCO keypoint json, or what else `heatpose.data.formats` reads as one.
+
+    Args:
+        path: Label file, or folder of label files.
+        folder: Of the images; found from the labels, if None.
+        part: "train" or "val", where the path describes several.
 
     Raises:
         HeatposeError: The file is missing, no json, or has no keypoint annotations.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise HeatposeError(f"Label file '{path}' cannot be read ({error.strerror}); give a COCO keypoint json.") from error
-    except (ValueError, RecursionError) as error:
-        raise HeatposeError(f"Label file '{path}' is no json ({error}); give a COCO keypoint json.") from error
+    source = formats.read(path, folder, part)
+    content = source.content
     try:
         category = next((entry for entry in content["categories"] if entry.get("keypoints")), None)
         if category is None:
@@ -88,7 +92,7 @@ def read_labels(path: str | Path) -> CocoLabels:
         _check_annotations(path, people, len(category["keypoints"]), images)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise HeatposeError(f"Label file '{path}' is not in COCO keypoint form ({type(error).__name__}: {error}); give a COCO keypoint json.") from error
-    return CocoLabels(path, [str(name) for name in category["keypoints"]], images, people)
+    return CocoLabels(path, [str(name) for name in category["keypoints"]], images, people, source)
 
 
 def _check_images(path: Path, images: Mapping[int, Any]) -> None:

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from heatpose.data.coco import benchmark_people, people, read_labels
+from heatpose.data.coco import CocoLabels, benchmark_people, people, read_labels
+from heatpose.data.formats import folder as formats_folder
+from heatpose.data.formats.coco import image_folder
 from heatpose.data.layout import Split, find_split
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import Skeleton
+
+
+def labels_of(split: Split) -> CocoLabels:
+    """Reads the labels of a split.
+
+    Raises:
+        HeatposeError: As `read_labels`.
+    """
+    return read_labels(split.annotations, split.images, split.part)
 
 
 class Source(Protocol):
@@ -35,7 +46,8 @@ class CocoSource:
     """COCO keypoint json and images.
 
     Attributes:
-        root: Folder in the official layout (`annotations/person_keypoints_train2017.json`, `train2017/`, ...) or flat.
+        root: Folder in the official layout (`annotations/person_keypoints_train2017.json`, `train2017/`, ...) or flat,
+            or an export of a labelling tool (`heatpose.data.formats`): its folder, or its `data.yaml`.
         eval_root: Folder with the `val2017` part; `root` when not given.
         extra: Further folders, each with one `person_keypoints_*.json` and its images, for training only.
         download: Fetches the official COCO 2017 archives into `root` (about 20 GB).
@@ -57,12 +69,12 @@ class CocoSource:
             from heatpose.data.download import download_coco
 
             download_coco(self._root())
-        find_split(self._root(), "train")
+        find_part(self._root(), "train")
 
     def training(self, skeleton: Skeleton) -> list[Person]:
         """People of train2017 and of the extra folders, without any image of the evaluation part."""
-        splits = [find_split(self._root(), "train"), *(find_labels(Path(folder).expanduser()) for folder in self.extra)]
-        found = [person for split in splits for person in people(read_labels(split.annotations), split.images, skeleton)[0]]
+        splits = [find_part(self._root(), "train"), *(find_labels(Path(folder).expanduser()) for folder in self.extra)]
+        found = [person for split in splits for person in people(labels_of(split), split.images, skeleton)[0]]
         if not found:
             raise HeatposeError(f"'{self.root}' has no person with a labelled keypoint of skeleton '{skeleton.name}'; run heatpose data on it.")
         held_out = {(person.image_path.name, person.width, person.height) for person in self.evaluation(skeleton) or []}
@@ -71,12 +83,12 @@ class CocoSource:
     def evaluation(self, skeleton: Skeleton) -> list[Person] | None:
         """The benchmark's selection of val2017; None when there is no val2017 part."""
         try:
-            split = find_split(Path(self.eval_root).expanduser() if self.eval_root else self._root(), "val")
+            split = find_part(Path(self.eval_root).expanduser(), "val") if self.eval_root else _part(self._root(), "val")
         except HeatposeError:
             if self.eval_root:
                 raise
             return None
-        return benchmark_people(read_labels(split.annotations), split.images, skeleton)[0]
+        return benchmark_people(labels_of(split), split.images, skeleton)[0]
 
     def describe(self) -> dict[str, Any]:
         """See `Source`."""
@@ -141,32 +153,59 @@ def from_description(description: dict[str, Any]) -> Source:
 
 
 def find_labels(folder: Path) -> Split:
-    """The one `person_keypoints_*.json` of a folder and its images, which lie in the folder or in one of its subfolders.
+    """The one label file of a folder (or its labels in another format) and their images.
+
+    The images lie in the folder or in one of its subfolders.
 
     Raises:
         HeatposeError: No or several label files, or the first image is nowhere.
     """
     files = sorted([*folder.glob("person_keypoints_*.json"), *folder.glob("annotations/person_keypoints_*.json")])
+    if not files and folder.exists() and (found := formats_folder.find_labels(folder)):
+        return found
     if len(files) != 1:
         raise HeatposeError(f"'{folder}' should hold one person_keypoints_*.json, but has {len(files)}: {[file.name for file in files]}.")
-    first = next(iter(read_labels(files[0]).images.values()))["file_name"]
-    for images in (folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())):
-        if (images / first).is_file():
-            return Split(files[0], images)
-    raise HeatposeError(f"'{folder}' has labels for '{first}', but the image is neither there nor in a subfolder.")
+    images = read_labels(files[0]).images
+    first = str(next(iter(images.values()))["file_name"])
+    place = image_folder(files[0], [first])
+    if place is None:
+        raise HeatposeError(f"'{folder}' has labels for '{first}', but the image is neither there nor in a subfolder.")
+    return Split(files[0], place)
 
 
 def find_part(folder: Path, split: str) -> Split:
-    """A part of a folder in COCO 2017 layout, or the one label file of any other folder.
+    """A part of a folder in COCO 2017 layout or of an export, or the only labels of any other folder.
 
     Raises:
         HeatposeError: Neither is there.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         raise HeatposeError(f"'{folder}' is no folder; give the one of a data set in COCO 2017 layout, or with a person_keypoints_*.json and its images.")
     try:
-        return find_split(folder, "val" if split == "val" else "train")
+        return _part(folder, split)
     except HeatposeError:
-        if not any(folder.glob("person_keypoints_*.json")):
+        if _has_part(folder, "train" if split == "val" else "val"):
+            raise  # its labels are those of the other part
+        if not any(folder.glob("person_keypoints_*.json")) and formats_folder.find_labels(folder) is None:
             raise
         return find_labels(folder)
+
+
+def _has_part(root: Path, split: str) -> bool:
+    try:
+        _part(root, split)
+    except HeatposeError:
+        return False
+    return True
+
+
+def _part(root: Path, split: str) -> Split:
+    """A part that is kept apart: of COCO 2017's layout, or of an export."""
+    part: Literal["train", "val"] = "val" if split == "val" else "train"
+    try:
+        return find_split(root, part)
+    except HeatposeError:
+        found = formats_folder.find_part(root, part) if root.exists() else None
+        if found is None:
+            raise
+        return found
