@@ -43,7 +43,7 @@ def evaluate(
     scored = _Scoring(annotations, images, sampling, decode, skeleton)
     report = scored.of(model, resolution, threads, reference_kernels)
     show(report_table([report]))
-    write_json(json_out, report.to_json())
+    write_json(json_out, {**report.to_json(), "labels": scored.labels.source.record()})
 
 
 def compare(
@@ -64,7 +64,8 @@ def compare(
     differences = [paired_difference(report, reports[0]) for report in reports[1:]]
     show(comparison_table(reports, differences))
     against = [{"model": r.model, "mean": d.mean, "low": d.low, "high": d.high} for r, d in zip(reports[1:], differences, strict=True)]
-    write_json(json_out, {"reports": [report.to_json() for report in reports], "difference_from_first": against})
+    labels = scored.labels.source.record()
+    write_json(json_out, {"reports": [report.to_json() for report in reports], "difference_from_first": against, "labels": labels})
 
 
 class _Scoring:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from heatpose.data.augment import GeometricAugment, fixed_transform, prominent, view
 from heatpose.data.batches import EpochBatches, sampling_weights
 from heatpose.data.cache import ImageFiles, Pictures, choose_pictures
+from heatpose.data.formats.image_files import original_name
 from heatpose.data.occlusion import Occlusion
 from heatpose.data.sample import Person
 from heatpose.data.share import SharedOnce, part_of_batch
@@ -218,5 +219,5 @@ def _check(**counts: tuple[Any, int]) -> None:
 
 def in_held_out(person: Person, share: float) -> bool:
     """Decides by a hash of the image's file name: all people of an image fall on one side, and adding data moves nobody."""
-    digest = hashlib.sha256(person.image_path.name.encode()).digest()
+    digest = hashlib.sha256(original_name(person.image_path.name).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < share

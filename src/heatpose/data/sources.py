@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from heatpose.data import formats
 from heatpose.data.coco import CocoLabels, benchmark_people, people, read_labels
 from heatpose.data.formats import folder as formats_folder
+from heatpose.data.formats.coco import NAME as COCO
 from heatpose.data.formats.coco import image_folder
 from heatpose.data.layout import Split, find_split
 from heatpose.data.sample import Person
@@ -73,7 +75,7 @@ class CocoSource:
 
     def training(self, skeleton: Skeleton) -> list[Person]:
         """People of train2017 and of the extra folders, without any image of the evaluation part."""
-        splits = [find_part(self._root(), "train"), *(find_labels(Path(folder).expanduser()) for folder in self.extra)]
+        splits = [find_part(self._root(), "train"), *(_extra(Path(folder).expanduser()) for folder in self.extra)]
         found = [person for split in splits for person in people(labels_of(split), split.images, skeleton)[0]]
         if not found:
             raise HeatposeError(f"'{self.root}' has no person with a labelled keypoint of skeleton '{skeleton.name}'; run heatpose data on it.")
@@ -91,8 +93,20 @@ class CocoSource:
         return benchmark_people(labels_of(split), split.images, skeleton)[0]
 
     def describe(self) -> dict[str, Any]:
-        """See `Source`."""
-        return {"kind": "coco", **asdict(self), "extra": list(self.extra), "download": False}
+        """See `Source`; with the formats of the labels, for the record."""
+        found = {part: name for part in ("train", "val") if (name := self._format(part))}
+        return {"kind": "coco", **asdict(self), "extra": list(self.extra), "download": False, "formats": found}
+
+    def _format(self, part: str) -> str | None:
+        root = self.eval_root if part == "val" and self.eval_root else self.root
+        try:
+            split = find_part(Path(root or "").expanduser(), part) if root else None
+            if split is None:
+                return None
+            official = split.annotations.name == f"person_keypoints_{part}2017.json"  # large
+            return COCO if official else formats.name_of(split.annotations)
+        except HeatposeError:
+            return None  # said where the labels are used
 
 
 @dataclass(frozen=True)
@@ -142,6 +156,7 @@ def from_description(description: dict[str, Any]) -> Source:
     """
     values = dict(description)
     kind = values.pop("kind", None)
+    values.pop("formats", None)  # a record of what was read, not a setting
     try:
         if kind == "coco":
             return CocoSource(**values)
@@ -189,6 +204,12 @@ def find_part(folder: Path, split: str) -> Split:
         if not any(folder.glob("person_keypoints_*.json")) and formats_folder.find_labels(folder) is None:
             raise
         return find_labels(folder)
+
+
+def _extra(folder: Path) -> Split:
+    """The training part of a folder that keeps one apart, else its only labels."""
+    found = formats_folder.find_part(folder, "train") if folder.exists() else None
+    return found or find_labels(folder)
 
 
 def _has_part(root: Path, split: str) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from heatpose.data.formats import coco, label_studio, labelme, yolo
 from heatpose.data.formats.base import LabelSet, Request
@@ -38,17 +39,32 @@ def read(path: Path, images: Path | None = None, part: str = "val") -> LabelSet:
         HeatposeError: The labels cannot be read, or are of no known format.
     """
     request = _request(path, images, part)
-    found = next((one for one in FORMATS if one.recognise(request)), None)
-    if found is None:
-        raise HeatposeError(
-            f"'{path}' is not in a known label format; give a COCO keypoint json, or an export that "
-            "docs/labels.md lists."
-        )
-    labels = found.read(request)
+    labels: LabelSet = _format(request).read(request)
     if labels.format != coco.NAME and labels.summary() not in _told:
         _told.add(labels.summary())
         print(labels.summary(), file=sys.stderr)
     return labels
+
+
+def name_of(path: Path) -> str:
+    """Name of the format of some labels, without reading all of them.
+
+    Raises:
+        HeatposeError: As `read`.
+    """
+    request = _request(path, None, "train")
+    found = _format(request)
+    return coco.name(request) if found is coco else str(found.NAME)
+
+
+def _format(request: Request) -> ModuleType:
+    found = next((one for one in FORMATS if one.recognise(request)), None)
+    if found is None:
+        raise HeatposeError(
+            f"'{request.path}' is not in a known label format; give a COCO keypoint json, or an export "
+            "that docs/labels.md lists."
+        )
+    return found
 
 
 def _request(path: Path, images: Path | None, part: str) -> Request:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from heatpose.metrics import AREA_OF_BOX
+from heatpose.skeleton import COCO_17
 
 EXAMPLES = 3
 FEW_NAMES = 17
@@ -71,6 +75,8 @@ class LabelSet:
         """One line: format, files, instances, keypoint names, what is assumed and left out."""
         names = self.keypoint_names
         shown = ", ".join(names[:FEW_NAMES]) + (", ..." if len(names) > FEW_NAMES else "")
+        if names == list(COCO_17.keypoints):
+            shown = "COCO's"
         counts = (
             f"{self.files} label file{'s' if self.files != 1 else ''}, "
             f"{len(self.content['images'])} images, {len(self.content['annotations'])} instances"
@@ -129,6 +135,7 @@ class Builder:
         boxless = sum(box is None for _, box, _ in self._people)
         if boxless:
             result.notes.append(f"{boxless} instances without a box have that of their keypoints")
+        result.notes.append(f"the area of an instance, for COCO AP, is {AREA_OF_BOX:g} of its box")
         result.content = {
             "images": [
                 {"id": i, "file_name": _relative(file, result.folder), "width": w, "height": h}
@@ -148,7 +155,7 @@ def _annotation(number: int, image_id: int, box: Box | None, points: Sequence[Po
     x, y, w, h = box or _extent(labelled)
     return {
         "id": number, "image_id": image_id, "category_id": 1, "iscrowd": 0, "bbox": [x, y, w, h],
-        "area": w * h, "num_keypoints": len(labelled),
+        "area": AREA_OF_BOX * w * h, "num_keypoints": len(labelled),
         "keypoints": [value for point in points for value in (point if point[2] else (0.0, 0.0, 0))],
     }  # fmt: skip
 
@@ -162,8 +169,6 @@ def _extent(points: Sequence[tuple[float, float]]) -> Box:
 
 def _folder(files: Iterable[Path], wanted: Path) -> Path:
     """`wanted` where all files are below it, else the nearest folder that holds all of them."""
-    import os
-
     parents = {os.path.abspath(file.parent) for file in files}
     base = os.path.abspath(wanted)
     if all(parent == base or parent.startswith(base.rstrip(os.sep) + os.sep) for parent in parents):
@@ -172,14 +177,10 @@ def _folder(files: Iterable[Path], wanted: Path) -> Path:
 
 
 def _relative(file: Path, folder: Path) -> str:
-    import os
-
     return Path(os.path.relpath(os.path.abspath(file), os.path.abspath(folder))).as_posix()
 
 
 def keypoint_order(found: Iterable[str]) -> list[str]:
     """Names in COCO's order where all are COCO's, else in the order in which they come."""
-    from heatpose.skeleton import COCO_17
-
     names = list(dict.fromkeys(found))
     return list(COCO_17.keypoints) if set(names) <= set(COCO_17.keypoints) else names

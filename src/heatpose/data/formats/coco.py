@@ -22,15 +22,19 @@ def recognise(request: Request) -> bool:
     return isinstance(content, dict) and ("annotations" in content or "categories" in content)
 
 
+def name(request: Request) -> str:
+    """Of the format, with the tool that wrote it where the file tells."""
+    tool = _tool(request)
+    return f"{NAME} of {tool}" if tool else NAME
+
+
 def read(request: Request) -> LabelSet:
     """Takes the content as it is; what Label Studio does otherwise is put right."""
     content = request.content
-    tool = _tool(request.path, content)
-    name = f"{NAME} of {tool}" if tool else NAME
-    result = LabelSet(name, request.path, request.images or request.path.parent, content)
+    result = LabelSet(name(request), request.path, request.images or request.path.parent, content)
     if not _is_usual(content):
         return result  # what is wrong with it is said by whoever checks COCO content
-    if tool == "Label Studio":
+    if _tool(request) == "Label Studio":
         _as_usual(result)
     elif any("\\" in image["file_name"] for image in content["images"]):
         result.content = {**content, "images": [_with_slashes(entry) for entry in content["images"]]}
@@ -69,8 +73,9 @@ def _is_usual(content: Mapping[str, Any]) -> bool:
     return all(isinstance(entry.get("file_name"), str) for entry in content["images"])
 
 
-def _tool(path: Path, content: Mapping[str, Any]) -> str:
+def _tool(request: Request) -> str:
     """Who wrote it, by the marks that the tools leave; empty where nothing tells."""
+    path, content = request.path, request.content
     info = content.get("info")
     text = " ".join(str(value)[:200] for value in info.values()) if isinstance(info, dict) else ""
     if path.name == ROBOFLOW or "roboflow" in text.lower():

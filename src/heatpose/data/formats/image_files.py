@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,14 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)
 """Values of the EXIF orientation whose upright image is as wide as the stored one is high."""
+
+ROBOFLOW_COPY = re.compile(r"\.rf\.[0-9A-Za-z]{16,}(?=\.\w+$)")
+"""What Roboflow adds to the name of each augmented copy of an image."""
+
+
+def original_name(name: str) -> str:
+    """The name that all of Roboflow's augmented copies of an image share; any other as it is."""
+    return ROBOFLOW_COPY.sub("", name)
 
 
 class ImageFinder:

@@ -1,0 +1,198 @@
+"""The same people in every format: the same COCO content, the same score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from heatpose.data import formats
+from heatpose.data.coco import people, read_labels
+from heatpose.data.sources import CocoSource, find_labels, find_part
+from heatpose.errors import HeatposeError
+from heatpose.skeleton import COCO_17, ST_13
+from tests.conftest import Heatpose
+from tests.data.formats import writers
+
+Writer = Callable[[dict[str, Any], Path, Path], Path]
+WRITERS: dict[str, tuple[Writer, str, float]] = {
+    "roboflow": (writers.roboflow, "COCO keypoints of Roboflow", 0),
+    "cvat": (writers.cvat, "COCO keypoints of CVAT", 0),
+    "label_studio": (writers.label_studio, "Label Studio JSON", 1e-4),
+    "labelme": (writers.labelme, "labelme", 1e-4),
+    "yolo": (writers.yolo, "Ultralytics YOLO pose (val)", 1e-3),
+}
+"""Name -> writer, format as it is called, precision of the format in pixels (images of 200 to 400)."""
+
+
+@pytest.fixture(scope="session")
+def rendered(synthetic_root: Path) -> tuple[dict[str, Any], Path]:
+    """The rendered evaluation people, with some hidden keypoints: COCO content, image folder."""
+    path = synthetic_root / "annotations/person_keypoints_val2017.json"
+    return json.loads(path.read_text()), synthetic_root / "val2017"
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_same_people(
+    name: str, rendered: tuple[dict[str, Any], Path], synthetic_root: Path, tmp_path: Path
+) -> None:
+    write, called, precision = WRITERS[name]
+    labels = read_labels(write(*rendered, tmp_path))
+    found, _ = people(labels, labels.source.folder, COCO_17)
+    wanted, _ = people(
+        read_labels(synthetic_root / "annotations/person_keypoints_val2017.json"), rendered[1], COCO_17
+    )
+    assert labels.source.format == called and not labels.source.left_out
+    order = np.argsort([p.image_path.name.split("_png")[0] for p in found])
+    by_name = [found[i] for i in order]
+    assert len(by_name) == len(wanted) == 12
+    for one, other in zip(by_name, sorted(wanted, key=lambda p: p.image_path.name), strict=True):
+        assert one.image_path.read_bytes() == other.image_path.read_bytes()
+        assert (one.width, one.height, one.alone) == (other.width, other.height, other.alone)
+        np.testing.assert_array_equal(one.labelled, other.labelled)
+        np.testing.assert_allclose(one.keypoints, other.keypoints, atol=precision)
+        np.testing.assert_allclose(one.box, other.box, atol=2 * precision)
+
+
+def test_every_format_scores_the_same(
+    heatpose: Heatpose, rendered: tuple[dict[str, Any], Path], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """By the command, with and without the image folder being given."""
+    content, images = rendered
+    out = tmp_path / "out.json"
+
+    def values(*options: object) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
+        ran = heatpose("evaluate", tiny_checkpoint, "--annotations", *options, "--json", out)
+        assert ran.status == 0, ran.err
+        report = json.loads(out.read_text())
+        return np.sort([entry["oks"] for entry in report["per_image"]]), report["labels"]
+
+    coco = tmp_path / "coco.json"
+    coco.write_text(json.dumps(content))
+    wanted, record = values(coco, "--images", images)
+    assert record["format"] == "COCO keypoints"
+    for name, (write, called, precision) in WRITERS.items():
+        path = write(content, images, tmp_path / name)
+        found, record = values(path)
+        assert len(found) == 12 and found.max() > 0
+        np.testing.assert_allclose(found, wanted, atol=precision, rtol=0, err_msg=name)
+        assert record["format"] == called and record["keypoints"] == list(COCO_17.keypoints)
+        if precision == 0:
+            np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_was_recognised_is_one_line(
+    name: str, rendered: tuple[dict[str, Any], Path], tmp_path: Path, heatpose: Heatpose
+) -> None:
+    write, called, _ = WRITERS[name]
+    path = write(*rendered, tmp_path / "mine")
+    ran = heatpose("data", tmp_path / "mine", "--split", "val", "--json", tmp_path / "out.json")
+    (line,) = ran.err.splitlines()
+    assert ran.status == 0 and line.startswith(f"Labels: {called}, '{path}': ")
+    assert "12 images, 12 instances, 17 keypoints (COCO's)" in line
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["labels"]["format"] == called and report["files"]["missing"] == []
+    assert report["training"]["kept"] == report["benchmark"]["kept"] == 12
+
+
+def test_a_plain_coco_json_says_nothing(rendered: tuple[dict[str, Any], Path], tmp_path: Path,
+                                        capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    path = tmp_path / "labels.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(rendered[0]).encode())  # with a byte order mark
+    assert formats.read(path, rendered[1]).format == "COCO keypoints"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_is_a_source(
+    name: str, rendered: tuple[dict[str, Any], Path], synthetic_root: Path, tmp_path: Path
+) -> None:
+    """Beside COCO's training part; the formats are in the description that checkpoints keep."""
+    WRITERS[name][0](*rendered, tmp_path)
+    source = CocoSource(str(synthetic_root), eval_root=str(tmp_path))
+    source.prepare()
+    evaluation = source.evaluation(ST_13)
+    assert evaluation is not None and len(evaluation) == 12
+    assert source.describe()["formats"]["train"] == "COCO keypoints"
+    assert source.describe()["formats"]["val"] in WRITERS[name][1]
+    extra = CocoSource(str(synthetic_root), eval_root=str(tmp_path / "none"), extra=[str(tmp_path)])
+    with pytest.raises(HeatposeError, match="none"):
+        extra.evaluation(ST_13)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_root_of_every_format_trains(name: str, synthetic_root: Path, tmp_path: Path) -> None:
+    """Its only part, or the part called train; nobody is evaluated who is learnt from."""
+    path = synthetic_root / "annotations/person_keypoints_train2017.json"
+    written = WRITERS[name][0](json.loads(path.read_text()), synthetic_root / "train2017", tmp_path)
+    _rename_part(written, tmp_path)
+    wanted, _ = people(read_labels(path), synthetic_root / "train2017", ST_13)
+    source = CocoSource(str(tmp_path))
+    source.prepare()
+    assert len(source.training(ST_13)) == len(wanted)
+    assert source.evaluation(ST_13) is None
+    assert len(CocoSource(str(synthetic_root), extra=[str(tmp_path)]).training(ST_13)) == 2 * len(wanted)
+
+
+def _rename_part(written: Path, folder: Path) -> None:
+    """Validation -> train, in the ways of the tools."""
+    if written.name == "data.yaml":
+        written.write_text(written.read_text().replace("val: images/val", "train: images/val"))
+    if written.name == "_annotations.coco.json":
+        written.parent.rename(folder / "train")
+    if written.parent.name == "annotations":
+        written.rename(written.with_name("person_keypoints_Train.json"))
+        (folder / "images/Validation").rename(folder / "images/Train")
+
+
+def test_the_other_parts_labels_are_never_taken(synthetic_root: Path, tmp_path: Path) -> None:
+    """Neither of COCO 2017's layout nor of an export."""
+    (tmp_path / "coco/annotations").mkdir(parents=True)
+    (tmp_path / "coco/val2017").symlink_to(synthetic_root / "val2017")
+    name = "annotations/person_keypoints_val2017.json"
+    (tmp_path / "coco" / name).write_text((synthetic_root / name).read_text())
+    writers.roboflow(json.loads((synthetic_root / name).read_text()), synthetic_root / "val2017",
+                     tmp_path / "export")  # fmt: skip
+    for folder in ("coco", "export"):
+        with pytest.raises(HeatposeError, match="No train labels"):
+            find_part(tmp_path / folder, "train")
+        assert find_part(tmp_path / folder, "val")
+
+
+def test_several_label_files_are_one_sentence(rendered: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    path = writers.label_studio(*rendered, tmp_path)
+    (tmp_path / "notes.json").write_text('{"info": "another kind of file"}')
+    assert find_labels(tmp_path).annotations == path
+    path.with_name("earlier.json").write_text(path.read_text())
+    with pytest.raises(HeatposeError, match=r"several label files, \['earlier.json', 'project-7"):
+        find_labels(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1, 2]", "not in a known label format"),
+        ("{}", "not in a known label format"),
+        ('"text"', "not in a known label format"),
+        ("[" * 100_000, "no json"),
+        ("{", "no json"),
+        ('{"images": [], "annotations": []}', "not in COCO keypoint form"),
+        ('{"images": [1], "annotations": [2], "categories": [3]}', "not in COCO keypoint form"),
+    ],
+)
+def test_what_is_no_label_file_is_one_sentence(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text(content)
+    with pytest.raises(HeatposeError, match=message) as caught:
+        read_labels(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_empty_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(HeatposeError, match=r"has no labels; give a COCO keypoint json"):
+        read_labels(tmp_path)
