@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from heatpose.data import formats
-from heatpose.data.coco import people, read_labels
+from heatpose.data.coco import benchmark_people, people, read_labels
 from heatpose.data.sources import CocoSource, find_labels, find_part
 from heatpose.errors import HeatposeError
+from heatpose.evaluate import evaluate
+from heatpose.runners import open_runner
 from heatpose.skeleton import COCO_17, ST_13
 from tests.conftest import Heatpose
 from tests.data.formats import writers
@@ -59,30 +61,36 @@ def test_every_format_gives_the_same_people(
 
 
 def test_every_format_scores_the_same(
-    heatpose: Heatpose, rendered: tuple[dict[str, Any], Path], tiny_checkpoint: Path, tmp_path: Path
+    rendered: tuple[dict[str, Any], Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """By the command, with and without the image folder being given."""
-    content, images = rendered
-    out = tmp_path / "out.json"
+    runner = open_runner(tiny_checkpoint, threads=1)
 
-    def values(*options: object) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
-        ran = heatpose("evaluate", tiny_checkpoint, "--annotations", *options, "--json", out)
-        assert ran.status == 0, ran.err
-        report = json.loads(out.read_text())
-        return np.sort([entry["oks"] for entry in report["per_image"]]), report["labels"]
+    def values(path: Path, images: Path | None = None) -> np.ndarray[Any, Any]:
+        labels = read_labels(path, images)
+        chosen, _ = benchmark_people(labels, labels.source.folder, ST_13)
+        return np.sort(100 * evaluate(runner, chosen, ST_13).oks_values)
 
     coco = tmp_path / "coco.json"
-    coco.write_text(json.dumps(content))
-    wanted, record = values(coco, "--images", images)
-    assert record["format"] == "COCO keypoints"
-    for name, (write, called, precision) in WRITERS.items():
-        path = write(content, images, tmp_path / name)
-        found, record = values(path)
-        assert len(found) == 12 and found.max() > 0
+    coco.write_text(json.dumps(rendered[0]))
+    wanted = values(coco, rendered[1])
+    assert len(wanted) == 12 and wanted.max() > 0
+    for name, (write, _, precision) in WRITERS.items():
+        found = values(write(*rendered, tmp_path / name))
         np.testing.assert_allclose(found, wanted, atol=precision, rtol=0, err_msg=name)
-        assert record["format"] == called and record["keypoints"] == list(COCO_17.keypoints)
         if precision == 0:
             np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_command_needs_no_image_folder(
+    heatpose: Heatpose, rendered: tuple[dict[str, Any], Path], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """The record names the format."""
+    path, out = writers.yolo(*rendered, tmp_path / "mine"), tmp_path / "out.json"
+    ran = heatpose("evaluate", tiny_checkpoint, "--annotations", path, "--json", out)
+    report = json.loads(out.read_text())
+    assert ran.status == 0 and report["images"] == 12
+    assert report["labels"]["format"] == "Ultralytics YOLO pose (val)"
+    assert report["labels"]["keypoints"] == list(COCO_17.keypoints)
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from heatpose.errors import HeatposeError
 from heatpose.metrics import AREA_OF_BOX
 from heatpose.skeleton import COCO_17
 
@@ -129,8 +130,17 @@ class Builder:
         Args:
             keypoints: Names, in the order of the category.
             images: Folder that all file names are to be relative to; that of the images, if None.
+
+        Raises:
+            HeatposeError: There is no keypoint.
         """
         result = self.result
+        if not keypoints:
+            left_out = "; ".join(f"{n} {reason}" for reason, n in result.left_out.items())
+            raise HeatposeError(
+                f"'{result.path}' ({result.format}) has no labelled keypoint that can be used"
+                f"{f' (left out: {left_out})' if left_out else ''}; label keypoints and export again."
+            )
         result.folder = _folder([file for file, _, _ in self._images], images or result.folder)
         boxless = sum(box is None for _, box, _ in self._people)
         if boxless:
@@ -183,4 +193,5 @@ def _relative(file: Path, folder: Path) -> str:
 def keypoint_order(found: Iterable[str]) -> list[str]:
     """Names in COCO's order where all are COCO's, else in the order in which they come."""
     names = list(dict.fromkeys(found))
-    return list(COCO_17.keypoints) if set(names) <= set(COCO_17.keypoints) else names
+    known = bool(names) and set(names) <= set(COCO_17.keypoints)
+    return list(COCO_17.keypoints) if known else names

@@ -20,6 +20,7 @@ UNLABELLED = "tasks without a submitted annotation"
 NO_IMAGE = "tasks whose image is not there"
 REPEATED = "tasks for an image that an earlier task has"
 NO_POSITION = "keypoints without a position"
+UNKNOWN = "regions of an unknown form"
 OTHER_BOX = "boxes whose label never has keypoints"
 TURNED = "annotations of an image that was rotated in Label Studio"
 WELL_OUTSIDE = 50.0
@@ -100,7 +101,16 @@ def _annotated(
         if len(done) > 1:
             result.leave_out("further annotations of a task", _where(task), len(done) - 1)
         chosen = next((one for one in done if one.get("ground_truth")), done[0])
-        yield task, [region for region in chosen["result"] if isinstance(region, dict)]
+        usual = [region for region in chosen["result"] if _is_usual(region)]
+        if len(usual) < len(chosen["result"]):
+            result.leave_out(UNKNOWN, _where(task), len(chosen["result"]) - len(usual))
+        yield task, usual
+
+
+def _is_usual(region: Any) -> bool:
+    if not isinstance(region, dict):
+        return False
+    return isinstance(region.get("value"), dict) or _kind(region) == "relation"
 
 
 def _labels_with_points(regions: list[Mapping[str, Any]]) -> set[str]:
@@ -115,8 +125,7 @@ def _kind(region: Mapping[str, Any]) -> str:
 
 
 def _label(region: Mapping[str, Any]) -> str:
-    value = region.get("value")
-    labels = value.get(_kind(region)) if isinstance(value, dict) else None
+    labels = region["value"].get(_kind(region))
     return str(labels[0]) if isinstance(labels, list) and labels else ""
 
 
@@ -145,7 +154,7 @@ def _instances(
             boxes[str(region.get("id", number))] = _box(region, size, at)
         elif kind == "rectanglelabels":
             result.leave_out(OTHER_BOX, at)
-        elif kind == "keypointlabels" and (region.get("value") or {}).get("x") is None:
+        elif kind == "keypointlabels" and region["value"].get("x") is None:
             result.leave_out(NO_POSITION, at)  # a prompt of an assistant, not a label
         elif kind == "keypointlabels":
             x, y = _numbers(region, ("x", "y"), at)
@@ -157,8 +166,7 @@ def _instances(
 
 
 def _numbers(region: Mapping[str, Any], keys: tuple[str, ...], where: str) -> list[float]:
-    value = region.get("value")
-    numbers = [value.get(key) for key in keys] if isinstance(value, dict) else [None]
+    numbers = [region["value"].get(key) for key in keys]
     if not all(is_finite(n) and -WELL_OUTSIDE <= n <= 100 + WELL_OUTSIDE for n in numbers):
         raise HeatposeError(
             f"{where[0].upper()}{where[1:]} has {', '.join(keys)} that are not percentages of the "
