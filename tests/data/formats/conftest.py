@@ -14,9 +14,11 @@ MakeImage = Callable[..., Path]
 
 @pytest.fixture
 def make_image(tmp_path: Path) -> MakeImage:
-    """`make_image(name, width, height)`: a file below `tmp_path`, with an EXIF orientation if given."""
+    """`make_image(name, width, height, orientation)`: an image file below `tmp_path`."""
 
-    def make(name: str, width: int = 200, height: int = 100, orientation: int | None = None) -> Path:
+    def make(
+        name: str, width: int = 200, height: int = 100, orientation: int | None = None
+    ) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         exif = Image.Exif()

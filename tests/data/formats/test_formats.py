@@ -28,7 +28,7 @@ WRITERS: dict[str, tuple[Writer, str, float]] = {
     "labelme": (writers.labelme, "labelme", 1e-4),
     "yolo": (writers.yolo, "Ultralytics YOLO pose (val)", 1e-3),
 }
-"""Name -> writer, format as it is called, precision of the format in pixels (images of 200 to 400)."""
+"""Name -> writer, format as it is called, precision of the format in pixels."""
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,9 @@ def test_every_format_gives_the_same_people(
     labels = read_labels(write(*rendered, tmp_path))
     found, _ = people(labels, labels.source.folder, COCO_17)
     wanted, _ = people(
-        read_labels(synthetic_root / "annotations/person_keypoints_val2017.json"), rendered[1], COCO_17
+        read_labels(synthetic_root / "annotations/person_keypoints_val2017.json"),
+        rendered[1],
+        COCO_17,
     )
     assert labels.source.format == called and not labels.source.left_out
     order = np.argsort([p.image_path.name.split("_png")[0] for p in found])
@@ -108,8 +110,9 @@ def test_what_was_recognised_is_one_line(
     assert report["training"]["kept"] == report["benchmark"]["kept"] == 12
 
 
-def test_a_plain_coco_json_says_nothing(rendered: tuple[dict[str, Any], Path], tmp_path: Path,
-                                        capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_a_plain_coco_json_says_nothing(
+    rendered: tuple[dict[str, Any], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "labels.json"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(rendered[0]).encode())  # with a byte order mark
     assert formats.read(path, rendered[1]).format == "COCO keypoints"
@@ -144,7 +147,9 @@ def test_a_root_of_every_format_trains(name: str, synthetic_root: Path, tmp_path
     source.prepare()
     assert len(source.training(ST_13)) == len(wanted)
     assert source.evaluation(ST_13) is None
-    assert len(CocoSource(str(synthetic_root), extra=[str(tmp_path)]).training(ST_13)) == 2 * len(wanted)
+    assert len(CocoSource(str(synthetic_root), extra=[str(tmp_path)]).training(ST_13)) == 2 * len(
+        wanted
+    )
 
 
 def _rename_part(written: Path, folder: Path) -> None:
@@ -164,15 +169,20 @@ def test_the_other_parts_labels_are_never_taken(synthetic_root: Path, tmp_path: 
     (tmp_path / "coco/val2017").symlink_to(synthetic_root / "val2017")
     name = "annotations/person_keypoints_val2017.json"
     (tmp_path / "coco" / name).write_text((synthetic_root / name).read_text())
-    writers.roboflow(json.loads((synthetic_root / name).read_text()), synthetic_root / "val2017",
-                     tmp_path / "export")  # fmt: skip
+    writers.roboflow(
+        json.loads((synthetic_root / name).read_text()),
+        synthetic_root / "val2017",
+        tmp_path / "export",
+    )
     for folder in ("coco", "export"):
         with pytest.raises(HeatposeError, match="No train labels"):
             find_part(tmp_path / folder, "train")
         assert find_part(tmp_path / folder, "val")
 
 
-def test_several_label_files_are_one_sentence(rendered: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+def test_several_label_files_are_one_sentence(
+    rendered: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
     path = writers.label_studio(*rendered, tmp_path)
     (tmp_path / "notes.json").write_text('{"info": "another kind of file"}')
     assert find_labels(tmp_path).annotations == path

@@ -23,7 +23,9 @@ def point(name: str, x: float, y: float, **more: Any) -> dict[str, Any]:
     return region("keypointlabels", more.pop("id", f"k{name}{x}"), IMAGE, value, **more)
 
 
-def box(key: str, x: float, y: float, w: float, h: float, label: str = "person", turn: float = 0) -> dict[str, Any]:
+def box(
+    key: str, x: float, y: float, w: float, h: float, label: str = "person", turn: float = 0
+) -> dict[str, Any]:
     """A rectangle in pixels."""
     value = {"x": x, "y": y, "width": w, "height": h, "rotation": turn, "rectanglelabels": [label]}
     return region("rectanglelabels", key, IMAGE, value)
@@ -55,31 +57,47 @@ def image(make_image: MakeImage) -> Path:
 def test_points_belong_to_their_parent(tmp_path: Path) -> None:
     """Also where they lie in the other box."""
     labels = read(
-        tmp_path, box("r1", 0, 0, 80, 80), box("r2", 40, 0, 100, 80),
-        point("top", 50, 20, parentID="r2"), point("foot", 60, 70, parentID="r1"),
-    )  # fmt: skip
+        tmp_path,
+        box("r1", 0, 0, 80, 80),
+        box("r2", 40, 0, 100, 80),
+        point("top", 50, 20, parentID="r2"),
+        point("foot", 60, 70, parentID="r1"),
+    )
     assert instances(labels) == [
-        ([0, 0, 80, 80], [60, 70, 2, 0, 0, 0]), ([40, 0, 100, 80], [0, 0, 0, 50, 20, 2]),
-    ]  # fmt: skip
+        ([0, 0, 80, 80], [60, 70, 2, 0, 0, 0]),
+        ([40, 0, 100, 80], [0, 0, 0, 50, 20, 2]),
+    ]
     assert labels.keypoint_names == ["foot", "top"] and not labels.left_out
 
 
 def test_points_belong_to_the_box_that_they_are_related_to(tmp_path: Path) -> None:
     relation = {"type": "relation", "from_id": "p", "to_id": "r2", "direction": "right"}
-    labels = read(tmp_path, box("r1", 0, 0, 80, 80), box("r2", 40, 0, 100, 80), point("top", 50, 20, id="p"), relation)
+    labels = read(
+        tmp_path,
+        box("r1", 0, 0, 80, 80),
+        box("r2", 40, 0, 100, 80),
+        point("top", 50, 20, id="p"),
+        relation,
+    )
     assert [keypoints for _, keypoints in instances(labels)] == [[0, 0, 0], [50, 20, 2]]
 
 
 def test_points_without_a_parent_belong_to_the_only_box_around_them(tmp_path: Path) -> None:
     labels = read(
-        tmp_path, box("r1", 0, 0, 80, 80), box("r2", 40, 0, 100, 80), point("top", 10, 20),
-        point("top", 120, 20), point("foot", 60, 70), point("foot", 190, 90), point("top", 11, 20),
-    )  # fmt: skip
+        tmp_path,
+        box("r1", 0, 0, 80, 80),
+        box("r2", 40, 0, 100, 80),
+        point("top", 10, 20),
+        point("top", 120, 20),
+        point("foot", 60, 70),
+        point("foot", 190, 90),
+        point("top", 11, 20),
+    )
     assert [keypoints for _, keypoints in instances(labels)] == [[10, 20, 2], [120, 20, 2]]
     assert labels.left_out == {
         "keypoints without a group that lie in no box or in several": 2,
         "keypoints that an instance has twice": 1,
-    }  # fmt: skip
+    }
 
 
 def test_points_without_any_box_are_one_instance(tmp_path: Path) -> None:
@@ -94,8 +112,13 @@ def test_a_turned_rectangle_becomes_the_upright_box_around_it(tmp_path: Path) ->
 
 
 def test_a_person_without_keypoints_is_there_and_other_boxes_are_counted(tmp_path: Path) -> None:
-    labels = read(tmp_path, box("r1", 0, 0, 80, 80), box("r2", 90, 0, 50, 80), box("c", 150, 0, 50, 50, "car"),
-                  point("top", 10, 20, parentID="r1"))  # fmt: skip
+    labels = read(
+        tmp_path,
+        box("r1", 0, 0, 80, 80),
+        box("r2", 90, 0, 50, 80),
+        box("c", 150, 0, 50, 50, "car"),
+        point("top", 10, 20, parentID="r1"),
+    )
     assert len(instances(labels)) == 2
     assert labels.left_out == {"boxes whose label never has keypoints": 1}
 
@@ -109,27 +132,43 @@ def test_what_is_not_used_is_counted(tmp_path: Path) -> None:
     twice = task(5, "/data/upload/3/fedcba98-a.png", [point("top", 1, 1)])
     several = task(1, "a.png", [point("top", 10, 20), ghost, polygon, turned])
     several["annotations"].append({"id": 9, "result": [point("top", 90, 20)], "ground_truth": True})
-    path = write(tmp_path, several, {"id": 2, "data": {"image": "c.png"}}, skipped,
-                 task(4, "lost.png", [point("top", 1, 1)]), twice)  # fmt: skip
+    path = write(
+        tmp_path,
+        several,
+        {"id": 2, "data": {"image": "c.png"}},
+        skipped,
+        task(4, "lost.png", [point("top", 1, 1)]),
+        twice,
+    )
     labels = formats.read(path)
     assert [keypoints for _, keypoints in instances(labels)] == [[90, 20, 2]]  # the ground truth's
     assert labels.left_out == {
-        "further annotations of a task": 1, "tasks without a submitted annotation": 2,
-        "tasks whose image is not there": 1, "tasks for an image that an earlier task has": 1,
-    }  # fmt: skip
+        "further annotations of a task": 1,
+        "tasks without a submitted annotation": 2,
+        "tasks whose image is not there": 1,
+        "tasks for an image that an earlier task has": 1,
+    }
     several["annotations"].pop()
     labels = formats.read(write(tmp_path, several))
     assert labels.left_out == {
-        "keypoints without a position": 1, "regions of type polygonlabels": 1,
+        "keypoints without a position": 1,
+        "regions of type polygonlabels": 1,
         "annotations of an image that was rotated in Label Studio": 1,
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
     "name",
-    ["a.png", "/data/upload/3/0123abcd-a.png", "/data/local-files/?d=media/a.png", "s3://bucket/set/a.png",
-     "https://example.com/media/a.png?token=1", "C:\\photos\\a.png", "/data/upload/3/a%2Epng"],
-)  # fmt: skip
+    [
+        "a.png",
+        "/data/upload/3/0123abcd-a.png",
+        "/data/local-files/?d=media/a.png",
+        "s3://bucket/set/a.png",
+        "https://example.com/media/a.png?token=1",
+        "C:\\photos\\a.png",
+        "/data/upload/3/a%2Epng",
+    ],
+)
 def test_images_are_found_by_what_tasks_call_them(name: str, tmp_path: Path, image: Path) -> None:
     path = write(tmp_path, task(1, name, [point("top", 10, 20)]))
     for folder in (None, image.parent):
@@ -150,21 +189,31 @@ def test_equal_names_in_two_folders(tmp_path: Path, make_image: MakeImage) -> No
 
 def test_missing_images_are_one_sentence(tmp_path: Path) -> None:
     path = write(tmp_path, task(1, "lost.png", [point("top", 1, 1)]))
-    with pytest.raises(HeatposeError, match=r"None of the images .* \(the first is 'lost.png'\); give the folder"):
+    with pytest.raises(
+        HeatposeError, match=r"None of the images .* \(the first is 'lost.png'\); give the folder"
+    ):
         formats.read(path)
 
 
 @pytest.mark.parametrize(
-    "value", [{"x": 640, "y": 3}, {"x": "3", "y": 3}, {"x": 1e999, "y": 3}, {"x": 3}, {"x": True, "y": 3}]
+    "value",
+    [{"x": 640, "y": 3}, {"x": "3", "y": 3}, {"x": 1e999, "y": 3}, {"x": 3}, {"x": True, "y": 3}],
 )
-def test_positions_that_are_no_percentages_name_the_task(value: dict[str, Any], tmp_path: Path) -> None:
+def test_positions_that_are_no_percentages_name_the_task(
+    value: dict[str, Any], tmp_path: Path
+) -> None:
     odd = {**point("top", 1, 1, id="k1"), "value": {**value, "keypointlabels": ["top"]}}
     with pytest.raises(HeatposeError, match=r"Task 1, region k1 has x, y that are not percentages"):
         read(tmp_path, odd)
 
 
 def test_json_min_is_refused(tmp_path: Path) -> None:
-    flat = {"image": "a.png", "id": 1, "annotation_id": 2, "kp": [{"x": 1, "y": 2, "keypointlabels": ["top"]}]}
+    flat = {
+        "image": "a.png",
+        "id": 1,
+        "annotation_id": 2,
+        "kp": [{"x": 1, "y": 2, "keypointlabels": ["top"]}],
+    }
     path = tmp_path / "min.json"
     path.write_text(json.dumps([flat]))
     with pytest.raises(HeatposeError, match="JSON-MIN .* export as JSON"):
@@ -172,11 +221,21 @@ def test_json_min_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "result", ["text", [1, None], [{}], [{"type": 3}], [{"type": "keypointlabels", "value": 3}],
-               [{"type": "rectanglelabels"}], [{"type": "keypointlabels", "value": {"x": 1, "y": 1}}]],
-)  # fmt: skip
+    "result",
+    [
+        "text",
+        [1, None],
+        [{}],
+        [{"type": 3}],
+        [{"type": "keypointlabels", "value": 3}],
+        [{"type": "rectanglelabels"}],
+        [{"type": "keypointlabels", "value": {"x": 1, "y": 1}}],
+    ],
+)
 def test_odd_regions_end_in_a_sentence_or_a_count(result: Any, tmp_path: Path) -> None:
-    path = write(tmp_path, {"id": 1, "data": {"image": "media/a.png"}, "annotations": [{"result": result}]})
+    path = write(
+        tmp_path, {"id": 1, "data": {"image": "media/a.png"}, "annotations": [{"result": result}]}
+    )
     try:
         labels = formats.read(path)
     except HeatposeError as error:
@@ -189,23 +248,53 @@ def coco(folder: Path, *annotations: dict[str, Any], name: str = "images/a.png")
     """Label Studio's COCO export: boxes and keypoints are annotations of their own."""
     content = {
         "images": [{"width": 200, "height": 100, "id": 0, "file_name": name}],
-        "categories": [{"id": 0, "name": "person"},
-                       {"id": 1, "name": "default", "supercategory": "default", "keypoints": ["top", "foot"],
-                        "skeleton": []}],
-        "annotations": [{"id": i, "image_id": 0, "iscrowd": 0, **a} for i, a in enumerate(annotations)],
-        "info": {"year": 2025, "version": "1.0", "description": "", "contributor": "Label Studio", "url": ""},
-    }  # fmt: skip
+        "categories": [
+            {"id": 0, "name": "person"},
+            {
+                "id": 1,
+                "name": "default",
+                "supercategory": "default",
+                "keypoints": ["top", "foot"],
+                "skeleton": [],
+            },
+        ],
+        "annotations": [
+            {"id": i, "image_id": 0, "iscrowd": 0, **a} for i, a in enumerate(annotations)
+        ],
+        "info": {
+            "year": 2025,
+            "version": "1.0",
+            "description": "",
+            "contributor": "Label Studio",
+            "url": "",
+        },
+    }
     path = folder / "result.json"
     path.write_text(json.dumps(content))
     return path
 
 
-KEYPOINTS = {"category_id": 1, "keypoints": [10, 20, 2, 30, 60, 2], "num_keypoints": 2, "bbox": [10, 20, 20, 40]}
-BOX = {"category_id": 0, "segmentation": [], "bbox": [5.0, 10.0, 50.0, 80.0], "ignore": 0, "area": 4000.0}
+KEYPOINTS = {
+    "category_id": 1,
+    "keypoints": [10, 20, 2, 30, 60, 2],
+    "num_keypoints": 2,
+    "bbox": [10, 20, 20, 40],
+}
+BOX = {
+    "category_id": 0,
+    "segmentation": [],
+    "bbox": [5.0, 10.0, 50.0, 80.0],
+    "ignore": 0,
+    "area": 4000.0,
+}
 
 
-@pytest.mark.parametrize("name", ["images/a.png", "images\\a.png", "../../label-studio/data/media/upload/7/a.png"])
-def test_keypoints_of_the_coco_export_get_the_box_of_their_image(name: str, tmp_path: Path, image: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["images/a.png", "images\\a.png", "../../label-studio/data/media/upload/7/a.png"]
+)
+def test_keypoints_of_the_coco_export_get_the_box_of_their_image(
+    name: str, tmp_path: Path, image: Path
+) -> None:
     labels = read_labels(coco(tmp_path, BOX, KEYPOINTS, name=name))
     assert labels.source.format == "COCO keypoints of Label Studio"
     assert [a["bbox"] for a in labels.annotations] == [BOX["bbox"]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from heatpose.data.formats.yolo import label_file
 from heatpose.data.sources import find_part
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import COCO_17
+from tests.conftest import TinyRun
+from tests.data.formats import writers
 from tests.data.formats.conftest import MakeImage
 
 TWO = "kpt_shape: [2, 3]\nkpt_names: {0: [top, foot]}\nnames: {0: person}\n"
@@ -50,7 +54,9 @@ def names(labels: LabelSet) -> list[str]:
 def test_numbers_become_pixels(small: Path) -> None:
     labels = formats.read(small)
     (entry,) = labels.content["annotations"]
-    assert labels.content["images"] == [{"id": 1, "file_name": "images/val/a.png", "width": 200, "height": 100}]
+    assert labels.content["images"] == [
+        {"id": 1, "file_name": "images/val/a.png", "width": 200, "height": 100}
+    ]
     assert entry["keypoints"] == [50, 50, 2, 0, 0, 0] and entry["num_keypoints"] == 1
     assert entry["bbox"] == pytest.approx([80, 30, 40, 40])
     assert entry["area"] == pytest.approx(0.53 * 1600)  # the published protocol's share
@@ -64,7 +70,10 @@ LAYOUTS = {
     "no images folder": ("val: photos\n", "photos/a.png"),
     "of Roboflow": ("train: ../train/images\nval: ../valid/images\n", "valid/images/a.png"),
     "of CVAT": ("path: ./\nval: val.txt\n", "images/val/a.png"),
-    "path of another machine": ("path: /data/of/another/machine\nval: images/val\n", "images/val/a.png"),
+    "path of another machine": (
+        "path: /data/of/another/machine\nval: images/val\n",
+        "images/val/a.png",
+    ),
     "path by the name of its folder": ("path: mine\nval: images/val\n", "images/val/a.png"),
     "as Windows writes it": ("val: images\\val\n", "images/val/a.png"),
     "images within images": ("val: images/set/images\n", "images/set/images/a.png"),
@@ -104,7 +113,10 @@ def test_equal_names_in_subfolders_are_different_images(small: Path, make_image:
     write(small.parent / "labels/val/two/a.txt", LINE.replace("0.25", "0.75"))
     labels = formats.read(small)
     assert names(labels) == [f"images/val/{name}.png" for name in ("a", "one/a", "two/a")]
-    assert [(a["image_id"], a["keypoints"][0]) for a in labels.content["annotations"]] == [(1, 50), (3, 150)]
+    assert [(a["image_id"], a["keypoints"][0]) for a in labels.content["annotations"]] == [
+        (1, 50),
+        (3, 150),
+    ]
     assert "1 images without a label file show nobody" in labels.summary()
 
 
@@ -118,9 +130,10 @@ def test_missing_pieces_are_counted(small: Path, make_image: MakeImage) -> None:
     small.write_text(small.read_text().replace("val: images/val", "val: [images/val, listed.txt]"))
     labels = formats.read(small)
     assert labels.left_out == {
-        "label files without an image": 1, "images that cannot be read": 1,
+        "label files without an image": 1,
+        "images that cannot be read": 1,
         "images that are listed but missing": 1,
-    }  # fmt: skip
+    }
     assert "left out: 1 label files without an image (gone.txt)" in labels.summary()
     assert len(labels.content["images"]) == 2 and len(labels.content["annotations"]) == 1
 
@@ -163,7 +176,9 @@ def test_names_for_each_class(small: Path) -> None:
     refused(small, "kpt_names differ between classes")
 
 
-@pytest.mark.parametrize("flip", ["", f"flip_idx: {list(range(17))}\n", f"flip_idx: {COCO_17.flip_order}\n"])
+@pytest.mark.parametrize(
+    "flip", ["", f"flip_idx: {list(range(17))}\n", f"flip_idx: {COCO_17.flip_order}\n"]
+)
 def test_seventeen_keypoints_are_assumed_to_be_cocos(small: Path, flip: str) -> None:
     small.write_text(f"val: images/val\nkpt_shape: [17, 2]\n{flip}")
     write(small.parent / "labels/val/a.txt", "0 0.5 0.5 0.2 0.4 " + "0.5 0.25 " * 17)
@@ -184,7 +199,10 @@ def test_seventeen_keypoints_in_another_order_are_not(small: Path) -> None:
 
 
 YAMLS = {
-    "names for another number": ("kpt_names: {0: [top]}", "1 different names, kpt_shape 2 keypoints"),
+    "names for another number": (
+        "kpt_names: {0: [top]}",
+        "1 different names, kpt_shape 2 keypoints",
+    ),
     "a name twice": ("kpt_names: {0: [top, top]}", "1 different names"),
     "names of no form": ("kpt_names: 3", "kpt_names must be"),
     "no names": ("", "2 keypoints and no names for them; add 'kpt_names"),
@@ -217,7 +235,10 @@ def test_keypoint_names_that_do_not_fit(what: str, small: Path) -> None:
         ("", "has no kpt_shape"),
         ("kpt_shape: !!python/object/apply:os.system ['touch hacked']\n", "is not a YAML file"),
         ("kpt_shape: " + "[" * 5000 + "\n", "is not a YAML file"),
-        ("kpt_shape: [2, 3]\nnames: {person: 0}\nkpt_names: [a, b]\nval: images/val\n", "names must be"),
+        (
+            "kpt_shape: [2, 3]\nnames: {person: 0}\nkpt_names: [a, b]\nval: images/val\n",
+            "names must be",
+        ),
         ('a: "' + "x" * 1_000_001 + '"\nkpt_shape: [2, 3]\n', "too large"),
     ],
 )
@@ -231,7 +252,9 @@ def test_a_yaml_that_does_not_fit_is_one_sentence(
 
 
 def test_a_bomb_of_aliases_is_cheap(small: Path) -> None:
-    rows = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
+    rows = "a0: &a0 [x, x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)
+    )
     small.write_text(f"{rows}{TWO}val: *a29\n")
     refused(small, "must be a path or a list of paths")
 
@@ -290,3 +313,25 @@ def test_several_yamls_are_one_sentence(small: Path) -> None:
     with pytest.raises(HeatposeError, match="several YAML files with kpt_shape"):
         find_part(small.parent, "val")
     assert find_part(small.with_name("two.yml"), "val").images == small.parent / "images/val"
+
+
+def test_a_data_set_trains_as_the_same_labels_in_coco_do(
+    synthetic_root: Path, tmp_path: Path
+) -> None:
+    """Three real steps from each: the same people in the same batches, the same losses."""
+    from heatpose.training import fit
+
+    for part in ("train", "val"):
+        labels = json.loads(
+            (synthetic_root / f"annotations/person_keypoints_{part}2017.json").read_text()
+        )
+        writers.yolo(labels, synthetic_root / f"{part}2017", tmp_path / "mine", part)
+    losses = []
+    for root in (synthetic_root, tmp_path / "mine/data.yaml"):
+        run = TinyRun(root, tmp_path / root.stem)
+        assert fit(run.module(), run.data(), run.trainer(1), None).is_file()
+        with (run.folder / "csv/metrics.csv").open() as table:
+            losses.append(
+                [float(row["loss"]) for row in csv.DictReader(table) if row.get("loss")]
+            )
+    assert len(losses[0]) >= 3 and losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -40,7 +40,7 @@ def copy_images(coco: Content, images: Path, to: Path) -> None:
 
 
 def roboflow(coco: Content, images: Path, folder: Path) -> Path:
-    """`valid/_annotations.coco.json` beside the images, hashed names, a category 0 without keypoints."""
+    """`valid/_annotations.coco.json`, hashed names, a category 0 without keypoints."""
     part = folder / "valid"
     part.mkdir(parents=True)
     entries = []
@@ -48,35 +48,61 @@ def roboflow(coco: Content, images: Path, folder: Path) -> Path:
         stem, suffix = image["file_name"].rsplit(".", 1)
         name = f"{stem}_{suffix}.rf.{number:032x}.{suffix}"
         shutil.copy(images / image["file_name"], part / name)
-        entries.append({**image, "license": 1, "file_name": name, "extra": {"name": image["file_name"]}})
-    person = {"id": 1, "name": "person", "supercategory": "people", "keypoints": names_of(coco),
-              "skeleton": [[1, 2]]}  # fmt: skip
+        entries.append(
+            {**image, "license": 1, "file_name": name, "extra": {"name": image["file_name"]}}
+        )
+    person = {
+        "id": 1,
+        "name": "person",
+        "supercategory": "people",
+        "keypoints": names_of(coco),
+        "skeleton": [[1, 2]],
+    }
     content = {
         "info": {"year": "2024", "version": "1", "description": "Exported from roboflow.com"},
         "licenses": [{"id": 1, "url": "", "name": "CC BY 4.0"}],
         "categories": [{"id": 0, "name": "people", "supercategory": "none"}, person],
-        "images": entries, "annotations": [{**a, "category_id": 1} for a in coco["annotations"]],
-    }  # fmt: skip
+        "images": entries,
+        "annotations": [{**a, "category_id": 1} for a in coco["annotations"]],
+    }
     (part / "_annotations.coco.json").write_text(json.dumps(content))
     return part / "_annotations.coco.json"
 
 
 def cvat(coco: Content, images: Path, folder: Path) -> Path:
-    """`annotations/person_keypoints_<subset>.json` and `images/<subset>/`, in folders of the tasks."""
+    """`annotations/person_keypoints_<subset>.json`, `images/<subset>/<task>/`."""
     entries = []
     for number, image in enumerate(coco["images"]):
         name = f"task_{number % 2}/{image['file_name']}"
         (folder / "images/Validation" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(images / image["file_name"], folder / "images/Validation" / name)
-        entries.append({**image, "file_name": name, "license": 0, "coco_url": "", "date_captured": 0})
-    person = {"id": 1, "name": "person", "supercategory": "", "keypoints": names_of(coco), "skeleton": []}
+        entries.append(
+            {**image, "file_name": name, "license": 0, "coco_url": "", "date_captured": 0}
+        )
+    person = {
+        "id": 1,
+        "name": "person",
+        "supercategory": "",
+        "keypoints": names_of(coco),
+        "skeleton": [],
+    }
     content = {
         "licenses": [{"name": "", "id": 0, "url": ""}],
-        "info": {"contributor": "", "date_created": "", "description": "", "url": "", "version": "", "year": ""},
-        "categories": [person], "images": entries,
-        "annotations": [{**a, "attributes": {"occluded": False, "keyframe": False}, "segmentation": []}
-                        for a in coco["annotations"]],
-    }  # fmt: skip
+        "info": {
+            "contributor": "",
+            "date_created": "",
+            "description": "",
+            "url": "",
+            "version": "",
+            "year": "",
+        },
+        "categories": [person],
+        "images": entries,
+        "annotations": [
+            {**a, "attributes": {"occluded": False, "keyframe": False}, "segmentation": []}
+            for a in coco["annotations"]
+        ],
+    }
     path = folder / "annotations/person_keypoints_Validation.json"
     path.parent.mkdir()
     path.write_text(json.dumps(content))
@@ -85,20 +111,45 @@ def cvat(coco: Content, images: Path, folder: Path) -> Path:
 
 def region(kind: str, number: str, image: Content, value: Content, **more: Any) -> Content:
     """A region of Label Studio; positions in `value` are pixels and become percent."""
-    sides = {"x": image["width"], "width": image["width"], "y": image["height"], "height": image["height"]}
+    sides = {
+        "x": image["width"],
+        "width": image["width"],
+        "y": image["height"],
+        "height": image["height"],
+    }
     percent = {key: 100 * v / sides[key] if key in sides else v for key, v in value.items()}
     return {
-        "id": number, "type": kind, "value": percent, "origin": "manual", "to_name": "image",
-        "from_name": kind, "image_rotation": 0, "original_width": image["width"],
-        "original_height": image["height"], **more,
-    }  # fmt: skip
+        "id": number,
+        "type": kind,
+        "value": percent,
+        "origin": "manual",
+        "to_name": "image",
+        "from_name": kind,
+        "image_rotation": 0,
+        "original_width": image["width"],
+        "original_height": image["height"],
+        **more,
+    }
 
 
 def task(number: int, image: str, regions: Sequence[Content], **more: Any) -> Content:
     """A task of Label Studio with one annotation."""
-    done = {"id": 100 + number, "result": list(regions), "was_cancelled": False, "ground_truth": False}
-    return {"id": number, "annotations": [done], "file_upload": image.rsplit("/", 1)[-1], "drafts": [],
-            "predictions": [], "data": {"image": image}, "meta": {}, **more}  # fmt: skip
+    done = {
+        "id": 100 + number,
+        "result": list(regions),
+        "was_cancelled": False,
+        "ground_truth": False,
+    }
+    return {
+        "id": number,
+        "annotations": [done],
+        "file_upload": image.rsplit("/", 1)[-1],
+        "drafts": [],
+        "predictions": [],
+        "data": {"image": image},
+        "meta": {},
+        **more,
+    }
 
 
 def label_studio(coco: Content, images: Path, folder: Path) -> Path:
@@ -109,7 +160,14 @@ def label_studio(coco: Content, images: Path, folder: Path) -> Path:
         regions = []
         for a in people:
             x, y, w, h = a["bbox"]
-            box = {"x": x, "y": y, "width": w, "height": h, "rotation": 0, "rectanglelabels": ["person"]}
+            box = {
+                "x": x,
+                "y": y,
+                "width": w,
+                "height": h,
+                "rotation": 0,
+                "rectanglelabels": ["person"],
+            }
             regions.append(region("rectanglelabels", f"b{a['id']}", image, box))
             for name, px, py, _ in points_of(a, names_of(coco)):
                 value = {"x": px, "y": py, "width": 1.0, "keypointlabels": [name]}
@@ -131,15 +189,22 @@ def labelme(coco: Content, images: Path, folder: Path) -> Path:
             x, y, w, h = a["bbox"]
             usual = {"group_id": number, "description": "", "flags": {}, "mask": None}
             corners = [[x + w, y + h], [x, y]]  # drawn from the lower right corner
-            shapes.append({"label": "person", "points": corners, "shape_type": "rectangle", **usual})
+            shapes.append(
+                {"label": "person", "points": corners, "shape_type": "rectangle", **usual}
+            )
             for name, px, py, v in points_of(a, names_of(coco)):
                 flags = {"occluded": True} if v == 1 else {}
                 point = {"label": name, "points": [[px, py]], "shape_type": "point"}
                 shapes.append({**point, **usual, "flags": flags})
         content = {
-            "version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": image["file_name"],
-            "imageData": None, "imageHeight": image["height"], "imageWidth": image["width"],
-        }  # fmt: skip
+            "version": "5.5.0",
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": image["file_name"],
+            "imageData": None,
+            "imageHeight": image["height"],
+            "imageWidth": image["width"],
+        }
         path = folder / Path(image["file_name"]).with_suffix(".json").name
         path.write_text(json.dumps(content))
     return folder
@@ -163,8 +228,11 @@ def yolo(coco: Content, images: Path, folder: Path, part: str = "val", dims: int
     (folder / "labels" / part).mkdir(parents=True)
     for image, people in instances(coco):
         text = "".join(yolo_line(a, image, dims) + "\n" for a in people)
-        (folder / "labels" / part / Path(image["file_name"]).with_suffix(".txt").name).write_text(text)
-    head = f"path: .\nkpt_shape: [{len(names_of(coco))}, {dims}]\nflip_idx: {FLIP}\nnames:\n  0: person\n"
+        (folder / "labels" / part / Path(image["file_name"]).with_suffix(".txt").name).write_text(
+            text
+        )
+    shape = f"kpt_shape: [{len(names_of(coco))}, {dims}]"
+    head = f"path: .\n{shape}\nflip_idx: {FLIP}\nnames:\n  0: person\n"
     path = folder / "data.yaml"
     path.write_text((path.read_text() if path.exists() else head) + f"{part}: images/{part}\n")
     return path

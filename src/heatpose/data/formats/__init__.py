@@ -61,8 +61,8 @@ def _format(request: Request) -> ModuleType:
     found = next((one for one in FORMATS if one.recognise(request)), None)
     if found is None:
         raise HeatposeError(
-            f"'{request.path}' is not in a known label format; give a COCO keypoint json, or an export "
-            "that docs/labels.md lists."
+            f"'{request.path}' is not in a known label format; give a COCO keypoint json, or "
+            "an export that docs/labels.md lists."
         )
     return found
 
@@ -74,8 +74,12 @@ def _request(path: Path, images: Path | None, part: str) -> Request:
 
         split = find_part(path, part) or find_labels(path)
         if split is None and next(path.glob("*.txt"), None) is None:
-            raise HeatposeError(f"'{path}' has no labels; give a COCO keypoint json, or an export "
-                                "that docs/labels.md lists.")  # fmt: skip
-        path, images = (path, images) if split is None else (split.annotations, images or split.images)
+            raise HeatposeError(
+                f"'{path}' has no labels; give a COCO keypoint json, or an export "
+                "that docs/labels.md lists."
+            )
+        path, images = (
+            (path, images) if split is None else (split.annotations, images or split.images)
+        )
     is_json = path.is_file() and path.suffix.lower() not in YAML
     return Request(path, images, part, load(path) if is_json or not path.exists() else None)

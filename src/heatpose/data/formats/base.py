@@ -83,23 +83,32 @@ class LabelSet:
             f"{len(self.content['images'])} images, {len(self.content['annotations'])} instances"
         )
         text = f"Labels: {self.format}, '{self.path}': {counts}, {len(names)} keypoints ({shown})"
-        left_out = [f"{n} {reason} ({', '.join(self.examples[reason])})" for reason, n in
-                    self.left_out.items()]  # fmt: skip
+        left_out = [
+            f"{n} {reason} ({', '.join(self.examples[reason])})"
+            for reason, n in self.left_out.items()
+        ]
         return "; ".join([text, *self.notes, *(f"left out: {entry}" for entry in left_out)]) + "."
 
     def record(self) -> dict[str, Any]:
         """Plain values, for JSON records."""
         return {
-            "format": self.format, "path": str(self.path), "files": self.files,
-            "keypoints": self.keypoint_names, "assumed": list(self.notes),
+            "format": self.format,
+            "path": str(self.path),
+            "files": self.files,
+            "keypoints": self.keypoint_names,
+            "assumed": list(self.notes),
             "left_out": dict(self.left_out),
-        }  # fmt: skip
+        }
 
 
 Point = tuple[float, float, int]
 """x and y in image pixels, COCO visibility (0, 1 or 2)."""
 Box = tuple[float, float, float, float]
 """x, y, width and height in image pixels."""
+
+
+NONE: Point = (0.0, 0.0, 0)
+"""A keypoint that is not labelled."""
 
 
 class Builder:
@@ -137,9 +146,10 @@ class Builder:
         result = self.result
         if not keypoints:
             left_out = "; ".join(f"{n} {reason}" for reason, n in result.left_out.items())
+            counted = f" (left out: {left_out})" if left_out else ""
             raise HeatposeError(
                 f"'{result.path}' ({result.format}) has no labelled keypoint that can be used"
-                f"{f' (left out: {left_out})' if left_out else ''}; label keypoints and export again."
+                f"{counted}; label keypoints and export again."
             )
         result.folder = _folder([file for file, _, _ in self._images], images or result.folder)
         boxless = sum(box is None for _, box, _ in self._people)
@@ -152,7 +162,7 @@ class Builder:
                 for i, (file, w, h) in enumerate(self._images, 1)
             ],
             "annotations": [
-                _annotation(i, image_id, box, [points.get(name, (0.0, 0.0, 0)) for name in keypoints])
+                _annotation(i, image_id, box, [points.get(name, NONE) for name in keypoints])
                 for i, (image_id, box, points) in enumerate(self._people, 1)
             ],
             "categories": [{"id": 1, "name": "person", "keypoints": list(keypoints)}],
@@ -160,14 +170,21 @@ class Builder:
         return result
 
 
-def _annotation(number: int, image_id: int, box: Box | None, points: Sequence[Point]) -> dict[str, Any]:
+def _annotation(
+    number: int, image_id: int, box: Box | None, points: Sequence[Point]
+) -> dict[str, Any]:
     labelled = [(x, y) for x, y, v in points if v]
     x, y, w, h = box or _extent(labelled)
     return {
-        "id": number, "image_id": image_id, "category_id": 1, "iscrowd": 0, "bbox": [x, y, w, h],
-        "area": AREA_OF_BOX * w * h, "num_keypoints": len(labelled),
-        "keypoints": [value for point in points for value in (point if point[2] else (0.0, 0.0, 0))],
-    }  # fmt: skip
+        "id": number,
+        "image_id": image_id,
+        "category_id": 1,
+        "iscrowd": 0,
+        "bbox": [x, y, w, h],
+        "area": AREA_OF_BOX * w * h,
+        "num_keypoints": len(labelled),
+        "keypoints": [value for point in points for value in (point if point[2] else NONE)],
+    }
 
 
 def _extent(points: Sequence[tuple[float, float]]) -> Box:

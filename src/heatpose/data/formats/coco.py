@@ -12,7 +12,9 @@ from heatpose.data.formats.image_files import ImageFinder
 
 NAME = "COCO keypoints"
 ROBOFLOW = "_annotations.coco.json"
-PAIRED = "instances have the one box of their image, which Label Studio exports apart from keypoints"
+PAIRED = (
+    "instances have the one box of their image, which Label Studio exports apart from keypoints"
+)
 BOXES = "boxes on images with several, which Label Studio exports apart from keypoints"
 
 
@@ -37,7 +39,10 @@ def read(request: Request) -> LabelSet:
     if _tool(request) == "Label Studio":
         _as_usual(result)
     elif any("\\" in image["file_name"] for image in content["images"]):
-        result.content = {**content, "images": [_with_slashes(entry) for entry in content["images"]]}
+        result.content = {
+            **content,
+            "images": [_with_slashes(entry) for entry in content["images"]],
+        }
     if request.images is None:
         names = [entry["file_name"] for entry in result.content["images"]]
         result.folder = image_folder(request.path, names) or result.folder
@@ -93,13 +98,15 @@ def _with_slashes(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_usual(result: LabelSet) -> None:
-    """Finds the images, whose names lead into Label Studio's folders, and gives keypoints their box."""
+    """Finds the images, whose names lead into Label Studio's folders; gives keypoints boxes."""
     finder, content = ImageFinder(result.folder), result.content
     images = []
     for entry in content["images"]:
         name = entry["file_name"].replace("\\", "/")
         file = finder.find(name)
-        images.append({**entry, "file_name": _below(file, finder.folder) or name.rsplit("/", 1)[-1]})
+        images.append(
+            {**entry, "file_name": _below(file, finder.folder) or name.rsplit("/", 1)[-1]}
+        )
     result.content = {**content, "images": images, "annotations": _paired(result)}
 
 

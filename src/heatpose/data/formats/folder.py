@@ -15,8 +15,9 @@ from heatpose.data.layout import Split
 from heatpose.errors import HeatposeError
 
 PARTS: Mapping[str, tuple[str, ...]] = {
-    "train": ("train", "training"), "val": ("val", "valid", "validation"),
-}  # fmt: skip
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+}
 """What exports call the parts: names of folders, and ends of the names of label files."""
 MOST_FILES = 50
 """A folder with more JSON files that are not labelme's is not searched."""
@@ -100,11 +101,14 @@ def _images_of(path: Path) -> Path:
     name = first.get("file_name") if isinstance(first, dict) else None
     if isinstance(name, str) and not os.path.isfile(labels.folder / name):
         raise HeatposeError(
-            f"'{path.parent}' has labels for '{name}', but the image is neither there nor in a subfolder."
+            f"'{path.parent}' has labels for '{name}', but the image is neither there "
+            "nor in a subfolder."
         )
     return labels.folder
 
 
 def _named(folder: Path, name: str) -> Path | None:
-    inner = [path for path in sorted(folder.iterdir()) if path.name.lower() == name and path.is_dir()]
+    inner = [
+        path for path in sorted(folder.iterdir()) if path.name.lower() == name and path.is_dir()
+    ]
     return inner[0] if inner else None

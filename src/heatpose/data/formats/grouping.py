@@ -71,7 +71,9 @@ def _owner(point: Point, instances: Mapping[str, Instance]) -> str | None:
     if len(instances) == 1:
         return next(iter(instances))
     x, y, _ = point
-    around = [key for key, one in instances.items() if one.box is not None and _inside(x, y, one.box)]
+    around = [
+        key for key, one in instances.items() if one.box is not None and _inside(x, y, one.box)
+    ]
     return around[0] if len(around) == 1 else None
 
 

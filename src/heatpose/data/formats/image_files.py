@@ -47,7 +47,9 @@ class ImageFinder:
             HeatposeError: Several files below the folder have that name.
         """
         for name in names:
-            parts = [p for p in PurePosixPath(name.replace("\\", "/")).parts if p not in ("/", "..")]
+            parts = [
+                p for p in PurePosixPath(name.replace("\\", "/")).parts if p not in ("/", "..")
+            ]
             for first in range(len(parts)):
                 path = self.folder.joinpath(*parts[first:])
                 if os.path.isfile(path):  # unlike pathlib's, False for names that no file can have
@@ -81,7 +83,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Width and height of the upright image in pixels, from the file's header; None if unreadable."""
+    """Width and height of the upright image in pixels, from its header; None if unreadable."""
     try:
         with open_image(path) as image:
             width, height = image.size

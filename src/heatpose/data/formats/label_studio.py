@@ -93,8 +93,17 @@ def _annotated(
                 "export as JSON, which keeps the boxes that keypoints belong to."
             )
         given = task.get("annotations", task.get("completions"))
-        done = [one for one in given if isinstance(one, dict) and not one.get("was_cancelled")
-                and isinstance(one.get("result"), list)] if isinstance(given, list) else []  # fmt: skip
+        done = (
+            [
+                one
+                for one in given
+                if isinstance(one, dict)
+                and not one.get("was_cancelled")
+                and isinstance(one.get("result"), list)
+            ]
+            if isinstance(given, list)
+            else []
+        )
         if not done:
             result.leave_out(UNLABELLED, _where(task))
             continue
@@ -114,7 +123,7 @@ def _is_usual(region: Any) -> bool:
 
 
 def _labels_with_points(regions: list[Mapping[str, Any]]) -> set[str]:
-    """Labels of the boxes that are parents of keypoints; of all boxes beside keypoints without any."""
+    """Labels of the boxes that are parents of keypoints; of all boxes where no parent is named."""
     parents = {_parent(region, regions) for region in regions if _kind(region) == "keypointlabels"}
     boxes = [region for region in regions if _kind(region) == "rectanglelabels"]
     return {_label(box) for box in boxes if parents == {None} or str(box.get("id")) in parents}
@@ -141,9 +150,12 @@ def _parent(region: Mapping[str, Any], regions: list[Mapping[str, Any]]) -> str 
 
 
 def _instances(
-    where: str, regions: list[Mapping[str, Any]], size: tuple[int, int], people: set[str],
+    where: str,
+    regions: list[Mapping[str, Any]],
+    size: tuple[int, int],
+    people: set[str],
     result: LabelSet,
-) -> list[Instance]:  # fmt: skip
+) -> list[Instance]:
     boxes: dict[str, Box] = {}
     marks: list[Mark] = []
     for number, region in enumerate(regions):
@@ -178,7 +190,12 @@ def _numbers(region: Mapping[str, Any], keys: tuple[str, ...], where: str) -> li
 def _box(region: Mapping[str, Any], size: tuple[int, int], where: str) -> Box:
     """The upright box around a rectangle, which is turned clockwise about its first corner."""
     x, y, w, h = _numbers(region, ("x", "y", "width", "height"), where)
-    left, top, width, height = x / 100 * size[0], y / 100 * size[1], w / 100 * size[0], h / 100 * size[1]
+    left, top, width, height = (
+        x / 100 * size[0],
+        y / 100 * size[1],
+        w / 100 * size[0],
+        h / 100 * size[1],
+    )
     turn = region["value"].get("rotation") or 0
     if not turn or not is_finite(turn):
         return left, top, width, height
@@ -188,11 +205,13 @@ def _box(region: Mapping[str, Any], size: tuple[int, int], where: str) -> Box:
     return left + min(xs), top + min(ys), max(xs) - min(xs), max(ys) - min(ys)
 
 
-def _size(image: Path, regions: list[Mapping[str, Any]], task: Mapping[str, Any]) -> tuple[int, int]:
+def _size(
+    image: Path, regions: list[Mapping[str, Any]], task: Mapping[str, Any]
+) -> tuple[int, int]:
     for region in regions:
-        width, height = region.get("original_width"), region.get("original_height")
-        if is_finite(width) and is_finite(height) and width >= 1 and height >= 1:  # type: ignore[operator]
-            return int(width), int(height)  # type: ignore[arg-type]
+        sides: list[Any] = [region.get("original_width"), region.get("original_height")]
+        if all(is_finite(side) and side >= 1 for side in sides):
+            return int(sides[0]), int(sides[1])
     size = image_size(image)
     if size is None:
         raise HeatposeError(f"'{image}' of {_where(task)} cannot be read; replace it.")

@@ -30,7 +30,11 @@ def recognise(request: Request) -> bool:
 
 def is_labelme(content: Any) -> bool:
     """Whether a JSON's content is one image's labels."""
-    return isinstance(content, dict) and isinstance(content.get("shapes"), list) and "imagePath" in content
+    return (
+        isinstance(content, dict)
+        and isinstance(content.get("shapes"), list)
+        and "imagePath" in content
+    )
 
 
 def read(request: Request) -> LabelSet:
@@ -53,8 +57,10 @@ def read(request: Request) -> LabelSet:
         names += [name for instance in instances for name in instance.points]
         found.append((image, _size(path, content, image), instances))
     if not found:
-        raise HeatposeError(f"None of the images of '{request.path}' is in '{finder.folder}'; "
-                            "give the folder that they are in.")  # fmt: skip
+        raise HeatposeError(
+            f"None of the images of '{request.path}' is in '{finder.folder}'; "
+            "give the folder that they are in."
+        )
     for image, size, instances in found:
         number = builder.image(image, *size)
         for instance in instances:
@@ -89,9 +95,9 @@ def _image(path: Path, content: Mapping[str, Any], finder: ImageFinder) -> Path 
 
 
 def _size(path: Path, content: Mapping[str, Any], image: Path) -> tuple[int, int]:
-    width, height = content.get("imageWidth"), content.get("imageHeight")
-    if is_finite(width) and is_finite(height) and width >= 1 and height >= 1:
-        return int(width), int(height)
+    sides: list[Any] = [content.get("imageWidth"), content.get("imageHeight")]
+    if all(is_finite(side) and side >= 1 for side in sides):
+        return int(sides[0]), int(sides[1])
     size = image_size(image)
     if size is None:
         raise HeatposeError(f"'{path}' has no imageWidth, and '{image}' cannot be read.")
@@ -121,7 +127,7 @@ def _key(owner: Any) -> str | None:
 
 
 def _shape(path: Path, number: int, shape: Any) -> tuple[str, Sequence[Sequence[float]]]:
-    points = shape.get("points") if isinstance(shape, dict) else None
+    points: Any = shape.get("points") if isinstance(shape, dict) else None
     usable = isinstance(points, list) and points and "label" in shape
     if not usable or not all(
         isinstance(p, list) and len(p) == 2 and is_finite(p[0]) and is_finite(p[1]) for p in points

@@ -93,7 +93,9 @@ def _read_folder(request: Request) -> LabelSet:
             "'train: images', 'kpt_shape: [17, 3]' and 'kpt_names: {0: [nose, ...]}'."
         )
     images = request.images or _images_of(folder)
-    texts = {path.relative_to(folder).with_suffix(""): path for path in sorted(folder.rglob("*.txt"))}
+    texts = {
+        path.relative_to(folder).with_suffix(""): path for path in sorted(folder.rglob("*.txt"))
+    }
     labels = {}
     for image in image_files(images):
         place = image.relative_to(images).with_suffix("")
@@ -148,7 +150,9 @@ class _Reader:
     def _notes(self, without: int) -> list[str]:
         notes = [] if self.yaml.named else [ASSUMED]
         if self.origin:
-            notes.append(f"labels have no visibility: {self.origin} points at (0, 0) are not labelled")
+            notes.append(
+                f"labels have no visibility: {self.origin} points at (0, 0) are not labelled"
+            )
         if without:
             notes.append(f"{without} images without a label file show nobody")
         return notes
@@ -160,7 +164,8 @@ class _Reader:
         if len(values) != 5 + len(names) * dims:
             raise HeatposeError(
                 f"{where} has {len(values)} numbers, but kpt_shape: [{len(names)}, {dims}] needs "
-                f"{5 + len(names) * dims}: class, four of the box, {dims} for each keypoint{_hint(values, names)}."
+                f"{5 + len(names) * dims}: class, four of the box, {dims} for each keypoint"
+                f"{_hint(values, names)}."
             )
         if self.classes is not None and int(values[0]) not in self.classes:
             self.builder.result.leave_out(OTHER_CLASS, where)
@@ -168,9 +173,12 @@ class _Reader:
         places = [*values[1:5], *(v for i, v in enumerate(values[5:]) if i % dims < 2)]
         if not all(-WELL_OUTSIDE <= place <= 1 + WELL_OUTSIDE for place in places):
             raise HeatposeError(
-                f"{where} has numbers that are not fractions of the image's width and height (0 to 1)."
+                f"{where} has numbers that are not fractions of the image's width and height "
+                "(0 to 1)."
             )
-        points = [self._point(values[i : i + dims], size, where) for i in range(5, len(values), dims)]
+        points = [
+            self._point(values[i : i + dims], size, where) for i in range(5, len(values), dims)
+        ]
         self.builder.instance(image, _box(values[1:5], size), dict(zip(names, points, strict=True)))
 
     def _point(self, values: Sequence[float], size: tuple[int, int], where: str) -> Point:
@@ -178,7 +186,8 @@ class _Reader:
         if len(values) == 3:
             if values[2] not in (0, 1, 2):
                 raise HeatposeError(
-                    f"{where} has visibility {values[2]:g}; it must be 0 (not labelled), 1 (hidden) or 2."
+                    f"{where} has visibility {values[2]:g}; it must be 0 (not labelled), "
+                    "1 (hidden) or 2."
                 )
             return x, y, int(values[2])
         if (values[0], values[1]) == (0, 0) or min(values) < 0:
@@ -204,7 +213,9 @@ def _lines(path: Path) -> list[tuple[int, list[float]]]:
     except OSError as error:
         raise HeatposeError(f"'{path}' cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
-        raise HeatposeError(f"'{path}' is not a text file; remove it or label its image again.") from error
+        raise HeatposeError(
+            f"'{path}' is not a text file; remove it or label its image again."
+        ) from error
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():

@@ -1,4 +1,4 @@
-"""Reads the `data.yaml` of an Ultralytics pose data set: keypoints, parts, and where their images are."""
+"""Reads the `data.yaml` of an Ultralytics pose data set: keypoints, parts, image files."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ class PoseYaml:
                 found.append(place)
             else:
                 raise HeatposeError(
-                    f"'{self.path}', {part}: '{place}' is neither a folder, nor a .txt list, nor an image."
+                    f"'{self.path}', {part}: '{place}' is neither a folder, nor a .txt list, "
+                    "nor an image."
                 )
         return list(dict.fromkeys(found)), folders
 
@@ -79,7 +80,8 @@ class PoseYaml:
             if _exists(place):
                 return place
         raise HeatposeError(
-            f"'{self.path}' names '{entry}', which is not at '{tried[0]}'; correct 'path:' or the entry."
+            f"'{self.path}' names '{entry}', which is not at '{tried[0]}'; correct 'path:' or "
+            "the entry."
         )
 
     def _listed(self, place: Path) -> list[Path]:
@@ -143,7 +145,9 @@ def read_yaml(path: Path) -> PoseYaml:
             raise HeatposeError(f"'{path}' is too large for the data.yaml of a data set.")
         content = yaml.safe_load(_text(path))
     except OSError as error:
-        raise HeatposeError(f"'{path}' cannot be read ({error.strerror}); give another file.") from error
+        raise HeatposeError(
+            f"'{path}' cannot be read ({error.strerror}); give another file."
+        ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise HeatposeError(f"'{path}' is not a YAML file ({reason}); give a data.yaml.") from error
@@ -153,8 +157,15 @@ def read_yaml(path: Path) -> PoseYaml:
         )
     count, dims = _shape(path, content["kpt_shape"])
     names, named = _names(path, content, count)
-    return PoseYaml(path, _roots(path, content.get("path")), names, named, dims,
-                    _parts(path, content), _classes(path, content.get("names")))  # fmt: skip
+    return PoseYaml(
+        path,
+        _roots(path, content.get("path")),
+        names,
+        named,
+        dims,
+        _parts(path, content),
+        _classes(path, content.get("names")),
+    )
 
 
 def _text(path: Path) -> str:
@@ -201,30 +212,34 @@ def _classes(path: Path, names: Any) -> dict[int, str]:
     entries = dict(enumerate(names)) if isinstance(names, list) else names or {}
     if not isinstance(entries, dict) or not all(isinstance(key, int) for key in entries):
         raise HeatposeError(f"'{path}': names must be a list of names, or index: name.")
-    return {key: str(name)[:100] for key, name in entries.items()}
+    return {key: name if isinstance(name, str) else "" for key, name in entries.items()}
 
 
 def _names(path: Path, content: Mapping[str, Any], count: int) -> tuple[tuple[str, ...], bool]:
     given = content.get("kpt_names")
-    if isinstance(given, dict):
-        given = list(given.values())
-    if isinstance(given, list) and given and isinstance(given[0], list):
-        if any(names != given[0] for names in given[1:]):
-            raise HeatposeError(f"'{path}': kpt_names differ between classes; one set can be used.")
-        given = given[0]
+    given = list(given.values()) if isinstance(given, dict) else given
     if given is not None:
-        if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        sets = (
+            given if isinstance(given, list) and given and isinstance(given[0], list) else [given]
+        )
+        if not all(isinstance(s, list) and all(isinstance(n, str) for n in s) for s in sets):
             raise HeatposeError(f"'{path}': kpt_names must be 'kpt_names: {{0: [nose, ...]}}'.")
+        given = sets[0]
+        if any(names != given for names in sets):
+            raise HeatposeError(f"'{path}': kpt_names differ between classes; one set can be used.")
         if len(given) != count or len(set(given)) != count:
             raise HeatposeError(
-                f"'{path}': kpt_names has {len(set(given))} different names, kpt_shape {count} keypoints."
+                f"'{path}': kpt_names has {len(set(given))} different names, "
+                f"kpt_shape {count} keypoints."
             )
         return tuple(given), True
     if count != len(COCO_17) or not _fits_coco(content.get("flip_idx"), count):
-        which = f"{count} keypoints" if count != len(COCO_17) else "a flip_idx that is not COCO's order"
+        which = (
+            f"{count} keypoints" if count != len(COCO_17) else "a flip_idx that is not COCO's order"
+        )
         raise HeatposeError(
-            f"'{path}' has {which} and no names for them; add 'kpt_names: {{0: [head, ...]}}' in the "
-            "order of the label lines, with the names of your skeleton YAML."
+            f"'{path}' has {which} and no names for them; add 'kpt_names: {{0: [head, ...]}}' in "
+            "the order of the label lines, with the names of your skeleton YAML."
         )
     return tuple(COCO_17.keypoints), False
 
