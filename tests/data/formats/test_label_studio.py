@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from heatpose.data import formats
 from heatpose.data.coco import read_labels
 from heatpose.errors import HeatposeError
+from tests.conftest import Heatpose
 from tests.data.formats.conftest import MakeImage
 from tests.data.formats.writers import region, task
 
@@ -306,3 +308,46 @@ def test_several_boxes_of_the_coco_export_are_counted(tmp_path: Path) -> None:
     labels = read_labels(coco(tmp_path, BOX, {**BOX, "bbox": [60, 0, 20, 20]}, KEYPOINTS))
     assert [a["bbox"] for a in labels.annotations] == [KEYPOINTS["bbox"]]
     assert sum(labels.source.left_out.values()) == 2
+
+
+def test_tasks_for_label_studio_come_back_as_the_same_labels(
+    heatpose: Heatpose, synthetic_root: Path, tmp_path: Path
+) -> None:
+    """Written by the command, accepted as they are in Label Studio, exported, and read."""
+    part, out = (
+        synthetic_root / "annotations/person_keypoints_val2017.json",
+        tmp_path / "tasks.json",
+    )
+    ran = heatpose("data", synthetic_root, "--split", "val", "--label-studio", out)
+    assert ran.status == 0 and "the labelling interface" in ran.out
+    made = json.loads(out.read_text())
+    assert made[0]["data"]["image"].startswith("/data/local-files/?d=")
+    exported = [
+        {"id": i, "data": one["data"], "annotations": one["predictions"]}
+        for i, one in enumerate(made)
+    ]
+    out.write_text(json.dumps(exported))
+    wanted, found = read_labels(part), read_labels(out, synthetic_root / "val2017")
+    assert len(found.annotations) == len(wanted.annotations) == 12
+    for one, other in zip(found.annotations, wanted.annotations, strict=True):
+        assert one["bbox"] == pytest.approx(other["bbox"])
+        for i in range(0, 51, 3):
+            x, y, v = other["keypoints"][i : i + 3]
+            expected = [x, y, 2] if v else [0, 0, 0]
+            assert one["keypoints"][i : i + 3] == pytest.approx(expected)
+
+
+def test_the_labelling_interface_names_what_the_tasks_use(
+    heatpose: Heatpose, synthetic_root: Path, tmp_path: Path
+) -> None:
+    heatpose(
+        "data", synthetic_root, "--label-studio", tmp_path / "t.json", "--image-prefix", "s3://b/"
+    )
+    tree = ElementTree.parse(tmp_path / "t.xml")
+    tags = {tag.get("name"): [label.get("value") for label in tag] for tag in tree.getroot()}
+    task_one = json.loads((tmp_path / "t.json").read_text())[0]
+    assert task_one["data"]["image"].startswith("s3://b/")
+    for one in task_one["predictions"][0]["result"]:
+        assert one["value"][one["type"]][0] in tags[one["from_name"]] and one["to_name"] in tags
+    refused = heatpose("data", synthetic_root, "--label-studio", tmp_path / "t.xml")
+    assert refused.status == 1 and "give --label-studio a .json file" in refused.err

@@ -19,6 +19,7 @@ from tests.conftest import TinyRun
 from tests.data.formats import writers
 from tests.data.formats.conftest import MakeImage
 
+LOSS = "train/loss_step"
 TWO = "kpt_shape: [2, 3]\nkpt_names: {0: [top, foot]}\nnames: {0: person}\n"
 LINE = "0 0.5 0.5 0.2 0.4 0.25 0.5 2 0 0 0\n"
 
@@ -331,7 +332,5 @@ def test_a_data_set_trains_as_the_same_labels_in_coco_do(
         run = TinyRun(root, tmp_path / root.stem)
         assert fit(run.module(), run.data(), run.trainer(1), None).is_file()
         with (run.folder / "csv/metrics.csv").open() as table:
-            losses.append(
-                [float(row["loss"]) for row in csv.DictReader(table) if row.get("loss")]
-            )
+            losses.append([float(row[LOSS]) for row in csv.DictReader(table) if row.get(LOSS)])
     assert len(losses[0]) >= 3 and losses[1] == pytest.approx(losses[0], rel=1e-3)

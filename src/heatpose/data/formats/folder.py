@@ -10,7 +10,7 @@ from pathlib import Path
 from heatpose.data.formats import coco, label_studio, labelme, yolo
 from heatpose.data.formats.base import Request
 from heatpose.data.formats.json_file import load
-from heatpose.data.formats.yolo_yaml import find_yaml, read_yaml
+from heatpose.data.formats.yolo_yaml import YAML, find_yaml, read_yaml
 from heatpose.data.layout import Split
 from heatpose.errors import HeatposeError
 
@@ -30,7 +30,7 @@ def find_part(folder: Path, part: str) -> Split | None:
         HeatposeError: Labels are there, but not their images.
     """
     if folder.is_file():
-        return _of_yaml(folder, part)
+        return _of_file(folder, part)
     yaml = find_yaml(folder)
     if yaml is not None:
         return _of_yaml(yaml, part)
@@ -52,6 +52,8 @@ def find_labels(folder: Path) -> Split | None:
     Raises:
         HeatposeError: There are several label files, or their images are not there.
     """
+    if folder.is_file():
+        return _of_file(folder, "train") or _of_file(folder, "val")
     yaml = find_yaml(folder)
     if yaml is not None:
         return _of_yaml(yaml, "train") or _of_yaml(yaml, "val")
@@ -66,6 +68,13 @@ def find_labels(folder: Path) -> Split | None:
             "keep one, or give each a folder of its own with its images."
         )
     return Split(found[0], _images_of(found[0])) if found else None
+
+
+def _of_file(path: Path, part: str) -> Split | None:
+    """A `data.yaml` has parts; any other file is for training."""
+    if path.suffix.lower() in YAML:
+        return _of_yaml(path, part)
+    return Split(path, _images_of(path)) if part == "train" else None
 
 
 def _of_yaml(path: Path, part: str) -> Split | None:
