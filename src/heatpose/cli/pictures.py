@@ -53,6 +53,7 @@ def data(
     sheet: Annotated[Path | None, typer.Option(help="Write a picture of labelled people here (PNG or JPEG).")] = None,
     augmented: Annotated[Path | None, typer.Option(help="Write a picture of people after augmentation here, as training shows them.")] = None,
     resolution: Annotated[int, typer.Option(help="Side of the network's input, for --augmented.")] = 192,
+    coco: Annotated[Path | None, typer.Option(help="Write the labels here as a COCO keypoint json, whatever format they are in.")] = None,
     label_studio: Annotated[Path | None, typer.Option(help="Write the labels here as Label Studio tasks (.json), to be corrected there.")] = None,
     image_prefix: Annotated[str, typer.Option(help="What Label Studio finds the images by, before their names.")] = "/data/local-files/?d=",
     json_out: JsonOut = None,
@@ -67,7 +68,7 @@ def data(
     from heatpose.preprocessing import check_resolution
     from heatpose.skeleton import for_labels
 
-    require_writable(json_out, sheet, augmented, label_studio)
+    require_writable(json_out, sheet, augmented, coco, label_studio)
     check_resolution(resolution)
     part = find_part(folder, str(split))
     labels = labels_of(part)
@@ -79,6 +80,7 @@ def data(
     if augmented is not None:
         write_picture(augmented, augmented_sheet_of(people(labels, part.images, chosen)[0], chosen, resolution))
     write_json(json_out, report.to_json())
+    write_json(coco, labels.source.content)
     if label_studio is not None:
         _write_tasks(label_studio, labels, image_prefix)
 
