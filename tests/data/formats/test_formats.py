@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 
 from heatpose.data import formats
 from heatpose.data.coco import benchmark_people, people, read_labels
+from heatpose.data.datamodule import in_held_out
+from heatpose.data.formats.image_files import original_name
 from heatpose.data.sources import CocoSource, find_labels, find_part
 from heatpose.errors import HeatposeError
 from heatpose.evaluate import evaluate
@@ -214,3 +218,51 @@ def test_what_is_no_label_file_is_one_sentence(content: str, message: str, tmp_p
 def test_an_empty_folder_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(HeatposeError, match=r"has no labels; give a COCO keypoint json"):
         read_labels(tmp_path)
+
+
+def test_a_part_by_its_own_folder(rendered: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    """As a `test` part is scored, which no setting names."""
+    writers.roboflow(*rendered, tmp_path).parent.rename(tmp_path / "test")
+    evaluation = CocoSource(str(tmp_path), eval_root=str(tmp_path / "test")).evaluation(ST_13)
+    assert evaluation is not None and len(evaluation) == 12
+    assert CocoSource(str(tmp_path)).evaluation(ST_13) is None
+
+
+def test_any_format_can_be_written_as_a_coco_json(
+    heatpose: Heatpose, rendered: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    writers.labelme(*rendered, tmp_path / "mine")
+    out = tmp_path / "labels.json"
+    assert heatpose("data", tmp_path / "mine", "--coco", out).status == 0
+    written, direct = read_labels(out, tmp_path / "mine"), read_labels(tmp_path / "mine")
+    assert written.source.format == "COCO keypoints" and len(written.annotations) == 12
+    assert list(written.annotations) == list(direct.annotations) and written.images == direct.images
+
+
+def test_copies_of_an_image_by_roboflow_have_one_original() -> None:
+    name = "street_jpg.rf.21d9ecc535939df6226dbf15204e64a1.jpg"
+    assert original_name(name) == original_name(name.replace("21d9", "ffff")) == "street_jpg.jpg"
+    for other in (
+        "street.jpg",
+        "a.rf.jpg",
+        "a.rf.21d9.jpg",
+        "x.rf.21d9ecc535939df6226dbf15204e64a1",
+    ):
+        assert original_name(other) == other
+
+
+def test_copies_of_an_image_are_held_out_together(
+    rendered: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    writers.roboflow(*rendered, tmp_path)
+    labels = read_labels(tmp_path)
+    found, _ = people(labels, labels.source.folder, ST_13)
+    copies = [
+        [
+            replace(p, image_path=Path(re.sub(r"rf\.\w", f"rf.{c}", str(p.image_path))))
+            for c in "0af"
+        ]
+        for p in found
+    ]
+    sides = [{in_held_out(copy, 0.5) for copy in of_one} for of_one in copies]
+    assert all(len(side) == 1 for side in sides) and {True, False} == set.union(*sides)
