@@ -14,7 +14,7 @@ from heatpose.export.graph import Graph, Operator
 from heatpose.models.layers import ConvBlock, scaled_channels
 from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.tflite_heads import FORMATS, consumers, find_heads
-from heatpose.models.tflite_input import LayerMismatch, check_preprocessing, first_convolution
+from heatpose.models.tflite_input import LayerMismatch, input_scale, first_convolution
 from heatpose.models.tflite_walk import kernel_shape, locate
 
 WIDTHS = (1.0, 1.75, 0.35, 0.5, 0.75, 1.3, 1.4)
@@ -37,7 +37,6 @@ def import_movenet(path: str | Path, like: MoveNet | None = None) -> MoveNet:
         HeatposeError: Not a TFLite file, not this graph, or not what is wanted: the message names the first layer that does not fit.
     """
     graph, file = read_graph(path, complete=False), f"'{path}'"
-    check_preprocessing(graph, file)
     own = _own_network(graph, file)
     if like is None:
         return own
@@ -65,9 +64,11 @@ def _own_network(graph: Graph, file: str) -> MoveNet:
 def _filled(graph: Graph, settings: dict[str, Any], file: str) -> MoveNet:
     """A network with the weights of every layer copied."""
     network = MoveNet(**settings).eval()
+    scale = torch.from_numpy(input_scale(graph, file)).float()
     with torch.no_grad():
         for block, operator in locate(graph, network, file).convolutions.items():
             _copy(graph, operator, block)
+        network.conv_blocks()[0].conv.weight.mul_(scale[:, None, None])  # what the file has left to its stem
     return network
 
 

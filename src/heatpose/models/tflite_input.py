@@ -74,40 +74,53 @@ def first_convolution(graph: Graph, file: str) -> tuple[Operator, list[Operator]
     raise LayerMismatch(file, "input", f"no convolution follows within {MAX_OPERATORS} operators")
 
 
-def check_preprocessing(graph: Graph, file: str) -> None:
-    """Computes what the operators before the stem make of images of bytes, in float64.
+def input_scale(graph: Graph, file: str) -> NDArray[np.float64]:
+    """Computes what the operators before the stem make of an image of bytes.
 
-    Real values are computed: quantised tensors by their scale, without the rounding of their grid.
+    Real values are computed in float64: quantised tensors by their scale, without the rounding of their grid.
+    A converter may move a factor into the first convolution's weights. Zero padding commutes with a factor,
+    so `factor * (bytes / 127.5 - 1)` is accepted, and the factor belongs to the imported weights.
+
+    Returns:
+        f64[C] the factor of each channel; 1 where the file makes [-1, 1] of bytes, or takes [-1, 1] itself.
 
     Raises:
-        LayerMismatch: Something else than `bytes / 127.5 - 1`, at the same place, reaches the stem.
+        LayerMismatch: Something else than a multiple of `bytes / 127.5 - 1`, at the same place, reaches the
+            stem.
     """
     stem, operators = first_convolution(graph, file)
-    start = graph.tensors[graph.inputs[0]]
-    if start.quantization is None and not _ARITHMETIC.keys() & {o.name for o in operators}:
-        return  # the file takes the network's own input, f32 in [-1, 1]
-    shape = graph.tensors[stem.inputs[0]].shape
-    source = start.shape
-    if len(shape) != 4 or np.prod(source, dtype=int) != np.prod(shape, dtype=int) or shape[0] != 1:
-        raise LayerMismatch(file, "input", f"an input {list(source)} reaches the first layer as {list(shape)}")
+    start, shape = graph.tensors[graph.inputs[0]], graph.tensors[stem.inputs[0]].shape
+    if len(shape) != 4 or shape[0] != 1 or np.prod(start.shape, dtype=int) != np.prod(shape, dtype=int):
+        why = f"an input {list(start.shape)} reaches the first layer as {list(shape)}"
+        raise LayerMismatch(file, "input", why)
+    arithmetic = _ARITHMETIC.keys() & {operator.name for operator in operators}
+    if start.dtype.startswith("float") and not arithmetic:
+        return np.ones(shape[-1])
     bytes_ = np.random.default_rng(0).integers(0, 256, shape).astype(np.float64)
     bytes_[0, 0, 0], bytes_[0, -1, -1] = 0, 255  # the ends of the range, in every channel
-    found = bytes_.reshape(source)
+    found = bytes_.reshape(start.shape)
     if start.quantization is not None and not (operators and operators[0].name == "CAST"):
-        # A cast takes the stored integers; every other operator their real values.
+        # A cast takes the stored integers, every other operator their real values.
         stored = found - (128 if start.dtype == "int8" else 0)
         found = (stored - start.quantization.zero_points[0]) * np.float64(start.quantization.scales[0])
     for operator in operators:
         found = _computed(graph, operator, found, file)
-    found = found.reshape(shape)
-    if not np.abs(found - (bytes_ / 127.5 - 1)).max() <= TOLERANCE:  # NaN is refused, too
+    return _factor(bytes_ / 127.5 - 1, found.reshape(shape), file)
+
+
+def _factor(expected: NDArray[np.float64], found: NDArray[np.float64], file: str) -> NDArray[np.float64]:
+    """f64[C]: `found` as a multiple of `expected`, both f64[1, H, W, C]; 1 exactly where it is one."""
+    if not np.isfinite(found).all():
+        raise LayerMismatch(file, "input", "bytes become numbers that are not finite")
+    if np.abs(found - expected).max() <= TOLERANCE:
+        return np.ones(found.shape[-1])
+    factor = (found * expected).sum((0, 1, 2)) / (expected**2).sum((0, 1, 2))
+    size = np.abs(factor)
+    if not ((size > 0) & (np.abs(found - factor * expected).max((0, 1, 2)) <= TOLERANCE * size)).all():
         low, high = found[0, 0, 0].round(3), found[0, -1, -1].round(3)
-        what = (
-            f"bytes 0 and 255 become {low} and {high}, not -1 and 1"
-            if np.abs(low + 1).max() > TOLERANCE or np.abs(high - 1).max() > TOLERANCE
-            else "the values between 0 and 255 or their places are not kept"
-        )
-        raise LayerMismatch(file, "input", what)
+        why = f"bytes 0 and 255 become {low} and {high}, and the network expects -1 and 1 at the same place"
+        raise LayerMismatch(file, "input", why)
+    return np.asarray(factor, np.float64)
 
 
 def _computed(
