@@ -75,7 +75,7 @@ class CocoSource:
         if not found:
             looked = ", ".join(f"'{split.annotations}'" for split in splits)
             raise HeatposeError(
-                f"There is no person with a labelled keypoint of skeleton '{skeleton.name}' in {looked}; "
+                f"{looked} has no person with a labelled keypoint of skeleton '{skeleton.name}'; "
                 "run heatpose data on its folder."
             )
         held_out = {(person.image_path.name, person.width, person.height) for person in self.evaluation(skeleton) or []}

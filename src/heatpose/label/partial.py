@@ -64,18 +64,15 @@ class Partial:
         whole, known = 0, False
         for line in self.path.read_bytes().splitlines(keepends=True):
             try:
-                content = json.loads(line)
+                content = json.loads(line if line.endswith(b"\n") else b"")
                 if known:
                     self.records[content["file"]] = content
                 else:
                     self._check(content, header)
-            except (ValueError, KeyError, TypeError):
-                break
+            except (ValueError, KeyError, TypeError, AttributeError):
+                break  # a kill broke the line off
             known = True
             whole += len(line)
-            if not line.endswith(b"\n"):
-                whole -= len(line)
-                self.records.pop(content.get("file"), None)
         return whole
 
     def _check(self, found: Mapping[str, Any], header: Mapping[str, Any]) -> None:
