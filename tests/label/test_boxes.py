@@ -31,7 +31,9 @@ def test_images_are_matched_by_path_then_by_a_name_of_one_file() -> None:
     boxes = {"x/a.jpg": ImageBoxes([(0, 0, 1, 1)]), "b.jpg": ImageBoxes(), "c.jpg": ImageBoxes()}
     files = ["x/a.jpg", "y/a.jpg", "x/b.jpg", "x/c.jpg", "y/c.jpg"]
     assert match(boxes, files) == {"x/a.jpg": boxes["x/a.jpg"], "x/b.jpg": boxes["b.jpg"]}
-    with pytest.raises(HeatposeError, match=r"'x/a.jpg', is among the 1 images, for example 'z.jpg'"):
+    with pytest.raises(
+        HeatposeError, match=r"'x/a.jpg', is among the 1 images, for example 'z.jpg'"
+    ):
         match(boxes, ["z.jpg"])
 
 

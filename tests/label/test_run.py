@@ -121,7 +121,8 @@ def test_a_teacher_that_is_wrong_everywhere_labels_nothing(
     places = draw_person(photos / "a.png", (240, 180))
     ran = heatpose("label", photos, "--out", out, "--teacher", make_teacher(shift=3))
     assert ran.status == 1 and f"1  {REASONS[2]}" in ran.out
-    assert ran.err.splitlines()[-1] == f"error: No image of '{photos}' was labelled; '{out}' is not written."
+    sentence = f"error: No image of '{photos}' was labelled; '{out}' is not written."
+    assert ran.err.splitlines()[-1] == sentence
     # Nothing is left that would be in the way of other settings.
     ran = heatpose(
         "label", photos, "--out", out, "--teacher", make_teacher(shift=3), "--max-distance", 0.2
@@ -165,7 +166,8 @@ def test_what_is_not_a_folder_of_images(
         assert ran.status == 1 and words in ran.err and len(ran.err.splitlines()) == 1, ran.err
     ran = heatpose("label", tmp_path / "photos", "--out", out)
     assert ran.status == 1 and "give --teacher MODEL" in ran.err
-    ran = heatpose("label", tmp_path / "photos", "--out", out, "--teacher", teacher, "--min-score", 2)
+    arguments = ["--teacher", teacher, "--min-score", 2]
+    ran = heatpose("label", tmp_path / "photos", "--out", out, *arguments)
     assert ran.status == 1 and "use a score in [0, 1)" in ran.err
 
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatpose.cli.options import Resolution, Sampling, SkeletonFile, Threads, model_files, read_skeleton
+from heatpose.cli.options import (
+    Resolution,
+    Sampling,
+    SkeletonFile,
+    Threads,
+    model_files,
+    read_skeleton,
+)
 from heatpose.cli.output import require_writable, write_picture
 from heatpose.errors import HeatposeError
 
@@ -23,19 +30,60 @@ NO_TEACHER = (
 )
 
 
+Photos = Annotated[Path, typer.Argument(help="Folder of images, searched recursively.")]
+Out = Annotated[Path, typer.Option(help="COCO keypoint json to write.")]
+Teacher = Annotated[
+    Path | None,
+    typer.Option(
+        help="Pose model that makes the labels: checkpoint, ONNX or TFLite.",
+        autocompletion=model_files,
+    ),
+]
+Boxes = Annotated[
+    Path | None,
+    typer.Option(
+        help="Boxes of the people: a COCO json, or a folder of Pascal VOC XML. Without them the "
+        "teacher finds one person per image."
+    ),
+]
+Sheet = Annotated[
+    Path | None,
+    typer.Option(help="Write a contact sheet of labelled people here (PNG or JPEG)."),
+]
+MinScore = Annotated[
+    float,
+    typer.Option(help="Least score of a keypoint, in the image and in its mirror image."),
+]
+MaxDistance = Annotated[
+    float,
+    typer.Option(help="Largest distance between the two places, as a share of the crop's side."),
+]
+MinKeypoints = Annotated[int, typer.Option(help="People with fewer such keypoints are left out.")]
+MinSide = Annotated[
+    float,
+    typer.Option(help="People whose box is smaller are left out: root of its area, in pixels."),
+]
+Shrinking = Annotated[
+    Sampling | None,
+    typer.Option(help="As in training by default, bilinear where the file does not say."),
+]
+
+
 def label(
-    images: Annotated[Path, typer.Argument(help="Folder of images, searched recursively.")],
-    out: Annotated[Path, typer.Option(help="COCO keypoint json to write.")],
-    teacher: Annotated[Path | None, typer.Option(help="Pose model that makes the labels: checkpoint, ONNX or TFLite.", autocompletion=model_files)] = None,
-    boxes: Annotated[Path | None, typer.Option(help="Boxes of the people: a COCO json, or a folder of Pascal VOC XML. Without, the teacher finds one person per image.")] = None,
-    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of labelled people here (PNG or JPEG).")] = None,
-    min_score: Annotated[float, typer.Option(help="Least score of a keypoint, in the image and in its mirror image.")] = 0.3,
-    max_distance: Annotated[float, typer.Option(help="Largest distance of the two places of a keypoint, as a share of the crop's side.")] = 0.04,
-    min_keypoints: Annotated[int, typer.Option(help="People with fewer such keypoints are left out.")] = 4,
-    min_side: Annotated[float, typer.Option(help="People with a smaller box are left out: square root of its area, in pixels.")] = 36.0,
-    sampling: Annotated[Sampling | None, typer.Option(help="As in training by default, bilinear where the file does not say.")] = None,
-    skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
-) -> None:  # fmt: skip
+    images: Photos,
+    out: Out,
+    teacher: Teacher = None,
+    boxes: Boxes = None,
+    sheet: Sheet = None,
+    min_score: MinScore = 0.3,
+    max_distance: MaxDistance = 0.04,
+    min_keypoints: MinKeypoints = 4,
+    min_side: MinSide = 36.0,
+    sampling: Shrinking = None,
+    skeleton: SkeletonFile = None,
+    resolution: Resolution = None,
+    threads: Threads = None,
+) -> None:
     """Label images by a teacher model: COCO keypoints for `train`, without annotating by hand."""
     from rich.console import Console
 
@@ -60,7 +108,8 @@ def label(
         raise HeatposeError(f"No image of '{images}' was labelled; '{out}' is not written.")
     if sheet is not None:
         write_picture(sheet, _sheet(out, images, chosen))
-    typer.echo(f"{out}: add to a training with data.extra='[{{annotations: {out}, images: {images}}}]'")
+    entry = f"{{annotations: {out}, images: {images}}}"
+    typer.echo(f"{out}: add to a training with data.extra='[{entry}]'")
 
 
 def _sheet(annotations: Path, images: Path, skeleton: Skeleton) -> NDArray[np.uint8]:

@@ -59,8 +59,9 @@ def read_boxes(path: Path) -> dict[str, ImageBoxes]:
 
 
 def match(boxes: Mapping[str, ImageBoxes], files: Sequence[str]) -> dict[str, ImageBoxes]:
-    """Image file -> its boxes: by the path below the folder, else by a name (with or without its ending) that only
-    one file has.
+    """Image file -> its boxes.
+
+    The path below the folder counts, else a name, with or without its ending, that one file has.
 
     Args:
         boxes: Of `read_boxes`.

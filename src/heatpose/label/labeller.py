@@ -8,9 +8,9 @@ Shape legend: K keypoints, H and W rows and columns of an image, S the teacher's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import floor, sqrt
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -64,18 +64,18 @@ class LabelSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.min_score < 1 or not 0 < self.max_distance <= 1:
             raise HeatposeError(
-                f"A score of {self.min_score} or a distance of {self.max_distance} cannot be asked "
-                "for; use a score in [0, 1), 0.3 by default, and a distance in (0, 1], 0.04 by default."
+                f"A score of {self.min_score} or a distance of {self.max_distance} is out of range; "
+                "use a score in [0, 1), 0.3 by default, and a distance in (0, 1], 0.04 by default."
             )
         if self.min_keypoints < 1 or self.min_side < 0:
             raise HeatposeError(
-                f"{self.min_keypoints} keypoints or a side of {self.min_side} pixels cannot be asked "
-                "for; use 1 keypoint or more, 4 by default, and 0 pixels or more, 36 by default."
+                f"{self.min_keypoints} keypoints or a side of {self.min_side} pixels is out of range; "
+                "use 1 keypoint or more, 4 by default, and 0 pixels or more, 36 by default."
             )
 
 
 class Labeller:
-    """A teacher and its settings.
+    """A teacher and its settings; several threads may use it at once.
 
     Args:
         teacher: The model.
@@ -84,6 +84,7 @@ class Labeller:
 
     def __init__(self, teacher: Estimator, settings: LabelSettings) -> None:
         self.teacher, self.settings = teacher, settings
+        self._one_at_a_time = Lock()  # the model has threads of its own; images are cut beside it
         try:
             require_torso(teacher.skeleton)
             self.looks = LOOKS
@@ -95,7 +96,7 @@ class Labeller:
         height, width = image.shape[:2]
         region = whole(width, height)
         for _ in range(self.looks):
-            pose = self.teacher.pose_of(self.teacher.resize(region.cut(image)))
+            (pose,) = self._predict(self.teacher.resize(region.cut(image))[None])
             pose = region.to_picture(pose, width, height)
             before, region = region, next_region(pose, self.teacher.skeleton, width, height)
             if region == before:
@@ -111,13 +112,19 @@ class Labeller:
         return self._judged(points, poses[..., 2], region.side, (width, height), box)
 
     def _both_ways(self, crop: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """f32[2, K, 3] x, y as fractions of the crop, score: as it is, and mirrored there and back."""
+        """f32[2, K, 3] x, y as fractions of the crop, score: of the crop, and of its mirror image."""
         resized = self.teacher.resize(crop)
         pair = np.stack([resized, resized[:, ::-1]])
-        straight, mirrored = np.nan_to_num(self.teacher.runner.predict(pair, self.teacher.decode))
+        straight, mirrored = self._predict(pair)
         mirrored = mirrored[list(self.teacher.skeleton.flip_order)]
         mirrored[:, 0] = 1 - mirrored[:, 0]
         return np.stack([straight, mirrored])
+
+    def _predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Poses f32[B, K, 3] of u8[B, S, S, 3]; what is not a number becomes 0."""
+        with self._one_at_a_time:
+            poses = self.teacher.runner.predict(images, self.teacher.decode)
+        return np.nan_to_num(poses)
 
     def _judged(
         self,
@@ -153,7 +160,7 @@ def _keypoints(
     scores: NDArray[np.float32],
     sure: NDArray[np.bool_],
     labelled: NDArray[np.bool_],
-) -> Mapping[str, Any]:
+) -> Entry:
     """COCO's x, y, v, zero where there is no label, and the scores of all."""
     triples = np.concatenate([points.round(2), np.full((len(points), 1), 2)], 1)
     triples[~labelled] = 0

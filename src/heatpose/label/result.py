@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 UNREADABLE = "unreadable image"
 LICENCE = (
-    "The labels are the output of the teacher model and were not checked by a person. The licence of "
-    "the model applies to it; the rights in the images are their owners'."
+    "The labels are the output of the teacher model and were not checked by a person. The "
+    "model has its own licence; the rights in the images are their owners'."
 )
 
 
@@ -59,7 +59,7 @@ COUNTERS = ("left_out", "keypoints", "others")
 
 def count(records: Iterable[Record], others: Mapping[str, int]) -> LabelCounts:
     """Counts a run's records; `others` are taken over where they are not 0."""
-    counts = LabelCounts(others=Counter({name: number for name, number in others.items() if number}))
+    counts = LabelCounts(others=+Counter(others))
     for record in records:
         counts.images += 1
         entries = record.get("instances", [{"reason": UNREADABLE}])

@@ -87,8 +87,7 @@ def label_images(job: LabelJob) -> LabelCounts:
 
 
 def find_images(folder: Path) -> tuple[list[str], int]:
-    """Paths of the images below a folder, with forward slashes and sorted, and how many videos lie
-    beside them.
+    """Paths of the images below a folder, sorted, and the number of videos beside them.
 
     Raises:
         HeatposeError: It is not a folder, or has no image.
@@ -122,13 +121,13 @@ def _header(job: LabelJob, boxes: dict[str, ImageBoxes] | None) -> dict[str, Any
 
 
 def _info(job: LabelJob, content: dict[str, Any]) -> dict[str, Any]:
-    named = {"boxes": None if job.boxes is None else {"name": job.boxes.name, "sha256": content["boxes"]}}
+    boxes = None if job.boxes is None else {"name": job.boxes.name, "sha256": content["boxes"]}
     return {
         "description": f"Pseudo-labels by {job.teacher.runner.name}",
         "version": f"heatpose {version('heatpose')}",
         "licence": LICENCE,
         **content,
-        **named,
+        "boxes": boxes,
     }
 
 
@@ -140,20 +139,21 @@ def _labelled(
     stamps = {file: _stamp(job.images / file) for file in files}
     todo = [file for file in files if not _is_done(partial.records.get(file), stamps[file])]
 
-    def load(file: str) -> tuple[str, NDArray[np.uint8] | str]:
-        try:
-            return file, load_upright(job.images / file)
-        except HeatposeError as error:
-            return file, str(error)
+    def labelled(file: str) -> Record:
+        given = None if boxes is None else boxes.get(file, ImageBoxes())
+        return {"file": file, **stamps[file], **_record(labeller, job.images / file, given)}
 
     try:
-        with _progress(len(files), len(files) - len(todo)) as done, closing(in_parallel(load, todo)) as stream:
-            for file, image in stream:
-                given = None if boxes is None else boxes.get(file, ImageBoxes())
-                partial.add({"file": file, **stamps[file], **_record(labeller, image, given)})
+        with (
+            _progress(len(files), len(files) - len(todo)) as done,
+            closing(in_parallel(labelled, todo)) as stream,
+        ):
+            for record in stream:
+                partial.add(record)
                 done()
     except KeyboardInterrupt as error:
-        raise InterruptedRun("Labelling was interrupted; the same command goes on from there.") from error
+        sentence = "Labelling was interrupted; the same command goes on from there."
+        raise InterruptedRun(sentence) from error
     return [partial.records[file] for file in files]
 
 
@@ -170,10 +170,12 @@ def _is_done(record: Record | None, stamp: dict[str, int]) -> bool:
     return record is not None and all(record.get(name) == value for name, value in stamp.items())
 
 
-def _record(labeller: Labeller, image: NDArray[np.uint8] | str, given: ImageBoxes | None) -> Record:
-    """What is kept of one image, or of the sentence why it cannot be read."""
-    if isinstance(image, str):
-        return {"error": image}
+def _record(labeller: Labeller, path: Path, given: ImageBoxes | None) -> Record:
+    """What is kept of one image file, besides its name."""
+    try:
+        image = load_upright(path)
+    except HeatposeError as error:
+        return {"error": str(error)}
     height, width = image.shape[:2]
     return {"width": width, "height": height, "instances": _instances(labeller, image, given)}
 
@@ -188,9 +190,9 @@ def _instances(
         return [{"reason": NO_BOX, "bbox": None}]
     if given.size not in (None, (width, height)):
         return [{"reason": OTHER_SIZE, "bbox": None} for _ in given.boxes]
+    outside: Entry = {"reason": OUTSIDE, "bbox": None}
     return [
-        labeller.label(image, box) if usable(box, width, height) else {"reason": OUTSIDE, "bbox": None}
-        for box in given.boxes
+        labeller.label(image, box) if usable(box, width, height) else outside for box in given.boxes
     ]
 
 
@@ -210,8 +212,9 @@ def _progress(total: int, before: int) -> Iterator[Callable[[], None]]:
         done += 1
         if (now := time.monotonic()) - told >= LOG_S:
             told = now
-            left = (total - before - done) * (now - start) / done / 60
-            line = f"{before + done} of {total} images, about {left:.0f} minutes left"
+            left = (total - before - done) * (now - start) / done
+            named = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
+            line = f"{before + done} of {total} images, about {named} left"
             print(line, file=sys.stderr, flush=True)
 
     yield count_one
