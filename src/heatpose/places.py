@@ -55,7 +55,8 @@ def only_one(
         lock.acquire()
     except Timeout as error:
         raise HeatposeError(
-            f"{what} '{folder / name}' is being written by another process; wait for it, or {advice}."
+            f"{what} '{folder / name}' is being written by another process; "
+            f"wait for it, or {advice}."
         ) from error
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):  # some network file systems have no locks

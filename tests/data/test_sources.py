@@ -203,7 +203,7 @@ def test_an_unknown_description_is_one_sentence(description: dict[str, Any], mes
 
 
 def test_a_label_file_and_its_images_are_added(official: Path, tmp_path: Path) -> None:
-    """Beside a root and alone, by plain values as a checkpoint keeps them; nothing is evaluated alone."""
+    """Beside a root and alone, also as described in a checkpoint; alone nothing is evaluated."""
     mine = write_part(tmp_path / "mine", "labels.json", "photos", numbered(500, 2))
     entry = {"annotations": str(mine / "labels.json"), "images": str(mine / "photos")}
     both = CocoSource(str(official), extra=[entry])

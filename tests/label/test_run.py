@@ -75,7 +75,7 @@ def test_keypoints_that_the_mirror_image_moves_are_left_out(
     shift: int, labelled: int, tmp_path: Path, heatpose: Any, draw_person: DrawPerson,
     make_teacher: MakeTeacher,
 ) -> None:  # fmt: skip
-    """Moved by 1/64 of the crop they differ by 1/32 = 3.1 % of it, by 2/64 by 6.3 %: 4 % decides."""
+    """Moved by 1/64 of the crop they differ by 1/32 = 3.1 %, by 2/64 by 6.3 %: 4 % decides."""
     photos, out = tmp_path / "photos", tmp_path / "labels.json"
     draw_person(photos / "a.png", (240, 180))
     teacher = make_teacher(shift, ["left_wrist", "right_wrist"])
@@ -159,7 +159,7 @@ def test_what_is_not_a_folder_of_images(
     (tmp_path / "films/a.mp4").write_bytes(b"")
     draw_person(tmp_path / "photos/a.png", (240, 180))
     for images, words in {
-        "nothing": "There is no image", "films": "has 1 videos and no image; write their frames",
+        "nothing": "There is no image", "films": "has 1 videos and no image; write frames",
         "photos/a.png": "is a file; give the folder", "missing": "does not exist; give the folder",
     }.items():  # fmt: skip
         ran = heatpose("label", tmp_path / images, "--out", out, "--teacher", teacher)

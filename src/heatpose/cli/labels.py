@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from heatpose.skeleton import Skeleton
 
 NO_TEACHER = (
-    "A teacher is needed: give --teacher MODEL, a .ckpt, .onnx or .tflite pose model that is larger "
-    "than the network to be trained, such as MoveNet Thunder."
+    "A teacher is needed: give --teacher MODEL, a .ckpt, .onnx or .tflite pose model that is "
+    "larger than the network to be trained, such as MoveNet Thunder."
 )
 
 

@@ -203,7 +203,7 @@ def _build(people: Sequence[Person], folder: Path, short_side: int | None) -> No
                 progress.advance(task)
             file.flush()
             os.fsync(file.fileno())
-        # Absolute, as in the folder's name: runs that spell the same path otherwise share the cache.
+        # Absolute, as in the folder's name: other spellings of a path share the cache.
         names = [os.path.abspath(person.image_path) for person in people]
         index = {"short_side": short_side, "pictures": names, "sides": sides}
         (part / INDEX).write_text(json.dumps(index), encoding="utf-8")

@@ -50,8 +50,8 @@ class CocoSource:
     def _root(self) -> Path:
         if self.root is None:
             raise HeatposeError(
-                "No data: set data.root=FOLDER (COCO 2017 layout), add data.download=true to fetch it, "
-                "or give labels alone: data.extra='[{annotations: labels.json, images: FOLDER}]'."
+                "No data: set data.root=FOLDER (COCO 2017 layout), add data.download=true to fetch "
+                "it, or give labels alone: data.extra='[{annotations: labels.json, images: FOLDER}]'."
             )
         return Path(self.root).expanduser()
 
@@ -188,7 +188,8 @@ def find_extra(entry: str | Mapping[str, str]) -> Split:
     split = Split(*(Path(str(entry[key])).expanduser() for key in ("annotations", "images")))
     if not split.annotations.is_file():
         raise HeatposeError(
-            f"data.extra names the label file '{split.annotations}', which does not exist; correct it."
+            f"data.extra names the label file '{split.annotations}', which does not exist; "
+            "correct the path."
         )
     if not split.images.is_dir():
         raise HeatposeError(

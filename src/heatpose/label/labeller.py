@@ -64,12 +64,12 @@ class LabelSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.min_score < 1 or not 0 < self.max_distance <= 1:
             raise HeatposeError(
-                f"A score of {self.min_score} or a distance of {self.max_distance} is out of range; "
+                f"A score of {self.min_score} or distance of {self.max_distance} is out of range; "
                 "use a score in [0, 1), 0.3 by default, and a distance in (0, 1], 0.04 by default."
             )
         if self.min_keypoints < 1 or self.min_side < 0:
             raise HeatposeError(
-                f"{self.min_keypoints} keypoints or a side of {self.min_side} pixels is out of range; "
+                f"{self.min_keypoints} keypoints or a side of {self.min_side} is out of range; "
                 "use 1 keypoint or more, 4 by default, and 0 pixels or more, 36 by default."
             )
 
@@ -112,7 +112,7 @@ class Labeller:
         return self._judged(points, poses[..., 2], region.side, (width, height), box)
 
     def _both_ways(self, crop: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """f32[2, K, 3] x, y as fractions of the crop, score: of the crop, and of its mirror image."""
+        """f32[2, K, 3] x, y as fractions of the crop, score: of the crop and its mirror image."""
         resized = self.teacher.resize(crop)
         pair = np.stack([resized, resized[:, ::-1]])
         straight, mirrored = self._predict(pair)

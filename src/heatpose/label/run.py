@@ -98,7 +98,7 @@ def find_images(folder: Path) -> tuple[list[str], int]:
     found = find_sources([folder])
     if not found.images:
         raise HeatposeError(
-            f"'{folder}' has {len(found.videos)} videos and no image; write their frames as images, "
+            f"'{folder}' has {len(found.videos)} videos and no image; write frames as images, "
             "for example with ffmpeg -i VIDEO -vf fps=1 FOLDER/%06d.jpg."
         )
     return sorted(path.relative_to(folder).as_posix() for path in found.images), len(found.videos)
