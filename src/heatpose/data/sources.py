@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,18 +37,22 @@ class CocoSource:
     Attributes:
         root: Folder in the official layout (`annotations/person_keypoints_train2017.json`, `train2017/`, ...) or flat.
         eval_root: Folder with the `val2017` part; `root` when not given.
-        extra: Further folders, each with one `person_keypoints_*.json` and its images, for training only.
+        extra: Further labels for training only, also without a `root`: a folder with one
+            `person_keypoints_*.json` and its images, or `annotations` (a COCO json) and `images`.
         download: Fetches the official COCO 2017 archives into `root` (about 20 GB).
     """
 
     root: str | None = None
     eval_root: str | None = None
-    extra: Sequence[str] = ()
+    extra: Sequence[str | Mapping[str, str]] = ()
     download: bool = False
 
     def _root(self) -> Path:
         if self.root is None:
-            raise HeatposeError("No data: set data.root=FOLDER (COCO 2017 layout), or add data.download=true to fetch it.")
+            raise HeatposeError(
+                "No data: set data.root=FOLDER (COCO 2017 layout), add data.download=true to fetch "
+                "it, or give labels alone: data.extra='[{annotations: labels.json, images: FOLDER}]'."
+            )
         return Path(self.root).expanduser()
 
     def prepare(self) -> None:
@@ -57,19 +61,30 @@ class CocoSource:
             from heatpose.data.download import download_coco
 
             download_coco(self._root())
-        find_split(self._root(), "train")
+        self._splits()
+
+    def _splits(self) -> list[Split]:
+        """The training parts: of `root`, unless there is `extra` alone, and of `extra`."""
+        whole = [] if self.root is None and self.extra else [find_split(self._root(), "train")]
+        return [*whole, *(find_extra(entry) for entry in self.extra)]
 
     def training(self, skeleton: Skeleton) -> list[Person]:
-        """People of train2017 and of the extra folders, without any image of the evaluation part."""
-        splits = [find_split(self._root(), "train"), *(find_labels(Path(folder).expanduser()) for folder in self.extra)]
+        """People of train2017 and of the extra labels, without any image of the evaluation part."""
+        splits = self._splits()
         found = [person for split in splits for person in people(read_labels(split.annotations), split.images, skeleton)[0]]
         if not found:
-            raise HeatposeError(f"'{self.root}' has no person with a labelled keypoint of skeleton '{skeleton.name}'; run heatpose data on it.")
+            looked = ", ".join(f"'{split.annotations}'" for split in splits)
+            raise HeatposeError(
+                f"{looked} has no person with a labelled keypoint of skeleton '{skeleton.name}'; "
+                "run heatpose data on its folder."
+            )
         held_out = {(person.image_path.name, person.width, person.height) for person in self.evaluation(skeleton) or []}
         return [p for p in found if (p.image_path.name, p.width, p.height) not in held_out]
 
     def evaluation(self, skeleton: Skeleton) -> list[Person] | None:
         """The benchmark's selection of val2017; None when there is no val2017 part."""
+        if self.root is None and self.eval_root is None and self.extra:
+            return None
         try:
             split = find_split(Path(self.eval_root).expanduser() if self.eval_root else self._root(), "val")
         except HeatposeError:
@@ -80,7 +95,8 @@ class CocoSource:
 
     def describe(self) -> dict[str, Any]:
         """See `Source`."""
-        return {"kind": "coco", **asdict(self), "extra": list(self.extra), "download": False}
+        extra = [entry if isinstance(entry, str) else dict(entry) for entry in self.extra]
+        return {"kind": "coco", **asdict(self), "extra": extra, "download": False}
 
 
 @dataclass(frozen=True)
@@ -154,6 +170,33 @@ def find_labels(folder: Path) -> Split:
         if (images / first).is_file():
             return Split(files[0], images)
     raise HeatposeError(f"'{folder}' has labels for '{first}', but the image is neither there nor in a subfolder.")
+
+
+def find_extra(entry: str | Mapping[str, str]) -> Split:
+    """The label file and the images of an entry of `CocoSource.extra`.
+
+    Raises:
+        HeatposeError: A file or folder is missing, or the entry has other keys.
+    """
+    if isinstance(entry, str):
+        return find_labels(Path(entry).expanduser())
+    if set(entry) != {"annotations", "images"}:
+        raise HeatposeError(
+            f"data.extra has an entry with {sorted(map(str, entry))}; give a folder, or both keys: "
+            "data.extra='[{annotations: labels.json, images: FOLDER}]'."
+        )
+    split = Split(*(Path(str(entry[key])).expanduser() for key in ("annotations", "images")))
+    if not split.annotations.is_file():
+        raise HeatposeError(
+            f"data.extra names the label file '{split.annotations}', which does not exist; "
+            "correct the path."
+        )
+    if not split.images.is_dir():
+        raise HeatposeError(
+            f"data.extra names the images '{split.images}', which is not a folder; give the folder "
+            f"that the file names of '{split.annotations}' start from."
+        )
+    return split
 
 
 def find_part(folder: Path, split: str) -> Split:
