@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from heatpose.export.flatbuffer import read_graph
-from heatpose.models.tflite_input import LayerMismatch, input_scale, first_convolution
+from heatpose.models.tflite_input import LayerMismatch, first_convolution, input_scale
 from tests.conftest import MadeOnce
 
 NAMES = {

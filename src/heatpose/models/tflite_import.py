@@ -14,7 +14,7 @@ from heatpose.export.graph import Graph, Operator
 from heatpose.models.layers import ConvBlock, scaled_channels
 from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.tflite_heads import FORMATS, consumers, find_heads
-from heatpose.models.tflite_input import LayerMismatch, input_scale, first_convolution
+from heatpose.models.tflite_input import LayerMismatch, first_convolution, input_scale
 from heatpose.models.tflite_walk import kernel_shape, locate
 
 WIDTHS = (1.0, 1.75, 0.35, 0.5, 0.75, 1.3, 1.4)
