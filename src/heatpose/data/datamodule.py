@@ -17,7 +17,7 @@ from heatpose.data.batches import EpochBatches, sampling_weights
 from heatpose.data.cache import ImageFiles, Pictures, choose_pictures
 from heatpose.data.occlusion import Occlusion
 from heatpose.data.sample import Person
-from heatpose.data.selection import SELECTIONS, TrainingRules, refuse_empty, split_people
+from heatpose.data.selection import SELECTIONS, TrainingRules, split_people, why_empty
 from heatpose.data.share import SharedOnce, part_of_batch
 from heatpose.data.sources import Source
 from heatpose.data.views import TrainingBatch, TrainingViews, others_painted
@@ -154,7 +154,8 @@ class PoseData(lightning.LightningDataModule):
             return
         everyone = self.source.training(self.skeleton)
         split = split_people(everyone, self.rules)
-        refuse_empty(split, everyone, self.rules)
+        if reason := why_empty(split, everyone, self.rules):
+            raise HeatposeError(reason)
         tell_once(split.account)
         learnt, chosen = split.learnt, split.chosen
         self.pictures = choose_pictures(self.cache, self.short_side, everyone, [*learnt, *chosen] if self.limit else everyone)

@@ -19,6 +19,8 @@ THUMBNAIL = 16
 """Side of the images that are compared."""
 ALIKE = 6.0
 """Mean difference in grey levels below which two thumbnails show the same image."""
+FLAT = 2.0
+"""Standard deviation in grey levels below which a thumbnail shows nothing that could be recognised."""
 SAME_PLACE = 0.9
 """Intersection over union above which two boxes, as fractions of their images, are the same."""
 
@@ -40,7 +42,10 @@ def same_images(people: Sequence[Person], others: Sequence[Person]) -> set[Path]
     mine = {person.image_path: person.image_path.resolve() for person in people}
     theirs = {person.image_path.resolve() for person in others}
     found = {path for path, file in mine.items() if file in theirs}
-    found |= _copies([path for path in mine if path not in found], theirs)
+    names = {path.stem for path in theirs}
+    for path in _copies([path for path in mine if path not in found], theirs):
+        if path.stem in names or not _blank(path):  # black frames of two videos are equal, too
+            found.add(path)
     pairs = _pairs([person for person in people if person.image_path not in found], others)
     with ThreadPoolExecutor(2) as pool:
         alike = pool.map(lambda pair: _alike(*pair), pairs)
@@ -108,7 +113,15 @@ def _corners(person: Person) -> tuple[float, float, float, float]:
 
 
 def _alike(a: Path, b: Path) -> bool:
-    return bool(np.abs(_thumbnail(a) - _thumbnail(b)).mean() < ALIKE)
+    first, second = _thumbnail(a), _thumbnail(b)
+    shows_something = min(first.std(), second.std()) > FLAT
+    return bool(shows_something and np.abs(first - second).mean() < ALIKE)
+
+
+def _blank(path: Path) -> bool:
+    """True for an image of one colour, which shows nothing that could be recognised."""
+    pixels = load_image(path)
+    return bool((pixels == pixels[0, 0]).all())
 
 
 def _thumbnail(path: Path) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from heatpose.data.audit import Audit
 from heatpose.data.coco import SEVERAL, CocoLabels, benchmark_people
 from heatpose.data.image_check import ImageCheck, check_images
 from heatpose.data.sample import Person
-from heatpose.data.selection import TrainingRules, split_people
+from heatpose.data.selection import TrainingRules, split_people, why_empty
 from heatpose.data.sources import training_people
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import Skeleton
@@ -58,6 +58,7 @@ class AuditReport:
         learnt: Of `training`, who is learnt from or held out with the settings of `train.py` as they
             are; None for an evaluation part.
         held_out: How many of `learnt` choose the checkpoint.
+        refused: Why `train.py` would refuse that, and what to set; None where it would train.
         files: The image files.
         outside: Labelled keypoints that lie outside their image.
         labelled: Keypoint name -> people that have it labelled.
@@ -76,6 +77,7 @@ class AuditReport:
     benchmark: Selection
     learnt: Selection | None
     held_out: int
+    refused: str | None
     files: ImageCheck
     outside: int = 0
     labelled: dict[str, int] = field(default_factory=dict)
@@ -111,6 +113,7 @@ def audit_report(
     per_image = Counter(int(a["image_id"]) for a in labels.annotations)
     by_people = Counter(min(per_image[image_id], 2) for image_id in labels.images)
     split = None if rules is None else split_people(kept, rules)
+    refused = None if split is None or rules is None else why_empty(split, kept, rules)
     used = dict.fromkeys(person.image_id for person in kept) if check_files else ()
     report = AuditReport(
         path=str(labels.path),
@@ -122,6 +125,7 @@ def audit_report(
         training=Selection.of(training),
         learnt=None if split is None else Selection.of(split.audit),
         held_out=0 if split is None else len(split.chosen),
+        refused=refused,
         benchmark=_benchmark(labels, images, skeleton, training),
         files=check_images(labels.images, Path(images), used),
     )
@@ -166,6 +170,8 @@ def print_audit(report: AuditReport, console: Console) -> None:
     console.print(_selections(report))
     for what, count in report.assumed.items():
         console.print(f"assumed: {what} ({count})")
+    if report.refused is not None:
+        console.print(escape(f"train.py as it is: {report.refused}"))
     console.print(_files(report.files))
     kept = report.training.kept
     if kept:

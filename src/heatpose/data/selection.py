@@ -11,7 +11,6 @@ from typing import Any
 from heatpose.data.audit import Audit
 from heatpose.data.augment import GeometricAugment, prominent
 from heatpose.data.sample import Person
-from heatpose.errors import HeatposeError
 
 SELECTIONS = ("all", "prominent", "alone")
 HIDDEN = "no crop separates the person from a larger neighbour"
@@ -82,7 +81,7 @@ class TrainingSplit:
 
 
 def split_people(people: Sequence[Person], rules: TrainingRules) -> TrainingSplit:
-    """Applies the rules. Either part may come out empty (`refuse_empty`).
+    """Applies the rules. Either part may come out empty (`why_empty`).
 
     Args:
         people: Usable ones (`coco.people`), in order.
@@ -113,26 +112,24 @@ def split_people(people: Sequence[Person], rules: TrainingRules) -> TrainingSpli
     return TrainingSplit(learnt, chosen, audit)
 
 
-def refuse_empty(split: TrainingSplit, people: Sequence[Person], rules: TrainingRules) -> None:
-    """Refuses a split with an empty part, and names settings with which neither is empty.
+def why_empty(
+    split: TrainingSplit, people: Sequence[Person], rules: TrainingRules
+) -> str | None:
+    """Why a part of a split is empty, with settings for which none is; None where none is.
 
     Args:
         split: Of `people`, by the rules.
         people: As `split_people`.
         rules: As `split_people`.
-
-    Raises:
-        HeatposeError: Nobody is left to learn from, or to choose on.
     """
     if split.learnt and split.chosen:
-        return
-    usable = [person for person in people if rules.why_not(person) is None]
-    if not usable:
+        return None
+    images = {person.image_path for person in people if rules.why_not(person) is None}
+    if not images:
         what = f"None of the {len(people)} people can be learnt from"
     elif not split.chosen:
-        images = len({person.image_path for person in usable})
         what = (
-            f"None of the {images} images with usable people is held out to choose the checkpoint "
+            f"None of the {len(images)} images with usable people is held out to choose the checkpoint "
             f"(data.module.held_out={rules.held_out:g})"
         )
     else:
@@ -140,7 +137,7 @@ def refuse_empty(split: TrainingSplit, people: Sequence[Person], rules: Training
     reasons = f" ({split.audit.reasons})" if split.audit.reasons else ""
     remedy = _remedy(people, rules)
     advice = f"set {' '.join(remedy)}" if remedy else "add images of other people"
-    raise HeatposeError(f"{what}{reasons}; {advice}.")
+    return f"{what}{reasons}; {advice}."
 
 
 def _remedy(people: Sequence[Person], rules: TrainingRules) -> list[str]:
