@@ -73,7 +73,7 @@ def check_plausible(labels: Labelled, where: Callable[[int], str]) -> None:
             boxes or keypoints reach beyond their images.
     """
     with np.errstate(all="ignore"):
-        for check in (_fractions, _corners, _beyond, _other_reading):
+        for check in (_fractions, _corners, _other_reading, _beyond):
             check(labels, where)
 
 
