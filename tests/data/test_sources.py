@@ -75,6 +75,8 @@ def test_evaluation_people_are_never_learnt_from(official: Path, tmp_path: Path)
 
 def test_evaluation_people_from_elsewhere_are_left_out_of_training(official: Path, tmp_path: Path) -> None:
     other = write_part(tmp_path / "other", "annotations/person_keypoints_val2017.json", "val2017", [*numbered(3, 2), "own.png"])
+    for name in numbered(3, 2):
+        shutil.copy(official / "train2017" / name, other / "val2017" / name)
     source = CocoSource(str(official), eval_root=str(other))
     assert len(files(source.evaluation(ST_13))) == 3
     assert [Path(name).name for name in files(source.training(ST_13))] == numbered(0, 3)

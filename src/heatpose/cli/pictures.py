@@ -57,7 +57,8 @@ def data(
     from heatpose.data.coco import people, read_labels
     from heatpose.data.contact import augmented_sheet_of, contact_sheet_of
     from heatpose.data.report import audit_report, print_audit
-    from heatpose.data.sources import find_part
+    from heatpose.data.selection import TrainingRules
+    from heatpose.data.sources import CocoSource, find_part
     from heatpose.preprocessing import check_resolution
     from heatpose.skeleton import for_labels
 
@@ -66,7 +67,9 @@ def data(
     part = find_part(folder, str(split))
     labels = read_labels(part.annotations)
     chosen = read_skeleton(skeleton) or for_labels(labels.keypoint_names)
-    report = audit_report(labels, part.images, chosen, check_files=files)
+    rules = TrainingRules(size=resolution) if split is Split.train else None
+    scored = CocoSource(str(folder)).evaluation(chosen) or () if rules else ()
+    report = audit_report(labels, part.images, chosen, files, rules, scored)
     print_audit(report, Console())
     if sheet is not None:
         write_picture(sheet, contact_sheet_of(people(labels, part.images, chosen)[0], chosen))

@@ -56,7 +56,7 @@ def augmented_sheet_of(
         u8[H, W, 3] RGB.
 
     Raises:
-        HeatposeError: There is nobody, or an image cannot be read.
+        HeatposeError: There is nobody, an image cannot be read, or left and right are not paired.
     """
     from heatpose.data.augment import GeometricAugment, Photometric
     from heatpose.data.batches import BatchPlan
@@ -64,6 +64,7 @@ def augmented_sheet_of(
     from heatpose.data.views import TrainingViews
     from heatpose.viz import draw_pose
 
+    skeleton.require_flip_pairs("augment.geometric.mirror=0 in training")
     augment = GeometricAugment()
     chosen = _chosen([person for person in kept if augment.suits(person, size)], people, seed)
     shown = tuple(i for i in range(len(chosen)) for _ in range(views))

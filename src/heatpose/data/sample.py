@@ -35,6 +35,8 @@ class Person:
         area: Segmentation area in square pixels (COCO's `area`).
         alone: True when this is the only person annotation of its image.
         others: f32[M, 4] boxes (x, y, w, h) of the image's other person annotations.
+        file_name: The image's name below the folder of its data set, which may hold folders; the last
+            part of the path where it is not given.
     """
 
     image_path: Path
@@ -48,6 +50,12 @@ class Person:
     area: float
     alone: bool
     others: NDArray[np.float32]
+    file_name: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the image is called wherever its data set lies."""
+        return self.file_name or self.image_path.name
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from heatpose.data.coco import benchmark_people, people, read_labels
+from heatpose.data.audit import Audit, tell_once
+from heatpose.data.coco import CocoLabels, benchmark_people, people, read_labels
+from heatpose.data.identity import same_images
 from heatpose.data.layout import Split, find_split
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import Skeleton
+
+EVALUATED = "on an image that is evaluated"
 
 
 class Source(Protocol):
@@ -70,16 +74,20 @@ class CocoSource:
 
     def training(self, skeleton: Skeleton) -> list[Person]:
         """People of train2017 and of the extra labels, without any image of the evaluation part."""
-        splits = self._splits()
-        found = [person for split in splits for person in people(read_labels(split.annotations), split.images, skeleton)[0]]
+        splits, scored, found = self._splits(), self.evaluation(skeleton) or [], []
+        for split in splits:
+            kept, audit = training_people(
+                read_labels(split.annotations), split.images, skeleton, scored
+            )
+            tell_once(audit.account(split.annotations, "usable for training"))
+            found += kept
         if not found:
             looked = ", ".join(f"'{split.annotations}'" for split in splits)
             raise HeatposeError(
                 f"{looked} has no person with a labelled keypoint of skeleton '{skeleton.name}'; "
                 "run heatpose data on its folder."
             )
-        held_out = {(person.image_path.name, person.width, person.height) for person in self.evaluation(skeleton) or []}
-        return [p for p in found if (p.image_path.name, p.width, p.height) not in held_out]
+        return found
 
     def evaluation(self, skeleton: Skeleton) -> list[Person] | None:
         """The benchmark's selection of val2017; None when there is no val2017 part."""
@@ -91,7 +99,9 @@ class CocoSource:
             if self.eval_root:
                 raise
             return None
-        return benchmark_people(read_labels(split.annotations), split.images, skeleton)[0]
+        kept, audit = benchmark_people(read_labels(split.annotations), split.images, skeleton)
+        tell_once(audit.account(split.annotations, "scored, one on each image"))
+        return kept
 
     def describe(self) -> dict[str, Any]:
         """See `Source`."""
@@ -136,6 +146,30 @@ class SyntheticSource:
     def describe(self) -> dict[str, Any]:
         """See `Source`."""
         return {"kind": "synthetic", **asdict(self)}
+
+
+def training_people(
+    labels: CocoLabels, images: Path, skeleton: Skeleton, scored: Sequence[Person]
+) -> tuple[list[Person], Audit]:
+    """Usable people of a label file, on none of the images that are scored.
+
+    Args:
+        labels: From `read_labels`.
+        images: Folder of the image files.
+        skeleton: What the keypoints are turned into.
+        scored: People of the evaluation part.
+
+    Raises:
+        HeatposeError: An image that has to be compared with a scored one cannot be read.
+    """
+    everyone, audit = people(labels, images, skeleton)
+    same = same_images(everyone, scored)
+    for person in everyone:
+        if person.image_path in same:
+            audit.drop(EVALUATED, person.image_id)
+    kept = [person for person in everyone if person.image_path not in same]
+    audit.kept = len(kept)
+    return kept, audit
 
 
 def from_description(description: dict[str, Any]) -> Source:

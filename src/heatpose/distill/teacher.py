@@ -53,6 +53,8 @@ class Teacher:
 
     def __init__(self, runner: PoseRunner, skeleton: Skeleton, min_score: float = 0.2, mirror: bool = False) -> None:
         self.runner = runner
+        if mirror:
+            skeleton.require_flip_pairs("distill.mirror=false")
         self.mirror, self.flip_order = mirror, skeleton.flip_order
         self.sources = sources(runner, skeleton)
         self.min_score = min_score
