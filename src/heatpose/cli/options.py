@@ -65,8 +65,13 @@ def _yaml_files(incomplete: str) -> list[str]:
 
 
 Model = Annotated[Path, typer.Argument(help="Checkpoint (.ckpt), ONNX or TFLite file.", autocompletion=model_files)]
-Annotations = Annotated[Path, typer.Option(help="COCO keypoint json.")]
-Images = Annotated[Path, typer.Option(help="Folder of its images.")]
+Annotations = Annotated[
+    Path, typer.Option(help="COCO keypoint json, or an export of a labelling tool (docs/labels.md).")
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(help="Folder of its images; by default the one that the labels lead to."),
+]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the result here as well.")]
 SkeletonFile = Annotated[Path | None, typer.Option(help="Skeleton YAML, where the model file does not say what its channels are and has neither 17 nor 13.")]
 Resolution = Annotated[int | None, typer.Option(help="Side of the input, for checkpoints; other files have a fixed one.")]

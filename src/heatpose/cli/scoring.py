@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Model, annotations: Annotations, images: Images, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
+    model: Model, annotations: Annotations, images: Images = None, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
     decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
     reference_kernels: ReferenceKernels = False,
 ) -> None:  # fmt: skip
@@ -43,12 +43,12 @@ def evaluate(
     scored = _Scoring(annotations, images, sampling, decode, skeleton)
     report = scored.of(model, resolution, threads, reference_kernels)
     show(report_table([report]))
-    write_json(json_out, report.to_json())
+    write_json(json_out, {**report.to_json(), "labels": scored.labels.source.record()})
 
 
 def compare(
     models: Annotated[list[Path], typer.Argument(help="Two or more models; the first is what the others are compared with.", autocompletion=model_files)],
-    annotations: Annotations, images: Images, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
+    annotations: Annotations, images: Images = None, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
     decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
     reference_kernels: ReferenceKernels = False,
 ) -> None:  # fmt: skip
@@ -64,18 +64,20 @@ def compare(
     differences = [paired_difference(report, reports[0]) for report in reports[1:]]
     show(comparison_table(reports, differences))
     against = [{"model": r.model, "mean": d.mean, "low": d.low, "high": d.high} for r, d in zip(reports[1:], differences, strict=True)]
-    write_json(json_out, {"reports": [report.to_json() for report in reports], "difference_from_first": against})
+    labels = scored.labels.source.record()
+    write_json(json_out, {"reports": [report.to_json() for report in reports], "difference_from_first": against, "labels": labels})
 
 
 class _Scoring:
     """The evaluation set of one command; people are read once per skeleton."""
 
-    def __init__(self, annotations: Path, images: Path, sampling: Sampling, decode: Decode, skeleton: Path | None) -> None:
+    def __init__(self, annotations: Path, images: Path | None, sampling: Sampling, decode: Decode, skeleton: Path | None) -> None:
         from heatpose.data.coco import read_labels
 
-        if not images.is_dir():
+        if images is not None and not images.is_dir():
             raise HeatposeError(f"'{images}' is no folder; give the folder of the images that '{annotations}' lists.")
-        self.labels, self.images = read_labels(annotations), images
+        self.labels = read_labels(annotations, images)
+        self.images = self.labels.source.folder
         self.sampling, self.decode, self.skeleton = str(sampling), str(decode), read_skeleton(skeleton)
         self.people: dict[tuple[str, ...], list[Person]] = {}
 
