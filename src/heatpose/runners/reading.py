@@ -12,7 +12,6 @@ from heatpose.skeleton import Skeleton, for_keypoint_count
 
 if TYPE_CHECKING:
     from heatpose.runners.manifest import FileFacts
-    from heatpose.runners.outputs import OutputForm
 
 
 class Read(Protocol):
@@ -114,7 +113,9 @@ class UnrunFile:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """What a TFLite or ONNX file states about itself and what would be assumed, for `heatpose inspect`; it is not run.
+    """What a TFLite or ONNX file states about itself and what would be assumed, for `heatpose inspect`.
+
+    A TFLite file is not run; an ONNX file is, once, because its shapes are often open.
 
     Returns:
         `assumed` and `computed`; and where the file or its bundle states them `skeleton`, `preprocessing` and
@@ -135,7 +136,7 @@ def describe_file(path: Path) -> dict[str, Any]:
         return content
 
 
-def _read_tflite(path: Path) -> tuple[FileFacts, UnrunFile | None]:
+def _read_tflite(path: Path) -> tuple[FileFacts, Read | None]:
     from heatpose.export.flatbuffer import read_graph
     from heatpose.runners.metadata import tflite_facts
     from heatpose.runners.outputs import choose_output
@@ -149,25 +150,20 @@ def _read_tflite(path: Path) -> tuple[FileFacts, UnrunFile | None]:
             return facts, None
     except HeatposeError:  # no pose model, which is nothing wrong with a file that is looked at
         return facts, None
-    return facts, _unrun(path, facts, output, read_input(graph, form, facts.preprocessing))
+    taken = read_input(graph, form, facts.preprocessing)
+    return facts, UnrunFile(path, output.keypoints, facts.skeleton, taken, output.assumed(facts))
 
 
-def _read_onnx(path: Path) -> tuple[FileFacts, UnrunFile | None]:
-    from heatpose.export.inspection import inspect_onnx, load_onnx
+def _read_onnx(path: Path) -> tuple[FileFacts, Read | None]:
+    from heatpose.export.inspection import load_onnx
+    from heatpose.runners import open_runner
     from heatpose.runners.metadata import onnx_facts
-    from heatpose.runners.onnx_forms import find_input, read_input
-    from heatpose.runners.outputs import choose_output
+    from heatpose.runners.trial import check_runs
 
-    model, ports = load_onnx(path, path.read_bytes()), inspect_onnx(path)
+    model = load_onnx(path, path.read_bytes())
     facts = onnx_facts(path, {entry.key: entry.value for entry in model.metadata_props})
     try:
-        form = find_input(path, [(port.name, port.dtype, port.shape) for port in ports.inputs], None)
-        shapes = [port.shape for port in ports.outputs]
-        output = choose_output(path, shapes, form.size, channels_first=not form.channels_last)
+        check_runs(path)
+        return facts, open_runner(path, threads=1)
     except HeatposeError:
         return facts, None
-    return facts, _unrun(path, facts, output, read_input(model, form, facts.preprocessing))
-
-
-def _unrun(path: Path, facts: FileFacts, output: OutputForm, taken: InputReading) -> UnrunFile:
-    return UnrunFile(path, output.keypoints, facts.skeleton, taken, output.assumed(facts))
