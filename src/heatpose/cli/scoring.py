@@ -81,6 +81,7 @@ class _Scoring:
 
     def of(self, model: Path, resolution: int | None, threads: int | None, reference_kernels: bool) -> EvalReport:
         from heatpose.data.coco import benchmark_people
+        from heatpose.data.orientation import tell
         from heatpose.evaluate import evaluate, skeleton_of
         from heatpose.runners import open_runner
         from heatpose.runners.trial import check_runs
@@ -90,5 +91,6 @@ class _Scoring:
         skeleton = skeleton_of(runner, self.skeleton)
         key = tuple(skeleton.keypoints)
         if key not in self.people:
-            self.people[key] = benchmark_people(self.labels, self.images, skeleton)[0]
+            self.people[key], audit = benchmark_people(self.labels, self.images, skeleton)
+            tell(self.labels.path, audit.readings)
         return evaluate(runner, self.people[key], skeleton, sampling=self.sampling, decode=self.decode)

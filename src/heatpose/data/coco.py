@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from heatpose.data.orientation import Readings, read_orientations
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import Skeleton
@@ -32,6 +33,7 @@ class Audit:
         kept: People kept.
         dropped: Reason -> number of annotations.
         examples: Reason -> the first few image ids.
+        readings: How the images with an orientation tag are read.
     """
 
     images: int = 0
@@ -39,6 +41,7 @@ class Audit:
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[int]] = field(default_factory=dict)
+    readings: Readings = field(default_factory=Readings)
 
     def drop(self, reason: str, image_id: int) -> None:
         """Counts one dropped annotation."""
@@ -131,6 +134,9 @@ def people(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[
 
     Returns:
         The people in file order, and the audit.
+
+    Raises:
+        HeatposeError: As `orientation.read_orientations`.
     """
     audit = Audit(images=len(labels.images), annotations=len(labels.annotations))
     values = np.array([a["keypoints"] for a in labels.annotations], np.float32).reshape(len(labels.annotations), -1, 3)
@@ -148,6 +154,7 @@ def people(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[
         else:
             kept.append(person)
     audit.kept = len(kept)
+    kept, audit.readings = read_orientations(kept, labels.path)
     return kept, audit
 
 

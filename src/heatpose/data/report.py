@@ -104,6 +104,7 @@ def audit_report(
         benchmark=_benchmark(labels, images, skeleton, training),
         files=check_images(labels.images, Path(images), used),
     )
+    report.files.notes = training.readings.findings() | report.files.notes
     if kept:
         _describe(report, kept, skeleton)
     return report
@@ -187,6 +188,9 @@ def _files(check: ImageCheck) -> Table:
     for name, found in findings:
         examples = "; ".join(f"{file} ({why})" if why else file for file, why in list(found.items())[:3])
         table.add_row(name, f"[red]{len(found)}[/red]" if found else "0", escape(examples))
+    for note, names in check.notes.items():
+        if names:
+            table.add_row(note, str(len(names)), escape("; ".join(names[:3])))
     return table
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from heatpose.data.coco import benchmark_people, people, read_labels
+from heatpose.data.coco import Audit, benchmark_people, people, read_labels
 from heatpose.data.layout import Split, find_split
+from heatpose.data.orientation import tell
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import Skeleton
@@ -62,7 +63,7 @@ class CocoSource:
     def training(self, skeleton: Skeleton) -> list[Person]:
         """People of train2017 and of the extra folders, without any image of the evaluation part."""
         splits = [find_split(self._root(), "train"), *(find_labels(Path(folder).expanduser()) for folder in self.extra)]
-        found = [person for split in splits for person in people(read_labels(split.annotations), split.images, skeleton)[0]]
+        found = [person for split in splits for person in _told(split, skeleton, people)]
         if not found:
             raise HeatposeError(f"'{self.root}' has no person with a labelled keypoint of skeleton '{skeleton.name}'; run heatpose data on it.")
         held_out = {(person.image_path.name, person.width, person.height) for person in self.evaluation(skeleton) or []}
@@ -76,7 +77,7 @@ class CocoSource:
             if self.eval_root:
                 raise
             return None
-        return benchmark_people(read_labels(split.annotations), split.images, skeleton)[0]
+        return _told(split, skeleton, benchmark_people)
 
     def describe(self) -> dict[str, Any]:
         """See `Source`."""
@@ -120,6 +121,13 @@ class SyntheticSource:
     def describe(self) -> dict[str, Any]:
         """See `Source`."""
         return {"kind": "synthetic", **asdict(self)}
+
+
+def _told(split: Split, skeleton: Skeleton, select: Callable[..., tuple[list[Person], Audit]]) -> list[Person]:
+    """The people that a rule selects; how images with an orientation tag are read is printed."""
+    kept, audit = select(read_labels(split.annotations), split.images, skeleton)
+    tell(split.annotations, audit.readings)
+    return kept
 
 
 def from_description(description: dict[str, Any]) -> Source:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.data.sample import Person, load_image
+from heatpose.data.sample import Person, labelled_image
 from heatpose.errors import HeatposeError
+from heatpose.image_files import load_image
 from heatpose.preprocessing import Preprocessing
 
 SAMPLING = "one person per image, stratified by person size"
@@ -127,7 +128,7 @@ def calibration_images(people: Sequence[Person], preprocessing: Preprocessing) -
         raise HeatposeError("The calibration set is empty; give training images.")
 
     def read(person: Person) -> NDArray[np.uint8]:
-        return preprocessing.resize(load_image(person.image_path, person.width, person.height))
+        return preprocessing.resize(labelled_image(person))
 
     with ThreadPoolExecutor(2) as pool:
         images = np.stack(list(pool.map(read, people)))
