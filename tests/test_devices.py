@@ -38,9 +38,21 @@ def cpuinfo(tmp_path: Path) -> Any:
     return make
 
 
+LOGGER = {
+    "_target_": "lightning.pytorch.loggers.CSVLogger",
+    "save_dir": "${oc.env:PYTEST_CSV}",
+}
+
+
+@pytest.fixture(autouse=True)
+def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the logger of `config_of` writes."""
+    monkeypatch.setenv("PYTEST_CSV", str(tmp_path / "csv"))
+
+
 def config_of(*overrides: str) -> DictConfig:
-    """conf/trainer/default.yaml, without loggers and callbacks."""
-    plain = OmegaConf.create({"callbacks": {}, "logger": False, "data": {"batch_size": 8}})
+    """conf/trainer/default.yaml, without callbacks and with a small logger."""
+    plain = OmegaConf.create({"callbacks": {}, "logger": LOGGER, "data": {"batch_size": 8}})
     trainer = OmegaConf.load(CONF / "trainer" / "default.yaml")
     small = ["max_steps=1", "limit_val_batches=0", "enable_checkpointing=false"]
     quick = OmegaConf.from_dotlist([*small, "enable_progress_bar=false"])
@@ -99,7 +111,10 @@ def clip_function(clip: str) -> Any:
 
 @pytest.mark.parametrize(
     ("precision", "optimizer", "clip"),
-    list(itertools.product(DTYPES, OPTIMIZERS, ["norm", "value", ""])),
+    [
+        *itertools.product(DTYPES, OPTIMIZERS, ["norm"]),
+        *itertools.product(DTYPES, ["adamw fused"], ["value", ""]),
+    ],
 )
 def test_a_step_of_every_precision_optimizer_and_clipping(
     precision: str, optimizer: str, clip: str, tiny_run: Any
@@ -207,7 +222,7 @@ def test_an_absent_gpu_is_told_with_what_to_choose(accelerator: str, tmp_path: P
         ("strategy=dpp", "dpp"),
         ("strategy=deepspeed", "DeepSpeed"),
         ("unknown=1", "unknown"),
-        ("gradient_clip_val=much", "much"),
+        ("gradient_clip_val=much", "gradient_clip_val"),
         ("gradient_clip_algorithm=cut", "cut"),
         ("limit_train_batches=-3", "limit_train_batches"),
         ("profiler=none", "profiler"),
@@ -228,7 +243,7 @@ def test_settings_that_lightning_refuses_are_one_sentence(
 def test_callbacks_that_cannot_be_made_are_one_sentence(entry: str, tmp_path: Path) -> None:
     config = config_of("accelerator=cpu")
     config.callbacks.mine = OmegaConf.create(entry)
-    with pytest.raises(HeatposeError, match=r"cannot run with these settings: .*callbacks|full_key"):
+    with pytest.raises(HeatposeError, match=r"cannot run with these settings: .*callbacks\.mine"):
         build_trainer(config, tmp_path)
 
 

@@ -165,8 +165,9 @@ class PoseModule(lightning.LightningModule):
         """
         factory: Callable[..., torch.optim.Optimizer] = self.make_optimizer
         fused = getattr(factory, "keywords", {}).get("fused")
-        clipped = self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val
-        return partial(factory, fused=False) if fused and clipped else factory
+        if fused and self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val:
+            return partial(factory, fused=False)
+        return factory
 
     def configure_gradient_clipping(
         self,
