@@ -19,6 +19,7 @@ from documented import REPOSITORY, Documented
 pytestmark = pytest.mark.slow
 
 NOT_RUN = {
+    r"heatpose doctor .*--run": "takes minutes; tests/doctor/test_trial.py runs it",
     r"heatpose deploy .*--run": "needs ST Edge AI Core; tests/deploy runs it with a stand-in",
     r"heatpose deploy .*--import": "needs the output of a build made elsewhere; tests/deploy/test_importing.py has such outputs",
     r"(train|export) .*init\.path=": "begins with Google's weights and COCO; composed here, and whole runs of this kind are in tests/integration",
