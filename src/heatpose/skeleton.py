@@ -5,6 +5,8 @@ Everything else takes a `Skeleton`; the number of keypoints is written nowhere e
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -86,6 +88,33 @@ class Skeleton:
     def edge_indices(self) -> list[tuple[int, int]]:
         """The edges as pairs of channel numbers."""
         return [(self.index(a), self.index(b)) for a, b in self.edges]
+
+    @property
+    def unpaired(self) -> list[tuple[str, str]]:
+        """Left and right keypoints by their names that `flip_pairs` does not pair."""
+        given = {frozenset(pair) for pair in self.flip_pairs}
+        return [pair for pair in named_pairs(self.keypoints) if frozenset(pair) not in given]
+
+    def require_flip_pairs(self, without: str) -> None:
+        """Refuses mirroring where names that mean left and right do not change places.
+
+        Args:
+            without: The setting that turns mirroring off.
+
+        Raises:
+            HeatposeError: Some do not; it gives the `flip_pairs` to write.
+        """
+        if unpaired := self.unpaired:
+            named = named_pairs(self.keypoints)
+            paired = {name for pair in named for name in pair}
+            rest = [pair for pair in self.flip_pairs if not paired & set(pair)]
+            pairs = ", ".join(f"[{_yaml(a)}, {_yaml(b)}]" for a, b in (*named, *rest))
+            left, right = unpaired[0]
+            raise HeatposeError(
+                f"Skeleton '{self.name}' does not pair '{left}' with '{right}', and mirrored images "
+                f"would teach the one as the other; write flip_pairs: [{pairs}] into it, or set "
+                f"{without}."
+            )
 
     def sources(self, dataset_names: Sequence[str]) -> list[list[int]]:
         """For each keypoint, the positions among `dataset_names` that it is made of.
@@ -187,15 +216,62 @@ ST_13 = Skeleton(
 BUILT_IN = (COCO_17, ST_13)
 
 
+def named_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Left and right keypoints by their names: left_eye, Left Eye, l_eye, eye_l, LEye, leftEye, eye.L.
+
+    Args:
+        names: Keypoint names.
+
+    Returns:
+        (left, right) for each pair that is there, in the order of the left ones.
+    """
+    sides: dict[tuple[str, tuple[str, ...]], str] = {}
+    for name in names:
+        words = re.split(r"[\W_]+", _CAMEL_CASE.sub(" ", name).lower())
+        words = [part for word in words for part in _SIDE_WORD.split(word) if part]
+        at = next((i for i, word in enumerate(words) if word in _SIDES), None)
+        if at is not None:
+            sides[_SIDES[words[at]], tuple(words[:at] + words[at + 1 :])] = name
+    lefts = ((rest, name) for (side, rest), name in sides.items() if side == "left")
+    return [(name, sides["right", rest]) for rest, name in lefts if ("right", rest) in sides]
+
+
+_SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
+_CAMEL_CASE = re.compile("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_SIDE_WORD = re.compile("^(left|right)|(left|right)$")
+
+
+def _yaml(name: str) -> str:
+    """A name inside a YAML list."""
+    return name if re.fullmatch(r"[A-Za-z_][\w.-]*", name) else json.dumps(name, ensure_ascii=False)
+
+
+def named(name: str | Path) -> Skeleton:
+    """A built-in skeleton by its name, or one out of a YAML file.
+
+    Raises:
+        HeatposeError: It is neither.
+    """
+    built_in = {skeleton.name: skeleton for skeleton in BUILT_IN}
+    if str(name) in built_in:
+        return built_in[str(name)]
+    if not Path(name).is_file():
+        raise HeatposeError(f"Skeleton '{name}' is neither built in ({', '.join(built_in)}) nor a file; give one of them.")
+    return Skeleton.from_yaml(name)
+
+
 def for_labels(dataset_names: Sequence[str]) -> Skeleton:
-    """COCO's 17 keypoints where the dataset has them, else the dataset's own as they are, to look at: sigmas, pairs and edges are not known.
+    """COCO's 17 keypoints where the dataset has them, else the dataset's own as they are, to look at.
+
+    Of these, sigmas and edges are not known; pairs are those of the names.
 
     Args:
         dataset_names: Keypoint names of a label file.
     """
     if set(COCO_17.keypoints) <= set(dataset_names):
         return COCO_17
-    return Skeleton("as labelled", tuple(dataset_names), (0.05,) * len(dataset_names))
+    sigmas, pairs = (0.05,) * len(dataset_names), named_pairs(dataset_names)
+    return Skeleton("as labelled", tuple(dataset_names), sigmas, pairs)
 
 
 def for_keypoint_count(count: int) -> Skeleton:
@@ -207,4 +283,4 @@ def for_keypoint_count(count: int) -> Skeleton:
     for skeleton in BUILT_IN:
         if len(skeleton) == count:
             return skeleton
-    raise HeatposeError(f"The model has {count} keypoints and no skeleton of its own; name one with --skeleton FILE.yaml.")
+    raise HeatposeError(f"The model has {count} keypoints and no skeleton of its own; give one with --skeleton FILE.yaml (a teacher: distill.skeleton).")

@@ -185,13 +185,11 @@ FIRST = ("annotations", 0)
 IMAGE = ("images", 0)
 WRONG: dict[str, tuple[Edit, str]] = {
     "no keypoints in the category": (remove("categories", 1, "keypoints"), "no category with keypoints"),
-    "no keypoints in an annotation": (remove(*FIRST, "keypoints"), "annotation 101 has no keypoints"),
     "too few numbers": (put([1, 2, 2], *FIRST, "keypoints"), "has 3 keypoint numbers"),
     "a keypoint that is NaN": (put(float("nan"), *FIRST, "keypoints", 0), "three finite numbers"),
     "a keypoint that is text": (put("1", *FIRST, "keypoints"), "has 1 keypoint numbers"),
     "a box that is NaN": (put(float("nan"), *FIRST, "bbox", 2), "no usable box"),
     "a box of three": (put([1, 2, 3], *FIRST, "bbox"), "no usable box"),
-    "no box": (remove(*FIRST, "bbox"), "not in COCO keypoint form"),
     "an image that is not listed": (remove("images", 0), "belongs to image 10"),
     "no annotations": (put([], "annotations"), "no person annotation"),
     "annotations of dogs only": (put(dataset()["annotations"][2:3], "annotations"), "no person annotation"),

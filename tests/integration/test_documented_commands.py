@@ -22,7 +22,9 @@ from tests.data.formats import writers
 pytestmark = pytest.mark.slow
 
 NOT_RUN = {
+    r"heatpose doctor .*--run": "takes minutes; tests/doctor/test_trial.py runs it",
     r"heatpose deploy .*--run": "needs ST Edge AI Core; tests/deploy runs it with a stand-in",
+    r"heatpose label ": "a network of a few minutes labels nothing; tests/label has a teacher that does",
     r"heatpose deploy .*--import": "needs the output of a build made elsewhere; tests/deploy/test_importing.py has such outputs",
     r"(train|export) .*init\.path=": "begins with Google's weights and COCO; composed here, and whole runs of this kind are in tests/integration",
     r"train -m experiment=st_": "whole trainings, searches, clusters; test_sweep.py runs small ones, a cluster's jobs locally; test_search.py searches",

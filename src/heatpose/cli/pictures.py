@@ -7,7 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatpose.cli.options import Decode, DecodeChoice, JsonOut, Model, Resolution, Sampling, SkeletonFile, Split, Threads, model_files, read_skeleton
+from heatpose.cli.options import (
+    Decode,
+    DecodeChoice,
+    JsonOut,
+    Model,
+    NormalisationText,
+    Resolution,
+    Sampling,
+    SkeletonFile,
+    Split,
+    Threads,
+    model_files,
+    read_normalisation,
+    read_skeleton,
+    tell_reading,
+)
 from heatpose.cli.output import require_writable, write_json, write_picture
 from heatpose.errors import HeatposeError
 
@@ -21,7 +36,8 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for what is drawn and for the keypoints as COCO results.")],
     beside: Annotated[Path | None, typer.Option(help="A second model, drawn beside the first, with distances.", autocompletion=model_files)] = None,
     sampling: Annotated[Sampling | None, typer.Option(help="As in training by default, bilinear where the file does not say.")] = None,
-    decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
+    decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None, normalisation: NormalisationText = None,
+    resolution: Resolution = None, threads: Threads = None,
     threshold: Annotated[float, typer.Option(help="Keypoints with a lower score are not drawn.", min=0, max=1)] = 0.2,
     draw: Annotated[bool, typer.Option(help="Without, only the keypoints are written.")] = True,
     smooth: Annotated[bool, typer.Option(help="Videos: filter the keypoints over time.")] = True,
@@ -30,17 +46,22 @@ def predict(
     limit: Annotated[int | None, typer.Option(help="Videos: stop each after so many frames; a camera ends with Ctrl-C otherwise.", min=1)] = None,
 ) -> None:  # fmt: skip
     """Draw the poses of images, videos, folders and cameras."""
-    from heatpose.evaluate import skeleton_of
     from heatpose.predict import Drawing, VideoOptions, predict_sources
     from heatpose.predict.estimator import Estimator
     from heatpose.runners import open_runner
+    from heatpose.runners.reading import reading_of
     from heatpose.runners.trial import check_runs
 
-    given = read_skeleton(skeleton)
+    given, values = read_skeleton(skeleton), read_normalisation(normalisation)
     for path in filter(None, (model, beside)):
         check_runs(path, resolution)
-    runners = [open_runner(path, threads=threads, size=resolution) for path in (model, beside) if path is not None]
-    estimators = [Estimator.of(runner, skeleton_of(runner, given), str(decode), None if sampling is None else str(sampling)) for runner in runners]
+    estimators = []
+    for path in filter(None, (model, beside)):
+        runner = open_runner(path, threads=threads, size=resolution, normalisation=values)
+        reading = reading_of(runner, given)
+        tell_reading(reading)
+        chosen = None if sampling is None else str(sampling)
+        estimators.append(Estimator.of(runner, reading.skeleton, str(decode), chosen, reading.assumed))
     options = VideoOptions(smooth, crop, frames, limit)
     typer.echo(predict_sources(sources, out, Drawing(estimators, threshold, draw), options))
 
@@ -48,7 +69,9 @@ def predict(
 def data(
     folder: Annotated[Path, typer.Argument(help="A data set: a folder in COCO 2017 layout, with one person_keypoints_*.json and its images, or an export.")],
     split: Annotated[Split, typer.Option(help="Which part, where the folder keeps them apart.")] = Split.train,
-    skeleton: Annotated[Path | None, typer.Option(help="Skeleton YAML; by default COCO's 17 keypoints, or what else the labels have.")] = None,
+    skeleton: Annotated[
+        Path | None, typer.Option(help="coco17, st13 or a skeleton YAML; by default COCO's 17 keypoints, or those of the labels.")
+    ] = None,
     files: Annotated[bool, typer.Option("--files", help="Decode every image as well: finds missing and broken ones.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Write a picture of labelled people here (PNG or JPEG).")] = None,
     augmented: Annotated[Path | None, typer.Option(help="Write a picture of people after augmentation here, as training shows them.")] = None,
@@ -64,7 +87,8 @@ def data(
     from heatpose.data.coco import people
     from heatpose.data.contact import augmented_sheet_of, contact_sheet_of
     from heatpose.data.report import audit_report, print_audit
-    from heatpose.data.sources import find_part, labels_of
+    from heatpose.data.selection import TrainingRules
+    from heatpose.data.sources import CocoSource, find_part, labels_of
     from heatpose.preprocessing import check_resolution
     from heatpose.skeleton import for_labels
 
@@ -73,7 +97,9 @@ def data(
     part = find_part(folder, str(split))
     labels = labels_of(part)
     chosen = read_skeleton(skeleton) or for_labels(labels.keypoint_names)
-    report = audit_report(labels, part.images, chosen, check_files=files)
+    rules = TrainingRules(size=resolution) if split is Split.train else None
+    scored = CocoSource(str(folder)).evaluation(chosen) or () if rules else ()
+    report = audit_report(labels, part.images, chosen, files, rules, scored)
     print_audit(report, Console())
     if sheet is not None:
         write_picture(sheet, contact_sheet_of(people(labels, part.images, chosen)[0], chosen))

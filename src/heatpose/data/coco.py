@@ -12,7 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.data import formats
+from heatpose.data.annotation_rules import read_annotations
+from heatpose.data.audit import Audit
 from heatpose.data.formats.base import LabelSet
+from heatpose.data.label_rules import annotations_with_keypoints, images_by_id
+from heatpose.data.orientation import read_orientations
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import Skeleton
@@ -23,32 +27,6 @@ NO_KEYPOINT = "no labelled keypoint of this skeleton"
 SEVERAL = "more than one person annotation on the image"
 
 
-@dataclass
-class Audit:
-    """What was read from a label file and what became of it.
-
-    Attributes:
-        images: Images in the file.
-        annotations: Person annotations in the file.
-        kept: People kept.
-        dropped: Reason -> number of annotations.
-        examples: Reason -> the first few image ids.
-    """
-
-    images: int = 0
-    annotations: int = 0
-    kept: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[int]] = field(default_factory=dict)
-
-    def drop(self, reason: str, image_id: int) -> None:
-        """Counts one dropped annotation."""
-        self.dropped[reason] += 1
-        self.examples.setdefault(reason, [])
-        if len(self.examples[reason]) < 5 and image_id not in self.examples[reason]:
-            self.examples[reason].append(image_id)
-
-
 @dataclass(frozen=True)
 class CocoLabels:
     """A COCO keypoint label file, checked.
@@ -57,7 +35,8 @@ class CocoLabels:
         path: Where it was read.
         keypoint_names: The dataset's D keypoint names, from its person category.
         images: Image id -> entry with `file_name`, `width`, `height`.
-        annotations: Person annotations, in file order.
+        annotations: Person annotations, in file order, from `read_annotations`.
+        assumed: What was filled in, corrected or ignored -> how often.
         source: Format, image folder, and what was assumed and left out when it was read.
     """
 
@@ -66,6 +45,7 @@ class CocoLabels:
     images: Mapping[int, Mapping[str, Any]]
     annotations: Sequence[Mapping[str, Any]]
     source: LabelSet
+    assumed: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_labels(path: str | Path, folder: Path | None = None, part: str = "val") -> CocoLabels:
@@ -77,52 +57,21 @@ def read_labels(path: str | Path, folder: Path | None = None, part: str = "val")
         part: "train" or "val", where the path describes several.
 
     Raises:
-        HeatposeError: The file is missing, no json, or has no keypoint annotations.
+        HeatposeError: The file is missing, no json, or no keypoint annotations with a clear meaning.
     """
     path = Path(path)
     source = formats.read(path, folder, part)
-    content = source.content
+    content, assumed = source.content, Counter[str]()
     try:
-        category = next((entry for entry in content["categories"] if entry.get("keypoints")), None)
-        if category is None:
-            raise HeatposeError(f"Label file '{path}' has no category with keypoints; give the person_keypoints file, not the instances file.")
-        images = {int(entry["id"]): entry for entry in content["images"]}
-        _check_images(path, images)
-        people = [a for a in content["annotations"] if a["category_id"] == category["id"]]
-        _check_annotations(path, people, len(category["keypoints"]), images)
+        found, names = annotations_with_keypoints(path, content)
+        images = images_by_id(path, content["images"], assumed)
+        annotations = read_annotations(path, found, names, images, assumed)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise HeatposeError(f"Label file '{path}' is not in COCO keypoint form ({type(error).__name__}: {error}); give a COCO keypoint json.") from error
-    return CocoLabels(path, [str(name) for name in category["keypoints"]], images, people, source)
-
-
-def _check_images(path: Path, images: Mapping[int, Any]) -> None:
-    for image_id, entry in images.items():
-        if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
-            raise HeatposeError(f"Label file '{path}', image {image_id} has no file name.")
-        if entry["file_name"].startswith("/") or ".." in entry["file_name"].replace("\\", "/").split("/"):
-            raise HeatposeError(f"Label file '{path}', image {image_id} is outside the image folder: {entry['file_name']!r}; give names below that folder.")
-        sides = [entry.get("width"), entry.get("height")]
-        if not all(isinstance(side, int | float) and np.isfinite(side) and side >= 1 for side in sides):
-            raise HeatposeError(f"Label file '{path}', image {image_id} has no usable width and height: {sides}.")
-
-
-def _check_annotations(path: Path, people: list[Any], keypoints: int, images: Mapping[int, Any]) -> None:
-    for annotation in people:
-        where = f"Label file '{path}', annotation {annotation.get('id')}"
-        values = annotation.get("keypoints")
-        if values is None:
-            raise HeatposeError(f"{where} has no keypoints; give the person_keypoints file, not the instances file.")
-        if len(values) != 3 * keypoints or not np.isfinite(np.asarray(values, np.float64)).all():
-            raise HeatposeError(f"{where} has {len(values)} keypoint numbers, but its category names {keypoints} keypoints (three finite numbers each).")
-        if len(annotation["bbox"]) != 4 or not np.isfinite(np.asarray(annotation["bbox"], np.float64)).all():
-            raise HeatposeError(f"{where} has no usable box; 'bbox' must be four finite numbers.")
-        int(annotation.get("id", 0))
-        if not np.isfinite(float(annotation.get("area") or 0)):
-            raise HeatposeError(f"{where} has no usable area: {annotation['area']}.")
-        if int(annotation["image_id"]) not in images:
-            raise HeatposeError(f"{where} belongs to image {annotation['image_id']}, which the file does not list.")
-    if not people:
-        raise HeatposeError(f"Label file '{path}' has no person annotation; there is nothing to learn from or to score.")
+        raise HeatposeError(
+            f"Label file '{path}' is not in COCO keypoint form ({type(error).__name__}: {error}); "
+            "give a COCO keypoint json."
+        ) from error
+    return CocoLabels(path, names, images, annotations, source, +assumed)
 
 
 def people(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[list[Person], Audit]:
@@ -135,8 +84,11 @@ def people(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[
 
     Returns:
         The people in file order, and the audit.
+
+    Raises:
+        HeatposeError: As `orientation.read_orientations`.
     """
-    audit = Audit(images=len(labels.images), annotations=len(labels.annotations))
+    audit = Audit(len(labels.images), len(labels.annotations), assumed=Counter(labels.assumed))
     values = np.array([a["keypoints"] for a in labels.annotations], np.float32).reshape(len(labels.annotations), -1, 3)
     keypoints, labelled = skeleton.convert(values[..., :2], values[..., 2] >= 1, labels.keypoint_names)
     boxes = np.array([a["bbox"] for a in labels.annotations], np.float32)
@@ -152,6 +104,7 @@ def people(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[
         else:
             kept.append(person)
     audit.kept = len(kept)
+    kept, audit.readings = read_orientations(kept, labels.path)
     return kept, audit
 
 
@@ -170,7 +123,10 @@ def benchmark_people(labels: CocoLabels, images: str | Path, skeleton: Skeleton)
             audit.drop(SEVERAL, person.image_id)
     audit.kept = len(kept)
     if not kept:
-        raise HeatposeError(f"Label file '{labels.path}' has no image with exactly one labelled person; the benchmark cannot be scored on it.")
+        raise HeatposeError(
+            f"Label file '{labels.path}' has no image with exactly one labelled person; the benchmark "
+            f"cannot be scored on it ({audit.reasons})."
+        )
     return kept, audit
 
 
@@ -185,14 +141,15 @@ def _person(
     image = labels.images[int(annotation["image_id"])]
     x, y, w, h = (float(value) for value in annotation["bbox"])
     return Person(
-        image_path=folder / str(image["file_name"]), image_id=int(image["id"]), annotation_id=int(annotation.get("id", 0)),
+        image_path=folder / str(image["file_name"]), image_id=int(image["id"]), annotation_id=int(annotation["id"]),
         width=int(image["width"]), height=int(image["height"]), keypoints=keypoints, labelled=labelled,
-        box=(x, y, w, h), area=float(annotation.get("area") or w * h), alone=not len(others), others=others,
+        box=(x, y, w, h), area=float(annotation["area"]), alone=not len(others), others=others,
+        file_name=str(image["file_name"]),
     )  # fmt: skip
 
 
 def _why_not(annotation: Mapping[str, Any], person: Person) -> str | None:
-    if annotation.get("iscrowd"):
+    if annotation["iscrowd"]:
         return CROWD
     if person.box[2] <= 0 or person.box[3] <= 0:
         return NO_BOX

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.data.sample import Person, load_image
+from heatpose.data.sample import Person, labelled_image
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import Skeleton
 
@@ -56,7 +56,7 @@ def augmented_sheet_of(
         u8[H, W, 3] RGB.
 
     Raises:
-        HeatposeError: There is nobody, or an image cannot be read.
+        HeatposeError: There is nobody, an image cannot be read, or left and right are not paired.
     """
     from heatpose.data.augment import GeometricAugment, Photometric
     from heatpose.data.batches import BatchPlan
@@ -64,6 +64,7 @@ def augmented_sheet_of(
     from heatpose.data.views import TrainingViews
     from heatpose.viz import draw_pose
 
+    skeleton.require_flip_pairs("augment.geometric.mirror=0 in training")
     augment = GeometricAugment()
     chosen = _chosen([person for person in kept if augment.suits(person, size)], people, seed)
     shown = tuple(i for i in range(len(chosen)) for _ in range(views))
@@ -92,7 +93,7 @@ def _tile(person: Person, skeleton: Skeleton) -> NDArray[np.uint8]:
 
     from heatpose.viz import draw_pose
 
-    image = load_image(person.image_path, person.width, person.height)
+    image = labelled_image(person)
     left, top, right, bottom = (0, 0, person.width, person.height) if person.alone else _surroundings(person)
     points = (person.keypoints - (left, top)) / (right - left, bottom - top)
     pose = np.concatenate([points, person.labelled[:, None]], 1).astype(np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +11,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from heatpose.data.augment import GeometricAugment, fixed_transform, prominent, view
+from heatpose.data.audit import tell_once
+from heatpose.data.augment import GeometricAugment, fixed_transform, view
 from heatpose.data.batches import EpochBatches, sampling_weights
 from heatpose.data.cache import ImageFiles, Pictures, choose_pictures
-from heatpose.data.formats.image_files import original_name
 from heatpose.data.occlusion import Occlusion
 from heatpose.data.sample import Person
+from heatpose.data.selection import SELECTIONS, TrainingRules, split_people, why_empty
 from heatpose.data.share import SharedOnce, part_of_batch
 from heatpose.data.sources import Source
 from heatpose.data.views import TrainingBatch, TrainingViews, others_painted
@@ -25,7 +25,6 @@ from heatpose.errors import HeatposeError
 from heatpose.preprocessing import Preprocessing, check_resolution
 from heatpose.skeleton import Skeleton
 
-SELECTIONS = ("all", "prominent", "alone")
 Batch = dict[str, torch.Tensor]
 """image u8[B, 3, S, S], points f32[B, K, 2] in input pixels, labelled bool[B, K], box f32[B, 2] width and height in input pixels, index int64[B] of the
 sample among its people, matrix f32[B, 2, 3] from the image to the input's pixels."""
@@ -117,19 +116,22 @@ class PoseData(lightning.LightningDataModule):
             raise HeatposeError(f"data.module.held_out={held_out} is no share of the images; use a number between 0 and 1, 0.08 by default.")
         if select not in SELECTIONS:
             raise HeatposeError(f"data.module.select={select} is unknown; choose one of {', '.join(SELECTIONS)}.")
-        self.select, self.choose_alone = select, choose_alone
+        self.choose_alone = choose_alone
         self.source = source
         self.skeleton = skeleton
         self.preprocessing = preprocessing
         self.augment = augment
         self.batch_size = batch_size
         self.workers = workers
-        self.held_out = held_out
-        self.min_keypoints = min_keypoints
-        self.min_side = min_side
         self.limit = limit
         self.weighting = {"prominence": prominent_weight, "size": size_weight, "keypoints": keypoint_weight}
         self.resolutions = _resolutions(resolutions) or (preprocessing.size,)
+        size = max(self.resolutions)
+        self.rules = TrainingRules(
+            min_keypoints, min_side, held_out, select, limit, augment, size
+        )
+        if augment.mirror:
+            skeleton.require_flip_pairs("augment.geometric.mirror=0")
         self.occlusion = occlusion
         self.cache = cache
         self.short_side = short_side
@@ -151,25 +153,13 @@ class PoseData(lightning.LightningDataModule):
         if self.train_people:
             return
         everyone = self.source.training(self.skeleton)
-        usable = [p for p in everyone if self._is_usable(p)]
-        chosen = [p for p in usable if in_held_out(p, self.held_out)]
-        learnt = [p for p in usable if not in_held_out(p, self.held_out) and self._is_selected(p)]
-        if not chosen or not learnt:
-            raise HeatposeError(
-                f"Only {len(usable)} usable people ({len(learnt)} to learn from, {len(chosen)} held out): too few; lower data.min_keypoints or add data."
-            )
-        # Chosen on whole pictures of prominent people, as the benchmark's are: on crops, scores go on rising long after those have stopped.
-        learnt, chosen = learnt[: self.limit], [p for p in chosen if prominent(p)] or chosen
+        split = split_people(everyone, self.rules)
+        if reason := why_empty(split, everyone, self.rules):
+            raise HeatposeError(reason)
+        tell_once(split.account)
+        learnt, chosen = split.learnt, split.chosen
         self.pictures = choose_pictures(self.cache, self.short_side, everyone, [*learnt, *chosen] if self.limit else everyone)
         self.train_people, self.validation_people = learnt, chosen
-
-    def _is_usable(self, person: Person) -> bool:
-        side = float(np.sqrt(person.box[2] * person.box[3]))
-        labelled = int(person.labelled.sum()) >= min(self.min_keypoints, len(self.skeleton))
-        return labelled and side >= self.min_side and self.augment.suits(person, max(self.resolutions))
-
-    def _is_selected(self, person: Person) -> bool:
-        return self.select == "all" or (person.alone if self.select == "alone" else prominent(person))
 
     def train_dataloader(self) -> DataLoader[TrainingBatch]:
         """Whole augmented batches, shuffled; the last, smaller one is left out where there are several."""
@@ -215,9 +205,3 @@ def _check(**counts: tuple[Any, int]) -> None:
     for name, (value, least) in counts.items():
         if not isinstance(value, int) or value < least:
             raise HeatposeError(f"data.module.{name}={value} is not possible; use a whole number of {least} or more.")
-
-
-def in_held_out(person: Person, share: float) -> bool:
-    """Decides by a hash of the image's file name: all people of an image fall on one side, and adding data moves nobody."""
-    digest = hashlib.sha256(original_name(person.image_path.name).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < share

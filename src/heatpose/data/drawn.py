@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose import geometry
+from heatpose.data.audit import tell_once
 from heatpose.data.augment import GeometricAugment
 from heatpose.data.batches import BatchPlan
 from heatpose.data.cache import ImageFiles
@@ -50,7 +51,11 @@ def draw_views(people: Sequence[Person], count: int, skeleton: Skeleton, preproc
     """
     size, nearest = preprocessing.size, preprocessing.sampling == "nearest"
     shown = [person for person in people if UPRIGHT.suits(person, size)]
-    views = TrainingViews(shown, skeleton, replace(UPRIGHT, nearest=float(nearest)), ImageFiles(), seed)
+    augment = replace(UPRIGHT, nearest=float(nearest))
+    if skeleton.unpaired:
+        augment = replace(augment, mirror=0.0)
+        tell_once(f"Skeleton '{skeleton.name}' pairs no left with right: drawn views are not mirrored.")
+    views = TrainingViews(shown, skeleton, augment, ImageFiles(), seed)
 
     def draw(number: int) -> tuple[NDArray[np.uint8], Person]:
         turn, index = divmod(number, len(shown))

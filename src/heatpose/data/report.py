@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from heatpose.data.coco import SEVERAL, Audit, CocoLabels, benchmark_people, people
+from heatpose.data.audit import Audit
+from heatpose.data.coco import SEVERAL, CocoLabels, benchmark_people
 from heatpose.data.image_check import ImageCheck, check_images
 from heatpose.data.sample import Person
+from heatpose.data.selection import TrainingRules, split_people, why_empty
+from heatpose.data.sources import training_people
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import Skeleton
 
@@ -49,8 +52,13 @@ class AuditReport:
         images: Images listed.
         annotations: Person annotations.
         images_by_people: "none", "one", "several" -> images with so many person annotations.
+        assumed: What was filled in, corrected or ignored in the labels -> how often.
         training: Every usable person.
         benchmark: The published single-person selection.
+        learnt: Of `training`, who is learnt from or held out with the settings of `train.py` as they
+            are; None for an evaluation part.
+        held_out: How many of `learnt` choose the checkpoint.
+        refused: Why `train.py` would refuse that, and what to set; None where it would train.
         files: The image files.
         outside: Labelled keypoints that lie outside their image.
         labelled: Keypoint name -> people that have it labelled.
@@ -65,8 +73,12 @@ class AuditReport:
     images: int
     annotations: int
     images_by_people: dict[str, int]
+    assumed: dict[str, int]
     training: Selection
     benchmark: Selection
+    learnt: Selection | None
+    held_out: int
+    refused: str | None
     files: ImageCheck
     outside: int = 0
     labelled: dict[str, int] = field(default_factory=dict)
@@ -81,7 +93,12 @@ class AuditReport:
 
 
 def audit_report(
-    labels: CocoLabels, images: str | Path, skeleton: Skeleton, check_files: bool
+    labels: CocoLabels,
+    images: str | Path,
+    skeleton: Skeleton,
+    check_files: bool,
+    rules: TrainingRules | None = None,
+    scored: Sequence[Person] = (),
 ) -> AuditReport:
     """Audits a label file and its images.
 
@@ -91,10 +108,14 @@ def audit_report(
         skeleton: What the keypoints are turned into.
         check_files: Decode every image that a kept person is on (a progress bar shows), else only look
             whether the files are there.
+        rules: Of the training, for a part that is learnt from.
+        scored: People of the evaluation part that belongs to it; their images are not learnt from.
     """
-    kept, training = people(labels, images, skeleton)
+    kept, training = training_people(labels, Path(images), skeleton, scored)
     per_image = Counter(int(a["image_id"]) for a in labels.annotations)
     by_people = Counter(min(per_image[image_id], 2) for image_id in labels.images)
+    split = None if rules is None else split_people(kept, rules)
+    refused = None if split is None or rules is None else why_empty(split, kept, rules)
     used = dict.fromkeys(person.image_id for person in kept) if check_files else ()
     report = AuditReport(
         path=str(labels.path),
@@ -102,11 +123,16 @@ def audit_report(
         images=len(labels.images),
         annotations=len(labels.annotations),
         images_by_people={"none": by_people[0], "one": by_people[1], "several": by_people[2]},
+        assumed=dict(training.assumed),
         training=Selection.of(training),
+        learnt=None if split is None else Selection.of(split.audit),
+        held_out=0 if split is None else len(split.chosen),
+        refused=refused,
         benchmark=_benchmark(labels, images, skeleton, training),
         files=check_images(labels.images, Path(images), used),
         labels=labels.source.record(),
     )
+    report.files.notes = training.readings.findings() | report.files.notes
     if kept:
         _describe(report, kept, skeleton)
     return report
@@ -146,6 +172,10 @@ def print_audit(report: AuditReport, console: Console) -> None:
         f"several, {by_people['none']} with none)"
     )
     console.print(_selections(report))
+    for what, count in report.assumed.items():
+        console.print(f"assumed: {what} ({count})")
+    if report.refused is not None:
+        console.print(escape(f"train.py as it is: {report.refused}"))
     console.print(_files(report.files))
     kept = report.training.kept
     if kept:
@@ -165,9 +195,12 @@ def _selections(report: AuditReport) -> Table:
     )
     names = {
         "training: every usable person": report.training,
+        f"train.py as it is: learnt from, or held out ({report.held_out})": report.learnt,
         "benchmark: one person per image": report.benchmark,
     }
     for name, selection in names.items():
+        if selection is None:
+            continue
         table.add_section()
         table.add_row(f"[bold]{name}[/bold]", f"[bold]{selection.kept}[/bold]", "")
         for reason, count in selection.dropped.items():
@@ -190,6 +223,9 @@ def _files(check: ImageCheck) -> Table:
     for name, found in findings:
         examples = "; ".join(f"{file} ({why})" if why else file for file, why in list(found.items())[:3])
         table.add_row(name, f"[red]{len(found)}[/red]" if found else "0", escape(examples))
+    for note, names in check.notes.items():
+        if names:
+            table.add_row(note, str(len(names)), escape("; ".join(names[:3])))
     return table
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from heatpose.data import formats
+from heatpose.data.audit import Audit, tell_once
 from heatpose.data.coco import CocoLabels, benchmark_people, people, read_labels
 from heatpose.data.formats import folder as formats_folder
 from heatpose.data.formats.coco import NAME as COCO
 from heatpose.data.formats.coco import image_folder
+from heatpose.data.identity import same_images
 from heatpose.data.layout import Split, find_split
+from heatpose.data.orientation import tell
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import Skeleton
+
+EVALUATED = "on an image that is evaluated"
 
 
 def labels_of(split: Split) -> CocoLabels:
@@ -51,18 +56,22 @@ class CocoSource:
         root: Folder in the official layout (`annotations/person_keypoints_train2017.json`, `train2017/`, ...) or flat,
             or an export of a labelling tool (`heatpose.data.formats`): its folder, or its `data.yaml`.
         eval_root: Folder with the `val2017` part; `root` when not given.
-        extra: Further folders, each with one `person_keypoints_*.json` and its images, for training only.
+        extra: Further labels for training only, also without a `root`: a folder with one
+            `person_keypoints_*.json` and its images, or `annotations` (a COCO json) and `images`.
         download: Fetches the official COCO 2017 archives into `root` (about 20 GB).
     """
 
     root: str | None = None
     eval_root: str | None = None
-    extra: Sequence[str] = ()
+    extra: Sequence[str | Mapping[str, str]] = ()
     download: bool = False
 
     def _root(self) -> Path:
         if self.root is None:
-            raise HeatposeError("No data: set data.root=FOLDER (COCO 2017 layout), or add data.download=true to fetch it.")
+            raise HeatposeError(
+                "No data: set data.root=FOLDER (COCO 2017 layout), add data.download=true to fetch "
+                "it, or give labels alone: data.extra='[{annotations: labels.json, images: FOLDER}]'."
+            )
         return Path(self.root).expanduser()
 
     def prepare(self) -> None:
@@ -71,31 +80,49 @@ class CocoSource:
             from heatpose.data.download import download_coco
 
             download_coco(self._root())
-        find_part(self._root(), "train")
+        self._splits()
+
+    def _splits(self) -> list[Split]:
+        """The training parts: of `root`, unless there is `extra` alone, and of `extra`."""
+        whole = [] if self.root is None and self.extra else [find_part(self._root(), "train")]
+        return [*whole, *(find_extra(entry) for entry in self.extra)]
 
     def training(self, skeleton: Skeleton) -> list[Person]:
-        """People of train2017 and of the extra folders, without any image of the evaluation part."""
-        splits = [find_part(self._root(), "train"), *(_extra(Path(folder).expanduser()) for folder in self.extra)]
-        found = [person for split in splits for person in people(labels_of(split), split.images, skeleton)[0]]
+        """People of train2017 and of the extra labels, without any image of the evaluation part."""
+        splits, scored, found = self._splits(), self.evaluation(skeleton) or [], []
+        for split in splits:
+            kept, audit = training_people(labels_of(split), split.images, skeleton, scored)
+            tell_once(audit.account(split.annotations, "usable for training"))
+            tell(split.annotations, audit.readings)
+            found += kept
         if not found:
-            raise HeatposeError(f"'{self.root}' has no person with a labelled keypoint of skeleton '{skeleton.name}'; run heatpose data on it.")
-        held_out = {(person.image_path.name, person.width, person.height) for person in self.evaluation(skeleton) or []}
-        return [p for p in found if (p.image_path.name, p.width, p.height) not in held_out]
+            looked = ", ".join(f"'{split.annotations}'" for split in splits)
+            raise HeatposeError(
+                f"{looked} has no person with a labelled keypoint of skeleton '{skeleton.name}'; "
+                "run heatpose data on its folder."
+            )
+        return found
 
     def evaluation(self, skeleton: Skeleton) -> list[Person] | None:
         """The benchmark's selection of val2017; None when there is no val2017 part."""
+        if self.root is None and self.eval_root is None and self.extra:
+            return None
         try:
             split = find_part(Path(self.eval_root).expanduser(), "val") if self.eval_root else _part(self._root(), "val")
         except HeatposeError:
             if self.eval_root:
                 raise
             return None
-        return benchmark_people(labels_of(split), split.images, skeleton)[0]
+        kept, audit = benchmark_people(labels_of(split), split.images, skeleton)
+        tell_once(audit.account(split.annotations, "scored, one on each image"))
+        tell(split.annotations, audit.readings)
+        return kept
 
     def describe(self) -> dict[str, Any]:
         """See `Source`; with the formats of the labels, for the record."""
+        extra = [entry if isinstance(entry, str) else dict(entry) for entry in self.extra]
         found = {part: name for part in ("train", "val") if (name := self._format(part))}
-        return {"kind": "coco", **asdict(self), "extra": list(self.extra), "download": False, "formats": found}
+        return {"kind": "coco", **asdict(self), "extra": extra, "download": False, "formats": found}
 
     def _format(self, part: str) -> str | None:
         root = self.eval_root if part == "val" and self.eval_root else self.root
@@ -148,6 +175,30 @@ class SyntheticSource:
         return {"kind": "synthetic", **asdict(self)}
 
 
+def training_people(
+    labels: CocoLabels, images: Path, skeleton: Skeleton, scored: Sequence[Person]
+) -> tuple[list[Person], Audit]:
+    """Usable people of a label file, on none of the images that are scored.
+
+    Args:
+        labels: From `read_labels`.
+        images: Folder of the image files.
+        skeleton: What the keypoints are turned into.
+        scored: People of the evaluation part.
+
+    Raises:
+        HeatposeError: An image that has to be compared with a scored one cannot be read.
+    """
+    everyone, audit = people(labels, images, skeleton)
+    same = same_images(everyone, scored)
+    for person in everyone:
+        if person.image_path in same:
+            audit.drop(EVALUATED, person.image_id)
+    kept = [person for person in everyone if person.image_path not in same]
+    audit.kept = len(kept)
+    return kept, audit
+
+
 def from_description(description: dict[str, Any]) -> Source:
     """Makes a source out of what `describe` gave. Only the two kinds above: a file from elsewhere names no class to build.
 
@@ -186,6 +237,34 @@ def find_labels(folder: Path) -> Split:
     if place is None:
         raise HeatposeError(f"'{folder}' has labels for '{first}', but the image is neither there nor in a subfolder.")
     return Split(files[0], place)
+
+
+def find_extra(entry: str | Mapping[str, str]) -> Split:
+    """The label file and the images of an entry of `CocoSource.extra`.
+
+    Raises:
+        HeatposeError: A file or folder is missing, or the entry has other keys.
+    """
+    if isinstance(entry, str):
+        return _extra(Path(entry).expanduser())
+    if set(entry) != {"annotations", "images"}:
+        raise HeatposeError(
+            f"data.extra has an entry with {sorted(map(str, entry))}; give a folder, or both keys: "
+            "data.extra='[{annotations: labels.json, images: FOLDER}]'."
+        )
+    annotations, images = (Path(str(entry[key])).expanduser() for key in ("annotations", "images"))
+    split = Split(annotations, images)
+    if not split.annotations.is_file():
+        raise HeatposeError(
+            f"data.extra names the label file '{split.annotations}', which does not exist; "
+            "correct the path."
+        )
+    if not split.images.is_dir():
+        raise HeatposeError(
+            f"data.extra names the images '{split.images}', which is not a folder; give the folder "
+            f"that the file names of '{split.annotations}' start from."
+        )
+    return split
 
 
 def find_part(folder: Path, split: str) -> Split:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-import hydra
 from omegaconf import DictConfig
 
-from heatpose.entries import conf_folder, refuse_empty_groups
+from heatpose.entries import run
 from heatpose.record import RunResult, is_first_process
 from heatpose.sweep import run_entry, run_folder
 
@@ -18,8 +16,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Composes the configuration from the command line and runs the configured steps."""
-    refuse_empty_groups(sys.argv[1:])
-    hydra.main(config_path=str(conf_folder()), config_name="train", version_base="1.3")(entry)()
+    run(entry, "train")
 
 
 def entry(config: DictConfig) -> float | tuple[float, ...] | None:
@@ -32,6 +29,7 @@ def train(config: DictConfig) -> RunResult | None:
     # Imported here: composing the configuration and its errors need none of the seconds that torch and Lightning take.
     from heatpose import build, shared
 
+    build.check_settings(config)
     build.quiet(config)
     build.check(config)
     learnt = shared.trained(config, learn) if config.shared_weights else learn(config)
@@ -42,6 +40,10 @@ def learn(config: DictConfig) -> Learnt:
     """Fit; the best checkpoint and the data. None where only a learning rate was looked for."""
     from heatpose import build, rate_finder, training
 
+    folder = run_folder(config)
+    trains = config.fit or config.lr_find
+    # First, because settings that cannot be trained with should be refused before anything slow.
+    trainer = build.build_trainer(config, folder) if trains else None
     skeleton, preprocessing, source = build.build_inputs(config)
     if is_first_process():  # the others find the data there
         source.prepare()
@@ -49,13 +51,12 @@ def learn(config: DictConfig) -> Learnt:
     if is_first_process():
         build.check_budget(config, module.network, preprocessing)
     data = build.build_data(config, source, skeleton, preprocessing)
-    folder = run_folder(config)
-    if config.lr_find:
-        rate_finder.find_rate(module, data, build.build_trainer(config, folder), folder)
+    if trainer is not None and config.lr_find:
+        rate_finder.find_rate(module, data, trainer, folder)
         return None
     with training.only_this_process(folder):
         last = training.open_run(folder, build.run_identity(config), config.resume)
-        if not config.fit:
+        if trainer is None:
             return training.initial_checkpoint(module, folder), source
         module.distillation = build.build_distillation(config, data, skeleton)
-        return training.fit(module, data, build.build_trainer(config, folder), last), source
+        return training.fit(module, data, trainer, last), source

@@ -82,9 +82,9 @@ def split_training(people: Sequence[Person], scored: set[int], auto: AutoChoice 
     """Training people -> those that may calibrate and teach, and those that the automatic choice is made on.
 
     An image is in one part or the other, by a hash of its file name, and none of them is scored. The images that chose the checkpoint
-    (`data.datamodule.in_held_out` with a smaller share) are among those of the choice.
+    (`data.selection.in_held_out` with a smaller share) are among those of the choice.
     """
-    from heatpose.data.datamodule import in_held_out
+    from heatpose.data.selection import in_held_out
 
     usable = [person for person in people if person.image_id not in scored]
     if auto is None:

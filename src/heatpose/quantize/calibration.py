@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.data.sample import Person, load_image
+from heatpose.data.identity import same_images
+from heatpose.data.sample import Person, labelled_image
 from heatpose.errors import HeatposeError
 from heatpose.preprocessing import Preprocessing
 
 SAMPLING = "one person per image, stratified by person size"
-_THUMBNAIL = 16  # side of the pictures that are compared
 _ALIKE = 0.2  # correlation of neighbouring pixels below which pictures are noise
-_SAME = 6.0  # mean difference in grey levels below which two thumbnails show the same picture
 
 
 def choose_calibration(
@@ -81,37 +80,13 @@ def _size(person: Person) -> float:
 
 
 def shared_images(people: Sequence[Person], scored: Sequence[Person]) -> set[int]:
-    """Ids of the images of `people` that show a scored picture too.
-
-    The same file is the same picture. So is the same image id with the same content, be it resized or
-    compressed again; the id alone says nothing, because two data sets may both count from 1.
+    """Ids of the images of `people` that show a scored image too, by `data.identity.same_images`.
 
     Raises:
         HeatposeError: An image cannot be read.
     """
-    scored_paths = {person.image_path.resolve() for person in scored}
-    scored_ids = {person.image_id: person for person in scored}
-    shared = {person.image_id for person in people if person.image_path.resolve() in scored_paths}
-    doubtful = {
-        p.image_path: p for p in people if p.image_id in scored_ids and p.image_id not in shared
-    }.values()
-    with ThreadPoolExecutor(2) as pool:
-        same = pool.map(lambda person: _same_picture(person, scored_ids[person.image_id]), doubtful)
-        return shared | {person.image_id for person, is_same in zip(doubtful, same, strict=True) if is_same}
-
-
-def _same_picture(a: Person, b: Person) -> bool:
-    difference = _thumbnail(a) - _thumbnail(b)
-    return bool(np.abs(difference).mean() < _SAME)
-
-
-def _thumbnail(person: Person) -> NDArray[np.float32]:
-    """f32[16, 16] grey levels 0..255 of the whole image."""
-    from PIL import Image
-
-    image = Image.fromarray(load_image(person.image_path)).convert("L")
-    small = image.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
-    return np.asarray(small, np.float32)
+    same = same_images(people, scored)
+    return {person.image_id for person in people if person.image_path in same}
 
 
 def calibration_images(people: Sequence[Person], preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -127,7 +102,7 @@ def calibration_images(people: Sequence[Person], preprocessing: Preprocessing) -
         raise HeatposeError("The calibration set is empty; give training images.")
 
     def read(person: Person) -> NDArray[np.uint8]:
-        return preprocessing.resize(load_image(person.image_path, person.width, person.height))
+        return preprocessing.resize(labelled_image(person))
 
     with ThreadPoolExecutor(2) as pool:
         images = np.stack(list(pool.map(read, people)))

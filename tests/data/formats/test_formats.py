@@ -14,8 +14,8 @@ import pytest
 
 from heatpose.data import formats
 from heatpose.data.coco import benchmark_people, people, read_labels
-from heatpose.data.datamodule import in_held_out
 from heatpose.data.formats.image_files import original_name
+from heatpose.data.selection import in_held_out
 from heatpose.data.sources import CocoSource, find_labels, find_part
 from heatpose.errors import HeatposeError
 from heatpose.evaluate import evaluate

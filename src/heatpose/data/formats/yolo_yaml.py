@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heatpose.data.formats.image_files import SUFFIXES, image_files
+from heatpose.data.formats.image_files import image_files
 from heatpose.errors import HeatposeError
+from heatpose.image_files import SUFFIXES
 from heatpose.skeleton import COCO_17
 
 YAML = (".yaml", ".yml")

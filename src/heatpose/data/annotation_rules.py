@@ -1,0 +1,230 @@
+"""Annotations of a COCO keypoint json: what is filled in and counted, and what is refused with a sentence."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose.data.label_rules import Entry, whole_number
+from heatpose.data.plausibility import Labelled, check_plausible, clip_boxes
+from heatpose.errors import HeatposeError
+
+NO_BBOX = "box made from the keypoints"
+NO_AREA = "area taken from the box"
+NO_KEYPOINTS = "annotation without keypoints, taken as a person with none labelled"
+CORNER = "keypoint labelled at (0, 0) or before it, taken as not labelled"
+MARGIN = 0.1
+"""A box made from keypoints is wider than these by this share of its longer side, all around."""
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """One file's annotations, by their place in the list."""
+
+    path: Path
+    entries: Sequence[Entry]
+    names: Sequence[str]
+    images: Mapping[int, Entry]
+    assumed: Counter[str]
+
+    def where(self, row: int) -> str:
+        entry = self.entries[row]
+        number = entry["id"] if "id" in entry else f"number {row + 1} in the list"
+        image = self.images.get(whole_number(entry.get("image_id")) or 0, {})
+        return (
+            f"Label file '{self.path}', annotation {number} (image "
+            f"{image.get('file_name', entry.get('image_id'))!r})"
+        )
+
+    def numbers(
+        self, rows: Sequence[Any], length: int, mistake: Callable[[int], str]
+    ) -> Numbers:
+        """f64[N, length], NaN for null; the first row that is not so is a mistake."""
+        for row, values in enumerate(rows):
+            if not isinstance(values, list) or len(values) != length:
+                raise HeatposeError(mistake(row))
+        try:
+            return np.array(rows, np.float64).reshape(len(rows), length)
+        except (TypeError, ValueError, OverflowError) as error:
+            odd = (row for row, values in enumerate(rows) if not _is_row(values))
+            raise HeatposeError(mistake(next(odd, 0))) from error
+
+    def ids(self) -> list[int]:
+        """Annotation ids; one that has none gets a negative number."""
+        found: dict[int, int] = {}
+        for row, entry in enumerate(self.entries):
+            given = entry.get("id")
+            number = -1 - row if given is None else whole_number(given)
+            if number is None:
+                raise HeatposeError(
+                    f"{self.where(row)} has an id that is not a whole number; number the "
+                    "annotations, or leave their ids out."
+                )
+            if number in found:
+                raise HeatposeError(
+                    f"{self.where(row)} has the id of another one, {self.where(found[number])}; "
+                    "number the annotations anew, or leave their ids out."
+                )
+            found[number] = row
+        return list(found)
+
+    def image_ids(self) -> list[int]:
+        found = []
+        for row, entry in enumerate(self.entries):
+            number = whole_number(entry.get("image_id"))
+            if number is None or number not in self.images:
+                raise HeatposeError(
+                    f"{self.where(row)} belongs to image {entry.get('image_id')}, which the file "
+                    "does not list."
+                )
+            found.append(number)
+        return found
+
+    def keypoints(self) -> Numbers:
+        """f64[N, D, 3]; what is not labelled is 0, 0, 0."""
+        count = len(self.names)
+        given = [entry.get("keypoints") for entry in self.entries]
+        if not any(given):
+            raise HeatposeError(
+                f"{self.where(0)} has no keypoints, nor has any other; give the person_keypoints "
+                "file, not the instances file."
+            )
+        self.assumed[NO_KEYPOINTS] += sum(
+            not values and not entry.get("iscrowd")
+            for values, entry in zip(given, self.entries, strict=True)
+        )
+        rows = [values or [0] * (3 * count) for values in given]
+
+        def mistake(row: int) -> str:
+            found = len(rows[row]) if isinstance(rows[row], list | str) else rows[row]
+            return (
+                f"{self.where(row)} has {found} keypoint numbers, but its category names {count} "
+                f"keypoints (three finite numbers each: x, y, v)."
+            )
+
+        values = self.numbers(rows, 3 * count, mistake).reshape(len(rows), count, 3)
+        values[np.isnan(values).all(-1)] = 0
+        self._check_visibility(values)
+        values[values[..., 2] == 0] = 0
+        corner = (values[..., 2] > 0) & (values[..., :2] <= 0).all(-1)
+        self.assumed[CORNER] += int(corner.sum())
+        values[corner] = 0
+        return values
+
+    def _check_visibility(self, values: Numbers) -> None:
+        for row, k in np.argwhere(~np.isin(values[..., 2], (0, 1, 2)))[:1]:
+            raise HeatposeError(
+                f"{self.where(row)} has the visibility {values[row, k, 2]:g} for '{self.names[k]}', "
+                "which must be 0 (not labelled), 1 (hidden) or 2 (visible); in place of confidences, "
+                "write 2 for keypoints to be trusted and 0 for all others."
+            )
+        lost = ~np.isfinite(values[..., :2]).all(-1) & (values[..., 2] > 0)
+        for row, k in np.argwhere(lost)[:1]:
+            raise HeatposeError(
+                f"{self.where(row)} has no coordinates for '{self.names[k]}', which is labelled; "
+                "give three finite numbers, or 0, 0, 0 for a keypoint that is not labelled."
+            )
+
+    def boxes(self, keypoints: Numbers, sizes: Numbers) -> tuple[Numbers, NDArray[np.bool_]]:
+        """f64[N, 4] x, y, width, height, and bool[N] which of them the file gives."""
+        rows = [entry.get("bbox") or [0, 0, 0, 0] for entry in self.entries]
+
+        def mistake(row: int) -> str:
+            return f"{self.where(row)} has no usable box; 'bbox' must be four finite numbers."
+
+        boxes = self.numbers(rows, 4, mistake)
+        for row in np.flatnonzero(~np.isfinite(boxes).all(1))[:1]:
+            raise HeatposeError(mistake(int(row)))
+        given = boxes.any(1)
+        for row in np.flatnonzero(~given):
+            points = keypoints[row, keypoints[row, :, 2] > 0, :2]
+            if len(points):
+                boxes[row] = _box_around(points, sizes[row])
+                self.assumed[NO_BBOX] += 1
+        return boxes, given
+
+    def areas(self, boxes: Numbers) -> list[float]:
+        """Of the segmentation, in square pixels."""
+        found = []
+        for row, entry in enumerate(self.entries):
+            area = entry.get("area") or 0
+            try:
+                usable = math.isfinite(float(area)) and float(area) >= 0
+            except (TypeError, ValueError, OverflowError):
+                usable = False
+            if not usable:
+                raise HeatposeError(
+                    f"{self.where(row)} has no usable area: {area!r}; leave 'area' out for the box's."
+                )
+            self.assumed[NO_AREA] += not float(area)
+            found.append(float(area) or float(boxes[row, 2] * boxes[row, 3]))
+        return found
+
+
+def _is_row(values: list[Any]) -> bool:
+    try:
+        return np.array(values, np.float64).ndim == 1
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _box_around(points: Numbers, size: Numbers) -> Numbers:
+    low, high = points.min(0), points.max(0)
+    margin = MARGIN * (high - low).max()
+    low, high = np.maximum(low - margin, 0), np.minimum(high + margin, size)
+    return np.concatenate([low, np.maximum(high - low, 0)])
+
+
+def read_annotations(
+    path: Path,
+    entries: Sequence[Entry],
+    names: Sequence[str],
+    images: Mapping[int, Entry],
+    assumed: Counter[str],
+) -> list[dict[str, Any]]:
+    """Annotations with everything that is used filled in, in file order.
+
+    Args:
+        path: The label file, for messages.
+        entries: The file's annotations of persons.
+        names: D keypoint names.
+        images: From `images_by_id`.
+        assumed: Counts what was filled in, corrected or ignored.
+
+    Returns:
+        Each has `id`, `image_id`, `keypoints` (3 D floats, 0, 0, 0 where not labelled), `bbox` (x, y,
+        width, height in the image), `area` and `iscrowd`.
+
+    Raises:
+        HeatposeError: There is none, or one has no clear meaning.
+    """
+    if not entries:
+        raise HeatposeError(
+            f"Label file '{path}' has no person annotation; there is nothing to learn from or to score."
+        )
+    reader = _Reader(path, entries, names, images, assumed)
+    ids, image_ids, keypoints = reader.ids(), reader.image_ids(), reader.keypoints()
+    sizes = np.array([(images[i]["width"], images[i]["height"]) for i in image_ids], np.float64)
+    boxes, given = reader.boxes(keypoints, sizes)
+    crowd = np.array([entry.get("iscrowd") not in (None, 0, "0", "", "false") for entry in entries])
+    labelled = Labelled(sizes, keypoints, boxes, given & ~crowd)
+    check_plausible(labelled, reader.where)
+    boxes = clip_boxes(labelled, assumed)
+    areas = reader.areas(boxes)
+    columns = zip(ids, image_ids, keypoints.reshape(len(ids), -1), boxes, areas, crowd, strict=True)
+    return [
+        {
+            "id": number, "image_id": image, "keypoints": points.tolist(), "bbox": box.tolist(),
+            "area": area, "iscrowd": bool(is_crowd),
+        }
+        for number, image, points, box, area, is_crowd in columns
+    ]  # fmt: skip

@@ -1,0 +1,179 @@
+"""Annotations as tools write them: filled in and counted, or one sentence that names them and whose remedy works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from heatpose.data.annotation_rules import CORNER, NO_AREA, NO_BBOX, NO_KEYPOINTS
+from heatpose.data.coco import CROWD, NO_KEYPOINT, CocoLabels, benchmark_people, people, read_labels
+from heatpose.data.sample import Person
+from heatpose.errors import HeatposeError
+from heatpose.skeleton import COCO_17
+from tests.data.labelled import HEIGHT, WIDTH, labels, write
+
+Content = dict[str, Any]
+
+
+def read(content: Content, folder: Path) -> CocoLabels:
+    return read_labels(write(content, folder / "labels.json"))
+
+
+def kept(content: Content, folder: Path) -> list[Person]:
+    return people(read(content, folder), folder, COCO_17)[0]
+
+
+def refused(content: Content, folder: Path, message: str) -> None:
+    with pytest.raises(HeatposeError, match=message) as caught:
+        read(content, folder)
+    assert "labels.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
+THIRD = r"annotation 103 \(image '3\.png'\) "
+
+
+@pytest.mark.parametrize("given", ["absent", None, [], [0, 0, 0, 0]])
+def test_a_missing_box_is_made_from_the_keypoints(given: Any, tmp_path: Path) -> None:
+    content = labels()
+    for entry in content["annotations"]:
+        if given == "absent":
+            del entry["bbox"]
+        else:
+            entry["bbox"] = given
+    content["annotations"][0]["keypoints"] = [30, 40, 2, 110, 200, 1] + [0, 0, 0] * 15
+    content["annotations"][1]["keypoints"] = [0.5, 100, 2, 319, 100, 1] + [0, 0, 0] * 15
+    found = read(content, tmp_path)
+    first, second, *rest = people(found, tmp_path, COCO_17)[0]
+    assert found.assumed == {NO_BBOX: 12}
+    assert first.box == (14, 24, 112, 192)  # 80 by 160, and a tenth of 160 around
+    left, top, right, bottom = second.box[0], second.box[1], second.box[0] + second.box[2], sum(second.box[1::2])
+    assert (left, right) == (0, WIDTH) and top == pytest.approx(68.15) and bottom == pytest.approx(131.85)
+    for person in rest:
+        points = person.keypoints - person.box[:2]
+        assert ((points >= 0) & (points <= person.box[2:])).all()
+        assert person.box[0] + person.box[2] <= WIDTH and person.box[1] + person.box[3] <= HEIGHT
+
+
+@pytest.mark.parametrize("given", ["absent", None, 0])
+def test_a_missing_area_is_the_boxs(given: Any, tmp_path: Path) -> None:
+    content = labels(3)
+    for entry in content["annotations"]:
+        if given == "absent":
+            del entry["area"]
+        else:
+            entry["area"] = given
+    found = read(content, tmp_path)
+    assert found.assumed == {NO_AREA: 3}
+    for person in people(found, tmp_path, COCO_17)[0]:
+        assert person.area == pytest.approx(person.box[2] * person.box[3])
+
+
+@pytest.mark.parametrize("area", [-1, "large", float("nan"), [3]])
+def test_an_unusable_area_can_be_left_out(area: Any, tmp_path: Path) -> None:
+    content = labels(3)
+    content["annotations"][2]["area"] = area
+    refused(content, tmp_path, f"{THIRD}has no usable area: .*; leave 'area' out")
+    del content["annotations"][2]["area"]
+    assert len(kept(content, tmp_path)) == 3
+
+
+@pytest.mark.parametrize("given", ["absent", None, []])
+def test_a_person_without_keypoints_is_a_person_all_the_same(given: Any, tmp_path: Path) -> None:
+    content = labels()
+    beside = {**content["annotations"][0], "id": 5, "keypoints": given}
+    if given == "absent":
+        del beside["keypoints"]
+    content["annotations"].append(beside)
+    found = read(content, tmp_path)
+    alone, audit = benchmark_people(found, tmp_path, COCO_17)
+    assert [person.image_id for person in alone] == list(range(2, 13))
+    assert audit.dropped[NO_KEYPOINT] == 1 and audit.assumed == {NO_KEYPOINTS: 1}
+    assert audit.kept + sum(audit.dropped.values()) == audit.annotations == 13
+
+
+def test_a_file_without_any_keypoints_is_of_another_kind(tmp_path: Path) -> None:
+    content = labels(2)
+    for entry in content["annotations"]:
+        del entry["keypoints"]
+    refused(content, tmp_path, "no keypoints, nor has any other; give the person_keypoints file")
+
+
+@pytest.mark.parametrize("values", [(None, None, 0), (None, None, None), (float("nan"), 3, 0), (50, 60, 0)])
+def test_what_is_not_labelled_has_no_place(values: tuple[Any, ...], tmp_path: Path) -> None:
+    content = labels(3)
+    content["annotations"][2]["keypoints"][:3] = values
+    person = kept(content, tmp_path)[2]
+    assert not person.labelled[0] and person.labelled[1:].all()
+    assert person.keypoints[0].tolist() == [0, 0] and np.isfinite(person.keypoints).all()
+
+
+@pytest.mark.parametrize("values", [(None, None, 2), (None, 4, 1), (float("inf"), 4, 1)])
+def test_a_labelled_keypoint_needs_coordinates(values: tuple[Any, ...], tmp_path: Path) -> None:
+    content = labels(3)
+    content["annotations"][2]["keypoints"][3:6] = values
+    refused(content, tmp_path, f"{THIRD}has no coordinates for 'left_eye', .*or 0, 0, 0 for a keypoint that")
+    content["annotations"][2]["keypoints"][3:6] = 0, 0, 0
+    assert kept(content, tmp_path)[2].labelled.sum() == 16
+
+
+@pytest.mark.parametrize("v", [0.95, 3, -1, None, 0.5])
+def test_a_confidence_in_place_of_the_visibility_is_refused(v: Any, tmp_path: Path) -> None:
+    content = labels(3)
+    content["annotations"][2]["keypoints"][5] = v
+    refused(content, tmp_path, f"{THIRD}has the visibility .* for 'left_eye', .*write 2 for keypoints to be")
+    content["annotations"][2]["keypoints"][5] = 2
+    assert kept(content, tmp_path)[2].labelled.all()
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (-1, -1), (0.0, -3)])
+def test_labelled_points_at_the_origin_are_not_labelled(corner: tuple[float, float], tmp_path: Path) -> None:
+    content = labels(3)
+    content["annotations"][0]["keypoints"][3:9] = [*corner, 2, *corner, 1]
+    found = read(content, tmp_path)
+    first, second, _ = people(found, tmp_path, COCO_17)[0]
+    assert np.flatnonzero(~first.labelled).tolist() == [1, 2] and second.labelled.all()
+    assert found.assumed == {CORNER: 2}
+
+
+def test_a_whole_file_of_them_has_nothing_to_score(tmp_path: Path) -> None:
+    content = labels(3)
+    for entry in content["annotations"]:
+        entry["keypoints"] = [0, 0, 2] * 17
+    with pytest.raises(HeatposeError, match=r"labelled at \(0, 0\) or before it, taken as not labelled \(51\)"):
+        benchmark_people(read(content, tmp_path), tmp_path, COCO_17)
+
+
+def test_one_annotation_id_twice_is_refused(tmp_path: Path) -> None:
+    content = labels(3)
+    content["annotations"][2]["id"] = "101"
+    refused(content, tmp_path, r"annotation 101 \(image '3\.png'\) has the id of .* 101 \(image '1\.png'\)")
+    for entry in content["annotations"]:
+        del entry["id"]
+    assert len({person.annotation_id for person in kept(content, tmp_path)}) == 3
+
+
+def test_an_annotation_without_an_id_is_named_by_its_place(tmp_path: Path) -> None:
+    content = labels(3)
+    del content["annotations"][2]["id"]
+    content["annotations"][2]["bbox"] = [1, 2, "x", 3]
+    refused(content, tmp_path, r"annotation number 3 in the list \(image '3\.png'\) has no usable box")
+
+
+@pytest.mark.parametrize(("value", "crowd"), [(1, True), ("1", True), (True, True), (0, False), ("0", False), (None, False)])
+def test_crowds_as_tools_write_them(value: Any, crowd: bool, tmp_path: Path) -> None:
+    content = labels(3)
+    content["annotations"][2]["iscrowd"] = value
+    _, audit = people(read(content, tmp_path), tmp_path, COCO_17)
+    assert audit.dropped == ({CROWD: 1} if crowd else {})
+    del content["annotations"][2]["iscrowd"]
+    assert len(kept(content, tmp_path)) == 3
+
+
+@pytest.mark.parametrize("values", ["text", 3, {"nose": 1}, [1, 2], [[1, 2, 2]] * 17, ["a"] * 51, [10**400] * 51])
+def test_keypoints_of_another_form_are_refused(values: Any, tmp_path: Path) -> None:
+    content = labels(3)
+    content["annotations"][2]["keypoints"] = values
+    refused(content, tmp_path, f"{THIRD}has .* keypoint numbers, but its category names 17 keypoints")
