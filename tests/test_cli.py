@@ -374,8 +374,7 @@ def test_sources_that_are_no_pictures(heatpose: Heatpose, tiny_checkpoint: Path,
 
 def test_a_folder_that_is_no_data_set(heatpose: Heatpose, bad: Bad) -> None:
     _refused(heatpose("data", bad.images, "--json", bad.folder / "audit.json"), "images")
-    for name in ("absent", "labels.json"):
-        _refused(heatpose("data", bad.folder / name), name, "is no folder")
+    _refused(heatpose("data", bad.folder / "absent"), "absent", "is no folder")
     assert not (bad.folder / "audit.json").exists()
 
 

@@ -42,6 +42,8 @@ class ImageFinder:
             HeatposeError: Several files below the folder have that name.
         """
         for name in names:
+            if name and os.path.isfile(self.folder / name) and ".." not in Path(name).parts:
+                return self.folder / name
             parts = [
                 p for p in PurePosixPath(name.replace("\\", "/")).parts if p not in ("/", "..")
             ]
