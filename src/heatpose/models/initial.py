@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -9,6 +11,7 @@ from heatpose.errors import HeatposeError, first_line
 from heatpose.models.checkpoint import check_skeleton, load_checkpoint
 from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.tflite_import import import_movenet
+from heatpose.runners.metadata import tflite_facts
 from heatpose.skeleton import Skeleton, for_keypoint_count
 
 _CHANNELS = {"head": 1, "regression": 2, "offset": 2}
@@ -81,6 +84,8 @@ def from_checkpoint(network: MoveNet, skeleton: Skeleton, path: str | None = Non
 def from_movenet(network: MoveNet, skeleton: Skeleton, path: str | None = None) -> MoveNet:
     """A MoveNet TFLite file (int8, float16 or float32): its keypoints, 17 in Google's files, mapped onto the skeleton's.
 
+    They are those that the file or its bundle states, else the built-in ones of that number.
+
     The network comes without batch norm, because the file's convolutions are folded already.
 
     Args:
@@ -94,7 +99,8 @@ def from_movenet(network: MoveNet, skeleton: Skeleton, path: str | None = None) 
     if path is None:
         raise HeatposeError("init=movenet_lightning needs init.path=FILE.tflite: Google's MoveNet SinglePose Lightning, any of its number formats.")
     imported = import_movenet(path, network)
-    return map_keypoints(imported, for_keypoint_count(imported.keypoints), skeleton)
+    own = tflite_facts(Path(path)).checked(Path(path), imported.keypoints).skeleton
+    return map_keypoints(imported, own or for_keypoint_count(imported.keypoints), skeleton)
 
 
 def map_keypoints(network: MoveNet, source: Skeleton, target: Skeleton) -> MoveNet:
