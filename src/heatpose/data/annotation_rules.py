@@ -201,8 +201,8 @@ def read_annotations(
         assumed: Counts what was filled in, corrected or ignored.
 
     Returns:
-        Each has `id`, `image_id`, `keypoints` f64[3 D] (0, 0, 0 where not labelled), `bbox` (x, y, width,
-        height in the image), `area` and `iscrowd`.
+        Each has `id`, `image_id`, `keypoints` f64[3 D] (0, 0, 0 where not labelled), `bbox` (x, y,
+        width, height in the image), `area` and `iscrowd`.
 
     Raises:
         HeatposeError: There is none, or one has no clear meaning.

@@ -93,7 +93,9 @@ def _of_bundle(bundle: Bundle, images: Path | None, limit: int, number: int) -> 
     found, absent = [], 0
     for i, entry in enumerate(record["people"][:limit]):
         try:
-            found.append(_picture(entry, _inside(folder, str(entry["file_name"])), skeleton, before.get(entry["image_id"]), f"person_{number}_{i}"))
+            path = _inside(folder, str(entry["file_name"]))
+            oks = before.get(entry["image_id"])
+            found.append(_picture(entry, path, skeleton, oks, f"person_{number}_{i}"))
         except HeatposeError:
             absent += 1
     heading = f"{bundle.label}, {FORMS[record['artefact']]}: the lowest scores first, then some evenly from the rest"
