@@ -161,7 +161,7 @@ def test_evaluate(heatpose: Heatpose, models: dict[str, Path], scored: list[obje
     assert ran.status == 0 and models[kind].name in ran.out
     report = json.loads(out.read_text())
     assert set(report) == {
-        "model", "sha256", "images", "keypoints", "protocol", "oks", "oks_standard_error", "oks_per_keypoint", "oks_per_size", "ap", "ap50",
+        "model", "sha256", "images", "keypoints", "protocol", "assumed", "computed", "oks", "oks_standard_error", "oks_per_keypoint", "oks_per_size", "ap", "ap50",
         "per_image", "seconds", "images_per_second",
     }  # fmt: skip
     assert f"{report['oks']:.2f}" in ran.out and (report["images"], report["keypoints"]) == (12, 13)
@@ -200,7 +200,7 @@ def test_inspect(heatpose: Heatpose, models: dict[str, Path], tmp_path: Path, ki
     facts = json.loads(out.read_text())
     contract = {
         "sha256", "bytes", "inputs", "outputs", "operators", "granularity", "full_integer", "weights_bytes", "macs",
-        "peak_activation_bytes", "findings",
+        "peak_activation_bytes", "findings", "assumed", "computed",
     }  # fmt: skip
     assert set(facts) == contract if kind != "ckpt" else set(facts) >= contract
     assert set(facts["inputs"][0]) == set(facts["outputs"][0]) == {"name", "shape", "dtype", "scale", "zero_point"}

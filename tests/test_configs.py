@@ -72,6 +72,7 @@ def test_every_file_composes(compose: Compose, file: Path) -> None:
     config = compose("train", *(["experiment=quickstart"] if group == "debug" else []), f"{group}={choice}")
     assert HydraConfig.get().runtime.choices[group] == choice
     plain = build.plain(config)  # every interpolation resolves
+    build.check_settings(config)
     assert re.fullmatch(r"[\w-]+", plain["model_name"]) and re.fullmatch(r"[\w-]+", plain["name"])  # they name files
     if group not in ("experiment", "debug", "recipe", "sweep"):
         assert plain["model_name"] == HydraConfig.get().runtime.choices["model"]

@@ -270,7 +270,7 @@ def test_json_has_the_keys_of_the_contract(runner: PoseRunner, report: EvalRepor
     content = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert set(content) == {
         "model", "sha256", "images", "keypoints", "protocol", "oks", "oks_standard_error", "oks_per_keypoint", "ap", "ap50",
-        "oks_per_size", "per_image", "seconds", "images_per_second",
+        "oks_per_size", "per_image", "seconds", "images_per_second", "assumed", "computed",
     }  # fmt: skip
     assert set(content["protocol"]) >= {"sampling", "decode", "coordinates"}
     assert (content["model"], content["images"], content["keypoints"]) == (runner.name, SINGLE, runner.keypoints)

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch.nn import Parameter
 
 import heatpose.sweep  # noqa: F401  (registers the resolver that the configuration uses)
+from heatpose.arguments import check_arguments, made_of
 from heatpose.checkpoint_io import WholeCheckpointIO
 from heatpose.data.datamodule import PoseData
 from heatpose.data.sources import Source, from_description
@@ -23,6 +26,7 @@ from heatpose.deploy.target_files import load_target
 from heatpose.deploy.targets import Target
 from heatpose.distill.loss import Distillation
 from heatpose.distill.settings import DistillSettings
+from heatpose.entries import conf_folder
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import load_checkpoint
 from heatpose.models.movenet import MoveNet
@@ -41,6 +45,17 @@ NOT_THE_RUN = (
 
 DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "use_distributed_sampler")
 """Entries of `trainer` likewise: a run goes on with another number of GPUs, because the batch is that of all of them."""
+
+
+def check_settings(config: DictConfig) -> None:
+    """Refuses settings whose names or types nothing takes, before one of them is used.
+
+    Raises:
+        HeatposeError: The sentence names the key.
+    """
+    types_of = OmegaConf.load(conf_folder() / "train.yaml")
+    assert isinstance(types_of, DictConfig)
+    check_arguments(config, types_of)
 
 
 def quiet(config: DictConfig) -> None:
@@ -65,6 +80,8 @@ def check(config: DictConfig) -> None:
     Raises:
         HeatposeError: A name or a setting is unusable, or the export tools are not installed.
     """
+    with made_of("optimizer"):
+        instantiate(config.optimizer)([Parameter(torch.zeros(1))])
     if config.get("distill") is not None:
         instantiate(config.distill).check()
     quant = instantiate(config.quant)

@@ -1,8 +1,14 @@
-"""The one exception a user sees: a sentence that says what is wrong and what to do."""
+"""The one exception a user sees: a sentence that says what is wrong and what to do.
+
+Errors of the system and of libraries become such sentences here and in `heatpose.foreign`, wherever
+they are raised.
+What is left is a bug: it keeps its traceback, with one line below it that says so.
+"""
 
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,39 +30,88 @@ class InterruptedRun(HeatposeError):
     """Ctrl-C during a training: in a sweep it ends the other runs as well."""
 
 
+BUG = (
+    "This is a bug in heatpose: please report it to its maintainers, with the command, the lines above "
+    "and what `heatpose doctor` prints."
+)
+"""Below the traceback of an error that nobody expected."""
+
+
 def sentence_of(error: BaseException) -> str | None:
-    """The sentence of a `HeatposeError`, also of one that the code which called us has wrapped; or of a full disk; None for others."""
+    """The sentence of a user's mistake or of a problem of the surroundings; None for a bug.
+
+    A `HeatposeError` counts also where the code that called us has wrapped it; so do errors of the
+    system (a full disk) and of libraries (a full GPU, a setting that Lightning refuses).
+    """
+    # Imported here, because it uses this module.
+    from heatpose.foreign import foreign_sentence
+
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, HeatposeError):
         cause = cause.__cause__
-    return _sentence(cause) if cause is not None else _disk_sentence(error) or None
+    if cause is not None:
+        return _sentence(cause)
+    return _disk_sentence(error) or foreign_sentence(error) or None
 
 
 @contextmanager
 def told_in_one_sentence() -> Iterator[None]:
-    """Turns a `HeatposeError`, also one wrapped by the code that called us, into its sentence on stderr and exit status 1."""
+    """Ends the process with status 1 and one sentence on stderr where `sentence_of` has one.
+
+    Other errors pass with the line of `BUG` below their traceback. A reader of the output that has
+    gone (`| head`) ends the process without a word.
+    """
     try:
         yield
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _output_has_no_reader():
+            sys.exit(1)
         sentence = sentence_of(error)
         if sentence is None:
+            as_bug(error)
             raise
         print(f"error: {sentence}", file=sys.stderr)
         sys.exit(1)
 
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.EFBIG}
-"""Errors of the system that are the surroundings' and not the code's, whoever meets them."""
+def as_bug(error: Exception) -> Exception:
+    """The same error, with the line of `BUG` below its traceback."""
+    if BUG not in getattr(error, "__notes__", ()):  # it may pass here on several floors
+        error.add_note(BUG)
+    return error
+
+
+def _output_has_no_reader() -> bool:
+    """Whether stdout is a pipe whose other end is closed; if so, it is replaced by nothing."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+ROOM = "make room or choose another folder, and run the same command again"
+FOLDERS = "choose another file or folder"
+_FULL_OR_CLOSED = ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EMFILE", "EFBIG", "EIO", "ESTALE"]
+SYSTEM = {
+    # Windows lacks some of them.
+    **{getattr(errno, name): ROOM for name in _FULL_OR_CLOSED if hasattr(errno, name)},
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.ELOOP), FOLDERS),
+    errno.ENAMETOOLONG: "choose a shorter name or folder",
+    errno.ENOMEM: "end other programs, or lower data.batch_size or data.workers",
+}
+"""Errors of the system that are the surroundings' and not the code's -> what helps."""
 
 
 def _disk_sentence(error: BaseException | None) -> str:
     """A full or read-only disk, met where nobody expected it, as a sentence; "" for other errors."""
-    while error is not None and not (isinstance(error, OSError) and error.errno in DISK):
+    while error is not None and not (isinstance(error, OSError) and error.errno in SYSTEM):
         error = error.__cause__ or error.__context__
     if error is None:
         return ""
-    where = f"'{error.filename}' cannot be used" if error.filename else "A file cannot be written"
-    return f"{where} ({error.strerror}); make room or choose another folder, and run the same command again."
+    where = f"'{error.filename}' cannot be used" if error.filename else "A file cannot be used"
+    return f"{where} ({error.strerror}); {SYSTEM[error.errno or 0]}."
 
 
 def _sentence(error: HeatposeError) -> str:

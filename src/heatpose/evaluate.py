@@ -26,7 +26,8 @@ from heatpose.metrics import (
     standard_error,
 )
 from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import Skeleton, for_keypoint_count
+from heatpose.runners.reading import Reading, reading_of
+from heatpose.skeleton import Skeleton
 
 if TYPE_CHECKING:
     from heatpose.runners import PoseRunner
@@ -54,6 +55,7 @@ class EvalReport:
         poses: f32[N, K, 3] normalised x, y, score.
         seconds: Time inside the model, images already decoded and resized.
         sizes: f64[N] side of each person as a share of the picture's side; empty where not known.
+        reading: What was assumed and computed about the model's file; None where that was not asked.
     """
 
     model: str
@@ -71,11 +73,13 @@ class EvalReport:
     poses: NDArray[np.float32]
     seconds: float
     sizes: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    reading: Reading | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The contract of `heatpose evaluate --json`."""
         return {
             "model": self.model, "sha256": self.sha256, "images": self.images, "keypoints": self.keypoints, "protocol": self.protocol,
+            **({"assumed": {}, "computed": {}} if self.reading is None else self.reading.to_json()),
             "oks": self.oks, "oks_standard_error": self.oks_standard_error, "oks_per_keypoint": self.oks_per_keypoint,
             "ap": self.ap, "ap50": self.ap50,
             "oks_per_size": score_by_size(self.oks_values, self.sizes) if len(self.sizes) else [],
@@ -148,8 +152,8 @@ def paired_difference(a: EvalReport, b: EvalReport) -> PairedDifference:
 
 
 def skeleton_of(runner: PoseRunner, chosen: Skeleton | None = None) -> Skeleton:
-    """The skeleton that was chosen, else the model's own, else the built-in one with as many keypoints."""
-    return chosen or runner.skeleton or for_keypoint_count(runner.keypoints)
+    """The skeleton of `runners.reading.reading_of`."""
+    return reading_of(runner, chosen).skeleton
 
 
 def file_hash(path: Path) -> str:

@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from heatpose.deploy.targets import Target
 
 
+UNSCORED = (
+    "Nothing is scored: the data has no evaluation images (data.eval_root=FOLDER); "
+    "the checkpoint was chosen on held-out training images."
+)
+
+
 @dataclass(frozen=True)
 class QuantSettings:
     """What is exported and what it must hold (conf/quant).
@@ -87,6 +93,7 @@ def score(path: Path, source: Source) -> float | None:
     loaded = load_checkpoint(path)
     people = source.evaluation(loaded.skeleton)
     if people is None:
+        print(UNSCORED)
         return None
     report = evaluate(TorchRunner(path, loaded), people, loaded.skeleton)
     show(report_table([report]))
@@ -117,6 +124,8 @@ def export(
     training, evaluation = source.training(loaded.skeleton), source.evaluation(loaded.skeleton)
     output, sigmoid = endings(quant, target, loaded.network.four_heads)
     console = Console()
+    if score and evaluation is None:
+        console.print(UNSCORED)
     network = _upsampling(loaded, quant, training, evaluation or (), console)
     was = {"trained": loaded.network.settings["upsample"], "settling": quant.settling and asdict(quant.settling)}
     changed = {} if network is loaded.network else {"upsampling": was}

@@ -32,13 +32,16 @@ def require_writable(folder: Path) -> None:
 
 
 @contextmanager
-def only_one(folder: Path, name: str, what: str) -> Iterator[None]:
+def only_one(
+    folder: Path, name: str, what: str, advice: str = "choose another name=..."
+) -> Iterator[None]:
     """Holds `folder/.name.lock` for as long as the context lasts; the system lets go of it when a process ends, however it ends.
 
     Args:
         folder: Made if missing.
         name: Of the run or bundle.
         what: For the sentence, "The run" or "The bundle".
+        advice: What to do instead of waiting.
 
     Raises:
         HeatposeError: Another process holds it, or the folder cannot be written.
@@ -51,7 +54,10 @@ def only_one(folder: Path, name: str, what: str) -> Iterator[None]:
         lock = FileLock(folder / f".{name}.lock", timeout=0)
         lock.acquire()
     except Timeout as error:
-        raise HeatposeError(f"{what} '{folder / name}' is being written by another process; wait for it, or choose another name=...") from error
+        raise HeatposeError(
+            f"{what} '{folder / name}' is being written by another process; "
+            f"wait for it, or {advice}."
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):  # some network file systems have no locks
             yield

@@ -54,8 +54,22 @@ def inspection_tables(facts: Mapping[str, Any]) -> list[Table]:
         for port in facts[side]:
             scale = "" if port["scale"] is None else f", scale {port['scale']:.6g}, zero point {port['zero_point']}"
             table.add_row(side[:-1], f"{port['name']} {port['dtype']} {list(port['shape'])}{scale}")
+    for row in _stated(facts):
+        table.add_row(*row)
     table.add_row("operators", ", ".join(f"{name} {count}" for name, count in facts["operators"].items()))
     return [table, *_findings(facts["findings"])]
+
+
+def _stated(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the file or its bundle states about itself, and what an evaluation would assume."""
+    rows = [("stated by", str(facts["stated_by"]))] if "stated_by" in facts else []
+    if skeleton := facts.get("skeleton"):
+        rows.append(("skeleton", f"{skeleton['name']}: {', '.join(skeleton['keypoints'])}"))
+    if how := facts.get("preprocessing"):
+        rows.append(("input", f"RGB, byte / {how['divisor']:g} - {how['shift']:g}, {how['sampling']} sampling"))
+    for kind in ("assumed", "computed"):
+        rows += [(kind, f"{name} {value}") for name, value in facts.get(kind, {}).items()]
+    return [(name, escape(value)) for name, value in rows]
 
 
 def _findings(findings: Sequence[Mapping[str, Any]]) -> list[Table]:

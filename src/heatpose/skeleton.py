@@ -246,6 +246,20 @@ def _yaml(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z_][\w.-]*", name) else json.dumps(name, ensure_ascii=False)
 
 
+def named(name: str | Path) -> Skeleton:
+    """A built-in skeleton by its name, or one out of a YAML file.
+
+    Raises:
+        HeatposeError: It is neither.
+    """
+    built_in = {skeleton.name: skeleton for skeleton in BUILT_IN}
+    if str(name) in built_in:
+        return built_in[str(name)]
+    if not Path(name).is_file():
+        raise HeatposeError(f"Skeleton '{name}' is neither built in ({', '.join(built_in)}) nor a file; give one of them.")
+    return Skeleton.from_yaml(name)
+
+
 def for_labels(dataset_names: Sequence[str]) -> Skeleton:
     """COCO's 17 keypoints where the dataset has them, else the dataset's own as they are, to look at.
 
@@ -269,4 +283,4 @@ def for_keypoint_count(count: int) -> Skeleton:
     for skeleton in BUILT_IN:
         if len(skeleton) == count:
             return skeleton
-    raise HeatposeError(f"The model has {count} keypoints and no skeleton of its own; name one with --skeleton FILE.yaml.")
+    raise HeatposeError(f"The model has {count} keypoints and no skeleton of its own; give one with --skeleton FILE.yaml (a teacher: distill.skeleton).")

@@ -20,7 +20,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from heatpose import members, record
-from heatpose.errors import HeatposeError, InterruptedRun, first_line, sentence_of, told_in_one_sentence
+from heatpose.errors import (
+    HeatposeError,
+    InterruptedRun,
+    as_bug,
+    first_line,
+    sentence_of,
+    told_in_one_sentence,
+)
 from heatpose.members import Member
 from heatpose.places import require_writable
 from heatpose.record import RunResult
@@ -164,7 +171,7 @@ def _reason(error: Exception) -> str:
     """The sentence of a user's mistake. Anything else is told in full, and its first line is the reason."""
     sentence = sentence_of(error)
     if sentence is None:
-        traceback.print_exception(error)
+        traceback.print_exception(as_bug(error))
     return sentence or f"{type(error).__name__}: {first_line(error)}"
 
 

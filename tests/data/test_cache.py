@@ -78,6 +78,20 @@ def test_a_cache_is_built_once_and_again_when_something_changes(people: list[Per
     assert len(folders(place)) == 4
 
 
+def test_runs_that_spell_the_paths_otherwise_share_a_cache(
+    people: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Absolute in one run and relative in the next, as a command line may give them."""
+    whole = open_cache(people, tmp_path / "kept", None)
+    monkeypatch.chdir(tmp_path)
+    relative = [replace(person, image_path=Path(person.image_path.name)) for person in people]
+    again = open_cache(relative, tmp_path / "kept", None)
+    assert again.folder == whole.folder
+    for person in relative:
+        pixels = again.picture(person).pixels
+        np.testing.assert_array_equal(pixels, np.asarray(Image.open(person.image_path)))
+
+
 def test_those_who_come_together_share_one_build(people: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     builds, build = [], cache._build
     monkeypatch.setattr(cache, "_build", lambda *args: (builds.append(1), time.sleep(0.2), build(*args)))

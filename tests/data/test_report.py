@@ -85,14 +85,14 @@ def test_the_numbers_are_those_counted_by_hand(labels: CocoLabels, tmp_path: Pat
 
 
 def test_an_audit_of_nobody_is_an_audit(labels: CocoLabels, tmp_path: Path) -> None:
-    nobody = CocoLabels(labels.path, labels.keypoint_names, labels.images, labels.annotations[2:4])
+    nobody = replace(labels, annotations=labels.annotations[2:4])
     report = audit_report(nobody, tmp_path, COCO_17, check_files=True)
     assert (report.training.kept, report.benchmark.kept, report.files.decoded) == (0, 0, 0)
     assert "Kept and dropped" in printed(report)
 
 
 def test_nobody_alone_is_stated(labels: CocoLabels, tmp_path: Path) -> None:
-    several = CocoLabels(labels.path, labels.keypoint_names, labels.images, labels.annotations[1:3])
+    several = replace(labels, annotations=labels.annotations[1:3])
     report = audit_report(several, tmp_path, COCO_17, check_files=False)
     assert report.benchmark.kept == 0 and report.benchmark.dropped == {NO_KEYPOINT: 1, SEVERAL: 1}
 
@@ -139,7 +139,7 @@ def test_the_development_data(shared: Path) -> None:
 
 def test_a_size_on_an_edge_belongs_to_the_class_above(labels: CocoLabels, tmp_path: Path) -> None:
     tall = {**labels.annotations[0], "bbox": [0, 0, 100, 10]}
-    one = CocoLabels(labels.path, labels.keypoint_names, labels.images, [tall])
+    one = replace(labels, annotations=[tall])
     assert audit_report(one, tmp_path, COCO_17, check_files=False).sizes == [0, 0, 0, 1, 0, 0, 0]
 
 

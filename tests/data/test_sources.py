@@ -228,3 +228,39 @@ def test_a_described_source_never_downloads() -> None:
 def test_an_unknown_description_is_one_sentence(description: dict[str, Any], message: str) -> None:
     with pytest.raises(HeatposeError, match=message):
         from_description(description)
+
+
+def test_a_label_file_and_its_images_are_added(official: Path, tmp_path: Path) -> None:
+    """Beside a root and alone, also as described in a checkpoint; alone nothing is evaluated."""
+    mine = write_part(tmp_path / "mine", "labels.json", "photos", numbered(500, 2))
+    entry = {"annotations": str(mine / "labels.json"), "images": str(mine / "photos")}
+    both = CocoSource(str(official), extra=[entry])
+    both.prepare()
+    assert len(both.training(ST_13)) == 12 and both.evaluation(ST_13) is not None
+    alone = CocoSource(extra=[entry])
+    alone.prepare()
+    assert {Path(name).parent.name for name in files(alone.training(ST_13))} == {"photos"}
+    assert alone.evaluation(ST_13) is None
+    described = json.loads(json.dumps(alone.describe()))
+    assert files(from_description(described).training(ST_13)) == files(alone.training(ST_13))
+    scored = CocoSource(eval_root=str(official), extra=[entry])
+    assert len(scored.evaluation(ST_13) or []) == 3 and len(scored.training(ST_13)) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"annotations": "missing.json"}, "label file 'missing.json', which does not exist"),
+        ({"images": "missing"}, "images 'missing', which is not a folder"),
+        ({"photos": "more"}, r"an entry with \['annotations', 'images', 'photos'\]"),
+    ],
+)
+def test_an_entry_of_extra_that_cannot_be_read(
+    change: dict[str, str], words: str, tmp_path: Path
+) -> None:
+    mine = write_part(tmp_path, "labels.json", "photos", numbered(500, 2))
+    entry = {"annotations": str(mine / "labels.json"), "images": str(mine / "photos")}
+    with pytest.raises(HeatposeError, match=words):
+        CocoSource(extra=[entry | change]).prepare()
+    with pytest.raises(HeatposeError, match="labels alone: data.extra="):
+        CocoSource().prepare()

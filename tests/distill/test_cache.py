@@ -46,7 +46,7 @@ class Counted:
 @pytest.fixture
 def counted(teachers: Teachers, monkeypatch: pytest.MonkeyPatch) -> Counted:
     runner = Counted(teachers("maps"))
-    monkeypatch.setattr(cache, "open_runner", lambda path, size: runner)
+    monkeypatch.setattr(cache, "open_runner", lambda path, size, normalisation: runner)
     monkeypatch.setattr(cache, "PIECE", 2)
     return runner
 

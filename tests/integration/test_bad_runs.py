@@ -27,7 +27,7 @@ def _text(folder: Path, name: str) -> Path:
     ("overrides", "words"),
     [
         (["resolution=100"], ["100", "multiple of 32"]),
-        (["resolution=abc"], ["abc", "multiple of 32"]),
+        (["resolution=abc"], ["resolution=abc", "whole number"]),
         (["data.module.limit=0"], ["data.module.limit=0"]),
         (["quant.calibration_images=0"], ["quant.calibration_images=0"]),
         (["name=.hidden"], [".hidden", "no name for a bundle"]),

@@ -5,6 +5,7 @@ Every command is also parsed or composed (tests/test_docs.py), those below that 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -16,10 +17,13 @@ import documented
 import pytest
 from documented import REPOSITORY, Documented
 
+from tests.data.formats import writers
+
 pytestmark = pytest.mark.slow
 
 NOT_RUN = {
     r"heatpose deploy .*--run": "needs ST Edge AI Core; tests/deploy runs it with a stand-in",
+    r"heatpose label ": "a network of a few minutes labels nothing; tests/label has a teacher that does",
     r"heatpose deploy .*--import": "needs the output of a build made elsewhere; tests/deploy/test_importing.py has such outputs",
     r"(train|export) .*init\.path=": "begins with Google's weights and COCO; composed here, and whole runs of this kind are in tests/integration",
     r"train -m experiment=st_": "whole trainings, searches, clusters; test_sweep.py runs small ones, a cluster's jobs locally; test_search.py searches",
@@ -79,6 +83,11 @@ def folder(quickstart: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "DEV").mkdir()
     os.symlink(data / "val2017", folder / "DEV/val2017")
     os.symlink(folder / "val.json", folder / "DEV/person_keypoints_val2017.json")
+    for part in ("train", "val"):
+        labels = json.loads((data / f"annotations/person_keypoints_{part}2017.json").read_text())
+        writers.yolo(labels, data / f"{part}2017", folder / "my_yolo", part)
+    for tool in ("roboflow", "cvat", "label_studio", "labelme"):
+        getattr(writers, tool)(labels, data / "val2017", folder / f"my_{tool}")
     (folder / "photos").mkdir()
     for picture in islice(sorted((data / "val2017").iterdir()), 2):
         os.symlink(picture, folder / "photos" / picture.name)

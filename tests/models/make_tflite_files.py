@@ -145,7 +145,7 @@ def others(folder: Path) -> None:
         x = tf.nn.relu(tf.nn.conv2d(x, constant(1, 1, 32, 96), 1, "SAME"))
         return tf.sigmoid(tf.nn.conv2d(x, constant(1, 1, 96, 17), 1, "SAME"))
 
-    graphs = {"other_head": lambda x: head(stem(x)), "no_head": stem, "unit_range": lambda x: head(stem(x / 255 - 0.5))}
+    graphs = {"other_head": lambda x: head(stem(x)), "no_head": stem, "unit_range": lambda x: head(stem(x / 255 - 0.25))}
     for name, graph in graphs.items():
         signature = tf.TensorSpec((1, SIZE, SIZE, 3), tf.float32)
         concrete = tf.function(graph).get_concrete_function(signature)

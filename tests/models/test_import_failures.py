@@ -127,7 +127,7 @@ def modified(source: Path, folder: Path, change: Change) -> Path:
 @pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES.keys())
 def test_the_first_layer_that_does_not_fit_is_named(files: Path, change: Change, message: str, tmp_path: Path) -> None:
     path = modified(files / "plain_float32.tflite", tmp_path, change)
-    with pytest.raises(HeatposeError, match=rf"modified\.tflite' is no MoveNet that can be imported: at {message.rstrip('$')}") as caught:
+    with pytest.raises(HeatposeError, match=rf"modified\.tflite' is not a MoveNet that can be imported: at {message.rstrip('$')}") as caught:
         import_movenet(path)
     assert "\n" not in str(caught.value)
 
@@ -153,7 +153,7 @@ def test_googles_file_without_a_layer_is_refused(lightning: Path, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "layer"), [("other_head", "block 1, depthwise, activation"), ("no_head", "block 1, depthwise, the"), ("unit_range", "input")])
 def test_a_graph_that_is_no_movenet_is_refused_with_the_layer(files: Path, file: str, layer: str) -> None:
-    with pytest.raises(HeatposeError, match=rf"{file}.tflite' is no MoveNet that can be imported: at {layer}"):
+    with pytest.raises(HeatposeError, match=rf"{file}.tflite' is not a MoveNet that can be imported: at {layer}"):
         import_movenet(files / f"{file}.tflite")
 
 

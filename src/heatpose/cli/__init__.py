@@ -10,6 +10,7 @@ import typer
 
 from heatpose.cli.boards import deploy, estimate, inspect
 from heatpose.cli.bundles import verify
+from heatpose.cli.labels import label
 from heatpose.cli.machine import doctor
 from heatpose.cli.pictures import data, predict
 from heatpose.cli.quantisation import debug_quant
@@ -18,7 +19,7 @@ from heatpose.cli.running import PASSED_ON, export, train
 from heatpose.cli.scoring import compare, evaluate
 from heatpose.errors import told_in_one_sentence
 
-COMMANDS = (evaluate, compare, inspect, predict, data, estimate, deploy, doctor, report, verify, debug_quant)
+COMMANDS = (evaluate, compare, inspect, predict, data, label, estimate, deploy, doctor, report, verify, debug_quant)
 ENTRIES = (train, export)
 
 app = typer.Typer(help="Person pose for microcontrollers: train, score, export, deploy.", no_args_is_help=True, pretty_exceptions_enable=False)

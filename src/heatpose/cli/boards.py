@@ -86,15 +86,15 @@ def deploy(
 def _inspection(model: Path) -> dict[str, Any]:
     from heatpose.export.inspection import inspect_onnx, inspect_tflite
     from heatpose.runners import CHECKPOINTS
+    from heatpose.runners.reading import describe_file
 
     suffix = model.suffix.lower()
-    if suffix == ".onnx":
-        return inspect_onnx(model).to_json()
     if suffix in CHECKPOINTS:
         from heatpose.models.facts import inspect_checkpoint
 
-        return inspect_checkpoint(model)
-    return inspect_tflite(model).to_json()
+        return {**inspect_checkpoint(model), "assumed": {}, "computed": {}}
+    inspection = inspect_onnx(model) if suffix == ".onnx" else inspect_tflite(model)
+    return {**inspection.to_json(), **describe_file(model)}
 
 
 def _target_findings(model: Path, target: str) -> list[dict[str, Any]]:

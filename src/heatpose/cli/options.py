@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from heatpose.runners.normalisation import Normalisation
+    from heatpose.runners.reading import Reading
     from heatpose.skeleton import Skeleton
 
 
@@ -65,10 +67,25 @@ def _yaml_files(incomplete: str) -> list[str]:
 
 
 Model = Annotated[Path, typer.Argument(help="Checkpoint (.ckpt), ONNX or TFLite file.", autocompletion=model_files)]
-Annotations = Annotated[Path, typer.Option(help="COCO keypoint json.")]
-Images = Annotated[Path, typer.Option(help="Folder of its images.")]
+Annotations = Annotated[
+    Path, typer.Option(help="COCO keypoint json, or an export of a labelling tool (docs/labels.md).")
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(help="Folder of its images; by default the one that the labels lead to."),
+]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the result here as well.")]
-SkeletonFile = Annotated[Path | None, typer.Option(help="Skeleton YAML, where the model file does not say what its channels are and has neither 17 nor 13.")]
+SkeletonFile = Annotated[
+    Path | None, typer.Option(help="coco17, st13 or a skeleton YAML, for model files that do not state their keypoints.")
+]
+NormalisationText = Annotated[
+    str | None,
+    typer.Option(
+        "--normalisation",
+        help="For model files that do not state how bytes become their input: -1..1, 0..1, 0..255, imagenet, or "
+        "mean=R,G,B,std=R,G,B.",
+    ),
+]
 Resolution = Annotated[int | None, typer.Option(help="Side of the input, for checkpoints; other files have a fixed one.")]
 Threads = Annotated[int | None, typer.Option(help="Processor threads; all by default.")]
 ReferenceKernels = Annotated[bool, typer.Option(help="TFLite's reference kernels instead of XNNPACK: slower, bit-exact integer arithmetic.")]
@@ -81,8 +98,25 @@ def read_skeleton(path: Path | None) -> Skeleton | None:
     """The skeleton that the command line names, if it names one.
 
     Raises:
-        HeatposeError: The file is none.
+        HeatposeError: It is neither the name of a built-in one nor a skeleton YAML.
     """
-    from heatpose.skeleton import Skeleton
+    from heatpose.skeleton import named
 
-    return None if path is None else Skeleton.from_yaml(path)
+    return None if path is None else named(path)
+
+
+def tell_reading(reading: Reading) -> None:
+    """Prints what was assumed or computed about a model file, in one line; nothing where all is known."""
+    if line := reading.line():
+        typer.echo(line)
+
+
+def read_normalisation(text: str | None) -> Normalisation | None:
+    """The normalisation that the command line gives, if it gives one.
+
+    Raises:
+        HeatposeError: It has another form.
+    """
+    from heatpose.runners.normalisation import Normalisation
+
+    return None if text is None else Normalisation.parse(text)

@@ -51,7 +51,7 @@ def _refusal(folder: Path) -> str:
         return error.strerror or type(error).__name__
 
 
-def write_json(path: Path | None, content: dict[str, Any]) -> None:
+def write_json(path: Path | None, content: dict[str, Any] | list[Any]) -> None:
     """Writes plain values; nothing where no path is given.
 
     Raises:

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatpose.cli.options import Decode, DecodeChoice, JsonOut, Model, Resolution, Sampling, SkeletonFile, Split, Threads, model_files, read_skeleton
+from heatpose.cli.options import (
+    Decode,
+    DecodeChoice,
+    JsonOut,
+    Model,
+    NormalisationText,
+    Resolution,
+    Sampling,
+    SkeletonFile,
+    Split,
+    Threads,
+    model_files,
+    read_normalisation,
+    read_skeleton,
+    tell_reading,
+)
 from heatpose.cli.output import require_writable, write_json, write_picture
+from heatpose.errors import HeatposeError
+
+if TYPE_CHECKING:
+    from heatpose.data.coco import CocoLabels
 
 
 def predict(
@@ -17,7 +36,8 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for what is drawn and for the keypoints as COCO results.")],
     beside: Annotated[Path | None, typer.Option(help="A second model, drawn beside the first, with distances.", autocompletion=model_files)] = None,
     sampling: Annotated[Sampling | None, typer.Option(help="As in training by default, bilinear where the file does not say.")] = None,
-    decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
+    decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None, normalisation: NormalisationText = None,
+    resolution: Resolution = None, threads: Threads = None,
     threshold: Annotated[float, typer.Option(help="Keypoints with a lower score are not drawn.", min=0, max=1)] = 0.2,
     draw: Annotated[bool, typer.Option(help="Without, only the keypoints are written.")] = True,
     smooth: Annotated[bool, typer.Option(help="Videos: filter the keypoints over time.")] = True,
@@ -26,46 +46,56 @@ def predict(
     limit: Annotated[int | None, typer.Option(help="Videos: stop each after so many frames; a camera ends with Ctrl-C otherwise.", min=1)] = None,
 ) -> None:  # fmt: skip
     """Draw the poses of images, videos, folders and cameras."""
-    from heatpose.evaluate import skeleton_of
     from heatpose.predict import Drawing, VideoOptions, predict_sources
     from heatpose.predict.estimator import Estimator
     from heatpose.runners import open_runner
+    from heatpose.runners.reading import reading_of
     from heatpose.runners.trial import check_runs
 
-    given = read_skeleton(skeleton)
+    given, values = read_skeleton(skeleton), read_normalisation(normalisation)
     for path in filter(None, (model, beside)):
         check_runs(path, resolution)
-    runners = [open_runner(path, threads=threads, size=resolution) for path in (model, beside) if path is not None]
-    estimators = [Estimator.of(runner, skeleton_of(runner, given), str(decode), None if sampling is None else str(sampling)) for runner in runners]
+    estimators = []
+    for path in filter(None, (model, beside)):
+        runner = open_runner(path, threads=threads, size=resolution, normalisation=values)
+        reading = reading_of(runner, given)
+        tell_reading(reading)
+        chosen = None if sampling is None else str(sampling)
+        estimators.append(Estimator.of(runner, reading.skeleton, str(decode), chosen, reading.assumed))
     options = VideoOptions(smooth, crop, frames, limit)
     typer.echo(predict_sources(sources, out, Drawing(estimators, threshold, draw), options))
 
 
 def data(
-    folder: Annotated[Path, typer.Argument(help="A data set: a folder in COCO 2017 layout, or with one person_keypoints_*.json and its images.")],
-    split: Annotated[Split, typer.Option(help="Which part of a folder in COCO 2017 layout.")] = Split.train,
-    skeleton: Annotated[Path | None, typer.Option(help="Skeleton YAML; by default COCO's 17 keypoints, or what else the labels have.")] = None,
+    folder: Annotated[Path, typer.Argument(help="A data set: a folder in COCO 2017 layout, with one person_keypoints_*.json and its images, or an export.")],
+    split: Annotated[Split, typer.Option(help="Which part, where the folder keeps them apart.")] = Split.train,
+    skeleton: Annotated[
+        Path | None, typer.Option(help="coco17, st13 or a skeleton YAML; by default COCO's 17 keypoints, or those of the labels.")
+    ] = None,
     files: Annotated[bool, typer.Option("--files", help="Decode every image as well: finds missing and broken ones.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Write a picture of labelled people here (PNG or JPEG).")] = None,
     augmented: Annotated[Path | None, typer.Option(help="Write a picture of people after augmentation here, as training shows them.")] = None,
     resolution: Annotated[int, typer.Option(help="Side of the network's input, for --augmented.")] = 192,
+    coco: Annotated[Path | None, typer.Option(help="Write the labels here as a COCO keypoint json, whatever format they are in.")] = None,
+    label_studio: Annotated[Path | None, typer.Option(help="Write the labels here as Label Studio tasks (.json), to be corrected there.")] = None,
+    image_prefix: Annotated[str, typer.Option(help="What Label Studio finds the images by, before their names.")] = "/data/local-files/?d=",
     json_out: JsonOut = None,
 ) -> None:
     """Audit a data set: what is kept and dropped, and why; what the people are like."""
     from rich.console import Console
 
-    from heatpose.data.coco import people, read_labels
+    from heatpose.data.coco import people
     from heatpose.data.contact import augmented_sheet_of, contact_sheet_of
     from heatpose.data.report import audit_report, print_audit
     from heatpose.data.selection import TrainingRules
-    from heatpose.data.sources import CocoSource, find_part
+    from heatpose.data.sources import CocoSource, find_part, labels_of
     from heatpose.preprocessing import check_resolution
     from heatpose.skeleton import for_labels
 
-    require_writable(json_out, sheet, augmented)
+    require_writable(json_out, sheet, augmented, coco, label_studio)
     check_resolution(resolution)
     part = find_part(folder, str(split))
-    labels = read_labels(part.annotations)
+    labels = labels_of(part)
     chosen = read_skeleton(skeleton) or for_labels(labels.keypoint_names)
     rules = TrainingRules(size=resolution) if split is Split.train else None
     scored = CocoSource(str(folder)).evaluation(chosen) or () if rules else ()
@@ -76,3 +106,17 @@ def data(
     if augmented is not None:
         write_picture(augmented, augmented_sheet_of(people(labels, part.images, chosen)[0], chosen, resolution))
     write_json(json_out, report.to_json())
+    write_json(coco, labels.source.content)
+    if label_studio is not None:
+        _write_tasks(label_studio, labels, image_prefix)
+
+
+def _write_tasks(path: Path, labels: CocoLabels, prefix: str) -> None:
+    """Tasks for Label Studio, and its labelling interface beside them."""
+    from heatpose.data.formats.label_studio_tasks import interface, tasks
+
+    if path.suffix.lower() == ".xml":
+        raise HeatposeError(f"'{path}' is the name of the labelling interface; give --label-studio a .json file.")
+    write_json(path, tasks(labels.images, labels.annotations, labels.keypoint_names, prefix))
+    path.with_suffix(".xml").write_text(interface(labels.keypoint_names), encoding="utf-8")
+    typer.echo(f"{path} has the tasks, {path.with_suffix('.xml')} the labelling interface for Label Studio.")

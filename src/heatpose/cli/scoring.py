@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from heatpose.cli.options import (
     Images,
     JsonOut,
     Model,
+    NormalisationText,
     ReferenceKernels,
     Resolution,
     Sampling,
@@ -21,7 +23,9 @@ from heatpose.cli.options import (
     SkeletonFile,
     Threads,
     model_files,
+    read_normalisation,
     read_skeleton,
+    tell_reading,
 )  # fmt: skip
 from heatpose.cli.output import require_writable, write_json
 from heatpose.errors import HeatposeError
@@ -32,25 +36,25 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Model, annotations: Annotations, images: Images, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
-    decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
-    reference_kernels: ReferenceKernels = False,
+    model: Model, annotations: Annotations, images: Images = None, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
+    decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None, normalisation: NormalisationText = None,
+    resolution: Resolution = None, threads: Threads = None, reference_kernels: ReferenceKernels = False,
 ) -> None:  # fmt: skip
     """Score a model by the published single-person protocol, with COCO AP beside it."""
     from heatpose.present import report_table, show
 
     require_writable(json_out)
-    scored = _Scoring(annotations, images, sampling, decode, skeleton)
+    scored = _Scoring(annotations, images, sampling, decode, skeleton, normalisation)
     report = scored.of(model, resolution, threads, reference_kernels)
     show(report_table([report]))
-    write_json(json_out, report.to_json())
+    write_json(json_out, {**report.to_json(), "labels": scored.labels.source.record()})
 
 
 def compare(
     models: Annotated[list[Path], typer.Argument(help="Two or more models; the first is what the others are compared with.", autocompletion=model_files)],
-    annotations: Annotations, images: Images, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
-    decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None, resolution: Resolution = None, threads: Threads = None,
-    reference_kernels: ReferenceKernels = False,
+    annotations: Annotations, images: Images = None, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
+    decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None, normalisation: NormalisationText = None,
+    resolution: Resolution = None, threads: Threads = None, reference_kernels: ReferenceKernels = False,
 ) -> None:  # fmt: skip
     """Score several models on the same images; differences with a paired bootstrap interval."""
     from heatpose.evaluate import paired_difference
@@ -59,38 +63,48 @@ def compare(
     if len(models) < 2:
         raise typer.BadParameter("give at least two models")
     require_writable(json_out)
-    scored = _Scoring(annotations, images, sampling, decode, skeleton)
+    scored = _Scoring(annotations, images, sampling, decode, skeleton, normalisation)
     reports = [scored.of(model, resolution, threads, reference_kernels) for model in models]
     differences = [paired_difference(report, reports[0]) for report in reports[1:]]
     show(comparison_table(reports, differences))
     against = [{"model": r.model, "mean": d.mean, "low": d.low, "high": d.high} for r, d in zip(reports[1:], differences, strict=True)]
-    write_json(json_out, {"reports": [report.to_json() for report in reports], "difference_from_first": against})
+    labels = scored.labels.source.record()
+    write_json(json_out, {"reports": [report.to_json() for report in reports], "difference_from_first": against, "labels": labels})
 
 
 class _Scoring:
     """The evaluation set of one command; people are read once per skeleton."""
 
-    def __init__(self, annotations: Path, images: Path, sampling: Sampling, decode: Decode, skeleton: Path | None) -> None:
+    def __init__(
+        self, annotations: Path, images: Path | None, sampling: Sampling, decode: Decode, skeleton: Path | None, normalisation: str | None
+    ) -> None:
         from heatpose.data.coco import read_labels
 
-        if not images.is_dir():
+        if images is not None and not images.is_dir():
             raise HeatposeError(f"'{images}' is no folder; give the folder of the images that '{annotations}' lists.")
-        self.labels, self.images = read_labels(annotations), images
+        self.labels = read_labels(annotations, images)
+        self.images = self.labels.source.folder
         self.sampling, self.decode, self.skeleton = str(sampling), str(decode), read_skeleton(skeleton)
+        self.normalisation = read_normalisation(normalisation)
         self.people: dict[tuple[str, ...], list[Person]] = {}
 
     def of(self, model: Path, resolution: int | None, threads: int | None, reference_kernels: bool) -> EvalReport:
         from heatpose.data.audit import tell_once
         from heatpose.data.coco import benchmark_people
-        from heatpose.evaluate import evaluate, skeleton_of
+        from heatpose.evaluate import evaluate
         from heatpose.runners import open_runner
+        from heatpose.runners.reading import reading_of
         from heatpose.runners.trial import check_runs
 
         check_runs(model, resolution)
-        runner = open_runner(model, threads=threads, size=resolution, reference_kernels=reference_kernels)
-        skeleton = skeleton_of(runner, self.skeleton)
-        key = tuple(skeleton.keypoints)
+        runner = open_runner(
+            model, threads=threads, size=resolution, reference_kernels=reference_kernels, normalisation=self.normalisation
+        )
+        reading = reading_of(runner, self.skeleton)
+        tell_reading(reading)
+        skeleton, key = reading.skeleton, tuple(reading.skeleton.keypoints)
         if key not in self.people:
             self.people[key], audit = benchmark_people(self.labels, self.images, skeleton)
             tell_once(audit.account(self.labels.path, "scored, one on each image"))
-        return evaluate(runner, self.people[key], skeleton, sampling=self.sampling, decode=self.decode)
+        report = evaluate(runner, self.people[key], skeleton, sampling=self.sampling, decode=self.decode)
+        return replace(report, reading=reading)

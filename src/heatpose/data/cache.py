@@ -24,7 +24,7 @@ from heatpose.data.sample import Person, load_image
 from heatpose.data.transfer import progress_bar
 from heatpose.errors import HeatposeError
 
-VERSION = 1
+VERSION = 2
 FOLDER = Path("data_cache") / "pictures"
 """Where `data.cache=auto` keeps caches, below the working folder."""
 PIXELS, INDEX = "pixels.u8", "index.json"
@@ -91,7 +91,7 @@ class PictureCache:
         """The kept picture; nothing is read before its pixels are used."""
         if self._bytes is None:
             self._bytes = np.memmap(self.folder / PIXELS, np.uint8, "r").view(np.ndarray)
-        row = self.rows[str(person.image_path)]
+        row = self.rows[os.path.abspath(person.image_path)]
         width, height = self.sides[row].tolist()
         end = int(self.ends[row])
         pixels = self._bytes[end - 3 * width * height : end].reshape(height, width, 3)
@@ -203,7 +203,9 @@ def _build(people: Sequence[Person], folder: Path, short_side: int | None) -> No
                 progress.advance(task)
             file.flush()
             os.fsync(file.fileno())
-        index = {"short_side": short_side, "pictures": [str(person.image_path) for person in people], "sides": sides}
+        # Absolute, as in the folder's name: other spellings of a path share the cache.
+        names = [os.path.abspath(person.image_path) for person in people]
+        index = {"short_side": short_side, "pictures": names, "sides": sides}
         (part / INDEX).write_text(json.dumps(index), encoding="utf-8")
         os.rename(part, folder)
     except BaseException:  # the room is given back, also to someone who stops it

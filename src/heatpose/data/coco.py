@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from heatpose.data import formats
 from heatpose.data.annotation_rules import read_annotations
 from heatpose.data.audit import Audit
+from heatpose.data.formats.base import LabelSet
 from heatpose.data.label_rules import annotations_with_keypoints, images_by_id
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
@@ -35,46 +36,31 @@ class CocoLabels:
         images: Image id -> entry with `file_name`, `width`, `height`.
         annotations: Person annotations, in file order, from `read_annotations`.
         assumed: What was filled in, corrected or ignored -> how often.
+        source: Format, image folder, and what was assumed and left out when it was read.
     """
 
     path: Path
     keypoint_names: list[str]
     images: Mapping[int, Mapping[str, Any]]
     annotations: Sequence[Mapping[str, Any]]
+    source: LabelSet
     assumed: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_labels(path: str | Path) -> CocoLabels:
-    """Reads and checks a COCO keypoint json, in any encoding of Unicode.
+def read_labels(path: str | Path, folder: Path | None = None, part: str = "val") -> CocoLabels:
+    """Reads and checks a COCO keypoint json, or what else `heatpose.data.formats` reads as one.
+
+    Args:
+        path: Label file, or folder of label files.
+        folder: Of the images; found from the labels, if None.
+        part: "train" or "val", where the path describes several.
 
     Raises:
         HeatposeError: The file is missing, no json, or no keypoint annotations with a clear meaning.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise HeatposeError(
-            f"Label file '{path}' cannot be read ({error.strerror}); give a COCO keypoint json."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise HeatposeError(
-            f"Label file '{path}' is no json ({error}); give a COCO keypoint json."
-        ) from error
-    return labels_of(content, path)
-
-
-def labels_of(content: Any, path: Path) -> CocoLabels:
-    """Checks the content of a COCO keypoint json.
-
-    Args:
-        content: As json has it.
-        path: Where it comes from, for messages.
-
-    Raises:
-        HeatposeError: It has another form, or an entry has no clear meaning.
-    """
-    assumed: Counter[str] = Counter()
+    source = formats.read(path, folder, part)
+    content, assumed = source.content, Counter[str]()
     try:
         found, names = annotations_with_keypoints(path, content)
         images = images_by_id(path, content["images"], assumed)
@@ -84,7 +70,7 @@ def labels_of(content: Any, path: Path) -> CocoLabels:
             f"Label file '{path}' is not in COCO keypoint form ({type(error).__name__}: {error}); "
             "give a COCO keypoint json."
         ) from error
-    return CocoLabels(path, names, images, annotations, +assumed)
+    return CocoLabels(path, names, images, annotations, source, +assumed)
 
 
 def people(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[list[Person], Audit]:

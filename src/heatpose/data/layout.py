@@ -13,10 +13,17 @@ _ADVICE = "correct data.root, or set data.download=true to fetch COCO 2017"
 
 @dataclass(frozen=True)
 class Split:
-    """The label file and the image folder that belong together."""
+    """The labels and the image folder that belong together.
+
+    Attributes:
+        annotations: Label file, or folder of label files.
+        images: Folder that the labels' file names are relative to.
+        part: Which part is meant, where `annotations` describes several.
+    """
 
     annotations: Path
     images: Path
+    part: str = "train"
 
 
 def find_split(root: str | Path, split: Literal["train", "val"]) -> Split:

@@ -65,6 +65,7 @@ class AuditReport:
         labelled_per_person: Entry n is the number of people with n labelled keypoints.
         size_edges: Lower edges of the classes of person size (box share of the image).
         sizes: People in each of them.
+        labels: Format of the labels, and what was assumed and left out when they were read.
     """
 
     path: str
@@ -84,6 +85,7 @@ class AuditReport:
     labelled_per_person: list[int] = field(default_factory=list)
     size_edges: list[float] = field(default_factory=lambda: list(SIZE_EDGES))
     sizes: list[int] = field(default_factory=lambda: [0] * len(SIZE_EDGES))
+    labels: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, ready for json."""
@@ -128,6 +130,7 @@ def audit_report(
         refused=refused,
         benchmark=_benchmark(labels, images, skeleton, training),
         files=check_images(labels.images, Path(images), used),
+        labels=labels.source.record(),
     )
     if kept:
         _describe(report, kept, skeleton)

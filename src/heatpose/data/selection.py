@@ -10,6 +10,7 @@ from typing import Any
 
 from heatpose.data.audit import Audit
 from heatpose.data.augment import GeometricAugment, prominent
+from heatpose.data.formats.image_files import original_name
 from heatpose.data.sample import Person
 
 SELECTIONS = ("all", "prominent", "alone")
@@ -181,12 +182,12 @@ def in_held_out(person: Person, share: float) -> bool:
     """Decides by a hash of the image's name below its data set's folder.
 
     All people of an image fall on one side, adding data moves nobody, and images of one name in different
-    folders are different images.
+    folders are different images. Augmented copies of one image (`original_name`) are one.
     """
     return _place(person) < share
 
 
 def _place(person: Person) -> float:
     """Where an image stands between 0 and 1, evenly spread over images."""
-    digest = hashlib.sha256(person.name.encode()).digest()
+    digest = hashlib.sha256(original_name(person.name).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

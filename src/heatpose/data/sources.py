@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from heatpose.data import formats
 from heatpose.data.audit import Audit, tell_once
 from heatpose.data.coco import CocoLabels, benchmark_people, people, read_labels
+from heatpose.data.formats import folder as formats_folder
+from heatpose.data.formats.coco import NAME as COCO
+from heatpose.data.formats.coco import image_folder
 from heatpose.data.identity import same_images
 from heatpose.data.layout import Split, find_split
 from heatpose.data.sample import Person
@@ -16,6 +20,15 @@ from heatpose.errors import HeatposeError
 from heatpose.skeleton import Skeleton
 
 EVALUATED = "on an image that is evaluated"
+
+
+def labels_of(split: Split) -> CocoLabels:
+    """Reads the labels of a split.
+
+    Raises:
+        HeatposeError: As `read_labels`.
+    """
+    return read_labels(split.annotations, split.images, split.part)
 
 
 class Source(Protocol):
@@ -39,20 +52,25 @@ class CocoSource:
     """COCO keypoint json and images.
 
     Attributes:
-        root: Folder in the official layout (`annotations/person_keypoints_train2017.json`, `train2017/`, ...) or flat.
+        root: Folder in the official layout (`annotations/person_keypoints_train2017.json`, `train2017/`, ...) or flat,
+            or an export of a labelling tool (`heatpose.data.formats`): its folder, or its `data.yaml`.
         eval_root: Folder with the `val2017` part; `root` when not given.
-        extra: Further folders, each with one `person_keypoints_*.json` and its images, for training only.
+        extra: Further labels for training only, also without a `root`: a folder with one
+            `person_keypoints_*.json` and its images, or `annotations` (a COCO json) and `images`.
         download: Fetches the official COCO 2017 archives into `root` (about 20 GB).
     """
 
     root: str | None = None
     eval_root: str | None = None
-    extra: Sequence[str] = ()
+    extra: Sequence[str | Mapping[str, str]] = ()
     download: bool = False
 
     def _root(self) -> Path:
         if self.root is None:
-            raise HeatposeError("No data: set data.root=FOLDER (COCO 2017 layout), or add data.download=true to fetch it.")
+            raise HeatposeError(
+                "No data: set data.root=FOLDER (COCO 2017 layout), add data.download=true to fetch "
+                "it, or give labels alone: data.extra='[{annotations: labels.json, images: FOLDER}]'."
+            )
         return Path(self.root).expanduser()
 
     def prepare(self) -> None:
@@ -61,36 +79,58 @@ class CocoSource:
             from heatpose.data.download import download_coco
 
             download_coco(self._root())
-        find_split(self._root(), "train")
+        self._splits()
+
+    def _splits(self) -> list[Split]:
+        """The training parts: of `root`, unless there is `extra` alone, and of `extra`."""
+        whole = [] if self.root is None and self.extra else [find_part(self._root(), "train")]
+        return [*whole, *(find_extra(entry) for entry in self.extra)]
 
     def training(self, skeleton: Skeleton) -> list[Person]:
-        """People of train2017 and of the extra folders, without any image of the evaluation part."""
-        splits = [find_split(self._root(), "train"), *(find_labels(Path(folder).expanduser()) for folder in self.extra)]
-        scored = self.evaluation(skeleton) or []
-        found = []
+        """People of train2017 and of the extra labels, without any image of the evaluation part."""
+        splits, scored, found = self._splits(), self.evaluation(skeleton) or [], []
         for split in splits:
-            kept, audit = training_people(read_labels(split.annotations), split.images, skeleton, scored)
+            kept, audit = training_people(labels_of(split), split.images, skeleton, scored)
             tell_once(audit.account(split.annotations, "usable for training"))
             found += kept
         if not found:
-            raise HeatposeError(f"'{self.root}' has no person with a labelled keypoint of skeleton '{skeleton.name}'; run heatpose data on it.")
+            looked = ", ".join(f"'{split.annotations}'" for split in splits)
+            raise HeatposeError(
+                f"{looked} has no person with a labelled keypoint of skeleton '{skeleton.name}'; "
+                "run heatpose data on its folder."
+            )
         return found
 
     def evaluation(self, skeleton: Skeleton) -> list[Person] | None:
         """The benchmark's selection of val2017; None when there is no val2017 part."""
+        if self.root is None and self.eval_root is None and self.extra:
+            return None
         try:
-            split = find_split(Path(self.eval_root).expanduser() if self.eval_root else self._root(), "val")
+            split = find_part(Path(self.eval_root).expanduser(), "val") if self.eval_root else _part(self._root(), "val")
         except HeatposeError:
             if self.eval_root:
                 raise
             return None
-        kept, audit = benchmark_people(read_labels(split.annotations), split.images, skeleton)
+        kept, audit = benchmark_people(labels_of(split), split.images, skeleton)
         tell_once(audit.account(split.annotations, "scored, one on each image"))
         return kept
 
     def describe(self) -> dict[str, Any]:
-        """See `Source`."""
-        return {"kind": "coco", **asdict(self), "extra": list(self.extra), "download": False}
+        """See `Source`; with the formats of the labels, for the record."""
+        extra = [entry if isinstance(entry, str) else dict(entry) for entry in self.extra]
+        found = {part: name for part in ("train", "val") if (name := self._format(part))}
+        return {"kind": "coco", **asdict(self), "extra": extra, "download": False, "formats": found}
+
+    def _format(self, part: str) -> str | None:
+        root = self.eval_root if part == "val" and self.eval_root else self.root
+        try:
+            split = find_part(Path(root or "").expanduser(), part) if root else None
+            if split is None:
+                return None
+            official = split.annotations.name == f"person_keypoints_{part}2017.json"  # large
+            return COCO if official else formats.name_of(split.annotations)
+        except HeatposeError:
+            return None  # said where the labels are used
 
 
 @dataclass(frozen=True)
@@ -164,6 +204,7 @@ def from_description(description: dict[str, Any]) -> Source:
     """
     values = dict(description)
     kind = values.pop("kind", None)
+    values.pop("formats", None)  # a record of what was read, not a setting
     try:
         if kind == "coco":
             return CocoSource(**values)
@@ -175,32 +216,92 @@ def from_description(description: dict[str, Any]) -> Source:
 
 
 def find_labels(folder: Path) -> Split:
-    """The one `person_keypoints_*.json` of a folder and its images, which lie in the folder or in one of its subfolders.
+    """The one label file of a folder (or its labels in another format) and their images.
+
+    The images lie in the folder or in one of its subfolders.
 
     Raises:
         HeatposeError: No or several label files, or the first image is nowhere.
     """
     files = sorted([*folder.glob("person_keypoints_*.json"), *folder.glob("annotations/person_keypoints_*.json")])
+    if not files and folder.exists() and (found := formats_folder.find_labels(folder)):
+        return found
     if len(files) != 1:
         raise HeatposeError(f"'{folder}' should hold one person_keypoints_*.json, but has {len(files)}: {[file.name for file in files]}.")
-    first = next(iter(read_labels(files[0]).images.values()))["file_name"]
-    for images in (folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())):
-        if (images / first).is_file():
-            return Split(files[0], images)
-    raise HeatposeError(f"'{folder}' has labels for '{first}', but the image is neither there nor in a subfolder.")
+    images = read_labels(files[0]).images
+    first = str(next(iter(images.values()))["file_name"])
+    place = image_folder(files[0], [first])
+    if place is None:
+        raise HeatposeError(f"'{folder}' has labels for '{first}', but the image is neither there nor in a subfolder.")
+    return Split(files[0], place)
+
+
+def find_extra(entry: str | Mapping[str, str]) -> Split:
+    """The label file and the images of an entry of `CocoSource.extra`.
+
+    Raises:
+        HeatposeError: A file or folder is missing, or the entry has other keys.
+    """
+    if isinstance(entry, str):
+        return _extra(Path(entry).expanduser())
+    if set(entry) != {"annotations", "images"}:
+        raise HeatposeError(
+            f"data.extra has an entry with {sorted(map(str, entry))}; give a folder, or both keys: "
+            "data.extra='[{annotations: labels.json, images: FOLDER}]'."
+        )
+    split = Split(*(Path(str(entry[key])).expanduser() for key in ("annotations", "images")))
+    if not split.annotations.is_file():
+        raise HeatposeError(
+            f"data.extra names the label file '{split.annotations}', which does not exist; "
+            "correct the path."
+        )
+    if not split.images.is_dir():
+        raise HeatposeError(
+            f"data.extra names the images '{split.images}', which is not a folder; give the folder "
+            f"that the file names of '{split.annotations}' start from."
+        )
+    return split
 
 
 def find_part(folder: Path, split: str) -> Split:
-    """A part of a folder in COCO 2017 layout, or the one label file of any other folder.
+    """A part of a folder in COCO 2017 layout or of an export, or the only labels of any other folder.
 
     Raises:
         HeatposeError: Neither is there.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         raise HeatposeError(f"'{folder}' is no folder; give the one of a data set in COCO 2017 layout, or with a person_keypoints_*.json and its images.")
     try:
-        return find_split(folder, "val" if split == "val" else "train")
+        return _part(folder, split)
     except HeatposeError:
-        if not any(folder.glob("person_keypoints_*.json")):
+        if _has_part(folder, "train" if split == "val" else "val"):
+            raise  # its labels are those of the other part
+        if not any(folder.glob("person_keypoints_*.json")) and formats_folder.find_labels(folder) is None:
             raise
         return find_labels(folder)
+
+
+def _extra(folder: Path) -> Split:
+    """The training part of a folder that keeps one apart, else its only labels."""
+    found = formats_folder.find_part(folder, "train") if folder.exists() else None
+    return found or find_labels(folder)
+
+
+def _has_part(root: Path, split: str) -> bool:
+    try:
+        _part(root, split)
+    except HeatposeError:
+        return False
+    return True
+
+
+def _part(root: Path, split: str) -> Split:
+    """A part that is kept apart: of COCO 2017's layout, or of an export."""
+    part: Literal["train", "val"] = "val" if split == "val" else "train"
+    try:
+        return find_split(root, part)
+    except HeatposeError:
+        found = formats_folder.find_part(root, part) if root.exists() else None
+        if found is None:
+            raise
+        return found

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from heatpose.errors import HeatposeError
 from heatpose.export.flatbuffer import read_graph
 from heatpose.export.graph import Graph
-from heatpose.preprocessing import Preprocessing
-from heatpose.runners.tflite_forms import input_form
+from heatpose.runners.metadata import tflite_facts
+from heatpose.runners.tflite_forms import input_form, read_input
 
 BODY = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "ADD", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
 _SUFFIX = "/int8"  # what the int8 writer adds to the name of a tensor that has a float copy
@@ -91,7 +91,9 @@ class _Run:
 
         from heatpose.export.schema import Model
 
-        self.form = input_form(path, read_graph(path))
+        graph = read_graph(path)
+        self.form = input_form(path, graph)
+        self.reading = read_input(graph, self.form, tflite_facts(path).preprocessing)
         model = Model(path.read_bytes())
         for position, tensor in enumerate(tensors):
             model.graph.tensors[tensor].name = f"tapped{position}".encode()
@@ -105,7 +107,7 @@ class _Run:
 
     def __call__(self, image: NDArray[np.uint8]) -> list[NDArray[Any]]:
         """Every tensor of u8[S, S, 3], as stored."""
-        self.interpreter.set_tensor(self.input, self.form.fill(image, Preprocessing(len(image))))
+        self.interpreter.set_tensor(self.input, self.form.fill(image, self.reading))
         self.interpreter.invoke()
         return [self.interpreter.get_tensor(entry["index"]) for entry in self.outputs]
 

@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from heatpose.data.sample import Person
 from heatpose.distill.settings import DistillSettings
 from heatpose.distill.teacher import Answer, Box, Teacher, show, view_box, view_matrix
 from heatpose.metrics import keypoint_similarity, mean_over_labelled, normalised_truth
+from heatpose.record import is_first_process
 from heatpose.runners import PoseRunner, open_runner
+from heatpose.runners.reading import reading_of
 from heatpose.runners.trial import check_runs
 from heatpose.skeleton import Skeleton
 
@@ -81,8 +83,10 @@ def teacher_maps(settings: DistillSettings, people: Sequence[Person], skeleton: 
 
     assert settings.path is not None
     check_runs(settings.path, settings.size)
-    runner = open_runner(settings.path, size=settings.size)
-    teacher = Teacher(runner, skeleton, settings.min_score, settings.mirror)
+    runner = open_runner(settings.path, size=settings.size, normalisation=settings.values())
+    teacher = Teacher(runner, skeleton, settings.min_score, settings.mirror, settings.names())
+    if (line := teacher.reading.line("distill.")) and is_first_process():
+        print(line)
     folder = Path(settings.folder) / cache_key(runner, people, skeleton, settings)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
@@ -95,8 +99,10 @@ def teacher_maps(settings: DistillSettings, people: Sequence[Person], skeleton: 
 
 def cache_key(runner: PoseRunner, people: Sequence[Person], skeleton: Skeleton, settings: DistillSettings) -> str:
     """Name of the folder: a hash of all that the answers depend on. Of the pictures, their paths and sizes in bytes."""
+    read = reading_of(runner, settings.names())
     digest = hashlib.sha256(runner.path.read_bytes())
-    head = [FORMAT, runner.size, settings.margin, settings.mirror, settings.min_score, skeleton.to_dict(), *_known(runner)]
+    head = [FORMAT, runner.size, settings.margin, settings.mirror, settings.min_score, skeleton.to_dict()]
+    head += [read.skeleton.to_dict(), asdict(runner.input.normalisation)]
     digest.update(json.dumps(head, sort_keys=True).encode())
     sizes: dict[Path, int] = {}
     for person in people:
@@ -104,11 +110,6 @@ def cache_key(runner: PoseRunner, people: Sequence[Person], skeleton: Skeleton, 
             sizes[person.image_path] = person.image_path.stat().st_size if person.image_path.is_file() else -1
         digest.update(f"{person.image_path.resolve()} {sizes[person.image_path]} {person.width} {person.height} {person.box}\n".encode())
     return f"{runner.path.stem}-{digest.hexdigest()[:16]}"
-
-
-def _known(runner: PoseRunner) -> list[Any]:
-    """What its file or the manifest beside it says: another manifest makes another teacher."""
-    return [None if fact is None else fact.to_dict() for fact in (runner.skeleton, runner.preprocessing)]
 
 
 def _build(teacher: Teacher, people: Sequence[Person], settings: DistillSettings, folder: Path, progress: bool) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heatpose.errors import HeatposeError
+from heatpose.runners.normalisation import Normalisation
+from heatpose.skeleton import Skeleton, named
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,8 @@ class DistillSettings:
     Attributes:
         path: The teacher: a `.ckpt`, `.onnx` or `.tflite` pose model; None for none.
         size: Input side to run it at, for files that leave it open (checkpoints, some ONNX); None for its own.
+        skeleton: What its channels are, for a file that does not state it: coco17, st13 or a YAML file.
+        normalisation: How bytes become its input, likewise; see `runners.normalisation.FORMS`.
         margin: It sees each person in a square crop of this many times the longer side of the person's box; None shows it the whole picture,
             stretched.
         mirror: It is asked about the mirrored view as well, and says the mean of both (flip test: Newell, Yang and Deng, ECCV 2016).
@@ -32,6 +36,8 @@ class DistillSettings:
 
     path: str | None = None
     size: int | None = None
+    skeleton: str | None = None
+    normalisation: str | None = None
     margin: float | None = 1.0
     mirror: bool = False
     weight: float = 1.0
@@ -62,3 +68,21 @@ class DistillSettings:
             raise HeatposeError("A run with a teacher needs distill.path=FILE: a stronger pose model as .ckpt, .onnx or .tflite.")
         if self.path is not None and not Path(self.path).is_file():
             raise HeatposeError(f"Teacher '{self.path}' does not exist; set distill.path to a .ckpt, .onnx or .tflite file.")
+        self.names()
+        self.values()
+
+    def names(self) -> Skeleton | None:
+        """The skeleton that is set, if one is.
+
+        Raises:
+            HeatposeError: There is none of that name.
+        """
+        return None if self.skeleton is None else named(self.skeleton)
+
+    def values(self) -> Normalisation | None:
+        """The normalisation that is set, if one is.
+
+        Raises:
+            HeatposeError: It is not understood.
+        """
+        return None if self.normalisation is None else Normalisation.parse(self.normalisation)

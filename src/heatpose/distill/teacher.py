@@ -16,7 +16,8 @@ from heatpose.data.sample import Person, load_image
 from heatpose.errors import HeatposeError
 from heatpose.runners import PoseRunner
 from heatpose.runners.outputs import RANGE_SLACK, poses_from_heatmaps
-from heatpose.skeleton import Skeleton, for_keypoint_count
+from heatpose.runners.reading import reading_of
+from heatpose.skeleton import Skeleton
 
 FLOOR = 1e-8
 """Least probability that a map can say."""
@@ -46,17 +47,25 @@ class Teacher:
         skeleton: The student's.
         min_score: Points below are not merged with others.
         mirror: It is asked about mirrored views too.
+        own: What its channels are, where its file does not state it; a built-in skeleton is assumed where None.
 
     Raises:
         HeatposeError: The model does not know one of the keypoints.
     """
 
-    def __init__(self, runner: PoseRunner, skeleton: Skeleton, min_score: float = 0.2, mirror: bool = False) -> None:
-        self.runner = runner
+    def __init__(
+        self,
+        runner: PoseRunner,
+        skeleton: Skeleton,
+        min_score: float = 0.2,
+        mirror: bool = False,
+        own: Skeleton | None = None,
+    ) -> None:
         if mirror:
             skeleton.require_flip_pairs("distill.mirror=false")
+        self.runner, self.reading = runner, reading_of(runner, own)
         self.mirror, self.flip_order = mirror, skeleton.flip_order
-        self.sources = sources(runner, skeleton)
+        self.sources = sources(runner, skeleton, self.reading.skeleton)
         self.min_score = min_score
         self.gives_maps = _gives_maps(runner)
 
@@ -105,13 +114,13 @@ def mean_answer(one: Answer, other: Answer) -> Answer:
     return Answer(maps, poses_from_heatmaps(maps, "refined", probabilities=None)[..., :2], (one.scores + other.scores) / 2)
 
 
-def sources(runner: PoseRunner, skeleton: Skeleton) -> list[list[int]]:
+def sources(runner: PoseRunner, skeleton: Skeleton, own: Skeleton) -> list[list[int]]:
     """For each of the student's keypoints, the teacher's channels that make it: the one of its name, else those of its merge rule that there are.
 
     Raises:
-        HeatposeError: There are none, or the teacher's keypoints are not known.
+        HeatposeError: There are none.
     """
-    names = list((runner.skeleton or for_keypoint_count(runner.keypoints)).keypoints)
+    names = list(own.keypoints)
     found = []
     for name in skeleton.keypoints:
         wanted = [name] if name in names else [source for source in skeleton.merge.get(name, ()) if source in names]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
-from heatpose.data.coco import read_labels
+from heatpose.data.coco import CocoLabels
 from heatpose.data.download import changed_folders
 from heatpose.data.layout import Split
-from heatpose.data.sources import find_part
+from heatpose.data.sources import find_part, labels_of
 from heatpose.doctor.check import Check
 from heatpose.errors import HeatposeError
 
@@ -19,7 +20,7 @@ def data_checks(root: Path) -> list[Check]:
     Args:
         root: Folder in COCO 2017 layout, or with one `person_keypoints_*.json` and its images.
     """
-    if not root.is_dir():
+    if not root.exists():
         return [Check("data", "fail", f"'{root}' is no folder", "Give the folder of a data set, the one that data.root names.")]
     checks, parts = [], {}
     for name in ("train", "val"):
@@ -50,9 +51,8 @@ def _different(parts: dict[str, Split]) -> dict[str, Split]:
 def _part(name: str, part: Split) -> Check:
     title = f"data, {name}"
     try:
-        labels = read_labels(part.annotations)
-        with part.annotations.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        labels = labels_of(part)
+        digest = _digest(part, labels)
     except HeatposeError as error:
         return Check(title, "fail", str(part.annotations), str(error))
     except OSError as error:
@@ -63,6 +63,14 @@ def _part(name: str, part: Split) -> Check:
         remedy = f"Put the missing images into '{part.images}' or take them out of the labels; heatpose data lists them."
         return Check(title, "fail", f"{len(missing)} of {len(labels.images)} images are missing, such as '{missing[0]}'; {found}", remedy)
     return Check(title, "ok", found)
+
+
+def _digest(part: Split, labels: CocoLabels) -> str:
+    """Of the label file; of what was read, where the labels are many files."""
+    if labels.source.files == 1 and part.annotations.is_file():
+        with part.annotations.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(json.dumps(labels.source.content, sort_keys=True).encode()).hexdigest()
 
 
 def _downloaded(root: Path) -> list[Check]:

@@ -1,20 +1,30 @@
-"""The two entries that compose a configuration: `train` (train.py, `heatpose train`) and `export` (export.py, `heatpose export`).
+"""The two entries that compose a configuration: `train` and `export`, as scripts and as commands.
 
-Their modules import nothing heavy until a task runs, because composing a configuration and telling its errors need none of the seconds that torch takes.
+Their modules import nothing heavy until a task runs, because composing a configuration and telling its
+errors need none of the seconds that torch takes.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from heatpose.errors import HeatposeError
+from heatpose.errors import HeatposeError, InterruptedRun, told_in_one_sentence
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 _PACKAGE = Path(__file__).parents[1]
 CONF_FOLDERS = (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf")
 """Of an installed package, and of a checkout."""
+FULL_ERRORS = "HYDRA_FULL_ERROR"
+"""Hydra hands its errors over where this is 1 in the environment; else it prints them itself."""
+Entry = Callable[["DictConfig"], Any]
 
 
 def conf_folder() -> Path:
@@ -29,15 +39,90 @@ def conf_folder() -> Path:
     raise HeatposeError(f"The configuration is not in '{CONF_FOLDERS[0]}'; install heatpose again.")
 
 
+def run(entry: Entry, name: str) -> None:
+    """Composes the configuration from the command line and runs an entry with it.
+
+    What is wrong with the command line or the configuration ends the process with one sentence:
+    status 2 for options that do not exist, 1 for everything else.
+
+    Args:
+        entry: The task, which Hydra calls.
+        name: Of the configuration: "train" or "export".
+    """
+    # Imported here: `heatpose --help` needs none of it.
+    import hydra
+
+    from heatpose.entries.overrides import options_of, quoted
+
+    with told_in_one_sentence():
+        options = options_of(sys.argv[1:])
+        folders = [conf_folder(), *([Path(options.config_dir)] if options.config_dir else [])]
+        if not folders[-1].is_dir():
+            raise HeatposeError(
+                f"--config-dir names '{folders[-1]}', which is not a folder; correct it."
+            )
+        groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
+        sys.argv[1:] = quoted(
+            sys.argv[1:], groups, sweep=options.multirun or "hydra.mode=MULTIRUN" in sys.argv
+        )
+        refuse_empty_groups(sys.argv[1:])
+        composed = hydra.main(config_path=str(folders[0]), config_name=name, version_base="1.3")(
+            entry
+        )
+        try:
+            with _errors_handed_over():
+                composed()
+        except KeyboardInterrupt as stopped:
+            raise InterruptedRun("Interrupted; the same command begins again.") from stopped
+        except Exception as error:
+            if os.environ.get(FULL_ERRORS) == "1" or not _is_hydras(error):
+                raise
+            # Imported here: only a configuration that is wrong needs it.
+            from heatpose.entries.composing import composing_sentence
+
+            raise HeatposeError(composing_sentence(error, name, sys.argv[1:], folders)) from error
+
+
+@contextmanager
+def _errors_handed_over() -> Iterator[None]:
+    before = os.environ.get(FULL_ERRORS)
+    os.environ[FULL_ERRORS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FULL_ERRORS]
+        else:
+            os.environ[FULL_ERRORS] = before
+
+
+def _is_hydras(error: Exception) -> bool:
+    from hydra.errors import HydraException
+
+    return isinstance(error, HydraException)
+
+
 def refuse_empty_groups(arguments: Sequence[str]) -> None:
-    """Ends with one sentence where a group of settings is given nothing, for which Hydra has a traceback only.
+    """Refuses a group of settings that is given nothing, for which Hydra has a traceback only.
 
     Args:
         arguments: The command line, without the program.
+
+    Raises:
+        HeatposeError: `GROUP=`, `GROUP=null`, or `~GROUP` where the group is needed.
     """
     for argument in arguments:
-        name = re.fullmatch(r"([a-z_]+)=(?:null|None)?", argument)
+        given = re.fullmatch(r"([a-z_]+)=(?:null|None)?", argument)
+        left = re.fullmatch(r"~([a-z_]+)", argument)
+        name = given or (left if left and left[1] not in OPTIONAL else None)
         if name and (conf_folder() / name[1]).is_dir():
-            choices = ", ".join(sorted(path.stem for path in (conf_folder() / name[1]).glob("*.yaml")))
-            print(f"error: {argument} chooses nothing; leave it out, or choose one of {choices}.", file=sys.stderr)
-            sys.exit(1)
+            choices = ", ".join(
+                sorted(path.stem for path in (conf_folder() / name[1]).glob("*.yaml"))
+            )
+            raise HeatposeError(
+                f"{argument} chooses nothing; leave it out, or choose one of {choices}."
+            )
+
+
+OPTIONAL = ("target", "recipe", "experiment", "debug", "sweep")
+"""Groups without which a run is complete."""

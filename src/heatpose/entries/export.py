@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
-from heatpose.entries import conf_folder, refuse_empty_groups
+from heatpose.entries import run
 from heatpose.record import RunResult
 from heatpose.sweep import run_entry, run_folder
 
 
 def main() -> None:
     """Composes the configuration from the command line and exports."""
-    refuse_empty_groups(sys.argv[1:])
-    hydra.main(config_path=str(conf_folder()), config_name="export", version_base="1.3")(entry)()
+    run(entry, "export")
 
 
 def entry(config: DictConfig) -> float | tuple[float, ...] | None:
@@ -29,6 +26,7 @@ def export(config: DictConfig) -> RunResult | None:
     # Imported here: composing the configuration and its errors need none of the seconds that torch takes.
     from heatpose import build, training
 
+    build.check_settings(config)
     build.quiet(config)
     build.check(config)
     if config.checkpoint:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-import hydra
 from omegaconf import DictConfig
 
-from heatpose.entries import conf_folder, refuse_empty_groups
+from heatpose.entries import run
 from heatpose.record import RunResult, is_first_process
 from heatpose.sweep import run_entry, run_folder
 
@@ -18,8 +16,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Composes the configuration from the command line and runs the configured steps."""
-    refuse_empty_groups(sys.argv[1:])
-    hydra.main(config_path=str(conf_folder()), config_name="train", version_base="1.3")(entry)()
+    run(entry, "train")
 
 
 def entry(config: DictConfig) -> float | tuple[float, ...] | None:
@@ -32,6 +29,7 @@ def train(config: DictConfig) -> RunResult | None:
     # Imported here: composing the configuration and its errors need none of the seconds that torch and Lightning take.
     from heatpose import build, shared
 
+    build.check_settings(config)
     build.quiet(config)
     build.check(config)
     learnt = shared.trained(config, learn) if config.shared_weights else learn(config)

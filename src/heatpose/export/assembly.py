@@ -16,6 +16,7 @@ from heatpose.errors import first_line
 from heatpose.evaluate import paired_difference
 from heatpose.export.card import model_card
 from heatpose.export.convert import convert
+from heatpose.export.embed import description, into_tflite
 from heatpose.export.gates import GateLimits, drop_json
 from heatpose.export.inspection import Artefact, Output
 from heatpose.export.judging import split_training
@@ -76,6 +77,14 @@ class BundleJob:
         """How the model files begin."""
         return f"{self.model_name}_{self.preprocessing.size}"
 
+    @property
+    def metadata(self) -> str:
+        """What every model file states about itself."""
+        decoded = self.network.four_heads
+        return description(
+            self.skeleton, self.preprocessing, probabilities=self.sigmoid or decoded, pose=self.pose if decoded else None
+        )
+
 
 @dataclass
 class Assembly:
@@ -92,9 +101,6 @@ class Assembly:
     def run(self) -> BundleResult:
         """Makes every file of the bundle."""
         job = self.job
-        # Runners read it: a float file does not say how bytes become its input.
-        known = {"skeleton": job.skeleton.to_dict(), "preprocessing": job.preprocessing.to_dict()}
-        write_json(self.folder / MANIFEST, {"format": FORMAT, **known})
         images = self._calibrate()
         files = self._convert(images)
         write_json(self.folder / CALIBRATION, {**self.calibration, "ranges": {form: made.ranges for form, made in self.quantised.items()}})
@@ -106,7 +112,7 @@ class Assembly:
         card = model_card(job, rows, proofs, published)
         (self.folder / CARD).write_text(card, encoding="utf-8")
         result = BundleResult(job.out / job.name, tuple(rows), _gates(proofs), dict(self.steps.seconds), published)
-        manifest = self._manifest(known, len(images), result)
+        manifest = self._manifest(len(images), result)
         write_json(self.folder / MANIFEST, manifest)  # the report reads it, and is one of the files that it lists
         self._report()
         write_json(self.folder / MANIFEST, {**manifest, "files": file_table(self.folder)})
@@ -135,13 +141,14 @@ class Assembly:
         job = self.job
         onnx = self.folder / f"{job.stem}.onnx"
         with self.steps.step("onnx", "Torch to ONNX"):
-            export_onnx(job.network, job.preprocessing.size, onnx, sigmoid=job.sigmoid, pose=job.pose)
+            size, text = job.preprocessing.size, job.metadata
+            export_onnx(job.network, size, onnx, sigmoid=job.sigmoid, pose=job.pose, metadata=text)
         if not job.forms:
             return {}
         files = {form: self.folder / f"{job.stem}_{form}.tflite" for form in job.forms}
         whole = self.folder / f"{job.stem}_float32.tflite"
         with self.steps.step("tflite", "ONNX to TFLite") as update:
-            whole.write_bytes(convert(onnx, on_step=update))
+            whole.write_bytes(into_tflite(convert(onnx, on_step=update), job.metadata))
         quantiser = Quantiser(
             job.network, job.skeleton, job.preprocessing, whole, images, self.people, self.aside, job.output, job.recovery, job.tuning, job.auto, job.seed
         )
@@ -182,11 +189,11 @@ class Assembly:
         report = proof.report and replace(proof.report, model=rejected.name)
         return replace(proof, path=rejected, report=report)
 
-    def _manifest(self, known: Mapping[str, Any], images: int, result: BundleResult) -> dict[str, Any]:
+    def _manifest(self, images: int, result: BundleResult) -> dict[str, Any]:
         job = self.job
         return {
             "format": FORMAT, "name": job.name, "model": job.model_name, "resolution": job.preprocessing.size,
-            **known,
+            "skeleton": job.skeleton.to_dict(), "preprocessing": job.preprocessing.to_dict(),
             "network": dict(job.network.settings), "forms": list(job.forms), "output": job.output,
             "sigmoid": job.sigmoid, "recovery": {f: asdict(job.recovery[f]) for f in job.forms if f in job.recovery},
             "quantisation": {form: made.to_json() for form, made in self.quantised.items()},

@@ -140,7 +140,7 @@ def inspect_onnx(path: str | Path) -> Inspection:
         content = path.read_bytes()
     except OSError as error:
         raise HeatposeError(f"'{path}' cannot be read ({error.strerror}).") from error
-    model = _load_onnx(path, content)
+    model = load_onnx(path, content)
     graph = model.graph
     stored = {tensor.name: _onnx_bytes(tensor) for tensor in graph.initializer}
     inline = [attribute.t for node in graph.node for attribute in node.attribute if attribute.HasField("t")]
@@ -159,7 +159,12 @@ def inspect_onnx(path: str | Path) -> Inspection:
     )
 
 
-def _load_onnx(path: Path, content: bytes) -> Any:
+def load_onnx(path: Path, content: bytes) -> Any:
+    """The `ModelProto` of an ONNX file's bytes.
+
+    Raises:
+        HeatposeError: It is none, or the package `onnx` is not installed.
+    """
     try:
         import onnx  # part of the export extra only
         from google.protobuf.message import DecodeError

@@ -96,13 +96,14 @@ def surroundings() -> dict[str, Any]:
     """When, with which packages, on what, and from which commit."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **versions()},
         "platform": platform.platform(),
         "git": git_state(Path(__file__).parent),
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Package -> version, of those that matter to an export and are installed."""
     found = {}
     for name in _PACKAGES:
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heatpose.errors import HeatposeError
+from heatpose.export.embed import into_onnx
 from heatpose.preprocessing import check_resolution
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ INPUT = "image"
 OUTPUT, POSE = "heatmaps", "pose"
 
 
-def export_onnx(network: MoveNet, size: int, path: Path, *, sigmoid: bool, pose: PoseForm = "xy") -> None:
+def export_onnx(
+    network: MoveNet, size: int, path: Path, *, sigmoid: bool, pose: PoseForm = "xy", metadata: str = ""
+) -> None:
     """Writes a network as ONNX: "image" f32[1, 3, S, S] in [-1, 1] -> "heatmaps" f32[1, K, S/4, S/4].
 
     A network with four heads ends in its decode instead: "pose" f32[1, K * 3] or f32[1, 1, K, 3].
@@ -33,6 +36,7 @@ def export_onnx(network: MoveNet, size: int, path: Path, *, sigmoid: bool, pose:
         path: The file to write; it appears whole or not at all.
         sigmoid: Ends the graph in a sigmoid: probabilities instead of logits. A decode always gives probabilities.
         pose: Form of a decoded output: "xy" or Google's "yx", as in `models.decode.DecodedMoveNet`.
+        metadata: A text of `embed.description` that the file carries; none where empty.
 
     Raises:
         HeatposeError: A bad size, or the package `onnx` is not installed.
@@ -66,6 +70,8 @@ def export_onnx(network: MoveNet, size: int, path: Path, *, sigmoid: bool, pose:
                 opset_version=OPSET,
                 dynamo=False,
             )
+        if metadata:
+            into_onnx(part, metadata)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
 from heatpose.export.flatbuffer import read_graph
@@ -15,7 +14,8 @@ from heatpose.export.graph import Graph, Operator
 from heatpose.models.layers import ConvBlock, scaled_channels
 from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.tflite_heads import FORMATS, consumers, find_heads
-from heatpose.models.tflite_walk import LayerMismatch, first_convolution, kernel_shape, locate
+from heatpose.models.tflite_input import LayerMismatch, first_convolution, input_scale
+from heatpose.models.tflite_walk import kernel_shape, locate
 
 WIDTHS = (1.0, 1.75, 0.35, 0.5, 0.75, 1.3, 1.4)
 """Multipliers of MoveNet and MobileNetV2. Channels are multiples of 8, so the stem alone does not tell them all apart: 0.35 and 0.5 have 16."""
@@ -37,7 +37,6 @@ def import_movenet(path: str | Path, like: MoveNet | None = None) -> MoveNet:
         HeatposeError: Not a TFLite file, not this graph, or not what is wanted: the message names the first layer that does not fit.
     """
     graph, file = read_graph(path, complete=False), f"'{path}'"
-    _check_normalisation(graph, file)
     own = _own_network(graph, file)
     if like is None:
         return own
@@ -65,9 +64,11 @@ def _own_network(graph: Graph, file: str) -> MoveNet:
 def _filled(graph: Graph, settings: dict[str, Any], file: str) -> MoveNet:
     """A network with the weights of every layer copied."""
     network = MoveNet(**settings).eval()
+    scale = torch.from_numpy(input_scale(graph, file)).float()
     with torch.no_grad():
         for block, operator in locate(graph, network, file).convolutions.items():
             _copy(graph, operator, block)
+        network.conv_blocks()[0].conv.weight.mul_(scale[:, None, None])  # what the file has left to its stem
     return network
 
 
@@ -128,21 +129,3 @@ def _widths(graph: Graph, file: str) -> list[float]:
     widest = (*kernel_shape(graph, last), 0, 0)[1] / 320 if last is not None and last.name == "CONV_2D" else channels / 32
     candidates = dict.fromkeys((*WIDTHS, widest, channels / 32))
     return [width for width in candidates if width and scaled_channels(32, width) == channels] or [1.0]
-
-
-def _check_normalisation(graph: Graph, file: str) -> None:
-    """Refuses a file whose arithmetic before the stem makes anything else than [-1, 1] of bytes."""
-    _, arithmetic = first_convolution(graph, file)
-    low, high = np.zeros(3), np.full(3, 255.0)
-    for operator in arithmetic:
-        low, high = (_computed(graph, operator, values, file) for values in (low, high))
-    if arithmetic and (np.abs(low + 1).max() > 0.02 or np.abs(high - 1).max() > 0.02):
-        raise LayerMismatch(file, "input", f"bytes 0 and 255 become {low.round(3)} and {high.round(3)}, not -1 and 1")
-
-
-def _computed(graph: Graph, operator: Operator, values: NDArray[np.float64], file: str) -> NDArray[np.float64]:
-    functions: dict[str, np.ufunc] = {"SUB": np.subtract, "ADD": np.add, "MUL": np.multiply, "DIV": np.divide}
-    constant = next((c for c in map(graph.resolve_constant, operator.inputs) if c is not None), None)
-    if constant is None or constant.size not in (1, 3):
-        raise LayerMismatch(file, "input", f"the operator {operator.name} is no part of MoveNet's normalisation")
-    return np.asarray(functions[operator.name](values, constant.reshape(-1)), np.float64)

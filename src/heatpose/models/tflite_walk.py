@@ -12,25 +12,16 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from heatpose.errors import HeatposeError
 from heatpose.export.graph import ABSENT, Graph, Operator
 from heatpose.models.layers import Add, ConvBlock
 from heatpose.models.mobilenetv2 import TAPS, InvertedResidual
 from heatpose.models.movenet import MoveNet, PyramidStep
 from heatpose.models.tflite_heads import Chain, consumers, find_heads
+from heatpose.models.tflite_input import LayerMismatch, first_convolution
 from heatpose.models.upsample import NearestUpsample, TransposedUpsample
 
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU6: "RELU6", nn.ReLU: "RELU", nn.Identity: "NONE"}
 CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D"}
-_ARITHMETIC = {"SUB", "ADD", "MUL", "DIV"}
-
-
-class LayerMismatch(HeatposeError):
-    """A graph that is not the network's: `layer` is the first that does not fit, `why` says what is wrong, `depth` counts those that fit."""
-
-    def __init__(self, file: str, layer: str, why: str, depth: int = 0) -> None:
-        super().__init__(f"{file} is no MoveNet that can be imported: at {layer}, {why}.")
-        self.layer, self.why, self.depth = layer, why, depth
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,27 +51,6 @@ def locate(graph: Graph, network: MoveNet, file: str = "The TFLite file") -> Loc
         LayerMismatch: The message names the first layer that does not fit.
     """
     return _Walk(graph, file).follow(network)
-
-
-def first_convolution(graph: Graph, file: str) -> tuple[Operator, list[Operator]]:
-    """The stem, and the arithmetic between the input and it.
-
-    Raises:
-        LayerMismatch: Another number of inputs than one, or no convolution behind it.
-    """
-    if len(graph.inputs) != 1:
-        raise LayerMismatch(file, "input", f"one image is expected, but the file has {len(graph.inputs)} inputs")
-    before: list[Operator] = []
-    tensor = graph.inputs[0]
-    for _ in range(8):
-        operators = list(consumers(graph, tensor))
-        if len(operators) == 1 and operators[0].name == "CONV_2D":
-            return operators[0], before
-        if len(operators) != 1 or operators[0].name not in _ARITHMETIC:
-            break
-        before.append(operators[0])
-        tensor = operators[0].outputs[0]
-    raise LayerMismatch(file, "input", "no convolution follows")
 
 
 def kernel_shape(graph: Graph, operator: Operator) -> tuple[int, ...]:

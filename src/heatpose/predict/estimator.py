@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +29,24 @@ class Estimator:
         skeleton: What its K channels are.
         preprocessing: How a picture becomes its input.
         decode: A way of `heatpose.codec.decode`.
+        assumed: Of `runners.reading.Reading`: what the results note.
     """
 
     runner: PoseRunner
     skeleton: Skeleton
     preprocessing: Preprocessing
     decode: str
+    assumed: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, runner: PoseRunner, skeleton: Skeleton, decode: str = "refined", sampling: str | None = None) -> Estimator:
+    def of(
+        cls,
+        runner: PoseRunner,
+        skeleton: Skeleton,
+        decode: str = "refined",
+        sampling: str | None = None,
+        assumed: Mapping[str, str] | None = None,
+    ) -> Estimator:
         """For a model whose pictures are resized as in training, or bilinear where that is not known, unless `sampling` says how.
 
         Raises:
@@ -49,7 +58,8 @@ class Estimator:
                 f"{len(skeleton)}; give the skeleton that the model was trained with."
             )
         known = runner.preprocessing or Preprocessing(runner.size, "bilinear")
-        return cls(runner, skeleton, replace(known, size=runner.size, sampling=sampling or known.sampling), decode)
+        preprocessing = replace(known, size=runner.size, sampling=sampling or known.sampling)
+        return cls(runner, skeleton, preprocessing, decode, assumed or {})
 
     def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """u8[H, W, 3] -> the model's input u8[S, S, 3]."""

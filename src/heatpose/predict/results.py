@@ -7,13 +7,15 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from heatpose.predict.estimator import Estimator
 
 RESULTS = "predictions.json"
 BESIDE = "predictions_beside.json"
@@ -59,7 +61,14 @@ def image_ids(images: Sequence[Path]) -> list[int]:
     return list(range(1, len(stems) + 1))
 
 
-def entry(image_id: int, source: str, pose: NDArray[np.float32], shape: tuple[int, ...], skeleton: Skeleton, seconds: float | None = None) -> dict[str, Any]:
+def entry(
+    image_id: int,
+    source: str,
+    pose: NDArray[np.float32],
+    shape: tuple[int, ...],
+    estimator: Estimator,
+    seconds: float | None = None,
+) -> dict[str, Any]:
     """One of COCO's results.
 
     Args:
@@ -67,7 +76,7 @@ def entry(image_id: int, source: str, pose: NDArray[np.float32], shape: tuple[in
         source: Name of the file, or of the camera.
         pose: f32[K, 3] as fractions of the picture, score.
         shape: The picture's (H, W, 3).
-        skeleton: K names.
+        estimator: The model; what was assumed about it is noted in each entry.
         seconds: Time of a frame.
     """
     points = pose * np.array([shape[1], shape[0], 1], np.float32)
@@ -77,8 +86,9 @@ def entry(image_id: int, source: str, pose: NDArray[np.float32], shape: tuple[in
         **({} if seconds is None else {"seconds": round(seconds, 4)}),
         "category_id": 1,
         "keypoints": [round(value, 4) for value in points.reshape(-1).tolist()],
-        "keypoint_names": list(skeleton.keypoints),
+        "keypoint_names": list(estimator.skeleton.keypoints),
         "score": round(float(pose[:, 2].mean()), 4),
+        **({"assumed": dict(estimator.assumed)} if estimator.assumed else {}),
     }
 
 

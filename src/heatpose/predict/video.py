@@ -113,5 +113,5 @@ def _note(
     frame: Frame, poses: Sequence[NDArray[np.float32]], drawing: Drawing, entries: list[list[dict[str, Any]]], summary: PredictSummary, name: str
 ) -> None:
     for listed, estimator, pose in zip(entries, drawing.estimators, poses, strict=True):
-        listed.append(entry(frame.number, name, pose, frame.image.shape, estimator.skeleton, frame.seconds))
+        listed.append(entry(frame.number, name, pose, frame.image.shape, estimator, frame.seconds))
     summary.compare(drawing, poses, frame.image.shape)

@@ -5,8 +5,12 @@ onnx_runner.py    ONNX through onnxruntime
 tflite_runner.py  TFLite through LiteRT
 tflite_forms.py   what a TFLite graph takes and whether it ends in a sigmoid
 outputs.py        which output holds the pose, and poses out of it
+onnx_forms.py     what an ONNX graph takes and gives
 images.py         the input of `predict`
-manifest.py       what a bundle says about the files in it
+normalisation.py  how bytes become values of a float input
+metadata.py       what a file states about itself
+manifest.py       what a bundle states about the files in it
+reading.py        what was stated, given, computed and assumed about a file
 problems.py       how a file is refused
 trial.py          a first run in a process of its own
 """
@@ -22,6 +26,7 @@ from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
 from heatpose.preprocessing import Preprocessing
+from heatpose.runners.normalisation import InputReading, Normalisation
 from heatpose.skeleton import Skeleton
 
 CHECKPOINTS = (".ckpt", ".pt", ".pth")
@@ -58,6 +63,14 @@ class PoseRunner(Protocol):
         """How its images were made in training; None where neither the file nor the manifest says so."""
 
     @property
+    def input(self) -> InputReading:
+        """How bytes become its input, and how that is known."""
+
+    @property
+    def assumed_output(self) -> str:
+        """What is assumed about its output; empty where its form or the file tells."""
+
+    @property
     def size(self) -> int:
         """Input side S."""
 
@@ -92,7 +105,14 @@ class Deferring(Protocol):
         """Runs the network now; the result makes `predict`'s poses out of what it gave, whenever it is called and by whom."""
 
 
-def open_runner(path: str | Path, *, threads: int | None = None, size: int | None = None, reference_kernels: bool = False) -> PoseRunner:
+def open_runner(
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    size: int | None = None,
+    reference_kernels: bool = False,
+    normalisation: Normalisation | None = None,
+) -> PoseRunner:
     """Opens a model file by its ending.
 
     Args:
@@ -102,6 +122,8 @@ def open_runner(path: str | Path, *, threads: int | None = None, size: int | Non
             another one than theirs.
         reference_kernels: TFLite's plain loops, the definition of what an int8 operator computes, instead of
             the fast ones. Slow, and without effect on the other kinds, which have one set of kernels.
+        normalisation: How bytes become a float input, for files that neither state it nor have a bundle that
+            does; `runner.input.note` says so where it is not used.
 
     Raises:
         HeatposeError: No such file, no pose model, another size than the file's, or what runs this kind of
@@ -119,14 +141,17 @@ def open_runner(path: str | Path, *, threads: int | None = None, size: int | Non
     if suffix == ".tflite":
         from heatpose.runners.tflite_runner import TFLiteRunner
 
-        return TFLiteRunner(path, threads=threads, size=size, reference_kernels=reference_kernels)
+        return TFLiteRunner(
+            path, threads=threads, size=size, reference_kernels=reference_kernels, normalisation=normalisation
+        )
     if suffix == ".onnx":
         from heatpose.runners.onnx_runner import OnnxRunner
 
-        return OnnxRunner(path, threads=threads, size=size)
+        return OnnxRunner(path, threads=threads, size=size, normalisation=normalisation)
     if suffix in CHECKPOINTS:
         from heatpose.models.checkpoint import load_checkpoint
         from heatpose.runners.torch_runner import TorchRunner
 
-        return TorchRunner(path, load_checkpoint(path), threads=threads, size=size)
+        loaded = load_checkpoint(path)
+        return TorchRunner(path, loaded, threads=threads, size=size, normalisation=normalisation)
     raise HeatposeError(f"'{path}' has an ending that no model has; give a .ckpt, .onnx or .tflite file.")

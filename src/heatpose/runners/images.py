@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.preprocessing import Preprocessing
 
 
 def check_images(images: NDArray[np.uint8], size: int) -> None:
@@ -19,11 +18,6 @@ def check_images(images: NDArray[np.uint8], size: int) -> None:
     """
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images) or images.shape[1:] != (size, size, 3):
         raise ValueError(f"A runner takes u8[B, {size}, {size}, 3]; B at least 1; got {images.dtype}{list(images.shape)}.")
-
-
-def normalised(images: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Bytes 0..255 of any shape -> value / divisor - shift, f32 of the same shape."""
-    return images.astype(np.float32) / np.float32(preprocessing.divisor) - np.float32(preprocessing.shift)
 
 
 def check_size(path: Path, own: int, wanted: int | None) -> None:

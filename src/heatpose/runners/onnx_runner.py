@@ -12,20 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.preprocessing import Preprocessing, check_resolution
-from heatpose.runners.images import check_images, check_size, normalised
-from heatpose.runners.manifest import read_manifest
+from heatpose.export.inspection import load_onnx
+from heatpose.runners.images import check_images
+from heatpose.runners.metadata import onnx_facts
+from heatpose.runners.normalisation import Normalisation
+from heatpose.runners.onnx_forms import find_input, output_scale, read_input
 from heatpose.runners.outputs import choose_output, heatmaps_of, poses_from_heatmaps, poses_of
-from heatpose.runners.problems import first_line, no_pose_model
+from heatpose.runners.problems import first_line
 
 
 class OnnxRunner:
-    """A `PoseRunner` for an ONNX file with one float input (1 or N, 3, S, S), normalised outside the graph.
+    """A `PoseRunner` for an ONNX file with one image as input, see `onnx_forms.find_input`.
 
     Args:
         path: The file.
         threads: CPU threads; all cores where None.
         size: Input side for a file that leaves it open.
+        normalisation: Of a float input, where neither the file nor its bundle states it.
 
     Raises:
         HeatposeError: onnxruntime is missing, the file is no ONNX, cannot be run, is no pose model, or has
@@ -34,20 +37,33 @@ class OnnxRunner:
 
     kind = "onnx"
 
-    def __init__(self, path: Path, *, threads: int | None = None, size: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        size: int | None = None,
+        normalisation: Normalisation | None = None,
+    ) -> None:
         self.path, self.name = path, path.name
         threads = threads or os.cpu_count() or 1
         self.kernels = f"onnxruntime cpu, {threads} threads"
         self._session = _session(path, threads)
-        self._input, self._batch, self.size = _input_form(path, self._session, size)
-        known = read_manifest(path)
-        self._scaling = known.preprocessing or Preprocessing(self.size)
+        ports = [(port.name, _dtype(port.type), port.shape) for port in self._session.get_inputs()]
+        self._input = find_input(path, ports, size)
+        self.size = self._input.size
+        known = onnx_facts(path, self._session.get_modelmeta().custom_metadata_map)
+        model = load_onnx(path, path.read_bytes())
+        self.input = read_input(model, self._input, known.preprocessing, normalisation)
         # One empty image tells that the graph runs, and the real shapes where the file leaves them open.
-        shapes = [values.shape for values in self._run(np.zeros((1, self.size, self.size, 3), np.uint8))]
-        self._form = choose_output(path, shapes, self.size, channels_first=True)
+        first = self._run(np.zeros((1, self.size, self.size, 3), np.uint8))
+        shapes = [values.shape for values in first]
+        self._form = choose_output(path, shapes, self.size, channels_first=not self._input.channels_last)
+        self._scale = self._output_scale(model, first[self._form.position].dtype)
         self.keypoints = self._form.keypoints
         known = known.checked(path, self.keypoints)
         self.skeleton, self.preprocessing = known.skeleton, known.preprocessing
+        self._probabilities, self.assumed_output = known.probabilities, self._form.assumed(known)
 
     def heatmaps(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `PoseRunner.heatmaps`."""
@@ -59,23 +75,39 @@ class OnnxRunner:
         """See `PoseRunner.predict`."""
         if self._form.decoded:
             return poses_of(self._output(images), self._form.layout)
-        return poses_from_heatmaps(self.heatmaps(images), decode, probabilities=None)
+        return poses_from_heatmaps(self.heatmaps(images), decode, self._probabilities)
 
     def _output(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The pose's output for B images: f32, first dimension B."""
         check_images(images, self.size)
-        step = self._batch or len(images)
+        step = self._input.batch or len(images)
         parts = [self._run(images[i : i + step])[self._form.position] for i in range(0, len(images), step)]
-        values: NDArray[np.float32] = np.concatenate(parts).astype(np.float32)
+        scale, zero = self._scale
+        values: NDArray[np.float32] = (np.concatenate(parts).astype(np.float32) - zero) * np.float32(scale)
         return values[: len(images)]  # without what filled up the last batch
+
+    def _output_scale(self, model: Any, dtype: np.dtype[Any]) -> tuple[float, int]:
+        """What makes real values of the output; 1 and 0 for floats.
+
+        Raises:
+            HeatposeError: Integers without a scale: scores could not be told.
+        """
+        if dtype.kind == "f":
+            return 1.0, 0
+        name = self._session.get_outputs()[self._form.position].name
+        found = output_scale(model, name)
+        if found is None:
+            reason = f"its output '{name}' is {dtype} without a scale"
+            raise HeatposeError(f"'{self.path}' cannot be scored: {reason}; export it with a float output.")
+        return found
 
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
         """All outputs for at most one batch; a fixed batch is filled up with empty images."""
-        missing = max(0, (self._batch or 0) - len(images))
+        missing = max(0, (self._input.batch or 0) - len(images))
         padded = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        nchw = np.ascontiguousarray(normalised(padded, self._scaling).transpose(0, 3, 1, 2))
+        values = self._input.fill(padded, self.input)
         with _translated(self.path):
-            outputs: list[NDArray[Any]] = self._session.run(None, {self._input: nchw})
+            outputs: list[NDArray[Any]] = self._session.run(None, {self._input.name: values})
         return outputs
 
 
@@ -106,17 +138,8 @@ def _translated(path: Path) -> Iterator[None]:
         raise HeatposeError(f"'{path}' is no ONNX file that onnxruntime can run ({first_line(error)}).") from error
 
 
-def _input_form(path: Path, session: Any, wanted: int | None) -> tuple[str, int | None, int]:
-    """Name of the input, its batch (None where any will do) and its side."""
-    inputs = session.get_inputs()
-    shape = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
-    fixed = {side for side in shape[2:] if isinstance(side, int)}
-    if len(shape) != 4 or shape[1] != 3 or len(fixed) > 1:
-        listed = ", ".join(f"{entry.type} {entry.shape}" for entry in inputs) or "nothing"
-        raise no_pose_model(path, f"its input is {listed}, not one RGB image tensor(float) [1 or N, 3, S, S]")
-    if not fixed and wanted is None:
-        raise HeatposeError(f"'{path}' leaves the size of its input open; say which side to run it at.")
-    side = int(next(iter(fixed), wanted or 0))
-    check_size(path, side, wanted)
-    check_resolution(side)
-    return str(inputs[0].name), shape[0] if isinstance(shape[0], int) else None, side
+def _dtype(kind: str) -> str:
+    """onnxruntime's "tensor(float)" -> numpy's "float32"; others as they are."""
+    names = {"float": "float32", "double": "float64"}
+    inner = kind.removeprefix("tensor(").removesuffix(")")
+    return names.get(inner, inner)

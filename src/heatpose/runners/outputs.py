@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose import codec
+from heatpose.runners.manifest import FileFacts
 from heatpose.runners.problems import no_pose_model
 
 MOST_KEYPOINTS = 256  # whole-body sets have 133
@@ -32,16 +33,22 @@ class Layout(Enum):
 
 @dataclass(frozen=True)
 class OutputForm:
-    """A recognised output: its position among the model's outputs, its layout and K."""
+    """A recognised output: its position among the model's outputs, its layout and K; `ambiguous` where the shape fits two layouts."""
 
     position: int
     layout: Layout
     keypoints: int
+    ambiguous: bool = False
 
     @property
     def decoded(self) -> bool:
         """The model decodes inside: the output is a pose, not heatmaps."""
         return self.layout in (Layout.POSE_YX, Layout.POSE_XY)
+
+    def assumed(self, facts: FileFacts) -> str:
+        """What the shape alone does not tell and nothing states; empty where nothing is assumed."""
+        layout = self.layout.value.partition(":")[0]  # without whose it is
+        return layout if (self.decoded or self.ambiguous) and facts.skeleton is None else ""
 
 
 def choose_output(path: Path, shapes: Sequence[Sequence[int]], size: int, channels_first: bool = False) -> OutputForm:
@@ -68,20 +75,21 @@ def choose_output(path: Path, shapes: Sequence[Sequence[int]], size: int, channe
 
 
 def _recognise(position: int, shape: tuple[int, ...], size: int, channels_first: bool) -> OutputForm | None:
-    layout, keypoints = None, 0
+    layout, keypoints, ambiguous = None, 0, False
     if len(shape) == 2 and shape[1] % 3 == 0:
         layout, keypoints = Layout.POSE_XY, shape[1] // 3
     elif len(shape) == 4 and shape[1] == 1 and shape[3] == 3:
         layout, keypoints = Layout.POSE_YX, shape[2]
     elif len(shape) == 4:
         last, first = _is_grid(shape[1:3], size), _is_grid(shape[2:4], size)
+        ambiguous = last and first
         if first and (channels_first or not last):
             layout, keypoints = Layout.MAPS_FIRST, shape[1]
         elif last:
             layout, keypoints = Layout.MAPS_LAST, shape[3]
     if layout is None or not 1 <= keypoints <= MOST_KEYPOINTS:
         return None
-    return OutputForm(position, layout, keypoints)
+    return OutputForm(position, layout, keypoints, ambiguous)
 
 
 def _is_grid(sides: tuple[int, ...], size: int) -> bool:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from heatpose.export.findings import INTEGER_IMAGES, RAW_BYTES, takes_raw_bytes
 from heatpose.export.graph import Graph, Tensor
 from heatpose.preprocessing import Preprocessing
-from heatpose.runners.images import normalised
+from heatpose.runners.normalisation import (
+    BYTES,
+    SIGNED,
+    UNIT,
+    Arithmetic,
+    InputReading,
+    Normalisation,
+)
 from heatpose.runners.outputs import RANGE_SLACK
 from heatpose.runners.problems import no_pose_model
 
@@ -30,25 +38,31 @@ class InputForm:
         index: Its tensor.
         size: Side S.
         dtype: One of `INPUT_DTYPES`.
-        raw: Float values are raw bytes 0..255, which the graph itself normalises.
+        scale: Of a quantised input; 0 for others.
+        zero_point: Likewise.
     """
 
     index: int
     size: int
     dtype: str
-    raw: bool
+    scale: float = 0.0
+    zero_point: int = 0
 
-    def fill(self, image: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[Any]:
-        """u8[S, S, 3] raw bytes -> (1, S, S, 3) in the input's dtype.
-
-        Integer inputs take the bytes as they are, int8 less 128: their quantisation holds the normalisation.
-        """
+    def fill(self, image: NDArray[np.uint8], reading: InputReading) -> NDArray[Any]:
+        """u8[S, S, 3] raw bytes -> (1, S, S, 3) in the input's dtype."""
         batch = image[None]
+        if not reading.raw:
+            values = reading.normalisation.apply(batch)
+            return values if self.dtype == "float32" else self._quantised(values)
         if self.dtype == "int8":
             return (batch.astype(np.int16) - 128).astype(np.int8)
-        if self.dtype == "float32" and not self.raw:
-            return normalised(batch, preprocessing)
         return batch.astype(self.dtype)
+
+    def _quantised(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        limits = np.iinfo(self.dtype)
+        stored = np.rint(values / np.float32(self.scale)) + self.zero_point
+        result: NDArray[Any] = stored.clip(limits.min, limits.max).astype(self.dtype)
+        return result
 
 
 def input_form(path: Path, graph: Graph) -> InputForm:
@@ -63,7 +77,94 @@ def input_form(path: Path, graph: Graph) -> InputForm:
         wanted = f"one RGB image (1, S, S, 3) with S a multiple of 32, as one of {', '.join(INPUT_DTYPES)}"
         raise no_pose_model(path, f"its input is {listed}, not {wanted}")
     tensor = tensors[0]
-    return InputForm(tensor.index, tensor.shape[1], tensor.dtype, normalises_inside(graph))
+    form = InputForm(tensor.index, tensor.shape[1], tensor.dtype)
+    scale, zero = _quantised(tensor) or (0.0, 0)
+    return replace(form, scale=scale, zero_point=zero)
+
+
+def _quantised(tensor: Tensor) -> tuple[float, int] | None:
+    """Scale and zero point of an int8 or uint8 tensor; None where it has no usable ones."""
+    if tensor.quantization is None or tensor.dtype not in INTEGER_IMAGES:
+        return None
+    scale, zero = float(tensor.quantization.scales[0]), int(tensor.quantization.zero_points[0])
+    return (scale, zero) if np.isfinite(scale) and scale > 0 else None
+
+
+def _meaning(dtype: str, scale: float, zero_point: int) -> Normalisation | None:
+    """What raw bytes mean under a scale and zero point; None where that is no usual range."""
+    zero = zero_point + (128 if dtype == "int8" else 0)
+    usual = zip((SIGNED, UNIT, BYTES), RAW_BYTES, strict=True)
+    return next((n for n, known in usual if takes_raw_bytes(scale, zero, known[:2])), None)
+
+
+def read_input(
+    graph: Graph, form: InputForm, stated: Preprocessing | None, given: Normalisation | None = None
+) -> InputReading:
+    """How bytes go into the input, and how that is known.
+
+    What an integer input takes is fixed by its scale and zero point, or by the graph; what a float input takes
+    is what the file or its bundle states, else what the user gives, else what the graph's own arithmetic shows.
+
+    Args:
+        graph: The file's.
+        form: Its input.
+        stated: How the training images were made, where the file or its bundle states it.
+        given: By the user.
+    """
+    if form.dtype != "float32":
+        return _integer_reading(form, stated, given)
+    if stated is not None:
+        return InputReading(Normalisation.of(stated), "stated").fixed_against(given)
+    if given is not None:
+        return InputReading(given, "given")
+    if (meant := _quantised_at_once(graph)) is not None:
+        return InputReading(meant, "computed", "the scale and zero point after the input")
+    # Arithmetic that is no affine function is taken for a normalisation of raw bytes.
+    return _first_arithmetic(graph).reading(BYTES if normalises_inside(graph) else SIGNED)
+
+
+def _quantised_at_once(graph: Graph) -> Normalisation | None:
+    """The range of a float input that the first operator quantises, where it is a usual one."""
+    readers = graph.consumers(graph.inputs[0])
+    if len(readers) != 1 or readers[0].name != "QUANTIZE":
+        return None
+    tensor = graph.tensors[readers[0].outputs[0]]
+    found = _quantised(tensor)
+    return None if found is None else _meaning(tensor.dtype, *found)
+
+
+def _integer_reading(form: InputForm, stated: Preprocessing | None, given: Normalisation | None) -> InputReading:
+    if stated is not None:
+        return InputReading(Normalisation.of(stated), "stated", raw=True).fixed_against(given)
+    if not form.scale:
+        reason = f"the {form.dtype} input without a scale"
+        return InputReading(BYTES, "computed", reason, raw=True).fixed_against(given)
+    meant = _meaning(form.dtype, form.scale, form.zero_point)
+    if meant is not None:
+        reason = "the input's scale and zero point"
+        return InputReading(meant, "computed", reason, raw=True).fixed_against(given)
+    if given is not None:
+        return InputReading(given, "given")
+    low = (np.iinfo(form.dtype).min - form.zero_point) * form.scale
+    meant = Normalisation.parse(f"{low!r}..{low + 255 * form.scale!r}")
+    return InputReading(meant, "assumed", "the input's scale and zero point are no usual ones", raw=True)
+
+
+def _first_arithmetic(graph: Graph) -> Arithmetic:
+    """What the operators before the first that is no arithmetic compute; nothing where the way forks."""
+    found, tensor = Arithmetic(), graph.inputs[0]
+    while True:
+        readers = graph.consumers(tensor)
+        if len(readers) != 1 or readers[0].name not in SAME_VALUES | ARITHMETIC:
+            return found
+        (reader,) = readers
+        if reader.name in ARITHMETIC:
+            first = reader.inputs[0] != tensor
+            other = graph.resolve_constant(reader.inputs[0 if first else 1])
+            constant = None if other is None else other.astype(np.float64)
+            if reader.options.get("activation", "NONE") != "NONE" or not found.take(reader.name, constant, first):
+                return Arithmetic()
+        tensor = reader.outputs[0]
 
 
 def _is_image(tensor: Tensor) -> bool:

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
 from heatpose.export.flatbuffer import read_graph
-from heatpose.preprocessing import Preprocessing
 from heatpose.runners.images import check_images, check_size
-from heatpose.runners.manifest import read_manifest
+from heatpose.runners.metadata import tflite_facts
+from heatpose.runners.normalisation import Normalisation
 from heatpose.runners.outputs import choose_output, heatmaps_of, poses_from_heatmaps, poses_of
 from heatpose.runners.problems import first_line, no_pose_model
-from heatpose.runners.tflite_forms import gives_classes, gives_probabilities, input_form
+from heatpose.runners.tflite_forms import gives_classes, gives_probabilities, input_form, read_input
+
+_INTEGERS = ("int8", "uint8", "int16", "int32", "int64")
 
 
 class TFLiteRunner:
@@ -30,6 +32,7 @@ class TFLiteRunner:
         threads: CPU threads; all cores where None.
         size: Refused unless it is the file's own.
         reference_kernels: TFLite's reference kernels without XNNPACK.
+        normalisation: Of the input, where neither the file nor its bundle fixes it.
 
     Raises:
         HeatposeError: LiteRT is missing, the file is no TFLite, cannot be run, is no pose model, or has
@@ -45,6 +48,7 @@ class TFLiteRunner:
         threads: int | None = None,
         size: int | None = None,
         reference_kernels: bool = False,
+        normalisation: Normalisation | None = None,
     ) -> None:
         self.path, self.name = path, path.name
         graph = read_graph(path)
@@ -61,11 +65,16 @@ class TFLiteRunner:
         self._output = graph.tensors[graph.outputs[self._form.position]]
         if self._form.decoded and gives_classes(graph, self._output.index):
             raise no_pose_model(path, "it ends in a softmax over classes")
-        self._probabilities = gives_probabilities(graph, self._output.index)
+        if self._output.dtype in _INTEGERS and self._output.quantization is None:
+            reason = f"its output '{self._output.name}' is {self._output.dtype} without a scale"
+            raise HeatposeError(f"'{path}' cannot be scored: {reason}; export it with a float output.")
         self.keypoints = self._form.keypoints
-        known = read_manifest(path).checked(path, self.keypoints)
+        known = tflite_facts(path).checked(path, self.keypoints)
         self.skeleton, self.preprocessing = known.skeleton, known.preprocessing
-        self._scaling = known.preprocessing or Preprocessing(self.size)
+        self.input = read_input(graph, self._input, known.preprocessing, normalisation)
+        seen = gives_probabilities(graph, self._output.index)
+        self._probabilities = known.probabilities if seen is None else seen
+        self.assumed_output = self._form.assumed(known)
 
     def heatmaps(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `PoseRunner.heatmaps`."""
@@ -96,7 +105,7 @@ class TFLiteRunner:
 
     def _stored(self, image: NDArray[np.uint8]) -> NDArray[Any]:
         """The pose's output for u8[S, S, 3], as the file stores it; a copy."""
-        self._interpreter.set_tensor(self._input.index, self._input.fill(image, self._scaling))
+        self._interpreter.set_tensor(self._input.index, self._input.fill(image, self.input))
         try:
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:

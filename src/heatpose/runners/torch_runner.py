@@ -16,6 +16,7 @@ from heatpose.models.checkpoint import LoadedCheckpoint
 from heatpose.models.decode import decode_maps
 from heatpose.models.movenet import PoseMaps
 from heatpose.runners.images import check_images
+from heatpose.runners.normalisation import InputReading, Normalisation
 from heatpose.runners.outputs import poses_from_heatmaps
 
 
@@ -27,6 +28,7 @@ class TorchRunner:
         loaded: The checkpoint.
         threads: torch's CPU threads while it runs; its own choice where None.
         size: Another resolution than the checkpoint's, a multiple of 32.
+        normalisation: Not used, and noted where it is not the checkpoint's own.
 
     Raises:
         HeatposeError: `size` is not a multiple of 32.
@@ -34,12 +36,22 @@ class TorchRunner:
 
     kind = "checkpoint"
 
-    def __init__(self, path: Path, loaded: LoadedCheckpoint, *, threads: int | None = None, size: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        loaded: LoadedCheckpoint,
+        *,
+        threads: int | None = None,
+        size: int | None = None,
+        normalisation: Normalisation | None = None,
+    ) -> None:
         self.path, self.name = path, path.name
         self.preprocessing = loaded.preprocessing if size is None else replace(loaded.preprocessing, size=size)
         self.size = self.preprocessing.size
         self.skeleton = loaded.skeleton
         self.keypoints = loaded.network.keypoints
+        self.input = InputReading(Normalisation.of(self.preprocessing), "stated").fixed_against(normalisation)
+        self.assumed_output = ""
         self.kernels = f"torch cpu, {threads or torch.get_num_threads()} threads"
         self._threads = threads
         # Channels-last is about 1.3 times as fast as torch's default order.

@@ -1,0 +1,203 @@
+"""Whether the configuration's objects can be made of their settings, before anything slow begins.
+
+Each `_target_` is held against the signature of what it names: a setting that it does not take, or a
+value of a type that it does not take, is one sentence with the key. Ranges are the objects' own matter.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import pydoc
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from heatpose.errors import HeatposeError, first_line
+
+OBJECTS = (
+    "skeleton", "preprocessing", "data.source", "data.module", "model", "init", "loss", "distill",
+    "augment.geometric", "augment.photometric", "augment.occlusion", "optimizer", "scheduler",
+    "trainer", "callbacks", "logger", "quant", "target",
+)  # fmt: skip
+"""Entries of the configuration that are groups of settings, or null."""
+MANY = 15
+"""Names that a sentence holds."""
+_OWN = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+_LISTS = (list, tuple, Sequence)
+_PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
+    types.NoneType: ((types.NoneType,), "null"),
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str, int, float), "a text"),
+    Path: ((str,), "a path"),
+    **dict.fromkeys(_LISTS, ((ListConfig,), "a list")),
+    **dict.fromkeys((dict, Mapping), ((DictConfig,), "a group of settings")),
+}
+"""Type of an argument -> types of the configuration that make one, and its name in a sentence."""
+
+
+@contextmanager
+def made_of(key: str) -> Iterator[None]:
+    """Names the entry of the configuration whose object is made inside.
+
+    Raises:
+        HeatposeError: The object refuses a value.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        said = first_line(error).rstrip(".")
+        raise HeatposeError(
+            f"The settings of {key} are not possible ({said}); correct {key}.KEY=VALUE."
+        ) from error
+
+
+def check_arguments(config: DictConfig, types_of: DictConfig) -> None:
+    """Holds the configuration against the signatures of what it names.
+
+    Args:
+        config: As composed.
+        types_of: `conf/train.yaml`, whose values have the types of the top level.
+
+    Raises:
+        HeatposeError: An entry has a value of another type, or an object does not take a setting.
+    """
+    for name, default in types_of.items_ex(resolve=False):
+        if name in config and isinstance(default, bool | int | ListConfig):
+            _check_value(
+                str(name), config[name], list if isinstance(default, ListConfig) else type(default)
+            )
+    for key in OBJECTS:
+        node = OmegaConf.select(config, key)
+        if node is not None and not isinstance(node, DictConfig):
+            _refuse_group(key, node)
+    for name, node in (config.get("callbacks") or {}).items():
+        if node is not None and not isinstance(node, DictConfig):
+            _refuse_group(f"callbacks.{name}", node)
+    for key, node in _objects(config, ""):
+        _check_object(key, node)
+
+
+def _refuse_group(key: str, value: Any) -> None:
+    raise HeatposeError(
+        f"{key}={_text(value)} is not a group of settings; write {key}=null to do without it."
+    )
+
+
+def _objects(node: DictConfig, key: str) -> Iterator[tuple[str, DictConfig]]:
+    """Every part of a configuration that has a `_target_`, with its key."""
+    if "_target_" in node:
+        yield key, node
+    for name, child in node.items_ex(resolve=False):
+        if isinstance(child, DictConfig) and not child._is_none():
+            yield from _objects(child, f"{key}.{name}" if key else str(name))
+
+
+def _check_object(key: str, node: DictConfig) -> None:
+    target = str(node["_target_"])
+    made: Any = pydoc.locate(target)
+    if not callable(made):
+        raise HeatposeError(
+            f"{key}._target_={target} cannot be found; correct the name of the class or function."
+        )
+    parameters = _parameters(made)
+    if parameters is None:
+        return
+    names, hints, own = list(parameters), _hints(made), target.startswith("heatpose.")
+    plain = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(plain, dict)
+    for name in [str(name) for name in node if name not in _OWN]:
+        if name not in parameters:
+            if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+                continue
+            near = difflib.get_close_matches(name, names, 1)
+            takes = ", ".join(names) if len(names) <= MANY else "what its documentation lists"
+            meant = f"did you mean {key}.{near[0]}?" if near else f"it takes {takes}."
+            raise HeatposeError(f"{key}.{name} is not a setting of {target}; {meant}")
+        if own or (
+            node[name] is not None and "Literal" not in str(hints.get(name))
+        ):  # choices are their own matter
+            _check_value(
+                _source_of(plain[name]) or f"{key}.{name}", node[name], hints.get(name, Any)
+            )
+
+
+def _parameters(made: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    """Those that a call may name; None where Python cannot say."""
+    try:
+        found = inspect.signature(made).parameters
+    except (TypeError, ValueError):
+        return None
+    return {name: p for name, p in found.items() if p.kind is not p.VAR_POSITIONAL}
+
+
+def _hints(made: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(made.__init__ if inspect.isclass(made) else made)
+    except Exception:  # a name that exists for the type checker alone
+        return {}
+
+
+def _source_of(plain: Any) -> str:
+    """The key that a value is taken from; "" where it is not an interpolation of one key."""
+    found = re.fullmatch(r"\$\{([\w.]+)\}", plain) if isinstance(plain, str) else None
+    return found[1] if found else ""
+
+
+def _check_value(key: str, value: Any, hint: Any) -> None:
+    if not _fits(value, hint):
+        one = (
+            _is_list(hint) and value is not None and not isinstance(value, ListConfig | DictConfig)
+        )
+        shown = f"; write {key}=[{_text(value)}]" if one else ""
+        raise HeatposeError(
+            f"{key}={_text(value)} is not possible: it must be {_described(hint)}{shown}."
+        )
+
+
+def _is_list(hint: Any) -> bool:
+    kind = typing.get_origin(hint) or hint
+    return any(map(_is_list, typing.get_args(hint))) if _is_union(kind) else kind in _LISTS
+
+
+def _is_union(kind: Any) -> bool:
+    return kind in (typing.Union, types.UnionType)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value may be an argument of that type; True for types that nothing is known of."""
+    kind = typing.get_origin(hint) or hint
+    if _is_union(kind):
+        return any(_fits(value, each) for each in typing.get_args(hint))
+    if kind is typing.Literal:
+        return value in typing.get_args(hint)
+    if kind in _PLAIN:
+        return isinstance(value, _PLAIN[kind][0]) and (kind is bool or not isinstance(value, bool))
+    own = inspect.isclass(kind) and kind.__module__.startswith(
+        "heatpose."
+    )  # such an object has a `_target_`
+    return not own or not isinstance(value, bool | int | float | ListConfig)
+
+
+def _described(hint: Any) -> str:
+    """A type in words, for a sentence."""
+    kind = typing.get_origin(hint) or hint
+    if _is_union(kind):
+        return " or ".join(dict.fromkeys(map(_described, typing.get_args(hint))))
+    if kind is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    return _PLAIN[kind][1] if kind in _PLAIN else "a group of settings"
+
+
+def _text(value: Any) -> str:
+    """A value as it is written on the command line."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)

@@ -1,0 +1,120 @@
+"""`heatpose label`: labels for images that have none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from heatpose.cli.options import (
+    Resolution,
+    Sampling,
+    SkeletonFile,
+    Threads,
+    model_files,
+    read_skeleton,
+)
+from heatpose.cli.output import require_writable, write_picture
+from heatpose.errors import HeatposeError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from heatpose.skeleton import Skeleton
+
+NO_TEACHER = (
+    "A teacher is needed: give --teacher MODEL, a .ckpt, .onnx or .tflite pose model that is "
+    "larger than the network to be trained, such as MoveNet Thunder."
+)
+
+
+Photos = Annotated[Path, typer.Argument(help="Folder of images, searched recursively.")]
+Out = Annotated[Path, typer.Option(help="COCO keypoint json to write.")]
+Teacher = Annotated[
+    Path | None,
+    typer.Option(
+        help="Pose model that makes the labels: checkpoint, ONNX or TFLite.",
+        autocompletion=model_files,
+    ),
+]
+Boxes = Annotated[
+    Path | None,
+    typer.Option(
+        help="Boxes of the people: a COCO json, or a folder of Pascal VOC XML. Without them the "
+        "teacher finds one person per image."
+    ),
+]
+Sheet = Annotated[
+    Path | None,
+    typer.Option(help="Write a contact sheet of labelled people here (PNG or JPEG)."),
+]
+MinScore = Annotated[
+    float,
+    typer.Option(help="Least score of a keypoint, in the image and in its mirror image."),
+]
+MaxDistance = Annotated[
+    float,
+    typer.Option(help="Largest distance between the two places, as a share of the crop's side."),
+]
+MinKeypoints = Annotated[int, typer.Option(help="People with fewer such keypoints are left out.")]
+MinSide = Annotated[
+    float,
+    typer.Option(help="People whose box is smaller are left out: root of its area, in pixels."),
+]
+Shrinking = Annotated[
+    Sampling | None,
+    typer.Option(help="As in training by default, bilinear where the file does not say."),
+]
+
+
+def label(
+    images: Photos,
+    out: Out,
+    teacher: Teacher = None,
+    boxes: Boxes = None,
+    sheet: Sheet = None,
+    min_score: MinScore = 0.3,
+    max_distance: MaxDistance = 0.04,
+    min_keypoints: MinKeypoints = 4,
+    min_side: MinSide = 36.0,
+    sampling: Shrinking = None,
+    skeleton: SkeletonFile = None,
+    resolution: Resolution = None,
+    threads: Threads = None,
+) -> None:
+    """Label images by a teacher model: COCO keypoints for `train`, without annotating by hand."""
+    from rich.console import Console
+
+    from heatpose.evaluate import skeleton_of
+    from heatpose.label import LabelJob, LabelSettings, label_images
+    from heatpose.label.result import print_counts
+    from heatpose.predict.estimator import Estimator
+    from heatpose.runners import open_runner
+    from heatpose.runners.trial import check_runs
+
+    settings = LabelSettings(min_score, max_distance, min_keypoints, min_side)
+    if teacher is None:
+        raise HeatposeError(NO_TEACHER)
+    require_writable(out, sheet)
+    check_runs(teacher, resolution)
+    runner = open_runner(teacher, threads=threads, size=resolution)
+    chosen = skeleton_of(runner, read_skeleton(skeleton))
+    estimator = Estimator.of(runner, chosen, sampling=None if sampling is None else str(sampling))
+    counts = label_images(LabelJob(images, out, estimator, settings, boxes))
+    print_counts(counts, Console())
+    if not counts.labelled:
+        raise HeatposeError(f"No image of '{images}' was labelled; '{out}' is not written.")
+    if sheet is not None:
+        write_picture(sheet, _sheet(out, images, chosen))
+    entry = f"{{annotations: {out}, images: {images}}}"
+    typer.echo(f"{out}: add to a training with data.extra='[{entry}]'")
+
+
+def _sheet(annotations: Path, images: Path, skeleton: Skeleton) -> NDArray[np.uint8]:
+    from heatpose.data.coco import people, read_labels
+    from heatpose.data.contact import contact_sheet_of
+
+    labels = read_labels(annotations)
+    return contact_sheet_of(people(labels, images, skeleton)[0], skeleton)

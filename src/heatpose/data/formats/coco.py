@@ -1,0 +1,134 @@
+"""COCO keypoint JSON, as COCO, Roboflow, CVAT, Label Studio and others write it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from heatpose.data.formats.base import LabelSet, Request
+from heatpose.data.formats.image_files import ImageFinder
+
+NAME = "COCO keypoints"
+ROBOFLOW = "_annotations.coco.json"
+PAIRED = (
+    "instances have the one box of their image, which Label Studio exports apart from keypoints"
+)
+BOXES = "boxes on images with several, which Label Studio exports apart from keypoints"
+
+
+def recognise(request: Request) -> bool:
+    """A JSON with images and annotations, or at least with the categories of one."""
+    content = request.content
+    return isinstance(content, dict) and ("annotations" in content or "categories" in content)
+
+
+def name(request: Request) -> str:
+    """Of the format, with the tool that wrote it where the file tells."""
+    tool = _tool(request)
+    return f"{NAME} of {tool}" if tool else NAME
+
+
+def read(request: Request) -> LabelSet:
+    """Takes the content as it is; what Label Studio does otherwise is put right."""
+    content = request.content
+    result = LabelSet(name(request), request.path, request.images or request.path.parent, content)
+    if not _is_usual(content):
+        return result  # what is wrong with it is said by whoever checks COCO content
+    if _tool(request) == "Label Studio":
+        _as_usual(result)
+    elif any("\\" in image["file_name"] for image in content["images"]):
+        result.content = {
+            **content,
+            "images": [_with_slashes(entry) for entry in content["images"]],
+        }
+    if request.images is None:
+        names = [entry["file_name"] for entry in result.content["images"]]
+        result.folder = image_folder(request.path, names) or result.folder
+    return result
+
+
+def image_folder(labels: Path, names: Sequence[str]) -> Path | None:
+    """The folder of a JSON's images: its own or a subfolder, from the one above `annotations/`.
+
+    Args:
+        labels: The JSON.
+        names: Of its images; the first one is looked for.
+
+    Returns:
+        The folder; None if the first image is nowhere.
+    """
+    root = labels.parent.parent if labels.parent.name == "annotations" else labels.parent
+    return next((f for f in _candidates(root) if names and os.path.isfile(f / names[0])), None)
+
+
+def _candidates(root: Path) -> Iterable[Path]:
+    """CVAT has `images/` and a folder in it for each subset."""
+    yield root
+    for folder in sorted(entry for entry in root.iterdir() if entry.is_dir()):
+        yield folder
+        yield from sorted(entry for entry in folder.iterdir() if entry.is_dir())
+
+
+def _is_usual(content: Mapping[str, Any]) -> bool:
+    parts = [content.get(key) for key in ("images", "annotations", "categories")]
+    if not all(isinstance(part, list) and all(isinstance(e, dict) for e in part) for part in parts):
+        return False
+    return all(isinstance(entry.get("file_name"), str) for entry in content["images"])
+
+
+def _tool(request: Request) -> str:
+    """Who wrote it, by the marks that the tools leave; empty where nothing tells."""
+    path, content = request.path, request.content
+    info = content.get("info")
+    text = " ".join(str(value)[:200] for value in info.values()) if isinstance(info, dict) else ""
+    if path.name == ROBOFLOW or "roboflow" in text.lower():
+        return "Roboflow"
+    if "Label Studio" in text:
+        return "Label Studio"
+    annotations = content.get("annotations")
+    first = annotations[0] if isinstance(annotations, list) and annotations else None
+    attributes = first.get("attributes") if isinstance(first, dict) else None
+    return "CVAT" if isinstance(attributes, dict) and "occluded" in attributes else ""
+
+
+def _with_slashes(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {**entry, "file_name": entry["file_name"].replace("\\", "/")}
+
+
+def _as_usual(result: LabelSet) -> None:
+    """Finds the images, whose names lead into Label Studio's folders; gives keypoints boxes."""
+    finder, content = ImageFinder(result.folder), result.content
+    images = []
+    for entry in content["images"]:
+        name = entry["file_name"].replace("\\", "/")
+        file = finder.find(name)
+        images.append(
+            {**entry, "file_name": _below(file, finder.folder) or name.rsplit("/", 1)[-1]}
+        )
+    result.content = {**content, "images": images, "annotations": _paired(result)}
+
+
+def _below(file: Path | None, folder: Path) -> str:
+    return "" if file is None else file.relative_to(folder).as_posix()
+
+
+def _paired(result: LabelSet) -> list[dict[str, Any]]:
+    """The keypoint annotations; where their image has one box beside them, with this box."""
+    boxes: dict[Any, list[Any]] = {}
+    for entry in result.content["annotations"]:
+        if not entry.get("keypoints") and not entry.get("segmentation") and entry.get("bbox"):
+            boxes.setdefault(str(entry.get("image_id")), []).append(entry["bbox"])
+    found, count = [], 0
+    for entry in result.content["annotations"]:
+        near = boxes.get(str(entry.get("image_id")), [])
+        if not entry.get("keypoints"):
+            if len(near) > 1 and entry.get("bbox") in near:
+                result.leave_out(BOXES, f"annotation {entry.get('id')}")
+            continue
+        count += len(near) == 1
+        found.append({**entry, "bbox": near[0]} if len(near) == 1 else entry)
+    if count:
+        result.notes.append(f"{count} {PAIRED}")
+    return found

@@ -1,0 +1,123 @@
+"""Finds the labels of a folder, or of one part (train, val) of it, whatever tool exported them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from heatpose.data.formats import coco, label_studio, labelme, yolo
+from heatpose.data.formats.base import Request
+from heatpose.data.formats.json_file import load
+from heatpose.data.formats.yolo_yaml import YAML, find_yaml, read_yaml
+from heatpose.data.layout import Split
+from heatpose.errors import HeatposeError
+
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+}
+"""What exports call the parts: names of folders, and ends of the names of label files."""
+MOST_FILES = 50
+"""A folder with more JSON files that are not labelme's is not searched."""
+
+
+def find_part(folder: Path, part: str) -> Split | None:
+    """The labels of a part that a folder keeps apart from the other; None where it has none.
+
+    Raises:
+        HeatposeError: Labels are there, but not their images.
+    """
+    if folder.is_file():
+        return _of_file(folder, part)
+    yaml = find_yaml(folder)
+    if yaml is not None:
+        return _of_yaml(yaml, part)
+    for path in _json_files(folder):
+        stem = re.sub(r"2017$", "", path.stem.lower())
+        if re.search(rf"(^|[-_])({'|'.join(PARTS[part])})$", stem):
+            return Split(path, _images_of(path), part)
+    for name in PARTS[part]:
+        inner = _named(folder, name)
+        found = find_labels(inner) if inner is not None else None
+        if found is not None:
+            return Split(found.annotations, found.images, part)
+    return None
+
+
+def find_labels(folder: Path) -> Split | None:
+    """The only labels of a folder, for training and for scoring alike; None where it has none.
+
+    Raises:
+        HeatposeError: There are several label files, or their images are not there.
+    """
+    if folder.is_file():
+        return _of_file(folder, "train") or _of_file(folder, "val")
+    yaml = find_yaml(folder)
+    if yaml is not None:
+        return _of_yaml(yaml, "train") or _of_yaml(yaml, "val")
+    if labelme.recognise(Request(folder, None, "train")):
+        return Split(folder, folder)
+    found = [path for path in _json_files(folder) if _is_label_file(path)]
+    named = [path for path in found if path.name == coco.ROBOFLOW]
+    found = named or found
+    if len(found) > 1:
+        raise HeatposeError(
+            f"'{folder}' has several label files, {[path.name for path in found][:5]}; "
+            "keep one, or give each a folder of its own with its images."
+        )
+    return Split(found[0], _images_of(found[0])) if found else None
+
+
+def _of_file(path: Path, part: str) -> Split | None:
+    """A `data.yaml` has parts; any other file is for training."""
+    if path.suffix.lower() in YAML:
+        return _of_yaml(path, part)
+    return Split(path, _images_of(path)) if part == "train" else None
+
+
+def _of_yaml(path: Path, part: str) -> Split | None:
+    content = read_yaml(path)
+    if part not in content.parts:
+        return None
+    return Split(path, yolo.image_folder(content, part), part)
+
+
+def _json_files(folder: Path) -> Iterator[Path]:
+    for place in (folder, folder / "annotations"):
+        if place.is_dir():
+            yield from sorted(place.glob("*.json"))[: MOST_FILES + 1]
+
+
+def _is_label_file(path: Path) -> bool:
+    """Whether a JSON is labels of some kind; other JSON files may lie beside them."""
+    try:
+        request = Request(path, None, "train", load(path))
+    except HeatposeError:
+        return False
+    return any(one.recognise(request) for one in (coco, label_studio))
+
+
+def _images_of(path: Path) -> Path:
+    """The folder that a JSON's image names are relative to."""
+    request = Request(path, None, "train", load(path))
+    if not coco.recognise(request):
+        return path.parent.parent if path.parent.name == "annotations" else path.parent
+    labels = coco.read(request)
+    entries = labels.content.get("images")
+    first = entries[0] if isinstance(entries, list) and entries else None
+    name = first.get("file_name") if isinstance(first, dict) else None
+    if isinstance(name, str) and not os.path.isfile(labels.folder / name):
+        raise HeatposeError(
+            f"'{path.parent}' has labels for '{name}', but the image is neither there "
+            "nor in a subfolder."
+        )
+    return labels.folder
+
+
+def _named(folder: Path, name: str) -> Path | None:
+    inner = [
+        path for path in sorted(folder.iterdir()) if path.name.lower() == name and path.is_dir()
+    ]
+    return inner[0] if inner else None

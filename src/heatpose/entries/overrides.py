@@ -1,0 +1,179 @@
+"""The command line before Hydra's parser: paths as they are, and wrong usage in one sentence.
+
+Hydra reads values by a grammar in which `=`, `(`, `,` and more have a meaning, and which has no letters
+with accents. Where the meaning is clear all the same, the value is quoted here: a single value of a key
+that names a file, a folder or a run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Collection, Sequence
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+
+from heatpose.errors import HeatposeError, first_line
+
+PATHS = (
+    "checkpoint",
+    "path",
+    "root",
+    "eval_root",
+    "runs",
+    "exports",
+    "name",
+    "folder",
+    "save_dir",
+    "cache",
+)
+"""Last parts of keys whose value is one text: a file, a folder, a name."""
+EXAMPLE = "write KEY=VALUE, such as trainer.max_epochs=3"
+_OVERRIDE = re.compile(r"(?P<key>\+{0,2}[\w.$/@:-]+)=(?P<value>.*)", re.DOTALL)
+
+
+def options_of(arguments: Sequence[str]) -> Namespace:
+    """Hydra's options of a command line; wrong ones end the process with one sentence and status 2.
+
+    Args:
+        arguments: The command line, without the program.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        known = "settings are KEY=VALUE, such as trainer.max_epochs=3, and --help lists them"
+        print(f"error: {message[0].upper()}{message[1:]}; {known}.", file=sys.stderr)
+        sys.exit(2)
+
+    parser.error = refuse  # type: ignore[method-assign]
+    options = parser.parse_intermixed_args(
+        list(arguments)
+    )  # Hydra's own parser stumbles over an option between settings
+    chosen = [
+        name
+        for name in ("run", "multirun", "cfg", "info", "shell_completion")
+        if getattr(options, name)
+    ]
+    if len(chosen) > 1:
+        refuse(f"only one of --{' and --'.join(chosen)} is possible")
+    if options.resolve and not options.cfg and not options.help:
+        refuse("--resolve needs --cfg job")
+    return options
+
+
+def quoted(
+    arguments: Sequence[str], groups: Collection[str] = (), sweep: bool = False
+) -> list[str]:
+    """The command line, options first, with the paths quoted that Hydra's grammar does not take.
+
+    Args:
+        arguments: The command line, without the program.
+        groups: Of the configuration: their choices are neither lists nor texts.
+        sweep: Whether a comma separates several values.
+
+    Raises:
+        HeatposeError: An argument is not KEY=VALUE, is outside the grammar, or has several values
+            outside a sweep.
+    """
+    one_value = {
+        name
+        for action in get_args_parser()._actions
+        if action.nargs is None
+        for name in action.option_strings
+    }
+    options, overrides, before = [], [], ""
+    for argument in arguments:
+        of_option = before in one_value or (before in ("--info", "-i") and "=" not in argument)
+        if argument.startswith("-") or of_option:
+            options.append(argument)
+        else:
+            overrides.append(_quoted(argument, groups, sweep))
+        before = "" if of_option else argument
+    return [*options, *overrides]
+
+
+def _quoted(argument: str, groups: Collection[str], sweep: bool) -> str:
+    found = _OVERRIDE.fullmatch(argument)
+    parsed, reason = _parsed(argument)
+    several = parsed is not None and parsed.is_sweep_override()
+    if found and _is_path(found["key"]):
+        if not found["value"]:
+            raise HeatposeError(f"{argument} has no value; write {argument}VALUE, or leave it out.")
+        if not (sweep and (several or "," in found["value"])) and not _is_text(parsed):
+            return f"{found['key']}={quote(_from_home(found['value']))}"
+    if parsed is None or not (found or argument.startswith("~")):
+        raise HeatposeError(_refusal(argument, reason, sweep))
+    if several and not sweep and found:
+        raise HeatposeError(
+            f"{argument} has several values; {_choice(found['key'], found['value'], groups)}."
+        )
+    return argument
+
+
+def _choice(key: str, value: str, groups: Collection[str]) -> str:
+    """What may be meant by several values where one is expected."""
+    sweep = "add -m to run each of them"
+    if key in groups or "(" in value:
+        return f"{sweep}, or give one of them"
+    as_list, as_text = shell(f"{key}=[{value}]"), shell(f"{key}={quote(value)}")
+    return f"{sweep}, or write {as_list} for a list or {as_text} for a text"
+
+
+def _is_path(key: str) -> bool:
+    first, _, last = key.lstrip("+").rpartition(".")
+    return last in PATHS and not (last == "name" and first)
+
+
+def _is_text(parsed: Override | None) -> bool:
+    """Whether Hydra takes it for one text or number; brackets and commas make lists and choices."""
+    return (
+        parsed is not None
+        and not parsed.is_sweep_override()
+        and not isinstance(parsed.value(), list | dict)
+    )
+
+
+def _from_home(value: str) -> str:
+    """`~/x` as shells have it that do not look behind "="."""
+    return os.path.expanduser(value) if value.startswith("~/") else value
+
+
+def _parsed(argument: str) -> tuple[Override | None, str]:
+    """As Hydra understands it; else None and why not."""
+    try:
+        return OverridesParser.create().parse_override(argument), ""
+    except HydraException as error:
+        return None, first_line(error)
+
+
+def quote(value: str) -> str:
+    """A text in the quotes of Hydra's grammar; double ones, because the shell's are single."""
+    return QuotedString(value, Quote.double).with_quotes()
+
+
+def shell(argument: str) -> str:
+    """An argument as it is typed in a shell."""
+    return shlex.quote(argument)
+
+
+def _refusal(argument: str, reason: str, sweep: bool) -> str:
+    found = _OVERRIDE.fullmatch(argument)
+    if found is None:
+        return f"'{argument}' is not a setting; {EXAMPLE}."
+    values = found["value"].split(",") if sweep else [found["value"]]
+    texts = [quote(value) if _parsed(f"x={value}")[0] is None else value for value in values]
+    shown = f"{found['key']}={','.join(texts)}"
+    why = "" if "LexerNoViable" in reason else f" ({reason.partition(' expecting')[0].rstrip('.')})"
+    if _parsed(shown)[0] is None:
+        return f"'{argument}' is not a setting that Hydra understands{why}; {EXAMPLE}."
+    return (
+        f"{argument} is outside Hydra's grammar{why}; where the text itself is meant, "
+        f"write {shell(shown)} in the shell."
+    )

@@ -1,0 +1,169 @@
+"""How a model file is read: what is stated, given, computed and assumed about its channels, its input and its output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from heatpose.errors import HeatposeError
+from heatpose.runners.normalisation import InputReading
+from heatpose.skeleton import Skeleton, for_keypoint_count
+
+if TYPE_CHECKING:
+    from heatpose.runners.manifest import FileFacts
+
+
+class Read(Protocol):
+    """The part of a `PoseRunner` that this is about; a file that is not run has it as well."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def keypoints(self) -> int:
+        """K."""
+
+    @property
+    def skeleton(self) -> Skeleton | None:
+        """See `PoseRunner.skeleton`."""
+
+    @property
+    def input(self) -> InputReading:
+        """See `PoseRunner.input`."""
+
+    @property
+    def assumed_output(self) -> str:
+        """See `PoseRunner.assumed_output`."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model file is taken for.
+
+    Attributes:
+        model: Its name.
+        skeleton: What its channels are.
+        assumed: What nothing states: "skeleton", "normalisation", "output" -> what was assumed.
+        computed: "normalisation" -> what the file's numbers come to.
+        notes: Clauses about options that were not used.
+    """
+
+    model: str
+    skeleton: Skeleton
+    assumed: dict[str, str]
+    computed: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+    def line(self, option: str = "--") -> str:
+        """One line for the user; empty where all is stated or given.
+
+        Args:
+            option: What stands before the names of the two settings: "--", or "distill.".
+        """
+        parts = [*self.notes]
+        if self.computed:
+            parts.insert(0, "computed " + ", ".join(f"{name} {value}" for name, value in self.computed.items()))
+        if self.assumed:
+            text = "assumed " + ", ".join(f"{name} {value}" for name, value in self.assumed.items())
+            settings = [option + name for name in self.assumed if name in ("skeleton", "normalisation")]
+            parts.insert(0, f"{text} (set by {' and '.join(settings)})" if settings else text)
+        return f"{self.model}: {'; '.join(parts)}." if parts else ""
+
+    def to_json(self) -> dict[str, dict[str, str]]:
+        """`assumed` and `computed`, as the JSON files have them."""
+        return {"assumed": self.assumed, "computed": self.computed}
+
+
+def reading_of(model: Read, chosen: Skeleton | None = None) -> Reading:
+    """The skeleton that was chosen, else the model's own, else the built-in one with as many keypoints; and all that was assumed.
+
+    Raises:
+        HeatposeError: The chosen skeleton has another number of keypoints, or none was chosen and there is none.
+    """
+    skeleton = chosen or model.skeleton or for_keypoint_count(model.keypoints)
+    if len(skeleton) != model.keypoints:
+        raise HeatposeError(
+            f"'{model.path}' has {model.keypoints} keypoints, but skeleton '{skeleton.name}' has {len(skeleton)}; "
+            "choose the one it was made for."
+        )
+    assumed, computed = dict[str, str](), dict[str, str]()
+    if chosen is None and model.skeleton is None:
+        assumed["skeleton"] = skeleton.name
+    if model.input.origin == "assumed":
+        assumed["normalisation"] = str(model.input.normalisation)
+    if model.input.origin == "computed":
+        computed["normalisation"] = f"{model.input.normalisation} (from {model.input.reason})"
+    if model.assumed_output:
+        assumed["output"] = model.assumed_output
+    notes = (model.input.note,) if model.input.note else ()
+    return Reading(model.path.name, skeleton, assumed, computed, notes)
+
+
+@dataclass(frozen=True)
+class UnrunFile:
+    """A pose model that was read and not run; attributes as in `PoseRunner`."""
+
+    path: Path
+    keypoints: int
+    skeleton: Skeleton | None
+    input: InputReading
+    assumed_output: str
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """What a TFLite or ONNX file states about itself and what would be assumed, for `heatpose inspect`.
+
+    A TFLite file is not run; an ONNX file is, once, because its shapes are often open.
+
+    Returns:
+        `assumed` and `computed`; and where the file or its bundle states them `skeleton`, `preprocessing` and
+        `stated_by`. All empty for what is no pose model.
+
+    Raises:
+        HeatposeError: Its metadata or the manifest beside it cannot be understood.
+    """
+    facts, read = _read_onnx(path) if path.suffix.lower() == ".onnx" else _read_tflite(path)
+    content: dict[str, Any] = {"assumed": {}, "computed": {}}
+    if facts.skeleton is not None:
+        content |= {"skeleton": facts.skeleton.to_dict(), "stated_by": facts.written_by or facts.source}
+    if facts.preprocessing is not None:
+        content["preprocessing"] = facts.preprocessing.to_dict()
+    try:
+        return content if read is None else {**content, **reading_of(read).to_json()}
+    except HeatposeError:  # no built-in skeleton has as many keypoints: nothing is assumed, running it asks for one
+        return content
+
+
+def _read_tflite(path: Path) -> tuple[FileFacts, Read | None]:
+    from heatpose.export.flatbuffer import read_graph
+    from heatpose.runners.metadata import tflite_facts
+    from heatpose.runners.outputs import choose_output
+    from heatpose.runners.tflite_forms import gives_classes, input_form, read_input
+
+    graph, facts = read_graph(path), tflite_facts(path)
+    try:
+        form = input_form(path, graph)
+        output = choose_output(path, [graph.tensors[i].shape for i in graph.outputs], form.size)
+        if output.decoded and gives_classes(graph, graph.outputs[output.position]):
+            return facts, None
+    except HeatposeError:  # no pose model, which is nothing wrong with a file that is looked at
+        return facts, None
+    taken = read_input(graph, form, facts.preprocessing)
+    return facts, UnrunFile(path, output.keypoints, facts.skeleton, taken, output.assumed(facts))
+
+
+def _read_onnx(path: Path) -> tuple[FileFacts, Read | None]:
+    from heatpose.export.inspection import load_onnx
+    from heatpose.runners import open_runner
+    from heatpose.runners.metadata import onnx_facts
+    from heatpose.runners.trial import check_runs
+
+    model = load_onnx(path, path.read_bytes())
+    facts = onnx_facts(path, {entry.key: entry.value for entry in model.metadata_props})
+    try:
+        check_runs(path)
+        return facts, open_runner(path, threads=1)
+    except HeatposeError:
+        return facts, None
