@@ -161,7 +161,8 @@ def test_evaluate(heatpose: Heatpose, models: dict[str, Path], scored: list[obje
     assert ran.status == 0 and models[kind].name in ran.out
     report = json.loads(out.read_text())
     assert set(report) == {
-        "model", "sha256", "images", "keypoints", "protocol", "assumed", "computed", "oks", "oks_standard_error", "oks_per_keypoint", "oks_per_size", "ap", "ap50",
+        "model", "sha256", "images", "keypoints", "protocol", "assumed", "computed", "oks", "oks_standard_error", "oks_per_keypoint", "oks_per_size", "ap",
+        "ap50",
         "per_image", "seconds", "images_per_second",
     }  # fmt: skip
     assert f"{report['oks']:.2f}" in ran.out and (report["images"], report["keypoints"]) == (12, 13)
