@@ -61,10 +61,13 @@ def _small_jpegs(folder: Path, entries: list[dict[str, Any]]) -> dict[int, bytes
 
     from PIL import Image
 
+    from heatpose.image_files import load_image
+
     found = {}
     for entry in entries:
         buffer = io.BytesIO()
-        image = Image.open(folder / str(entry["file_name"])).convert("RGB").reduce(2)
+        pixels = load_image(folder / str(entry["file_name"]), entry["width"], entry["height"])
+        image = Image.fromarray(pixels).reduce(2)
         image.crop((0, 0, entry["width"] // 2, entry["height"] // 2)).save(buffer, "JPEG", quality=60)
         found[entry["id"]] = buffer.getvalue()
     return found

@@ -30,7 +30,7 @@ from heatpose.data.augment import GeometricAugment, Photometric, view
 from heatpose.data.batches import VIEW, BatchPlan, EpochBatches, generator
 from heatpose.data.cache import Pictures, open_cache
 from heatpose.data.datamodule import PoseData
-from heatpose.data.sample import Person, load_image
+from heatpose.data.sample import Person, labelled_image
 from heatpose.data.sources import CocoSource
 from heatpose.data.synthetic import SyntheticSettings, build_synthetic
 from heatpose.data.views import TrainingViews
@@ -55,7 +55,7 @@ def pictures_of(folder: Path, sides: tuple[int, int], count: int) -> list[Person
         person, path = stock[number % len(stock)], place / f"{number:06d}.jpg"
         scale = np.array(sides) / (person.width, person.height)
         if not path.is_file():
-            pixels = np.asarray(Image.open(person.image_path).convert("RGB").resize(sides, Image.Resampling.BICUBIC)).astype(np.int16)
+            pixels = np.asarray(Image.fromarray(labelled_image(person)).resize(sides, Image.Resampling.BICUBIC)).astype(np.int16)
             noisy = np.clip(pixels + random.normal(0, 6, pixels.shape), 0, 255).astype(np.uint8)
             buffer = io.BytesIO()
             Image.fromarray(noisy).save(buffer, "JPEG", quality=85)
@@ -72,7 +72,7 @@ def plain_batch(people: list[Person], plan: BatchPlan) -> dict[str, torch.Tensor
     samples = []
     for place, index in zip(plan.positions, plan.people, strict=True):
         random, person = generator(0, VIEW, plan.epoch, place), people[index]
-        image = load_image(person.image_path, person.width, person.height)
+        image = labelled_image(person)
         transform, mirrored = AUGMENT.transform(person, plan.size, random)
         sampling = "nearest" if random.random() < AUGMENT.nearest else "bilinear"
         sample = view(image, person, transform, plan.size, mirrored, COCO_17.flip_order, sampling)

@@ -144,7 +144,10 @@ class TinyRun:
         settings = {"augment": GeometricAugment(), "batch_size": 8, "workers": 0, "held_out": 0.3, "limit": 24, **settings}
         return PoseData(CocoSource(str(self.root)), ST_13, Preprocessing(64), **settings)
 
-    def trainer(self, epochs: int, *callbacks: lightning.Callback, decay: float = 0.6) -> lightning.Trainer:
+    def trainer(
+        self, epochs: int, *callbacks: lightning.Callback, decay: float = 0.6,
+        precision: Any = "32-true",
+    ) -> lightning.Trainer:  # fmt: skip
         """Checkpoints and averaging as configured by default, and a table of what was logged."""
         import lightning
         from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
@@ -156,7 +159,7 @@ class TinyRun:
         last = ModelCheckpoint(filename="last", enable_version_counter=False)
         configured = callbacks_of({"best": best, "last": last, "ema": EMAWeightAveraging(decay=decay)}, self.folder)
         return lightning.Trainer(
-            max_epochs=epochs, accelerator="cpu", devices=1, precision="32-true", gradient_clip_val=1.0,
+            max_epochs=epochs, accelerator="cpu", devices=1, precision=precision, gradient_clip_val=1.0,
             callbacks=[*callbacks, *configured], logger=CSVLogger(self.folder, name="", version="csv"), log_every_n_steps=1,
             num_sanity_val_steps=0, enable_model_summary=False, enable_progress_bar=False,
         )  # fmt: skip

@@ -108,17 +108,6 @@ def test_losses_get_the_skeletons_sigmas_where_they_take_them(config: DictConfig
     assert isinstance(module.loss, GaussianMSE) and module.loss.sigma == 1.5
 
 
-@pytest.mark.parametrize(("wanted", "expected"), [("auto", "bf16-mixed"), ("32-true", "32-true")])
-def test_the_precision_is_the_devices_best_or_the_wanted_one(
-    wanted: str, expected: str, config: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(build, "best_precision", lambda accelerator: "bf16-mixed")
-    config.trainer.precision = wanted
-    trainer = build.build_trainer(config, tmp_path)
-    assert trainer.precision == expected
-    assert config.trainer.precision == wanted  # the configuration is left as it is
-
-
 def test_the_trainer_has_the_configured_callbacks(config: DictConfig, tmp_path: Path) -> None:
     trainer: Any = build.build_trainer(config, tmp_path)
     kinds = [type(callback).__name__ for callback in trainer.callbacks]

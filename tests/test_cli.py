@@ -161,9 +161,8 @@ def test_evaluate(heatpose: Heatpose, models: dict[str, Path], scored: list[obje
     assert ran.status == 0 and models[kind].name in ran.out
     report = json.loads(out.read_text())
     assert set(report) == {
-        "model", "sha256", "images", "keypoints", "protocol", "assumed", "computed", "oks", "oks_standard_error", "oks_per_keypoint", "oks_per_size", "ap",
-        "ap50",
-        "per_image", "seconds", "images_per_second",
+        "model", "sha256", "images", "keypoints", "protocol", "labels", "assumed", "computed", "oks", "oks_standard_error",
+        "oks_per_keypoint", "oks_per_size", "ap", "ap50", "per_image", "seconds", "images_per_second",
     }  # fmt: skip
     assert f"{report['oks']:.2f}" in ran.out and (report["images"], report["keypoints"]) == (12, 13)
     assert set(report["oks_per_keypoint"]) == set(ST_13.keypoints)
@@ -388,8 +387,7 @@ def test_sources_that_are_no_pictures(heatpose: Heatpose, tiny_checkpoint: Path,
 
 def test_a_folder_that_is_no_data_set(heatpose: Heatpose, bad: Bad) -> None:
     _refused(heatpose("data", bad.images, "--json", bad.folder / "audit.json"), "images")
-    for name in ("absent", "labels.json"):
-        _refused(heatpose("data", bad.folder / name), name, "is no folder")
+    _refused(heatpose("data", bad.folder / "absent"), "absent", "is no folder")
     assert not (bad.folder / "audit.json").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,27 @@ class Jumps(lightning.Callback):
             trainer.lr_scheduler_configs.clear()
 
 
-def stopped(run: Any, epoch: int, every: int) -> str:
+def stopped(run: Any, epoch: int, every: int, precision: str = "32-true") -> str:
+    trainer = run_trainer(run, Jumps(epoch), Divergence(every), precision=precision)
+    fused = partial(torch.optim.AdamW, lr=4e-3, fused=True)
     with pytest.raises(HeatposeError) as told:
-        training.fit(run.module(), run.data(), run_trainer(run, Jumps(epoch), Divergence(every)), None)
+        training.fit(run.module(optimizer=fused), run.data(), trainer, None)
     return str(told.value)
 
 
-def run_trainer(run: Any, *callbacks: lightning.Callback) -> lightning.Trainer:
-    trainer: lightning.Trainer = run.trainer(3, *callbacks)
+def run_trainer(
+    run: Any, *callbacks: lightning.Callback, precision: str = "32-true"
+) -> lightning.Trainer:
+    trainer: lightning.Trainer = run.trainer(3, *callbacks, precision=precision)
     trainer._default_root_dir = str(run.folder)
     return trainer
 
 
-def test_a_loss_that_is_no_number_stops_the_first_epoch(tiny_run: Any) -> None:
-    sentence = stopped(tiny_run, epoch=0, every=50)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_loss_that_is_no_number_stops_the_first_epoch(
+    precision: str, tiny_run: Any
+) -> None:
+    sentence = stopped(tiny_run, epoch=0, every=50, precision=precision)
     folder = tiny_run.folder / "checkpoints"
     assert re.search(r"became (nan|inf)", sentence) and "step 0 are kept" in sentence and str(folder / KEPT) in sentence and "optimizer.lr" in sentence
     assert [path.name for path in folder.iterdir()] == [KEPT]  # nothing of broken weights was saved
@@ -52,8 +60,11 @@ def test_a_loss_that_is_no_number_stops_the_first_epoch(tiny_run: Any) -> None:
         assert torch.equal(found, first)
 
 
-def test_a_later_one_leaves_the_last_good_checkpoint(tiny_run: Any) -> None:
-    sentence = stopped(tiny_run, epoch=1, every=3)  # an epoch is three steps
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_later_one_leaves_the_last_good_checkpoint(
+    precision: str, tiny_run: Any
+) -> None:
+    sentence = stopped(tiny_run, epoch=1, every=3, precision=precision)  # an epoch is three steps
     folder = tiny_run.folder / "checkpoints"
     assert "(epoch 1)" in sentence and "step 3 are kept" in sentence
     assert sorted(path.name for path in folder.iterdir()) == ["before_divergence.ckpt", "best.ckpt", "last.ckpt"]

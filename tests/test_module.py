@@ -246,10 +246,3 @@ def test_no_step_makes_the_host_wait_for_the_device(heads: str, tiny_run: Any) -
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
     assert len(waits) == 3 and not sum(waits, transfer.found)
-
-
-def test_a_fused_optimizer_is_not_used_where_gradients_are_scaled(tiny_run: Any) -> None:
-    module = tiny_run.module(optimizer=partial(torch.optim.AdamW, lr=0.1, fused=True))
-    for precision, fused in (("bf16-mixed", True), ("32-true", True), ("16-mixed", False)):
-        module.trainer = SimpleNamespace(estimated_stepping_batches=10, precision=precision)
-        assert module.configure_optimizers()["optimizer"].defaults["fused"] is fused

@@ -279,25 +279,6 @@ def test_a_broken_record_is_refused(tmp_path: Path) -> None:
         training.open_run(tmp_path / "run", CONFIGURATION, resume=True)
 
 
-@pytest.mark.parametrize(
-    ("accelerator", "cuda", "bf16", "flags", "expected"),
-    [
-        ("auto", True, True, "", "bf16-mixed"),
-        ("gpu", True, False, "avx512_bf16", "16-mixed"),
-        ("cuda", True, True, "", "bf16-mixed"),
-        ("cpu", True, True, "", "32-true"),
-        ("auto", False, False, "", "32-true"),
-        ("auto", False, False, "flags: fma avx512_bf16 avx512vl", "bf16-mixed"),
-        ("cpu", False, False, "flags: fma avx512_bf16", "bf16-mixed"),
-    ],
-)
-def test_the_precision_suits_the_device(accelerator: str, cuda: bool, bf16: bool, flags: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
-    monkeypatch.setattr(training, "_cpu_flags", lambda: flags)
-    assert training.best_precision(accelerator) == expected
-
-
 def test_callbacks_get_the_runs_folder_and_nulls_are_left_out(tmp_path: Path) -> None:
     checkpoint, stopping = ModelCheckpoint(), EarlyStopping("val/oks")
     chosen = training.callbacks_of({"a": checkpoint, "b": None, "c": stopping}, tmp_path)

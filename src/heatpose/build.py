@@ -19,11 +19,13 @@ import heatpose.sweep  # noqa: F401  (registers the resolver that the configurat
 from heatpose.arguments import check_arguments, made_of
 from heatpose.checkpoint_io import WholeCheckpointIO
 from heatpose.data.datamodule import PoseData
+from heatpose.data.share import part_of_batch
 from heatpose.data.sources import Source, from_description
 from heatpose.deploy.budget import tell_expected
 from heatpose.deploy.folder import write_hand_off
 from heatpose.deploy.target_files import load_target
 from heatpose.deploy.targets import Target
+from heatpose.devices import device_type, refused_in_one_sentence, usable_precision
 from heatpose.distill.loss import Distillation
 from heatpose.distill.settings import DistillSettings
 from heatpose.entries import conf_folder
@@ -35,7 +37,7 @@ from heatpose.preprocessing import Preprocessing
 from heatpose.quiet import without_tensorflow
 from heatpose.record import RunResult, is_first_process, plain
 from heatpose.skeleton import Skeleton
-from heatpose.training import best_precision, callbacks_of
+from heatpose.training import callbacks_of
 
 NOT_THE_RUN = (
     "run", "runs", "exports", "export", "evaluate", "resume", "quant", "target", "hydra", "logger", "fit", "lr_find", "checkpoint", "boards", "objectives",
@@ -147,17 +149,23 @@ def build_module(config: DictConfig, network: MoveNet, skeleton: Skeleton, prepr
 
 
 def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
-    """Lightning's trainer with callbacks and logger; `precision: auto` becomes what the device does best."""
+    """Lightning's trainer with callbacks and logger; `precision: auto` becomes what the device does best.
+
+    Raises:
+        HeatposeError: The device is absent, Lightning refuses the settings, or the batch cannot be
+            shared out among the processes.
+    """
     settings = config.trainer.copy()
     with open_dict(settings):
-        if settings.precision == "auto":
-            settings.precision = best_precision(settings.accelerator)
-        if settings.accelerator == "cpu":  # torch has that layer for GPUs alone
+        settings.precision = usable_precision(settings.precision, settings.accelerator)
+        if device_type(settings.accelerator) == "cpu":  # torch has that layer for GPUs alone
             settings.sync_batchnorm = False
-    callbacks = callbacks_of({str(name): instantiate(entry) for name, entry in config.callbacks.items()}, folder)
-    trainer: lightning.Trainer = instantiate(settings)(
-        callbacks=list(callbacks), logger=instantiate(config.logger), default_root_dir=folder, plugins=[WholeCheckpointIO()]
-    )
+    with refused_in_one_sentence():
+        callbacks = callbacks_of({str(name): instantiate(entry) for name, entry in config.callbacks.items()}, folder)
+        trainer: lightning.Trainer = instantiate(settings, _convert_="all")(
+            callbacks=list(callbacks), logger=instantiate(config.logger), default_root_dir=folder, plugins=[WholeCheckpointIO()]
+        )
+    part_of_batch(config.data.batch_size, trainer.world_size)  # before further processes start
     return trainer
 
 

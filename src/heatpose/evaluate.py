@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.data.sample import Person, load_image
+from heatpose.data.sample import Person, labelled_image
 from heatpose.errors import HeatposeError
 from heatpose.metrics import (
     bootstrap_interval,
@@ -186,7 +186,7 @@ def _batches(people: Sequence[Person], preprocessing: Preprocessing) -> Iterator
     """u8[B, S, S, 3]; the next batch is decoded in threads (Pillow releases the interpreter lock) while the model works on this one."""
 
     def read(person: Person) -> NDArray[np.uint8]:
-        return preprocessing.resize(load_image(person.image_path, person.width, person.height))
+        return preprocessing.resize(labelled_image(person))
 
     with ThreadPoolExecutor(2) as pool:
         ahead = [pool.submit(read, person) for person in people[:BATCH]]

@@ -9,6 +9,8 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
 from heatpose.codec import decode
@@ -157,10 +159,33 @@ class PoseModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _fitting_optimizer(self) -> Callable[..., torch.optim.Optimizer]:
-        """As configured, but not fused where float16 needs its gradients scaled: Lightning cannot clip those of a fused one."""
+        """As configured, but not fused where float16 gradients are scaled and must be clipped.
+
+        A fused optimiser unscales them inside its step, after they would have been clipped.
+        """
         factory: Callable[..., torch.optim.Optimizer] = self.make_optimizer
         fused = getattr(factory, "keywords", {}).get("fused")
-        return partial(factory, fused=False) if fused and self.trainer.precision == "16-mixed" else factory
+        if fused and self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val:
+            return partial(factory, fused=False)
+        return factory
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's clipping, for a fused optimiser under bfloat16 too.
+
+        Lightning refuses that because a fused optimiser can unscale gradients inside its step.
+        Those of bfloat16 are not scaled, so they are clipped as they are without mixed precision.
+        """
+        plugin = self.trainer.precision_plugin
+        if not isinstance(plugin, MixedPrecision) or plugin.scaler is not None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        super(MixedPrecision, plugin).clip_gradients(optimizer, gradient_clip_val or 0, algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the description that makes a checkpoint usable on its own."""

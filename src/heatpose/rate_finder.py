@@ -39,12 +39,22 @@ def find_rate(module: PoseModule, data: PoseData, trainer: lightning.Trainer, fo
         The rate where the smoothed loss falls most steeply.
 
     Raises:
-        HeatposeError: The loss never falls.
+        HeatposeError: The loss never falls, or Lightning refuses the trainer's settings.
     """
     from lightning.pytorch.tuner.tuning import Tuner
 
+    from heatpose.devices import refused_in_one_sentence
+
     trainer.fit_loop.max_epochs = steps  # the number of steps ends it, however few make an epoch
-    found = Tuner(trainer).lr_find(module, datamodule=data, min_lr=LOWEST, max_lr=HIGHEST, num_training=steps, update_attr=False)
+    with refused_in_one_sentence():
+        found = Tuner(trainer).lr_find(
+            module,
+            datamodule=data,
+            min_lr=LOWEST,
+            max_lr=HIGHEST,
+            num_training=steps,
+            update_attr=False,
+        )
     assert found is not None
     rates, losses = np.array(found.results["lr"], np.float64), smoothed(step_losses(np.array(found.results["loss"], np.float64)))
     rate = steepest(rates, losses)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from heatpose.data.datamodule import PoseData
+from heatpose.devices import refused_in_one_sentence
 from heatpose.distributed import several_processes
 from heatpose.errors import HeatposeError, InterruptedRun
 from heatpose.export.manifest import write_json
@@ -26,21 +26,6 @@ from heatpose.places import only_one
 from heatpose.record import is_first_process, read
 
 FINGERPRINT = "configuration.json"
-
-
-def best_precision(accelerator: str = "auto") -> str:
-    """bfloat16 mixed precision where the device computes it in hardware, else float32."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    has_bf16 = "avx512_bf16" in _cpu_flags()
-    return "bf16-mixed" if has_bf16 else "32-true"
-
-
-def _cpu_flags() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 def open_run(folder: Path, configuration: dict[str, Any], resume: bool) -> Path | None:
@@ -95,7 +80,8 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
         The best checkpoint by OKS on the held-out people.
 
     Raises:
-        HeatposeError: `last` is no checkpoint, or training was interrupted or ended without a checkpoint.
+        HeatposeError: `last` is no checkpoint, Lightning refuses the settings, or training was
+            interrupted or ended without a checkpoint.
     """
     if last is not None:
         load_checkpoint(last)  # refuses what is none; Lightning's own words would be a traceback
@@ -103,7 +89,8 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
         keep_freed_memory()
     try:
         learnt = (f"run={module.metadata.get('run')}", f"resolution={module.preprocessing.size}", "shared_weights=false")
-        with several_processes(*learnt) if trainer.world_size > 1 else nullcontext():
+        processes = several_processes(*learnt) if trainer.world_size > 1 else nullcontext()
+        with refused_in_one_sentence(), processes:
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except SystemExit as stopped:  # Lightning's answer to Ctrl-C
         raise InterruptedRun("Training was interrupted; the same command goes on from the last checkpoint.") from stopped

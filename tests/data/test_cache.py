@@ -90,6 +90,27 @@ def test_runs_that_spell_the_paths_otherwise_share_a_cache(
     for person in relative:
         pixels = again.picture(person).pixels
         np.testing.assert_array_equal(pixels, np.asarray(Image.open(person.image_path)))
+def test_only_images_that_are_decoded_otherwise_now_make_another_cache(
+    people: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same file may be labelled upright in one label file and as stored in another."""
+    plain = cache.cache_key(people, None)
+    turned = [replace(people[0], reading=reading) for reading in ("upright", "stored")]
+    keys = [cache.cache_key([*people[1:6], person], None) for person in turned]
+    assert len({plain, *keys}) == 3
+    monkeypatch.setattr(cache, "DECODE_VERSION", cache.DECODE_VERSION + 1)
+    assert cache.cache_key(people, None) == plain
+    assert cache.cache_key([*people[1:6], turned[0]], None) not in keys
+
+
+def test_a_cache_holds_the_upright_image_or_the_stored_one(tmp_path: Path) -> None:
+    pixels, exif = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8), Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    for reading, expected in (("upright", pixels[::-1, ::-1]), ("stored", pixels)):
+        person = replace(someone(tmp_path / "a.png", 30, 20), reading=reading)
+        kept = open_cache([person], tmp_path / "kept", None)
+        np.testing.assert_array_equal(kept.picture(person).pixels, expected)
 
 
 def test_those_who_come_together_share_one_build(people: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,12 @@ from heatpose import geometry
 from heatpose.data.augment import GeometricAugment, fixed_transform, prominent
 from heatpose.data.cache import open_cache
 from heatpose.data.datamodule import PersonDataset, PoseData
-from heatpose.data.sample import Person, load_image
+from heatpose.data.sample import Person
 from heatpose.data.selection import in_held_out
 from heatpose.data.sources import CocoSource
 from heatpose.data.views import GREY
 from heatpose.errors import HeatposeError
+from heatpose.image_files import load_image
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import ST_13, Skeleton
 

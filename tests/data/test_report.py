@@ -114,7 +114,7 @@ def test_what_is_printed_names_every_finding(labels: CocoLabels, tmp_path: Path)
         SEVERAL,
         "4.png",
         "2.png",
-        "cannot identify",
+        "not one of JPEG",
         "left_wrist",
         "40 to 70 %",
         "st13",

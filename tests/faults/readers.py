@@ -90,15 +90,14 @@ def labels(path: Path) -> None:
 def picture(path: Path) -> None:
     """As training, scoring, `predict` and the audit read it."""
     from heatpose.data.image_check import check_images
-    from heatpose.data.sample import load_image
-    from heatpose.predict import load_upright
+    from heatpose.image_files import load_image
     from heatpose.preprocessing import Preprocessing
 
     check_images({1: {"file_name": path.name, "width": 96, "height": 128}}, path.parent, [1])
     with suppress(HeatposeError):
-        load_image(path)
+        load_image(path, 96, 128)
     for sampling in ("nearest", "bilinear"):
-        Preprocessing(64, sampling).resize(load_upright(path))
+        Preprocessing(64, sampling).resize(load_image(path))
 
 
 def tflite(path: Path) -> None:

@@ -40,10 +40,14 @@ def _text(folder: Path, name: str) -> Path:
         (["distill=teacher"], ["distill.path="]),
         (["distill.path=no/such.onnx"], ["no/such.onnx", "distill.path"]),
         (["loss.weighting=image"], ["loss.weighting=image", "person"]),
+        (["trainer.precision=bf16-true"], ["bf16-true", "bf16-mixed"]),
+        (["trainer.strategy=dpp"], ["dpp", "trainer.strategy=auto"]),
+        (["trainer.devices=3"], ["data.batch_size=16", "multiple of 3"]),
     ],
     ids=[
         "resolution", "no number", "limit", "calibration", "name", "no data", "absent data", "no weights", "no TFLite", "no checkpoint", "other keypoints",
         "no teacher", "absent teacher", "weighting",
+        "precision", "strategy", "devices",
     ],
 )
 def test_training_refuses(place: Any, overrides: list[str], words: list[str]) -> None:

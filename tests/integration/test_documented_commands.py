@@ -22,6 +22,7 @@ from tests.data.formats import writers
 pytestmark = pytest.mark.slow
 
 NOT_RUN = {
+    r"heatpose doctor .*--run": "takes minutes; tests/doctor/test_trial.py runs it",
     r"heatpose deploy .*--run": "needs ST Edge AI Core; tests/deploy runs it with a stand-in",
     r"heatpose label ": "a network of a few minutes labels nothing; tests/label has a teacher that does",
     r"heatpose deploy .*--import": "needs the output of a build made elsewhere; tests/deploy/test_importing.py has such outputs",

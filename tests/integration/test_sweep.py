@@ -96,12 +96,14 @@ def test_members_run_in_processes_of_their_own(place: Any, launcher: list[str]) 
     assert Path(place.folder, "runs/quickstart_resolution-64/checkpoints/best.ckpt").is_file()
 
 
-def test_two_processes_learn_what_one_does(place: Any) -> None:
+@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-4), ("bf16-mixed", 0.02)])
+def test_two_processes_learn_what_one_does(precision: str, tolerance: float, place: Any) -> None:
     """The same batches, shared out: loss and score differ by rounding. Without batch norm, whose statistics on processors are each process's own.
 
     In a sweep, because a further process must not start the sweep again.
     """
     common = ["model.norm=false", "evaluate=false", "export=false", "logger=csv", "trainer.log_every_n_steps=1", "trainer.max_epochs=2", "data.batch_size=8"]
+    common.append(f"trainer.precision={precision}")
     curves = []
     for processes in (2, 1):
         devices = [f"trainer.devices={processes}", f"trainer.strategy={'ddp' if processes > 1 else 'auto'}", f"name=p{processes}"]
@@ -112,7 +114,8 @@ def test_two_processes_learn_what_one_does(place: Any) -> None:
         curves.append({name: [float(row[name]) for row in rows if row[name]] for name in ("train/loss_step", "train/loss_epoch", "val/oks")})
     assert len(curves[0]["train/loss_step"]) >= 4 and len(curves[0]["val/oks"]) == 2
     for name, values in curves[0].items():
-        assert values == pytest.approx(curves[1][name], rel=1e-4), name
+        if precision == "32-true" or "loss" in name:  # the score steps from cell to cell
+            assert values == pytest.approx(curves[1][name], rel=tolerance), name
     written = [path.relative_to(place.folder / "runs/p2").as_posix() for path in (place.folder / "runs/p2").rglob("*") if path.suffix in (".ckpt", ".csv")]
     assert sorted(written) == ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "csv/metrics.csv"]
     assert [row["run"] for row in table(place.folder / "runs/p2_sweep")] == ["p2"]  # one member, though two processes read the command line

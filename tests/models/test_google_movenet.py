@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatpose.data.sample import Person, load_image
+from heatpose.data.sample import Person
 from heatpose.data.sources import CocoSource
 from heatpose.evaluate import EvalReport, evaluate
 from heatpose.export.flatbuffer import read_graph
+from heatpose.image_files import load_image
 from heatpose.models.checkpoint import LoadedCheckpoint
 from heatpose.models.decode import decode_maps
 from heatpose.models.initial import from_movenet

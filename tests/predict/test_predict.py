@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from heatpose.errors import HeatposeError
 from heatpose.predict import Drawing, PredictSummary, predict_sources
 from heatpose.predict.estimator import Estimator
-from heatpose.predict.sources import find_sources, load_upright
+from heatpose.predict.sources import find_sources
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import COCO_17, Skeleton
 
@@ -147,7 +147,7 @@ def test_broken_images_are_skipped_and_told(tmp_path: Path) -> None:
 
 def test_all_broken_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("hello")
-    with pytest.raises(HeatposeError, match=r"a\.jpg' is no image"):
+    with pytest.raises(HeatposeError, match=r"a\.jpg' cannot be decoded"):
         _predict(Model(), [tmp_path / "a.jpg"], tmp_path / "out", TWO)
     (tmp_path / "b.jpg").touch()
     with pytest.raises(HeatposeError, match=r"None of the 2 files could be read; the first: .*a\.jpg"):
@@ -155,35 +155,51 @@ def test_all_broken_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_exif_orientation_is_respected(tmp_path: Path) -> None:
-    """Red above green in the upright picture, for each way in which a camera can store it."""
-    upright = np.zeros((20, 40, 3), np.uint8)
-    upright[:10, :, 0], upright[10:, :, 1], upright[:, :20, 2] = 200, 200, 200
-    undone = {
-        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0,
-            2),
-        6: np.rot90(upright), 7: np.rot90(upright, 2).transpose(1, 0, 2), 8: np.rot90(upright, -1),
-    }  # fmt: skip
-    for orientation, stored in undone.items():
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        path = tmp_path / f"{orientation}.png"
-        Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
-        np.testing.assert_array_equal(load_upright(path), upright)
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_photographs_are_drawn_upright_and_keypoints_fit_them(tag: int, tmp_path: Path) -> None:
+    """A bright square at the upper right of the upright image, stored in each way."""
+    upright = np.zeros((60, 120, 3), np.uint8)
+    upright[:20, 100:] = 200
+    stored = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.transpose(1, 0, 2), 6: np.rot90(upright),
+        7: np.rot90(upright, 2).transpose(1, 0, 2), 8: np.rot90(upright, -1),
+    }[tag]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
+    summary = _predict(Model(), [tmp_path / "a.png"], tmp_path / "out", TWO)
+    with Image.open(summary.drawn[0]) as drawn:
+        assert drawn.size == (120, 60) and drawn.getexif().get(0x0112, 1) == 1
+        assert np.abs(np.asarray(drawn.convert("RGB"))[5, 115].astype(int) - 200).max() < 5
+    (found,) = _results(tmp_path / "out")
+    with Image.open(tmp_path / "a.png") as file:  # the model sees what Pillow turns
+        turned = np.asarray(ImageOps.exif_transpose(file))
+    np.testing.assert_array_equal(turned, upright)
+    plain = tmp_path / "plain.png"
+    Image.fromarray(upright).save(plain)
+    _predict(Model(), [plain], tmp_path / "second", TWO)
+    assert found["keypoints"] == _results(tmp_path / "second")[0]["keypoints"]
+    said = {key: found[key] for key in ("exif_orientation", "keypoints_frame") if key in found}
+    assert said == ({} if tag == 1 else {"exif_orientation": tag, "keypoints_frame": "upright"})
+    assert ("1 images have an EXIF orientation tag" in str(summary)) == (tag != 1)
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_damaged_exif_does_not_matter(tmp_path: Path) -> None:
-    _image(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(range(40)))
-    assert load_upright(tmp_path / "a.jpg").shape == (40, 80, 3)
+def test_16_bit_images_are_not_drawn_white(tmp_path: Path) -> None:
+    values = np.full((60, 120), 100 * 257, np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    summary = _predict(Model(), [tmp_path / "a.png"], tmp_path / "out", TWO)
+    drawn = np.asarray(Image.open(summary.drawn[0]))
+    assert int(np.median(drawn)) == 100
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
-def test_every_kind_of_pixel_becomes_rgb(mode: str, tmp_path: Path) -> None:
-    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    Image.new("RGB", (6, 4), (255, 255, 255)).convert(mode).save(path)
-    image = load_upright(path)
-    assert image.shape == (4, 6, 3) and image.dtype == np.uint8 and (image > 250).all()
+def test_heic_in_a_folder_is_skipped_and_told(tmp_path: Path) -> None:
+    _image(tmp_path / "in" / "a.png")
+    _image(tmp_path / "in" / "b.TIFF")
+    (tmp_path / "in" / "c.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    summary = _predict(Model(), [tmp_path / "in"], tmp_path / "out", TWO)
+    assert [path.name for path in summary.drawn] == ["a_pose.png", "b_pose.png"]
+    assert "Skipped: Image" in str(summary) and "c.HEIC' is HEIC or AVIF" in str(summary)
 
 
 def test_odd_file_names(tmp_path: Path) -> None:

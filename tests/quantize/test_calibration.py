@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heatpose.data.sample import Person, load_image
+from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
+from heatpose.image_files import load_image
 from heatpose.preprocessing import Preprocessing
 from heatpose.quantize.calibration import (
     calibration_images,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,18 +11,33 @@ from heatpose.cli.options import JsonOut
 from heatpose.cli.output import write_json
 from heatpose.errors import HeatposeError
 
+if TYPE_CHECKING:
+    from heatpose.doctor.trial import Step
+
 
 def doctor(
     data: Annotated[Path | None, typer.Option(help="Look at this data set as well: the folder that data.root names.")] = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="Train, score and export a tiny network, and measure.")
+    ] = False,
     json_out: JsonOut = None,
 ) -> None:
     """Check versions, devices, disks, tools and data, and say what to do about each problem."""
     from heatpose.doctor import examine, to_json
+    from heatpose.doctor.trial import try_machine
     from heatpose.present import check_table, show
 
     checks = examine(data)
     show(check_table(checks))
-    write_json(json_out, to_json(checks))
-    failed = [check.name for check in checks if check.status == "fail"]
+    steps = try_machine(_tell) if run else []
+    write_json(json_out, to_json(checks, steps))
+    failed = [check.name for check in [*checks, *steps] if check.status == "fail"]
     if failed:
-        raise HeatposeError(f"{len(failed)} of {len(checks)} checks failed ({', '.join(failed)}); the table says what to do.")
+        raise HeatposeError(f"{len(failed)} of {len(checks) + len(steps)} checks failed ({', '.join(failed)}); the table says what to do.")
+
+
+def _tell(step: Step) -> None:
+    """One line for a step that has ended, and what to do where it failed."""
+    typer.echo(f"{step.status:4}  {step.seconds:6.1f} s  {step.name}: {step.found}")
+    if step.remedy:
+        typer.echo(f"      {step.remedy}")

@@ -91,6 +91,7 @@ class _Scoring:
     def of(self, model: Path, resolution: int | None, threads: int | None, reference_kernels: bool) -> EvalReport:
         from heatpose.data.audit import tell_once
         from heatpose.data.coco import benchmark_people
+        from heatpose.data.orientation import tell
         from heatpose.evaluate import evaluate
         from heatpose.runners import open_runner
         from heatpose.runners.reading import reading_of
@@ -106,5 +107,6 @@ class _Scoring:
         if key not in self.people:
             self.people[key], audit = benchmark_people(self.labels, self.images, skeleton)
             tell_once(audit.account(self.labels.path, "scored, one on each image"))
+            tell(self.labels.path, audit.readings)
         report = evaluate(runner, self.people[key], skeleton, sampling=self.sampling, decode=self.decode)
         return replace(report, reading=reading)

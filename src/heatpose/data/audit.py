@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
+from heatpose.data.orientation import Readings
+
 
 @dataclass
 class Audit:
@@ -20,6 +22,7 @@ class Audit:
         dropped: Reason -> number of annotations.
         examples: Reason -> the first few image ids.
         assumed: What was filled in, corrected or ignored -> how often.
+        readings: How the images with an orientation tag are read.
     """
 
     images: int = 0
@@ -28,6 +31,7 @@ class Audit:
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[int]] = field(default_factory=dict)
     assumed: Counter[str] = field(default_factory=Counter)
+    readings: Readings = field(default_factory=Readings)
 
     def drop(self, reason: str, image_id: int) -> None:
         """Counts one dropped annotation."""

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.data.archive import require_room
-from heatpose.data.sample import Person, load_image
+from heatpose.data.sample import Person, labelled_image
 from heatpose.data.transfer import progress_bar
 from heatpose.errors import HeatposeError
+from heatpose.image_files import DECODE_VERSION
 
 VERSION = 2
 FOLDER = Path("data_cache") / "pictures"
@@ -57,7 +58,7 @@ class ImageFiles:
 
     def picture(self, person: Person) -> Picture:
         """See `Pictures`."""
-        return Picture(load_image(person.image_path, person.width, person.height))
+        return Picture(labelled_image(person))
 
 
 class PictureCache:
@@ -115,7 +116,7 @@ def open_cache(people: Sequence[Person], place: Path, short_side: int | None) ->
     from filelock import FileLock
 
     pictures = {str(person.image_path): person for person in people}
-    folder = place / cache_key(pictures, short_side)
+    folder = place / cache_key(pictures.values(), short_side)
     if folder.is_dir():
         return PictureCache(folder)
     try:
@@ -162,22 +163,26 @@ def bytes_needed(people: Iterable[Person], short_side: int | None) -> int:
 
 def is_built(people: Iterable[Person], place: Path, short_side: int | None) -> bool:
     """True where `open_cache` would have nothing to do."""
-    return (place / cache_key({str(person.image_path): person for person in people}, short_side)).is_dir()
+    return (place / cache_key(people, short_side)).is_dir()
 
 
-def cache_key(pictures: Iterable[str], short_side: int | None) -> str:
-    """Hexadecimal name of the cache of these image files; another one as soon as a file changes.
+def cache_key(people: Iterable[Person], short_side: int | None) -> str:
+    """Hexadecimal name of the cache of these people's images; another one as soon as a file changes.
+
+    Images that an earlier version decoded differently make another one, too.
 
     Raises:
         HeatposeError: A file is missing.
     """
     digest = hashlib.sha256(json.dumps([VERSION, short_side]).encode())
-    for name in sorted(pictures):
+    readings = {str(person.image_path): person.reading for person in people}
+    for name, reading in sorted(readings.items()):
         try:
             found = os.stat(name)
         except OSError as error:
             raise HeatposeError(f"Image '{name}' is missing; check the image folder.") from error
         digest.update(f"{os.path.abspath(name)}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
+        digest.update(f"{DECODE_VERSION} {reading}\0".encode() if reading else b"")
     return digest.hexdigest()[:24]
 
 
@@ -221,7 +226,7 @@ def _decoded(people: Sequence[Person], sides: Sequence[tuple[int, int]]) -> Iter
 
 
 def _decode(person: Person, side: tuple[int, int]) -> NDArray[np.uint8]:
-    pixels = load_image(person.image_path, person.width, person.height)
+    pixels = labelled_image(person)
     if side == (person.width, person.height):
         return np.ascontiguousarray(pixels)
     from PIL import Image

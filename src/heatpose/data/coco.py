@@ -16,6 +16,7 @@ from heatpose.data.annotation_rules import read_annotations
 from heatpose.data.audit import Audit
 from heatpose.data.formats.base import LabelSet
 from heatpose.data.label_rules import annotations_with_keypoints, images_by_id
+from heatpose.data.orientation import read_orientations
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import Skeleton
@@ -83,6 +84,9 @@ def people(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[
 
     Returns:
         The people in file order, and the audit.
+
+    Raises:
+        HeatposeError: As `orientation.read_orientations`.
     """
     audit = Audit(len(labels.images), len(labels.annotations), assumed=Counter(labels.assumed))
     values = np.array([a["keypoints"] for a in labels.annotations], np.float32).reshape(len(labels.annotations), -1, 3)
@@ -100,6 +104,7 @@ def people(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[
         else:
             kept.append(person)
     audit.kept = len(kept)
+    kept, audit.readings = read_orientations(kept, labels.path)
     return kept, audit
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.data.sample import Person, load_image
+from heatpose.data.sample import Person, labelled_image
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import Skeleton
 
@@ -93,7 +93,7 @@ def _tile(person: Person, skeleton: Skeleton) -> NDArray[np.uint8]:
 
     from heatpose.viz import draw_pose
 
-    image = load_image(person.image_path, person.width, person.height)
+    image = labelled_image(person)
     left, top, right, bottom = (0, 0, person.width, person.height) if person.alone else _surroundings(person)
     points = (person.keypoints - (left, top)) / (right - left, bottom - top)
     pose = np.concatenate([points, person.labelled[:, None]], 1).astype(np.float32)

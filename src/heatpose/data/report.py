@@ -132,6 +132,7 @@ def audit_report(
         files=check_images(labels.images, Path(images), used),
         labels=labels.source.record(),
     )
+    report.files.notes = training.readings.findings() | report.files.notes
     if kept:
         _describe(report, kept, skeleton)
     return report
@@ -222,6 +223,9 @@ def _files(check: ImageCheck) -> Table:
     for name, found in findings:
         examples = "; ".join(f"{file} ({why})" if why else file for file, why in list(found.items())[:3])
         table.add_row(name, f"[red]{len(found)}[/red]" if found else "0", escape(examples))
+    for note, names in check.notes.items():
+        if names:
+            table.add_row(note, str(len(names)), escape("; ".join(names[:3])))
     return table
 
 

@@ -172,7 +172,7 @@ def _share(people: Sequence[Person], rules: TrainingRules) -> float | None:
     for digits in range(2, 16):
         scale = 10.0**digits
         at_least, at_most = (math.floor(low * scale) + 1) / scale, math.floor(high * scale) / scale
-        share = at_least if rules.held_out <= low else at_most
+        share: float = at_least if rules.held_out <= low else at_most
         if low < share <= high and share < 1:
             return share
     return None

@@ -15,6 +15,7 @@ from heatpose.data.formats.coco import NAME as COCO
 from heatpose.data.formats.coco import image_folder
 from heatpose.data.identity import same_images
 from heatpose.data.layout import Split, find_split
+from heatpose.data.orientation import tell
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import Skeleton
@@ -92,6 +93,7 @@ class CocoSource:
         for split in splits:
             kept, audit = training_people(labels_of(split), split.images, skeleton, scored)
             tell_once(audit.account(split.annotations, "usable for training"))
+            tell(split.annotations, audit.readings)
             found += kept
         if not found:
             looked = ", ".join(f"'{split.annotations}'" for split in splits)
@@ -113,6 +115,7 @@ class CocoSource:
             return None
         kept, audit = benchmark_people(labels_of(split), split.images, skeleton)
         tell_once(audit.account(split.annotations, "scored, one on each image"))
+        tell(split.annotations, audit.readings)
         return kept
 
     def describe(self) -> dict[str, Any]:
@@ -249,7 +252,8 @@ def find_extra(entry: str | Mapping[str, str]) -> Split:
             f"data.extra has an entry with {sorted(map(str, entry))}; give a folder, or both keys: "
             "data.extra='[{annotations: labels.json, images: FOLDER}]'."
         )
-    split = Split(*(Path(str(entry[key])).expanduser() for key in ("annotations", "images")))
+    annotations, images = (Path(str(entry[key])).expanduser() for key in ("annotations", "images"))
+    split = Split(annotations, images)
     if not split.annotations.is_file():
         raise HeatposeError(
             f"data.extra names the label file '{split.annotations}', which does not exist; "

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
 from heatpose.export.parity import OutputUse, PixelDrift, output_use, pixel_drift, pose_drift
-from heatpose.predict.sources import find_sources, load_upright
+from heatpose.image_files import load_image
+from heatpose.predict.sources import find_sources
 from heatpose.preprocessing import Preprocessing
 from heatpose.runners import PoseRunner, open_runner
 from heatpose.skeleton import Skeleton
@@ -61,7 +62,7 @@ def drift_of(float_file: Path, int8_file: Path, sources: Sequence[Path], skeleto
         raise HeatposeError("There is no picture among the sources; give images or folders of images.")
     files = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, min(limit, len(found))).astype(int))]
     preprocessing = runners[0].preprocessing or Preprocessing(size)
-    images = np.stack([preprocessing.resize(load_upright(path)) for path in files])
+    images = np.stack([preprocessing.resize(load_image(path)) for path in files])
     names = skeleton.keypoints
     try:
         exact, rounded = (_maps(runner, images) for runner in runners)
@@ -84,7 +85,7 @@ def worst_sheet(drift: Drift, skeleton: Skeleton, count: int = 10, threshold: fl
     worst = np.argsort(-drift.distances, kind="stable")[:count]
     tiles, captions = [], []
     for i in worst:
-        picture = load_upright(drift.files[i])
+        picture = load_image(drift.files[i])
         step = max(1, max(picture.shape[:2]) // _SHOWN)
         small = np.ascontiguousarray(picture[::step, ::step])
         tiles += [draw_pose(small, poses[i], skeleton, threshold=threshold) for poses in drift.poses]

@@ -25,6 +25,7 @@ from heatpose import geometry
 from heatpose.data.sample import Person
 from heatpose.distill.settings import DistillSettings
 from heatpose.distill.teacher import Answer, Box, Teacher, show, view_box, view_matrix
+from heatpose.image_files import DECODE_VERSION
 from heatpose.metrics import keypoint_similarity, mean_over_labelled, normalised_truth
 from heatpose.record import is_first_process
 from heatpose.runners import PoseRunner, open_runner
@@ -109,6 +110,7 @@ def cache_key(runner: PoseRunner, people: Sequence[Person], skeleton: Skeleton, 
         if person.image_path not in sizes:
             sizes[person.image_path] = person.image_path.stat().st_size if person.image_path.is_file() else -1
         digest.update(f"{person.image_path.resolve()} {sizes[person.image_path]} {person.width} {person.height} {person.box}\n".encode())
+        digest.update(f"{DECODE_VERSION} {person.reading}\n".encode() if person.reading else b"")
     return f"{runner.path.stem}-{digest.hexdigest()[:16]}"
 
 

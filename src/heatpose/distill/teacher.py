@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose import geometry
-from heatpose.data.sample import Person, load_image
+from heatpose.data.sample import Person, labelled_image
 from heatpose.errors import HeatposeError
 from heatpose.runners import PoseRunner
 from heatpose.runners.outputs import RANGE_SLACK, poses_from_heatmaps
@@ -187,5 +187,5 @@ def show(person: Person, box: Box, size: int) -> NDArray[np.uint8]:
     """The view as u8[S, S, 3]: bilinear, antialiased; black beyond the picture."""
     from PIL import Image
 
-    image = Image.fromarray(load_image(person.image_path, person.width, person.height))
+    image = Image.fromarray(labelled_image(person))
     return np.asarray(image.crop(box).resize((size, size), Image.Resampling.BILINEAR))

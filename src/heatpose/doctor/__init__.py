@@ -3,6 +3,7 @@
 packages.py   versions, and combinations that are known to be bad
 system.py     processor, memory, GPUs, disks, programs
 data.py       a data set
+trial.py      a tiny network trained, scored and exported (--run), speed.py its measurements
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ def worst(checks: Sequence[Check]) -> Status:
     return max((check.status for check in checks), key=order.index)
 
 
-def to_json(checks: Sequence[Check]) -> dict[str, Any]:
-    """Plain values: the worst status, and all checks."""
-    return {"status": worst(checks), "checks": [check.to_json() for check in checks]}
+def to_json(checks: Sequence[Check], steps: Sequence[Check] = ()) -> dict[str, Any]:
+    """Plain values: the worst status, all checks, and the steps of a trial where there was one."""
+    trial = {"steps": [step.to_json() for step in steps]} if steps else {}
+    everything = [*checks, *steps]
+    return {"status": worst(everything), "checks": [c.to_json() for c in checks], **trial}

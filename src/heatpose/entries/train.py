@@ -40,6 +40,10 @@ def learn(config: DictConfig) -> Learnt:
     """Fit; the best checkpoint and the data. None where only a learning rate was looked for."""
     from heatpose import build, rate_finder, training
 
+    folder = run_folder(config)
+    trains = config.fit or config.lr_find
+    # First, because settings that cannot be trained with should be refused before anything slow.
+    trainer = build.build_trainer(config, folder) if trains else None
     skeleton, preprocessing, source = build.build_inputs(config)
     if is_first_process():  # the others find the data there
         source.prepare()
@@ -47,13 +51,12 @@ def learn(config: DictConfig) -> Learnt:
     if is_first_process():
         build.check_budget(config, module.network, preprocessing)
     data = build.build_data(config, source, skeleton, preprocessing)
-    folder = run_folder(config)
-    if config.lr_find:
-        rate_finder.find_rate(module, data, build.build_trainer(config, folder), folder)
+    if trainer is not None and config.lr_find:
+        rate_finder.find_rate(module, data, trainer, folder)
         return None
     with training.only_this_process(folder):
         last = training.open_run(folder, build.run_identity(config), config.resume)
-        if not config.fit:
+        if trainer is None:
             return training.initial_checkpoint(module, folder), source
         module.distillation = build.build_distillation(config, data, skeleton)
-        return training.fit(module, data, build.build_trainer(config, folder), last), source
+        return training.fit(module, data, trainer, last), source

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from heatpose.data.transfer import progress_bar
 from heatpose.errors import HeatposeError, InterruptedRun
 from heatpose.evaluate import file_hash
+from heatpose.image_files import load_image
 from heatpose.label.boxes import ImageBoxes, match, read_boxes, usable
 from heatpose.label.labeller import Entry, Labeller, LabelSettings
 from heatpose.label.partial import Partial, Record
@@ -27,7 +28,7 @@ from heatpose.label.result import LICENCE, LabelCounts, coco, count, write
 from heatpose.places import only_one, require_writable
 from heatpose.predict.estimator import Estimator
 from heatpose.predict.pipeline import in_parallel
-from heatpose.predict.sources import find_sources, load_upright
+from heatpose.predict.sources import find_sources
 
 NO_BOX = "no box given"
 OUTSIDE = "given box outside of the image"
@@ -173,7 +174,7 @@ def _is_done(record: Record | None, stamp: dict[str, int]) -> bool:
 def _record(labeller: Labeller, path: Path, given: ImageBoxes | None) -> Record:
     """What is kept of one image file, besides its name."""
     try:
-        image = load_upright(path)
+        image = load_image(path)
     except HeatposeError as error:
         return {"error": str(error)}
     height, width = image.shape[:2]

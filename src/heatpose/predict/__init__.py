@@ -25,10 +25,10 @@ from heatpose.predict.frames import UnreadableVideo
 from heatpose.predict.images import predict_images
 from heatpose.predict.options import Drawing, PredictSummary, Skipped, VideoOptions
 from heatpose.predict.results import Names
-from heatpose.predict.sources import find_sources, load_upright
+from heatpose.predict.sources import find_sources
 from heatpose.predict.video import predict_video
 
-__all__ = ["Drawing", "PredictSummary", "Skipped", "VideoOptions", "load_upright", "predict_sources"]
+__all__ = ["Drawing", "PredictSummary", "Skipped", "VideoOptions", "predict_sources"]
 Progress = Callable[[int, int | None], None]
 
 

@@ -12,19 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
+from heatpose.image_files import decode_image
 from heatpose.predict.estimator import Answer, Estimator
 from heatpose.predict.options import Drawing, PredictSummary, Skipped
 from heatpose.predict.pipeline import ahead, in_parallel
-from heatpose.predict.results import BESIDE, RESULTS, Names, entry, image_ids, make_folder, save_picture, write_entries
-from heatpose.predict.sources import load_upright
+from heatpose.predict.results import BESIDE, RESULTS, Names, entry, image_ids, make_folder, orientation_entry, save_picture, write_entries
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """An image and the inputs that it gives for the models."""
+    """An upright image, its file's orientation tag, and the inputs that it gives for the models."""
 
     place: int
     image: NDArray[np.uint8]
+    orientation: int
     inputs: list[NDArray[np.uint8]]
 
 
@@ -34,6 +35,7 @@ class _Seen:
 
     place: int
     image: NDArray[np.uint8]
+    orientation: int
     answers: list[Answer]
     poses: list[NDArray[np.float32]] = field(default_factory=list)
 
@@ -71,8 +73,10 @@ def predict_images(images: Sequence[Path], out: Path, drawing: Drawing, names: N
             else:
                 path = images[seen.place]
                 for listed, estimator, pose in zip(entries, estimators, seen.poses, strict=True):
-                    listed.append(entry(ids[seen.place], path.as_posix(), pose, seen.image.shape, estimator))
+                    found = entry(ids[seen.place], path.as_posix(), pose, seen.image.shape, estimator)
+                    listed.append(found | orientation_entry(seen.orientation))
                 summary.images += 1
+                summary.turned += seen.orientation != 1
                 summary.drawn += [targets[seen.place]] if drawing.draw else []
                 summary.compare(drawing, seen.poses, seen.image.shape)
             progress(done)
@@ -88,10 +92,11 @@ def _seen(images: Sequence[Path], estimators: Sequence[Estimator]) -> Generator[
     def load(numbered: tuple[int, Path]) -> _Loaded | Skipped:
         place, path = numbered
         try:
-            image = load_upright(path)
+            decoded = decode_image(path)
         except HeatposeError as error:
             return Skipped(path, str(error))
-        return _Loaded(place, image, [estimator.resize(image) for estimator in estimators])
+        image = decoded.pixels
+        return _Loaded(place, image, decoded.orientation, [estimator.resize(image) for estimator in estimators])
 
     with closing(in_parallel(load, enumerate(images))) as stream:
         for loaded in stream:
@@ -99,4 +104,4 @@ def _seen(images: Sequence[Path], estimators: Sequence[Estimator]) -> Generator[
                 yield loaded
             else:
                 answers = [estimator.ask(resized) for estimator, resized in zip(estimators, loaded.inputs, strict=True)]
-                yield _Seen(loaded.place, loaded.image, answers)
+                yield _Seen(loaded.place, loaded.image, loaded.orientation, answers)

@@ -66,6 +66,7 @@ class PredictSummary:
 
     Attributes:
         images: Images that were predicted.
+        turned: Those of them that have an EXIF orientation tag.
         frames: Video or camera -> its frames that were predicted.
         drawn: The pictures and videos written, in the order of the sources.
         results: The json files with all keypoints.
@@ -75,6 +76,7 @@ class PredictSummary:
     """
 
     images: int = 0
+    turned: int = 0
     frames: dict[str, int] = field(default_factory=dict)
     drawn: list[Path] = field(default_factory=list)
     results: list[Path] = field(default_factory=list)
@@ -92,6 +94,7 @@ class PredictSummary:
     def add(self, other: PredictSummary) -> None:
         """Takes in what became of further sources."""
         self.images += other.images
+        self.turned += other.turned
         self.drawn += other.drawn
         self.results += other.results
         self.skipped += other.skipped
@@ -106,6 +109,9 @@ class PredictSummary:
         if self.images:
             did, json = "Drew" if self.drawn else "Predicted", self.results[0]
             lines.append(f"{did} {self.images} images into {json.parent}; keypoints are in {json.name}.")
+        if self.turned:
+            frame = "drawn upright, with keypoints in pixels of the upright image"
+            lines.append(f"{self.turned} images have an EXIF orientation tag: {frame}.")
         lines += [f"{frames} frames of {name}." for name, frames in self.frames.items()]
         lines += self._wrote()
         lines += self._apart()

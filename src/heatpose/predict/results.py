@@ -92,6 +92,11 @@ def entry(
     }
 
 
+def orientation_entry(tag: int) -> dict[str, Any]:
+    """What is added to the entry of an image file with an EXIF orientation tag."""
+    return {} if tag == 1 else {"exif_orientation": tag, "keypoints_frame": "upright"}
+
+
 def write_entries(path: Path, entries: Sequence[dict[str, Any]]) -> Path:
     """Writes COCO's results and returns the path.
 

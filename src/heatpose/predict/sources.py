@@ -1,4 +1,4 @@
-"""What is to be predicted: image files, video files, folders of both, cameras. And images read off their files."""
+"""What is to be predicted: image files, video files, folders of both, cameras."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from heatpose.data.sample import UNREADABLE, open_image
 from heatpose.errors import HeatposeError
+from heatpose.image_files import PHONE_SUFFIXES, SUFFIXES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
 
 
@@ -75,32 +71,8 @@ def _files(source: Path, out: Path | None) -> list[Path]:
 
 def _walk(folder: Path, out: Path | None) -> list[Path]:
     skipped = None if out is None else out.resolve()
-    found = []
+    known, found = (*SUFFIXES, *PHONE_SUFFIXES, *VIDEO_SUFFIXES), []
     for parent, below, names in os.walk(folder):
         below[:] = sorted(name for name in below if Path(parent, name).resolve() != skipped)
-        found += [Path(parent, name) for name in sorted(names) if Path(name).suffix.lower() in (*SUFFIXES, *VIDEO_SUFFIXES)]
+        found += [Path(parent, name) for name in sorted(names) if Path(name).suffix.lower() in known]
     return found
-
-
-def load_upright(path: Path) -> NDArray[np.uint8]:
-    """Decodes an image to RGB u8[H, W, 3], turned as its EXIF orientation says.
-
-    COCO's labels are for the stored, unturned pixels: labelled images are read by
-    `heatpose.data.sample.load_image`.
-
-    Raises:
-        HeatposeError: No image, truncated, or not readable.
-    """
-    from PIL import ImageOps, UnidentifiedImageError
-
-    try:
-        with open_image(path) as file:
-            try:
-                upright = ImageOps.exif_transpose(file)
-            except UNREADABLE:
-                upright = file  # the EXIF block is damaged; if the pixels are too, the next line says so
-            return np.array(upright.convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise HeatposeError(f"'{path}' is no image.") from error
-    except UNREADABLE as error:
-        raise HeatposeError(f"'{path}' cannot be decoded ({error}).") from error

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.data.identity import same_images
-from heatpose.data.sample import Person, load_image
+from heatpose.data.sample import Person, labelled_image
 from heatpose.errors import HeatposeError
 from heatpose.preprocessing import Preprocessing
 
@@ -102,7 +102,7 @@ def calibration_images(people: Sequence[Person], preprocessing: Preprocessing) -
         raise HeatposeError("The calibration set is empty; give training images.")
 
     def read(person: Person) -> NDArray[np.uint8]:
-        return preprocessing.resize(load_image(person.image_path, person.width, person.height))
+        return preprocessing.resize(labelled_image(person))
 
     with ThreadPoolExecutor(2) as pool:
         images = np.stack(list(pool.map(read, people)))

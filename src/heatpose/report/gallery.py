@@ -60,6 +60,7 @@ def _entry(person: Person, pose: NDArray[np.float32], oks: float) -> dict[str, A
     labels = np.concatenate([person.keypoints / size, person.labelled[:, None]], 1)
     return {
         "image_id": person.image_id, "file_name": person.name, "width": person.width, "height": person.height,
+        "stored": person.reading == "stored",
         "box": [round(value, 2) for value in person.box], "oks": 100 * oks,
         "label": [[round(float(x), 4), round(float(y), 4), int(v)] for x, y, v in labels],
         "pose": [[round(float(value), 4) for value in point] for point in pose],
@@ -116,9 +117,9 @@ def _picture(entry: Mapping[str, Any], path: Path, skeleton: Skeleton, before: f
     """Raises HeatposeError where the file is not there."""
     from PIL import Image
 
-    from heatpose.data.sample import load_image
+    from heatpose.image_files import load_image
 
-    image = load_image(path, entry["width"], entry["height"])
+    image = load_image(path, entry["width"], entry["height"], entry.get("stored", False))
     size = np.array([entry["width"], entry["height"]], np.float64)
     label, pose = np.array(entry["label"], np.float64), np.array(entry["pose"], np.float64)
     left, top, right, bottom = _view(entry["box"], label, pose, size)

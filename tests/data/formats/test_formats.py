@@ -269,3 +269,20 @@ def test_copies_of_an_image_are_held_out_together(
     ]
     sides = [{in_held_out(copy, 0.5) for copy in of_one} for of_one in copies]
     assert all(len(side) == 1 for side in sides) and {True, False} == set.union(*sides)
+
+
+def test_names_as_windows_writes_them(
+    rendered: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """Unless a file has that very name: a backslash is a letter on Linux."""
+    content = json.loads(json.dumps(rendered[0]))
+    writers.copy_images(content, rendered[1], tmp_path / "set/a")
+    for entry in content["images"]:
+        entry["file_name"] = f"a\\{entry['file_name']}"
+    odd = tmp_path / "set" / content["images"][3]["file_name"]
+    odd.write_bytes(b"the file of that name")
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    labels = read_labels(tmp_path / "labels.json")
+    assert labels.source.folder == tmp_path / "set"
+    files = [labels.source.folder / entry["file_name"] for entry in labels.images.values()]
+    assert files[3] == odd and all(file.is_file() for file in files) and len(set(files)) == 12

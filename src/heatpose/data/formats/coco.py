@@ -38,14 +38,15 @@ def read(request: Request) -> LabelSet:
         return result  # what is wrong with it is said by whoever checks COCO content
     if _tool(request) == "Label Studio":
         _as_usual(result)
-    elif any("\\" in image["file_name"] for image in content["images"]):
-        result.content = {
-            **content,
-            "images": [_with_slashes(entry) for entry in content["images"]],
-        }
+        return result
     if request.images is None:
-        names = [entry["file_name"] for entry in result.content["images"]]
-        result.folder = image_folder(request.path, names) or result.folder
+        names = [entry["file_name"] for entry in content["images"][:1]]
+        names += [name.replace("\\", "/") for name in names]
+        folders = (image_folder(request.path, [name]) for name in names)
+        result.folder = next(filter(None, folders), result.folder)
+    if any("\\" in image["file_name"] for image in content["images"]):
+        images = [_as_here(entry, result.folder) for entry in content["images"]]
+        result.content = {**content, "images": images}
     return result
 
 
@@ -93,8 +94,12 @@ def _tool(request: Request) -> str:
     return "CVAT" if isinstance(attributes, dict) and "occluded" in attributes else ""
 
 
-def _with_slashes(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {**entry, "file_name": entry["file_name"].replace("\\", "/")}
+def _as_here(entry: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """With slashes instead of Windows' separators, unless the file has that very name."""
+    name = entry["file_name"]
+    if os.path.isfile(folder / name):
+        return entry
+    return {**entry, "file_name": name.replace("\\", "/")}
 
 
 def _as_usual(result: LabelSet) -> None:

@@ -8,13 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from heatpose.data.sample import UNREADABLE, open_image
 from heatpose.errors import HeatposeError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-ORIENTATION = 0x0112
-TURNED = (5, 6, 7, 8)
-"""Values of the EXIF orientation whose upright image is as wide as the stored one is high."""
+from heatpose.image_files import SUFFIXES, UNREADABLE, open_image, orientation_of
 
 ROBOFLOW_COPY = re.compile(r"\.rf\.[0-9A-Za-z]{16,}(?=\.\w+$)")
 """What Roboflow adds to the name of each augmented copy of an image."""
@@ -47,6 +42,8 @@ class ImageFinder:
             HeatposeError: Several files below the folder have that name.
         """
         for name in names:
+            if name and os.path.isfile(self.folder / name) and ".." not in Path(name).parts:
+                return self.folder / name
             parts = [
                 p for p in PurePosixPath(name.replace("\\", "/")).parts if p not in ("/", "..")
             ]
@@ -86,11 +83,9 @@ def image_size(path: Path) -> tuple[int, int] | None:
     """Width and height of the upright image in pixels, from its header; None if unreadable."""
     try:
         with open_image(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(ORIENTATION) in TURNED
+            return orientation_of(image).upright
     except UNREADABLE:
         return None
-    return (height, width) if turned else (width, height)
 
 
 def image_sizes(paths: Sequence[Path]) -> list[tuple[int, int] | None]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heatpose.data.formats.image_files import SUFFIXES, image_files
+from heatpose.data.formats.image_files import image_files
 from heatpose.errors import HeatposeError
+from heatpose.image_files import SUFFIXES
 from heatpose.skeleton import COCO_17
 
 YAML = (".yaml", ".yml")
@@ -74,8 +75,9 @@ class PoseYaml:
         Raises:
             HeatposeError: Nothing is there.
         """
-        entry = entry.replace("\\", "/")
-        tried = [root / name for root in self.roots for name in (entry, entry.removeprefix("../"))]
+        slashes = entry.replace("\\", "/")
+        names = dict.fromkeys((entry, slashes, slashes.removeprefix("../")))
+        tried = [root / name for root in self.roots for name in names]
         for place in tried:
             if _exists(place):
                 return place
@@ -85,13 +87,14 @@ class PoseYaml:
         )
 
     def _listed(self, place: Path) -> list[Path]:
-        lines = [line.strip().replace("\\", "/") for line in _text(place).splitlines()]
+        lines = [line.strip() for line in _text(place).splitlines()]
         bases = (place.parent, *self.roots)
         return [_first(bases, line) for line in lines if line]
 
 
 def _first(bases: Iterable[Path], name: str) -> Path:
-    places = [base / name for base in bases]
+    names = dict.fromkeys((name, name.replace("\\", "/")))
+    places = [base / one for base in bases for one in names]
     return next((place for place in places if _exists(place)), places[0])
 
 
@@ -190,8 +193,8 @@ def _roots(path: Path, given: Any) -> tuple[Path, ...]:
     beside = path.parent
     if not isinstance(given, str) or not given:
         return (beside,)
-    named = given.replace("\\", "/")
-    return (beside / named, Path(named), beside)
+    named = dict.fromkeys((given, given.replace("\\", "/")))
+    return (*(place / name for name in named for place in (beside, Path())), beside)
 
 
 def _parts(path: Path, content: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

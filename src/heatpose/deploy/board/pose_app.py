@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from heatpose import codec
 from heatpose.errors import HeatposeError, told_in_one_sentence
+from heatpose.image_files import SUFFIXES, load_image
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import Skeleton
 from heatpose.viz import draw_pose
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp")
 Picture = NDArray[np.uint8]
 
 
@@ -151,18 +151,12 @@ class Model:
 
 def pictures(sources: Sequence[Path]) -> Iterator[tuple[str, Picture]]:
     """Names and u8[H, W, 3] of all pictures among files and folders."""
-    from PIL import Image, ImageOps
-
     for source in sources:
-        found = sorted(path for path in source.iterdir() if path.suffix.lower() in PICTURES) if source.is_dir() else [source]
+        found = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES) if source.is_dir() else [source]
         if not found:
-            raise HeatposeError(f"'{source}' holds no pictures ({', '.join(PICTURES)}); give another folder, or the pictures themselves.")
+            raise HeatposeError(f"'{source}' holds no pictures ({', '.join(SUFFIXES)}); give another folder, or the pictures themselves.")
         for path in found:
-            try:
-                with Image.open(path) as image:
-                    yield path.name, np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-            except OSError as error:
-                raise HeatposeError(f"'{path}' is no picture that can be read.") from error
+            yield path.name, load_image(path)
 
 
 def camera(index: int) -> Iterator[tuple[str, Picture]]:

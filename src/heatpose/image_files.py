@@ -1,0 +1,268 @@
+"""Image files -> RGB bytes. The one place where an image file is opened, whatever it is opened for.
+
+To accept another format: add Pillow's name of it to `FORMATS` and its endings to `SUFFIXES`.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose.errors import HeatposeError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+"""Endings by which image files are found in folders."""
+PHONE_SUFFIXES = (".heic", ".heif", ".avif")
+"""Endings of images that are found, too, and refused with a sentence that names the remedy."""
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
+"""Decoded whatever the ending: Pillow's other decoders start programs (EPS) or are rarely used."""
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError,
+    OverflowError, RuntimeError, MemoryError, struct.error,
+)  # fmt: skip
+"""What Pillow's decoders raise on damaged files."""
+MOST_PIXELS = 100_000_000
+"""Of an image; a larger one would take more than a gigabyte to decode."""
+DECODE_VERSION = 2
+"""Part of the names of caches, for images that were decoded differently before."""
+ORIENTATION = 0x0112
+"""The EXIF tag."""
+_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
+_PHONE_BRANDS = (b"hei", b"hev", b"mif", b"msf", b"avi")
+
+
+class Unsupported(ValueError):
+    """An image that is whole and cannot be used; the text says what to do."""
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How an image file is stored, and how it is meant to be seen.
+
+    Attributes:
+        tag: EXIF orientation, 1 (stored upright) to 8.
+        stored: (width, height) of the stored pixels.
+    """
+
+    tag: int
+    stored: tuple[int, int]
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(width, height) of the upright image."""
+        return self.stored[::-1] if self.tag >= 5 else self.stored
+
+    def fits(self, labelled: tuple[int, int]) -> tuple[bool, bool]:
+        """Whether labels for (width, height) fit the upright image, and the stored pixels."""
+        return labelled == self.upright, labelled == self.stored
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """u8[H, W, 3] RGB, and the EXIF orientation that the file has (1 where it has none)."""
+
+    pixels: NDArray[np.uint8]
+    orientation: int
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Opens an image file; nothing but its header is read yet.
+
+    Raises:
+        OSError, ValueError, SyntaxError: It is missing, not of `FORMATS`, damaged or larger than
+            `MOST_PIXELS`; Pillow decides which.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if path.exists() and not path.is_file():
+        raise OSError("it is not a file")  # reading a pipe would wait for ever
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about oddities that the caller's sentence need not repeat
+        try:
+            opened = Image.open(path, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise _too_large() from error
+        except UnidentifiedImageError as error:
+            raise _unidentified(path) from error
+        with opened as file:
+            if file.size[0] * file.size[1] > MOST_PIXELS:
+                raise _too_large()
+            yield file
+
+
+def _too_large() -> Unsupported:
+    limit = f"more than {MOST_PIXELS // 10**6} million pixels"
+    return Unsupported(f"has {limit}: reduce it, for instance with `magick IN -resize 25% OUT`")
+
+
+def _unidentified(path: Path) -> Exception:
+    """Why a file is not opened: HEIC and AVIF, which telephones write, have their own sentence."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp" and head[8:11] in _PHONE_BRANDS:
+        how = "for instance with `magick IN OUT.jpg`, or set the phone to write JPEG"
+        return Unsupported(f"is HEIC or AVIF, which is not decoded: convert it to JPEG, {how}")
+    return ValueError(f"it is not one of {', '.join(FORMATS)}")
+
+
+def orientation_of(image: Image.Image) -> Orientation:
+    """The orientation of an opened image, as its header says; damaged EXIF counts as none."""
+    try:
+        tag = image.getexif().get(ORIENTATION, 1)
+    except UNREADABLE:
+        tag = 1
+    tag = tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
+    # Pillow turns TIFF itself while it loads, and its size is the upright one before.
+    swapped = tag >= 5 and image.format == "TIFF"
+    return Orientation(tag, image.size[::-1] if swapped else image.size)
+
+
+def decode_image(
+    path: Path, labelled: tuple[int, int] | None = None, stored: bool = False
+) -> DecodedImage:
+    """Decodes an image file to RGB bytes, turned upright as its EXIF orientation says.
+
+    Args:
+        path: The file.
+        labelled: (width, height) that labels assume. Where they fit the stored pixels alone, those
+            are returned as they are.
+        stored: The stored pixels are wanted, whatever fits.
+
+    Raises:
+        HeatposeError: The file is missing, truncated, not an image, of a kind that cannot be used
+            (`rgb_bytes`), or of another size than its labels say.
+    """
+    try:
+        with open_image(path) as file:
+            orientation = orientation_of(file)
+            pixels, turned = rgb_bytes(file), file.format == "TIFF"
+    except FileNotFoundError as error:
+        raise HeatposeError(f"Image '{path}' is missing; check the image folder.") from error
+    except Unsupported as error:
+        raise HeatposeError(f"Image '{path}' {error}.") from error
+    except UNREADABLE as error:
+        why = f"cannot be decoded ({error}); replace it or remove it"
+        raise HeatposeError(f"Image '{path}' {why}.") from error
+    if labelled is not None:
+        upright_fits, stored_fits = orientation.fits(labelled)
+        if not (stored_fits if stored else upright_fits or stored_fits):
+            raise HeatposeError(f"Image '{path}' {size_problem(orientation, labelled)}.")
+        stored = stored or not upright_fits
+    if stored == turned:  # TIFF comes upright, everything else as it is stored
+        pixels = _turn(pixels, _back(orientation.tag) if stored else orientation.tag)
+    return DecodedImage(pixels, orientation.tag)
+
+
+def load_image(
+    path: Path, width: int | None = None, height: int | None = None, stored: bool = False
+) -> NDArray[np.uint8]:
+    """The pixels alone, u8[H, W, 3] RGB; see `decode_image`.
+
+    Args:
+        path: The file.
+        width: The width that the labels assume, checked when given with the height.
+        height: The height that the labels assume.
+        stored: As `decode_image`.
+
+    Raises:
+        HeatposeError: As `decode_image`.
+    """
+    labelled = None if width is None or height is None else (width, height)
+    return decode_image(path, labelled, stored).pixels
+
+
+def size_problem(orientation: Orientation, labelled: tuple[int, int]) -> str:
+    """What is wrong where labels for (width, height) fit an image in no orientation."""
+    (width, height), (x, y) = orientation.stored, labelled
+    text = f"is {width}x{height}, but its labels are for {x}x{y}"
+    if orientation.tag != 1:
+        both = "neither as stored nor as its EXIF orientation turns it"
+        return f"{text}, which fits it {both}; the two do not belong together"
+    if (width, height) == (y, x):
+        lost = "an orientation tag was probably removed after labelling"
+        return f"{text}: {lost}; rotate the image by 90 degrees, as it was labelled"
+    return f"{text}; the two do not belong together"
+
+
+def rgb_bytes(image: Image.Image) -> NDArray[np.uint8]:
+    """All pixels of an opened image as RGB, u8[H, W, 3]; of several frames or pages the first.
+
+    16-bit grey is scaled by its full range, round(v / 257). Pillow gives the high byte of 16-bit
+    colour, which is at most one level less. Float grey in [0, 1] is scaled by 255. Transparent
+    pixels are composited on white, as viewers and labelling tools show them. Colour profiles are
+    not applied.
+
+    Raises:
+        Unsupported: 32-bit integers, or floats outside [0, 1].
+        OSError, ValueError, ...: `UNREADABLE`, from the decoder.
+    """
+    from PIL import Image
+
+    image.load()  # numpy would swallow the errors
+    if bits := sixteen_bits(image):
+        top = 2**bits - 1
+        return _grey((np.asarray(image).astype(np.uint32) * 255 + top // 2) // top)
+    if image.mode == "I":
+        kind = "32-bit or signed integer pixels, whose range the file does not state"
+        raise Unsupported(f"has {kind}: save it with 8 or 16 unsigned bits a channel")
+    if image.mode == "F":
+        return _grey(_from_float(np.asarray(image)))
+    if is_transparent(image):
+        ground = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(ground, image.convert("RGBA"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def sixteen_bits(image: Image.Image) -> int:
+    """Bits of a grey image with more than 8 of them (16, of some TIFF 12); 0 for any other."""
+    if image.mode == "I" and image.format == "PNG":  # Pillow before 13
+        return 16
+    if not image.mode.startswith("I;16"):
+        return 0
+    tags: Any = getattr(image, "tag_v2", {})
+    return int(tags.get(258, (16,))[0])  # BitsPerSample
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """True where pixels can be transparent: an alpha channel, or a transparent colour."""
+    return image.mode in _ALPHA or "transparency" in image.info
+
+
+def _from_float(values: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+    if not (values.min() >= 0 and values.max() <= 1):  # false for NaN, too
+        found = f"has float pixels from {values.min():g} to {values.max():g}"
+        raise Unsupported(f"{found}: scale them to [0, 1], or save it with 8 or 16 bits a channel")
+    scaled: NDArray[np.floating[Any]] = np.rint(values * np.float32(255))
+    return scaled
+
+
+def _grey(values: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.repeat(values.astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _turn(pixels: NDArray[np.uint8], tag: int) -> NDArray[np.uint8]:
+    """Stored pixels as an EXIF orientation wants them to be seen."""
+    if tag >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if tag in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if tag in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _back(tag: int) -> int:
+    """The orientation that undoes another one."""
+    return {6: 8, 8: 6}.get(tag, tag)
