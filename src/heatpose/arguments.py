@@ -99,7 +99,7 @@ def _objects(node: DictConfig, key: str) -> Iterator[tuple[str, DictConfig]]:
         yield key, node
     for name, child in node.items_ex(resolve=False):
         if isinstance(child, DictConfig) and not child._is_none():
-            yield from _objects(child, f"{key}.{name}" if key else str(name))
+            yield from _objects(child, f"{key}.{name!s}" if key else str(name))
 
 
 def _check_object(key: str, node: DictConfig) -> None:

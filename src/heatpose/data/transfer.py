@@ -1,4 +1,4 @@
-"""Fetches one large file, of known size and hash as a rule, over HTTP; continues a broken or killed transfer.
+"""Fetches one large file, of known size and hash as a rule, over HTTP; continues a broken transfer.
 
 `requests` does the transfer (proxies, redirects, timeouts); this file keeps what has arrived, asks for the
 rest, and checks the whole.
@@ -139,7 +139,8 @@ def _transfer(remote: RemoteFile, part: Path, progress: Progress, attempts: int)
             if fruitless >= attempts:
                 raise TransferError(
                     f"{remote.url} cannot be fetched ({reason}); check the network and run again: "
-                    f"the {_megabytes(size_of(part))} of {_megabytes(size)} MB that arrived are kept.",
+                    f"the {_megabytes(size_of(part))} of {_megabytes(size)} MB that arrived "
+                    "are kept.",
                     reason,
                 )
             time.sleep(min(2.0**fruitless, 30.0))
@@ -152,9 +153,10 @@ def _megabytes(size: int | None) -> str:
 def _append(
     session: requests.Session, remote: RemoteFile, part: Path, arrived: Callable[[int], None]
 ) -> int | None:
-    """One request for what is missing. Raises, or returns the whole's size, with what came in the part.
+    """One request for what is missing. Raises or returns with whatever came in the part.
 
-    The size is None where the part was of another version.
+    Returns:
+        Size of the whole file; None where it is still unknown, because the part was thrown away.
     """
     have, etag = size_of(part), _read_etag(part)
     headers = {"Accept-Encoding": "identity"}
@@ -163,8 +165,8 @@ def _append(
         if etag and not etag.startswith("W/"):  # RFC 9110, 13.1.5: If-Range takes a strong validator only
             headers["If-Range"] = etag
     with session.get(remote.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == 416 and remote.size is None:  # it was whole, or is of another version
-            _forget(part)
+        if response.status_code == 416 and remote.size is None:
+            _forget(part)  # it was whole, or of another version
             return None
         _check_status(response, remote)
         resumed = response.status_code == 206
@@ -203,7 +205,8 @@ def _check_offer(response: requests.Response, remote: RemoteFile, have: int) -> 
     offered = response.headers.get(header, wanted)
     if offered != wanted:
         reason = f"{header} is '{offered}' where '{wanted}' is expected"
-        raise TransferError(f"{remote.url} is not the known file ({reason}); check the address.", reason)
+        sentence = f"{remote.url} is not the known file ({reason}); check the address."
+        raise TransferError(sentence, reason)
 
 
 def _verify(remote: RemoteFile, path: Path, progress: Progress, advice: str) -> None:
@@ -239,8 +242,8 @@ def _forget(part: Path) -> None:
 
 def _plain(error: BaseException) -> str:
     """The innermost reason of a chain of network errors, in one line."""
-    while inner := next((e for e in (getattr(error, "reason", None), *error.args) if isinstance(e, Exception)), None):
-        error = inner
+    while inner := [e for e in (getattr(error, "reason", None), *error.args) if isinstance(e, Exception)]:
+        error = inner[0]
     if isinstance(error.__cause__, OSError) and error.__cause__.strerror:
         return error.__cause__.strerror
     return " ".join(str(error).split()) or type(error).__name__

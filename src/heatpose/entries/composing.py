@@ -123,7 +123,7 @@ def known_keys(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> 
 
 def _keys(node: DictConfig, prefix: str) -> Iterator[str]:
     for name, child in node.items_ex(resolve=False):
-        key = f"{prefix}{name}"
+        key = f"{prefix}{name!s}"
         if not str(name).startswith("_"):
             yield key
         if isinstance(child, DictConfig):

@@ -100,7 +100,8 @@ def from_movenet(
         from heatpose.models.published import PUBLISHED, published_file
 
         if variant not in PUBLISHED:
-            raise HeatposeError(f"init.variant={variant} is unknown; choose {' or '.join(PUBLISHED)}.")
+            choices = " or ".join(PUBLISHED)
+            raise HeatposeError(f"init.variant={variant} is unknown; choose {choices}.")
         path = str(published_file(PUBLISHED[variant]))
     imported = import_movenet(path, network)
     return map_keypoints(imported, for_keypoint_count(imported.keypoints), skeleton)
