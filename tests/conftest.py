@@ -23,6 +23,7 @@ from heatpose.data.sources import CocoSource, SyntheticSource
 from heatpose.data.synthetic import SyntheticSettings, build_synthetic
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import ST_13
+from tests.serving import server  # noqa: F401  (a fixture of several folders)
 
 if TYPE_CHECKING:
     import lightning
@@ -259,6 +260,18 @@ def hydra_as_before() -> Iterator[None]:
     yield
     GlobalHydra.instance().clear()
     Singleton.set_state(state)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Real requests to other machines are refused at once; the user's cache folder, empty."""
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens at the port of "discard"
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("heatpose.data.transfer.time.sleep", lambda seconds: None)
+    return tmp_path / "cache" / "heatpose"
 
 
 @pytest.fixture

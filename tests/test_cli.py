@@ -302,6 +302,19 @@ def test_labels_without_keypoints(heatpose: Heatpose, tiny_checkpoint: Path, bad
     _refused(heatpose(*bad.evaluate(tiny_checkpoint, bad.folder / "absent.json")), "absent.json")
 
 
+def test_what_is_left_out_and_assumed_is_told(heatpose: Heatpose, tiny_checkpoint: Path, bad: Bad) -> None:
+    content = json.loads(bad.labels.read_text())
+    first, second = content["annotations"][:2]
+    del first["bbox"]
+    second["keypoints"] = [0, 0, 2] * (len(second["keypoints"]) // 3)
+    bad.labels.write_text(json.dumps(content))
+    ran = heatpose(*bad.evaluate(tiny_checkpoint)[:-2])
+    lines = [line for line in ran.err.splitlines() if "labels.json" in line]
+    assert ran.status == 0 and len(lines) == 1
+    for part in ("left out: no labelled keypoint of this skeleton (1)", "box made from the keypoints (1)", "(17)"):
+        assert part in lines[0]
+
+
 @pytest.mark.parametrize("harm", ["missing", "truncated", "text", "other size"])
 def test_images_that_cannot_be_read(heatpose: Heatpose, tiny_checkpoint: Path, bad: Bad, harm: str) -> None:
     picture = sorted(bad.images.iterdir())[5]

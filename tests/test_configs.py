@@ -124,6 +124,7 @@ def test_the_command_in_an_experiments_header_runs_it(compose: Compose, path: Pa
     build.plain(config)  # every interpolation resolves
 
 
+@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_an_experiment_builds(compose: Compose, path: Path, tmp_path: Path) -> None:
     config = compose("train", f"experiment={path.stem}", "data.workers=0")

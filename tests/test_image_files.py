@@ -105,18 +105,31 @@ def test_16_bit_colour_is_at_most_one_level_off(tmp_path: Path) -> None:
     assert image[0, 0].tolist() == [0, 0, 0] and image[0, 1].tolist() == [255, 255, 255]
 
 
-def test_12_bit_tiff_is_scaled_by_its_own_range(tmp_path: Path) -> None:
-    """Two values of 12 bits in three bytes; one row of four, by hand."""
-    values = [0, 4095, 2048, 1]
-    packed = int("".join(f"{v:03x}" for v in values), 16).to_bytes(6, "big")
+def grey_tiff(path: Path, packed: bytes, bits: int, photometric: int) -> Path:
+    """A TIFF of one row of four grey pixels, by hand."""
     entries = [
-        (256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 6),
+        (256, 4), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1),
+        (278, 1), (279, len(packed)),
     ]  # fmt: skip
     table = b"".join(struct.pack("<HHII", key, 4, 1, value) for key, value in entries)
-    head = b"II*\0" + struct.pack("<I", 14) + packed
-    path = tmp_path / "a.tif"
+    head = b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed
     path.write_bytes(head + struct.pack("<H", len(entries)) + table + b"\0\0\0\0")
+    return path
+
+
+def test_12_bit_tiff_is_scaled_by_its_own_range(tmp_path: Path) -> None:
+    """Two values in three bytes."""
+    packed = bytes.fromhex("".join(f"{value:03x}" for value in (0, 4095, 2048, 1)))
+    path = grey_tiff(tmp_path / "a.tif", packed, 12, 1)
     assert load_image(path)[0, :, 0].tolist() == [0, 255, 128, 0]
+
+
+def test_16_bit_tiff_whose_zero_is_white_is_not_a_negative(tmp_path: Path) -> None:
+    packed = struct.pack("<4H", 0, 65535, 257, 32896)
+    path = grey_tiff(tmp_path / "a.tif", packed, 16, 0)
+    assert load_image(path)[0, :, 0].tolist() == [255, 0, 254, 127]
+    eight = grey_tiff(tmp_path / "b.tif", bytes([0, 255, 1, 128]), 8, 0)
+    np.testing.assert_array_equal(load_image(eight), load_image(path))
 
 
 def test_floats_of_0_to_1_are_scaled(tmp_path: Path) -> None:

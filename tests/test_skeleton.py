@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import yaml
 from pycocotools.cocoeval import Params
 
 from heatpose.errors import HeatposeError
-from heatpose.skeleton import COCO_17, ST_13, Skeleton, for_keypoint_count, for_labels
+from heatpose.skeleton import COCO_17, ST_13, Skeleton, for_keypoint_count, for_labels, named_pairs
 
 BODY = list(COCO_17.keypoints[5:])
 
@@ -172,3 +173,40 @@ def test_labels_are_looked_at_as_coco_or_as_they_are() -> None:
     assert for_labels(COCO_17.keypoints) is COCO_17 and for_labels(["left_toe", *COCO_17.keypoints]) is COCO_17
     own = for_labels(["crown", "hand_l"])
     assert own.keypoints == ("crown", "hand_l") and own.sources(["hand_l", "crown"]) == [[1], [0]]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [("left_wrist", "right_wrist"), ("Left Wrist", "Right Wrist"), ("wrist_left", "wrist_right"), ("l_wrist", "r_wrist"),
+     ("wrist_l", "wrist_r"), ("LWrist", "RWrist"), ("leftWrist", "rightWrist"), ("wristL", "wristR"), ("wrist.L", "wrist.R"),
+     ("LEFT_WRIST", "RIGHT_WRIST"), ("leftwrist", "rightwrist"), ("left", "right"), ("L-Wrist 2", "R-Wrist 2"), ("größe_l", "größe_r")],
+)  # fmt: skip
+def test_names_that_mean_left_and_right_must_be_paired(left: str, right: str, tmp_path: Path) -> None:
+    names = (right, "nose", left)
+    assert named_pairs(names) == [(left, right)]
+    alone = Skeleton("own", names, (0.1,) * 3)
+    with pytest.raises(HeatposeError, match=r"write flip_pairs: \[\[.*\]\] into it, or set mirror=0") as caught:
+        alone.require_flip_pairs("mirror=0")
+    line = re.search(r"flip_pairs: \[\[.*\]\]", str(caught.value))
+    assert line is not None
+    text = yaml.safe_dump({"name": "own", "keypoints": list(names), "sigmas": [0.1] * 3}, allow_unicode=True)
+    (tmp_path / "own.yaml").write_text(f"{text}{line[0]}\n", encoding="utf-8")
+    paired = Skeleton.from_yaml(tmp_path / "own.yaml")
+    paired.require_flip_pairs("mirror=0")
+    assert paired.flip_order == [2, 1, 0] == for_labels(names).flip_order
+
+
+def test_names_without_sides_need_no_pairs() -> None:
+    for names in (("bright", "blight"), ("left_eye", "right_ear"), ("l_eye", "left_ear"), ("nose",), ("r", "rear")):
+        assert named_pairs(names) == []
+        Skeleton("own", names, (0.1,) * len(names)).require_flip_pairs("mirror=0")
+    COCO_17.require_flip_pairs("mirror=0")
+    ST_13.require_flip_pairs("mirror=0")
+
+
+def test_a_wrong_pair_is_replaced_and_others_stay() -> None:
+    names = ("left_eye", "right_eye", "left_ear", "right_ear", "thumb", "finger")
+    wrong = [("left_eye", "right_ear"), ("right_eye", "left_ear"), ("thumb", "finger")]
+    told = r"\[\[left_eye, right_eye\], \[left_ear, right_ear\], \[thumb, finger\]\]"
+    with pytest.raises(HeatposeError, match=told):
+        Skeleton("own", names, (0.1,) * 6, wrong).require_flip_pairs("mirror=0")

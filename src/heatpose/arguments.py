@@ -1,7 +1,8 @@
 """Whether the configuration's objects can be made of their settings, before anything slow begins.
 
-Each `_target_` is held against the signature of what it names: a setting that it does not take, or a
-value of a type that it does not take, is one sentence with the key. Ranges are the objects' own matter.
+Each `_target_` is held against the signature of what it names: a setting that it does not take, or
+a value of a type that it does not take, is one sentence with the key. Ranges are the objects' own
+matter.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ class InterruptedRun(HeatposeError):
 
 
 BUG = (
-    "This is a bug in heatpose: please report it to its maintainers, with the command, the lines above "
-    "and what `heatpose doctor` prints."
+    "This is a bug in heatpose: please report it to its maintainers, with the command, the lines "
+    "above and what `heatpose doctor` prints."
 )
 """Below the traceback of an error that nobody expected."""
 

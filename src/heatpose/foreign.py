@@ -1,8 +1,8 @@
 """Errors of libraries as sentences: a full GPU, a missing package, settings that Lightning refuses.
 
-The libraries are not imported for it: a class is known by its name and its module, for only a library
-that has been imported can have raised an error. To add a kind: a rule that returns a sentence or "",
-and its name in `RULES`.
+The libraries are not imported for it: a class is known by its name and its module, for only a
+library that has been imported can have raised an error. To add a kind: a rule that returns a
+sentence or "", and its name in `RULES`.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def _loader(error: BaseException) -> str:
         or any(w in text for w in SHARED_MEMORY)
     ):
         return (
-            f"A process of the data loader was ended by the system ({text.rstrip('. ')}), most often "
-            "for want of memory; lower data.workers (0 needs no further process), or give the "
+            f"A process of the data loader was ended by the system ({text.rstrip('. ')}), most "
+            "often for want of memory; lower data.workers (0 needs no further process), or give the "
             "container more shared memory (--shm-size)."
         )
     if "ancdata" in text or "Too many open files" in text:

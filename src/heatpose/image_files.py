@@ -38,6 +38,7 @@ DECODE_VERSION = 2
 """Part of the names of caches, for images that were decoded differently before."""
 ORIENTATION = 0x0112
 """The EXIF tag."""
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 _ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 _PHONE_BRANDS = (b"hei", b"hev", b"mif", b"msf", b"avi")
 
@@ -212,8 +213,10 @@ def rgb_bytes(image: Image.Image) -> NDArray[np.uint8]:
 
     image.load()  # numpy would swallow the errors
     if bits := sixteen_bits(image):
-        top = 2**bits - 1
-        return _grey((np.asarray(image).astype(np.uint32) * 255 + top // 2) // top)
+        top, values = 2**bits - 1, np.asarray(image).astype(np.uint32)
+        if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            values = top - values  # Pillow does so for 8 bits alone
+        return _grey((values * 255 + top // 2) // top)
     if image.mode == "I":
         kind = "32-bit or signed integer pixels, whose range the file does not state"
         raise Unsupported(f"has {kind}: save it with 8 or 16 unsigned bits a channel")
@@ -232,7 +235,7 @@ def sixteen_bits(image: Image.Image) -> int:
     if not image.mode.startswith("I;16"):
         return 0
     tags: Any = getattr(image, "tag_v2", {})
-    return int(tags.get(258, (16,))[0])  # BitsPerSample
+    return int(tags.get(_BITS_PER_SAMPLE, (16,))[0])
 
 
 def is_transparent(image: Image.Image) -> bool:
@@ -240,11 +243,11 @@ def is_transparent(image: Image.Image) -> bool:
     return image.mode in _ALPHA or "transparency" in image.info
 
 
-def _from_float(values: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+def _from_float(values: NDArray[np.float32]) -> NDArray[np.float64]:
     if not (values.min() >= 0 and values.max() <= 1):  # false for NaN, too
         found = f"has float pixels from {values.min():g} to {values.max():g}"
         raise Unsupported(f"{found}: scale them to [0, 1], or save it with 8 or 16 bits a channel")
-    scaled: NDArray[np.floating[Any]] = np.rint(values * np.float32(255))
+    scaled: NDArray[np.floating[Any]] = np.rint(255 * values.astype(np.float64))
     return scaled
 
 

@@ -153,6 +153,31 @@ def test_a_small_skeleton_needs_no_three_keypoints() -> None:
     assert data.train_people
 
 
+def test_left_and_right_that_are_not_paired_are_not_mirrored() -> None:
+    skeleton = replace(ST_13, flip_pairs=())
+    with pytest.raises(HeatposeError, match=r"write flip_pairs: \[\[left_shoulder, .*mirror=0") as caught:
+        PoseData(Given(CROWD), skeleton, Preprocessing(64), GeometricAugment(), workers=0)
+    assert "or set augment.geometric.mirror=0." in str(caught.value)
+    PoseData(Given(CROWD), skeleton, Preprocessing(64), GeometricAugment(mirror=0), workers=0).setup()
+
+
+def test_who_is_left_out_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    poor = [made_up(f"poor{i}.jpg", labelled=2) for i in range(37)]
+    data = pose_data([*CROWD, *poor])
+    assert capsys.readouterr().err == (
+        f"Training: {len(data.train_people)} of 1037 people to learn from, {len(data.validation_people)} held out to "
+        "choose the checkpoint; left out: fewer labelled keypoints than data.module.min_keypoints=3 (37).\n"
+    )
+
+
+def test_a_part_without_anybody_is_refused_with_a_setting_that_works() -> None:
+    people = [made_up(f"{i}.jpg") for i in range(4)]
+    with pytest.raises(HeatposeError, match=r"None of the 4 images .*; set data\.module\.held_out=0\.\d+\.$") as caught:
+        pose_data(people)
+    data = pose_data(people, held_out=float(str(caught.value).rpartition("=")[2].rstrip(".")))
+    assert data.train_people and data.validation_people
+
+
 def test_prominent_people_come_up_as_often_as_weighted() -> None:
     beside = np.array([[110, 0, 90, 160]], np.float32)
     others = [made_up(f"other{i}.jpg", alone=False, others=beside) for i in range(1000)]

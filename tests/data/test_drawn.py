@@ -61,3 +61,14 @@ def test_what_is_outside_the_view_is_not_labelled(people: list[Person]) -> None:
     for person in draw_views(people, 200, ST_13, Preprocessing(64)).people:
         points = person.keypoints[person.labelled]
         assert ((points >= 0) & (points < 64)).all() and (person.width, person.height) == (64, 64)
+
+
+def test_left_and_right_that_are_not_paired_are_not_mirrored(people: list[Person], capsys: pytest.CaptureFixture[str]) -> None:
+    """A keypoint of the left half stays in the left half of every whole view."""
+    unpaired = replace(ST_13, name="unpaired here", flip_pairs=())
+    person = next(p for p in people if p.alone)
+    x = np.where(person.keypoints[:, 0] < person.width / 2, 1.0, 3.0) * person.width / 4
+    marked = replace(person, keypoints=np.stack([x, person.keypoints[:, 1]], 1).astype(np.float32))
+    order = [np.argsort(view.keypoints[:, 0], kind="stable").tolist() for view in draw_views([marked], 24, unpaired, Preprocessing(96)).people]
+    assert len(set(map(tuple, order))) == 1
+    assert capsys.readouterr().err.count("'unpaired here' pairs no left with right: drawn views are not mirrored") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from heatpose.data.annotation_rules import NO_BBOX
+from heatpose.data.augment import GeometricAugment
 from heatpose.data.coco import CROWD, NO_BOX, NO_KEYPOINT, SEVERAL, CocoLabels, people, read_labels
 from heatpose.data.contact import TILE, contact_sheet_of
+from heatpose.data.datamodule import PoseData
 from heatpose.data.report import audit_report, print_audit
+from heatpose.data.selection import TrainingRules
+from heatpose.data.sources import EVALUATED, CocoSource
 from heatpose.errors import HeatposeError
+from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import COCO_17, ST_13
 from heatpose.viz import LEFT, RIGHT
+from tests.data import labelled
 
 LEFT_WRIST, RIGHT_WRIST = COCO_17.index("left_wrist"), COCO_17.index("right_wrist")
 
@@ -177,3 +185,43 @@ def test_the_sheet_is_seeded_and_cut_to_the_people_there_are(labels: CocoLabels,
     (tmp_path / "1.png").unlink()
     with pytest.raises(HeatposeError, match=r"1\.png' is missing"):
         contact_sheet_of(kept, COCO_17)
+
+
+def test_training_and_audit_count_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A small camera, an image of the evaluation part, a person without a box: the numbers are those of a training."""
+    train, val = labelled.labels(40), labelled.labels(6, seed=1)
+    for entry in train["annotations"][:25]:
+        entry["bbox"][2:] = [30, 30]
+        entry["keypoints"] = [entry["bbox"][i % 3] + 5 if i % 3 < 2 else 2 for i in range(51)]
+    del train["annotations"][30]["bbox"]
+    labelled.save_photos(train, tmp_path / "train2017", first=100)
+    labelled.save_photos(val, tmp_path / "val2017")
+    shutil.copy(tmp_path / "val2017" / "1.png", tmp_path / "train2017" / "33.png")
+    path = labelled.write(train, tmp_path / "person_keypoints_train2017.json")
+    labelled.write(val, tmp_path / "person_keypoints_val2017.json")
+    source = CocoSource(str(tmp_path))
+    data = PoseData(source, COCO_17, Preprocessing(64), GeometricAugment(), workers=0)
+    data.setup()
+    rules = TrainingRules(size=64)
+    scored = source.evaluation(COCO_17) or ()
+    report = audit_report(read_labels(path), tmp_path / "train2017", COCO_17, False, rules, scored)
+    assert report.training.dropped == {EVALUATED: 1} and report.training.kept == len(source.training(COCO_17)) == 39
+    assert report.learnt is not None and report.refused is None and report.assumed == {NO_BBOX: 1}
+    assert report.learnt.kept == len(data.train_people) + len(data.validation_people) == 14
+    assert report.held_out == len(data.validation_people) > 0
+    (small,) = report.learnt.dropped
+    assert report.learnt.dropped[small] == 25 and "data.module.min_side=36" in small
+    text = " ".join(printed(report).split())
+    for part in (small, "25", EVALUATED, f"assumed: {NO_BBOX} (1)", f"held out ({report.held_out})"):
+        assert part in text
+    assert f"{small} (25)" in capsys.readouterr().err
+
+
+def test_what_a_training_would_refuse_is_printed_with_a_remedy_that_works(tmp_path: Path) -> None:
+    """Few images, none of them held out."""
+    found = read_labels(labelled.write(labelled.labels(4), tmp_path / "labels.json"))
+    report = audit_report(found, tmp_path, COCO_17, False, TrainingRules())
+    assert report.refused is not None and report.refused in printed(report).replace("\n", " ")
+    share = float(report.refused.rpartition("; set data.module.held_out=")[2].rstrip("."))
+    again = audit_report(found, tmp_path, COCO_17, False, TrainingRules(held_out=share))
+    assert again.refused is None and 0 < again.held_out < 4

@@ -15,6 +15,7 @@ from PIL import Image
 from heatpose.data.sources import CocoSource, Source, SyntheticSource, find_labels, find_part, from_description
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import COCO_17, ST_13, Skeleton
+from tests.data.labelled import labels, save_photos, write
 
 
 def write_part(folder: Path, json_path: str, images: str, names: Sequence[str], people: int = 1) -> Path:
@@ -80,6 +81,31 @@ def test_evaluation_people_from_elsewhere_are_left_out_of_training(official: Pat
     source = CocoSource(str(official), eval_root=str(other))
     assert len(files(source.evaluation(ST_13))) == 3
     assert [Path(name).name for name in files(source.training(ST_13))] == numbered(0, 3)
+
+
+def test_frames_of_several_videos_are_learnt_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Equal base names in two folders of the training part and in the evaluation part; ids count from 1 in both."""
+    root, frames = tmp_path / "videos", [f"frame_{i:06d}.png" for i in range(5)]
+    train, val = labels(10), labels(5, seed=1)
+    names = [f"{folder}/{name}" for folder in "ab" for name in frames]
+    for entry, name in zip([*train["images"], *val["images"]], [*names, *frames], strict=True):
+        entry["file_name"] = name
+    save_photos(train, root / "train2017")
+    save_photos(val, root / "val2017", first=100)
+    write(train, root / "person_keypoints_train2017.json")
+    write(val, root / "person_keypoints_val2017.json")
+    source = CocoSource(str(root))
+    assert [person.file_name for person in source.training(ST_13)] == names
+    assert len(source.evaluation(ST_13) or ()) == 5 and capsys.readouterr().err == ""
+    # The same image in both folders is found, under its own name or another.
+    shutil.copy(root / "val2017" / frames[3], root / "train2017" / "a" / frames[3])
+    shutil.copy(root / "val2017" / frames[4], root / "train2017" / "b" / frames[0])
+    learnt = [person.file_name for person in source.training(ST_13)]
+    assert learnt == [name for name in names if name not in (f"a/{frames[3]}", f"b/{frames[0]}")]
+    source.training(ST_13)
+    path = root / "person_keypoints_train2017.json"
+    told = f"{path}: 8 of 10 person annotations usable for training; left out: on an image that is evaluated (2).\n"
+    assert capsys.readouterr().err == told  # once
 
 
 def test_extra_folders_are_for_training_alone(official: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 
 from heatpose.data.sample import Person
@@ -131,3 +133,33 @@ def test_what_is_missing_is_told_before_anything_slow() -> None:
         DistillSettings(required=True).check()
     with pytest.raises(HeatposeError, match=r"Teacher 'no\.onnx' does not exist"):
         DistillSettings("no.onnx").check()
+
+
+def test_a_teacher_without_its_bundle_needs_what_it_does_not_state(
+    settings: DistillSettings, dotted: list[Person], teachers: Teachers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its names and its normalisation are settings, told where they were assumed; the answers are those of the bundle."""
+    right = teacher_maps(settings, dotted, DOTS, progress=False)
+    assert "distill." in capsys.readouterr().out  # its manifest states the names alone
+    lonely = replace(settings, path=str(tmp_path / "lonely.onnx"))
+    shutil.copy(teachers("maps"), tmp_path / "lonely.onnx")
+    with pytest.raises(HeatposeError, match="no skeleton of its own.*distill.skeleton"):
+        teacher_maps(lonely, dotted, DOTS, progress=False)
+    (tmp_path / "dots.yaml").write_text(yaml.safe_dump(DOTS.to_dict()))
+    named = replace(lonely, skeleton=str(tmp_path / "dots.yaml"))
+    named.check()
+    kept = teacher_maps(named, dotted, DOTS, progress=False)
+    assert "lonely.onnx: assumed normalisation -1..1 (set by distill.normalisation)." in capsys.readouterr().out
+    np.testing.assert_array_equal(kept.points, right.points)
+    other = teacher_maps(replace(named, normalisation="-2..2"), dotted, DOTS, progress=False)
+    assert "assumed" not in capsys.readouterr().out
+    assert kept.maps is not None and other.maps is not None and (kept.maps != other.maps).any()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [({"skeleton": "coco18"}, "neither built in"), ({"normalisation": "caffe"}, "is not understood")],
+)
+def test_settings_about_a_teachers_file_are_checked_first(settings: DistillSettings, wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(HeatposeError, match=sentence):
+        replace(settings, **wrong).check()

@@ -109,10 +109,12 @@ def tflite(path: Path) -> None:
     from heatpose.export.inspection import check_artefact, inspect_tflite
     from heatpose.models.tflite_import import import_movenet
     from heatpose.preprocessing import Preprocessing
+    from heatpose.runners.reading import describe_file
 
     parse_once()
     inspection = inspect_tflite(path)
     json.dumps(inspection.to_json(), allow_nan=False)
+    json.dumps(describe_file(path), allow_nan=False)
     check_artefact(inspection, "int8_pc", Preprocessing(64))
     graph = read_graph(path)
     for name in built_in():

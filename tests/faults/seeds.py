@@ -66,6 +66,7 @@ def networks(folder: Path) -> None:
     """A checkpoint, an ONNX file and a TFLite file of one network."""
     import torch
 
+    from heatpose.export.embed import description, into_tflite
     from heatpose.export.onnx import export_onnx
     from heatpose.models.checkpoint import save_checkpoint
     from heatpose.models.movenet import MoveNet
@@ -76,7 +77,8 @@ def networks(folder: Path) -> None:
     network = MoveNet(13, 0.1, last_channels=16, pyramid=(8, 8, 8, 8), head_channels=8)
     save_checkpoint(folder / "tiny.ckpt", network, ST_13, Preprocessing(64), model="tiny", data={"kind": "coco", "root": "data"})
     export_onnx(network.eval(), 64, folder / "tiny.onnx", sigmoid=True)
-    shutil.copy(TFLITE, folder)
+    text = description(ST_13, Preprocessing(64), probabilities=True, pose=None)
+    (folder / TFLITE.name).write_bytes(into_tflite(TFLITE.read_bytes(), text))
 
 
 def manifests(folder: Path, beside: Path) -> None:

@@ -33,7 +33,6 @@ def _text(folder: Path, name: str) -> Path:
         (["name=.hidden"], [".hidden", "no name for a bundle"]),
         (["data=coco_person"], ["data.root="]),
         (["data=coco_person", "data.root=no/such/folder"], ["no/such/folder"]),
-        (["init=movenet_lightning", "model=movenet_lightning_heatmaps"], ["init.path="]),
         (["init=movenet_lightning", "init.path=notes.tflite"], ["notes.tflite"]),
         (["init=checkpoint", "init.path=notes.ckpt"], ["notes.ckpt"]),
         (["init=checkpoint", "init.path=seventeen.ckpt"], ["17", "13"]),
@@ -45,7 +44,7 @@ def _text(folder: Path, name: str) -> Path:
         (["trainer.devices=3"], ["data.batch_size=16", "multiple of 3"]),
     ],
     ids=[
-        "resolution", "no number", "limit", "calibration", "name", "no data", "absent data", "no weights", "no TFLite", "no checkpoint", "other keypoints",
+        "resolution", "no number", "limit", "calibration", "name", "no data", "absent data", "no TFLite", "no checkpoint", "other keypoints",
         "no teacher", "absent teacher", "weighting",
         "precision", "strategy", "devices",
     ],
@@ -57,6 +56,16 @@ def test_training_refuses(place: Any, overrides: list[str], words: list[str]) ->
     tiny = place.tiny if "data=coco_person" not in overrides else [o for o in place.tiny if "data." not in o]
     place.run("train", *tiny, *overrides).told_in_one_sentence(*words)
     assert place.left() == before
+
+
+def test_weights_that_cannot_be_fetched(place: Any, offline: Path) -> None:
+    """A machine without a network: what the sentence says is tried with a file that is no network."""
+    tiny = [*place.tiny, "init=movenet_lightning", "model=movenet_lightning_heatmaps"]
+    ran = place.run_cold("train", *tiny)
+    said = ran.told_in_one_sentence("tfhub.dev", "kaggle.com", "init.path=FILE")
+    assert "Connection refused" in said and not list(offline.glob("[!.]*"))
+    _text(place.folder, "notes.tflite")
+    place.run("train", *tiny, "init.path=notes.tflite").told_in_one_sentence("notes.tflite")
 
 
 def test_a_broken_training_image_ends_the_run_with_its_name(place: Any) -> None:

@@ -26,7 +26,8 @@ NOT_RUN = {
     r"heatpose deploy .*--run": "needs ST Edge AI Core; tests/deploy runs it with a stand-in",
     r"heatpose label ": "a network of a few minutes labels nothing; tests/label has a teacher that does",
     r"heatpose deploy .*--import": "needs the output of a build made elsewhere; tests/deploy/test_importing.py has such outputs",
-    r"(train|export) .*init\.path=": "begins with Google's weights and COCO; composed here, and whole runs of this kind are in tests/integration",
+    r"(train|export) .*(init\.path=|data\.root=COCO)": "begins with Google's weights and COCO; composed here, "
+    "and whole runs of this kind are in tests/integration",
     r"train -m experiment=st_": "whole trainings, searches, clusters; test_sweep.py runs small ones, a cluster's jobs locally; test_search.py searches",
     r"export checkpoint=": "exports again, seconds each; test_train_export_evaluate.py does so",
     r"train .*experiment=quickstart": "the fixture `quickstart` runs it with tiny settings; sweeps are in test_sweep.py",

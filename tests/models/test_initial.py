@@ -173,8 +173,11 @@ def test_a_checkpoint_is_taken_as_it_is(tmp_path: Path) -> None:
             from_checkpoint(wanted, skeleton, str(path))
 
 
+@pytest.mark.usefixtures("offline")
 def test_weights_without_a_path_are_one_sentence() -> None:
     with pytest.raises(HeatposeError, match=r"needs init\.path=FILE\.ckpt"):
         from_checkpoint(MoveNet(13, 0.35), ST_13)
-    with pytest.raises(HeatposeError, match=r"needs init\.path=FILE\.tflite"):
+    with pytest.raises(HeatposeError, match=r"cannot be fetched .* set init\.path=FILE"):
         from_movenet(MoveNet(13, 0.35), ST_13)
+    with pytest.raises(HeatposeError, match="init.variant=storm is unknown; choose lightning or th"):
+        from_movenet(MoveNet(13, 0.35), ST_13, variant="storm")

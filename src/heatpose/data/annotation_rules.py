@@ -201,7 +201,7 @@ def read_annotations(
         assumed: Counts what was filled in, corrected or ignored.
 
     Returns:
-        Each has `id`, `image_id`, `keypoints` (3 D floats, 0, 0, 0 where not labelled), `bbox` (x, y,
+        Each has `id`, `image_id`, `keypoints` f64[3 D] (0, 0, 0 where not labelled), `bbox` (x, y,
         width, height in the image), `area` and `iscrowd`.
 
     Raises:
@@ -223,7 +223,7 @@ def read_annotations(
     columns = zip(ids, image_ids, keypoints.reshape(len(ids), -1), boxes, areas, crowd, strict=True)
     return [
         {
-            "id": number, "image_id": image, "keypoints": points.tolist(), "bbox": box.tolist(),
+            "id": number, "image_id": image, "keypoints": points, "bbox": box.tolist(),
             "area": area, "iscrowd": bool(is_crowd),
         }
         for number, image, points, box, area, is_crowd in columns

@@ -53,6 +53,11 @@ class Person:
         """What the image is called wherever its data set lies."""
         return self.file_name or self.image_path.name
 
+    @property
+    def folder(self) -> Path:
+        """The data set's folder of images, below which `name` is."""
+        return self.image_path.parents[len(Path(self.name).parts) - 1]
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -170,7 +170,7 @@ def _share(people: Sequence[Person], rules: TrainingRules) -> float | None:
     if low < rules.held_out <= high:
         return rules.held_out
     for digits in range(2, 16):
-        scale = 10**digits
+        scale = 10.0**digits
         at_least, at_most = (math.floor(low * scale) + 1) / scale, math.floor(high * scale) / scale
         share: float = at_least if rules.held_out <= low else at_most
         if low < share <= high and share < 1:

@@ -1,4 +1,4 @@
-"""Fetches one large file of known size and hash over HTTP, and continues a broken or killed transfer.
+"""Fetches one large file, of known size and hash as a rule, over HTTP; continues a broken transfer.
 
 `requests` does the transfer (proxies, redirects, timeouts); this file keeps what has arrived, asks for the
 rest, and checks the whole.
@@ -30,22 +30,43 @@ CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file known beforehand: its address, its size in bytes and its SHA-256 (hexadecimal)."""
+    """A file known beforehand: its address, its size in bytes and its SHA-256 (hexadecimal).
+
+    Size and hash are None for an archive that a server packs: then what is in it must be verified.
+    """
 
     url: str
-    size: int
-    sha256: str
+    size: int | None
+    sha256: str | None
 
 
-def fetch(remote: RemoteFile, target: Path) -> None:
+class TransferError(HeatposeError):
+    """A file that did not come.
+
+    Attributes:
+        reason: The sentence without the address and the advice, for those that try another address.
+    """
+
+    def __init__(self, sentence: str, reason: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+def fetch(remote: RemoteFile, target: Path, attempts: int = ATTEMPTS) -> None:
     """Puts the file at `target`, whole and verified, or not at all.
 
     What has arrived is kept in `target` + ".part" across failures and kills, with the server's ETag beside
     it, and the next call asks only for the rest. A part of another version of the server's file is thrown
     away. A `target` that is there is only verified.
 
+    Args:
+        remote: What to fetch.
+        target: Where to.
+        attempts: Requests in a row that bring nothing new before it gives up.
+
     Raises:
-        HeatposeError: No connection, a refusal, another file than the known one, or a full disk.
+        TransferError: No connection, a refusal, or another file than the known one.
+        HeatposeError: A full disk.
     """
     part = part_of(target)
     try:
@@ -53,7 +74,7 @@ def fetch(remote: RemoteFile, target: Path) -> None:
             if target.is_file():
                 _verify(remote, target, progress, "remove it and run again")
                 return
-            _transfer(remote, part, progress)
+            _transfer(remote, part, progress, attempts)
             try:
                 _verify(remote, part, progress, "it was removed, run again")
             except HeatposeError:
@@ -90,36 +111,53 @@ def progress_bar(unit: str) -> Progress:
     return bars.Progress(*columns, console=Console(stderr=True))
 
 
-def _transfer(remote: RemoteFile, part: Path, progress: Progress) -> None:
+def _transfer(remote: RemoteFile, part: Path, progress: Progress, attempts: int) -> None:
     # Imported here: only a download needs it, and it costs a tenth of a second.
     import requests
 
-    if size_of(part) > remote.size:
+    size = remote.size
+    if size is not None and size_of(part) > size:
         _forget(part)
     furthest, fruitless = size_of(part), 0
-    task = progress.add_task(f"fetching {part.stem}", total=remote.size, completed=furthest)
+    task = progress.add_task(f"fetching {part.stem}", total=size, completed=furthest, visible=False)
+
+    def arrived(count: int) -> None:
+        progress.update(task, completed=count, visible=True)
+
     with requests.Session() as session:
-        while size_of(part) < remote.size:
+        while size is None or size_of(part) < size:
             reason = "the answer was cut short"
             try:
-                _append(session, remote, part, lambda arrived: progress.update(task, completed=arrived))
-            except requests.RequestException as error:  # raised before the answer or in the middle of it
+                size = _append(session, remote, part, arrived)
+                progress.update(task, total=size)
+            except requests.RequestException as error:  # before the answer or in the middle of it
                 reason = _plain(error)
             fruitless = 0 if size_of(part) > furthest else fruitless + 1
             furthest = max(furthest, size_of(part))
-            if fruitless >= ATTEMPTS:
-                raise HeatposeError(
+            if size is not None and size_of(part) >= size:
+                return
+            if fruitless >= attempts:
+                raise TransferError(
                     f"{remote.url} cannot be fetched ({reason}); check the network and run again: "
-                    f"the {size_of(part) / 1e6:.0f} of {remote.size / 1e6:.0f} MB that arrived are kept."
+                    f"the {_megabytes(size_of(part))} of {_megabytes(size)} MB that arrived "
+                    "are kept.",
+                    reason,
                 )
-            if size_of(part) < remote.size:
-                time.sleep(min(2.0**fruitless, 30.0))
+            time.sleep(min(2.0**fruitless, 30.0))
+
+
+def _megabytes(size: int | None) -> str:
+    return "?" if size is None else f"{size / 1e6:.0f}"
 
 
 def _append(
     session: requests.Session, remote: RemoteFile, part: Path, arrived: Callable[[int], None]
-) -> None:
-    """One request for what is missing. Returns or raises with whatever came in the part."""
+) -> int | None:
+    """One request for what is missing. Raises or returns with whatever came in the part.
+
+    Returns:
+        Size of the whole file; None where it is still unknown, because the part was thrown away.
+    """
     have, etag = size_of(part), _read_etag(part)
     headers = {"Accept-Encoding": "identity"}
     if have:
@@ -127,17 +165,21 @@ def _append(
         if etag and not etag.startswith("W/"):  # RFC 9110, 13.1.5: If-Range takes a strong validator only
             headers["If-Range"] = etag
     with session.get(remote.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if response.status_code == 416 and remote.size is None:
+            _forget(part)  # it was whole, or of another version
+            return None
         _check_status(response, remote)
         resumed = response.status_code == 206
         if resumed and etag and response.headers.get("ETag", etag) != etag:
             _forget(part)  # the server's file has changed: the next request starts over
-            return
+            return remote.size
         _check_offer(response, remote, have)
         _etag_file(part).write_text(response.headers.get("ETag", ""), encoding="utf-8")
         with part.open("ab" if resumed else "wb") as file:
             for chunk in response.iter_content(CHUNK):
                 file.write(chunk)
                 arrived(file.tell())
+            return file.tell() if remote.size is None else remote.size
 
 
 def _check_status(response: requests.Response, remote: RemoteFile) -> None:
@@ -145,24 +187,31 @@ def _check_status(response: requests.Response, remote: RemoteFile) -> None:
     if status in (408, 429) or status >= 500:
         response.raise_for_status()  # worth another attempt
     if status not in (200, 206):
-        raise HeatposeError(f"{remote.url} is refused ({status} {response.reason}); check the address.")
+        reason = f"{status} {response.reason}"
+        raise TransferError(f"{remote.url} is refused ({reason}); check the address.", reason)
 
 
 def _check_offer(response: requests.Response, remote: RemoteFile, have: int) -> None:
-    """The answer must be the file of the known size, or its rest from byte `have` (header present or not)."""
+    """The answer must be the file of the known size, or its rest from byte `have` (header or not)."""
+    if response.headers.get("Content-Type", "").startswith("text/html"):
+        reason = "a web page comes in place of the file"
+        raise TransferError(f"{remote.url} is not the file ({reason}); check the network.", reason)
+    if remote.size is None:
+        return
     if response.status_code == 206:
         header, wanted = "Content-Range", f"bytes {have}-{remote.size - 1}/{remote.size}"
     else:
         header, wanted = "Content-Length", str(remote.size)
     offered = response.headers.get(header, wanted)
     if offered != wanted:
-        raise HeatposeError(
-            f"{remote.url} is not the known file ({header} is '{offered}' where '{wanted}' is expected); "
-            "check the address."
-        )
+        reason = f"{header} is '{offered}' where '{wanted}' is expected"
+        sentence = f"{remote.url} is not the known file ({reason}); check the address."
+        raise TransferError(sentence, reason)
 
 
 def _verify(remote: RemoteFile, path: Path, progress: Progress, advice: str) -> None:
+    if remote.sha256 is None:
+        return
     task = progress.add_task(f"checking {path.name}", total=remote.size)
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -171,8 +220,9 @@ def _verify(remote: RemoteFile, path: Path, progress: Progress, advice: str) -> 
             progress.advance(task, len(chunk))
     if digest.hexdigest() != remote.sha256:
         found = digest.hexdigest()
-        raise HeatposeError(
-            f"'{path}' has the wrong checksum (SHA-256 {found}, not {remote.sha256}); {advice}."
+        raise TransferError(
+            f"'{path}' has the wrong checksum (SHA-256 {found}, not {remote.sha256}); {advice}.",
+            f"the file has the wrong checksum, SHA-256 {found}",
         )
 
 
@@ -190,10 +240,10 @@ def _forget(part: Path) -> None:
     _etag_file(part).unlink(missing_ok=True)
 
 
-def _plain(error: Exception) -> str:
+def _plain(error: BaseException) -> str:
     """The innermost reason of a chain of network errors, in one line."""
-    while isinstance(
-        inner := getattr(error, "reason", None) or (error.args[0] if error.args else None), Exception
-    ):
-        error = inner
+    while inner := [e for e in (getattr(error, "reason", None), *error.args) if isinstance(e, Exception)]:
+        error = inner[0]
+    if isinstance(error.__cause__, OSError) and error.__cause__.strerror:
+        return error.__cause__.strerror
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,7 +1,7 @@
 """The two entries that compose a configuration: `train` and `export`, as scripts and as commands.
 
-Their modules import nothing heavy until a task runs, because composing a configuration and telling its
-errors need none of the seconds that torch takes.
+Their modules import nothing heavy until a task runs, because composing a configuration and telling
+its errors need none of the seconds that torch takes.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def _has(group: str, choice: str, rest: str, folders: Sequence[Path]) -> bool:
 
 
 def known_keys(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """Keys and groups, with the choices of the command line, or by default where these are wrong."""
+    """Keys and groups: with the command line's choices, by default where these are wrong."""
     groups = [path.name for folder in folders for path in folder.iterdir() if path.is_dir()]
     chosen = [o for o in overrides if o.partition("=")[0] in groups and "," not in o]
     search = (

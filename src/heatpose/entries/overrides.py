@@ -1,8 +1,8 @@
 """The command line before Hydra's parser: paths as they are, and wrong usage in one sentence.
 
-Hydra reads values by a grammar in which `=`, `(`, `,` and more have a meaning, and which has no letters
-with accents. Where the meaning is clear all the same, the value is quoted here: a single value of a key
-that names a file, a folder or a run.
+Hydra reads values by a grammar in which `=`, `(`, `,` and more have a meaning, and which has no
+letters with accents. Where the meaning is clear all the same, the value is quoted here: a single
+value of a key that names a file, a folder or a run.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def people_hash(people: Sequence[Person]) -> str:
     Does not depend on where the images lie; their contents are another matter (`calibration.json` has those).
     """
     entries = sorted(
-        (p.image_id, p.image_path.name, p.annotation_id, p.box, p.keypoints.tolist(), p.labelled.tolist())
+        (p.image_id, p.name, p.annotation_id, p.box, p.keypoints.tolist(), p.labelled.tolist())
         for p in people
     )
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -9,6 +11,7 @@ from heatpose.errors import HeatposeError, first_line
 from heatpose.models.checkpoint import check_skeleton, load_checkpoint
 from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.tflite_import import import_movenet
+from heatpose.runners.metadata import tflite_facts
 from heatpose.skeleton import Skeleton, for_keypoint_count
 
 _CHANNELS = {"head": 1, "regression": 2, "offset": 2}
@@ -78,23 +81,36 @@ def from_checkpoint(network: MoveNet, skeleton: Skeleton, path: str | None = Non
     return with_upsampling(loaded.network, network.settings["upsample"])
 
 
-def from_movenet(network: MoveNet, skeleton: Skeleton, path: str | None = None) -> MoveNet:
-    """A MoveNet TFLite file (int8, float16 or float32): its keypoints, 17 in Google's files, mapped onto the skeleton's.
+def from_movenet(
+    network: MoveNet, skeleton: Skeleton, path: str | None = None, variant: str = "lightning"
+) -> MoveNet:
+    """A MoveNet TFLite file: its keypoints, 17 in Google's files, mapped onto the skeleton's.
+
+    They are those that the file or its bundle states, else the built-in ones of that number.
 
     The network comes without batch norm, because the file's convolutions are folded already.
 
     Args:
         network: What is wanted: its channels must be the file's; its heads and its upsampling are taken.
         skeleton: What its channels are to be.
-        path: The file.
+        path: The file (int8, float16 or float32); without it, Google's own is fetched once.
+        variant: Which of Google's: "lightning" or "thunder".
 
     Raises:
-        HeatposeError: No such file, no MoveNet, or another one than `network`; the message names the first layer that does not fit.
+        HeatposeError: No such file, no MoveNet, or another one than `network` (the message names the
+            first layer that does not fit), or Google's file cannot be fetched.
     """
     if path is None:
-        raise HeatposeError("init=movenet_lightning needs init.path=FILE.tflite: Google's MoveNet SinglePose Lightning, any of its number formats.")
+        # Imported here: a file that is there needs no network.
+        from heatpose.models.published import PUBLISHED, published_file
+
+        if variant not in PUBLISHED:
+            choices = " or ".join(PUBLISHED)
+            raise HeatposeError(f"init.variant={variant} is unknown; choose {choices}.")
+        path = str(published_file(PUBLISHED[variant]))
     imported = import_movenet(path, network)
-    return map_keypoints(imported, for_keypoint_count(imported.keypoints), skeleton)
+    own = tflite_facts(Path(path)).checked(Path(path), imported.keypoints).skeleton
+    return map_keypoints(imported, own or for_keypoint_count(imported.keypoints), skeleton)
 
 
 def map_keypoints(network: MoveNet, source: Skeleton, target: Skeleton) -> MoveNet:

@@ -61,7 +61,7 @@ def choose_calibration(
 
 def _order(person: Person) -> tuple[int, str]:
     """Independent of where the data lie; ids alone may repeat where people come from several data sets."""
-    return person.image_id, person.image_path.name
+    return person.image_id, person.name
 
 
 def _largest_per_image(people: Sequence[Person]) -> list[Person]:
@@ -138,7 +138,7 @@ def calibration_record(people: Sequence[Person], seed: int, wanted: int) -> dict
         HeatposeError: A file cannot be read.
     """
     files = [
-        {"image_id": p.image_id, "file_name": p.image_path.name, "sha256": _file_hash(p)} for p in people
+        {"image_id": p.image_id, "file_name": p.name, "sha256": _file_hash(p)} for p in people
     ]
     return {"count": len(files), "wanted": wanted, "seed": seed, "sampling": SAMPLING, "images": files}
 

@@ -52,14 +52,14 @@ def gallery_record(reports: Mapping[str, EvalReport | None], people: Sequence[Pe
     spread = rest[np.unique(np.linspace(0, len(rest) - 1, min(OTHERS, len(rest))).astype(int))] if len(rest) else rest
     chosen = [int(i) for i in (*order[:WORST], *spread)]
     entries = [_entry(people[i], report.poses[i], float(report.oks_values[i])) for i in chosen]
-    return {"artefact": form, "folder": str(people[0].image_path.parent), "people": entries}
+    return {"artefact": form, "folder": str(people[0].folder), "people": entries}
 
 
 def _entry(person: Person, pose: NDArray[np.float32], oks: float) -> dict[str, Any]:
     size = np.array([person.width, person.height])
     labels = np.concatenate([person.keypoints / size, person.labelled[:, None]], 1)
     return {
-        "image_id": person.image_id, "file_name": person.image_path.name, "width": person.width, "height": person.height,
+        "image_id": person.image_id, "file_name": person.name, "width": person.width, "height": person.height,
         "stored": person.reading == "stored",
         "box": [round(value, 2) for value in person.box], "oks": 100 * oks,
         "label": [[round(float(x), 4), round(float(y), 4), int(v)] for x, y, v in labels],
@@ -94,7 +94,9 @@ def _of_bundle(bundle: Bundle, images: Path | None, limit: int, number: int) -> 
     found, absent = [], 0
     for i, entry in enumerate(record["people"][:limit]):
         try:
-            found.append(_picture(entry, folder / Path(str(entry["file_name"])).name, skeleton, before.get(entry["image_id"]), f"person_{number}_{i}"))
+            path = _inside(folder, str(entry["file_name"]))
+            oks = before.get(entry["image_id"])
+            found.append(_picture(entry, path, skeleton, oks, f"person_{number}_{i}"))
         except HeatposeError:
             absent += 1
     heading = f"{bundle.label}, {FORMS[record['artefact']]}: the lowest scores first, then some evenly from the rest"
@@ -103,6 +105,12 @@ def _of_bundle(bundle: Bundle, images: Path | None, limit: int, number: int) -> 
         what = f"{absent} of {absent + len(found)} pictures" if found else "The pictures"
         blocks.append(missing(f"{what} of '{bundle.label}' cannot be read in '{folder}'; `heatpose report --images FOLDER` says where they are."))
     return blocks
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """An image below a folder; a record that leads out of it is taken for its last part."""
+    path = Path(name)
+    return folder / (path.name if path.is_absolute() or ".." in path.parts else path)
 
 
 def _picture(entry: Mapping[str, Any], path: Path, skeleton: Skeleton, before: float | None, name: str) -> Picture:

@@ -11,13 +11,13 @@ from heatpose.errors import HeatposeError
 
 
 def load(path: Path) -> Any:
-    """The parsed content of a JSON file; a byte order mark is skipped.
+    """The parsed content of a JSON file in UTF-8, UTF-16 or UTF-32, with a byte order mark or without.
 
     Raises:
         HeatposeError: The file is missing, or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_bytes())
     except OSError as error:
         raise HeatposeError(
             f"Label file '{path}' cannot be read ({error.strerror}); give a COCO keypoint json, "
