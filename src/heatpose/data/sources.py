@@ -123,7 +123,9 @@ class SyntheticSource:
         return {"kind": "synthetic", **asdict(self)}
 
 
-def _told(split: Split, skeleton: Skeleton, select: Callable[..., tuple[list[Person], Audit]]) -> list[Person]:
+def _told(
+    split: Split, skeleton: Skeleton, select: Callable[..., tuple[list[Person], Audit]]
+) -> list[Person]:
     """The people that a rule selects; how images with an orientation tag are read is printed."""
     kept, audit = select(read_labels(split.annotations), split.images, skeleton)
     tell(split.annotations, audit.readings)
