@@ -181,7 +181,7 @@ def test_grey_with_alpha_and_transparent_colours_are_composited_on_white(tmp_pat
     two.putpalette([9, 9, 9, 100, 100, 100])
     two.save(tmp_path / "p.png", transparency=0)
     two.save(tmp_path / "p.gif", transparency=0)
-    colour = np.where(np.arange(6)[None, :, None] < 3, 9, 100).astype(np.uint8) + np.zeros((4, 6, 3))
+    colour = np.where(np.arange(6)[None, :, None] < 3, 9, 100) + np.zeros((4, 6, 3))
     Image.fromarray(colour.astype(np.uint8)).save(tmp_path / "rgb.png", transparency=(9, 9, 9))
     for name in ("la.png", "p.png", "p.gif", "rgb.png"):
         image = load_image(tmp_path / name)
@@ -287,7 +287,7 @@ def test_text_a_folder_and_a_missing_file_are_one_sentence(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1", b"avif"])
-def test_heic_has_a_sentence_of_its_own_and_jpeg_is_the_remedy(brand: bytes, tmp_path: Path) -> None:
+def test_heic_has_its_own_sentence_and_jpeg_is_the_remedy(brand: bytes, tmp_path: Path) -> None:
     path = tmp_path / "IMG_0001.jpg"  # renamed, as happens
     path.write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(500))
     with pytest.raises(HeatposeError, match=r"IMG_0001.* is HEIC or AVIF.*convert it to JPEG"):

@@ -247,7 +247,7 @@ def _from_float(values: NDArray[np.float32]) -> NDArray[np.float64]:
     if not (values.min() >= 0 and values.max() <= 1):  # false for NaN, too
         found = f"has float pixels from {values.min():g} to {values.max():g}"
         raise Unsupported(f"{found}: scale them to [0, 1], or save it with 8 or 16 bits a channel")
-    scaled: NDArray[np.floating[Any]] = np.rint(255 * values.astype(np.float64))
+    scaled: NDArray[np.float64] = np.rint(255 * values.astype(np.float64))
     return scaled
 
 

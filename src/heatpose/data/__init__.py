@@ -1,7 +1,8 @@
 """Labels and images: COCO json -> `Person` -> augmented network input.
 
-sample.py      what a labelled person is; decoding an image
 formats/       exports of labelling tools, read as COCO content
+sample.py      what a labelled person is; their image (decoded by `heatpose.image_files`)
+orientation.py which way round the images of a label file are read
 coco.py        COCO keypoint json -> people, with an audit of what was dropped and why
 layout.py      where a data set keeps its labels and images
 sources.py     COCO folders and rendered people as training and evaluation people

@@ -167,7 +167,7 @@ def is_built(people: Iterable[Person], place: Path, short_side: int | None) -> b
 
 
 def cache_key(people: Iterable[Person], short_side: int | None) -> str:
-    """Hexadecimal name of the cache of these people's images; another one as soon as a file changes.
+    """Hexadecimal name of the cache of these people's images; another one when a file changes.
 
     Images that an earlier version decoded differently make another one, too.
 

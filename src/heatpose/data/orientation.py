@@ -113,8 +113,8 @@ def _contradiction(
     return (
         f"Label file '{labels}': of the images with an EXIF orientation tag, {first} are labelled "
         f"upright and {second} as stored, and {third} fit both ways; save the latter upright and "
-        "without the tag (`magick IN -auto-orient OUT`), or remove the tag where the labels are for "
-        "the stored pixels (`exiftool -Orientation= FILE`)."
+        "without the tag (`magick IN -auto-orient OUT`), or remove the tag where the labels are "
+        "for the stored pixels (`exiftool -Orientation= FILE`)."
     )
 
 

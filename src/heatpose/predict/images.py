@@ -16,7 +16,17 @@ from heatpose.image_files import decode_image
 from heatpose.predict.estimator import Answer, Estimator
 from heatpose.predict.options import Drawing, PredictSummary, Skipped
 from heatpose.predict.pipeline import ahead, in_parallel
-from heatpose.predict.results import BESIDE, RESULTS, Names, entry, image_ids, make_folder, orientation_entry, save_picture, write_entries
+from heatpose.predict.results import (
+    BESIDE,
+    RESULTS,
+    Names,
+    entry,
+    image_ids,
+    make_folder,
+    orientation_entry,
+    save_picture,
+    write_entries,
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,8 @@ def predict_images(images: Sequence[Path], out: Path, drawing: Drawing, names: N
             else:
                 path = images[seen.place]
                 for listed, estimator, pose in zip(entries, estimators, seen.poses, strict=True):
-                    found = entry(ids[seen.place], path.as_posix(), pose, seen.image.shape, estimator)
+                    place, shape = ids[seen.place], seen.image.shape
+                    found = entry(place, path.as_posix(), pose, shape, estimator)
                     listed.append(found | orientation_entry(seen.orientation))
                 summary.images += 1
                 summary.turned += seen.orientation != 1
@@ -96,7 +107,8 @@ def _seen(images: Sequence[Path], estimators: Sequence[Estimator]) -> Generator[
         except HeatposeError as error:
             return Skipped(path, str(error))
         image = decoded.pixels
-        return _Loaded(place, image, decoded.orientation, [estimator.resize(image) for estimator in estimators])
+        inputs = [estimator.resize(image) for estimator in estimators]
+        return _Loaded(place, image, decoded.orientation, inputs)
 
     with closing(in_parallel(load, enumerate(images))) as stream:
         for loaded in stream:

@@ -71,8 +71,10 @@ def _files(source: Path, out: Path | None) -> list[Path]:
 
 def _walk(folder: Path, out: Path | None) -> list[Path]:
     skipped = None if out is None else out.resolve()
-    known, found = (*SUFFIXES, *PHONE_SUFFIXES, *VIDEO_SUFFIXES), []
+    known = (*SUFFIXES, *PHONE_SUFFIXES, *VIDEO_SUFFIXES)
+    found: list[Path] = []
     for parent, below, names in os.walk(folder):
         below[:] = sorted(name for name in below if Path(parent, name).resolve() != skipped)
-        found += [Path(parent, name) for name in sorted(names) if Path(name).suffix.lower() in known]
+        paths = (Path(parent, name) for name in sorted(names))
+        found += [path for path in paths if path.suffix.lower() in known]
     return found
