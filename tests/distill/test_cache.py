@@ -149,7 +149,7 @@ def test_a_teacher_without_its_bundle_needs_what_it_does_not_state(
     named = replace(lonely, skeleton=str(tmp_path / "dots.yaml"))
     named.check()
     kept = teacher_maps(named, dotted, DOTS, progress=False)
-    assert "lonely.onnx: assumed normalisation -1..1 (set by distill.normalisation)." in capsys.readouterr().out
+    assert "lonely.onnx: assumed normalisation -1..1 (to change: distill.normalisation)." in capsys.readouterr().out
     np.testing.assert_array_equal(kept.points, right.points)
     other = teacher_maps(replace(named, normalisation="-2..2"), dotted, DOTS, progress=False)
     assert "assumed" not in capsys.readouterr().out

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import tflite
+import torch
 
 from heatpose.errors import HeatposeError
 from heatpose.evaluate import EvalReport, evaluate
 from heatpose.export.embed import description, into_onnx, into_tflite
 from heatpose.export.manifest import file_entry
 from heatpose.export.verify import verify_bundle
+from heatpose.models.initial import from_movenet
+from heatpose.models.movenet import MoveNet
 from heatpose.preprocessing import Preprocessing
 from heatpose.runners import open_runner
 from heatpose.runners.reading import describe_file, reading_of
@@ -218,3 +221,14 @@ def test_an_old_bundle_is_read_by_its_manifest(case: Case, tmp_path: Path) -> No
     (tmp_path / "manifest.json").write_text(json.dumps({**known, "files": {"net.onnx": file_entry(path)}}))
     assert open_runner(path).skeleton == open_runner(renamed).skeleton == OWN
     assert open_runner(stranger).skeleton is None
+
+
+def test_weights_start_from_the_keypoints_that_a_file_states(case: Case, tmp_path: Path) -> None:
+    """Names that no built-in skeleton has: without them every channel of the head would start at random."""
+    path = tmp_path / "own.tflite"
+    shutil.copy(case.result.folder / "net_64_float32.tflite", path)
+    write(path, description(OWN, Preprocessing(64), probabilities=True, pose=None))
+    network = from_movenet(MoveNet(13, width=0.35, norm=False), OWN, str(path)).eval()
+    with torch.no_grad():
+        image = torch.rand(1, 3, 64, 64) * 2 - 1
+        torch.testing.assert_close(network(image), case.network(image), atol=1e-3, rtol=1e-3)

@@ -227,7 +227,7 @@ def test_a_foreign_file_scores_as_the_network_with_the_option(score: Score, case
     assert own["assumed"] == own["computed"] == {}
     path = export(tmp_path / "m.onnx", hidden(*TO_SIGNED[takes]), case.network, nn.Sigmoid())
     said, report = score(path)
-    assert "m.onnx: assumed skeleton st13, normalisation -1..1 (set by --skeleton and --normalisation)." in said
+    assert "m.onnx: assumed skeleton st13, normalisation -1..1 (to change: --skeleton, --normalisation)." in said
     assert report["assumed"] == {"skeleton": "st13", "normalisation": "-1..1"} and report["oks"] != own["oks"]
     said, report = score(path, "--normalisation", takes, "--skeleton", "st13")
     assert "assumed" not in said and report["assumed"] == {}

@@ -68,7 +68,7 @@ class Reading:
         if self.assumed:
             text = "assumed " + ", ".join(f"{name} {value}" for name, value in self.assumed.items())
             settings = [option + name for name in self.assumed if name in ("skeleton", "normalisation")]
-            parts.insert(0, f"{text} (set by {' and '.join(settings)})" if settings else text)
+            parts.insert(0, f"{text} (to change: {', '.join(settings)})" if settings else text)
         return f"{self.model}: {'; '.join(parts)}." if parts else ""
 
     def to_json(self) -> dict[str, dict[str, str]]:
