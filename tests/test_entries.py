@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from lightning import Trainer
+from omegaconf import DictConfig
 
+import heatpose.sweep  # noqa: F401  (registers the resolver that the configuration uses)
 from heatpose import entries
-from heatpose.errors import HeatposeError
+from heatpose.errors import HeatposeError, told_in_one_sentence
 from tests.conftest import Heatpose
 
 REPOSITORY = Path(__file__).parents[1]
@@ -59,3 +66,44 @@ def test_help_is_hydras() -> None:
     # In a process of its own: Hydra prints its help into a stream that pytest has closed by the end of the test.
     ran = subprocess.run([sys.executable, "-m", "heatpose.cli", "export", "--help"], capture_output=True, text=True)
     assert ran.returncode == 0 and "experiment: " in ran.stdout and "calibration_images: 128" in ran.stdout
+
+
+def started(monkeypatch: pytest.MonkeyPatch, folder: Path, task: Callable[[DictConfig], None]) -> int:
+    """Exit status of an entry with that task."""
+    arguments = ["experiment=quickstart", f"runs={folder}", "name=x"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        entries.run(task, "train")
+    assert "HYDRA_FULL_ERROR" not in os.environ  # as before
+    return int(str(ended.value.code))
+
+
+def test_ctrl_c_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def task(config: DictConfig) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+    assert started(monkeypatch, tmp_path, task) == 1
+    assert capsys.readouterr().err == "error: Interrupted; the same command begins again.\n"
+
+
+def test_a_refusal_of_lightnings_is_never_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def task(config: DictConfig) -> None:
+        with told_in_one_sentence():  # as `run_entry` has it
+            Trainer(accelerator="cpu", devices=1, max_steps=-3)
+
+    assert started(monkeypatch, tmp_path, task) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: Lightning refuses") and "max_steps" in said
+    assert said.count("\n") == 1
+
+
+def test_hydras_own_errors_are_shown_where_they_are_asked_for() -> None:
+    environment = {**os.environ, "HYDRA_FULL_ERROR": "1"}
+    command = [sys.executable, REPOSITORY / "train.py", "trainer.epoch=3"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ran.returncode == 1 and "Traceback" in ran.stderr and "not in struct" in ran.stderr

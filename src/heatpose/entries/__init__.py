@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,8 +76,11 @@ def run(entry: Entry, name: str) -> None:
         except KeyboardInterrupt as stopped:
             raise InterruptedRun("Interrupted; the same command begins again.") from stopped
         except Exception as error:
-            if os.environ.get(FULL_ERRORS) == "1" or not _is_hydras(error):
+            if not _is_hydras(error):
                 raise
+            if os.environ.get(FULL_ERRORS) == "1":  # as the user wants it
+                traceback.print_exception(error)
+                sys.exit(1)
             # Imported here: only a configuration that is wrong needs it.
             from heatpose.entries.composing import composing_sentence
 
