@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 from hydra.errors import InstantiationException
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from heatpose.errors import HeatposeError
 from heatpose.record import is_first_process
