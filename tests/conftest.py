@@ -160,7 +160,8 @@ class TinyRun:
         last = ModelCheckpoint(filename="last", enable_version_counter=False)
         configured = callbacks_of({"best": best, "last": last, "ema": EMAWeightAveraging(decay=decay)}, self.folder)
         return lightning.Trainer(
-            max_epochs=epochs, accelerator="cpu", devices=1, precision=precision, gradient_clip_val=1.0,
+            max_epochs=epochs, accelerator="cpu", devices=1, precision=precision,
+            gradient_clip_val=1.0,
             callbacks=[*callbacks, *configured], logger=CSVLogger(self.folder, name="", version="csv"), log_every_n_steps=1,
             num_sanity_val_steps=0, enable_model_summary=False, enable_progress_bar=False,
         )  # fmt: skip

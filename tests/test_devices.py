@@ -10,8 +10,8 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.plugins.precision import MixedPrecision
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from heatpose import devices
@@ -76,7 +76,9 @@ class FirstBatch(lightning.Callback):
     weights: dict[str, torch.Tensor]
     optimizer: torch.optim.Optimizer
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.batch = {name: value.clone() for name, value in batch.items()}
         self.weights = {n: v.clone() for n, v in pl_module.network.state_dict().items()}
         (self.optimizer,) = trainer.optimizers
@@ -88,7 +90,8 @@ def by_hand(module: Any, seen: FirstBatch, make: Any, precision: str, clip: str)
     network.load_state_dict(seen.weights)
     parameters = list(network.parameters())
     decayed = {"params": [p for p in parameters if p.dim() > 1]}
-    optimizer = make([decayed, {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0}])
+    others = {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0}
+    optimizer = make([decayed, others])
     torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01)
     batch = seen.batch
     scaler = torch.amp.GradScaler("cpu", enabled=precision == "16-mixed")
@@ -187,9 +190,12 @@ def test_float16_on_a_processor_becomes_its_best_precision_with_a_sentence(
         assert said == f"trainer.precision=16-mixed needs a GPU; {used} is used on the processor.\n"
 
 
-@pytest.mark.parametrize("wanted", ["bf16-true", "16-true", "64-true", "transformer-engine", "half", None])
+@pytest.mark.parametrize(
+    "wanted", ["bf16-true", "16-true", "64-true", "transformer-engine", "half", None]
+)
 def test_other_precisions_are_refused(wanted: str | None) -> None:
-    with pytest.raises(HeatposeError, match=rf"precision={wanted} .*32-true, bf16-mixed, 16-mixed\."):
+    choices = r"32-true, bf16-mixed, 16-mixed\."
+    with pytest.raises(HeatposeError, match=rf"precision={wanted} .*{choices}"):
         devices.usable_precision(wanted, "cpu")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -14,11 +15,13 @@ from heatpose.errors import HeatposeError
 
 
 def test_the_program_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = tmp_path / "heatpose"
-    script.touch(mode=0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))  # without the console script
     assert program("train.py") == ["train.py"]
-    assert program("heatpose train") == [str(script), "train"]
+    script, *command = program("heatpose train")
+    assert command == ["train"]
+    call = [sys.executable, script, "train", "--help"]
+    ran = subprocess.run(call, capture_output=True, text=True)
+    assert ran.returncode == 0 and "experiment: " in ran.stdout, ran.stderr
     assert program("absent train") == ["absent train"]
     spaced = tmp_path / "my train.py"
     spaced.touch()

@@ -149,7 +149,7 @@ def build_module(config: DictConfig, network: MoveNet, skeleton: Skeleton, prepr
 
 
 def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
-    """Lightning's trainer with callbacks and logger; `precision: auto` becomes what the device does best.
+    """Lightning's trainer with callbacks and logger, in a precision that the device has.
 
     Raises:
         HeatposeError: The device is absent, Lightning refuses the settings, or the batch cannot be
@@ -161,9 +161,12 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
         if device_type(settings.accelerator) == "cpu":  # torch has that layer for GPUs alone
             settings.sync_batchnorm = False
     with refused_in_one_sentence():
-        callbacks = callbacks_of({str(name): instantiate(entry) for name, entry in config.callbacks.items()}, folder)
+        made = {str(name): instantiate(entry) for name, entry in config.callbacks.items()}
         trainer: lightning.Trainer = instantiate(settings, _convert_="all")(
-            callbacks=list(callbacks), logger=instantiate(config.logger), default_root_dir=folder, plugins=[WholeCheckpointIO()]
+            callbacks=list(callbacks_of(made, folder)),
+            logger=instantiate(config.logger),
+            default_root_dir=folder,
+            plugins=[WholeCheckpointIO()],
         )
     part_of_batch(config.data.batch_size, trainer.world_size)  # before further processes start
     return trainer

@@ -1,4 +1,4 @@
-"""What training runs on: the device, its precision, and settings of the trainer that Lightning refuses as one sentence."""
+"""Device and precision of a training; settings that Lightning refuses become one sentence."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 _SHORT = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 """Lightning's older names, which many configurations still have."""
 CPUINFO = Path("/proc/cpuinfo")
-_FLAGS = ("flags", "Features")
-"""Names of the line with the processor's features on x86 and on Arm."""
 _SAFE = "trainer.accelerator=auto trainer.devices=1 trainer.num_nodes=1 trainer.strategy=auto"
 _HYDRA_ADVICE = ", set env var HYDRA_FULL_ERROR=1 to see chained exception."
 
@@ -54,7 +52,8 @@ def cpu_has_bf16(cpuinfo: Path = CPUINFO) -> bool:
     except OSError:
         return False
     fields = (line.partition(":") for line in lines)
-    return any(name.strip() in _FLAGS and "avx512_bf16" in flags.split() for name, _, flags in fields)
+    features = [flags.split() for name, _, flags in fields if name.strip() == "flags"]
+    return any("avx512_bf16" in flags for flags in features)
 
 
 def best_precision(accelerator: str = "auto", cpuinfo: Path = CPUINFO) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,10 +47,14 @@ def several_processes(*learnt: str) -> Iterator[None]:
 
 
 def program(called: str) -> list[str]:
-    """What was called, as a file that Python can run: train.py, or the console script of "heatpose train"."""
+    """What was called, as a file that Python can run: train.py, or the file behind "heatpose".
+
+    The console script itself need not be on the path, and is not Python on Windows.
+    """
     name, *command = called.split()
-    script = shutil.which(name)
-    return [script, *command] if command and script and not Path(called).is_file() else [called]
+    if name != "heatpose" or not command or Path(called).is_file():
+        return [called]
+    return [str(Path(__file__).parent / "cli" / "__main__.py"), *command]
 
 
 def member_arguments(arguments: Sequence[str], learnt: Sequence[str]) -> list[str]:

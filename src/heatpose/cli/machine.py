@@ -31,9 +31,13 @@ def doctor(
     show(check_table(checks))
     steps = try_machine(_tell) if run else []
     write_json(json_out, to_json(checks, steps))
-    failed = [check.name for check in [*checks, *steps] if check.status == "fail"]
+    everything = [*checks, *steps]
+    failed = [check.name for check in everything if check.status == "fail"]
     if failed:
-        raise HeatposeError(f"{len(failed)} of {len(checks) + len(steps)} checks failed ({', '.join(failed)}); the table says what to do.")
+        raise HeatposeError(
+            f"{len(failed)} of {len(everything)} checks failed ({', '.join(failed)});"
+            " what to do stands beside them."
+        )
 
 
 def _tell(step: Step) -> None:

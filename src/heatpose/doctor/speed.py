@@ -80,12 +80,18 @@ class Speed:
     error: str = ""
 
 
-def composed(images: Path, size: Size, *overrides: str) -> DictConfig:
-    """The quick start's configuration for a measurement, made without Hydra's command line."""
-    folder = images.parent
+def composed(images: Path, out: Path, size: Size, *overrides: str) -> DictConfig:
+    """The quick start's configuration for a measurement, made without Hydra's command line.
+
+    Args:
+        images: Folder of the rendered people.
+        out: Of this process alone; its run is written beside it.
+        size: How much is measured.
+        overrides: More settings.
+    """
     fixed = [
-        *source_overrides(images), "model_name=speed", "logger=csv", f"runs={folder}/runs",
-        f"data.cache={folder}/cache", f"resolution={size.resolution}",
+        *source_overrides(images), "model_name=speed", "logger=csv", f"runs={out.with_suffix('')}",
+        f"data.cache={images.parent}/cache", f"resolution={size.resolution}",
         f"model.width={size.width}", f"data.batch_size={size.batch}",
     ]  # fmt: skip
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
@@ -138,6 +144,8 @@ def measure_steps(config: DictConfig, device: str, precision: str, compiled: boo
 
 
 def _timed(name: str, step: Callable[[], None], size: Size, device: str) -> Speed:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     step()
     wait_for_device(device)
@@ -238,7 +246,7 @@ def steps(images: Path, out: Path) -> None:
     size, best = SIZES[device], best_precision()
     ways = [("32-true", False)] + [(best, False)] * (best != "32-true")
     for precision, compiled in [*ways, *([(best, True)] if device == "cuda" else [])]:
-        config = composed(images, size, "data.workers=0")
+        config = composed(images, out, size, "data.workers=0")
         try:
             _add(out, measure_steps(config, device, precision, compiled))
         except Exception as error:  # compilers fail in many ways, and the rest should be known
@@ -253,7 +261,7 @@ def training(images: Path, out: Path, processes: int) -> None:
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     off = ["checkpoint", "last", "early_stopping", "learning_rate", "progress", "pictures"]
     config = composed(
-        images, SIZES[device], "+trainer.limit_val_batches=0", "trainer.max_epochs=100000",
+        images, out, SIZES[device], "+trainer.limit_val_batches=0", "trainer.max_epochs=100000",
         "+trainer.enable_checkpointing=false", "+trainer.enable_progress_bar=false",
         *[f"callbacks.{name}=null" for name in off],
     )  # fmt: skip
