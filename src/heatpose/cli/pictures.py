@@ -86,9 +86,10 @@ def data(
 
     from heatpose.data.coco import people
     from heatpose.data.contact import augmented_sheet_of, contact_sheet_of
+    from heatpose.data.locate import find_part, labels_of
     from heatpose.data.report import audit_report, print_audit
     from heatpose.data.selection import TrainingRules
-    from heatpose.data.sources import CocoSource, find_part, labels_of
+    from heatpose.data.sources import CocoSource
     from heatpose.preprocessing import check_resolution
     from heatpose.skeleton import for_labels
 

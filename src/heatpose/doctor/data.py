@@ -9,7 +9,7 @@ from pathlib import Path
 from heatpose.data.coco import CocoLabels
 from heatpose.data.download import changed_folders
 from heatpose.data.layout import Split
-from heatpose.data.sources import find_part, labels_of
+from heatpose.data.locate import find_part, labels_of
 from heatpose.doctor.check import Check
 from heatpose.errors import HeatposeError
 

@@ -15,8 +15,9 @@ import pytest
 from heatpose.data import formats
 from heatpose.data.coco import benchmark_people, people, read_labels
 from heatpose.data.formats.image_files import original_name
+from heatpose.data.locate import find_labels, find_part
 from heatpose.data.selection import in_held_out
-from heatpose.data.sources import CocoSource, find_labels, find_part
+from heatpose.data.sources import CocoSource
 from heatpose.errors import HeatposeError
 from heatpose.evaluate import evaluate
 from heatpose.runners import open_runner
@@ -237,7 +238,8 @@ def test_any_format_can_be_written_as_a_coco_json(
     written, direct = read_labels(out, tmp_path / "mine"), read_labels(tmp_path / "mine")
     assert written.source.format == "COCO keypoints" and len(written.annotations) == 12
     plain, expected = (
-        [{**entry, "keypoints": entry["keypoints"].tolist()} for entry in found.annotations] for found in (written, direct)
+        [{**entry, "keypoints": entry["keypoints"].tolist()} for entry in found.annotations]
+        for found in (written, direct)
     )
     assert plain == expected and written.images == direct.images
 

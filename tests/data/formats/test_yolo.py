@@ -12,7 +12,8 @@ from heatpose.data import formats
 from heatpose.data.coco import read_labels
 from heatpose.data.formats.base import LabelSet
 from heatpose.data.formats.yolo import label_file
-from heatpose.data.sources import find_part
+from heatpose.data.locate import find_part
+from heatpose.data.sources import CocoSource
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import COCO_17
 from tests.conftest import TinyRun
@@ -334,3 +335,19 @@ def test_a_data_set_trains_as_the_same_labels_in_coco_do(
         with (run.folder / "csv/metrics.csv").open() as table:
             losses.append([float(row[LOSS]) for row in csv.DictReader(table) if row.get(LOSS)])
     assert len(losses[0]) >= 3 and losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_parts_with_the_same_images_are_one_sentence(synthetic_root: Path, tmp_path: Path) -> None:
+    """The remedy, different images, is tried."""
+    folder = tmp_path / "mine"
+    for part in ("val", "train"):
+        labels = json.loads(
+            (synthetic_root / f"annotations/person_keypoints_{part}2017.json").read_text()
+        )
+        path = writers.yolo(labels, synthetic_root / f"{part}2017", folder, part)
+    text = path.read_text()
+    path.write_text(text.replace("train: images/train", "train: images/val"))
+    with pytest.raises(HeatposeError, match="give train and val different images"):
+        CocoSource(str(path)).training(COCO_17)
+    path.write_text(text)
+    assert len(CocoSource(str(path)).training(COCO_17)) > 40
