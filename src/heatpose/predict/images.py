@@ -71,7 +71,8 @@ def predict_images(images: Sequence[Path], out: Path, drawing: Drawing, names: N
             else:
                 path = images[seen.place]
                 for listed, estimator, pose in zip(entries, estimators, seen.poses, strict=True):
-                    listed.append(entry(ids[seen.place], path.as_posix(), pose, seen.image.shape, estimator))
+                    shape = seen.image.shape
+                    listed.append(entry(ids[seen.place], path.as_posix(), pose, shape, estimator))
                 summary.images += 1
                 summary.drawn += [targets[seen.place]] if drawing.draw else []
                 summary.compare(drawing, seen.poses, seen.image.shape)
