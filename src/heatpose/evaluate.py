@@ -55,7 +55,7 @@ class EvalReport:
         poses: f32[N, K, 3] normalised x, y, score.
         seconds: Time inside the model, images already decoded and resized.
         sizes: f64[N] side of each person as a share of the picture's side; empty where not known.
-        reading: What was assumed and computed about the model's file; None where that was not asked.
+        reading: What was assumed and computed about the file; None where that was not asked.
     """
 
     model: str

@@ -66,7 +66,8 @@ def _stated(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     if skeleton := facts.get("skeleton"):
         rows.append(("skeleton", f"{skeleton['name']}: {', '.join(skeleton['keypoints'])}"))
     if how := facts.get("preprocessing"):
-        rows.append(("input", f"RGB, byte / {how['divisor']:g} - {how['shift']:g}, {how['sampling']} sampling"))
+        values = f"byte / {how['divisor']:g} - {how['shift']:g}"
+        rows.append(("input", f"RGB, {values}, {how['sampling']} sampling"))
     for kind in ("assumed", "computed"):
         rows += [(kind, f"{name} {value}") for name, value in facts.get(kind, {}).items()]
     return [(name, escape(value)) for name, value in rows]

@@ -256,7 +256,9 @@ def named(name: str | Path) -> Skeleton:
     if str(name) in built_in:
         return built_in[str(name)]
     if not Path(name).is_file():
-        raise HeatposeError(f"Skeleton '{name}' is neither built in ({', '.join(built_in)}) nor a file; give one of them.")
+        known = ", ".join(built_in)
+        sentence = f"Skeleton '{name}' is neither built in ({known}) nor a file; give one of them."
+        raise HeatposeError(sentence)
     return Skeleton.from_yaml(name)
 
 
@@ -283,4 +285,7 @@ def for_keypoint_count(count: int) -> Skeleton:
     for skeleton in BUILT_IN:
         if len(skeleton) == count:
             return skeleton
-    raise HeatposeError(f"The model has {count} keypoints and no skeleton of its own; give one with --skeleton FILE.yaml (a teacher: distill.skeleton).")
+    raise HeatposeError(
+        f"The model has {count} keypoints and no skeleton of its own; give one with "
+        "--skeleton FILE.yaml (a teacher: distill.skeleton)."
+    )

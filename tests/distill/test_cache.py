@@ -136,9 +136,13 @@ def test_what_is_missing_is_told_before_anything_slow() -> None:
 
 
 def test_a_teacher_without_its_bundle_needs_what_it_does_not_state(
-    settings: DistillSettings, dotted: list[Person], teachers: Teachers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    settings: DistillSettings,
+    dotted: list[Person],
+    teachers: Teachers,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Its names and its normalisation are settings, told where they were assumed; the answers are those of the bundle."""
+    """Names and normalisation are settings, told where assumed; the answers are the bundle's."""
     right = teacher_maps(settings, dotted, DOTS, progress=False)
     assert "distill." in capsys.readouterr().out  # its manifest states the names alone
     lonely = replace(settings, path=str(tmp_path / "lonely.onnx"))
@@ -149,7 +153,8 @@ def test_a_teacher_without_its_bundle_needs_what_it_does_not_state(
     named = replace(lonely, skeleton=str(tmp_path / "dots.yaml"))
     named.check()
     kept = teacher_maps(named, dotted, DOTS, progress=False)
-    assert "lonely.onnx: assumed normalisation -1..1 (to change: distill.normalisation)." in capsys.readouterr().out
+    line = "lonely.onnx: assumed normalisation -1..1 (to change: distill.normalisation)."
+    assert line in capsys.readouterr().out
     np.testing.assert_array_equal(kept.points, right.points)
     other = teacher_maps(replace(named, normalisation="-2..2"), dotted, DOTS, progress=False)
     assert "assumed" not in capsys.readouterr().out
@@ -158,8 +163,13 @@ def test_a_teacher_without_its_bundle_needs_what_it_does_not_state(
 
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
-    [({"skeleton": "coco18"}, "neither built in"), ({"normalisation": "caffe"}, "is not understood")],
+    [
+        ({"skeleton": "coco18"}, "neither built in"),
+        ({"normalisation": "caffe"}, "is not understood"),
+    ],
 )
-def test_settings_about_a_teachers_file_are_checked_first(settings: DistillSettings, wrong: dict[str, Any], sentence: str) -> None:
+def test_settings_about_a_teachers_file_are_checked_first(
+    settings: DistillSettings, wrong: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(HeatposeError, match=sentence):
         replace(settings, **wrong).check()

@@ -1,4 +1,4 @@
-"""What files state about themselves: read by the formats' own packages, without a bundle, and with nothing else changed."""
+"""What files state about themselves, read by the formats' own packages; nothing else changes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def stated(path: Path) -> dict[str, Any]:
         text = entry.value
     else:
         model = tflite.Model.GetRootAs(path.read_bytes())
-        (found,) = [e for e in map(model.Metadata, range(model.MetadataLength())) if e.Name() == b"heatpose"]
+        (found,) = [
+            e for e in map(model.Metadata, range(model.MetadataLength())) if e.Name() == b"heatpose"
+        ]
         text = model.Buffers(found.Buffer()).DataAsNumpy().tobytes().decode()
     content: dict[str, Any] = json.loads(text)
     return content
@@ -55,8 +57,13 @@ def stated(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_file_of_a_bundle_states_what_it_is(case: Case, name: str) -> None:
     content = stated(case.result.folder / name)
-    assert content["skeleton"] == ST_13.to_dict() and content["preprocessing"] == Preprocessing(64).to_dict()
-    assert content["output"]["form"] == "heatmaps" and content["output"]["values"] == "probabilities"
+    assert (
+        content["skeleton"] == ST_13.to_dict()
+        and content["preprocessing"] == Preprocessing(64).to_dict()
+    )
+    assert (
+        content["output"]["form"] == "heatmaps" and content["output"]["values"] == "probabilities"
+    )
     assert content["written_by"].startswith("heatpose ")
     assert describe_file(case.result.folder / name)["stated_by"] == content["written_by"]
     assert not verify_bundle(case.result.folder).findings
@@ -83,7 +90,7 @@ def scored(path: Path, case: Case) -> EvalReport:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_without_its_bundle_scores_the_same(case: Case, name: str, tmp_path: Path) -> None:
-    """The network's keypoints are called otherwise, and its input is in [0, 1]: neither could be guessed."""
+    """Other keypoint names, and an input in [0, 1]: neither could be guessed."""
     bundle, alone = tmp_path / "bundle", tmp_path / "alone"
     bundle.mkdir(), alone.mkdir()
     own = Preprocessing(64, divisor=255.0, shift=0.0)
@@ -96,14 +103,16 @@ def test_a_file_without_its_bundle_scores_the_same(case: Case, name: str, tmp_pa
     shutil.copy(path, alone)
     there, here = scored(path, case), scored(alone / name, case)
     np.testing.assert_array_equal(there.poses, here.poses)
-    assert there.oks_per_keypoint == here.oks_per_keypoint and list(here.oks_per_keypoint) == list(OWN.keypoints)
+    assert there.oks_per_keypoint == here.oks_per_keypoint and list(here.oks_per_keypoint) == list(
+        OWN.keypoints
+    )
     reading = reading_of(open_runner(alone / name, threads=1))
     assert reading.skeleton == OWN and reading.line() == ""
     assert open_runner(alone / name).preprocessing == own
 
 
 def parts(content: bytes) -> dict[str, Any]:
-    """Everything in a file that means something, without the text; by the schema's own accessors."""
+    """Everything in a file that means something but the text, by the schema's own accessors."""
     model = tflite.Model.GetRootAs(content)
     graph = model.Subgraphs(0)
 
@@ -116,18 +125,30 @@ def parts(content: bytes) -> dict[str, Any]:
         q = t.Quantization()
         numbers = None
         if q is not None and q.ScaleLength():
-            numbers = (q.ScaleAsNumpy().tobytes(), q.ZeroPointAsNumpy().tobytes(), q.QuantizedDimension())
+            numbers = (
+                q.ScaleAsNumpy().tobytes(),
+                q.ZeroPointAsNumpy().tobytes(),
+                q.QuantizedDimension(),
+            )
         return t.Name(), t.ShapeAsNumpy().tolist(), t.Type(), numbers, data(t.Buffer())
 
     def options(operator: Any) -> Any:
         union = operator.BuiltinOptions()
         if union is None:
             return None
-        table = {name: getattr(tflite, name) for name in dir(tflite.BuiltinOptions) if hasattr(tflite, name)}
-        kind = {v: k for k, v in vars(tflite.BuiltinOptions).items() if isinstance(v, int)}[operator.BuiltinOptionsType()]
+        table = {
+            name: getattr(tflite, name)
+            for name in dir(tflite.BuiltinOptions)
+            if hasattr(tflite, name)
+        }
+        kind = {v: k for k, v in vars(tflite.BuiltinOptions).items() if isinstance(v, int)}[
+            operator.BuiltinOptionsType()
+        ]
         values = table[kind]()
         values.Init(union.Bytes, union.Pos)
-        fields = [f for f in vars(table[kind]) if f[0].isupper() and not f.startswith(("Init", "GetRoot"))]
+        fields = [
+            f for f in vars(table[kind]) if f[0].isupper() and not f.startswith(("Init", "GetRoot"))
+        ]
         simple = [f for f in fields if getattr(values, f).__code__.co_argcount == 1]
         return kind, {f: np.asarray(getattr(values, f)()).tolist() for f in simple}
 
@@ -147,8 +168,12 @@ def parts(content: bytes) -> dict[str, Any]:
         "metadata": [(e.Name(), data(e.Buffer())) for e in entries if e.Name() != b"heatpose"],
         "signatures": [
             (s.SignatureKey(), s.SubgraphIndex())
-            + tuple((s.Inputs(i).Name(), s.Inputs(i).TensorIndex()) for i in range(s.InputsLength()))
-            + tuple((s.Outputs(i).Name(), s.Outputs(i).TensorIndex()) for i in range(s.OutputsLength()))
+            + tuple(
+                (s.Inputs(i).Name(), s.Inputs(i).TensorIndex()) for i in range(s.InputsLength())
+            )
+            + tuple(
+                (s.Outputs(i).Name(), s.Outputs(i).TensorIndex()) for i in range(s.OutputsLength())
+            )
             for s in signatures
         ],
     }
@@ -159,17 +184,27 @@ def test_nothing_else_in_a_file_changes(case: Case, tmp_path: Path) -> None:
     for form in FORMS:
         before = case.converted[form]
         after = into_tflite(before, text)
-        assert parts(after) == parts(before) and parts(before)["operators"] and parts(before)["metadata"]
+        assert (
+            parts(after) == parts(before)
+            and parts(before)["operators"]
+            and parts(before)["metadata"]
+        )
         assert into_tflite(before, text) == after  # reproducible
         assert into_tflite(after, text) == after  # in place of an older one
         (tmp_path / f"{form}.tflite").write_bytes(after)
         images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
         kept = open_runner(case.result.folder / f"net_64_{form}.tflite", threads=1).heatmaps(images)
-        np.testing.assert_array_equal(open_runner(tmp_path / f"{form}.tflite", threads=1).heatmaps(images), kept)
+        np.testing.assert_array_equal(
+            open_runner(tmp_path / f"{form}.tflite", threads=1).heatmaps(images), kept
+        )
 
 
-@pytest.mark.parametrize("form", ["float32", "float16", "int8_pc", "int8_out", "float_io", "awkward"])
-def test_nothing_changes_in_what_the_converter_wrote(small_models: dict[str, Path], form: str) -> None:
+@pytest.mark.parametrize(
+    "form", ["float32", "float16", "int8_pc", "int8_out", "float_io", "awkward"]
+)
+def test_nothing_changes_in_what_the_converter_wrote(
+    small_models: dict[str, Path], form: str
+) -> None:
     before = small_models[form].read_bytes()
     assert parts(into_tflite(before, "{}")) == parts(before)
 
@@ -194,11 +229,18 @@ def test_an_onnx_file_is_only_longer(case: Case, tmp_path: Path) -> None:
         ("[]", "damaged metadata"),
         ('{"skeleton": 3}', "damaged metadata"),
         ('{"preprocessing": {"size": 5}}', "damaged metadata"),
-        (json.dumps({"skeleton": replace(OWN, keypoints=("a",), sigmas=(1,), edges=()).to_dict()}), "its own metadata"),
+        (
+            json.dumps(
+                {"skeleton": replace(OWN, keypoints=("a",), sigmas=(1,), edges=()).to_dict()}
+            ),
+            "its own metadata",
+        ),
     ],
 )
 @pytest.mark.parametrize("name", ["net_64.onnx", "net_64_int8_pt.tflite"])
-def test_a_damaged_text_is_refused(case: Case, tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_a_damaged_text_is_refused(
+    case: Case, tmp_path: Path, name: str, text: str, said: str
+) -> None:
     path = tmp_path / name
     shutil.copy(case.result.folder / name, path)
     write(path, text)
@@ -207,7 +249,7 @@ def test_a_damaged_text_is_refused(case: Case, tmp_path: Path, name: str, text: 
 
 
 def test_an_old_bundle_is_read_by_its_manifest(case: Case, tmp_path: Path) -> None:
-    """Files without a text: the manifest beside them counts, also for a renamed file, but not for a stranger."""
+    """Without a text the manifest counts, also for a renamed file, but not for a stranger."""
     import onnx
 
     model = onnx.load(str(case.result.folder / "net_64.onnx"))
@@ -218,13 +260,15 @@ def test_an_old_bundle_is_read_by_its_manifest(case: Case, tmp_path: Path) -> No
     model.doc_string = "another file"
     onnx.save(model, str(stranger))
     known = {"skeleton": OWN.to_dict(), "preprocessing": Preprocessing(64).to_dict()}
-    (tmp_path / "manifest.json").write_text(json.dumps({**known, "files": {"net.onnx": file_entry(path)}}))
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({**known, "files": {"net.onnx": file_entry(path)}})
+    )
     assert open_runner(path).skeleton == open_runner(renamed).skeleton == OWN
     assert open_runner(stranger).skeleton is None
 
 
 def test_weights_start_from_the_keypoints_that_a_file_states(case: Case, tmp_path: Path) -> None:
-    """Names that no built-in skeleton has: without them every channel of the head would start at random."""
+    """Names that no built-in skeleton has: without them the head would start at random."""
     path = tmp_path / "own.tflite"
     shutil.copy(case.result.folder / "net_64_float32.tflite", path)
     write(path, description(OWN, Preprocessing(64), probabilities=True, pose=None))

@@ -1,4 +1,4 @@
-"""Files of others: what is assumed is told, what can be computed is computed, and options set the rest."""
+"""Files of others: what is assumed is told, what can be computed is, and options set the rest."""
 
 from __future__ import annotations
 
@@ -62,22 +62,33 @@ class ChannelsLast(nn.Module):
         return self.network(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def blocks_network(kernel: tuple[NDArray[np.float32], NDArray[np.float32]], repeat: int = 1) -> nn.Module:
+def blocks_network(
+    kernel: tuple[NDArray[np.float32], NDArray[np.float32]], repeat: int = 1
+) -> nn.Module:
     """The convolution that finds the colour blocks, its three maps `repeat` times."""
     layer = nn.Conv2d(3, 3 * repeat, 4, 4)
     with torch.no_grad():
-        layer.weight.copy_(torch.tensor(np.tile(kernel[0].transpose(3, 2, 0, 1), (repeat, 1, 1, 1))))
+        layer.weight.copy_(
+            torch.tensor(np.tile(kernel[0].transpose(3, 2, 0, 1), (repeat, 1, 1, 1)))
+        )
         layer.bias.copy_(torch.tensor(np.tile(kernel[1], repeat)))  # type: ignore[union-attr]
     return layer
 
 
-def export(path: Path, *layers: nn.Module, shape: tuple[int, ...] = (1, 3, 64, 64), free: tuple[int, ...] = ()) -> Path:
+def export(
+    path: Path,
+    *layers: nn.Module,
+    shape: tuple[int, ...] = (1, 3, 64, 64),
+    free: tuple[int, ...] = (),
+) -> Path:
     axes = {"image": {axis: f"n{axis}" for axis in free}, "maps": {0: "n0"}} if free else None
     module = nn.Sequential(*layers).eval()
     names = {"input_names": ["image"], "output_names": ["maps"], "dynamic_axes": axes}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter is deprecated, as in export/onnx.py
-        torch.onnx.export(module, (torch.zeros(shape),), str(path), opset_version=17, dynamo=False, **names)  # type: ignore[arg-type]
+        torch.onnx.export(
+            module, (torch.zeros(shape),), str(path), opset_version=17, dynamo=False, **names
+        )  # type: ignore[arg-type]
     return path
 
 
@@ -85,7 +96,9 @@ Kernel = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @pytest.mark.parametrize("takes", TO_SIGNED)
-def test_another_normalisation_is_computed_from_arithmetic(takes: str, kernel: Kernel, tmp_path: Path) -> None:
+def test_another_normalisation_is_computed_from_arithmetic(
+    takes: str, kernel: Kernel, tmp_path: Path
+) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     right = open_runner(export(tmp_path / "own.onnx", blocks_network(kernel))).heatmaps(images)
     path = export(tmp_path / "other.onnx", Scaled(*TO_SIGNED[takes]), blocks_network(kernel))
@@ -93,31 +106,51 @@ def test_another_normalisation_is_computed_from_arithmetic(takes: str, kernel: K
     if takes == "0..1":  # 2 x - 1 can be read in one way only
         np.testing.assert_allclose(runner.heatmaps(images), right, atol=1e-4)
         reading = reading_of(runner, Skeleton("colours", list("rgb"), [0.1] * 3))
-        assert reading.line() == "other.onnx: computed normalisation 0..1 (from the graph's own arithmetic)."
+        assert (
+            reading.line()
+            == "other.onnx: computed normalisation 0..1 (from the graph's own arithmetic)."
+        )
     else:  # from ImageNet's range to [-1, 1] is nobody's usual step: not computed, and told
         assert runner.input.origin == "assumed"
 
 
 @pytest.mark.parametrize("takes", TO_SIGNED)
-def test_the_option_sets_what_cannot_be_computed(takes: str, kernel: Kernel, tmp_path: Path) -> None:
+def test_the_option_sets_what_cannot_be_computed(
+    takes: str, kernel: Kernel, tmp_path: Path
+) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     right = open_runner(export(tmp_path / "own.onnx", blocks_network(kernel))).heatmaps(images)
     path = export(tmp_path / "other.onnx", hidden(*TO_SIGNED[takes]), blocks_network(kernel))
     assumed = open_runner(path)
-    assert assumed.input.origin == "assumed" and np.abs(assumed.heatmaps(images) - right).max() > 0.5
+    assert (
+        assumed.input.origin == "assumed" and np.abs(assumed.heatmaps(images) - right).max() > 0.5
+    )
     given = open_runner(path, normalisation=Normalisation.parse(takes))
     np.testing.assert_allclose(given.heatmaps(images), right, atol=1e-4)
     assert given.input.origin == "given"
 
 
 @pytest.mark.parametrize("batch", [(), (0,)])
-def test_channels_last_and_free_batch(batch: tuple[int, ...], kernel: Kernel, blocks: NDArray[np.uint8], expected: NDArray[np.float32], tmp_path: Path) -> None:
-    path = export(tmp_path / "nhwc.onnx", ChannelsLast(blocks_network(kernel)), shape=(1, 64, 64, 3), free=batch)
+def test_channels_last_and_free_batch(
+    batch: tuple[int, ...],
+    kernel: Kernel,
+    blocks: NDArray[np.uint8],
+    expected: NDArray[np.float32],
+    tmp_path: Path,
+) -> None:
+    path = export(
+        tmp_path / "nhwc.onnx",
+        ChannelsLast(blocks_network(kernel)),
+        shape=(1, 64, 64, 3),
+        free=batch,
+    )
     found = open_runner(path).predict(np.concatenate([blocks] * 3))
     np.testing.assert_allclose(found, np.concatenate([expected] * 3), atol=1e-5)
 
 
-def test_a_cube_of_maps_is_read_in_the_inputs_order_and_told(kernel: Kernel, tmp_path: Path) -> None:
+def test_a_cube_of_maps_is_read_in_the_inputs_order_and_told(
+    kernel: Kernel, tmp_path: Path
+) -> None:
     """16 keypoints on 16 x 16 cells: the shape fits both ways."""
     sixteen = nn.Sequential(blocks_network(kernel, 5), nn.ZeroPad3d((0, 0, 0, 0, 0, 1)))
     skeleton = Skeleton("16", [str(k) for k in range(16)], [0.1] * 16)
@@ -137,7 +170,10 @@ def _quantised(path: Path, scale: bool) -> Path:
     node = model.graph.node[-1]
     node.output[0] = "real"
     if scale:
-        numbers = [numpy_helper.from_array(np.array(n), m) for n, m in ((np.float32(1 / 16), "s"), (np.uint8(128), "z"))]
+        numbers = [
+            numpy_helper.from_array(np.array(n), m)
+            for n, m in ((np.float32(1 / 16), "s"), (np.uint8(128), "z"))
+        ]
         model.graph.initializer.extend(numbers)
         model.graph.node.append(helper.make_node("QuantizeLinear", ["real", "s", "z"], ["maps"]))
     else:
@@ -147,12 +183,17 @@ def _quantised(path: Path, scale: bool) -> Path:
     return path
 
 
-def test_integer_maps_need_a_scale(kernel: Kernel, blocks: NDArray[np.uint8], expected: NDArray[np.float32], tmp_path: Path) -> None:
+def test_integer_maps_need_a_scale(
+    kernel: Kernel, blocks: NDArray[np.uint8], expected: NDArray[np.float32], tmp_path: Path
+) -> None:
     path = _quantised(export(tmp_path / "m.onnx", blocks_network(kernel)), scale=True)
     np.testing.assert_allclose(open_runner(path).predict(blocks), expected, atol=0.01)
     np.testing.assert_allclose(open_runner(path).heatmaps(blocks).max(), 4, atol=1 / 16)
     path = _quantised(export(tmp_path / "n.onnx", blocks_network(kernel)), scale=False)
-    with pytest.raises(HeatposeError, match=r"its output 'maps' is uint8 without a scale; export it with a float output\.$"):
+    with pytest.raises(
+        HeatposeError,
+        match=r"its output 'maps' is uint8 without a scale; export it with a float output\.$",
+    ):
         open_runner(path)
 
 
@@ -167,20 +208,27 @@ def test_integer_maps_need_a_scale(kernel: Kernel, blocks: NDArray[np.uint8], ex
         ("uint8_to_float", "computed", "-1..1"),
     ],
 )
-def test_what_a_tflite_input_means(tflite_files: Path, name: str, origin: str, normalisation: str) -> None:
+def test_what_a_tflite_input_means(
+    tflite_files: Path, name: str, origin: str, normalisation: str
+) -> None:
     path = tflite_files / f"{name}.tflite"
     found = open_runner(path).input
     assert (found.origin, str(found.normalisation)) == (origin, normalisation)
     described = describe_file(path)
-    assert described == {"assumed": {}, "computed": {}}  # three keypoints: nothing is assumed about them
+    assert described == {
+        "assumed": {},
+        "computed": {},
+    }  # three keypoints: nothing is assumed about them
     given = open_runner(path, normalisation=Normalisation.parse("mean=0.4,std=0.3")).input
     fixed = origin == "computed" and name != "float_raw"
     assert (given.origin == "given") is not fixed
     assert bool(given.note) is fixed
 
 
-def test_an_unusual_scale_is_told_and_can_be_set(tflite_files: Path, tmp_path: Path, blocks: NDArray[np.uint8]) -> None:
-    """A uint8 input over [-2.5, 2.5], as quantisers make of ImageNet's range: bytes as they are mean 2.5 times too much."""
+def test_an_unusual_scale_is_told_and_can_be_set(
+    tflite_files: Path, tmp_path: Path, blocks: NDArray[np.uint8]
+) -> None:
+    """A uint8 input over [-2.5, 2.5], as quantisers make of ImageNet's range."""
     from heatpose.export.schema import Model
 
     images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
@@ -190,17 +238,24 @@ def test_an_unusual_scale_is_told_and_can_be_set(tflite_files: Path, tmp_path: P
     path = tmp_path / "wide.tflite"
     path.write_bytes(model.pack())
     assumed = open_runner(path)
-    assert assumed.input.origin == "assumed" and str(assumed.input.normalisation).startswith("-2.51..")
+    assert assumed.input.origin == "assumed" and str(assumed.input.normalisation).startswith(
+        "-2.51.."
+    )
     given = open_runner(path, normalisation=Normalisation.parse("-1..1"))
     stored = given._input.fill(images[0], given.input).astype(float)  # type: ignore[attr-defined]
-    np.testing.assert_allclose((stored - 128) * 5 / 255, images / 127.5 - 1, atol=0.5 * 5 / 255 + 1e-6)
+    np.testing.assert_allclose(
+        (stored - 128) * 5 / 255, images / 127.5 - 1, atol=0.5 * 5 / 255 + 1e-6
+    )
 
 
 def test_no_built_in_skeleton_and_a_wrong_one(tflite_files: Path) -> None:
     runner = open_runner(tflite_files / "float_logits.tflite")
     with pytest.raises(HeatposeError, match="3 keypoints and no skeleton of its own"):
         reading_of(runner)
-    with pytest.raises(HeatposeError, match=r"has 3 keypoints, but skeleton 'coco17' has 17; choose the one it was made for\.$"):
+    with pytest.raises(
+        HeatposeError,
+        match=r"has 3 keypoints, but skeleton 'coco17' has 17; choose the one it was made for\.$",
+    ):
         reading_of(runner, COCO_17)
 
 
@@ -214,7 +269,17 @@ def score(heatpose: Heatpose, synthetic_root: Path, tmp_path: Path) -> Score:
     def call(model: Path, *options: object) -> tuple[str, dict[str, Any]]:
         labels = synthetic_root / "annotations/person_keypoints_val2017.json"
         out = tmp_path / "report.json"
-        ran = heatpose("evaluate", model, "--annotations", labels, "--images", synthetic_root / "val2017", *options, "--json", out)
+        ran = heatpose(
+            "evaluate",
+            model,
+            "--annotations",
+            labels,
+            "--images",
+            synthetic_root / "val2017",
+            *options,
+            "--json",
+            out,
+        )
         assert ran.status == 0, ran.err
         return ran.out, json.loads(out.read_text())
 
@@ -222,13 +287,22 @@ def score(heatpose: Heatpose, synthetic_root: Path, tmp_path: Path) -> Score:
 
 
 @pytest.mark.parametrize("takes", TO_SIGNED)
-def test_a_foreign_file_scores_as_the_network_with_the_option(score: Score, case: Any, takes: str, tmp_path: Path) -> None:
+def test_a_foreign_file_scores_as_the_network_with_the_option(
+    score: Score, case: Any, takes: str, tmp_path: Path
+) -> None:
     own = score(case.result.folder / "net_64.onnx")[1]
     assert own["assumed"] == own["computed"] == {}
     path = export(tmp_path / "m.onnx", hidden(*TO_SIGNED[takes]), case.network, nn.Sigmoid())
     said, report = score(path)
-    assert "m.onnx: assumed skeleton st13, normalisation -1..1 (to change: --skeleton, --normalisation)." in said
-    assert report["assumed"] == {"skeleton": "st13", "normalisation": "-1..1"} and report["oks"] != own["oks"]
+    assert (
+        "m.onnx: assumed skeleton st13, normalisation -1..1 "
+        "(to change: --skeleton, --normalisation)."
+        in said
+    )
+    assert (
+        report["assumed"] == {"skeleton": "st13", "normalisation": "-1..1"}
+        and report["oks"] != own["oks"]
+    )
     said, report = score(path, "--normalisation", takes, "--skeleton", "st13")
     assert "assumed" not in said and report["assumed"] == {}
     assert report["oks"] == pytest.approx(own["oks"], abs=0.05)
@@ -237,21 +311,34 @@ def test_a_foreign_file_scores_as_the_network_with_the_option(score: Score, case
 
 def test_an_option_that_a_file_makes_needless_is_told(score: Score, case: Any) -> None:
     said, report = score(case.result.folder / "net_64.onnx", "--normalisation", "0..1")
-    assert "net_64.onnx: normalisation 0..1 is not used: -1..1 follows from the file or its bundle." in said
+    assert (
+        "net_64.onnx: normalisation 0..1 is not used: -1..1 follows from the file or its bundle."
+        in said
+    )
     assert report["oks"] == score(case.result.folder / "net_64.onnx")[1]["oks"]
 
 
-def test_predictions_and_inspections_have_it_too(heatpose: Heatpose, tiny_checkpoint: Path, synthetic_root: Path, tmp_path: Path) -> None:
+def test_predictions_and_inspections_have_it_too(
+    heatpose: Heatpose, tiny_checkpoint: Path, synthetic_root: Path, tmp_path: Path
+) -> None:
     path = export(tmp_path / "m.onnx", load_checkpoint(tiny_checkpoint).network)
     picture, out = next((synthetic_root / "val2017").iterdir()), tmp_path / "out"
     ran = heatpose("predict", path, picture, "--out", out)
     (entry,) = json.loads((out / "predictions.json").read_text())
     assumed = {"skeleton": "st13", "normalisation": "-1..1"}
     assert "assumed skeleton st13" in ran.out and entry["assumed"] == assumed
-    assert heatpose("predict", path, picture, "--out", out, "--skeleton", "st13", "--normalisation", "-1..1").status == 0
+    assert (
+        heatpose(
+            "predict", path, picture, "--out", out, "--skeleton", "st13", "--normalisation", "-1..1"
+        ).status
+        == 0
+    )
     assert "assumed" not in json.loads((out / "predictions.json").read_text())[0]
     ran = heatpose("inspect", path, "--json", tmp_path / "facts.json")
-    assert json.loads((tmp_path / "facts.json").read_text())["assumed"] == assumed and "skeleton st13" in ran.out
+    assert (
+        json.loads((tmp_path / "facts.json").read_text())["assumed"] == assumed
+        and "skeleton st13" in ran.out
+    )
 
 
 @pytest.mark.parametrize(
@@ -262,12 +349,25 @@ def test_predictions_and_inspections_have_it_too(heatpose: Heatpose, tiny_checkp
         (["--skeleton", "coco17"], "has 13 keypoints, but skeleton 'coco17' has 17"),
     ],
 )
-def test_wrong_options_are_one_sentence(heatpose: Heatpose, tiny_checkpoint: Path, synthetic_root: Path, options: list[str], said: str) -> None:
+def test_wrong_options_are_one_sentence(
+    heatpose: Heatpose, tiny_checkpoint: Path, synthetic_root: Path, options: list[str], said: str
+) -> None:
     labels = synthetic_root / "annotations/person_keypoints_val2017.json"
-    ran = heatpose("evaluate", tiny_checkpoint, "--annotations", labels, "--images", synthetic_root / "val2017", *options)
+    ran = heatpose(
+        "evaluate",
+        tiny_checkpoint,
+        "--annotations",
+        labels,
+        "--images",
+        synthetic_root / "val2017",
+        *options,
+    )
     assert ran.status == 1 and said in ran.err and ran.err.count("\n") == 1
 
 
 def test_built_in_names_are_the_files_of_conf() -> None:
     conf = Path(__file__).parents[2] / "conf/skeleton"
-    assert [Skeleton.from_yaml(conf / f"{s.name}.yaml") for s in (COCO_17, ST_13)] == [COCO_17, ST_13]
+    assert [Skeleton.from_yaml(conf / f"{s.name}.yaml") for s in (COCO_17, ST_13)] == [
+        COCO_17,
+        ST_13,
+    ]

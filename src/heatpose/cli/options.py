@@ -76,14 +76,15 @@ Images = Annotated[
 ]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the result here as well.")]
 SkeletonFile = Annotated[
-    Path | None, typer.Option(help="coco17, st13 or a skeleton YAML, for model files that do not state their keypoints.")
+    Path | None,
+    typer.Option(help="coco17, st13 or a skeleton YAML, for files that do not state their own."),
 ]
 NormalisationText = Annotated[
     str | None,
     typer.Option(
         "--normalisation",
-        help="For model files that do not state how bytes become their input: -1..1, 0..1, 0..255, imagenet, or "
-        "mean=R,G,B,std=R,G,B.",
+        help="For model files that do not state how bytes become their input: -1..1, 0..1, 0..255, "
+        "imagenet, or mean=R,G,B,std=R,G,B.",
     ),
 ]
 Resolution = Annotated[int | None, typer.Option(help="Side of the input, for checkpoints; other files have a fixed one.")]
@@ -106,7 +107,7 @@ def read_skeleton(path: Path | None) -> Skeleton | None:
 
 
 def tell_reading(reading: Reading) -> None:
-    """Prints what was assumed or computed about a model file, in one line; nothing where all is known."""
+    """Prints what was assumed or computed about a file, in one line; nothing where all is known."""
     if line := reading.line():
         typer.echo(line)
 

@@ -36,8 +36,8 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for what is drawn and for the keypoints as COCO results.")],
     beside: Annotated[Path | None, typer.Option(help="A second model, drawn beside the first, with distances.", autocompletion=model_files)] = None,
     sampling: Annotated[Sampling | None, typer.Option(help="As in training by default, bilinear where the file does not say.")] = None,
-    decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None, normalisation: NormalisationText = None,
-    resolution: Resolution = None, threads: Threads = None,
+    decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None,
+    normalisation: NormalisationText = None, resolution: Resolution = None, threads: Threads = None,
     threshold: Annotated[float, typer.Option(help="Keypoints with a lower score are not drawn.", min=0, max=1)] = 0.2,
     draw: Annotated[bool, typer.Option(help="Without, only the keypoints are written.")] = True,
     smooth: Annotated[bool, typer.Option(help="Videos: filter the keypoints over time.")] = True,
@@ -61,7 +61,8 @@ def predict(
         reading = reading_of(runner, given)
         tell_reading(reading)
         chosen = None if sampling is None else str(sampling)
-        estimators.append(Estimator.of(runner, reading.skeleton, str(decode), chosen, reading.assumed))
+        estimator = Estimator.of(runner, reading.skeleton, str(decode), chosen, reading.assumed)
+        estimators.append(estimator)
     options = VideoOptions(smooth, crop, frames, limit)
     typer.echo(predict_sources(sources, out, Drawing(estimators, threshold, draw), options))
 
@@ -70,7 +71,8 @@ def data(
     folder: Annotated[Path, typer.Argument(help="A data set: a folder in COCO 2017 layout, with one person_keypoints_*.json and its images, or an export.")],
     split: Annotated[Split, typer.Option(help="Which part, where the folder keeps them apart.")] = Split.train,
     skeleton: Annotated[
-        Path | None, typer.Option(help="coco17, st13 or a skeleton YAML; by default COCO's 17 keypoints, or those of the labels.")
+        Path | None,
+        typer.Option(help="coco17, st13 or a skeleton YAML; by default coco17, or as labelled."),
     ] = None,
     files: Annotated[bool, typer.Option("--files", help="Decode every image as well: finds missing and broken ones.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Write a picture of labelled people here (PNG or JPEG).")] = None,

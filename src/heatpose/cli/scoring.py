@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Model, annotations: Annotations, images: Images = None, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
-    decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None, normalisation: NormalisationText = None,
-    resolution: Resolution = None, threads: Threads = None, reference_kernels: ReferenceKernels = False,
+    decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None,
+    normalisation: NormalisationText = None, resolution: Resolution = None, threads: Threads = None,
+    reference_kernels: ReferenceKernels = False,
 ) -> None:  # fmt: skip
     """Score a model by the published single-person protocol, with COCO AP beside it."""
     from heatpose.present import report_table, show
@@ -53,8 +54,9 @@ def evaluate(
 def compare(
     models: Annotated[list[Path], typer.Argument(help="Two or more models; the first is what the others are compared with.", autocompletion=model_files)],
     annotations: Annotations, images: Images = None, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
-    decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None, normalisation: NormalisationText = None,
-    resolution: Resolution = None, threads: Threads = None, reference_kernels: ReferenceKernels = False,
+    decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None,
+    normalisation: NormalisationText = None, resolution: Resolution = None, threads: Threads = None,
+    reference_kernels: ReferenceKernels = False,
 ) -> None:  # fmt: skip
     """Score several models on the same images; differences with a paired bootstrap interval."""
     from heatpose.evaluate import paired_difference
@@ -76,7 +78,13 @@ class _Scoring:
     """The evaluation set of one command; people are read once per skeleton."""
 
     def __init__(
-        self, annotations: Path, images: Path | None, sampling: Sampling, decode: Decode, skeleton: Path | None, normalisation: str | None
+        self,
+        annotations: Path,
+        images: Path | None,
+        sampling: Sampling,
+        decode: Decode,
+        skeleton: Path | None,
+        normalisation: str | None,
     ) -> None:
         from heatpose.data.coco import read_labels
 
@@ -99,7 +107,11 @@ class _Scoring:
 
         check_runs(model, resolution)
         runner = open_runner(
-            model, threads=threads, size=resolution, reference_kernels=reference_kernels, normalisation=self.normalisation
+            model,
+            threads=threads,
+            size=resolution,
+            reference_kernels=reference_kernels,
+            normalisation=self.normalisation,
         )
         reading = reading_of(runner, self.skeleton)
         tell_reading(reading)
@@ -108,5 +120,6 @@ class _Scoring:
             self.people[key], audit = benchmark_people(self.labels, self.images, skeleton)
             tell_once(audit.account(self.labels.path, "scored, one on each image"))
             tell(self.labels.path, audit.readings)
-        report = evaluate(runner, self.people[key], skeleton, sampling=self.sampling, decode=self.decode)
+        people = self.people[key]
+        report = evaluate(runner, people, skeleton, sampling=self.sampling, decode=self.decode)
         return replace(report, reading=reading)

@@ -102,8 +102,8 @@ def cache_key(runner: PoseRunner, people: Sequence[Person], skeleton: Skeleton, 
     """Name of the folder: a hash of all that the answers depend on. Of the pictures, their paths and sizes in bytes."""
     read = reading_of(runner, settings.names())
     digest = hashlib.sha256(runner.path.read_bytes())
-    head = [FORMAT, runner.size, settings.margin, settings.mirror, settings.min_score, skeleton.to_dict()]
-    head += [read.skeleton.to_dict(), asdict(runner.input.normalisation)]
+    head: list[Any] = [FORMAT, runner.size, settings.margin, settings.mirror, settings.min_score]
+    head += [skeleton.to_dict(), read.skeleton.to_dict(), asdict(runner.input.normalisation)]
     digest.update(json.dumps(head, sort_keys=True).encode())
     sizes: dict[Path, int] = {}
     for person in people:

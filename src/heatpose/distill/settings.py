@@ -17,7 +17,7 @@ class DistillSettings:
     Attributes:
         path: The teacher: a `.ckpt`, `.onnx` or `.tflite` pose model; None for none.
         size: Input side to run it at, for files that leave it open (checkpoints, some ONNX); None for its own.
-        skeleton: What its channels are, for a file that does not state it: coco17, st13 or a YAML file.
+        skeleton: What its channels are, for a file that does not state it: coco17, st13 or a YAML.
         normalisation: How bytes become its input, likewise; see `runners.normalisation.FORMS`.
         margin: It sees each person in a square crop of this many times the longer side of the person's box; None shows it the whole picture,
             stretched.

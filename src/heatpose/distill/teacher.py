@@ -47,7 +47,7 @@ class Teacher:
         skeleton: The student's.
         min_score: Points below are not merged with others.
         mirror: It is asked about mirrored views too.
-        own: What its channels are, where its file does not state it; a built-in skeleton is assumed where None.
+        own: What its channels are, where its file does not state it; assumed where None.
 
     Raises:
         HeatposeError: The model does not know one of the keypoints.

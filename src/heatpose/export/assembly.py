@@ -81,9 +81,8 @@ class BundleJob:
     def metadata(self) -> str:
         """What every model file states about itself."""
         decoded = self.network.four_heads
-        return description(
-            self.skeleton, self.preprocessing, probabilities=self.sigmoid or decoded, pose=self.pose if decoded else None
-        )
+        sure, pose = self.sigmoid or decoded, self.pose if decoded else None
+        return description(self.skeleton, self.preprocessing, probabilities=sure, pose=pose)
 
 
 @dataclass

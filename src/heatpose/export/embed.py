@@ -1,8 +1,9 @@
-"""What an exported file states about itself: keypoints, preprocessing, what it gives; inside the file, so that it is complete without its bundle.
+"""What an exported file states inside about itself: keypoints, preprocessing, what it gives.
 
-A JSON text under the name `runners.manifest.METADATA`: in TFLite an entry of `metadata` with its buffer, as converters
-write theirs; in ONNX an entry of `metadata_props`. It holds nothing of time and place: equal exports are equal files.
-Int8 files are written from the float file and carry its text on.
+A JSON text under the name `runners.manifest.METADATA`: in TFLite an entry of `metadata` with its
+buffer, as converters write theirs; in ONNX an entry of `metadata_props`. It holds nothing of time
+and place: equal exports are equal files. Int8 files are written from the float file and carry its
+text on.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def description(
     output = {
         "form": "heatmaps" if pose is None else f"{', '.join(pose)}, score",
         "values": "probabilities" if probabilities else "logits",
-        "coordinates": "fractions of the input" if pose else "cell k of n is at (k + 0.5) / n of the input",
+        "coordinates": "fractions of the input"
+        if pose
+        else "cell k of n is at (k + 0.5) / n of the input",
     }
     content = {
         "format": FORMAT,
@@ -71,7 +74,7 @@ def into_tflite(content: bytes, text: str) -> bytes:
 
 
 def into_onnx(path: Path, text: str) -> None:
-    """Adds the text to an ONNX file that has none, by appending: joined protobuf messages are one message."""
+    """Appends the text to an ONNX file that has none: joined protobuf messages are one message."""
     import onnx
 
     addition = onnx.ModelProto()

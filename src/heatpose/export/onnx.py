@@ -21,7 +21,13 @@ OUTPUT, POSE = "heatmaps", "pose"
 
 
 def export_onnx(
-    network: MoveNet, size: int, path: Path, *, sigmoid: bool, pose: PoseForm = "xy", metadata: str = ""
+    network: MoveNet,
+    size: int,
+    path: Path,
+    *,
+    sigmoid: bool,
+    pose: PoseForm = "xy",
+    metadata: str = "",
 ) -> None:
     """Writes a network as ONNX: "image" f32[1, 3, S, S] in [-1, 1] -> "heatmaps" f32[1, K, S/4, S/4].
 

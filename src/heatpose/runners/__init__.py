@@ -122,8 +122,8 @@ def open_runner(
             another one than theirs.
         reference_kernels: TFLite's plain loops, the definition of what an int8 operator computes, instead of
             the fast ones. Slow, and without effect on the other kinds, which have one set of kernels.
-        normalisation: How bytes become a float input, for files that neither state it nor have a bundle that
-            does; `runner.input.note` says so where it is not used.
+        normalisation: How bytes become a float input, for files that neither state it nor have a
+            bundle that does; `runner.input.note` tells where it is not used.
 
     Raises:
         HeatposeError: No such file, no pose model, another size than the file's, or what runs this kind of
@@ -142,7 +142,11 @@ def open_runner(
         from heatpose.runners.tflite_runner import TFLiteRunner
 
         return TFLiteRunner(
-            path, threads=threads, size=size, reference_kernels=reference_kernels, normalisation=normalisation
+            path,
+            threads=threads,
+            size=size,
+            reference_kernels=reference_kernels,
+            normalisation=normalisation,
         )
     if suffix == ".onnx":
         from heatpose.runners.onnx_runner import OnnxRunner

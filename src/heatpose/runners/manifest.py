@@ -1,4 +1,4 @@
-"""What is known about a model file apart from its graph: what it states itself, else what the manifest beside it does."""
+"""What a model file states about itself, else what the manifest beside it states."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from heatpose.skeleton import Skeleton
 
 MANIFEST = "manifest.json"
 METADATA = "heatpose"
-"""Name of the entry in a TFLite file's `metadata` and in an ONNX file's `metadata_props`: a JSON text."""
+"""Name of the entry, a JSON text, in TFLite's `metadata` and ONNX's `metadata_props`."""
 LONGEST = 1 << 20
 """Bytes of that text; a few thousand are usual."""
 
@@ -49,11 +49,12 @@ class FileFacts:
         described = f"describes {len(self.skeleton)} ('{self.skeleton.name}')"
         if self.source != MANIFEST:
             raise HeatposeError(
-                f"'{path}' has {keypoints} keypoints, but its own metadata {described}; export it again."
+                f"'{path}' has {keypoints} keypoints, but its own metadata {described}; "
+                "export it again."
             )
         raise HeatposeError(
-            f"'{path}' has {keypoints} keypoints, but the {MANIFEST} beside it {described}; the two do not belong "
-            "together, so move one of them elsewhere."
+            f"'{path}' has {keypoints} keypoints, but the {MANIFEST} beside it {described}; "
+            "the two do not belong together, so move one of them elsewhere."
         )
 
 
@@ -73,13 +74,13 @@ def known_facts(model: Path, metadata: bytes | None) -> FileFacts:
         content = json.loads(metadata[:LONGEST].decode("utf-8"))
         facts = _facts(content, "the file", str(content.get("written_by", "")))
     except (ValueError, RecursionError, TypeError, AttributeError, HeatposeError) as error:
-        reason = str(error).rstrip(".")
-        raise HeatposeError(f"'{model}' has damaged metadata ({reason}); export it again.") from error
+        sentence = f"'{model}' has damaged metadata ({str(error).rstrip('.')}); export it again."
+        raise HeatposeError(sentence) from error
     return facts
 
 
 def read_manifest(model: Path) -> FileFacts:
-    """Reads `manifest.json` in the model file's folder, if there is one; other software's states nothing.
+    """Reads `manifest.json` in the file's folder, if there is one; other software's states nothing.
 
     Neither does a bundle's about a file that it does not list, by name or by hash.
 
@@ -102,10 +103,13 @@ def read_manifest(model: Path) -> FileFacts:
 
 def _lists(files: Any, model: Path) -> bool:
     """Whether a manifest is about a file; one without a list is about all files beside it."""
-    if not isinstance(files, dict) or model.name in files or model.suffix == ".json" or not model.is_file():
+    if not isinstance(files, dict) or model.name in files:
+        return True
+    if model.suffix == ".json" or not model.is_file():  # asked about the manifest itself
         return True
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
-    return any(isinstance(entry, dict) and entry.get("sha256") == digest for entry in files.values())
+    entries = [entry for entry in files.values() if isinstance(entry, dict)]
+    return any(entry.get("sha256") == digest for entry in entries)
 
 
 def _facts(content: Mapping[str, Any], source: str, written_by: str = "") -> FileFacts:

@@ -1,4 +1,4 @@
-"""What a file that was exported here states about itself, read with nothing but the format's own schema."""
+"""What a file that was exported here states about itself, read by the format's own schema alone."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ def tflite_facts(path: Path) -> FileFacts:
 
 
 def onnx_facts(path: Path, entries: Mapping[str, str]) -> FileFacts:
-    """What an ONNX file states about itself in its `metadata_props`, else what the manifest beside it does.
+    """What an ONNX file's `metadata_props` state, else what the manifest beside it does.
 
     Raises:
         HeatposeError: The text or the manifest cannot be understood.
     """
-    return known_facts(path, entries[METADATA].encode("utf-8", "replace") if METADATA in entries else None)
+    return known_facts(
+        path, entries[METADATA].encode("utf-8", "replace") if METADATA in entries else None
+    )
 
 
 def tflite_metadata(path: Path) -> bytes | None:
-    """The buffer that the entry `METADATA` of a TFLite file's `metadata` names; None where there is none.
+    """The buffer of the entry `METADATA` in a TFLite file's `metadata`; None where there is none.
 
     Args:
         path: A file that `export.flatbuffer.read_graph` has read.
@@ -47,8 +49,17 @@ def tflite_metadata(path: Path) -> bytes | None:
         return _entry(tflite.Model.GetRootAs(content), content)
     except OSError as error:
         raise HeatposeError(f"'{path}' cannot be read ({error.strerror}).") from error
-    except (struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
-        raise HeatposeError(f"'{path}' has a damaged list of metadata; get the file again.") from error
+    except (
+        struct.error,
+        ValueError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+    ) as error:
+        raise HeatposeError(
+            f"'{path}' has a damaged list of metadata; get the file again."
+        ) from error
 
 
 def _entry(model: Any, content: bytes) -> bytes | None:

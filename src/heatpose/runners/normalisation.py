@@ -1,4 +1,4 @@
-"""How the bytes of an image become the values of a float input, and what range a file itself points to."""
+"""How bytes of an image become values of a float input, and what range a file itself points to."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ class Normalisation:
     def parse(cls, text: str) -> Normalisation:
         """Reads what `--normalisation` takes, see `FORMS`.
 
-        `LOW..HIGH` are the values of byte 0 and byte 255. `mean` and `std` are one number or three; both are
-        fractions of the full range (torchvision) where none is above 1, else both count in bytes.
+        `LOW..HIGH` are the values of byte 0 and byte 255. `mean` and `std` are one number or three;
+        both are fractions of the full range (torchvision) where none is above 1, else both count in
+        bytes.
 
         Raises:
             HeatposeError: Another form, or one that can be read in two ways.
@@ -83,7 +84,8 @@ class InputReading:
 
     Attributes:
         normalisation: Of float inputs; of integer ones, what their bytes mean to the network.
-        origin: "stated" by the file or its bundle, "given" by the user, "computed" from the file, "assumed".
+        origin: "stated" by the file or its bundle, "given" by the user, "computed" from the
+            file, or "assumed".
         reason: What it was computed from, or why it could only be assumed; a clause.
         raw: The bytes go into the input as they are (int8: less 128).
         note: A sentence where something else was given than the file fixes; else empty.
@@ -137,8 +139,8 @@ def _of_moments(text: str, mean: Triple, std: Triple) -> Normalisation:
     undecided = middle == 0 and smallest == largest == 1
     if mixed or undecided or not (in_bytes or in_fractions):
         raise HeatposeError(
-            f"Normalisation '{text}' leaves open whether mean and std are fractions of 255 or bytes; "
-            "give both in the same unit, or a range such as 0..1 or 0..255."
+            f"Normalisation '{text}' leaves open whether mean and std are fractions of 255 or "
+            "bytes; give both in the same unit, or a range such as 0..1 or 0..255."
         )
     if in_bytes:
         mean = (mean[0] / 255, mean[1] / 255, mean[2] / 255)
@@ -147,15 +149,15 @@ def _of_moments(text: str, mean: Triple, std: Triple) -> Normalisation:
 
 
 def fitting_range(gain: NDArray[np.float64], offset: NDArray[np.float64]) -> Normalisation | None:
-    """The range of input values for which a graph's first arithmetic makes a usual input of a network.
+    """The range of input values that a graph's first arithmetic turns into a usual one.
 
     Args:
         gain: f64[3] of `gain * value + offset`, R, G, B.
         offset: f64[3].
 
     Returns:
-        The one of 0..255, 0..1 and -1..1 that becomes [0, 1], [0, 255] or values around 0; None where none
-        or several do.
+        The one of 0..255, 0..1 and -1..1 that becomes [0, 1], [0, 255] or values around 0; None
+        where none or several do.
     """
     ranges = ((BYTES, 0.0, 255.0), (UNIT, 0.0, 1.0), (SIGNED, -1.0, 1.0))
     found = [n for n, low, high in ranges if _usual(gain * low + offset, gain * high + offset)]
@@ -206,7 +208,7 @@ class Arithmetic:
         return bool(np.isfinite(self.gain).all() and np.isfinite(self.offset).all())
 
     def reading(self, otherwise: Normalisation) -> InputReading:
-        """What the input takes, from this arithmetic; `otherwise` is assumed where it does not tell."""
+        """What the input takes by this arithmetic; `otherwise` is assumed if it does not tell."""
         found = fitting_range(self.gain, self.offset) if self.steps else None
         if found is None:
             return InputReading(otherwise, "assumed")

@@ -47,7 +47,9 @@ class OnnxInput:
         return np.ascontiguousarray(ordered, self.dtype)
 
 
-def find_input(path: Path, inputs: Sequence[tuple[str, str, Sequence[object]]], wanted: int | None) -> OnnxInput:
+def find_input(
+    path: Path, inputs: Sequence[tuple[str, str, Sequence[object]]], wanted: int | None
+) -> OnnxInput:
     """Reads the inputs.
 
     Args:
@@ -56,18 +58,25 @@ def find_input(path: Path, inputs: Sequence[tuple[str, str, Sequence[object]]], 
         wanted: Side to run a file at that leaves it open.
 
     Raises:
-        HeatposeError: It is not one RGB image, or its side is open and `wanted` None, or another one.
+        HeatposeError: It is not one RGB image, its side is open and `wanted` None, or another one.
     """
     name, dtype, shape = inputs[0] if len(inputs) == 1 else ("", "", [])
     sides = [side if isinstance(side, int) and side > 0 else None for side in shape]
     last = len(sides) == 4 and sides[1] != 3 and sides[3] == 3
     fixed = {side for side in (sides[1:3] if last else sides[2:]) if side is not None}
-    if len(sides) != 4 or not (last or sides[1] == 3) or len(fixed) > 1 or dtype not in FLOATS + INTEGERS:
+    if (
+        len(sides) != 4
+        or not (last or sides[1] == 3)
+        or len(fixed) > 1
+        or dtype not in FLOATS + INTEGERS
+    ):
         listed = ", ".join(f"{kind} {list(dims)}" for _, kind, dims in inputs) or "nothing"
         form = f"(1 or N, 3, S, S) or (1 or N, S, S, 3), as one of {', '.join(FLOATS + INTEGERS)}"
         raise no_pose_model(path, f"its input is {listed}, not one RGB image {form}")
     if not fixed and wanted is None:
-        raise HeatposeError(f"'{path}' leaves the size of its input open; say which side to run it at.")
+        raise HeatposeError(
+            f"'{path}' leaves the size of its input open; say which side to run it at."
+        )
     side = int(next(iter(fixed), wanted or 0))
     check_size(path, side, wanted)
     check_resolution(side)
@@ -96,7 +105,7 @@ def read_input(
 
 
 def _first_arithmetic(model: Any, tensor: str) -> Arithmetic:
-    """What the nodes before the first that is no arithmetic compute; nothing where the way forks."""
+    """What the nodes up to the first that is no arithmetic compute; nothing where the way forks."""
     constants = _constants(model)
     found = Arithmetic()
     for _ in range(len(model.graph.node)):
@@ -115,7 +124,7 @@ def _first_arithmetic(model: Any, tensor: str) -> Arithmetic:
 
 
 def output_scale(model: Any, output: str) -> tuple[float, int] | None:
-    """Scale and zero point of the QuantizeLinear that writes an integer output; None where none does."""
+    """Scale and zero point of the QuantizeLinear that writes an output; None where none does."""
     constants = _constants(model)
     for node in model.graph.node:
         if output in node.output and node.op_type == "QuantizeLinear" and len(node.input) == 3:
@@ -137,7 +146,7 @@ def _constants(model: Any) -> dict[str, Any]:
 
 
 def _array(tensor: Any) -> NDArray[np.float64] | None:
-    """The numbers of a small constant; None for a large one, one in another file, or a damaged one."""
+    """The numbers of a small constant; None for one that is large, in another file, or damaged."""
     from onnx import numpy_helper
 
     if np.prod(tensor.dims, dtype=np.float64) > 3 or tensor.HasField("data_location"):

@@ -18,7 +18,7 @@ from heatpose.runners.metadata import onnx_facts
 from heatpose.runners.normalisation import Normalisation
 from heatpose.runners.onnx_forms import find_input, output_scale, read_input
 from heatpose.runners.outputs import choose_output, heatmaps_of, poses_from_heatmaps, poses_of
-from heatpose.runners.problems import first_line
+from heatpose.runners.problems import first_line, no_scale
 
 
 class OnnxRunner:
@@ -58,7 +58,8 @@ class OnnxRunner:
         # One empty image tells that the graph runs, and the real shapes where the file leaves them open.
         first = self._run(np.zeros((1, self.size, self.size, 3), np.uint8))
         shapes = [values.shape for values in first]
-        self._form = choose_output(path, shapes, self.size, channels_first=not self._input.channels_last)
+        nchw = not self._input.channels_last
+        self._form = choose_output(path, shapes, self.size, channels_first=nchw)
         self._scale = self._output_scale(model, first[self._form.position].dtype)
         self.keypoints = self._form.keypoints
         known = known.checked(path, self.keypoints)
@@ -83,7 +84,8 @@ class OnnxRunner:
         step = self._input.batch or len(images)
         parts = [self._run(images[i : i + step])[self._form.position] for i in range(0, len(images), step)]
         scale, zero = self._scale
-        values: NDArray[np.float32] = (np.concatenate(parts).astype(np.float32) - zero) * np.float32(scale)
+        stored = np.concatenate(parts).astype(np.float32)
+        values: NDArray[np.float32] = (stored - zero) * np.float32(scale)
         return values[: len(images)]  # without what filled up the last batch
 
     def _output_scale(self, model: Any, dtype: np.dtype[Any]) -> tuple[float, int]:
@@ -97,8 +99,7 @@ class OnnxRunner:
         name = self._session.get_outputs()[self._form.position].name
         found = output_scale(model, name)
         if found is None:
-            reason = f"its output '{name}' is {dtype} without a scale"
-            raise HeatposeError(f"'{self.path}' cannot be scored: {reason}; export it with a float output.")
+            raise no_scale(self.path, name, str(dtype))
         return found
 
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:

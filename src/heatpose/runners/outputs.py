@@ -33,7 +33,14 @@ class Layout(Enum):
 
 @dataclass(frozen=True)
 class OutputForm:
-    """A recognised output: its position among the model's outputs, its layout and K; `ambiguous` where the shape fits two layouts."""
+    """A recognised output.
+
+    Attributes:
+        position: Among the model's outputs.
+        layout: How it is laid out.
+        keypoints: K.
+        ambiguous: The shape fits two layouts.
+    """
 
     position: int
     layout: Layout

@@ -1,4 +1,4 @@
-"""How a model file is read: what is stated, given, computed and assumed about its channels, its input and its output."""
+"""What is stated, given, computed and assumed about a model file's channels, input and output."""
 
 from __future__ import annotations
 
@@ -64,10 +64,15 @@ class Reading:
         """
         parts = [*self.notes]
         if self.computed:
-            parts.insert(0, "computed " + ", ".join(f"{name} {value}" for name, value in self.computed.items()))
+            parts.insert(
+                0,
+                "computed " + ", ".join(f"{name} {value}" for name, value in self.computed.items()),
+            )
         if self.assumed:
             text = "assumed " + ", ".join(f"{name} {value}" for name, value in self.assumed.items())
-            settings = [option + name for name in self.assumed if name in ("skeleton", "normalisation")]
+            settings = [
+                option + name for name in self.assumed if name in ("skeleton", "normalisation")
+            ]
             parts.insert(0, f"{text} (to change: {', '.join(settings)})" if settings else text)
         return f"{self.model}: {'; '.join(parts)}." if parts else ""
 
@@ -77,16 +82,18 @@ class Reading:
 
 
 def reading_of(model: Read, chosen: Skeleton | None = None) -> Reading:
-    """The skeleton that was chosen, else the model's own, else the built-in one with as many keypoints; and all that was assumed.
+    """What a model is taken for.
+
+    Its skeleton is the one that was chosen, else its own, else the built-in one of its number.
 
     Raises:
-        HeatposeError: The chosen skeleton has another number of keypoints, or none was chosen and there is none.
+        HeatposeError: The skeleton has another number of keypoints, or there is none.
     """
     skeleton = chosen or model.skeleton or for_keypoint_count(model.keypoints)
     if len(skeleton) != model.keypoints:
         raise HeatposeError(
-            f"'{model.path}' has {model.keypoints} keypoints, but skeleton '{skeleton.name}' has {len(skeleton)}; "
-            "choose the one it was made for."
+            f"'{model.path}' has {model.keypoints} keypoints, but skeleton '{skeleton.name}' has "
+            f"{len(skeleton)}; choose the one it was made for."
         )
     assumed, computed = dict[str, str](), dict[str, str]()
     if chosen is None and model.skeleton is None:
@@ -113,13 +120,13 @@ class UnrunFile:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """What a TFLite or ONNX file states about itself and what would be assumed, for `heatpose inspect`.
+    """What a TFLite or ONNX file states about itself and what would be assumed.
 
     A TFLite file is not run; an ONNX file is, once, because its shapes are often open.
 
     Returns:
-        `assumed` and `computed`; and where the file or its bundle states them `skeleton`, `preprocessing` and
-        `stated_by`. All empty for what is no pose model.
+        `assumed` and `computed`; and where the file or its bundle states them `skeleton`,
+        `preprocessing` and `stated_by`. All empty for what is no pose model.
 
     Raises:
         HeatposeError: Its metadata or the manifest beside it cannot be understood.
@@ -127,12 +134,17 @@ def describe_file(path: Path) -> dict[str, Any]:
     facts, read = _read_onnx(path) if path.suffix.lower() == ".onnx" else _read_tflite(path)
     content: dict[str, Any] = {"assumed": {}, "computed": {}}
     if facts.skeleton is not None:
-        content |= {"skeleton": facts.skeleton.to_dict(), "stated_by": facts.written_by or facts.source}
+        content |= {
+            "skeleton": facts.skeleton.to_dict(),
+            "stated_by": facts.written_by or facts.source,
+        }
     if facts.preprocessing is not None:
         content["preprocessing"] = facts.preprocessing.to_dict()
     try:
         return content if read is None else {**content, **reading_of(read).to_json()}
-    except HeatposeError:  # no built-in skeleton has as many keypoints: nothing is assumed, running it asks for one
+    except (
+        HeatposeError
+    ):  # no built-in skeleton has as many keypoints: nothing is assumed, running it asks for one
         return content
 
 

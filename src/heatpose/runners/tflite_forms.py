@@ -102,8 +102,9 @@ def read_input(
 ) -> InputReading:
     """How bytes go into the input, and how that is known.
 
-    What an integer input takes is fixed by its scale and zero point, or by the graph; what a float input takes
-    is what the file or its bundle states, else what the user gives, else what the graph's own arithmetic shows.
+    What an integer input takes is fixed by its scale and zero point, or by the graph; what a float
+    input takes is what the file or its bundle states, else what the user gives, else what the first
+    arithmetic of the graph shows.
 
     Args:
         graph: The file's.
@@ -133,7 +134,9 @@ def _quantised_at_once(graph: Graph) -> Normalisation | None:
     return None if found is None else _meaning(tensor.dtype, *found)
 
 
-def _integer_reading(form: InputForm, stated: Preprocessing | None, given: Normalisation | None) -> InputReading:
+def _integer_reading(
+    form: InputForm, stated: Preprocessing | None, given: Normalisation | None
+) -> InputReading:
     if stated is not None:
         return InputReading(Normalisation.of(stated), "stated", raw=True).fixed_against(given)
     if not form.scale:
@@ -147,11 +150,11 @@ def _integer_reading(form: InputForm, stated: Preprocessing | None, given: Norma
         return InputReading(given, "given")
     low = (np.iinfo(form.dtype).min - form.zero_point) * form.scale
     meant = Normalisation.parse(f"{low!r}..{low + 255 * form.scale!r}")
-    return InputReading(meant, "assumed", "the input's scale and zero point are no usual ones", raw=True)
+    return InputReading(meant, "assumed", "the input's scale is no usual one", raw=True)
 
 
 def _first_arithmetic(graph: Graph) -> Arithmetic:
-    """What the operators before the first that is no arithmetic compute; nothing where the way forks."""
+    """What the operators up to the first other one compute; nothing where the way forks."""
     found, tensor = Arithmetic(), graph.inputs[0]
     while True:
         readers = graph.consumers(tensor)
@@ -162,7 +165,8 @@ def _first_arithmetic(graph: Graph) -> Arithmetic:
             first = reader.inputs[0] != tensor
             other = graph.resolve_constant(reader.inputs[0 if first else 1])
             constant = None if other is None else other.astype(np.float64)
-            if reader.options.get("activation", "NONE") != "NONE" or not found.take(reader.name, constant, first):
+            plain = reader.options.get("activation", "NONE") == "NONE"
+            if not plain or not found.take(reader.name, constant, first):
                 return Arithmetic()
         tensor = reader.outputs[0]
 

@@ -18,7 +18,7 @@ from heatpose.runners.images import check_images, check_size
 from heatpose.runners.metadata import tflite_facts
 from heatpose.runners.normalisation import Normalisation
 from heatpose.runners.outputs import choose_output, heatmaps_of, poses_from_heatmaps, poses_of
-from heatpose.runners.problems import first_line, no_pose_model
+from heatpose.runners.problems import first_line, no_pose_model, no_scale
 from heatpose.runners.tflite_forms import gives_classes, gives_probabilities, input_form, read_input
 
 _INTEGERS = ("int8", "uint8", "int16", "int32", "int64")
@@ -66,8 +66,7 @@ class TFLiteRunner:
         if self._form.decoded and gives_classes(graph, self._output.index):
             raise no_pose_model(path, "it ends in a softmax over classes")
         if self._output.dtype in _INTEGERS and self._output.quantization is None:
-            reason = f"its output '{self._output.name}' is {self._output.dtype} without a scale"
-            raise HeatposeError(f"'{path}' cannot be scored: {reason}; export it with a float output.")
+            raise no_scale(path, self._output.name, self._output.dtype)
         self.keypoints = self._form.keypoints
         known = tflite_facts(path).checked(path, self.keypoints)
         self.skeleton, self.preprocessing = known.skeleton, known.preprocessing

@@ -50,7 +50,8 @@ class TorchRunner:
         self.size = self.preprocessing.size
         self.skeleton = loaded.skeleton
         self.keypoints = loaded.network.keypoints
-        self.input = InputReading(Normalisation.of(self.preprocessing), "stated").fixed_against(normalisation)
+        own = InputReading(Normalisation.of(self.preprocessing), "stated")
+        self.input = own.fixed_against(normalisation)
         self.assumed_output = ""
         self.kernels = f"torch cpu, {threads or torch.get_num_threads()} threads"
         self._threads = threads
