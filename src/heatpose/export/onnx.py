@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from heatpose.errors import HeatposeError
 from heatpose.export.embed import into_onnx
 from heatpose.preprocessing import check_resolution
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from heatpose.models.decode import PoseForm
     from heatpose.models.movenet import MoveNet
 
@@ -62,20 +64,21 @@ def export_onnx(
     module: torch.nn.Module = DecodedMoveNet(folded, pose) if decoded else folded
     if sigmoid and not decoded:
         module = torch.nn.Sequential(module, torch.nn.Sigmoid())
+    _write(module.eval(), torch.zeros(1, 3, size, size), path, POSE if decoded else OUTPUT, metadata)
+
+
+def _write(module: nn.Module, image: Tensor, path: Path, output: str, metadata: str) -> None:
+    """Traces a module on an image; the file appears whole or not at all."""
+    import torch
+
     part = path.with_name(path.name + ".part")
+    settings: dict[str, Any] = {"opset_version": OPSET, "dynamo": False}
     try:
         with torch.no_grad(), warnings.catch_warnings():
             # The TorchScript exporter is deprecated, but the newer one has no opset 17 and needs onnxscript.
             warnings.simplefilter("ignore")
-            torch.onnx.export(
-                module.eval(),
-                (torch.zeros(1, 3, size, size),),
-                str(part),
-                input_names=[INPUT],
-                output_names=[POSE if decoded else OUTPUT],
-                opset_version=OPSET,
-                dynamo=False,
-            )
+            names = {"input_names": [INPUT], "output_names": [output]}
+            torch.onnx.export(module, (image,), str(part), **names, **settings)
         if metadata:
             into_onnx(part, metadata)
         os.replace(part, path)
