@@ -12,7 +12,7 @@ from heatpose.export.embed import into_onnx
 from heatpose.preprocessing import check_resolution
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from heatpose.models.decode import PoseForm
     from heatpose.models.movenet import MoveNet
@@ -72,13 +72,13 @@ def _write(module: nn.Module, image: Tensor, path: Path, output: str, metadata: 
     import torch
 
     part = path.with_name(path.name + ".part")
-    settings: dict[str, Any] = {"opset_version": OPSET, "dynamo": False}
+    names = {"input_names": [INPUT], "output_names": [output]}
+    settings: dict[str, Any] = {**names, "opset_version": OPSET, "dynamo": False}
     try:
         with torch.no_grad(), warnings.catch_warnings():
             # The TorchScript exporter is deprecated, but the newer one has no opset 17 and needs onnxscript.
             warnings.simplefilter("ignore")
-            names = {"input_names": [INPUT], "output_names": [output]}
-            torch.onnx.export(module, (image,), str(part), **names, **settings)
+            torch.onnx.export(module, (image,), str(part), **settings)
         if metadata:
             into_onnx(part, metadata)
         os.replace(part, path)
