@@ -16,16 +16,39 @@ MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
+class ScoreThreshold:
+    """From which score on a keypoint is drawn.
+
+    Attributes:
+        value: Of the network's scores, 0 to 1.
+        source: How it was found.
+    """
+
+    value: float = 0.2
+    source: str = "the default; not measured on images of this network"
+
+    def __post_init__(self) -> None:
+        if not 0 <= float(self.value) <= 1:
+            raise ValueError(f"score_threshold {self.value} is not between 0 and 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest's entry `score_threshold`."""
+        return {"value": self.value, "source": self.source}
+
+
+@dataclass(frozen=True)
 class FileFacts:
     """What is known about a model file apart from its graph; None where nobody says so.
 
     Attributes:
         skeleton: What its channels are.
         preprocessing: How its training images were made; the size is the bundle's, a file's own counts.
+        threshold: From which score on its keypoints are drawn.
     """
 
     skeleton: Skeleton | None = None
     preprocessing: Preprocessing | None = None
+    threshold: ScoreThreshold | None = None
 
     def checked(self, path: Path, keypoints: int) -> FileFacts:
         """The same facts, once they fit the file.
@@ -67,7 +90,9 @@ def _facts(content: Mapping[str, Any]) -> FileFacts:
         TypeError, ValueError, AttributeError: An entry is malformed.
     """
     skeleton, preprocessing = content.get("skeleton"), content.get("preprocessing")
+    threshold = content.get("score_threshold")
     return FileFacts(
         Skeleton(**skeleton) if skeleton is not None else None,
         Preprocessing(**preprocessing) if preprocessing is not None else None,
+        ScoreThreshold(**threshold) if threshold is not None else None,
     )
