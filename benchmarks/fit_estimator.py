@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from heatpose import reference
+from heatpose.deploy.estimate import estimate
 from heatpose.deploy.features import Features, features_of
 from heatpose.deploy.memory import taken
 from heatpose.deploy.network_graph import graph_of_network
@@ -76,6 +77,7 @@ class Row:
     flash_kib: float | None = None
     planned_kib: float | None = None
     board: bool = True
+    core: str = ""
 
 
 @cache
@@ -104,6 +106,8 @@ def features(network: str, width: float, outputs: int, size: int, ending: Litera
     return features_of(graph(network, width, outputs, size, ending, heads))
 
 
+GRAPHS: dict[str, Graph] = {}
+"""Of the rows that were read, by name."""
 ENDINGS: dict[str, Literal["LOGISTIC", "SOFTMAX"] | None] = {
     "softmax": "SOFTMAX", "sigmoid": "LOGISTIC", "none": None,
 }  # fmt: skip
@@ -129,8 +133,10 @@ def _own_row(entry: Mapping[str, str]) -> Row:
         float(entry[key]) if entry[key] else None for key in ("n6_ms", "n6_ram_kib", "n6_flash_kib")
     )
     name = f"{entry['source']} {width:g}@{entry['resolution']}"
+    GRAPHS[name] = counted
     pose, board = entry["network"] == "movenet", entry["memory"] == "board"
-    return Row(name, features_of(counted), pose, ms or 0.0, ram, flash, planned(counted), board)
+    core = entry["n6_stedgeai_core"]
+    return Row(name, features_of(counted), pose, ms or 0.0, ram, flash, planned(counted), board, core)
 
 
 def published_rows(time: Callable[[reference.Published], float | None], **wanted: Any) -> list[Row]:
@@ -261,7 +267,8 @@ def n6_profile(
     peak = [row for row in rows if not row.board]
     return {
         "target": "stm32n6", "granularity": "int8_pc", "based_on": f"STM32N6570-DK, ST Edge AI Core {core}", "ms": ms,
-        "ram_kib": plan([row for row in rows if row.board] if core == "2.0.0" else memory, every), "peak_kib": size(peak, "ram_kib", ("largest",)) if peak else None,
+        "ram_kib": plan([*rows, *(row for row in memory if row not in rows)], every),
+        "peak_kib": size(peak, "ram_kib", ("largest",)) if peak else None,
         "flash_kib": size([row for row in memory if row.flash_kib], "flash_kib", flash),
         "ranges": {"ms": ranges(rows, RANGE), "memory": ranges(memory, ("weights", "largest"))}, "rows": [row.name for row in rows], "notes": notes,
         "operators": list(OPERATORS),
@@ -321,6 +328,23 @@ def boards() -> dict[str, dict[str, Any]]:
     return found
 
 
+def held_out() -> list[str]:
+    """Rows that nothing was fitted on, beside what `heatpose estimate` gives: lines of a table."""
+    target, lines = load_target("stm32n6"), []
+    fits = (*own_rows("4.0.0"), *own_rows("4.0.0", "memory"))
+    for row, made in [(row, False) for row in own_rows(None, "held-out")] + [(row, True) for row in fits]:
+        profile = "n6_core_2.0" if row.core.startswith("2") else "n6_core_4.0"
+        expected = estimate(GRAPHS[row.name], target, profile)
+        cells = []
+        pairs = ((row.ram_kib if row.board else None, expected.ram_kib),
+                 (row.flash_kib if row.board else None, expected.flash_kib), (row.ms, expected.ms))  # fmt: skip
+        for real, interval in pairs:
+            known = bool(real) and interval is not None
+            cells.append(f"{real:g} / {interval.value:.4g} ({interval.value / real * 100 - 100:+.1f} %)" if known else "-")
+        lines.append(f"| {row.name}{f', Core {row.core}' if row.core != '4.0.0' else ''}{'' if made else ' (held out)'} | {' | '.join(cells)} |")
+    return lines
+
+
 def coefficients() -> dict[str, Any]:
     """The content of the file."""
     units = "milliseconds or KiB (1024 bytes) per feature of heatpose.deploy.features"
@@ -339,6 +363,7 @@ def main() -> None:
                 worst, pose = (profile[what][key] for key in ("left_out_max_percent", "left_out_max_percent_movenet"))
                 count = len(profile[what]["left_out_percent"])
                 print(f"{name:14} {what:9} left out: {worst:6.2f} % over all rows, {pose:6.2f} % on MoveNet rows; {count} rows")
+    print("\n".join(["", "| row | RAM KiB | flash KiB | ms |", "|---|---|---|---|", *held_out()]))
     text, path = json.dumps(content, indent=1) + "\n", FOLDER / "coefficients.json"
     if check:
         sys.exit(0 if path.read_text(encoding="utf-8") == text else "coefficients.json differs from what the rows give")

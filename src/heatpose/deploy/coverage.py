@@ -69,6 +69,7 @@ def refused(
 
 
 def unconfirmed(operator: str) -> str:
+    """A sentence about an operator of which nobody has said where it runs."""
     taken = "the value takes it for the processor's, the low end for hardware" if operator in RESIZES else (
         "the interval takes it for hardware; on the processor it would take longer than that"
     )

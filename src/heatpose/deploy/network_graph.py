@@ -23,8 +23,10 @@ _TRACED = (ConvBlock, Add, nn.Upsample, nn.Linear, nn.AdaptiveAvgPool2d, nn.Flat
 
 
 def graph_of_network(
-    network: nn.Module, size: int | tuple[int, int], *, output: Literal["float32", "int8"] = "float32", ending: Literal["LOGISTIC", "SOFTMAX"] | None = "LOGISTIC"
-) -> Graph:
+    network: nn.Module, size: int | tuple[int, int], *,
+    output: Literal["float32", "int8"] = "float32",
+    ending: Literal["LOGISTIC", "SOFTMAX"] | None = "LOGISTIC",
+) -> Graph:  # fmt: skip
     """Runs a network once on zeros and writes down what happens.
 
     Args:

@@ -76,7 +76,8 @@ def find_installation(
     if refused:
         raise HeatposeError(refused[0])
     raise HeatposeError(
-        f"ST Edge AI Core is not found: install it from st.com (version {tool.range_text()}), then set STEDGEAI_CORE_DIR to its folder or name it with --tool PATH. "
+        f"ST Edge AI Core is not found: install it from st.com (version {tool.range_text()}), then "
+        "set STEDGEAI_CORE_DIR to its folder or name it with --tool PATH. "
         "Without it, the folder of the hand-off holds the exact command and run.sh."
     )
 
