@@ -123,7 +123,7 @@ def _assumed(known: FileFacts, skeleton: Skeleton, how: Preprocessing) -> tuple[
     if known.preprocessing is None:
         found.append(
             f"The input is the whole RGB image stretched to {how.size}x{how.size} "
-            f"({how.sampling} sampling), each byte divided by {how.divisor:g} plus {how.shift:g}."
+            f"({how.sampling} sampling), each byte divided by {how.divisor:g}, less {how.shift:g}."
         )
     if known.threshold is None:
         default = ScoreThreshold()

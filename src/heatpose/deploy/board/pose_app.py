@@ -136,7 +136,7 @@ def open_network(path: Path, threads: int, npu_tflite: bool = False) -> Network:
             network = way()
         except ImportError:
             continue
-        except (RuntimeError, ValueError, OSError) as error:
+        except (RuntimeError, ValueError, OSError, AttributeError) as error:
             missing, failed = False, (str(error).splitlines() or [type(error).__name__])[0]
             print(f"{path.name}: a runtime refuses it ({failed})", flush=True)
         else:
