@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from heatpose import reference
-from heatpose.deploy.estimate import estimate
+from heatpose.deploy.estimate import estimate, profiles
 from heatpose.deploy.features import Features, features_of
 from heatpose.deploy.memory import taken
 from heatpose.deploy.network_graph import graph_of_network
@@ -329,8 +329,12 @@ def boards() -> dict[str, dict[str, Any]]:
 
 
 def held_out() -> list[str]:
-    """Rows that nothing was fitted on, beside what `heatpose estimate` gives: lines of a table."""
+    """Each row of the newest profile, and rows that it has not seen: lines of a table.
+
+    A fitted quantity is the one of a fit without that row.
+    """
     target, lines = load_target("stm32n6"), []
+    left_out = profiles()["n6_core_4.0"]
     fits = (*own_rows("4.0.0"), *own_rows("4.0.0", "memory"))
     for row, made in [(row, False) for row in own_rows(None, "held-out")] + [(row, True) for row in fits]:
         profile = "n6_core_2.0" if row.core.startswith("2") else "n6_core_4.0"
@@ -338,9 +342,14 @@ def held_out() -> list[str]:
         cells = []
         pairs = ((row.ram_kib if row.board else None, expected.ram_kib),
                  (row.flash_kib if row.board else None, expected.flash_kib), (row.ms, expected.ms))  # fmt: skip
-        for real, interval in pairs:
-            known = bool(real) and interval is not None
-            cells.append(f"{real:g} / {interval.value:.4g} ({interval.value / real * 100 - 100:+.1f} %)" if known else "-")
+        for what, (real, interval) in zip(("ram_kib", "flash_kib", "ms"), pairs, strict=True):
+            if not real or interval is None:
+                cells.append("-")
+                continue
+            error = interval.value / real * 100 - 100
+            if made:
+                error = left_out[what]["left_out_percent"].get(row.name, error)
+            cells.append(f"{real:g} / {real * (1 + error / 100):.4g} ({error:+.1f} %)")
         lines.append(f"| {row.name}{f', Core {row.core}' if row.core != '4.0.0' else ''}{'' if made else ' (held out)'} | {' | '.join(cells)} |")
     return lines
 

@@ -133,7 +133,7 @@ def _fill(folder: Path, hand_off: HandOff) -> None:
     if not model.decoded:
         for name in SOURCES:
             _write(folder / name, (resources.files("heatpose.deploy") / "c" / name).read_text(encoding="utf-8"))
-    if has_selftest(model):
+    if has_selftest(model, target):
         for name, content in selftest_texts(model).items():
             _write(folder / name, content)
     if has_app_config(target, model):

@@ -2,8 +2,8 @@
 
 A compiler reports the highest byte that it ever used of each memory, and those are added up. So the
 activations are placed here: the largest first, each in a bank of fast RAM where it fits, else in the
-largest memory, else across neighbouring ones, else outside the chip. No number is fitted. On the 15
-published builds that can be made here the sum is off by 4 % in the mean (docs/stm32.md).
+largest memory, else across neighbouring ones, else outside the chip. No number is fitted; of the
+published builds that the profiles are held against none is off by more than 8 % (docs/stm32.md).
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def readme_text(
         linux=target.flashing.kind == "linux",
         folder=target.flashing.folder,
         app_config=has_app_config(target, model),
-        selftest=has_selftest(model),
+        selftest=has_selftest(model, target),
         selftest_steps=STEPS,
         weights=weights_of(target),
         programmer=f"STM32_Programmer_CLI -c port=SWD mode=HOTPLUG -el {external} -hardRst -w",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from heatpose import codec
 from heatpose.deploy.c_header import number
 from heatpose.deploy.model import DeployModel
+from heatpose.deploy.targets import Target
 from heatpose.deploy.templating import render
 
 STEPS = 8
@@ -39,9 +40,10 @@ class Golden:
     pose: NDArray[np.float32]
 
 
-def has_selftest(model: DeployModel) -> bool:
-    """Whether a model can have one: heatmaps, and an int8 output on the board."""
-    return not model.decoded and model.int8_output is not None
+def has_selftest(model: DeployModel, target: Target) -> bool:
+    """Whether a package has one: int8 heatmaps in an application in C."""
+    heatmaps = not model.decoded and model.int8_output is not None
+    return heatmaps and target.flashing.kind == "neural_art"
 
 
 def golden(model: DeployModel) -> Golden:
