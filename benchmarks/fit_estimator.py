@@ -27,8 +27,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from heatpose import reference
+from heatpose.deploy.estimate import estimate, profiles
 from heatpose.deploy.features import Features, features_of
+from heatpose.deploy.memory import taken
 from heatpose.deploy.network_graph import graph_of_network
+from heatpose.deploy.target_files import load_target
+from heatpose.export.graph import Graph
 from heatpose.models.mobilenetv2 import MobileNetV2
 from heatpose.models.movenet import MoveNet
 
@@ -45,12 +49,15 @@ RANGE = ("weights", "traffic", "macs", "resized", "softmax")
 
 
 class Classifier(nn.Module):
-    """MobileNetV2 as ST's model zoo publishes it: global pooling and a dense layer on top."""
+    """MobileNetV2 as ST's model zoo publishes it: global pooling, and a dense layer where there are classes."""
 
     def __init__(self, width: float, classes: int) -> None:
         super().__init__()
         last = 1280 if width <= 1 else round(1280 * width / 8) * 8
-        self.features, self.pool, self.flat, self.dense = MobileNetV2(width, last), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, classes)
+        self.features, self.pool, self.flat, self.dense = (
+            MobileNetV2(width, last), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(last, classes) if classes else nn.Identity(),
+        )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
         """f32[B, 3, S, S] -> f32[B, classes]."""
@@ -68,27 +75,68 @@ class Row:
     ms: float
     ram_kib: float | None = None
     flash_kib: float | None = None
+    planned_kib: float | None = None
+    board: bool = True
+    core: str = ""
+
+
+@cache
+def graph(
+    network: str, width: float, outputs: int, size: int | tuple[int, int],
+    ending: Literal["LOGISTIC", "SOFTMAX"] | None, heads: Literal["heatmap", "all"],
+) -> Graph:  # fmt: skip
+    """A published network, untrained."""
+    torch.manual_seed(0)
+    built: nn.Module = MoveNet(outputs, width, heads=heads)
+    if network == "mobilenetv2":
+        built = Classifier(width, outputs)
+    return graph_of_network(built, size, ending=ending)
+
+
+def planned(counted: Graph) -> float:
+    """RAM in KiB that the activations take in the memory pools of the discovery kit's target."""
+    npu = load_target("stm32n6").npu
+    assert npu is not None
+    return taken(counted, npu).on_chip
 
 
 @cache
 def features(network: str, width: float, outputs: int, size: int, ending: Literal["LOGISTIC", "SOFTMAX"], heads: Literal["heatmap", "all"]) -> Features:
     """Counts a published network."""
-    torch.manual_seed(0)
-    built: nn.Module = Classifier(width, outputs) if network == "mobilenetv2" else MoveNet(outputs, width, heads=heads)
-    return features_of(graph_of_network(built, size, ending=ending))
+    return features_of(graph(network, width, outputs, size, ending, heads))
 
 
-def own_rows(core: str) -> list[Row]:
-    """Rows of `rows.csv` for a version of ST Edge AI Core."""
+GRAPHS: dict[str, Graph] = {}
+"""Of the rows that were read, by name."""
+ENDINGS: dict[str, Literal["LOGISTIC", "SOFTMAX"] | None] = {
+    "softmax": "SOFTMAX", "sigmoid": "LOGISTIC", "none": None,
+}  # fmt: skip
+
+
+def own_rows(core: str | None, use: str = "fit") -> list[Row]:
+    """Rows of `rows.csv` for a version of ST Edge AI Core and a use; None is every version."""
     found = []
     with (FOLDER / "rows.csv").open(encoding="utf-8", newline="") as file:
         for entry in csv.DictReader(file):
-            if entry["n6_stedgeai_core"] == core:
-                outputs, size, width = int(entry["keypoints_or_classes"]), int(entry["resolution"]), float(entry["width"])
-                counted = features(entry["network"], width, outputs, size, "SOFTMAX", "heatmap")
-                measured = (float(entry[key]) for key in ("n6_ms", "n6_ram_kib", "n6_flash_kib"))
-                found.append(Row(f"{entry['source']} {width:g}@{size}", counted, entry["network"] == "movenet", *measured))
+            if core in (None, entry["n6_stedgeai_core"]) and entry["use"] == use:
+                found.append(_own_row(entry))
     return found
+
+
+def _own_row(entry: Mapping[str, str]) -> Row:
+    sides = [int(side) for side in entry["resolution"].split("x")]
+    size = sides[0] if len(sides) == 1 else (sides[0], sides[1])
+    outputs, width = int(entry["keypoints_or_classes"]), float(entry["width"])
+    ending = ENDINGS[entry["ending"]]
+    counted = graph(entry["network"], width, outputs, size, ending, "heatmap")
+    ms, ram, flash = (
+        float(entry[key]) if entry[key] else None for key in ("n6_ms", "n6_ram_kib", "n6_flash_kib")
+    )
+    name = f"{entry['source']} {width:g}@{entry['resolution']}"
+    GRAPHS[name] = counted
+    pose, board = entry["network"] == "movenet", entry["memory"] == "board"
+    core = entry["n6_stedgeai_core"]
+    return Row(name, features_of(counted), pose, ms or 0.0, ram, flash, planned(counted), board, core)
 
 
 def published_rows(time: Callable[[reference.Published], float | None], **wanted: Any) -> list[Row]:
@@ -103,7 +151,9 @@ def published_rows(time: Callable[[reference.Published], float | None], **wanted
         counted = features("movenet", row.width, row.keypoints, row.resolution, ending, heads)
         key = (row.source, row.variant, row.keypoints, row.resolution, row.quantization, ms)
         name = f"{row.source} {row.variant} {row.keypoints} keypoints @{row.resolution}"
-        found.setdefault(key, Row(name, counted, True, ms, row.n6_ram_kib, row.n6_flash_kib))
+        built = graph("movenet", row.width, row.keypoints, row.resolution, ending, heads)
+        made = Row(name, counted, True, ms, row.n6_ram_kib, row.n6_flash_kib, planned(built))
+        found.setdefault(key, made)
     return list(found.values())
 
 
@@ -170,22 +220,57 @@ def ranges(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[float]]:
     return {name: [0 if name in ("resized", "softmax") else min(values), max(values)] for name, values in found.items()}
 
 
-def size(rows: Sequence[Row], what: str, names: Sequence[str], span_of: str) -> dict[str, Any]:
-    """RAM or flash, on MoveNet rows; the span is the quantity over one feature, over all rows."""
-    pose = [row for row in rows if row.pose]
-    ratios = [float(getattr(row, what)) * 1024 / row.features.of(span_of) for row in rows]
-    fitted = fit(pose, names, what).to_json(pose)
-    fitted["interval_percent"] = max(fitted["left_out_max_percent"], ROUNDED)
-    return fitted | {"span_of": span_of, "span": [round(min(ratios), 3), round(max(ratios), 3)]}
+def size(rows: Sequence[Row], what: str, names: Sequence[str]) -> dict[str, Any]:
+    """RAM or flash."""
+    fitted = fit(rows, names, what).to_json(rows)
+    return fitted | {"interval_percent": max(fitted["left_out_max_percent"], ROUNDED)}
 
 
-def n6_profile(rows: Sequence[Row], core: str, ms: dict[str, Any], ram: Sequence[str], flash: Sequence[str], notes: list[str]) -> dict[str, Any]:
-    """A profile of the N6."""
-    pose = [row for row in rows if row.pose]
+def ram_errors(rows: Sequence[Row]) -> dict[str, float]:
+    """Percent by which the planned RAM of each row is off."""
+    known = [row for row in rows if row.board and row.ram_kib and row.planned_kib]
+    return {row.name: (row.planned_kib or 0) / (row.ram_kib or 1) * 100 - 100 for row in known}
+
+
+def plan(rows: Sequence[Row], every: Sequence[Row]) -> dict[str, Any]:
+    """RAM as it is planned (`heatpose.deploy.memory`): nothing is fitted, the errors are told.
+
+    The interval is the largest error of `every` row, of all versions of the tool.
+    """
+    known = [row for row in rows if row.board]
+    errors = ram_errors(rows)
+    widest = max(abs(100 / (1 + error / 100) - 100) for error in ram_errors(every).values())
+    worst = max(map(abs, errors.values()))
+    pose = [abs(errors[row.name]) for row in known if row.pose]
+    return {
+        "left_out_max_percent": round(worst, 2), "left_out_max_percent_movenet": round(max(pose), 2),
+        "left_out_percent": {name: round(error, 2) for name, error in errors.items()},
+        "interval_percent": round(widest, 2),
+    }  # fmt: skip
+
+
+def n6_profile(
+    rows: Sequence[Row], core: str, ms: dict[str, Any], memory: Sequence[Row],
+    flash: Sequence[str], notes: list[str], every: Sequence[Row],
+) -> dict[str, Any]:  # fmt: skip
+    """A profile of the N6.
+
+    Args:
+        rows: With a time.
+        core: Version of the tool.
+        ms: The fitted time.
+        memory: Builds with the memory pool that is shipped.
+        flash: Features of the flash.
+        notes: Sentences.
+        every: Builds of all versions, for the interval of RAM.
+    """
+    peak = [row for row in rows if not row.board]
     return {
         "target": "stm32n6", "granularity": "int8_pc", "based_on": f"STM32N6570-DK, ST Edge AI Core {core}", "ms": ms,
-        "ram_kib": size(rows, "ram_kib", ram, "peak"), "flash_kib": size(rows, "flash_kib", flash, "weights"),
-        "ranges": {"ms": ranges(rows, RANGE), "memory": ranges(pose, ("weights", "largest"))}, "rows": [row.name for row in rows], "notes": notes,
+        "ram_kib": plan([*rows, *(row for row in memory if row not in rows)], every),
+        "peak_kib": size(peak, "ram_kib", ("largest",)) if peak else None,
+        "flash_kib": size([row for row in memory if row.flash_kib], "flash_kib", flash),
+        "ranges": {"ms": ranges(rows, RANGE), "memory": ranges(memory, ("weights", "largest"))}, "rows": [row.name for row in rows], "notes": notes,
         "operators": list(OPERATORS),
     }  # fmt: skip
 
@@ -194,18 +279,24 @@ def n6() -> dict[str, dict[str, Any]]:
     """Both versions. How much of the newer one's time is resizes and how much softmax its rows cannot tell, for they have both in proportion."""
     old = [*own_rows("2.0.0"), *published_rows(lambda row: row.n6_ms if row.n6_stedgeai_core == "2.0.0" else None)]
     new = own_rows("4.0.0")
+    memory_new = [row for row in new if row.board] + own_rows("4.0.0", "memory")
     first = fit(old, TIME, "ms")
     resized = first.coefficients["resized"]
     second = fit(new, [name for name in TIME if name != "resized"], "ms", {"resized": resized})
     other = fit(new, [name for name in TIME if name != "softmax"], "ms").to_json(new)["coefficients"]
-    memory = "Flash and RAM are the sizes that the tool reports for weights and activations; code and the runtime library come on top."
+    memory = (
+        "RAM is what the activations take in the board's memories as the target describes them; "
+        "flash is weights and the compiler's program; code and the runtime library come on top."
+    )
     shared = (
         "The published MoveNet networks of this version end in a softmax. What of their time is softmax and what resizing cannot be told apart; the value "
         "takes resizing from Core 2.0 and the rest as softmax, the upper end takes all of it as resizing."
     )
+    time = second.to_json(new) | {"alternatives": [other]}
+    flash, every = ("weights", "macs"), [*old, *memory_new]
     return {
-        "n6_core_4.0": n6_profile(new, "4.0.0", second.to_json(new) | {"alternatives": [other]}, ("largest",), ("weights",), [shared, memory]),
-        "n6_core_2.0": n6_profile(old, "2.0.0", first.to_json(old), ("largest", "inference"), ("weights", "traffic"), [memory]),
+        "n6_core_4.0": n6_profile(new, "4.0.0", time, memory_new, flash, [shared, memory], every),
+        "n6_core_2.0": n6_profile(old, "2.0.0", first.to_json(old), [row for row in old if row.pose], ("weights", "traffic"), [memory], every),
     }
 
 
@@ -237,6 +328,32 @@ def boards() -> dict[str, dict[str, Any]]:
     return found
 
 
+def held_out() -> list[str]:
+    """Each row of the newest profile, and rows that it has not seen: lines of a table.
+
+    A fitted quantity is the one of a fit without that row.
+    """
+    target, lines = load_target("stm32n6"), []
+    left_out = profiles()["n6_core_4.0"]
+    fits = (*own_rows("4.0.0"), *own_rows("4.0.0", "memory"))
+    for row, made in [(row, False) for row in own_rows(None, "held-out")] + [(row, True) for row in fits]:
+        profile = "n6_core_2.0" if row.core.startswith("2") else "n6_core_4.0"
+        expected = estimate(GRAPHS[row.name], target, profile)
+        cells = []
+        pairs = ((row.ram_kib if row.board else None, expected.ram_kib),
+                 (row.flash_kib if row.board else None, expected.flash_kib), (row.ms, expected.ms))  # fmt: skip
+        for what, (real, interval) in zip(("ram_kib", "flash_kib", "ms"), pairs, strict=True):
+            if not real or interval is None:
+                cells.append("-")
+                continue
+            error = interval.value / real * 100 - 100
+            if made:
+                error = left_out[what]["left_out_percent"].get(row.name, error)
+            cells.append(f"{real:g} / {real * (1 + error / 100):.4g} ({error:+.1f} %)")
+        lines.append(f"| {row.name}{f', Core {row.core}' if row.core != '4.0.0' else ''}{'' if made else ' (held out)'} | {' | '.join(cells)} |")
+    return lines
+
+
 def coefficients() -> dict[str, Any]:
     """The content of the file."""
     units = "milliseconds or KiB (1024 bytes) per feature of heatpose.deploy.features"
@@ -250,11 +367,12 @@ def main() -> None:
     check = parser.parse_args().check
     content = coefficients()
     for name, profile in content["profiles"].items():
-        for what in ("ms", "ram_kib", "flash_kib"):
-            if profile[what]:
+        for what in ("ms", "ram_kib", "peak_kib", "flash_kib"):
+            if profile.get(what):
                 worst, pose = (profile[what][key] for key in ("left_out_max_percent", "left_out_max_percent_movenet"))
                 count = len(profile[what]["left_out_percent"])
                 print(f"{name:14} {what:9} left out: {worst:6.2f} % over all rows, {pose:6.2f} % on MoveNet rows; {count} rows")
+    print("\n".join(["", "| row | RAM KiB | flash KiB | ms |", "|---|---|---|---|", *held_out()]))
     text, path = json.dumps(content, indent=1) + "\n", FOLDER / "coefficients.json"
     if check:
         sys.exit(0 if path.read_text(encoding="utf-8") == text else "coefficients.json differs from what the rows give")

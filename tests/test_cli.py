@@ -148,7 +148,7 @@ def test_completion_looks_into_folders(tmp_path: Path, monkeypatch: pytest.Monke
     assert model_files("") == ["runs/", "x.onnx"] and model_files("y") == model_files("absent/") == []
     assert model_files("ru") == ["runs/best.CKPT", "runs/deep/"]  # the one folder itself would end the word
     assert model_files(f"{tmp_path}/x") == [f"{tmp_path}/x.onnx"] and model_files("runs/.h") == ["runs/.hidden.onnx"]
-    assert target_names("stm32n") == ["stm32n6"] and target_names("mi") == ["mine.yaml"] and len(target_names("")) == 3
+    assert target_names("stm32n") == ["stm32n6"] and target_names("mi") == ["mine.yaml"] and len(target_names("")) == 4
 
 
 # What the commands do.

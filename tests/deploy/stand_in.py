@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 import report_forms as forms
 
-BUILDS = {"2.0.0": "20049", "2.2.0": "20266 2adc00962", "3.0.0": "20426 123672867", "4.0.0": "20500 359356bb0"}
+BUILDS = {"2.0.0": "20049", "2.2.0": "20266 2adc00962", "3.0.0": "20426 123672867", "4.0.0": "20500 359356bb0",
+          "4.0.1": "20581 7ed50de05"}  # fmt: skip
 BEHAVIOUR: dict[str, Any] = json.loads(os.environ.get("STAND_IN", "{}"))
 VERSION: str = BEHAVIOUR.get("version", "4.0.0")
 MAJOR = int(VERSION.split(".", maxsplit=1)[0])

@@ -95,3 +95,63 @@ def test_inspect_with_a_target(heatpose: Heatpose, tflite_files: dict[str, Path]
     rules = [finding["rule"] for finding in json.loads((tmp_path / "out.json").read_text())["findings"]]
     assert ran.status == 0 and "target_granularity" in rules and "GPU" in ran.out
     _refused(heatpose("inspect", tiny_checkpoint, "--target", "stm32n6"), "no TFLite")
+
+
+@pytest.mark.parametrize("target", ["stm32n6", "nucleo_n657x0", "stm32mp2", "stm32mp1"])
+def test_a_bare_file_gives_the_same_package(
+    heatpose: Heatpose, bundle: Path, tflite_files: dict[str, Path], tmp_path: Path, target: str
+) -> None:
+    name = "int8_pt" if target == "stm32mp2" else "int8_pc"
+    bare = tmp_path / "other" / f"pose_64_{name}.tflite"
+    bare.parent.mkdir()
+    bare.write_bytes(tflite_files[name].read_bytes())
+    ran = heatpose("deploy", bare, "--target", target)
+    assert ran.status == 0 and "Assumed: Keypoints are those of" in ran.out and "score threshold" in ran.out
+    assert heatpose("deploy", bundle, "--target", target).status == 0
+    made, wanted = bare.with_suffix("") / target, bundle / target
+    names = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
+    assert names == {p.relative_to(wanted).as_posix() for p in wanted.rglob("*") if p.is_file()}
+    assert "Assumed, because the file does not say it" in (made / "README.md").read_text()
+    inside = heatpose("deploy", bundle / bare.name, "--target", target)  # a file of a bundle
+    assert inside.status == 0 and "Keypoints are those of" not in inside.out
+
+
+def test_estimate_and_inspect_take_a_bundle(heatpose: Heatpose, bundle: Path, tmp_path: Path) -> None:
+    ran = heatpose("estimate", bundle, "--target", "stm32mp2")
+    assert ran.status == 0 and "pose_64_int8_pt.tflite" in ran.out
+    ran = heatpose("inspect", bundle, "--target", "stm32n6")
+    assert ran.status == 0 and "pose_64_int8_pc.tflite" in ran.out and "RESIZE_BILINEAR" in ran.out
+    assert heatpose("inspect", bundle).status == 0
+    _refused(heatpose("estimate", tmp_path, "--target", "stm32n6"), "no bundle", ".tflite")
+
+
+def test_estimates_of_other_files_say_what_is_assumed(
+    heatpose: Heatpose, tflite_files: dict[str, Path]
+) -> None:
+    ran = heatpose("estimate", tflite_files["float32"], "--target", "stm32n6")
+    assert ran.status == 0 and "not estimated" in ran.out and "Not estimated: not int8" in ran.out
+    assert "Assumed: " in ran.out and "0.0" not in ran.out.split("budget")[1].split("one inference")[0]
+
+
+def test_a_rejected_file_names_the_command_that_repairs(heatpose: Heatpose, bundle: Path) -> None:
+    (bundle / "pose_64_int8_pt.tflite").rename(bundle / "pose_64_int8_pt.rejected.tflite")
+    _refused(heatpose("deploy", bundle, "--target", "stm32mp2"), "quant=auto", "--allow-rejected")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
+def test_a_pair_that_cannot_build_is_refused_before_the_tool_runs(
+    heatpose: Heatpose, bundle: Path, install: Install, tmp_path: Path
+) -> None:
+    checkout = tmp_path / "app"
+    checkout.mkdir()
+    (checkout / "Release_Notes.md").write_text("### v2.3.1 / September\n\n### v2.2.0 / January\n")
+    older = install("3.0", version="3.0.0")
+    call = ["deploy", bundle, "--target", "stm32n6", "--run", "--tool"]
+    _refused(heatpose(*call, older, "--app", checkout), "2.3.1 builds with ST Edge AI Core 4.0.0")
+    assert not (bundle / "stm32n6/result.json").exists()
+    assert heatpose(*call, older, "--app", "2.2.0").status == 0
+    assert heatpose(*call, install("4.0", version="4.0.0"), "--app", checkout).status == 0
+    newer = heatpose(*call, install("4.0.1", version="4.0.1"))
+    assert newer.status == 0 and "No release of STM32N6-GettingStarted-PoseEstimation" in newer.out
+    dry = heatpose("deploy", bundle, "--target", "stm32n6")
+    assert "2.3 with Core 4.0.0" in dry.out

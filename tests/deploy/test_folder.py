@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,8 @@ REPOSITORY = Path(__file__).parents[2]
 def test_n6(bundle: Path) -> None:
     hand_off = write_hand_off(bundle, load_target("stm32n6"))
     names = {path.name for path in hand_off.folder.iterdir()}
-    c_files = {"heatpose_model.h", "postprocess.c", "postprocess.h"}
+    c_files = {"heatpose_model.h", "postprocess.c", "postprocess.h", "heatpose_selftest.c", "heatpose_selftest.h"}
+    c_files |= {"app_config_block.h", "into_application.py", "application.json"}
     scripts = {"run.sh", "run.ps1", "README.md", "deploy.json", "estimate.json"}
     assert names == {"pose_64_int8_pc.tflite", "user_neuralart.json", "stm32n6.mpool"} | scripts | c_files
     told = json.loads((hand_off.folder / "estimate.json").read_text())
@@ -41,8 +41,12 @@ def test_n6(bundle: Path) -> None:
     for name, digest in record["files"].items():
         assert hashlib.sha256((hand_off.folder / name).read_bytes()).hexdigest() == digest
     readme = (hand_off.folder / "README.md").read_text()
-    assert all(word in readme for word in (record["command"], "0x70380000", "0x70100000", "MX66UW1G45G", "Not verified", "<FSBL>.hex"))
-    assert f"{told['estimate']['ms']['value']:.1f} [" in readme and "An extrapolation" in readme and "heatpose_decode_float(" in readme
+    words = ("0x70380000", "0x70100000", "MX66UW1G45G", "Not verified", "FSBL/ai_fsbl.hex")
+    words += ("--align", "-hv 2.1", "fuses", "| 2.3.x | 4.0.0 |", "USB-C to USB-C")
+    assert not [word for word in (record["command"], *words) if word not in readme]
+    assert f"{told['estimate']['ms']['value']:.1f} [" in readme and "outside the published networks" in readme
+    assert "--output-data-type int8" in record["command"]
+    assert "heatpose_decode_int8(output, &shape, HEATPOSE_OUTPUT_INT8_SCALE" in readme
 
 
 def test_mp2_takes_the_per_tensor_file_and_its_own_command(bundle: Path) -> None:
@@ -61,7 +65,7 @@ def test_mp1_needs_no_tool(bundle: Path) -> None:
 
 def test_the_readme_decodes_what_the_board_gives(bundle: Path, tflite_files: dict[str, Path]) -> None:
     target = load_target("stm32n6")
-    turned = write_hand_off(bundle, replace(target, output_dtype="int8"))  # the tool takes the last DEQUANTIZE out
+    turned = write_hand_off(bundle, target)  # the tool takes the last DEQUANTIZE out
     assert "heatpose_decode_int8(output, &shape, HEATPOSE_OUTPUT_INT8_SCALE, HEATPOSE_OUTPUT_INT8_ZERO_POINT" in (turned.folder / "README.md").read_text()
     content = tflite_files["int8_out"].read_bytes()
     (bundle / "pose_64_int8_pc.tflite").write_bytes(content)
@@ -119,6 +123,39 @@ def test_run_sh_builds_without_heatpose(bundle: Path, install: Install, behaviou
     ran = subprocess.run([folder / "run.sh"], env={"PATH": "/usr/bin:/bin", "STEDGEAI_CORE_DIR": str(install(**behaviour))}, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert (folder / "st_ai_output/network_c_info.json").is_file() and ("status 255" in ran.stderr) == bool(behaviour)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+def test_run_sh_leaves_no_product_of_an_earlier_run(bundle: Path, install: Install) -> None:
+    folder = write_hand_off(bundle, load_target("stm32n6")).folder
+    made = [folder / "st_ai_output/network.c", folder / "network_data.bin", folder / "network_data.hex"]
+    for mode, status in (("", 0), ("E103_4", 1)):
+        environment = {"PATH": "/usr/bin:/bin", "STEDGEAI_CORE_DIR": str(install(f"tool{mode}", mode=mode))}
+        ran = subprocess.run([folder / "run.sh"], env=environment, capture_output=True, text=True)
+        assert ran.returncode == status, ran.stderr
+        assert made[0].is_file() == made[1].is_file() == (status == 0)
+        made[2].write_text("an earlier run's")  # by another machine, which has objcopy
+    assert not made[2].is_file() or made[2].read_text() == "an earlier run's"
+    (folder / "network_data.hex").write_text("old")
+    subprocess.run([folder / "run.sh"], env=environment, capture_output=True)
+    assert not made[2].exists() and "st_ai_output/network.c was not made" in ran.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+@pytest.mark.parametrize(("version", "profile"), [("2.2.0", "core_2"), ("4.0.0", "default")])
+def test_run_sh_takes_the_profile_of_the_tools_version(
+    bundle: Path, install: Install, version: str, profile: str
+) -> None:
+    folder = write_hand_off(bundle, load_target("stm32n6")).folder
+    options = json.loads((folder / "user_neuralart.json").read_text())["Profiles"]
+    assert "--mvei" in options["core_2"]["options"] and "--mvei" not in options["default"]["options"]
+    kept = [name for name in options if name != profile]
+    for name in kept:
+        del options[name]  # the stand-in refuses a profile that is not there
+    (folder / "user_neuralart.json").write_text(json.dumps({"Profiles": options}))
+    environment = {"PATH": "/usr/bin:/bin", "STEDGEAI_CORE_DIR": str(install(version=version))}
+    ran = subprocess.run([folder / "run.sh"], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script")

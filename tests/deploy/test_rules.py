@@ -29,10 +29,19 @@ def test_the_right_files_have_no_error(tflite_files: dict[str, Path]) -> None:
 
 
 def test_a_float_output_on_the_n6(tflite_files: dict[str, Path]) -> None:
-    found = _rules(read_graph(tflite_files["int8_pc"]), N6)
+    own = replace(N6, output_dtype=None)
+    found = _rules(read_graph(tflite_files["int8_pc"]), own)
     assert ("info", "target_float_output") in found and found.count(("warning", "target_software_operator")) == 2  # resize and dequantise
-    turned = _rules(read_graph(tflite_files["int8_pc"]), replace(N6, output_dtype="int8"))  # the tool leaves the DEQUANTIZE out
+    turned = _rules(read_graph(tflite_files["int8_pc"]), N6)  # the tool leaves the DEQUANTIZE out
     assert ("info", "target_float_output") not in turned and turned.count(("warning", "target_software_operator")) == 1
+
+
+def test_stored_weights_of_a_float16_file_are_no_operators() -> None:
+    graph = _graph((1, 8, 8, 4), "DEQUANTIZE")
+    stored = replace(graph.tensors[0], data=np.zeros((1, 8, 8, 4), np.float16), dtype="float16")
+    unpacked = replace(graph, tensors=(stored, graph.tensors[1]), outputs=())
+    assert ("warning", "target_software_operator") in _rules(graph, replace(N6, output_dtype=None))
+    assert ("warning", "target_software_operator") not in _rules(unpacked, replace(N6, output_dtype=None))
 
 
 @pytest.mark.parametrize(("form", "target", "words"), [("int8_pc", MP2, "GPU"), ("int8_pt", N6, "lose accuracy"), ("int8_pt", MP1, "third slower")])

@@ -25,17 +25,27 @@ def _with(tmp_path: Path, **changes: object) -> Path:
 
 def test_built_in_targets_ask_for_the_granularity_that_their_hardware_takes() -> None:
     artefacts = {name: load_target(name).artefact for name in built_in()}
-    assert artefacts == {"stm32n6": "int8_pc", "stm32mp2": "int8_pt", "stm32mp1": "int8_pc"}
+    assert artefacts == {"nucleo_n657x0": "int8_pc", "stm32n6": "int8_pc", "stm32mp2": "int8_pt", "stm32mp1": "int8_pc"}
 
 
-def test_n6_memory_map_adds_up() -> None:
-    npu = load_target("stm32n6").npu
+@pytest.mark.parametrize(("name", "kib"), [("stm32n6", ON_CHIP), ("nucleo_n657x0", 400 + 4 * 448)])
+def test_n6_memory_map_adds_up(name: str, kib: int) -> None:
+    target = load_target(name)
+    npu = target.npu
     assert npu is not None
     ram = [pool for pool in npu.pools if pool.rights == "ACC_WRITE" and pool.address < 0x60000000]
-    assert sum(pool.kib for pool in ram) == ON_CHIP == load_target("stm32n6").budget.ram_kib
+    assert sum(pool.kib for pool in ram) == npu.on_chip_kib() == kib == target.budget.ram_kib
     assert all(a.address + a.kib * 1024 <= b.address for a, b in zip(npu.pools, npu.pools[1:], strict=False) if b.address > a.address)
     weights = npu.weights_pool()
     assert weights is not None and weights.name == "octoFlash" and weights.address == 0x70380000
+    assert weights.kib == target.budget.flash_kib
+
+
+def test_the_nucleo_has_no_external_ram_and_its_own_loader() -> None:
+    target = load_target("nucleo_n657x0")
+    assert target.npu is not None and target.board == "NUCLEO-N657X0-Q"
+    assert not [p for p in target.npu.pools if p.external and p.rights == "ACC_WRITE"]
+    assert target.flashing.loader == "MX25UM51245G_STM32N6570-NUCLEO.stldr"
 
 
 def test_mp2_tool_is_limited_to_the_versions_that_know_it() -> None:
@@ -82,7 +92,7 @@ def test_a_malformed_file_is_refused_by_name(tmp_path: Path, changes: dict[str, 
 
 
 def test_unknown_names_and_unreadable_files(tmp_path: Path) -> None:
-    with pytest.raises(HeatposeError, match="stm32mp1, stm32mp2, stm32n6"):
+    with pytest.raises(HeatposeError, match="nucleo_n657x0, stm32mp1, stm32mp2, stm32n6"):
         load_target("stm32h7")
     with pytest.raises(HeatposeError, match="cannot be read"):
         load_target(str(tmp_path / "none.yaml"))

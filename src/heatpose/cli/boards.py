@@ -31,9 +31,11 @@ def inspect(
     """Say what a model file is: operators, number formats, sizes, and what is wrong with it for an NPU."""
     from heatpose.present import inspection_tables, show
 
+    model = _file(model, target)
     facts = _inspection(model)
     if target is not None:
         facts["findings"] = [*facts["findings"], *_target_findings(model, target)]
+    _tell_assumed(model)
     for table in inspection_tables(facts):
         show(table)
     write_json(json_out, facts)
@@ -46,6 +48,7 @@ def estimate(model: Model, target: TargetChoice, profile: Profile = None, json_o
     from heatpose.present import show
 
     board = load_target(target)
+    _tell_assumed(model)
     expected = _estimate(model, board, profile)
     show(estimate_table(expected, board))
     for line in estimate_lines(expected):
@@ -54,13 +57,17 @@ def estimate(model: Model, target: TargetChoice, profile: Profile = None, json_o
 
 
 def deploy(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle, or a TFLite file.")],
     target: TargetChoice,
     run: Annotated[bool, typer.Option("--run", help="Build with ST Edge AI Core, which must be installed.")] = False,
     results: Annotated[Path | None, typer.Option("--import", help="Take in the output of a build made elsewhere: a folder or a zip.")] = None,
     tool: Annotated[Path | None, typer.Option(help="stedgeai, or its installation folder; looked for by default.")] = None,
     board: Annotated[str | None, typer.Option(help="Measure on a connected board after the build, for example serial:921600.")] = None,
     time_limit: Annotated[float | None, typer.Option(help="Seconds after which the tool is stopped.", min=1)] = None,
+    app: Annotated[
+        str | None,
+        typer.Option(help="Release of ST's application, or a checkout of it: refuses another Core."),
+    ] = None,
     allow_rejected: Annotated[bool, typer.Option("--allow-rejected", help="Take a file that failed a gate of its export.")] = False,
     json_out: JsonOut = None,
 ) -> None:
@@ -70,17 +77,44 @@ def deploy(
 
     if run and results is not None:
         raise typer.BadParameter("give --run or --import, not both")
-    if not run and (board is not None or tool is not None or time_limit is not None):
-        raise typer.BadParameter("--tool, --board and --time-limit go with --run")
+    if not run and (board is not None or tool is not None or time_limit is not None or app is not None):
+        raise typer.BadParameter("--tool, --board, --app and --time-limit go with --run")
     hand_off = write_hand_off(bundle, load_target(target), allow_rejected=allow_rejected)
     if run:
-        _finish(_built(hand_off, tool, board, time_limit), hand_off, json_out)
+        _finish(_built(hand_off, tool, board, time_limit, app), hand_off, json_out)
     elif results is not None:
         from heatpose.deploy.importing import import_results
 
         _finish(import_results(hand_off, results), hand_off, json_out)
     else:
         _dry_run(hand_off, json_out)
+
+
+def _tell_assumed(model: Path) -> None:
+    """What neither a TFLite file nor a manifest beside it says."""
+    from heatpose.deploy.model import read_model
+
+    if model.suffix.lower() == ".tflite" and model.is_file():
+        try:
+            assumed = read_model(model).assumed
+        except HeatposeError:  # a network of another kind is estimated, too
+            return
+        for text in assumed:
+            typer.echo(f"Assumed: {text}")
+
+
+def _file(model: Path, name: str | None, target: Target | None = None) -> Path:
+    """A model file as it is; of a bundle the one that the target takes, which is said."""
+    from heatpose.deploy.model import bundle_file, choose_model
+    from heatpose.deploy.target_files import load_target
+
+    if not model.is_dir():
+        return model
+    if target is None and name is not None:
+        target = load_target(name)
+    found = bundle_file(model) if target is None else choose_model(model, target).path
+    typer.echo(f"Of the bundle '{model}': {found.name}.")
+    return found
 
 
 def _inspection(model: Path) -> dict[str, Any]:
@@ -115,6 +149,7 @@ def _estimate(model: Path, board: Target, profile: str | None) -> Estimate:
     from heatpose.export.flatbuffer import read_graph
     from heatpose.runners import CHECKPOINTS
 
+    model = _file(model, board.name, board)
     if model.suffix.lower() == ".onnx":
         raise HeatposeError(f"'{model}' is an ONNX file; estimates are made of TFLite files and checkpoints.")
     if model.suffix.lower() in CHECKPOINTS:
@@ -138,12 +173,17 @@ def _dry_run(hand_off: HandOff, json_out: Path | None) -> None:
     write_json(json_out, read_record(hand_off.folder))
 
 
-def _built(hand_off: HandOff, tool: Path | None, board: str | None, time_limit: float | None) -> Outcome:
+def _built(
+    hand_off: HandOff, tool: Path | None, board: str | None, time_limit: float | None,
+    app: str | None,
+) -> Outcome:  # fmt: skip
     from rich.console import Console
     from rich.markup import escape
 
+    from heatpose.deploy.application import release_of
     from heatpose.deploy.build import build
 
+    release = None if app is None else release_of(app)
     with Console(stderr=True).status("ST Edge AI Core starts") as status:
         shown = {"line": "", "percent": ""}
 
@@ -151,7 +191,7 @@ def _built(hand_off: HandOff, tool: Path | None, board: str | None, time_limit: 
             shown.update({"line": line[:100]} if percent is None else {"percent": f"{percent} % "})
             status.update(f"{shown['percent']}{escape(shown['line'])}")
 
-        return build(hand_off, explicit=tool, board=board, time_limit_s=time_limit, progress=progress)
+        return build(hand_off, explicit=tool, board=board, time_limit_s=time_limit, progress=progress, release=release)
 
 
 def _finish(outcome: Outcome, hand_off: HandOff, json_out: Path | None) -> None:

@@ -38,9 +38,10 @@ def check_budget(expected: Estimate, target: Target) -> list[str]:
         numbers = f"{interval} {unit} expected, the budget is {limit:g} {unit}"
         (certain if interval.low > limit else possible).append(f"{what}: {numbers}.")
     if certain:
+        certain += [text[0].upper() + text[1:] for text in expected.warnings]
         remedy = "choose a smaller resolution or width, or raise the budget in the target's YAML; target=null trains without this check"
         raise HeatposeError(f"The network will not fit {target.name}: {' '.join(certain)} To go on, {remedy}.")
-    return possible
+    return possible + list(expected.warnings)
 
 
 def tell_expected(network: nn.Module, size: int, target: Target) -> None:

@@ -22,8 +22,9 @@ from heatpose.errors import HeatposeError
 
 
 def build(
-    hand_off: HandOff, *, explicit: Path | None = None, board: str | None = None, time_limit_s: float | None = None, progress: Progress | None = None
-) -> Outcome:
+    hand_off: HandOff, *, explicit: Path | None = None, board: str | None = None,
+    time_limit_s: float | None = None, progress: Progress | None = None, release: str | None = None,
+) -> Outcome:  # fmt: skip
     """Builds a hand-off, and runs it on a board where one is given; writes `result.json`, the raw log and the products into its folder.
 
     The tool runs in a temporary folder with a plain name, for its compiler crashes on others.
@@ -34,6 +35,7 @@ def build(
         board: How the board is connected, `serial:921600`.
         time_limit_s: For each of the two; the target's where None.
         progress: Called with the last line of output and a percentage.
+        release: Of ST's application, which builds with one version of the tool only.
 
     Returns:
         The outcome; a failed build is one, too.
@@ -44,7 +46,7 @@ def build(
     target, tool = hand_off.target, hand_off.target.tool
     if tool is None:
         raise HeatposeError(f"Target '{target.name}' needs no ST Edge AI Core: its TFLite runs as it is; leave out --run.")
-    installation = find_installation(target, explicit)
+    installation = find_installation(target, explicit, release=release)
     with tempfile.TemporaryDirectory(prefix="heatpose_") as temporary:
         if not temporary.isascii():
             raise HeatposeError(f"'{temporary}' is not plain ASCII, which ST's compiler needs; set TMPDIR (TEMP on Windows) to a folder with a plain name.")
@@ -87,14 +89,17 @@ class _Run:
     def generate(self) -> Outcome:
         """Builds, and judges by what is there afterwards."""
         target = self.hand_off.target
-        arguments = generate_arguments(target, self.hand_off.model_name)
+        major = self.installation.version[0]
+        arguments = generate_arguments(target, self.hand_off.model_name, major)
         ended = self.call(arguments)
         files = self.made()
         product, found = product_of(self.tool, self.hand_off.stem, files)
         facts, warnings = collect(files)
         version = self.installation.version_text
         facts = merged([facts, replace(facts, tool_version=version)])
-        warnings += [text for text in (missing_compiler(self.installation, self.tool),) if text]
+        pair = None if target.application is None else target.application.mismatch(version)
+        told = (missing_compiler(self.installation, self.tool), pair)
+        warnings += [text for text in told if text]
         warnings += warnings_in(ended.text)
         if found is None and facts.says_sizes() and any(path.name == "network.c" for path in files):
             found = self.folder / OUTPUT / "network.c"  # a build without its c_info, told by the text report

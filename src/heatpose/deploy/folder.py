@@ -1,4 +1,4 @@
-"""The hand-off: one self-contained folder in a bundle, which builds and runs without heatpose."""
+"""The deployment package: one self-contained folder, which builds and runs without heatpose."""
 
 from __future__ import annotations
 
@@ -8,22 +8,30 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from heatpose import __file__ as package_file
-from heatpose.deploy.c_header import SOURCES, header_text
-from heatpose.deploy.command import generate_arguments, run_ps1, run_sh, shell_line
+from heatpose.deploy.c_header import SOURCES, app_config_text, header_text
+from heatpose.deploy.command import (
+    generate_arguments,
+    run_ps1,
+    run_sh,
+    shell_line,
+    weights_of,
+)
 from heatpose.deploy.estimate import estimate
 from heatpose.deploy.model import DeployModel, choose_model
 from heatpose.deploy.npu_profile import PROFILE, pool_file_name, pool_text, profile_text
-from heatpose.deploy.readme import readme_text
+from heatpose.deploy.readme import has_app_config, readme_text
 from heatpose.deploy.rules import check_target
+from heatpose.deploy.selftest import has_selftest, selftest_texts
 from heatpose.deploy.targets import Target
 from heatpose.errors import HeatposeError
 from heatpose.export.manifest import sha256, write_json
+from heatpose.runners.manifest import MANIFEST
 from heatpose.runners.outputs import Layout
 
 RECORD, ESTIMATE, RESULT, LOG, PRODUCTS = "deploy.json", "estimate.json", "result.json", "stedgeai.log", "tool_output"
@@ -67,15 +75,24 @@ def plain_stem(model: DeployModel) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", model.stem)
 
 
-def write_hand_off(bundle: Path, target: Target, *, allow_rejected: bool = False) -> HandOff:
+def write_hand_off(source: Path, target: Target, *, allow_rejected: bool = False) -> HandOff:
     """Writes `<bundle>/<target>`, replacing an older one; results of the same model's earlier run stay.
+
+    A TFLite file of another pipeline gets `<file's name without .tflite>/<target>` beside it.
 
     Raises:
         HeatposeError: As `choose_model`, or the folder cannot be written.
     """
-    model = choose_model(bundle, target, allow_rejected=allow_rejected)
-    command = None if target.tool is None else tuple(generate_arguments(target, f"{plain_stem(model)}.tflite"))
+    model = choose_model(source, target, allow_rejected=allow_rejected)
+    target = fitted(target, model)
+    name = f"{plain_stem(model)}.tflite"
+    command = None if target.tool is None else tuple(generate_arguments(target, name))
+    bundle = package_parent(source)
     hand_off = HandOff(bundle / target.name, target, model, command)
+    try:
+        bundle.mkdir(exist_ok=True)
+    except OSError as error:
+        raise HeatposeError(f"'{bundle}' cannot be made ({error.strerror}).") from error
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=bundle) as temporary:
             new = Path(temporary) / "new"
@@ -88,6 +105,21 @@ def write_hand_off(bundle: Path, target: Target, *, allow_rejected: bool = False
     except OSError as error:
         raise HeatposeError(f"'{hand_off.folder}' cannot be written ({error.strerror}).") from error
     return hand_off
+
+
+def package_parent(source: Path) -> Path:
+    """The folder that holds a source's packages: the bundle, or one of the file's own."""
+    if source.is_dir():
+        return source
+    inside = (source.parent / MANIFEST).is_file()
+    return source.parent if inside else source.with_suffix("")
+
+
+def fitted(target: Target, model: DeployModel) -> Target:
+    """The target, asked for int8 only where the file has an int8 output to give."""
+    if target.output_dtype == "int8" and model.int8_output is None:
+        return replace(target, output_dtype=None)
+    return target
 
 
 def _fill(folder: Path, hand_off: HandOff) -> None:
@@ -103,8 +135,13 @@ def _fill(folder: Path, hand_off: HandOff) -> None:
     if not model.decoded:
         for name in SOURCES:
             _write(folder / name, (resources.files("heatpose.deploy") / "c" / name).read_text(encoding="utf-8"))
+    if has_selftest(model, target):
+        for name, content in selftest_texts(model).items():
+            _write(folder / name, content)
+    if has_app_config(target, model):
+        _into_application(folder, hand_off)
     if target.flashing.kind == "linux":
-        _board_app(folder, model)
+        _board_app(folder, model, target)
     expected = None if target.estimator is None else estimate(model.graph, target)  # a board without one has the rules' findings alone
     findings = [asdict(finding) for finding in check_target(model.graph, target)]
     _write(folder / "README.md", readme_text(target, model, hand_off.model_name, hand_off.command, expected))
@@ -118,17 +155,35 @@ def _write(path: Path, text: str, executable: bool = False) -> None:
         path.chmod(0o755)
 
 
-def _board_app(folder: Path, model: DeployModel) -> None:
+def _into_application(folder: Path, hand_off: HandOff) -> None:
+    """What puts the network into ST's application, and what it must know."""
+    target, weights = hand_off.target, weights_of(hand_off.target)
+    assert target.application is not None and weights is not None
+    text = app_config_text(hand_off.model, target, hand_off.model_name)
+    _write(folder / "app_config_block.h", text)
+    source = resources.files("heatpose.deploy") / "board" / "into_application.py"
+    _write(folder / "into_application.py", source.read_text(encoding="utf-8"))
+    described = {**asdict(target.application), "weights": weights.raw, "address": weights.address}
+    write_json(folder / "application.json", described)
+
+
+def _board_app(folder: Path, model: DeployModel, target: Target) -> None:
     """The Python application, with the modules of heatpose that it imports."""
     package = Path(package_file).parent
     (folder / "heatpose").mkdir()
     _write(folder / "heatpose" / "__init__.py", '"""The parts of heatpose that pose_app.py needs."""\n')
     for name in _BOARD_MODULES:
         shutil.copyfile(package / name, folder / "heatpose" / name)
+    for part in (Path("deploy"), Path("deploy", "board")):
+        (folder / "heatpose" / part).mkdir()
+        _write(folder / "heatpose" / part / "__init__.py", "")
+    images = Path("deploy", "board", "images.py")
+    shutil.copyfile(package / images, folder / "heatpose" / images)
     shutil.copyfile(package / "deploy" / "board" / "pose_app.py", folder / "pose_app.py")
     described = {
         "skeleton": model.skeleton.to_dict(), "preprocessing": model.preprocessing.to_dict(), "layout": _LAYOUTS[model.layout],
-        "probabilities": bool(model.probabilities),
+        "probabilities": bool(model.probabilities), "threshold": model.threshold.value,
+        "npu_tflite": target.tool is not None,
     }  # fmt: skip
     write_json(folder / "pose_model.json", described)
 

@@ -1,20 +1,20 @@
-"""The model file that is handed over: found in a bundle, checked, and read."""
+"""The model file that is deployed: a bundle's or any TFLite, checked, and read."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from heatpose.deploy.targets import Target
 from heatpose.errors import HeatposeError
 from heatpose.export.flatbuffer import read_graph
-from heatpose.export.graph import Graph, Tensor
+from heatpose.export.graph import Graph, Quantization, Tensor
 from heatpose.export.manifest import sha256
 from heatpose.preprocessing import Preprocessing
-from heatpose.runners.manifest import MANIFEST, read_manifest
+from heatpose.runners.manifest import MANIFEST, FileFacts, ScoreThreshold, read_manifest
 from heatpose.runners.outputs import Layout, choose_output
 from heatpose.runners.tflite_forms import gives_probabilities, input_form
 from heatpose.skeleton import Skeleton, for_keypoint_count
@@ -39,6 +39,8 @@ class DeployModel:
         preprocessing: How an image becomes the input.
         probabilities: Whether the heatmaps are probabilities; None where only the values can tell.
         rejected: It failed a gate of its export.
+        threshold: From which score on a keypoint is drawn.
+        assumed: Sentences: what neither the file nor a manifest beside it says.
     """
 
     path: Path
@@ -53,6 +55,8 @@ class DeployModel:
     preprocessing: Preprocessing
     probabilities: bool | None
     rejected: bool
+    threshold: ScoreThreshold = ScoreThreshold()
+    assumed: tuple[str, ...] = ()
 
     @property
     def decoded(self) -> bool:
@@ -66,6 +70,21 @@ class DeployModel:
             return 0, 0
         rows, columns = self.output.shape[1:3] if self.layout is Layout.MAPS_LAST else self.output.shape[2:4]
         return int(rows), int(columns)
+
+    @property
+    def int8_output(self) -> Quantization | None:
+        """Of the output as int8, which a tool gives on request; None where the file has no such tensor.
+
+        A float output that is dequantised at the end is int8 before that.
+        """
+        tensor, producer = self.output, self.graph.producer(self.output.index)
+        if tensor.dtype == "float32" and producer is not None and producer.name == "DEQUANTIZE":
+            tensor = self.graph.tensors[producer.inputs[0]]
+        if tensor.quantization is None or tensor.dtype not in ("int8", "uint8"):
+            return None
+        shift = 128 if tensor.dtype == "uint8" else 0
+        points = tensor.quantization.zero_points - shift
+        return replace(tensor.quantization, zero_points=points)
 
     @property
     def stem(self) -> str:
@@ -84,43 +103,101 @@ def read_model(path: Path) -> DeployModel:
     choice = choose_output(path, [graph.tensors[i].shape for i in graph.outputs], form.size)
     output = graph.tensors[graph.outputs[choice.position]]
     known = read_manifest(path).checked(path, choice.keypoints)
+    skeleton = known.skeleton or for_keypoint_count(choice.keypoints)
+    how = known.preprocessing or Preprocessing(form.size)
     return DeployModel(
-        path=path, sha256=sha256(path), graph=graph, input=graph.tensors[form.index], output=output, size=form.size, layout=choice.layout,
-        keypoints=choice.keypoints, skeleton=known.skeleton or for_keypoint_count(choice.keypoints),
-        preprocessing=known.preprocessing or Preprocessing(form.size), probabilities=gives_probabilities(graph, output.index),
+        path=path, sha256=sha256(path), graph=graph, input=graph.tensors[form.index], output=output,
+        size=form.size, layout=choice.layout, keypoints=choice.keypoints, skeleton=skeleton,
+        preprocessing=how, probabilities=gives_probabilities(graph, output.index),
         rejected=path.name.endswith(f"{REJECTED}.tflite"),
+        threshold=known.threshold or ScoreThreshold(), assumed=_assumed(known, skeleton, how),
     )  # fmt: skip
 
 
-def choose_model(bundle: Path, target: Target, *, allow_rejected: bool = False) -> DeployModel:
-    """The bundle's artefact that a target takes.
+def _assumed(known: FileFacts, skeleton: Skeleton, how: Preprocessing) -> tuple[str, ...]:
+    """What was taken for granted, as sentences."""
+    found = []
+    if known.skeleton is None:
+        names = ", ".join(skeleton.keypoints[:3])
+        found.append(f"Keypoints are those of '{skeleton.name}' ({names}, ...).")
+    if known.preprocessing is None:
+        found.append(
+            f"The input is the whole RGB image stretched to {how.size}x{how.size} "
+            f"({how.sampling} sampling), each byte divided by {how.divisor:g}, less {how.shift:g}."
+        )
+    if known.threshold is None:
+        default = ScoreThreshold()
+        found.append(f"The score threshold is {default.value:g} ({default.source}).")
+    return tuple(found)
+
+
+def choose_model(source: Path, target: Target, *, allow_rejected: bool = False) -> DeployModel:
+    """A TFLite file, or the artefact of a bundle that a target takes.
 
     Args:
-        bundle: Folder of a bundle.
+        source: Folder of a bundle, or a TFLite file, of a bundle or of another pipeline.
         target: The board.
         allow_rejected: Take a file that failed a gate of its export, where there is no other.
 
     Raises:
-        HeatposeError: No bundle, no such artefact, only a rejected one, or the file is not the one that was exported.
+        HeatposeError: No bundle, no such artefact, only a rejected one, or the file is not the one
+            that was exported.
     """
-    manifest = _manifest(bundle)
+    if source.is_file() or source.suffix == ".tflite":
+        manifest = _manifest(source.parent) if (source.parent / MANIFEST).is_file() else {}
+        _check_recorded(manifest, source)
+        return read_model(source)
+    manifest, bundle = _manifest(source), source
     passed = sorted(path for path in bundle.glob(f"*_{target.artefact}.tflite"))
     rejected = sorted(bundle.glob(f"*_{target.artefact}{REJECTED}.tflite"))
     if not passed and not rejected:
         made = ", ".join(sorted(path.name for path in bundle.glob("*.tflite"))) or "none"
-        raise HeatposeError(f"'{bundle}' has no {target.artefact} file, which {target.name} takes (it has {made}); export with quant={_quant(target)}.")
+        raise HeatposeError(
+            f"'{bundle}' has no {target.artefact} file, which {target.name} takes (it has {made}); "
+            f"export with quant={_quant(target)}."
+        )
     if not passed and not allow_rejected:
         why = " ".join(_failures(manifest, target.artefact)) or "The manifest does not say why."
-        raise HeatposeError(f"'{rejected[0]}' failed a gate of its export. {why} Repair it and export again, or deploy it knowingly with --allow-rejected.")
+        raise HeatposeError(
+            f"'{rejected[0]}' failed a gate of its export. {why} Export again with `heatpose export "
+            "checkpoint=CHECKPOINT quant=auto`, which looks for a method that passes, or deploy it "
+            "knowingly with --allow-rejected."
+        )
     path = (passed or rejected)[0]
+    _check_recorded(manifest, path)
+    return read_model(path)
+
+
+def bundle_file(source: Path) -> Path:
+    """A model file as it is; of a bundle its per-channel file, else its first TFLite.
+
+    Raises:
+        HeatposeError: The folder is no bundle, or has no TFLite.
+    """
+    if not source.is_dir():
+        return source
+    _manifest(source)
+    found = sorted(source.glob("*_int8_pc.tflite")) + sorted(source.glob("*.tflite"))
+    if not found:
+        raise HeatposeError(f"'{source}' has no TFLite file; export it again with quant=auto.")
+    return found[0]
+
+
+def _check_recorded(manifest: Mapping[str, Any], path: Path) -> None:
+    """Refuses a file of a bundle that is not the one that was exported."""
     files = manifest.get("files") or {}
     entry = files.get(path.name, {}) if isinstance(files, dict) else None
     if not isinstance(entry, dict):
-        raise HeatposeError(f"'{bundle / MANIFEST}' is damaged (its list of files is none); export the bundle again.")
+        raise HeatposeError(
+            f"'{path.parent / MANIFEST}' is damaged (its list of files is none); "
+            "export the bundle again."
+        )
     recorded = entry.get("sha256")
     if recorded is not None and recorded != sha256(path):
-        raise HeatposeError(f"'{path}' is not the file that was exported (its sha256 differs from {MANIFEST}); export the bundle again.")
-    return read_model(path)
+        raise HeatposeError(
+            f"'{path}' is not the file that was exported (its sha256 differs from {MANIFEST}); "
+            "export the bundle again."
+        )
 
 
 def _quant(target: Target) -> str:
@@ -130,7 +207,7 @@ def _quant(target: Target) -> str:
 def _manifest(bundle: Path) -> Mapping[str, Any]:
     path = bundle / MANIFEST
     if not path.is_file():
-        raise HeatposeError(f"'{bundle}' is no bundle (it has no {MANIFEST}); give a folder below exports/.")
+        raise HeatposeError(f"'{bundle}' is no bundle (it has no {MANIFEST}); give a folder below exports/ or a .tflite file.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from heatpose.deploy.estimate import NOT_EXPORTED
+from heatpose.deploy.coverage import NOT_EXPORTED
 from heatpose.export.graph import Graph, Operator, Quantization, Tensor
 from heatpose.models.layers import Add, ConvBlock
 from heatpose.models.upsample import TransposedBlock
@@ -23,18 +23,20 @@ _TRACED = (ConvBlock, Add, nn.Upsample, nn.Linear, nn.AdaptiveAvgPool2d, nn.Flat
 
 
 def graph_of_network(
-    network: nn.Module, size: int, *, output: Literal["float32", "int8"] = "float32", ending: Literal["LOGISTIC", "SOFTMAX"] | None = "LOGISTIC"
-) -> Graph:
+    network: nn.Module, size: int | tuple[int, int], *,
+    output: Literal["float32", "int8"] = "float32",
+    ending: Literal["LOGISTIC", "SOFTMAX"] | None = "LOGISTIC",
+) -> Graph:  # fmt: skip
     """Runs a network once on zeros and writes down what happens.
 
     Args:
         network: Of ConvBlock, Add, Upsample and classifier layers; anything between them counts for nothing.
-        size: S, pixels.
+        size: S, pixels, or rows and columns.
         output: Output type of the int8 file.
         ending: The operator after the last layer.
 
     Returns:
-        A graph with uint8 input (1, S, S, 3); constants are zeros.
+        A graph with uint8 input (1, rows, columns, 3); constants are zeros.
     """
     trace = _Trace()
     handles = [module.register_forward_hook(trace.layer) for module in network.modules() if isinstance(module, _TRACED)]
@@ -42,9 +44,10 @@ def graph_of_network(
     try:
         network.eval()
         with torch.inference_mode():
-            image = torch.zeros(1, 3, size, size, device=next(network.parameters()).device)
-            source = trace.tensor((1, size, size, 3), "uint8")
-            trace.seen[id(image)] = trace.operator("QUANTIZE", [source], (1, size, size, 3))
+            rows, columns = (size, size) if isinstance(size, int) else size
+            image = torch.zeros(1, 3, rows, columns, device=next(network.parameters()).device)
+            source = trace.tensor((1, rows, columns, 3), "uint8")
+            trace.seen[id(image)] = trace.operator("QUANTIZE", [source], (1, rows, columns, 3))
             trace.alive.append(image)
             results = network(image)
     finally:

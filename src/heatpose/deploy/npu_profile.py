@@ -17,8 +17,9 @@ def pool_file_name(target_name: str) -> str:
 
 def profile_text(npu: Npu, target_name: str) -> str:
     """`user_neuralart.json`; the memory pool file lies beside it."""
-    profile = {"memory_pool": f"./{pool_file_name(target_name)}", "options": npu.options}
-    return json.dumps({"Globals": {}, "Profiles": {npu.profile: profile}}, indent=2) + "\n"
+    pool = f"./{pool_file_name(target_name)}"
+    named = {name: {"memory_pool": pool, "options": text} for name, text in npu.profiles().items()}
+    return json.dumps({"Globals": {}, "Profiles": named}, indent=2) + "\n"
 
 
 def pool_text(npu: Npu) -> str:

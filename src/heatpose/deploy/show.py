@@ -21,10 +21,11 @@ def estimate_table(expected: Estimate, target: Target) -> Table:
     table = Table(title=f"estimate for {target.board}", title_justify="left")
     for heading in ("quantity", "expected", "interval", "budget"):
         table.add_column(heading, justify="left" if heading == "quantity" else "right")
-    rows = (("RAM, KiB", expected.ram_kib, target.budget.ram_kib), ("flash, KiB", expected.flash_kib, target.budget.flash_kib),
-            ("one inference, ms", expected.ms, target.budget.ms))  # fmt: skip
-    for name, interval, limit in rows:
-        table.add_row(name, *_cells(interval), "-" if limit is None else f"{limit:g}")
+    limits = {"ram_kib": target.budget.ram_kib, "flash_kib": target.budget.flash_kib, "ms": target.budget.ms}
+    by_name = dict(zip(("ram_kib", "peak_kib", "flash_kib", "ms"), expected.quantities(), strict=True))
+    for key, (name, unit, interval) in by_name.items():
+        limit, none = limits.get(key), "not estimated" if expected.outside else "not published"
+        table.add_row(f"{name}, {unit}", *_cells(interval, none), "-" if limit is None else f"{limit:g}")
     if expected.saved_ms is not None:
         table.add_row("saved against bilinear upsampling, ms", *_cells(expected.saved_ms), "-")
     return table
@@ -34,12 +35,14 @@ def estimate_lines(expected: Estimate) -> list[str]:
     """What belongs to the numbers: where they come from, and where they do not reach."""
     source = f"Profile {expected.profile}, fitted on published rows of {expected.based_on}; the interval is the largest error of a row that was left out"
     source += ", wider where it extrapolates." if expected.extrapolates else "."
-    return [source, *(f"Extrapolation: {text}" for text in expected.outside), *expected.notes]
+    outside = (f"Extrapolation: {text}" for text in expected.outside)
+    told = [text.removeprefix("Extrapolation: ") if "Not estimated" in text else text for text in outside]
+    return [source, *told, *(f"warning: {text}" for text in expected.warnings), *expected.notes]
 
 
-def _cells(interval: Interval | None) -> tuple[str, str]:
+def _cells(interval: Interval | None, none: str = "not published") -> tuple[str, str]:
     if interval is None:
-        return "not published", "-"
+        return none, "-"
     value, _, span = str(interval).partition(" ")
     return value, span
 
@@ -79,6 +82,9 @@ def outcome_lines(outcome: Outcome, folder: Path) -> list[str]:
 def hand_off_lines(hand_off: HandOff, command: str | None, findings: Sequence[Finding]) -> list[str]:
     """What a dry run prints: where the folder is, what is known against the model, and the exact command."""
     lines = [f"{hand_off.folder} is ready: {hand_off.model_name} for {hand_off.target.board}."]
+    lines += [f"Assumed: {text}" for text in hand_off.model.assumed]
+    if hand_off.target.application is not None and command is not None:
+        lines.append(f"Pairs that build: {hand_off.target.application.name} {hand_off.target.application.pairs_text()}.")
     lines += [f"{finding.severity}: {finding.message}" for finding in findings if finding.severity != "info"]
     if command is None:
         return [*lines, "No conversion is needed; README.md in the folder tells how it gets onto the board."]

@@ -43,12 +43,15 @@ class Installation:
         return "{}.{}.{}-{}".format(*self.version)
 
 
-def find_installation(target: Target, explicit: Path | None = None, environment: Mapping[str, str] = os.environ) -> Installation:
+def find_installation(
+    target: Target, explicit: Path | None = None, environment: Mapping[str, str] = os.environ,
+    release: str | None = None,
+) -> Installation:  # fmt: skip
     """The tool for a target: the one that is named, else the newest fitting one of the usual places.
 
     Looked at in this order: `explicit`, the variable STEDGEAI_CORE_DIR_<TARGET>, `tool.path` of the target, STEDGEAI_CORE_DIR, STM32_AI_EXE and STM_AI_EXE
     (variables of ST's model zoo), the folders that ST's installers use, the search path. The first three are taken or refused; of the others the
-    first one that fits is taken.
+    first one that fits is taken. One that does not go with `release` of ST's application does not fit.
 
     Raises:
         HeatposeError: There is none, or none of a version and with the component that the target needs.
@@ -59,13 +62,13 @@ def find_installation(target: Target, explicit: Path | None = None, environment:
     named = explicit or _named(target, tool, environment)
     if named is not None:
         installation = identify(_executable(named))
-        _require(installation, target, tool)
+        _require(installation, target, tool, release)
         return installation
     refused = []
     for path in _usual(environment):
         try:
             installation = identify(path)
-            _require(installation, target, tool)
+            _require(installation, target, tool, release)
         except HeatposeError as error:
             refused.append(str(error))
         else:
@@ -73,7 +76,8 @@ def find_installation(target: Target, explicit: Path | None = None, environment:
     if refused:
         raise HeatposeError(refused[0])
     raise HeatposeError(
-        f"ST Edge AI Core is not found: install it from st.com (version {_range(tool)}), then set STEDGEAI_CORE_DIR to its folder or name it with --tool PATH. "
+        f"ST Edge AI Core is not found: install it from st.com (version {tool.range_text()}), then "
+        "set STEDGEAI_CORE_DIR to its folder or name it with --tool PATH. "
         "Without it, the folder of the hand-off holds the exact command and run.sh."
     )
 
@@ -141,18 +145,21 @@ def identify(path: Path) -> Installation:
     return Installation(path, version, dict(_COMPONENT.findall(ended.text[found.end() :])))
 
 
-def _range(tool: Tool) -> str:
-    return f"{tool.oldest} to {tool.newest}" if tool.newest else f"{tool.oldest} or newer"
-
-
-def _require(installation: Installation, target: Target, tool: Tool) -> None:
+def _require(
+    installation: Installation, target: Target, tool: Tool, release: str | None
+) -> None:
     """Refuses a version or a set of components that cannot build for the target."""
     if not tool.supports(installation.version):
         own = f"STEDGEAI_CORE_DIR_{target.name.upper()}"
         raise HeatposeError(
-            f"ST Edge AI Core {installation.version_text} ('{installation.path}') cannot build for {target.name}, which needs version {_range(tool)}; "
+            f"ST Edge AI Core {installation.version_text} ('{installation.path}') cannot build for {target.name}, which needs version {tool.range_text()}; "
             f"install one beside it and set {own} to its folder, or name it with --tool PATH."
         )
+    if release is not None:
+        if target.application is None:
+            raise HeatposeError(f"Target '{target.name}' has no application; leave out --app.")
+        if mismatch := target.application.mismatch(installation.version_text, release):
+            raise HeatposeError(mismatch)
     if tool.component is not None and not any(name.startswith(tool.component) for name in installation.components):
         has = ", ".join(installation.components) or "nothing"
         raise HeatposeError(

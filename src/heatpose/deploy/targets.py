@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from heatpose.deploy.application import Application
+from heatpose.deploy.facts import EXTERNAL
 from heatpose.deploy.parts import part, version_of
 from heatpose.errors import HeatposeError
 
 ARTEFACTS = ("float32", "int8_pc", "int8_pt")
 RIGHTS = ("ACC_WRITE", "ACC_READ")
-
+OLDER = "core_2"
+"""Profile for ST Edge AI Core 2, beside the one for newer versions."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class Tool:
     output: str = "st_ai_output"
     time_limit_s: float = 1800.0
     path: str | None = None
+
+    def range_text(self) -> str:
+        """The range of versions in words."""
+        return f"{self.oldest} to {self.newest}" if self.newest else f"{self.oldest} or newer"
 
     def supports(self, version: Sequence[int]) -> bool:
         """Whether a Core version (major, minor, ...) is in the range."""
@@ -86,6 +93,11 @@ class Pool:
     write_power: float = 0.0
     constants: bool = False
 
+    @property
+    def external(self) -> bool:
+        """Whether it lies outside the chip."""
+        return self.address >= EXTERNAL
+
     def __post_init__(self) -> None:
         if self.rights not in RIGHTS or self.kib < 0 or not 0 <= self.address < 1 << 32:
             raise HeatposeError(f"Memory pool '{self.name}' needs rights {' or '.join(RIGHTS)}, a size >= 0 KiB and a 32-bit address.")
@@ -100,15 +112,31 @@ class Npu:
         options: Compiler options, as in that file.
         pools: Memories.
         cache: The NPU cache's entry of the memory pool file.
+        older_options: Options for ST Edge AI Core 2, where they differ; empty where they do not.
     """
 
     profile: str
     options: str
     pools: Sequence[Pool]
     cache: Mapping[str, Any] = field(default_factory=dict)
+    older_options: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pools", tuple(part(Pool, pool, "npu.pools") for pool in self.pools))
+
+    def profiles(self) -> dict[str, str]:
+        """Names of the profiles and their options."""
+        older = {OLDER: self.older_options} if self.older_options else {}
+        return {self.profile: self.options, **older}
+
+    def profile_for(self, major: int | None) -> str:
+        """Name of the profile for a major version of ST Edge AI Core; None is the newest."""
+        return OLDER if major is not None and major < 3 and self.older_options else self.profile
+
+    def on_chip_kib(self) -> float:
+        """RAM on the chip that the compiler may use."""
+        ram = (pool for pool in self.pools if pool.rights == "ACC_WRITE" and not pool.external)
+        return float(sum(pool.kib for pool in ram))
 
     def weights_pool(self) -> Pool | None:
         """Where the weights go: the pool that prefers constants, else the first read-only one."""
@@ -167,6 +195,7 @@ class Flashing:
         application_address: Where the signed application starts.
         weights_address: Where the weights start; the weights pool's address where None.
         loader: External flash loader of STM32CubeProgrammer.
+        boot_loader: The application's first-stage boot loader, below its folder.
         folder: On a Linux board: where the application goes.
     """
 
@@ -175,6 +204,7 @@ class Flashing:
     weights_address: int | None = None
     loader: str = ""
     folder: str = ""
+    boot_loader: str = "FSBL/ai_fsbl.hex"
 
     def __post_init__(self) -> None:
         if self.kind not in ("neural_art", "linux"):
@@ -214,6 +244,7 @@ class Target:
         npu: Settings of the NPU compiler, where there is one.
         budget: What a model may take.
         rules: About operators.
+        application: ST's application for the board; None where there is none.
         estimator: Profile of the estimator that `heatpose estimate` takes by default; None where there is none for this target.
     """
 
@@ -228,13 +259,15 @@ class Target:
     npu: Npu | None = None
     budget: Budget = field(default_factory=Budget)
     rules: Rules = field(default_factory=Rules)
+    application: Application | None = None
     estimator: str | None = None
 
     def __post_init__(self) -> None:
-        kinds: dict[str, type[Any]] = {"flashing": Flashing, "export": Export, "tool": Tool, "npu": Npu, "budget": Budget, "rules": Rules}
+        kinds: dict[str, type[Any]] = {"flashing": Flashing, "export": Export, "tool": Tool, "npu": Npu, "budget": Budget, "rules": Rules,
+                                      "application": Application}  # fmt: skip
         for name, kind in kinds.items():
             value = getattr(self, name)
-            if value is None and name not in ("tool", "npu"):
+            if value is None and name not in ("tool", "npu", "application"):
                 value = {}  # an empty entry in the YAML
             if value is not None:
                 object.__setattr__(self, name, part(kind, value, name))

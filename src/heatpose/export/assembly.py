@@ -37,7 +37,7 @@ from heatpose.reference import OutputForm
 from heatpose.reference.comparison import Comparison, compare
 from heatpose.report import REPORT, write_report
 from heatpose.report.gallery import gallery_record
-from heatpose.runners.manifest import MANIFEST
+from heatpose.runners.manifest import MANIFEST, ScoreThreshold
 from heatpose.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -193,6 +193,7 @@ class Assembly:
         return {
             "format": FORMAT, "name": job.name, "model": job.model_name, "resolution": job.preprocessing.size,
             "skeleton": job.skeleton.to_dict(), "preprocessing": job.preprocessing.to_dict(),
+            "score_threshold": ScoreThreshold().to_dict(),
             "network": dict(job.network.settings), "forms": list(job.forms), "output": job.output,
             "sigmoid": job.sigmoid, "recovery": {f: asdict(job.recovery[f]) for f in job.forms if f in job.recovery},
             "quantisation": {form: made.to_json() for form, made in self.quantised.items()},

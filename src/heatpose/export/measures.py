@@ -66,7 +66,7 @@ def peak_activation_bytes(graph: Graph) -> int:
     """
     if not graph.operators:
         return sum(tensor_bytes(graph.tensors[i]) for i in {*graph.inputs, *graph.outputs})
-    born, dies = _lifetimes(graph)
+    born, dies = lifetimes(graph)
     change = [0] * (len(graph.operators) + 1)
     for tensor, start in born.items():
         size = tensor_bytes(graph.tensors[tensor])
@@ -79,8 +79,8 @@ def peak_activation_bytes(graph: Graph) -> int:
     return peak
 
 
-def _lifetimes(graph: Graph) -> tuple[dict[int, int], dict[int, int]]:
-    """First and last operator index at which each activation is alive."""
+def lifetimes(graph: Graph) -> tuple[dict[int, int], dict[int, int]]:
+    """First and last operator index at which each activation is alive: tensor -> operator."""
     born = dict.fromkeys(graph.inputs, 0)
     dies: dict[int, int] = {}
     for operator in graph.operators:

@@ -21,6 +21,27 @@ LONGEST = 1 << 20
 
 
 @dataclass(frozen=True)
+class ScoreThreshold:
+    """From which score on a keypoint is drawn.
+
+    Attributes:
+        value: Of the network's scores, 0 to 1.
+        source: How it was found.
+    """
+
+    value: float = 0.2
+    source: str = "the default; not measured on images of this network"
+
+    def __post_init__(self) -> None:
+        if not 0 <= float(self.value) <= 1:
+            raise ValueError(f"score_threshold {self.value} is not between 0 and 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest's entry `score_threshold`."""
+        return {"value": self.value, "source": self.source}
+
+
+@dataclass(frozen=True)
 class FileFacts:
     """What is known about a model file apart from its graph; None where nothing states it.
 
@@ -30,6 +51,7 @@ class FileFacts:
         probabilities: Whether its heatmaps are probabilities or logits.
         source: What states it: "the file" or "manifest.json".
         written_by: The version that wrote the file, "heatpose 0.1.0".
+        threshold: From which score on its keypoints are drawn.
     """
 
     skeleton: Skeleton | None = None
@@ -37,6 +59,7 @@ class FileFacts:
     probabilities: bool | None = None
     source: str = MANIFEST
     written_by: str = ""
+    threshold: ScoreThreshold | None = None
 
     def checked(self, path: Path, keypoints: int) -> FileFacts:
         """The same facts, once they fit the file.
@@ -119,6 +142,7 @@ def _facts(content: Mapping[str, Any], source: str, written_by: str = "") -> Fil
         TypeError, ValueError, AttributeError: An entry is malformed.
     """
     skeleton, preprocessing = content.get("skeleton"), content.get("preprocessing")
+    threshold = content.get("score_threshold")
     values = content["output"].get("values") if isinstance(content.get("output"), dict) else None
     return FileFacts(
         Skeleton(**skeleton) if skeleton is not None else None,
@@ -126,4 +150,5 @@ def _facts(content: Mapping[str, Any], source: str, written_by: str = "") -> Fil
         None if values is None else values == "probabilities",
         source,
         written_by,
+        ScoreThreshold(**threshold) if threshold is not None else None,
     )

@@ -1,18 +1,25 @@
-"""Person pose on an STM32MP2 or STM32MP1 board (X-LINUX-AI), from pictures or a camera; the same program runs on a PC.
+"""Person pose on an STM32MP2 or STM32MP1 board (X-LINUX-AI); the same program runs on a PC.
 
     python3 pose_app.py pose.tflite photo.jpg folder --out poses
-    python3 pose_app.py pose.nb --camera 0
+    python3 pose_app.py pose.nb --camera 0 --window
 
-Needs numpy and Pillow, OpenCV for a camera, and one of: stai_mpu (on the board: .nb on the NPU, .tflite on the CPU), ai_edge_litert, tflite_runtime.
+Needs numpy and Pillow, OpenCV for a camera or a window, and one of: stai_mpu (on the board),
+ai_edge_litert, tflite_runtime. The first line says which path the network takes:
+
+- `.nb`: stai_mpu with the NPU;
+- `.tflite` on an STM32MP2: the NPU through LiteRT and `libvx_delegate.so.2`, where that is there;
+- `.tflite` elsewhere: stai_mpu on the processor, or LiteRT on the processor.
+
 `pose_model.json` beside this file says what the model is. Preprocessing, decoding and drawing are heatpose's own modules, copied beside this file.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,17 +28,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose import codec
+from heatpose.deploy.board.images import Picture, camera, pictures, show
 from heatpose.errors import HeatposeError, told_in_one_sentence
-from heatpose.image_files import SUFFIXES, load_image
 from heatpose.preprocessing import Preprocessing
 from heatpose.skeleton import Skeleton
 from heatpose.viz import draw_pose
 
-Picture = NDArray[np.uint8]
+DELEGATE = "libvx_delegate.so.2"
 
 
 class Network(Protocol):
-    """A loaded model."""
+    """A loaded model; `path` says what it runs on."""
+
+    path: str
 
     def run(self, image: Picture) -> NDArray[np.float32]:
         """u8[S, S, 3] raw bytes -> its output as real values, f32[1, ...]."""
@@ -39,12 +48,17 @@ class Network(Protocol):
 
 
 class StaiNetwork:
-    """Through ST's `stai_mpu`, which takes .nb, .tflite and .onnx files."""
+    """Through ST's `stai_mpu`; the NPU is asked for `.nb` files only, as ST's samples do.
+
+    `use_hw_acceleration` is True by default, which a board without NPU answers with a RuntimeError.
+    """
 
     def __init__(self, path: Path) -> None:
         from stai_mpu import stai_mpu_network  # type: ignore[import-not-found]
 
-        self._network = stai_mpu_network(str(path))
+        npu = path.suffix == ".nb"
+        self._network = stai_mpu_network(model_path=str(path), use_hw_acceleration=npu)
+        self.path = f"{'the NPU' if npu else 'the processor'} through stai_mpu"
         self._input, self._output = self._network.get_input_infos()[0], self._network.get_output_infos()[0]
 
     def run(self, image: Picture) -> NDArray[np.float32]:
@@ -58,14 +72,21 @@ class StaiNetwork:
 
 
 class LiteRTNetwork:
-    """Through LiteRT or the older TFLite runtime."""
+    """Through LiteRT or the older TFLite runtime; with `delegate`, on the NPU of an STM32MP2."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, delegate: str | None = None) -> None:
         try:
-            from ai_edge_litert.interpreter import Interpreter
+            from ai_edge_litert.interpreter import Interpreter, load_delegate
         except ImportError:
-            from tflite_runtime.interpreter import Interpreter  # type: ignore[import-not-found]
-        self._network = Interpreter(model_path=str(path), num_threads=threads)
+            from tflite_runtime.interpreter import (  # type: ignore[import-not-found]
+                Interpreter,
+                load_delegate,
+            )
+        loaded = None if delegate is None else [load_delegate(delegate)]
+        self._network = Interpreter(
+            model_path=str(path), num_threads=threads, experimental_delegates=loaded
+        )
+        self.path = f"the NPU through {delegate}" if delegate else "the processor through LiteRT"
         self._network.allocate_tensors()
         self._input, self._output = self._network.get_input_details()[0], self._network.get_output_details()[0]
 
@@ -91,35 +112,73 @@ def dequantised(raw: NDArray[Any], scale: float, zero_point: int) -> NDArray[np.
     return ((raw.astype(np.int64) - zero_point) * np.float64(scale)).astype(np.float32)
 
 
-def open_network(path: Path, threads: int) -> Network:
-    """The runtime that is there: `stai_mpu` on a board, else LiteRT.
+def open_network(path: Path, threads: int, npu_tflite: bool = False) -> Network:
+    """The fastest runtime that is there; what was tried and failed is printed.
+
+    Args:
+        path: `.nb` or `.tflite`.
+        threads: Of the processor.
+        npu_tflite: Try the NPU for a `.tflite`, as an STM32MP2 has it.
 
     Raises:
         HeatposeError: None is there, or the file cannot be loaded.
     """
     if not path.is_file():
         raise HeatposeError(f"'{path}' does not exist; give the path of the .nb or .tflite file.")
+    ways: list[Callable[[], Network]] = [lambda: StaiNetwork(path)]
+    if path.suffix != ".nb":
+        ways.append(lambda: LiteRTNetwork(path, threads))
+        if npu_tflite and delegate_there():
+            ways.insert(0, lambda: LiteRTNetwork(path, threads, DELEGATE))
+    failed, missing = "", True
+    for way in ways:
+        try:
+            network = way()
+        except ImportError:
+            continue
+        except (RuntimeError, ValueError, OSError, AttributeError) as error:
+            missing, failed = False, (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"{path.name}: a runtime refuses it ({failed})", flush=True)
+        else:
+            print(f"{path.name} runs on {network.path}.", flush=True)
+            return network
+    if path.suffix == ".nb" and missing:
+        raise HeatposeError(
+            f"'{path}' runs on the NPU through stai_mpu, which this machine does not have; "
+            "use the .tflite file here."
+        )
+    if missing:
+        raise HeatposeError(
+            "No runtime is installed: on the board X-LINUX-AI has stai_mpu for Python; "
+            "on a PC `pip install ai-edge-litert`."
+        )
+    remedy = "; use the .tflite file" if path.suffix == ".nb" else ""
+    raise HeatposeError(f"'{path}' cannot be loaded ({failed.rstrip('.')}){remedy}.")
+
+
+def delegate_there() -> bool:
+    """Whether the NPU's delegate can be loaded; it is a library of X-LINUX-AI on the STM32MP2."""
     try:
-        return StaiNetwork(path)
-    except ImportError:
-        if path.suffix == ".nb":
-            raise HeatposeError(f"'{path}' runs on the NPU through stai_mpu, which this machine does not have; use the .tflite file here.") from None
-    try:
-        return LiteRTNetwork(path, threads)
-    except ImportError as error:
-        raise HeatposeError("No runtime is installed: on the board X-LINUX-AI has stai_mpu for Python; on a PC `pip install ai-edge-litert`.") from error
-    except (RuntimeError, ValueError) as error:
-        raise HeatposeError(f"'{path}' cannot be loaded ({str(error).splitlines()[0]}).") from error
+        ctypes.CDLL(DELEGATE)
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
 class Model:
-    """What `pose_model.json` says: skeleton, preprocessing, layout of the output ("maps", "pose_xy" or "pose_yx"), whether maps are probabilities."""
+    """What `pose_model.json` holds; layout is "maps", "pose_xy" or "pose_yx".
+
+    `threshold` is the score from which on a keypoint is drawn, `npu_tflite` whether the board's NPU
+    takes a `.tflite`.
+    """
 
     skeleton: Skeleton
     preprocessing: Preprocessing
     layout: str
     probabilities: bool
+    threshold: float = 0.2
+    npu_tflite: bool = False
 
     @classmethod
     def read(cls, path: Path) -> Model:
@@ -131,7 +190,9 @@ class Model:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             skeleton, preprocessing = Skeleton(**content["skeleton"]), Preprocessing(**content["preprocessing"])
-            return cls(skeleton, preprocessing, content["layout"], content["probabilities"])
+            layout, probabilities = content["layout"], content["probabilities"]
+            board = content.get("threshold", 0.2), content.get("npu_tflite", False)
+            return cls(skeleton, preprocessing, layout, probabilities, *board)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise HeatposeError(f"'{path}' cannot be read ({error}); it belongs beside pose_app.py.") from error
 
@@ -149,44 +210,16 @@ class Model:
         return pose
 
 
-def pictures(sources: Sequence[Path]) -> Iterator[tuple[str, Picture]]:
-    """Names and u8[H, W, 3] of all pictures among files and folders."""
-    for source in sources:
-        found = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES) if source.is_dir() else [source]
-        if not found:
-            raise HeatposeError(f"'{source}' holds no pictures ({', '.join(SUFFIXES)}); give another folder, or the pictures themselves.")
-        for path in found:
-            yield path.name, load_image(path)
-
-
-def camera(index: int) -> Iterator[tuple[str, Picture]]:
-    """Pictures of a camera, until it ends.
-
-    Raises:
-        HeatposeError: OpenCV is missing, or there is no such camera.
-    """
-    try:
-        import cv2
-    except ImportError as error:
-        raise HeatposeError("A camera needs OpenCV for Python; on a PC `pip install opencv-python`.") from error
-    device = cv2.VideoCapture(index)
-    if not device.isOpened():
-        raise HeatposeError(f"There is no camera {index}; `ls /dev/video*` lists them.")
-    number = 0
-    while (read := device.read())[0]:
-        yield f"frame_{number:06d}.png", np.ascontiguousarray(read[1][..., ::-1])
-        number += 1
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program."""
     parser = argparse.ArgumentParser(description="Person pose from pictures or a camera.")
     parser.add_argument("model", type=Path, help=".nb or .tflite")
     parser.add_argument("sources", type=Path, nargs="*", help="pictures and folders of pictures")
-    parser.add_argument("--camera", type=int, help="camera number instead of pictures")
+    parser.add_argument("--camera", help="number, device or GStreamer pipeline instead of pictures")
+    parser.add_argument("--window", action="store_true", help="show the skeleton live; q ends")
     parser.add_argument("--out", type=Path, help="folder for drawn pictures and poses.json; nothing is drawn without it")
     parser.add_argument("--decode", choices=codec.DECODES, default="refined")
-    parser.add_argument("--threshold", type=float, default=0.2, help="keypoints with a lower score are not drawn")
+    parser.add_argument("--threshold", type=float, help="keypoints with a lower score are not drawn")
     parser.add_argument("--threads", type=int, default=2, help="processor threads, where the processor runs the network")
     parser.add_argument("--frames", type=int, help="stop after so many pictures")
     options = parser.parse_args(arguments)
@@ -199,7 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(options: argparse.Namespace) -> None:
     """One picture after the other: its pose, the milliseconds it took, and on request the drawing."""
     model = Model.read(Path(__file__).with_name("pose_model.json"))
-    network = open_network(options.model, options.threads)
+    threshold = model.threshold if options.threshold is None else options.threshold
+    network = open_network(options.model, options.threads, model.npu_tflite)
     poses: dict[str, list[list[float]]] = {}
     for count, (name, picture) in enumerate(pictures(options.sources) if options.camera is None else camera(options.camera), 1):
         image = model.preprocessing.resize(picture)
@@ -207,11 +241,15 @@ def run(options: argparse.Namespace) -> None:
         output = network.run(image)
         ms = (time.perf_counter() - start) * 1000
         pose = model.pose(output, options.decode)
-        seen = int((pose[:, 2] >= options.threshold).sum())
+        seen = int((pose[:, 2] >= threshold).sum())
         print(f"{name}: {seen} of {len(pose)} keypoints, {ms:.1f} ms", flush=True)
         poses[name] = pose.astype(float).round(6).tolist()
+        if options.out is not None or options.window:
+            drawn = draw_pose(picture, pose, model.skeleton, threshold=threshold)
         if options.out is not None:
-            _keep(options.out / Path(name).with_suffix(".png"), draw_pose(picture, pose, model.skeleton, threshold=options.threshold))
+            _keep(options.out / Path(name).with_suffix(".png"), drawn)
+        if options.window and not show(drawn):
+            break
         if count == options.frames:
             break
     if options.out is not None:
