@@ -188,6 +188,14 @@ def test_pairs_and_folders_that_do_not_fit_are_refused(built: Path, tmp_path: Pa
         ran = _run(built, folder)
         assert ran.returncode == 1 and words in ran.stderr and "Traceback" not in ran.stderr
     assert _files(wrong) == before
+    (wrong / "Release_Notes.md").write_text("### V2.0.0 / April 2025\n")  # as it is written there
+    ran = _run(built, wrong)
+    assert ran.returncode == 1 and "decodes float heatmaps only" in ran.stderr
+    assert release_of(str(wrong)) == "2.0.0"
+    (wrong / "Release_Notes.md").write_text("### v2.2.0 / January 2026\n")
+    (built / "st_ai_output/network_c_info.json").unlink()  # the text report has the version too
+    ran = _run(built, wrong)
+    assert ran.returncode == 1 and "cannot build a network of ST Edge AI Core 4.0.0" in ran.stderr
     shutil.rmtree(built / "st_ai_output")
     ran = _run(built, wrong)
     assert ran.returncode == 1 and "run ./run.sh first" in ran.stderr

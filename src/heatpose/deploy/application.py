@@ -101,7 +101,7 @@ def release_of(named: str) -> str:
     found = None
     if notes.is_file():
         text = notes.read_text(encoding="utf-8", errors="replace")
-        found = re.search(r"^### v(\d+\.\d+\.\d+)", text, re.MULTILINE)
+        found = re.search(r"^### [vV](\d+\.\d+\.\d+)", text, re.MULTILINE)
     if found is None:
         raise HeatposeError(
             f"'{named}' is neither a release like 2.3.1 nor a checkout with Release_Notes.md; "

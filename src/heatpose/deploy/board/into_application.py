@@ -48,7 +48,7 @@ def core_version(folder: Path) -> str | None:
     """Of the tool that built the network, out of its report; None where it does not say."""
     for path in sorted(folder.glob("*c_info.json")) + sorted(folder.glob("*report.txt")):
         found = re.search(
-            r"(?:ST\.?Edge ?AI\.? ?Core\"?,?\s*(?:v|\"version\":\s*\")?)(\d+\.\d+\.\d+)",
+            r"(?:ST[. ]Edge[. ]?AI[. ]Core\"?,?\s*(?:v|\"version\":\s*\")?)(\d+\.\d+\.\d+)",
             path.read_text(encoding="utf-8", errors="replace"),
         )
         if found:
@@ -66,7 +66,7 @@ def release_of(checkout: Path, facts: dict[str, Any]) -> str:
     found = None
     if notes.is_file():
         text = notes.read_text(encoding="utf-8", errors="replace")
-        found = re.search(r"^### v(\d+\.\d+\.\d+)", text, re.MULTILINE)
+        found = re.search(r"^### [vV](\d+\.\d+\.\d+)", text, re.MULTILINE)
     if found is None or not (checkout / folder).is_file():
         raise Refused(
             f"'{checkout}' is not a checkout of {facts['name']} with {folder}; "
@@ -77,6 +77,11 @@ def release_of(checkout: Path, facts: dict[str, Any]) -> str:
 
 def check_pair(release: str, core: str | None, facts: dict[str, Any]) -> None:
     """Refuses a release that cannot build what the tool made."""
+    if tuple(map(int, release.split(".")[:2])) < (2, 1):
+        raise Refused(
+            f"{facts['name']} {release} decodes float heatmaps only, this network's are int8; "
+            "check out release 2.1 or newer."
+        )
     starts = {a: b for a, b in facts["pairs"].items() if f"{release}.".startswith(f"{a}.")}
     wanted = next(iter(starts.values()), None)
     if core is None:
@@ -107,7 +112,7 @@ def configured(text: str, block: str) -> str:
             text = text.replace(own[name], line, 1)
     if "BINDINGS" not in wanted and "USE_BINDINGS" in own:  # no lines to draw
         text = text.replace(own["USE_BINDINGS"] + "\n", "", 1)
-    if "BINDINGS" not in own and "BINDINGS" in wanted:  # releases 2.0 and 2.1
+    if "BINDINGS" not in own and "BINDINGS" in wanted:  # release 2.1
         rows = re.findall(r"\{ [^}]* \},", wanted["BINDINGS"])
         lines = "".join(f"    {row}\n" for row in rows)
         array = r"(static const int bindings\[\]\[3\] = \{\n).*?(^\};)"
