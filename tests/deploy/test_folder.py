@@ -204,7 +204,7 @@ def test_the_board_app_runs_on_a_pc_and_says_what_heatpose_says(bundle: Path, sy
         (["none.tflite", "x.png"], "none.tflite"),
         (["pose.nb", "x.png"], "stai_mpu"),
         (["MODEL", "none.png"], "none.png"),
-        (["MODEL", "heatpose"], "no pictures"),
+        (["MODEL", "heatpose"], "no images"),
     ],
 )
 def test_the_board_app_refuses_in_a_sentence(bundle: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
