@@ -252,11 +252,18 @@ def heatpose(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture
-def hydra_as_before() -> Iterator[None]:
-    """Hydra keeps its state in singletons: what a test composes or starts in this process is forgotten afterwards."""
+def hydra_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hydra keeps its state in singletons: what a test composes or starts in this process is forgotten afterwards.
+
+    It also configures logging, which closes every handler of the process: absl's then closes the stream that
+    pytest captures, and each later test of the process fails.
+    """
+    import logging
+
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.singleton import Singleton
 
+    monkeypatch.setattr(logging, "shutdown", lambda *handlers: None)
     state = Singleton.get_state()
     yield
     GlobalHydra.instance().clear()

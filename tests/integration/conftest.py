@@ -30,7 +30,8 @@ class Ran:
 
     def told_in_one_sentence(self, *words: str) -> str:
         """The sentence of a refused call: alone on stderr, with exit status 1 and without a traceback."""
-        lines = [line for line in self.err.splitlines() if line and not line.startswith("INFO:")]  # LiteRT's delegate
+        # LiteRT's delegate, and the account of the data, which a run prints before it is refused.
+        lines = [line for line in self.err.splitlines() if line and not line.startswith(("INFO:", "Training: "))]
         assert self.status == 1 and len(lines) == 1, self.err
         assert lines[0].startswith("error: ") and lines[0].endswith("."), lines[0]
         assert "Traceback" not in self.out

@@ -38,7 +38,7 @@ RECORD, ESTIMATE, RESULT, LOG, PRODUCTS = "deploy.json", "estimate.json", "resul
 OUTCOME = (RESULT, LOG, PRODUCTS)
 """What a run adds to the folder; kept when the same model is handed over again."""
 _BOARD_MODULES = (
-    "errors.py", "codec.py", "image_files.py", "preprocessing.py", "skeleton.py", "viz.py",
+    "errors.py", "foreign.py", "codec.py", "image_files.py", "preprocessing.py", "skeleton.py", "viz.py",
 )  # fmt: skip
 _LAYOUTS = {Layout.MAPS_LAST: "maps", Layout.MAPS_FIRST: "maps", Layout.POSE_XY: "pose_xy", Layout.POSE_YX: "pose_yx"}
 
