@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,8 +109,16 @@ def label(
         raise HeatposeError(f"No image of '{images}' was labelled; '{out}' is not written.")
     if sheet is not None:
         write_picture(sheet, _sheet(out, images, chosen))
-    entry = f"{{annotations: {out}, images: {images}}}"
-    typer.echo(f"{out}: add to a training with data.extra='[{entry}]'")
+    typer.echo(f"{out}: add to a training with {_as_extra(out, images)}")
+
+
+def _as_extra(annotations: Path, images: Path) -> str:
+    """The setting as it is typed in a shell; Hydra needs quotes around unusual names."""
+    from heatpose.entries.overrides import quote, shell
+
+    texts = [str(path) for path in (annotations, images)]
+    one, two = (t if re.fullmatch(r"[\w./-]+", t, re.ASCII) else quote(t) for t in texts)
+    return f"data.extra={shell(f'[{{annotations: {one}, images: {two}}}]')}"
 
 
 def _sheet(annotations: Path, images: Path, skeleton: Skeleton) -> NDArray[np.uint8]:
