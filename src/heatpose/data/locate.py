@@ -89,7 +89,8 @@ def find_part(folder: Path, split: str) -> Split:
     """
     if not folder.exists():
         raise HeatposeError(
-            f"'{folder}' is no folder; give the one of a data set in COCO 2017 layout, or with a person_keypoints_*.json and its images."
+            f"'{folder}' does not exist; give the folder of a data set in COCO 2017 layout, or an "
+            "export that docs/labels.md lists."
         )
     try:
         return find_kept_apart(folder, split)

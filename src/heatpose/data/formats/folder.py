@@ -67,6 +67,8 @@ def find_labels(folder: Path) -> Split | None:
             f"'{folder}' has several label files, {[path.name for path in found][:5]}; "
             "keep one, or give each a folder of its own with its images."
         )
+    if not found and next((folder / "labels").rglob("*.txt"), None) is not None:
+        raise yolo.without_yaml(folder)
     return Split(found[0], _images_of(found[0])) if found else None
 
 

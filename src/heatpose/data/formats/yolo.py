@@ -83,15 +83,20 @@ def _part(yaml: PoseYaml, wanted: str) -> str:
     raise HeatposeError(f"'{yaml.path}' has no {wanted} entry; it has {', '.join(yaml.parts)}.")
 
 
+def without_yaml(folder: Path) -> HeatposeError:
+    """Label files whose keypoints are not known."""
+    return HeatposeError(
+        f"'{folder}' has .txt labels but no data.yaml beside or above it; write one with "
+        "'train: images', 'kpt_shape: [17, 3]' and 'kpt_names: {0: [nose, ...]}'."
+    )
+
+
 def _read_folder(request: Request) -> LabelSet:
     """The .txt files of a folder; their images are in `images/` for `labels/`, or given."""
     folder = request.path
     found = find_yaml(folder, UPWARDS)
     if found is None:
-        raise HeatposeError(
-            f"'{folder}' has .txt labels but no data.yaml beside or above it; write one with "
-            "'train: images', 'kpt_shape: [17, 3]' and 'kpt_names: {0: [nose, ...]}'."
-        )
+        raise without_yaml(folder)
     images = request.images or _images_of(folder)
     texts = {
         path.relative_to(folder).with_suffix(""): path for path in sorted(folder.rglob("*.txt"))
