@@ -266,3 +266,20 @@ def test_given_boxes_are_labelled_one_by_one(
     assert [a["bbox"] for a in json.loads(out.read_text())["annotations"]] == around[:3]
     kept, _ = people(read_labels(out), photos, COCO_17)
     assert [len(person.others) for person in kept] == [2, 2]
+
+
+def test_what_is_assumed_about_a_teacher_is_printed(
+    tmp_path: Path, heatpose: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
+) -> None:
+    """And its normalisation can be given, as to `evaluate` and `predict`."""
+    draw_person(tmp_path / "photos/a.png", (240, 180), torso=60)
+    command = ("label", tmp_path / "photos", "--teacher", make_teacher(), "--out")
+    ran = heatpose(*command, tmp_path / "a.json")
+    assert ran.status == 0 and "assumed skeleton coco17" in ran.out, ran.err
+    found = []
+    for text in ("0..1", "0..255"):
+        ran = heatpose(*command, tmp_path / f"{text}.json", "--normalisation", text)
+        found.append((ran.status, ran.out.splitlines()[0], ran.err))
+    assert found[0] != found[1]
+    ran = heatpose(*command, tmp_path / "b.json", "--normalisation", "none")
+    assert ran.status == 1 and "Normalisation 'none' is not understood" in ran.err

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heatpose.cli.options import (
+    NormalisationText,
     Resolution,
     Sampling,
     SkeletonFile,
     Threads,
     model_files,
+    read_normalisation,
     read_skeleton,
+    tell_reading,
 )
 from heatpose.cli.output import require_writable, write_picture
 from heatpose.errors import HeatposeError
@@ -82,17 +85,18 @@ def label(
     min_side: MinSide = 36.0,
     sampling: Shrinking = None,
     skeleton: SkeletonFile = None,
+    normalisation: NormalisationText = None,
     resolution: Resolution = None,
     threads: Threads = None,
 ) -> None:
     """Label images by a teacher model: COCO keypoints for `train`, without annotating by hand."""
     from rich.console import Console
 
-    from heatpose.evaluate import skeleton_of
     from heatpose.label import LabelJob, LabelSettings, label_images
     from heatpose.label.result import print_counts
     from heatpose.predict.estimator import Estimator
     from heatpose.runners import open_runner
+    from heatpose.runners.reading import reading_of
     from heatpose.runners.trial import check_runs
 
     settings = LabelSettings(min_score, max_distance, min_keypoints, min_side)
@@ -100,8 +104,11 @@ def label(
         raise HeatposeError(NO_TEACHER)
     require_writable(out, sheet)
     check_runs(teacher, resolution)
-    runner = open_runner(teacher, threads=threads, size=resolution)
-    chosen = skeleton_of(runner, read_skeleton(skeleton))
+    given, values = read_skeleton(skeleton), read_normalisation(normalisation)
+    runner = open_runner(teacher, threads=threads, size=resolution, normalisation=values)
+    reading = reading_of(runner, given)
+    tell_reading(reading)
+    chosen = reading.skeleton
     estimator = Estimator.of(runner, chosen, sampling=None if sampling is None else str(sampling))
     counts = label_images(LabelJob(images, out, estimator, settings, boxes))
     print_counts(counts, Console())
