@@ -387,7 +387,7 @@ def test_sources_that_are_no_pictures(heatpose: Heatpose, tiny_checkpoint: Path,
 
 def test_a_folder_that_is_no_data_set(heatpose: Heatpose, bad: Bad) -> None:
     _refused(heatpose("data", bad.images, "--json", bad.folder / "audit.json"), "images")
-    _refused(heatpose("data", bad.folder / "absent"), "absent", "is no folder")
+    _refused(heatpose("data", bad.folder / "absent"), "absent", "does not exist")
     assert not (bad.folder / "audit.json").exists()
 
 

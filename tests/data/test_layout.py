@@ -35,8 +35,9 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(HeatposeError) as caught:
         find_split(tmp_path / "none", "train")
     for part in (
-        "annotations/person_keypoints_train2017.json",
-        "none/person_keypoints",
+        "/none'",
+        "person_keypoints_train2017.json",
+        "docs/labels.md",
         "data.download=true",
     ):
         assert part in str(caught.value)

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from heatpose.data.coco import benchmark_people, people, read_labels
 from heatpose.data.image_check import check_images
-from heatpose.data.orientation import Readings, tell
+from heatpose.data.orientation import Readings
 from heatpose.data.report import audit_report
 from heatpose.data.sample import Person, labelled_image
 from heatpose.errors import HeatposeError
@@ -152,14 +152,11 @@ def test_the_benchmark_and_the_audit_count_alike(tmp_path: Path) -> None:
     assert report.to_json()["files"]["notes"]["with an EXIF orientation tag, read upright"]
 
 
-def test_what_was_decided_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
-    found = Readings(["a", "b"], ["c"], ["b"])
-    for _ in range(2):
-        tell(Path("once.json"), found)
-    tell(Path("nothing.json"), Readings())
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1
-    assert "3 images have an EXIF orientation tag; 2 are read upright, 1 as stored (1" in told[0]
+def test_what_was_decided_is_one_line() -> None:
+    line = Readings(["a", "b"], ["c"], ["b"]).account("some.json")
+    assert line is not None and line.startswith("'some.json': 3 images have an EXIF orientation")
+    assert "tag; 2 are read upright, 1 as stored (1 upright by assumption" in line
+    assert Readings().account("nothing.json") is None
 
 
 def test_the_check_of_files_knows_the_orientation(tmp_path: Path) -> None:

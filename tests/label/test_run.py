@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from heatpose.data.coco import people, read_labels
@@ -38,7 +40,7 @@ def test_labels_are_where_the_people_were_drawn(
     tmp_path: Path, heatpose: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
 ) -> None:
     """At all places, sizes and in subfolders; with a file that `data` reads, and a sheet."""
-    photos, out, sheet = tmp_path / "photos", tmp_path / "out/labels.json", tmp_path / "sheet.png"
+    photos, out, sheet = tmp_path / "my, Fotö (1)", tmp_path / "a=b/ls.json", tmp_path / "sheet.png"
     truth = {}
     for i, (centre, torso) in enumerate([((240, 180), 60), ((120, 200), 60), ((330, 190), 70)]):
         name = f"{'' if i else 'sub/'}{i}.png"
@@ -46,7 +48,10 @@ def test_labels_are_where_the_people_were_drawn(
     ran = heatpose("label", photos, "--out", out, "--teacher", make_teacher(), "--sheet", sheet)
     assert ran.status == 0, ran.err
     assert "3 images: 3 instances labelled (100.0 %), 0 left out" in ran.out
-    assert f"data.extra='[{{annotations: {out}, images: {photos}}}]'" in ran.out
+    (typed,) = shlex.split(ran.out[ran.out.index("data.extra=") :])  # as a shell and Hydra read it
+    assert OverridesParser.create().parse_override(typed).value() == [
+        {"annotations": str(out), "images": str(photos)}
+    ]
     content = json.loads(out.read_text())
     assert [entry["file_name"] for entry in content["images"]] == ["1.png", "2.png", "sub/0.png"]
     for name, places in truth.items():
@@ -261,3 +266,20 @@ def test_given_boxes_are_labelled_one_by_one(
     assert [a["bbox"] for a in json.loads(out.read_text())["annotations"]] == around[:3]
     kept, _ = people(read_labels(out), photos, COCO_17)
     assert [len(person.others) for person in kept] == [2, 2]
+
+
+def test_what_is_assumed_about_a_teacher_is_printed(
+    tmp_path: Path, heatpose: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
+) -> None:
+    """And its normalisation can be given, as to `evaluate` and `predict`."""
+    draw_person(tmp_path / "photos/a.png", (240, 180), torso=60)
+    command = ("label", tmp_path / "photos", "--teacher", make_teacher(), "--out")
+    ran = heatpose(*command, tmp_path / "a.json")
+    assert ran.status == 0 and "assumed skeleton coco17" in ran.out, ran.err
+    found = []
+    for text in ("0..1", "0..255"):
+        ran = heatpose(*command, tmp_path / f"{text}.json", "--normalisation", text)
+        found.append((ran.status, ran.out.splitlines()[0], ran.err))
+    assert found[0] != found[1]
+    ran = heatpose(*command, tmp_path / "b.json", "--normalisation", "none")
+    assert ran.status == 1 and "Normalisation 'none' is not understood" in ran.err

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from heatpose.cli.options import (
+    NormalisationText,
     Resolution,
     Sampling,
     SkeletonFile,
     Threads,
     model_files,
+    read_normalisation,
     read_skeleton,
+    tell_reading,
 )
 from heatpose.cli.output import require_writable, write_picture
 from heatpose.errors import HeatposeError
@@ -81,17 +85,18 @@ def label(
     min_side: MinSide = 36.0,
     sampling: Shrinking = None,
     skeleton: SkeletonFile = None,
+    normalisation: NormalisationText = None,
     resolution: Resolution = None,
     threads: Threads = None,
 ) -> None:
     """Label images by a teacher model: COCO keypoints for `train`, without annotating by hand."""
     from rich.console import Console
 
-    from heatpose.evaluate import skeleton_of
     from heatpose.label import LabelJob, LabelSettings, label_images
     from heatpose.label.result import print_counts
     from heatpose.predict.estimator import Estimator
     from heatpose.runners import open_runner
+    from heatpose.runners.reading import reading_of
     from heatpose.runners.trial import check_runs
 
     settings = LabelSettings(min_score, max_distance, min_keypoints, min_side)
@@ -99,8 +104,11 @@ def label(
         raise HeatposeError(NO_TEACHER)
     require_writable(out, sheet)
     check_runs(teacher, resolution)
-    runner = open_runner(teacher, threads=threads, size=resolution)
-    chosen = skeleton_of(runner, read_skeleton(skeleton))
+    given, values = read_skeleton(skeleton), read_normalisation(normalisation)
+    runner = open_runner(teacher, threads=threads, size=resolution, normalisation=values)
+    reading = reading_of(runner, given)
+    tell_reading(reading)
+    chosen = reading.skeleton
     estimator = Estimator.of(runner, chosen, sampling=None if sampling is None else str(sampling))
     counts = label_images(LabelJob(images, out, estimator, settings, boxes))
     print_counts(counts, Console())
@@ -108,8 +116,16 @@ def label(
         raise HeatposeError(f"No image of '{images}' was labelled; '{out}' is not written.")
     if sheet is not None:
         write_picture(sheet, _sheet(out, images, chosen))
-    entry = f"{{annotations: {out}, images: {images}}}"
-    typer.echo(f"{out}: add to a training with data.extra='[{entry}]'")
+    typer.echo(f"{out}: add to a training with {_as_extra(out, images)}")
+
+
+def _as_extra(annotations: Path, images: Path) -> str:
+    """The setting as it is typed in a shell; Hydra needs quotes around unusual names."""
+    from heatpose.entries.overrides import quote, shell
+
+    texts = [str(path) for path in (annotations, images)]
+    one, two = (t if re.fullmatch(r"[\w./-]+", t, re.ASCII) else quote(t) for t in texts)
+    return f"data.extra={shell(f'[{{annotations: {one}, images: {two}}}]')}"
 
 
 def _sheet(annotations: Path, images: Path, skeleton: Skeleton) -> NDArray[np.uint8]:

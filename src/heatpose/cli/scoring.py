@@ -99,7 +99,6 @@ class _Scoring:
     def of(self, model: Path, resolution: int | None, threads: int | None, reference_kernels: bool) -> EvalReport:
         from heatpose.data.audit import tell_once
         from heatpose.data.coco import benchmark_people
-        from heatpose.data.orientation import tell
         from heatpose.evaluate import evaluate
         from heatpose.runners import open_runner
         from heatpose.runners.reading import reading_of
@@ -119,7 +118,7 @@ class _Scoring:
         if key not in self.people:
             self.people[key], audit = benchmark_people(self.labels, self.images, skeleton)
             tell_once(audit.account(self.labels.path, "scored, one on each image"))
-            tell(self.labels.path, audit.readings)
+            tell_once(audit.readings.account(self.labels.path))
         people = self.people[key]
         report = evaluate(runner, people, skeleton, sampling=self.sampling, decode=self.decode)
         return replace(report, reading=reading)

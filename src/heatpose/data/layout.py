@@ -8,8 +8,6 @@ from typing import Literal
 
 from heatpose.errors import HeatposeError
 
-_ADVICE = "correct data.root, or set data.download=true to fetch COCO 2017"
-
 
 @dataclass(frozen=True)
 class Split:
@@ -24,6 +22,12 @@ class Split:
     annotations: Path
     images: Path
     part: str = "train"
+
+    @property
+    def name(self) -> str:
+        """What messages call it: the label file, and which part of it where it describes several."""
+        several = self.annotations.suffix.lower() in (".yaml", ".yml")
+        return f"{self.annotations} ({self.part})" if several else str(self.annotations)
 
 
 def find_split(root: str | Path, split: Literal["train", "val"]) -> Split:
@@ -46,8 +50,13 @@ def find_split(root: str | Path, split: Literal["train", "val"]) -> Split:
     candidates = (root / "annotations" / name, root / name)
     labels = next((path for path in candidates if path.is_file()), None)
     if labels is None:
-        looked = " or ".join(f"'{path}'" for path in candidates)
-        raise HeatposeError(f"No {split} labels below '{root}': looked for {looked}; {_ADVICE}.")
+        raise HeatposeError(
+            f"No {split} labels below '{root}': neither {name} (COCO 2017) nor an export that "
+            "docs/labels.md lists; correct the path, or fetch COCO 2017 (train.py data.download=true)."
+        )
     if not images.is_dir():
-        raise HeatposeError(f"No {split} images for '{labels}': looked for the folder '{images}'; {_ADVICE}.")
+        raise HeatposeError(
+            f"No {split} images for '{labels}': the folder '{images}' does not exist; correct the "
+            "path, or fetch COCO 2017 (train.py data.download=true)."
+        )
     return Split(labels, images)

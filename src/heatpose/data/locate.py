@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from heatpose.data.coco import CocoLabels, read_labels
 from heatpose.data.formats import folder as formats_folder
-from heatpose.data.formats.coco import image_folder
+from heatpose.data.formats.coco import PROBED, image_folder
 from heatpose.data.layout import Split, find_split
 from heatpose.errors import HeatposeError
 
@@ -43,11 +44,11 @@ def find_labels(folder: Path) -> Split:
             f"'{folder}' should hold one person_keypoints_*.json, but has {len(files)}: {[file.name for file in files]}."
         )
     images = read_labels(files[0]).images
-    first = str(next(iter(images.values()))["file_name"])
-    place = image_folder(files[0], [first])
+    names = [str(image["file_name"]) for image in islice(images.values(), PROBED)]
+    place = image_folder(files[0], names)
     if place is None:
         raise HeatposeError(
-            f"'{folder}' has labels for '{first}', but the image is neither there nor in a subfolder."
+            f"'{folder}' has labels for '{names[0]}', but the image is neither there nor in a subfolder."
         )
     return Split(files[0], place)
 
@@ -88,7 +89,8 @@ def find_part(folder: Path, split: str) -> Split:
     """
     if not folder.exists():
         raise HeatposeError(
-            f"'{folder}' is no folder; give the one of a data set in COCO 2017 layout, or with a person_keypoints_*.json and its images."
+            f"'{folder}' does not exist; give the folder of a data set in COCO 2017 layout, or an "
+            "export that docs/labels.md lists."
         )
     try:
         return find_kept_apart(folder, split)

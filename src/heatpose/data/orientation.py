@@ -9,11 +9,9 @@ are none.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 
 from heatpose.data.sample import Person
@@ -51,6 +49,20 @@ class Readings:
             "of these, upright is assumed (both ways have the labels' size)": self.assumed,
             "with an EXIF orientation tag, read as stored": self.stored,
         }
+
+    def account(self, name: object) -> str | None:
+        """One line that says what was decided; None where no image has a tag.
+
+        Args:
+            name: Of the label file or part.
+        """
+        total = len(self.upright) + len(self.stored)
+        if not total:
+            return None
+        text = f"{len(self.upright)} are read upright, {len(self.stored)} as stored"
+        if self.assumed:
+            text += f" ({len(self.assumed)} upright by assumption: heatpose data)"
+        return f"'{name}': {total} images have an EXIF orientation tag; {text}."
 
 
 @dataclass(frozen=True)
@@ -143,20 +155,3 @@ def _is_bare_jpeg(path: Path) -> bool:
             if segment[1] == 0xDA:  # start of scan
                 return True
             file.seek(int.from_bytes(segment[2:], "big") - 2, 1)
-
-
-def tell(labels: Path, found: Readings) -> None:
-    """Prints once on stderr what was decided, where any image has a tag."""
-    if not (found.upright or found.stored):
-        return
-    text = f"{len(found.upright)} are read upright, {len(found.stored)} as stored"
-    total = len(found.upright) + len(found.stored)
-    assumed = (
-        f" ({len(found.assumed)} upright by assumption: heatpose data)" if found.assumed else ""
-    )
-    _tell_once(f"'{labels}': {total} images have an EXIF orientation tag; {text}{assumed}.")
-
-
-@cache
-def _tell_once(text: str) -> None:
-    print(text, file=sys.stderr)

@@ -14,7 +14,6 @@ from heatpose.data.formats.coco import NAME as COCO
 from heatpose.data.identity import same_images
 from heatpose.data.layout import Split
 from heatpose.data.locate import find_extra, find_kept_apart, find_part, labels_of
-from heatpose.data.orientation import tell
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
 from heatpose.skeleton import Skeleton
@@ -83,8 +82,8 @@ class CocoSource:
         scored_too = 0
         for split in splits:
             kept, audit = training_people(labels_of(split), split.images, skeleton, scored)
-            tell_once(audit.account(split.annotations, "usable for training"))
-            tell(split.annotations, audit.readings)
+            tell_once(audit.account(split.name, "usable for training"))
+            tell_once(audit.readings.account(split.name))
             scored_too += audit.dropped[EVALUATED]
             found += kept
         if not found:
@@ -111,8 +110,8 @@ class CocoSource:
                 raise
             return None
         kept, audit = benchmark_people(labels_of(split), split.images, skeleton)
-        tell_once(audit.account(split.annotations, "scored, one on each image"))
-        tell(split.annotations, audit.readings)
+        tell_once(audit.account(split.name, "scored, one on each image"))
+        tell_once(audit.readings.account(split.name))
         return kept
 
     def describe(self) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class PredictSummary:
             did, json = "Drew" if self.drawn else "Predicted", self.results[0]
             lines.append(f"{did} {self.images} images into {json.parent}; keypoints are in {json.name}.")
         if self.turned:
-            frame = "drawn upright, with keypoints in pixels of the upright image"
+            frame = "read upright, with keypoints in pixels of the upright image"
             lines.append(f"{self.turned} images have an EXIF orientation tag: {frame}.")
         lines += [f"{frames} frames of {name}." for name, frames in self.frames.items()]
         lines += self._wrote()

@@ -185,6 +185,47 @@ def test_the_other_parts_labels_are_never_taken(synthetic_root: Path, tmp_path: 
         assert find_part(tmp_path / folder, "val")
 
 
+def _with_equal_names(content: dict[str, Any], images: Path, folder: Path) -> dict[str, Path]:
+    """CVAT's two subsets, whose images are called alike and are not the same; JSON by subset."""
+    found, number = {}, len(content["images"]) // 2
+    for subset, first in (("Train", 0), ("Validation", number)):
+        chosen, entries = content["images"][first : first + number], []
+        (folder / "images" / subset).mkdir(parents=True)
+        for place, image in enumerate(chosen):
+            name = f"frame_{place:06d}.png"
+            (folder / "images" / subset / name).symlink_to(images / image["file_name"])
+            entries.append({**image, "file_name": name})
+        ids = {image["id"] for image in chosen}
+        people_of = [a for a in content["annotations"] if a["image_id"] in ids]
+        found[subset] = folder / f"annotations/person_keypoints_{subset}.json"
+        found[subset].parent.mkdir(exist_ok=True)
+        labels = {**content, "images": entries, "annotations": people_of}
+        found[subset].write_text(json.dumps(labels))
+    return found
+
+
+def test_equal_names_in_two_subsets_are_images_of_their_own(
+    rendered: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    files = _with_equal_names(*rendered, tmp_path)
+    for part, subset in (("train", "Train"), ("val", "Validation")):
+        (tmp_path / f"images/{subset}/frame_000000.png").unlink()  # the others still lead there
+        assert find_part(tmp_path, part).images == tmp_path / "images" / subset
+        assert read_labels(files[subset]).source.folder == tmp_path / "images" / subset
+
+
+def test_images_that_two_folders_may_mean_are_one_sentence(
+    rendered: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """Both remedies work: the folder is given, or the file is called as it."""
+    path = _with_equal_names(*rendered, tmp_path)["Validation"].rename(tmp_path / "mine.json")
+    with pytest.raises(HeatposeError, match=r"--images, or let .* \('labels_Train.json'\)"):
+        read_labels(path)
+    right = tmp_path / "images/Validation"
+    assert read_labels(path, right).source.folder == right
+    assert read_labels(path.rename(tmp_path / "labels_Validation.json")).source.folder == right
+
+
 def test_several_label_files_are_one_sentence(
     rendered: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from heatpose.data.formats.yolo import label_file
 from heatpose.data.locate import find_part
 from heatpose.data.sources import CocoSource
 from heatpose.errors import HeatposeError
-from heatpose.skeleton import COCO_17
+from heatpose.skeleton import COCO_17, Skeleton
 from tests.conftest import TinyRun
 from tests.data.formats import writers
 from tests.data.formats.conftest import MakeImage
@@ -147,6 +147,24 @@ def test_a_turned_photograph_has_the_size_that_is_seen(small: Path, make_image: 
     labels = formats.read(small)
     assert (labels.content["images"][0]["width"], labels.content["images"][0]["height"]) == (30, 60)
     assert labels.content["annotations"][0]["keypoints"][:2] == [7.5, 30]
+    assert "1 images have an EXIF orientation tag; as YOLO's labels have no" in labels.summary()
+
+
+def test_parts_of_one_file_are_told_apart(
+    small: Path, make_image: MakeImage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each line about left-out people or turned images names its part."""
+    for part, number in (("train", 2), ("val", 1)):
+        for i in range(number):
+            make_image(f"images/{part}/{part}{i}.jpg", 60 + i, 30, orientation=6)
+            line = LINE.replace("0.25", "0.45")  # in its box
+            write(small.parent / f"labels/{part}/{part}{i}.txt", line)
+    small.write_text(f"train: images/train\n{small.read_text()}")
+    skeleton = Skeleton("two", ("top", "foot"), (0.1, 0.1))
+    assert len(CocoSource(str(small.parent)).training(skeleton)) == 2
+    told = capsys.readouterr().err
+    assert f"'{small} (train)': 2 images have an EXIF orientation tag; 2 are read" in told
+    assert f"'{small} (val)': 1 images have an EXIF orientation tag; 1 are read" in told
 
 
 def test_two_dimensions_have_no_visibility(small: Path) -> None:
@@ -300,6 +318,8 @@ def test_a_folder_of_label_files(small: Path, make_image: MakeImage) -> None:
     assert len(formats.read(small.parent / "labels/val").content["annotations"]) == 1
     small.unlink()
     refused(small.parent / "labels/val", "no data.yaml beside or above", "'kpt_shape: [17, 3]'")
+    with pytest.raises(HeatposeError, match=r"no data.yaml beside or above"):
+        find_part(small.parent, "train")
     write(small.parent / "labels/data.yaml", f"train: images\n{TWO}")  # the remedy
     assert len(formats.read(small.parent / "labels/val").content["annotations"]) == 1
 

@@ -9,9 +9,12 @@ from typing import Any
 
 from heatpose.data.formats.base import LabelSet, Request
 from heatpose.data.formats.image_files import ImageFinder
+from heatpose.errors import HeatposeError
 
 NAME = "COCO keypoints"
 ROBOFLOW = "_annotations.coco.json"
+PROBED = 20
+"""So many images are looked for to find their folder; some may be missing."""
 PAIRED = (
     "instances have the one box of their image, which Label Studio exports apart from keypoints"
 )
@@ -40,10 +43,9 @@ def read(request: Request) -> LabelSet:
         _as_usual(result)
         return result
     if request.images is None:
-        names = [entry["file_name"] for entry in content["images"][:1]]
+        names = [image["file_name"] for image in content["images"][:PROBED]]
         names += [name.replace("\\", "/") for name in names]
-        folders = (image_folder(request.path, [name]) for name in names)
-        result.folder = next(filter(None, folders), result.folder)
+        result.folder = image_folder(request.path, names) or result.folder
     if any("\\" in image["file_name"] for image in content["images"]):
         images = [_as_here(entry, result.folder) for entry in content["images"]]
         result.content = {**content, "images": images}
@@ -53,15 +55,39 @@ def read(request: Request) -> LabelSet:
 def image_folder(labels: Path, names: Sequence[str]) -> Path | None:
     """The folder of a JSON's images: its own or a subfolder, from the one above `annotations/`.
 
+    Parts may have equal names (frames of videos): of several folders with such images, the one
+    that the JSON is named after is meant, as CVAT has `images/Train` for `..._Train.json`.
+
     Args:
         labels: The JSON.
-        names: Of its images; the first one is looked for.
+        names: Of its images, the first few.
 
     Returns:
-        The folder; None if the first image is nowhere.
+        The folder; None if the images are nowhere.
+
+    Raises:
+        HeatposeError: Several subfolders have such images, and nothing tells which are meant.
     """
     root = labels.parent.parent if labels.parent.name == "annotations" else labels.parent
-    return next((f for f in _candidates(root) if names and os.path.isfile(f / names[0])), None)
+    hits = {f: sum(os.path.isfile(f / name) for name in names) for f in _candidates(root)}
+    found = [folder for folder, count in hits.items() if count]
+    named = [folder for folder in found if folder != root and _named_after(labels, folder)]
+    if named:
+        return max(named, key=lambda folder: len(folder.name))
+    if not found or found[0] == root:
+        return found[0] if found else None
+    most = [folder for folder in found if hits[folder] == max(hits.values())]
+    if len(most) > 1:
+        raise HeatposeError(
+            f"The images of '{labels}' may be those in '{most[0]}' or those in '{most[1]}'; give "
+            "their folder as --images, or let the label file's name end in the folder's "
+            f"('labels_{most[0].name}.json')."
+        )
+    return most[0]
+
+
+def _named_after(labels: Path, folder: Path) -> bool:
+    return f"_{labels.stem.lower()}".endswith((f"_{folder.name.lower()}", f"-{folder.name.lower()}"))
 
 
 def _candidates(root: Path) -> Iterable[Path]:

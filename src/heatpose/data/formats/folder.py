@@ -67,6 +67,8 @@ def find_labels(folder: Path) -> Split | None:
             f"'{folder}' has several label files, {[path.name for path in found][:5]}; "
             "keep one, or give each a folder of its own with its images."
         )
+    if not found and next((folder / "labels").rglob("*.txt"), None) is not None:
+        raise yolo.without_yaml(folder)
     return Split(found[0], _images_of(found[0])) if found else None
 
 
@@ -106,12 +108,13 @@ def _images_of(path: Path) -> Path:
         return path.parent.parent if path.parent.name == "annotations" else path.parent
     labels = coco.read(request)
     entries = labels.content.get("images")
-    first = entries[0] if isinstance(entries, list) and entries else None
-    name = first.get("file_name") if isinstance(first, dict) else None
-    if isinstance(name, str) and not os.path.isfile(labels.folder / name):
+    probed = entries[: coco.PROBED] if isinstance(entries, list) else []
+    names = [str(e["file_name"]) for e in probed if isinstance(e, dict) and "file_name" in e]
+    if names and not any(os.path.isfile(labels.folder / name) for name in names):
         raise HeatposeError(
-            f"'{path.parent}' has labels for '{name}', but the image is neither there "
-            "nor in a subfolder."
+            f"'{path.parent}' has labels for '{names[0]}', but the image is neither there "
+            "nor in a subfolder; put the labels beside their images, or name both: --images "
+            "for heatpose evaluate, data.extra='[{annotations: FILE, images: FOLDER}]' in training."
         )
     return labels.folder
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from heatpose.errors import HeatposeError
-from heatpose.image_files import SUFFIXES, UNREADABLE, open_image, orientation_of
+from heatpose.image_files import SUFFIXES, UNREADABLE, Orientation, open_image, orientation_of
 
 ROBOFLOW_COPY = re.compile(r"\.rf\.[0-9A-Za-z]{16,}(?=\.\w+$)")
 """What Roboflow adds to the name of each augmented copy of an image."""
@@ -81,14 +81,19 @@ def image_files(folder: Path) -> list[Path]:
 
 def image_size(path: Path) -> tuple[int, int] | None:
     """Width and height of the upright image in pixels, from its header; None if unreadable."""
+    found = _orientation(path)
+    return None if found is None else found.upright
+
+
+def orientations(paths: Sequence[Path]) -> list[Orientation | None]:
+    """Sizes and orientation tags of many files at a time; None for those that are unreadable."""
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+        return list(pool.map(_orientation, paths))
+
+
+def _orientation(path: Path) -> Orientation | None:
     try:
         with open_image(path) as image:
-            return orientation_of(image).upright
+            return orientation_of(image)
     except UNREADABLE:
         return None
-
-
-def image_sizes(paths: Sequence[Path]) -> list[tuple[int, int] | None]:
-    """`image_size` of many files at a time."""
-    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-        return list(pool.map(image_size, paths))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from heatpose.data.formats.base import Box, Builder, LabelSet, Point, Request
-from heatpose.data.formats.image_files import image_files, image_sizes
+from heatpose.data.formats.image_files import image_files, orientations
 from heatpose.data.formats.yolo_yaml import ASSUMED, YAML, PoseYaml, find_yaml, read_yaml
 from heatpose.errors import HeatposeError
 
@@ -83,15 +83,20 @@ def _part(yaml: PoseYaml, wanted: str) -> str:
     raise HeatposeError(f"'{yaml.path}' has no {wanted} entry; it has {', '.join(yaml.parts)}.")
 
 
+def without_yaml(folder: Path) -> HeatposeError:
+    """Label files whose keypoints are not known."""
+    return HeatposeError(
+        f"'{folder}' has .txt labels but no data.yaml beside or above it; write one with "
+        "'train: images', 'kpt_shape: [17, 3]' and 'kpt_names: {0: [nose, ...]}'."
+    )
+
+
 def _read_folder(request: Request) -> LabelSet:
     """The .txt files of a folder; their images are in `images/` for `labels/`, or given."""
     folder = request.path
     found = find_yaml(folder, UPWARDS)
     if found is None:
-        raise HeatposeError(
-            f"'{folder}' has .txt labels but no data.yaml beside or above it; write one with "
-            "'train: images', 'kpt_shape: [17, 3]' and 'kpt_names: {0: [nose, ...]}'."
-        )
+        raise without_yaml(folder)
     images = request.images or _images_of(folder)
     texts = {
         path.relative_to(folder).with_suffix(""): path for path in sorted(folder.rglob("*.txt"))
@@ -132,11 +137,14 @@ class _Reader:
 
     def read(self, labels: dict[Path, Path], images: Path | None) -> LabelSet:
         """Reads image -> label file."""
-        result, without = self.builder.result, 0
-        for (image, text), size in zip(labels.items(), image_sizes(list(labels)), strict=True):
-            if size is None:
+        result, without, tagged = self.builder.result, 0, 0
+        headers = orientations(list(labels))
+        for (image, text), header in zip(labels.items(), headers, strict=True):
+            if header is None:
                 result.leave_out(UNREADABLE if image.is_file() else MISSING, image.name)
                 continue
+            tagged += header.tag != 1
+            size = header.upright
             number = self.builder.image(image, *size)
             if not text.is_file():
                 without += 1
@@ -144,10 +152,10 @@ class _Reader:
             result.files += 1
             for line, values in _lines(text):
                 self._instance(number, size, values, f"'{text}', line {line}")
-        result.notes += self._notes(without)
+        result.notes += self._notes(without, tagged)
         return self.builder.finish(self.yaml.keypoints, images)
 
-    def _notes(self, without: int) -> list[str]:
+    def _notes(self, without: int, tagged: int) -> list[str]:
         notes = [] if self.yaml.named else [ASSUMED]
         if self.origin:
             notes.append(
@@ -155,6 +163,11 @@ class _Reader:
             )
         if without:
             notes.append(f"{without} images without a label file show nobody")
+        if tagged:
+            notes.append(
+                f"{tagged} images have an EXIF orientation tag; as YOLO's labels have no image size, "
+                "they are assumed to be for the upright images"
+            )
         return notes
 
     def _instance(
