@@ -109,7 +109,9 @@ def data(
     if augmented is not None:
         write_picture(augmented, augmented_sheet_of(people(labels, part.images, chosen)[0], chosen, resolution))
     write_json(json_out, report.to_json())
-    write_json(coco, labels.source.content)
+    if coco is not None:
+        write_json(coco, labels.source.content)
+        typer.echo(f"{coco} has the labels; its file names start from '{labels.source.folder}' (--images).")
     if label_studio is not None:
         _write_tasks(label_studio, labels, image_prefix)
 

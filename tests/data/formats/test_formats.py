@@ -275,7 +275,8 @@ def test_any_format_can_be_written_as_a_coco_json(
 ) -> None:
     writers.labelme(*rendered, tmp_path / "mine")
     out = tmp_path / "labels.json"
-    assert heatpose("data", tmp_path / "mine", "--coco", out).status == 0
+    ran = heatpose("data", tmp_path / "mine", "--coco", out)
+    assert ran.status == 0 and f"start from '{tmp_path / 'mine'}' (--images)" in ran.out
     written, direct = read_labels(out, tmp_path / "mine"), read_labels(tmp_path / "mine")
     assert written.source.format == "COCO keypoints" and len(written.annotations) == 12
     plain, expected = (
