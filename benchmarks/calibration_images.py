@@ -19,12 +19,12 @@ from rich.progress import track
 
 from heatpose.data.sources import CocoSource
 from heatpose.export.convert import convert
-from heatpose.export.int8 import write_int8
-from heatpose.export.judging import Judge, split_training
 from heatpose.export.onnx import export_onnx
 from heatpose.quantize.calibration import calibration_images, choose_calibration
-from heatpose.quantize.recovery import plan_int8
+from heatpose.quantize.ptq import plan_int8
+from heatpose.quantize.select import Judge, split_training
 from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, AutoChoice
+from heatpose.quantize.write_int8 import write_int8
 
 FIELDS = ("network", "resolution", "form", "images", "seed", "oks", "drop", "low", "high", "seconds")
 COUNTS = (16, 32, 64, 128, 256, 512)

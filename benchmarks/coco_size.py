@@ -30,7 +30,7 @@ STEPS = ("audit", "labels", "cache", "epoch")
 
 def generate(folder: Path, images: int) -> None:
     """Copies of a stock of rendered pictures under names of their own, as whole files: the operating system sees `images` of them."""
-    from heatpose.data.synthetic import SyntheticSettings, build_synthetic
+    from heatpose.data.synthetic.dataset import SyntheticSettings, build_synthetic
 
     whole = folder / f"coco_{images}"
     if whole.is_dir():
@@ -61,7 +61,7 @@ def _small_jpegs(folder: Path, entries: list[dict[str, Any]]) -> dict[int, bytes
 
     from PIL import Image
 
-    from heatpose.image_files import load_image
+    from heatpose.utils.image_files import load_image
 
     found = {}
     for entry in entries:
@@ -85,8 +85,8 @@ def step(name: str, root: Path, cache: Path) -> dict[str, float]:
     from heatpose.data.datamodule import PoseData
     from heatpose.data.report import audit_report
     from heatpose.data.sources import CocoSource
-    from heatpose.preprocessing import Preprocessing
-    from heatpose.skeleton import COCO_17
+    from heatpose.pose.preprocessing import Preprocessing
+    from heatpose.pose.skeleton import COCO_17
 
     if name == "audit":
         report = audit_report(read_labels(root / "annotations" / "person_keypoints_train2017.json"), root / "train2017", COCO_17, check_files=True)

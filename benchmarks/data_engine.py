@@ -28,17 +28,17 @@ from torch.utils.data import default_collate
 
 from heatpose.data.augment import GeometricAugment, Photometric, view
 from heatpose.data.batches import VIEW, BatchPlan, EpochBatches, generator
-from heatpose.data.cache import Pictures, open_cache
 from heatpose.data.datamodule import PoseData
+from heatpose.data.image_cache import Pictures, open_cache
 from heatpose.data.sample import Person, labelled_image
 from heatpose.data.sources import CocoSource
-from heatpose.data.synthetic import SyntheticSettings, build_synthetic
+from heatpose.data.synthetic.dataset import SyntheticSettings, build_synthetic
 from heatpose.data.views import TrainingViews
-from heatpose.losses import SpatialCrossEntropy
+from heatpose.models.losses import SpatialCrossEntropy
 from heatpose.models.movenet import MoveNet
-from heatpose.module import PoseModule, warmup_cosine
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import COCO_17
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import COCO_17
+from heatpose.training.module import PoseModule, warmup_cosine
 
 COCO_SIDES, SMALL_SIDES = (640, 480), (384, 288)
 SIZE, BATCH, EPOCH_BATCHES = 192, 16, 4

@@ -19,7 +19,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from heatpose.data.sources import CocoSource  # noqa: E402
-from heatpose.finish import QuantSettings, export  # noqa: E402
+from heatpose.entries.evaluate_and_export import QuantSettings, export  # noqa: E402
 
 
 def main() -> None:

@@ -26,15 +26,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from heatpose import reference
 from heatpose.deploy.estimate import estimate, profiles
 from heatpose.deploy.features import Features, features_of
 from heatpose.deploy.memory import taken
 from heatpose.deploy.network_graph import graph_of_network
 from heatpose.deploy.target_files import load_target
-from heatpose.export.graph import Graph
+from heatpose.evaluation import published as reference
 from heatpose.models.mobilenetv2 import MobileNetV2
 from heatpose.models.movenet import MoveNet
+from heatpose.tflite.graph import Graph
 
 FOLDER = Path(__file__).parents[1] / "src/heatpose/deploy"
 Array = NDArray[np.float64]

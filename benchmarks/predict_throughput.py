@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from heatpose.evaluate import skeleton_of
+from heatpose.evaluation.evaluate import skeleton_of
 from heatpose.predict import Drawing, VideoOptions
 from heatpose.predict.estimator import Estimator, Tracker
 from heatpose.predict.frames import Frame, Mp4

@@ -28,9 +28,9 @@ GREY = "#8a8a8a"
 
 def measure(model: Path) -> list[list[float]]:
     """Weights f32[channels, 9] of the layer, the channel with the largest first."""
-    from heatpose.models.initial import from_movenet
+    from heatpose.models.init import from_movenet
     from heatpose.models.movenet import MoveNet
-    from heatpose.skeleton import COCO_17
+    from heatpose.pose.skeleton import COCO_17
 
     network = from_movenet(MoveNet(17, norm=False), COCO_17, str(model))
     weights = network.get_submodule(LAYER).weight.detach().flatten(1).numpy()

@@ -88,7 +88,7 @@ def score(plan: Plan, name: str, checkpoint: Path, seconds: float) -> Scores:
     if not kept.is_file():
         # Imported here: the list of what is to be done needs no torch.
         from heatpose.data.sources import CocoSource
-        from heatpose.evaluate import evaluate
+        from heatpose.evaluation.evaluate import evaluate
         from heatpose.runners import open_runner
 
         runner = open_runner(checkpoint)
@@ -108,7 +108,7 @@ def learnt_from(folder: Path) -> int:
     record = json.loads((folder / "configuration.json").read_text(encoding="utf-8"))["configuration"]
     from omegaconf import OmegaConf
 
-    from heatpose import build
+    from heatpose.entries import build
 
     config = OmegaConf.create(record)
     data = build.build_data(config, *_inputs(config))
@@ -117,7 +117,7 @@ def learnt_from(folder: Path) -> int:
 
 
 def _inputs(config: object) -> tuple[object, ...]:
-    from heatpose import build
+    from heatpose.entries import build
 
     skeleton, preprocessing, source = build.build_inputs(config)
     return source, skeleton, preprocessing
@@ -125,7 +125,7 @@ def _inputs(config: object) -> tuple[object, ...]:
 
 def interval(a: Scores | None, b: Scores) -> tuple[str, str, str]:
     """Mean of b - a over the same images with its paired 95 % bootstrap interval; empty without an a."""
-    from heatpose.metrics import bootstrap_interval
+    from heatpose.evaluation.metrics import bootstrap_interval
 
     if a is None:
         return "", "", ""

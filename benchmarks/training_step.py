@@ -1,4 +1,4 @@
-"""What an optimiser step costs on a processor: as the system gives memory, with freed memory kept (`heatpose.memory`, the default), and with
+"""What an optimiser step costs on a processor: as the system gives memory, with freed memory kept (`heatpose.utils.process`, the default), and with
 `torch.compile` on top of that (`compile=true`). The same steps in fresh processes, taking turns.
 
     python benchmarks/training_step.py --rounds 3 --ways default kept compiled
@@ -18,8 +18,8 @@ import time
 
 import torch
 
-from heatpose.memory import keep_freed_memory
 from heatpose.models.movenet import MoveNet
+from heatpose.utils.process import keep_freed_memory
 
 BATCH, SIDE, STEPS = 32, 192, 4
 WAYS = ("default", "kept", "compiled")

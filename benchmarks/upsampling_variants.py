@@ -28,24 +28,24 @@ from heatpose.data.augment import GeometricAugment, Photometric
 from heatpose.data.datamodule import PoseData
 from heatpose.data.sample import Person
 from heatpose.data.sources import CocoSource
-from heatpose.evaluate import EvalReport, evaluate, paired_difference
+from heatpose.evaluation.evaluate import EvalReport, evaluate, paired_difference
 from heatpose.export.convert import convert
-from heatpose.export.inspection import Output
-from heatpose.export.int8 import write_int8
 from heatpose.export.onnx import export_onnx
-from heatpose.losses import SpatialCrossEntropy
 from heatpose.models.checkpoint import LoadedCheckpoint, load_checkpoint
-from heatpose.models.initial import from_movenet
+from heatpose.models.init import from_movenet
+from heatpose.models.losses import SpatialCrossEntropy
 from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.upsample import Upsampling
-from heatpose.module import warmup_cosine
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import COCO_17
 from heatpose.quantize.calibration import calibration_images, choose_calibration, shared_images
-from heatpose.quantize.recovery import plan_int8
+from heatpose.quantize.ptq import plan_int8
 from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR
+from heatpose.quantize.write_int8 import write_int8
 from heatpose.runners import open_runner
 from heatpose.runners.torch_runner import TorchRunner
-from heatpose.skeleton import COCO_17
+from heatpose.tflite.inspect import Output
+from heatpose.training.module import warmup_cosine
 
 FIELDS = ("stage", "upsample", "file", "oks", "lost", "low", "high")
 KINDS: tuple[Upsampling, ...] = get_args(Upsampling)

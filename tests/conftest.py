@@ -20,16 +20,16 @@ from filelock import FileLock
 
 from heatpose.cli import main
 from heatpose.data.sources import CocoSource, SyntheticSource
-from heatpose.data.synthetic import SyntheticSettings, build_synthetic
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import ST_13
+from heatpose.data.synthetic.dataset import SyntheticSettings, build_synthetic
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import ST_13
 from tests.serving import server  # noqa: F401  (a fixture of several folders)
 
 if TYPE_CHECKING:
     import lightning
 
     from heatpose.data.datamodule import PoseData
-    from heatpose.module import PoseModule
+    from heatpose.training.module import PoseModule
     from tests.exporting import Case
 
 TRAIN_IMAGES, VAL_IMAGES = 40, 12
@@ -125,9 +125,9 @@ class TinyRun:
         """Random weights of a seed; `settings` replace the module's arguments."""
         import torch
 
-        from heatpose.losses import SpatialCrossEntropy
+        from heatpose.models.losses import SpatialCrossEntropy
         from heatpose.models.movenet import MoveNet
-        from heatpose.module import PoseModule, warmup_cosine
+        from heatpose.training.module import PoseModule, warmup_cosine
 
         torch.manual_seed(seed)
         arguments: dict[str, Any] = {
@@ -154,7 +154,7 @@ class TinyRun:
         from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
         from lightning.pytorch.loggers import CSVLogger
 
-        from heatpose.training import callbacks_of
+        from heatpose.training.fit import callbacks_of
 
         best = ModelCheckpoint(monitor="val/oks", mode="max", filename="best", save_top_k=1, enable_version_counter=False)
         last = ModelCheckpoint(filename="last", enable_version_counter=False)
@@ -197,7 +197,7 @@ def fitted(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Fi
 
     import lightning
 
-    from heatpose.training import fit
+    from heatpose.training.fit import fit
 
     run = TinyRun(synthetic_root, tmp_path_factory.mktemp("fitted"))
     result = Fitted(run, Path())
@@ -278,7 +278,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("heatpose.data.transfer.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("heatpose.utils.transfer.time.sleep", lambda seconds: None)
     return tmp_path / "cache" / "heatpose"
 
 

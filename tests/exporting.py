@@ -13,11 +13,11 @@ from rich.console import Console
 from heatpose.data.coco import benchmark_people, people, read_labels
 from heatpose.data.layout import find_split
 from heatpose.data.sample import Person
-from heatpose.export.bundle import BundleResult, export_bundle
-from heatpose.export.gates import GateLimits
+from heatpose.export.checks import GateLimits
+from heatpose.export.pipeline import BundleResult, export_bundle
 from heatpose.models.movenet import MoveNet
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import ST_13
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import ST_13
 
 LENIENT = GateLimits(drift_p50_px=100, drop_pc=100, drop_pt=100)  # random weights tell nothing about int8
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from heatpose.data.transfer import RemoteFile
+from heatpose.utils.transfer import RemoteFile
 
 
 @dataclass
@@ -81,7 +81,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             pass
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("heatpose.data.transfer.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("heatpose.utils.transfer.time.sleep", lambda seconds: None)
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{httpd.server_address[1]}"
     thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)

@@ -18,7 +18,7 @@ from PIL import Image
 from heatpose.cli.options import model_files, target_names
 from heatpose.export.onnx import export_onnx
 from heatpose.models.checkpoint import load_checkpoint
-from heatpose.skeleton import ST_13
+from heatpose.pose.skeleton import ST_13
 from tests.conftest import Heatpose, Ran
 
 REPOSITORY = Path(__file__).parents[1]

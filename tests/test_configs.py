@@ -19,13 +19,13 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from heatpose import build
+from heatpose.entries import build
+from heatpose.entries.evaluate_and_export import QuantSettings
 from heatpose.errors import HeatposeError
-from heatpose.export.gates import GateLimits
-from heatpose.finish import QuantSettings
+from heatpose.export.checks import GateLimits
 from heatpose.models.movenet import MoveNet
-from heatpose.module import PoseModule
-from heatpose.skeleton import COCO_17, ST_13, Skeleton
+from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
+from heatpose.training.module import PoseModule
 
 CONF = Path(__file__).parents[1] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/**/*.yaml"))

@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import IntervalSweep
 from omegaconf import DictConfig, OmegaConf
 
 from heatpose.cli import app
-from heatpose.reference import rows
+from heatpose.evaluation.published import rows
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = documented.PAGES

@@ -15,7 +15,7 @@ import yaml
 from lightning import Trainer
 from omegaconf import DictConfig
 
-import heatpose.sweep  # noqa: F401  (registers the resolver that the configuration uses)
+import heatpose.sweeps.hydra_callback  # noqa: F401  (registers the resolver that the configuration uses)
 from heatpose import entries
 from heatpose.errors import HeatposeError, told_in_one_sentence
 from tests.conftest import Heatpose

@@ -18,8 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset
 
-from heatpose.errors import BUG, HeatposeError, told_in_one_sentence
-from heatpose.foreign import foreign_sentence
+from heatpose.errors import BUG, HeatposeError, foreign_sentence, told_in_one_sentence
 
 
 def sentence(raises: Callable[[], Any]) -> str:

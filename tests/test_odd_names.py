@@ -78,7 +78,8 @@ def test_data(place: Path, heatpose: Callable[..., Any]) -> None:
 
 
 def test_verify(place: Path, heatpose: Callable[..., Any]) -> None:
-    from heatpose.export.manifest import file_table, write_json
+    from heatpose.bundles.manifest import file_table
+    from heatpose.utils.files import write_json
 
     bundle = place / f"{ODD}bundle"
     bundle.mkdir()

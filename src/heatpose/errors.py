@@ -1,6 +1,6 @@
 """The one exception a user sees: a sentence that says what is wrong and what to do.
 
-Errors of the system and of libraries become such sentences here and in `heatpose.foreign`, wherever
+Errors of the system and of libraries become such sentences here and in `heatpose.errors`, wherever
 they are raised.
 What is left is a bug: it keeps its traceback, with one line below it that says so.
 """
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, requires
+from importlib.util import find_spec
 
 
 class HeatposeError(Exception):
@@ -44,7 +47,6 @@ def sentence_of(error: BaseException) -> str | None:
     system (a full disk) and of libraries (a full GPU, a setting that Lightning refuses).
     """
     # Imported here, because it uses this module.
-    from heatpose.foreign import foreign_sentence
 
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, HeatposeError):
@@ -121,3 +123,189 @@ def _sentence(error: HeatposeError) -> str:
     """
     name = f"{HeatposeError.__module__}.{HeatposeError.__qualname__}: "
     return " ".join(str(error).rpartition(name)[2].splitlines())
+
+
+SHOW = "`heatpose train --cfg job` shows the settings"
+LOGGERS = ("mlflow", "wandb")
+GPU_FULL = (
+    "CUDA out of memory",
+    "HIP out of memory",
+    "MPS backend out of memory",
+    "STATUS_ALLOC_FAILED",
+)
+MEMORY_FULL = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+SHARED_MEMORY = (
+    "unable to open shared memory",
+    "unable to allocate shared memory",
+    "unable to mmap",
+)
+REFUSED = ("TypeError", "ValueError", "KeyError", "MisconfigurationException")
+"""What a constructor raises for arguments that it does not take."""
+OTHER_NAMES = {"cv2": "opencv-python"}
+"""Modules whose package has another name."""
+
+
+def foreign_sentence(error: BaseException) -> str:
+    """The sentence of a library's error whose reason is outside the code; "" for any other.
+
+    Args:
+        error: As caught; what caused it is looked at first.
+    """
+    for rules in (RULES, (_object,), (_trainer,)):  # the object's sentence names its key
+        for link in reversed([*_chain(error)]):
+            for rule in rules:
+                if sentence := rule(link):
+                    return " ".join(sentence.split())
+    return ""
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _of(error: BaseException, package: str) -> bool:
+    return type(error).__module__.partition(".")[0] == package
+
+
+def _gpu(error: BaseException) -> str:
+    text = str(error)
+    if type(error).__name__ != "OutOfMemoryError" and not any(words in text for words in GPU_FULL):
+        return ""
+    said = re.split(r"(?<=[a-z])\. ", first_line(error))[0].rstrip(".")
+    return (
+        f"The memory of the GPU is full ({said}); lower data.batch_size, resolution or "
+        "model.width, or end other programs that use this GPU."
+    )
+
+
+def _memory(error: BaseException) -> str:
+    if not isinstance(error, MemoryError) and not any(words in str(error) for words in MEMORY_FULL):
+        return ""
+    remedy = "lower data.batch_size or data.workers, or end other programs"
+    return f"The memory of this machine is full; {remedy}."
+
+
+def _loader(error: BaseException) -> str:
+    """Processes of torch's data loader that the system has ended."""
+    text = first_line(error)
+    if (
+        "DataLoader worker" in text
+        and ("killed" in text or "exited" in text)
+        or any(w in text for w in SHARED_MEMORY)
+    ):
+        return (
+            f"A process of the data loader was ended by the system ({text.rstrip('. ')}), most "
+            "often for want of memory; lower data.workers (0 needs no further process), or give the "
+            "container more shared memory (--shm-size)."
+        )
+    if "ancdata" in text or "Too many open files" in text:
+        return "Too many files are open; lower data.workers, or raise the limit (ulimit -n 65536)."
+    return ""
+
+
+def _package(error: BaseException) -> str:
+    if not isinstance(error, ImportError):
+        return ""
+    quoted = re.search(
+        r"'([\w.-]+)", first_line(error)
+    )  # Lightning names the package in its text alone
+    absent = isinstance(error, ModuleNotFoundError)
+    module = (error.name or (quoted[1] if quoted and absent else "")).partition(".")[0]
+    if not module or module == "heatpose":
+        return ""
+    if not absent:
+        said = first_line(error).rstrip(".")
+        return f"The package '{module}' cannot be loaded ({said}); install it again."
+    if find_spec(module) is not None and error.name:
+        return ""  # a part of a package that is there: a wrong name
+    package = OTHER_NAMES.get(module, module)
+    extra = _extra_of(package)
+    remedy = (
+        f"heatpose[{extra}], or run uv sync --extra {extra}" if extra else f"the package {package}"
+    )
+    return f"The package '{module}' is not installed; install {remedy}."
+
+
+def _extra_of(package: str) -> str:
+    """The extra of heatpose that brings a package; "" where none does."""
+    try:
+        lines = requires("heatpose") or []
+    except PackageNotFoundError:
+        return ""
+    wanted = package.lower().replace("_", "-")
+    for line in lines:
+        extra = re.search(r"extra == [\"']([\w-]+)", line)
+        name = re.match(r"[\w.-]+", line)
+        if extra and name and name[0].lower().replace("_", "-") in (wanted, f"{wanted}-skinny"):
+            return extra[1]
+    return ""
+
+
+def _settings(error: BaseException) -> str:
+    """OmegaConf's errors: a missing key, a value that is none, an interpolation of nothing."""
+    if not _of(error, "omegaconf"):
+        return ""
+    key, kind = getattr(error, "full_key", None) or "the configuration", type(error).__name__
+    said = first_line(error).rstrip(".")
+    if "Interpolation" in kind:
+        remedy = "correct the ${...}, or write \\${...} where the text itself is meant"
+        return f"{key} cannot be made ({said}); {remedy}."
+    if kind == "MissingMandatoryValue":
+        return f"{key} has no value; set {key}=VALUE."
+    if kind in ("ConfigAttributeError", "ConfigKeyError"):
+        return f"The configuration has no {key}, which is needed; add it with +{key}=VALUE; {SHOW}."
+    return f"The value of {key} is not possible ({said}); {SHOW}."
+
+
+def _object(error: BaseException) -> str:
+    """An object of the configuration that cannot be made of its settings."""
+    if type(error).__name__ != "InstantiationException" or not _of(error, "hydra"):
+        return ""
+    found = re.search(r"^full_key: (.+)$", str(error), re.MULTILINE)
+    key, cause = found[1] if found else "A part of the configuration", error.__cause__
+    if "locating target" in str(error):
+        said = first_line(error).partition(",")[0]
+        return f"{key}._target_ names something that cannot be imported ({said}); correct it."
+    if cause is not None and type(cause).__name__ not in REFUSED:
+        return ""
+    said = first_line(cause) if cause is not None else first_line(error)
+    return f"{key} cannot be made of its settings ({said.rstrip('.')}); {SHOW}."
+
+
+def _trainer(error: BaseException) -> str:
+    if type(error).__name__ != "MisconfigurationException":
+        return ""
+    said = first_line(error).rstrip(".")
+    return f"Lightning refuses the settings of trainer or callbacks ({said}); {SHOW}."
+
+
+def _logger(error: BaseException) -> str:
+    name = next((name for name in LOGGERS if _of(error, name)), "")
+    said = first_line(error).rstrip(".")
+    return (
+        f"{name} cannot keep the curves ({said}); correct logger=..., or choose logger=tensorboard."
+        if name
+        else ""
+    )
+
+
+def _yaml(error: BaseException) -> str:
+    if not _of(error, "yaml"):
+        return ""
+    said = "; ".join(
+        line.strip() for line in str(error).splitlines() if not line.startswith("    ")
+    )
+    return f"A YAML file of the configuration cannot be read ({said}); correct it there."
+
+
+RULES: tuple[Callable[[BaseException], str], ...] = (
+    _gpu,
+    _memory,
+    _loader,
+    _package,
+    _settings,
+    _logger,
+    _yaml,
+)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from heatpose.skeleton import COCO_17
+from heatpose.pose.skeleton import COCO_17
 
 WIDTH, HEIGHT = 320, 240
 

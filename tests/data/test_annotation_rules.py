@@ -12,7 +12,7 @@ from heatpose.data.annotation_rules import CORNER, NO_AREA, NO_BBOX, NO_KEYPOINT
 from heatpose.data.coco import CROWD, NO_KEYPOINT, CocoLabels, benchmark_people, people, read_labels
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
-from heatpose.skeleton import COCO_17
+from heatpose.pose.skeleton import COCO_17
 from tests.data.labelled import HEIGHT, WIDTH, labels, write
 
 Content = dict[str, Any]

@@ -9,7 +9,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from heatpose import geometry
 from heatpose.data.augment import (
     PROMINENCE,
     Box,
@@ -20,7 +19,8 @@ from heatpose.data.augment import (
     view,
 )
 from heatpose.data.sample import Person
-from heatpose.skeleton import Skeleton
+from heatpose.pose import geometry
+from heatpose.pose.skeleton import Skeleton
 
 TRIPLE = Skeleton("triple", ("nose", "left_hand", "right_hand"), (0.1, 0.1, 0.1), flip_pairs=(("left_hand", "right_hand"),))
 SIZE = 192

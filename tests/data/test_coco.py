@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 
 from heatpose.data.coco import CROWD, NO_BOX, NO_KEYPOINT, SEVERAL, benchmark_people, people, read_labels
 from heatpose.errors import HeatposeError
-from heatpose.skeleton import COCO_17, ST_13, Skeleton
+from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
 
 PERSON, DOG = 7, 1
 FACE = range(5)

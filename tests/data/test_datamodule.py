@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from heatpose import geometry
 from heatpose.data.augment import GeometricAugment, fixed_transform, prominent
-from heatpose.data.cache import open_cache
 from heatpose.data.datamodule import PersonDataset, PoseData
+from heatpose.data.image_cache import open_cache
 from heatpose.data.sample import Person
 from heatpose.data.selection import in_held_out
 from heatpose.data.sources import CocoSource
 from heatpose.data.views import GREY
 from heatpose.errors import HeatposeError
-from heatpose.image_files import load_image
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import ST_13, Skeleton
+from heatpose.pose import geometry
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import ST_13, Skeleton
+from heatpose.utils.image_files import load_image
 
 
 def made_up(image: str, box: tuple[float, float, float, float] = (10, 10, 80, 100), labelled: int = 13, **changes: Any) -> Person:

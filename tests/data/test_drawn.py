@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heatpose.data.drawn import draw_views
+from heatpose.data.augmented import draw_views
 from heatpose.data.sample import Person
 from heatpose.data.sources import CocoSource
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import ST_13
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import ST_13
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from heatpose.data.augment import GeometricAugment
-from heatpose.data.few import FewPeople
+from heatpose.data.datamodule import FewPeople
 from heatpose.data.sources import CocoSource
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import ST_13
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import ST_13
 
 CONF = str(Path(__file__).parents[2] / "conf")
 

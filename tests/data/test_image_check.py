@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heatpose.data.image_check import check_images
+from heatpose.data.report import check_images
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from heatpose.data.coco import CocoLabels, people, read_labels
 from heatpose.data.label_rules import LISTED_TWICE, whole_number
 from heatpose.errors import HeatposeError
-from heatpose.skeleton import COCO_17
+from heatpose.pose.skeleton import COCO_17
 from tests.data.labelled import labels, write
 
 Content = dict[str, Any]

@@ -11,12 +11,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from heatpose.data.coco import benchmark_people, people, read_labels
-from heatpose.data.image_check import check_images
 from heatpose.data.orientation import Readings
-from heatpose.data.report import audit_report
+from heatpose.data.report import audit_report, check_images
 from heatpose.data.sample import Person, labelled_image
 from heatpose.errors import HeatposeError
-from heatpose.skeleton import COCO_17
+from heatpose.pose.skeleton import COCO_17
 
 LABELS = "person_keypoints_train2017.json"
 WIDE, TALL, SQUARE = (60, 40), (40, 60), (50, 50)

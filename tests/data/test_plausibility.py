@@ -12,7 +12,7 @@ from heatpose.data.coco import people, read_labels
 from heatpose.data.plausibility import CLIPPED, OUTSIDE
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
-from heatpose.skeleton import COCO_17
+from heatpose.pose.skeleton import COCO_17
 from tests.data.labelled import HEIGHT, WIDTH, labels, write
 
 Entry = dict[str, Any]

@@ -18,15 +18,15 @@ from rich.console import Console
 from heatpose.data.annotation_rules import NO_BBOX
 from heatpose.data.augment import GeometricAugment
 from heatpose.data.coco import CROWD, NO_BOX, NO_KEYPOINT, SEVERAL, CocoLabels, people, read_labels
-from heatpose.data.contact import TILE, contact_sheet_of
+from heatpose.data.contact_sheet import TILE, contact_sheet_of
 from heatpose.data.datamodule import PoseData
 from heatpose.data.report import audit_report, print_audit
 from heatpose.data.selection import TrainingRules
 from heatpose.data.sources import EVALUATED, CocoSource
 from heatpose.errors import HeatposeError
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import COCO_17, ST_13
-from heatpose.viz import LEFT, RIGHT
+from heatpose.pose.draw import LEFT, RIGHT
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import COCO_17, ST_13
 from tests.data import labelled
 
 LEFT_WRIST, RIGHT_WRIST = COCO_17.index("left_wrist"), COCO_17.index("right_wrist")

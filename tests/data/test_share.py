@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from heatpose.data.share import SharedOnce, in_order, part_of_batch
+from heatpose.data.datamodule import SharedOnce, in_order, part_of_batch
 from heatpose.errors import HeatposeError
 
 

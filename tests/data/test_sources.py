@@ -15,7 +15,7 @@ from PIL import Image
 from heatpose.data.locate import find_labels, find_part
 from heatpose.data.sources import CocoSource, Source, SyntheticSource, from_description
 from heatpose.errors import HeatposeError
-from heatpose.skeleton import COCO_17, ST_13, Skeleton
+from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
 from tests.data.labelled import labels, save_photos, write
 
 

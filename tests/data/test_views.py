@@ -11,17 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from heatpose import geometry
-from heatpose.data.augment import GeometricAugment
+from heatpose.data.augment import GeometricAugment, Occlusion, paint
 from heatpose.data.batches import BatchPlan, EpochBatches
-from heatpose.data.cache import ImageFiles, Picture, open_cache
 from heatpose.data.datamodule import PoseData
-from heatpose.data.occlusion import Occlusion, paint
+from heatpose.data.image_cache import ImageFiles, Picture, open_cache
 from heatpose.data.sample import Person
 from heatpose.data.sources import CocoSource
 from heatpose.data.views import GREY, TrainingViews, cut, sampled
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import ST_13
+from heatpose.pose import geometry
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import ST_13
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from heatpose.debug.drift import drift_of
-from heatpose.debug.layers import Layer, _Sums, compare_layers
-from heatpose.debug.write import debug_bundle
 from heatpose.errors import HeatposeError
-from heatpose.export.parity import output_use
-from heatpose.image_files import load_image
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import ST_13
+from heatpose.evaluation.parity import output_use
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import ST_13
+from heatpose.quantize.debug import Layer, _Sums, compare_layers, debug_bundle, drift_of
+from heatpose.utils.image_files import load_image
 from tests.exporting import Case
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import ST_13
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import ST_13
 from tests.conftest import MadeOnce, load_module
 
 HERE = Path(__file__).parent

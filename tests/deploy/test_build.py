@@ -18,10 +18,10 @@ from heatpose.deploy.build import build
 from heatpose.deploy.diagnosis import diagnose
 from heatpose.deploy.folder import HandOff, write_hand_off
 from heatpose.deploy.outcome import Outcome
-from heatpose.deploy.process import Ended
 from heatpose.deploy.target_files import load_target
 from heatpose.deploy.targets import Budget
 from heatpose.errors import HeatposeError
+from heatpose.utils.process import Ended
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
 Install = Callable[..., Path]
@@ -257,7 +257,7 @@ def test_a_garbled_validation_leaves_the_build(n6: HandOff, install: Install) ->
 
 
 def test_a_tool_caught_in_a_loop_fills_neither_memory_nor_disk(n6: HandOff, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heatpose.deploy.process.MOST_LOG", 1_000_000)
+    monkeypatch.setattr("heatpose.utils.process.MOST_LOG", 1_000_000)
     outcome = build(n6, explicit=install(mode="flood"))  # 46 MB
     assert outcome.failure is not None and outcome.failure.code == "E103"  # what was said last
     assert (n6.folder / "stedgeai.log").stat().st_size < 2_000_000

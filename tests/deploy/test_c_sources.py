@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from heatpose import codec
 from heatpose.deploy.c_header import header_text
 from heatpose.deploy.model import read_model
+from heatpose.pose import codec
 
 STRICT = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
 C_FOLDER = Path(str(resources.files("heatpose.deploy"))) / "c"

@@ -18,8 +18,8 @@ from heatpose.deploy.network_graph import graph_of_network
 from heatpose.deploy.target_files import load_target
 from heatpose.deploy.targets import Budget
 from heatpose.errors import HeatposeError
-from heatpose.export.flatbuffer import read_graph
 from heatpose.models.movenet import MoveNet
+from heatpose.tflite.reader import read_graph
 from tests.conftest import load_module
 
 N6, MP2, MP1 = (load_target(name) for name in ("stm32n6", "stm32mp2", "stm32mp1"))

@@ -11,8 +11,8 @@ import pytest
 from heatpose.deploy.rules import check_target
 from heatpose.deploy.target_files import load_target
 from heatpose.deploy.targets import Budget, Rules, Target
-from heatpose.export.flatbuffer import read_graph
-from heatpose.export.graph import Graph, Operator, Tensor
+from heatpose.tflite.graph import Graph, Operator, Tensor
+from heatpose.tflite.reader import read_graph
 
 N6, MP2, MP1 = (load_target(name) for name in ("stm32n6", "stm32mp2", "stm32mp1"))
 

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from heatpose import build
 from heatpose.deploy.target_files import built_in
+from heatpose.entries import build
 from heatpose.errors import HeatposeError
 from heatpose.models.movenet import MoveNet
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
 
 
 def _config(name: str = "stm32n6", **changes: object) -> DictConfig:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heatpose import codec
 from heatpose.deploy.folder import write_hand_off
 from heatpose.deploy.model import DeployModel, read_model
 from heatpose.deploy.selftest import STEPS, golden, has_selftest
 from heatpose.deploy.target_files import load_target
+from heatpose.pose import codec
 from heatpose.runners import open_runner
 
 SOURCES = ("heatpose_selftest.c", "postprocess.c")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from heatpose.data.sample import Person
-from heatpose.skeleton import Skeleton
+from heatpose.pose.skeleton import Skeleton
 
 DOTS = Skeleton("dots", ["red", "green", "blue"], [0.08, 0.08, 0.1], flip_pairs=[["red", "green"]])
 SIZE = 96

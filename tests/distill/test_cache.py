@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from heatpose.data.sample import Person
 from heatpose.distill import cache
 from heatpose.distill.cache import RANGE, cache_key, teacher_maps
-from heatpose.distill.settings import DistillSettings
-from heatpose.distill.teacher import Teacher, show, view_box
+from heatpose.distill.teacher import DistillSettings, Teacher, show, view_box
 from heatpose.errors import HeatposeError
 from heatpose.runners import open_runner
 

@@ -10,15 +10,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from heatpose import geometry
-from heatpose.codec import decode
 from heatpose.data.augment import GeometricAugment
 from heatpose.data.sample import Person
 from heatpose.distill.cache import RANGE, TeacherMaps
 from heatpose.distill.loss import Distillation
-from heatpose.distill.settings import DistillSettings
-from heatpose.distill.teacher import view_box, view_matrix
-from heatpose.losses import SpatialCrossEntropy
+from heatpose.distill.teacher import DistillSettings, view_box, view_matrix
+from heatpose.models.losses import SpatialCrossEntropy
+from heatpose.pose import geometry
+from heatpose.pose.codec import decode
 
 from .conftest import DOTS
 

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from heatpose.distill.live import distance, maps_of, sharpened
-from heatpose.distill.settle import Settling, settle
 from heatpose.errors import HeatposeError
 from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.upsample import Upsampling
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.training.self_distillation import Settling, distance, maps_of, settle, sharpened
 
 PREPROCESSING = Preprocessing(64)
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from heatpose import geometry
 from heatpose.data.sample import Person
 from heatpose.distill.teacher import Answer, Teacher, as_logits, mean_answer, mirrored, show, sources, view_box, view_matrix
 from heatpose.errors import HeatposeError
-from heatpose.image_files import load_image
+from heatpose.pose import geometry
+from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
 from heatpose.runners import open_runner
-from heatpose.skeleton import COCO_17, ST_13, Skeleton
+from heatpose.utils.image_files import load_image
 
 from .conftest import DOTS, POSE, SIZE
 

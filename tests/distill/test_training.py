@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from heatpose import geometry
 from heatpose.distill.cache import teacher_maps
 from heatpose.distill.loss import Distillation
-from heatpose.distill.settings import DistillSettings
-from heatpose.skeleton import ST_13
-from heatpose.training import fit
+from heatpose.distill.teacher import DistillSettings
+from heatpose.pose import geometry
+from heatpose.pose.skeleton import ST_13
+from heatpose.training.fit import fit
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from heatpose.deploy.process import Ended
 from heatpose.doctor.trial import Step, _reason, _summary, _Trial, try_machine
+from heatpose.utils.process import Ended
 from tests.conftest import Heatpose
 
 NAMES = [

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from heatpose.entries import conf_folder
 from heatpose.entries.composing import known_keys, nearest
+from heatpose.utils.configuration import conf_folder
 from tests.conftest import Heatpose
 
 

@@ -14,15 +14,15 @@ import torch
 from rich.console import Console
 
 from heatpose.errors import HeatposeError
-from heatpose.export import assembly
-from heatpose.export.bundle import print_table
-from heatpose.export.gates import GateLimits
-from heatpose.export.inspection import inspect_tflite
-from heatpose.export.quantising import Quantised, Quantiser
+from heatpose.export import pipeline as assembly
+from heatpose.export.checks import GateLimits
+from heatpose.export.pipeline import print_table
 from heatpose.models.movenet import MoveNet
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import COCO_17, ST_13
+from heatpose.quantize.select import Quantised, Quantiser
 from heatpose.runners import open_runner
-from heatpose.skeleton import COCO_17, ST_13
+from heatpose.tflite.inspect import inspect_tflite
 from tests.exporting import Case, a_lively_network
 
 

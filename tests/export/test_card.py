@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from heatpose.export.card_head import head_entries, terms
-from heatpose.reference.comparison import known_images
+from heatpose.evaluation.comparison import known_images
+from heatpose.export.card import head_entries, terms
 from tests.exporting import Case
 
 
@@ -60,7 +60,7 @@ def test_the_card_says_what_a_user_must_know(case: Case) -> None:
     assert "heatpose predict MODEL" in body and "one person" in body.lower()
 
 
-MOVENET, SCRATCH, IMAGENET = ({"_target_": f"heatpose.models.initial.from_{name}"} for name in ("movenet", "scratch", "imagenet"))
+MOVENET, SCRATCH, IMAGENET = ({"_target_": f"heatpose.models.init.from_{name}"} for name in ("movenet", "scratch", "imagenet"))
 COCO, SYNTHETIC = {"kind": "coco", "root": "/data/people", "extra": []}, {"kind": "synthetic"}
 
 

@@ -15,19 +15,19 @@ from rich.console import Console
 
 from heatpose.data.coco import benchmark_people, people, read_labels
 from heatpose.data.layout import find_split
+from heatpose.entries.evaluate_and_export import QuantSettings
 from heatpose.errors import HeatposeError
-from heatpose.export.bundle import export_bundle
-from heatpose.export.decoded import DecodedReference, PoseParity, decoded_reference, pose_gate, pose_parity, with_decode
-from heatpose.export.flatbuffer import read_graph
-from heatpose.export.gates import GateLimits, expected_operators, flatbuffer_gate
+from heatpose.export.checks import GateLimits, expected_operators, flatbuffer_gate
 from heatpose.export.onnx import export_onnx
-from heatpose.finish import QuantSettings
+from heatpose.export.pipeline import export_bundle
+from heatpose.export.validate import DecodedReference, PoseParity, decoded_reference, pose_gate, pose_parity, with_decode
 from heatpose.models.decode import decode_maps
 from heatpose.models.movenet import MoveNet
 from heatpose.models.tflite_import import import_movenet
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import ST_13
 from heatpose.runners import open_runner
-from heatpose.skeleton import ST_13
+from heatpose.tflite.reader import read_graph
 
 LIMITS = GateLimits()
 

@@ -13,17 +13,17 @@ import pytest
 import tflite
 import torch
 
+from heatpose.bundles.manifest import file_entry
+from heatpose.bundles.verify import verify_bundle
 from heatpose.errors import HeatposeError
-from heatpose.evaluate import EvalReport, evaluate
+from heatpose.evaluation.evaluate import EvalReport, evaluate
 from heatpose.export.embed import description, into_onnx, into_tflite
-from heatpose.export.manifest import file_entry
-from heatpose.export.verify import verify_bundle
-from heatpose.models.initial import from_movenet
+from heatpose.models.init import from_movenet
 from heatpose.models.movenet import MoveNet
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import ST_13, Skeleton
 from heatpose.runners import open_runner
 from heatpose.runners.reading import describe_file, reading_of
-from heatpose.skeleton import ST_13, Skeleton
 from tests.exporting import Case
 
 OWN = Skeleton(

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from heatpose.export.findings import Finding, find_all
-from heatpose.export.flatbuffer import Graph, Quantization, read_graph
-from heatpose.export.inspection import inspect_tflite
+from heatpose.tflite.inspect import inspect_tflite
+from heatpose.tflite.lint import Finding, find_all
+from heatpose.tflite.reader import Graph, Quantization, read_graph
 
 
 def _rules(findings: Any) -> set[str]:

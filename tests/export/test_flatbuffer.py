@@ -17,7 +17,7 @@ import pytest
 import tflite
 
 from heatpose.errors import HeatposeError
-from heatpose.export.flatbuffer import Graph, Operator, read_graph
+from heatpose.tflite.reader import Graph, Operator, read_graph
 
 SHARED = Path(os.environ.get("HEATPOSE_SHARED", Path(__file__).parents[2] / ".." / "shared"))
 LIGHTNING = SHARED / "models" / "movenet_singlepose_lightning_int8_4.tflite"
@@ -236,6 +236,6 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
 
 def test_import_is_light() -> None:
     heavy = "{'tensorflow', 'torch', 'onnx', 'tflite', 'ai_edge_litert'}"
-    code = f"import sys, heatpose.export.inspection; print(*{heavy} & set(sys.modules))"
+    code = f"import sys, heatpose.tflite.inspect; print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

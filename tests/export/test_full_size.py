@@ -11,20 +11,20 @@ import torch
 from rich.console import Console
 
 from heatpose.data.coco import benchmark_people, people, read_labels
-from heatpose.evaluate import evaluate
-from heatpose.export.bundle import export_bundle
+from heatpose.evaluation.evaluate import evaluate
 from heatpose.export.convert import convert
-from heatpose.export.inspection import Output, check_artefact, inspect_tflite
-from heatpose.export.int8 import write_int8
 from heatpose.export.onnx import export_onnx
-from heatpose.models.initial import from_movenet
+from heatpose.export.pipeline import export_bundle
+from heatpose.models.init import from_movenet
 from heatpose.models.movenet import MoveNet
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import COCO_17
 from heatpose.quantize.calibration import calibration_images, choose_calibration
-from heatpose.quantize.recovery import plan_int8
+from heatpose.quantize.ptq import plan_int8
 from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, PLAIN
+from heatpose.quantize.write_int8 import write_int8
 from heatpose.runners import open_runner
-from heatpose.skeleton import COCO_17
+from heatpose.tflite.inspect import Output, check_artefact, inspect_tflite
 
 # Looked for, not imported: onnx2tf lifts the recursion limit of the whole process, and a deeply nested file then ends it.
 if not all(find_spec(tool) for tool in ("onnx2tf", "tensorflow", "onnxruntime", "ai_edge_litert")):

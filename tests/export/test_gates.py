@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from heatpose.evaluate import EvalReport
-from heatpose.export.gates import (
+from heatpose.evaluation.evaluate import EvalReport
+from heatpose.evaluation.parity import FloatParity, PixelDrift
+from heatpose.export.checks import (
     GateLimits,
     accuracy_gate,
     drift_gate,
@@ -17,7 +18,6 @@ from heatpose.export.gates import (
     float_gate,
     not_scored,
 )
-from heatpose.export.parity import FloatParity, PixelDrift
 from heatpose.models.movenet import MoveNet
 
 LIMITS = GateLimits()

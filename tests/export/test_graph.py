@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.export.flatbuffer import read_graph
-from heatpose.export.graph import ABSENT
+from heatpose.tflite.graph import ABSENT
+from heatpose.tflite.reader import read_graph
 
 
 def _kernels(path: Path) -> dict[tuple[str, tuple[int, ...]], NDArray[np.float32]]:

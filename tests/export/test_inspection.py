@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from heatpose.errors import HeatposeError
-from heatpose.export.inspection import check_artefact, inspect_onnx, inspect_tflite
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.tflite.inspect import check_artefact, inspect_onnx, inspect_tflite
 
 SHARED = Path(os.environ.get("HEATPOSE_SHARED", Path(__file__).parents[2] / ".." / "shared"))
 LIGHTNING = SHARED / "models" / "movenet_singlepose_lightning_int8_4.tflite"

@@ -12,19 +12,19 @@ import torch
 
 from heatpose.errors import HeatposeError
 from heatpose.export.convert import convert
-from heatpose.export.flatbuffer import read_graph
-from heatpose.export.inspection import inspect_tflite
-from heatpose.export.int8 import write_int8
 from heatpose.export.onnx import export_onnx
-from heatpose.export.schema import ALIGNMENT
 from heatpose.models.movenet import MoveNet
 from heatpose.models.tflite_walk import locate
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.channels import quantised_modules
-from heatpose.quantize.recovery import plan_int8
+from heatpose.quantize.ptq import plan_int8
 from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR
 from heatpose.quantize.simulate import Plan, simulated
+from heatpose.quantize.write_int8 import write_int8
 from heatpose.runners import open_runner
+from heatpose.tflite.inspect import inspect_tflite
+from heatpose.tflite.reader import read_graph
+from heatpose.tflite.writer import ALIGNMENT
 from tests.quantize.conftest import SIZE, images, troubled  # noqa: F401  # a fixture
 
 if not all(find_spec(tool) for tool in ("onnx2tf", "tensorflow", "ai_edge_litert")):

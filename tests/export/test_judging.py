@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from heatpose.export.judging import Judge, split_training
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import ST_13
+from heatpose.quantize.select import Judge, split_training
 from heatpose.quantize.settings import AutoChoice
 from heatpose.runners import open_runner
-from heatpose.skeleton import ST_13
 from tests.exporting import Case
 
 pytestmark = pytest.mark.slow

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from heatpose.bundles.manifest import data_entry, file_table, git_state, people_hash, surroundings
 from heatpose.data.coco import people, read_labels
 from heatpose.data.layout import find_split
 from heatpose.data.sample import Person
-from heatpose.export.manifest import data_entry, file_table, git_state, people_hash, surroundings, write_json
-from heatpose.skeleton import COCO_17
+from heatpose.pose.skeleton import COCO_17
+from heatpose.utils.files import write_json
 
 
 @pytest.fixture(scope="module")

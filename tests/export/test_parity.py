@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from heatpose.export.parity import Maps, float_parity, logits_of, pixel_drift, sigmoid
+from heatpose.evaluation.parity import Maps, float_parity, logits_of, pixel_drift, sigmoid
 
 SIZE = 64  # maps of 16 x 16 cells
 

@@ -24,8 +24,7 @@ def file_of(layer: Int8Conv) -> bytes:
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
-    from heatpose.export.schema import Model
-    from heatpose.export.transposed import dense_kernel
+    from heatpose.tflite.writer import Model, dense_kernel
 
     whole, graph = schema.ModelT(), schema.SubGraphT()
     whole.version, whole.operatorCodes, whole.subgraphs, whole.buffers = 3, [], [graph], [schema.BufferT()]

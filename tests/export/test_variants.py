@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
+from heatpose.export.checks import expected_operators, flatbuffer_gate
 from heatpose.export.convert import convert
-from heatpose.export.flatbuffer import read_graph
-from heatpose.export.gates import expected_operators, flatbuffer_gate
-from heatpose.export.graph import Graph
-from heatpose.export.int8 import write_int8
 from heatpose.export.onnx import export_onnx
-from heatpose.export.transposed import dense_kernel, without_crops
 from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.tflite_walk import locate
-from heatpose.preprocessing import Preprocessing
-from heatpose.quantize.recovery import plan_int8
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.quantize.ptq import plan_int8
 from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR
 from heatpose.quantize.simulate import simulated
+from heatpose.quantize.write_int8 import write_int8
 from heatpose.runners import open_runner
+from heatpose.tflite.graph import Graph
+from heatpose.tflite.reader import read_graph
+from heatpose.tflite.writer import dense_kernel, without_crops
 from tests.quantize.conftest import SIZE, images, troubled  # noqa: F401  # a fixture
 
 if not all(find_spec(tool) for tool in ("onnx2tf", "tensorflow", "ai_edge_litert")):

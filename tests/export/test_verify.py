@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from heatpose.bundles.manifest import file_table
+from heatpose.bundles.verify import verify_bundle
 from heatpose.errors import HeatposeError
-from heatpose.export.manifest import file_table, sha256, write_json
-from heatpose.export.verify import verify_bundle
+from heatpose.utils.files import sha256, write_json
 
 CONTENTS = {"pose_64_float32.tflite": bytes(range(256)) * 40, "pose_64.onnx": b"onnx" * 99, "metrics.json": b"{}", "README.md": b"# pose\n"}
 

@@ -25,8 +25,8 @@ VICTIM = [sys.executable, str(Path(__file__).with_name("kill_campaign.py")), "--
 
 def write_jsons(folder: Path) -> None:
     """Victim: writes manifests, results and run records over and over."""
-    from heatpose.cli.output import write_json as of_a_command
-    from heatpose.export.manifest import write_json
+    from heatpose.utils.files import write_json
+    from heatpose.utils.outputs import write_json as of_a_command
 
     end = time.monotonic() + 2
     while time.monotonic() < end:
@@ -135,7 +135,7 @@ def kill_download(folder: Path, moments: int, seed: int) -> Tally:
 
 def render(folder: Path) -> None:
     """Victim: renders a small data set."""
-    from heatpose.data.synthetic import SyntheticSettings, build_synthetic
+    from heatpose.data.synthetic.dataset import SyntheticSettings, build_synthetic
 
     build_synthetic(folder, SyntheticSettings(train_images=6, val_images=4), progress=False)
 
@@ -173,7 +173,7 @@ def build_caches(pictures: Path, place: Path) -> None:
     """Victim: decodes the same pictures into one cache after the other."""
     import numpy as np
 
-    from heatpose.data.cache import open_cache
+    from heatpose.data.image_cache import open_cache
     from heatpose.data.sample import Person
 
     none = np.zeros((0, 4), np.float32)
@@ -190,7 +190,7 @@ def kill_cache(folder: Path, moments: int, seed: int) -> Tally:
     import numpy as np
     from PIL import Image
 
-    from heatpose.data.cache import PictureCache
+    from heatpose.data.image_cache import PictureCache
     from heatpose.errors import HeatposeError
 
     pictures, place = folder / "pictures", folder / "caches"

@@ -49,8 +49,8 @@ def broken_checkpoints(folder: Path) -> list[str]:
 
 def broken_bundles(folder: Path) -> list[str]:
     """Bundles that are not whole."""
+    from heatpose.bundles.verify import verify_bundle
     from heatpose.errors import HeatposeError
-    from heatpose.export.verify import verify_bundle
 
     broken = []
     for bundle in (path for path in folder.glob("*") if path.is_dir() and not path.name.startswith(".")):

@@ -40,8 +40,8 @@ class Work:
         from heatpose.data.layout import find_split
         from heatpose.models.checkpoint import save_checkpoint
         from heatpose.models.movenet import MoveNet
-        from heatpose.preprocessing import Preprocessing
-        from heatpose.skeleton import ST_13
+        from heatpose.pose.preprocessing import Preprocessing
+        from heatpose.pose.skeleton import ST_13
 
         train, val = find_split(data, "train"), find_split(data, "val")
         self.training = people(read_labels(train.annotations), train.images, ST_13)[0][:8]
@@ -54,9 +54,9 @@ class Work:
 
     def __call__(self, forms: tuple[Any, ...]) -> None:
         """Scores two files, exports one bundle."""
-        from heatpose.evaluate import evaluate
-        from heatpose.export.bundle import export_bundle
-        from heatpose.export.gates import GateLimits
+        from heatpose.evaluation.evaluate import evaluate
+        from heatpose.export.checks import GateLimits
+        from heatpose.export.pipeline import export_bundle
         from heatpose.runners import open_runner
 
         for path in (self.checkpoint, MODEL):

@@ -64,7 +64,7 @@ def board(name: str) -> Any:
 @cache
 def parse_once() -> None:
     """Commands are processes of their own and parse a model anew; here the same bytes are parsed once, whoever asks. Errors are not kept."""
-    from heatpose.export import flatbuffer
+    from heatpose.tflite import reader as flatbuffer
 
     flatbuffer._parse = lru_cache(maxsize=8)(flatbuffer._parse)
 
@@ -73,7 +73,7 @@ def labels(path: Path) -> None:
     """`heatpose data`, and what training and scoring take from a label file."""
     from heatpose.data.coco import benchmark_people, people, read_labels
     from heatpose.data.report import audit_report, print_audit
-    from heatpose.skeleton import COCO_17, ST_13, for_labels
+    from heatpose.pose.skeleton import COCO_17, ST_13, for_labels
 
     read = read_labels(path)
     for skeleton in (for_labels(read.keypoint_names), COCO_17, ST_13):
@@ -89,9 +89,9 @@ def labels(path: Path) -> None:
 
 def picture(path: Path) -> None:
     """As training, scoring, `predict` and the audit read it."""
-    from heatpose.data.image_check import check_images
-    from heatpose.image_files import load_image
-    from heatpose.preprocessing import Preprocessing
+    from heatpose.data.report import check_images
+    from heatpose.pose.preprocessing import Preprocessing
+    from heatpose.utils.image_files import load_image
 
     check_images({1: {"file_name": path.name, "width": 96, "height": 128}}, path.parent, [1])
     with suppress(HeatposeError):
@@ -105,11 +105,11 @@ def tflite(path: Path) -> None:
     from heatpose.deploy.estimate import estimate
     from heatpose.deploy.rules import check_target
     from heatpose.deploy.target_files import built_in
-    from heatpose.export.flatbuffer import read_graph
-    from heatpose.export.inspection import check_artefact, inspect_tflite
     from heatpose.models.tflite_import import import_movenet
-    from heatpose.preprocessing import Preprocessing
+    from heatpose.pose.preprocessing import Preprocessing
     from heatpose.runners.reading import describe_file
+    from heatpose.tflite.inspect import check_artefact, inspect_tflite
+    from heatpose.tflite.reader import read_graph
 
     parse_once()
     inspection = inspect_tflite(path)
@@ -128,7 +128,7 @@ def tflite(path: Path) -> None:
 
 def run_model(path: Path) -> None:
     """`heatpose evaluate` and `predict`: one image through the model."""
-    from heatpose.evaluate import skeleton_of
+    from heatpose.evaluation.evaluate import skeleton_of
     from heatpose.runners import open_runner
 
     runner = open_runner(path, threads=1)
@@ -139,7 +139,7 @@ def run_model(path: Path) -> None:
 
 def onnx(path: Path) -> None:
     """`heatpose inspect`."""
-    from heatpose.export.inspection import inspect_onnx
+    from heatpose.tflite.inspect import inspect_onnx
 
     json.dumps(inspect_onnx(path).to_json(), allow_nan=False)
 
@@ -172,8 +172,8 @@ def report(path: Path) -> None:
 
 def manifest(path: Path) -> None:
     """What stands beside a model that is run, handed to a board, or verified."""
+    from heatpose.bundles.verify import verify_bundle
     from heatpose.deploy.model import choose_model
-    from heatpose.export.verify import verify_bundle
 
     parse_once()
     with suppress(HeatposeError):
@@ -187,7 +187,7 @@ def manifest(path: Path) -> None:
 def yaml(path: Path) -> None:
     """A skeleton or a board of one's own."""
     from heatpose.deploy.target_files import load_target
-    from heatpose.skeleton import Skeleton
+    from heatpose.pose.skeleton import Skeleton
 
     with suppress(HeatposeError):
         Skeleton.from_yaml(path)

@@ -70,8 +70,8 @@ def networks(folder: Path) -> None:
     from heatpose.export.onnx import export_onnx
     from heatpose.models.checkpoint import save_checkpoint
     from heatpose.models.movenet import MoveNet
-    from heatpose.preprocessing import Preprocessing
-    from heatpose.skeleton import ST_13
+    from heatpose.pose.preprocessing import Preprocessing
+    from heatpose.pose.skeleton import ST_13
 
     torch.manual_seed(0)
     network = MoveNet(13, 0.1, last_channels=16, pyramid=(8, 8, 8, 8), head_channels=8)
@@ -83,9 +83,9 @@ def networks(folder: Path) -> None:
 
 def manifests(folder: Path, beside: Path) -> None:
     """A manifest and the model that it is about."""
-    from heatpose.export.manifest import file_table
-    from heatpose.preprocessing import Preprocessing
-    from heatpose.skeleton import ST_13
+    from heatpose.bundles.manifest import file_table
+    from heatpose.pose.preprocessing import Preprocessing
+    from heatpose.pose.skeleton import ST_13
 
     shutil.copy(TFLITE, beside)
     gates = [{"artefact": "int8_pt", "passed": False, "sentence": "Keypoints moved."}]

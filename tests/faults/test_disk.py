@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from heatpose.checkpoint_io import WholeCheckpointIO
-from heatpose.cli.output import write_json as write_result
 from heatpose.errors import HeatposeError, told_in_one_sentence
-from heatpose.export.manifest import write_json
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
-from heatpose.places import require_writable
+from heatpose.training.fit import WholeCheckpointIO
+from heatpose.utils.files import require_writable, write_json
+from heatpose.utils.outputs import write_json as write_result
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="small file systems are mounted as on Linux")
 FULL = "No space left on device"

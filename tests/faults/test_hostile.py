@@ -21,19 +21,19 @@ import pytest
 import torch
 from PIL import Image
 
+from heatpose.bundles.facts import read_manifest
 from heatpose.data.archive import Archive, unpack
 from heatpose.data.coco import read_labels
-from heatpose.data.image_check import check_images
+from heatpose.data.report import check_images
 from heatpose.data.sources import from_description
 from heatpose.deploy.importing import opened
 from heatpose.errors import HeatposeError
-from heatpose.image_files import load_image
 from heatpose.models.checkpoint import KEY, load_checkpoint
-from heatpose.models.initial import from_checkpoint
+from heatpose.models.init import from_checkpoint
 from heatpose.models.movenet import MoveNet
+from heatpose.pose.skeleton import ST_13
 from heatpose.runners import open_runner
-from heatpose.runners.manifest import read_manifest
-from heatpose.skeleton import ST_13
+from heatpose.utils.image_files import load_image
 
 
 class Evil:
@@ -112,7 +112,7 @@ def growth(code: str, *arguments: object) -> tuple[float, str]:
     """Peak memory in MB that a statement takes in a process of its own, over what its imports take, and what it printed."""
     program = (
         "import resource, sys; from pathlib import Path\nfrom heatpose.errors import HeatposeError\nfrom heatpose.models.checkpoint import load_checkpoint\n"
-        "from heatpose.image_files import load_image\nfrom PIL import Image; Image.init()\n"
+        "from heatpose.utils.image_files import load_image\nfrom PIL import Image; Image.init()\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\nbefore = peak()\n"
         f"try:\n    {code}\n    print('read')\nexcept HeatposeError as error:\n    print(error)\nprint(peak() - before)"
     )

@@ -11,8 +11,8 @@ import pytest
 
 from heatpose.models.checkpoint import save_checkpoint
 from heatpose.models.movenet import MoveNet
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import COCO_17
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import COCO_17
 
 pytestmark = pytest.mark.slow
 

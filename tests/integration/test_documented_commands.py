@@ -39,7 +39,7 @@ ELSEWHERE = {
     r"pip install dist/": "tests/packaging installs the wheel",
     r"uv build": "tests/packaging builds it",
     r"uv sync": "how this environment is made",
-    r"uv run (ruff|mypy|pytest|sphinx-build)": ".ci/run runs it",
+    r"uv run (ruff|mypy|lint-imports|pytest|sphinx-build)": ".ci/run runs it",
     r"uv run python docs/_ext/licences\.py": "tests/packaging/test_licences.py checks what it writes",
     r"uv run tensorboard": "a server, which does not end",
     r"python benchmarks/": "measurements of hours; their results are data",

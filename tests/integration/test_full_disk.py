@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from heatpose.export.verify import verify_bundle
+from heatpose.bundles.verify import verify_bundle
 
 pytestmark = [pytest.mark.slow]
 FULL = "No space left on device"

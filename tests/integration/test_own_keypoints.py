@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 from heatpose.cli import app
 from heatpose.data.coco import people, read_labels
 from heatpose.models.checkpoint import load_checkpoint
-from heatpose.skeleton import COCO_17, Skeleton
+from heatpose.pose.skeleton import COCO_17, Skeleton
 
 pytestmark = pytest.mark.slow
 
 NAMES = {"crown": "nose", "hand_r": "right_wrist", "hand_l": "left_wrist"}  # own name -> where the rendered people have it
 SKELETON = """
-_target_: heatpose.skeleton.Skeleton
+_target_: heatpose.pose.skeleton.Skeleton
 name: hands3
 keypoints: [crown, left_wrist, right_wrist]
 sigmas: [0.05, 0.062, 0.062]

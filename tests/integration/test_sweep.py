@@ -12,8 +12,8 @@ import torch
 
 from heatpose.deploy.estimate import estimate
 from heatpose.deploy.target_files import load_target
-from heatpose.export.flatbuffer import read_graph
 from heatpose.models.checkpoint import load_checkpoint
+from heatpose.tflite.reader import read_graph
 
 pytestmark = pytest.mark.slow
 

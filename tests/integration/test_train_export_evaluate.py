@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from heatpose.data.coco import benchmark_people, read_labels
-from heatpose.evaluate import evaluate, skeleton_of
+from heatpose.evaluation.evaluate import evaluate, skeleton_of
 from heatpose.models.checkpoint import load_checkpoint
 from heatpose.runners import open_runner
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from heatpose.data.cache import PictureCache
-from heatpose.export.verify import verify_bundle
+from heatpose.bundles.verify import verify_bundle
+from heatpose.data.image_cache import PictureCache
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 def holder(place: Any) -> Iterator[subprocess.Popen[str]]:
     """A process that trains the run `quickstart` and exports the bundle `quickstart`, as far as others can see."""
     code = (
-        "import sys, time; from pathlib import Path; from heatpose.places import only_one\n"
+        "import sys, time; from pathlib import Path; from heatpose.utils.files import only_one\n"
         "with only_one(Path(sys.argv[1]), 'quickstart', ''), only_one(Path(sys.argv[2]), 'quickstart', ''):\n    print('held', flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", code, str(place.folder / "runs"), str(place.folder / "exports")]

@@ -19,9 +19,9 @@ def serve() -> None:
 
     A job with `group` becomes the head of a group of processes, which is told in a line before: it may be killed.
     """
-    import heatpose.build
-    import heatpose.finish
-    import heatpose.training  # noqa: F401
+    import heatpose.entries.build
+    import heatpose.entries.evaluate_and_export
+    import heatpose.training.fit  # noqa: F401
 
     for line in sys.stdin:
         job = json.loads(line)

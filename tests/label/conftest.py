@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from heatpose.skeleton import COCO_17
+from heatpose.pose.skeleton import COCO_17
 
 SIZE, RADIUS, TORSO = 256, 7, 60.0
 COLOURS = np.array(

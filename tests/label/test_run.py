@@ -19,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from heatpose.data.coco import people, read_labels
-from heatpose.skeleton import COCO_17
+from heatpose.pose.skeleton import COCO_17
 
 DrawPerson = Callable[..., Any]
 MakeTeacher = Callable[..., Path]

@@ -14,8 +14,8 @@ import torch
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import KEY, check_skeleton, load_checkpoint, save_checkpoint
 from heatpose.models.movenet import MoveNet
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import COCO_17, ST_13
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import COCO_17, ST_13
 
 Content = dict[str, Any]
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from heatpose.errors import HeatposeError
-from heatpose.models.checkpoint import load_checkpoint
-from heatpose.models.facts import inspect_checkpoint
-from heatpose.skeleton import ST_13
+from heatpose.models.checkpoint import inspect_checkpoint, load_checkpoint
+from heatpose.pose.skeleton import ST_13
 
 CONTRACT = {
     "sha256", "bytes", "inputs", "outputs", "operators", "granularity", "full_integer", "weights_bytes", "macs",

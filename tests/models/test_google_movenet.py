@@ -13,19 +13,19 @@ from torch import Tensor
 
 from heatpose.data.sample import Person
 from heatpose.data.sources import CocoSource
-from heatpose.evaluate import EvalReport, evaluate
-from heatpose.export.flatbuffer import read_graph
-from heatpose.image_files import load_image
+from heatpose.evaluation.evaluate import EvalReport, evaluate
 from heatpose.models.checkpoint import LoadedCheckpoint
 from heatpose.models.decode import decode_maps
-from heatpose.models.initial import from_movenet
+from heatpose.models.init import from_movenet
 from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.models.tflite_import import import_movenet
 from heatpose.models.tflite_walk import locate
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
 from heatpose.runners import open_runner
 from heatpose.runners.torch_runner import TorchRunner
-from heatpose.skeleton import COCO_17, ST_13, Skeleton
+from heatpose.tflite.reader import read_graph
+from heatpose.utils.image_files import load_image
 
 Values = Callable[[int], Tensor]
 

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from heatpose.errors import HeatposeError
-from heatpose.export.flatbuffer import read_graph
-from heatpose.export.graph import Operator
 from heatpose.models.movenet import MoveNet
-from heatpose.models.tflite_heads import find_heads
 from heatpose.models.tflite_import import import_movenet
-from heatpose.models.tflite_walk import locate
+from heatpose.models.tflite_walk import find_heads, locate
+from heatpose.tflite.graph import Operator
+from heatpose.tflite.reader import read_graph
 
 Change = Callable[[Any, "Places"], None]
 

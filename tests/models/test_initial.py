@@ -12,10 +12,10 @@ from torch import nn
 
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import save_checkpoint
-from heatpose.models.initial import from_checkpoint, from_imagenet, from_movenet, from_scratch, map_keypoints
+from heatpose.models.init import from_checkpoint, from_imagenet, from_movenet, from_scratch, map_keypoints
 from heatpose.models.movenet import MoveNet
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import COCO_17, ST_13, Skeleton
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -17,11 +17,11 @@ import torch
 
 from heatpose.errors import HeatposeError
 from heatpose.models import published
-from heatpose.models.initial import from_movenet
+from heatpose.models.init import from_movenet
 from heatpose.models.movenet import MoveNet
 from heatpose.models.published import PUBLISHED, Address, PublishedFile, published_file
 from heatpose.models.tflite_import import import_movenet
-from heatpose.skeleton import COCO_17
+from heatpose.pose.skeleton import COCO_17
 
 DATA = os.urandom(300_000)
 

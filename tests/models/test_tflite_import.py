@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from heatpose.errors import HeatposeError
-from heatpose.export.flatbuffer import read_graph
 from heatpose.models.decode import decode_maps, decode_margins
-from heatpose.models.initial import from_movenet
+from heatpose.models.init import from_movenet
 from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.models.tflite_import import import_movenet
 from heatpose.models.tflite_walk import locate
+from heatpose.pose.skeleton import COCO_17
 from heatpose.quantize.fold import fold_batch_norm
 from heatpose.runners import open_runner
-from heatpose.skeleton import COCO_17
+from heatpose.tflite.reader import read_graph
 
 SIZE = 64
 

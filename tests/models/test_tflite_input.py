@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heatpose.export.flatbuffer import read_graph
-from heatpose.models.tflite_input import LayerMismatch, first_convolution, input_scale
+from heatpose.models.tflite_walk import LayerMismatch, first_convolution, input_scale
+from heatpose.tflite.reader import read_graph
 from tests.conftest import MadeOnce
 
 NAMES = {

@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import KEY, load_checkpoint, save_checkpoint
-from heatpose.models.initial import from_checkpoint
+from heatpose.models.init import from_checkpoint
 from heatpose.models.movenet import MoveNet, PyramidStep, with_upsampling
 from heatpose.models.upsample import Upsampling, dense_transposed, upsample
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import ST_13
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import ST_13
 
 KINDS: tuple[Upsampling, ...] = get_args(Upsampling)
 OTHERS: tuple[Upsampling, ...] = ("nearest", "transposed")

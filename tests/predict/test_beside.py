@@ -9,11 +9,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
 from heatpose.predict.beside import PANEL, distances, labels_of, side_by_side
 from heatpose.predict.estimator import Estimator
-from heatpose.preprocessing import Preprocessing
 from heatpose.runners import PoseRunner
-from heatpose.skeleton import COCO_17, ST_13, Skeleton
 
 
 @dataclass

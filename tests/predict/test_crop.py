@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from heatpose.errors import HeatposeError
-from heatpose.predict.crop import Region, next_region, require_torso, whole
-from heatpose.skeleton import COCO_17, ST_13, Skeleton
+from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
+from heatpose.predict.tracking import Region, next_region, require_torso, whole
 
 WIDTH, HEIGHT = 800, 600
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from heatpose.errors import HeatposeError
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import COCO_17, Skeleton
 from heatpose.predict import Drawing, PredictSummary, predict_sources
 from heatpose.predict.estimator import Estimator
 from heatpose.predict.sources import find_sources
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import COCO_17, Skeleton
 
 TWO = Skeleton("two", ("left_hand", "right_hand"), (0.1, 0.1), flip_pairs=(("left_hand", "right_hand"),))
 POSE = np.array([[0.25, 0.5, 0.9], [0.75, 0.5, 0.1]], np.float32)

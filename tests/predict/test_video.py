@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from heatpose.errors import HeatposeError
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import Skeleton
 from heatpose.predict import Drawing, PredictSummary, VideoOptions, predict_sources
 from heatpose.predict.estimator import Estimator
 from heatpose.predict.frames import Frame
 from heatpose.predict.video import tracked
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import Skeleton
 
 cv2 = pytest.importorskip("cv2", reason="the extra video is not installed")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from heatpose.models.movenet import MoveNet
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.channels import ChannelGroup, bias_of, channel_groups
 
 SIZE = 64

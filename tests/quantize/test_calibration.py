@@ -13,14 +13,14 @@ from PIL import Image
 
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
-from heatpose.image_files import load_image
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.calibration import (
     calibration_images,
     calibration_record,
     choose_calibration,
     shared_images,
 )
+from heatpose.utils.image_files import load_image
 
 
 def a_person(

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from heatpose.models.movenet import MoveNet
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.channels import channel_groups, quantised_modules
 from heatpose.quantize.equalize import bury_dead_channels, centre_channels, equalize
-from heatpose.quantize.recovery import plan_int8
+from heatpose.quantize.ptq import plan_int8
 from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, PLAIN, Recovery
 from heatpose.quantize.simulate import Plan, simulated
 from heatpose.quantize.statistics import observe

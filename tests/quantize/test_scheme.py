@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.scheme import Affine, input_affine, rounded_weights, stored_weights, weight_scales
 
 

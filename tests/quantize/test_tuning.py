@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatpose.distill.live import distance, maps_of
 from heatpose.errors import HeatposeError
 from heatpose.models.movenet import with_upsampling
 from heatpose.models.upsample import Upsampling
-from heatpose.preprocessing import Preprocessing
-from heatpose.quantize.recovery import plan_int8
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.quantize.ptq import plan_int8
+from heatpose.quantize.qat import fine_tune
 from heatpose.quantize.settings import PER_TENSOR, Tuning
 from heatpose.quantize.simulate import Plan, simulated
-from heatpose.quantize.tuning import fine_tune
+from heatpose.training.self_distillation import distance, maps_of
 from tests.quantize.conftest import SIZE, troubled
 
 PREPROCESSING = Preprocessing(SIZE)

@@ -32,7 +32,7 @@ def test_a_runs_table_is_read(fitted: Fitted, tmp_path: Path) -> None:
 
 
 def test_event_files_of_a_resumed_run_go_on(tmp_path: Path) -> None:
-    from heatpose.quiet import without_tensorflow
+    from heatpose.utils.process import without_tensorflow
 
     without_tensorflow()
     from torch.utils.tensorboard import SummaryWriter

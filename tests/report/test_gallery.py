@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from heatpose.data.coco import people, read_labels
-from heatpose.evaluate import EvalReport
+from heatpose.evaluation.evaluate import EvalReport
+from heatpose.pose.skeleton import COCO_17
 from heatpose.report.gallery import _inside, gallery_record
-from heatpose.skeleton import COCO_17
 from tests.data.labelled import labels, write
 
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from heatpose.errors import HeatposeError
-from heatpose.export.inspection import inspect_tflite
 from heatpose.report import REPORT, write_report
+from heatpose.tflite.inspect import inspect_tflite
 from tests.conftest import Heatpose
 from tests.exporting import Case
 from tests.report.conftest import Copy, Page, read_page

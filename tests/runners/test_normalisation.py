@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from heatpose.errors import HeatposeError
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
 from heatpose.runners.normalisation import IMAGENET, Normalisation, fitting_range
 
 

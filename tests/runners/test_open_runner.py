@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import ST_13, Skeleton
 from heatpose.runners import open_runner
-from heatpose.skeleton import ST_13, Skeleton
 
 COLOURS = Skeleton("colours", ("red", "green", "blue"), (0.1, 0.1, 0.1))
 

@@ -16,10 +16,10 @@ from torch import nn
 
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import load_checkpoint
+from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
 from heatpose.runners import open_runner
 from heatpose.runners.normalisation import Normalisation
 from heatpose.runners.reading import describe_file, reading_of
-from heatpose.skeleton import COCO_17, ST_13, Skeleton
 from tests.conftest import Heatpose
 
 onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
@@ -229,7 +229,7 @@ def test_an_unusual_scale_is_told_and_can_be_set(
     tflite_files: Path, tmp_path: Path, blocks: NDArray[np.uint8]
 ) -> None:
     """A uint8 input over [-2.5, 2.5], as quantisers make of ImageNet's range."""
-    from heatpose.export.schema import Model
+    from heatpose.tflite.writer import Model
 
     images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     model = Model((tflite_files / "uint8_to_float.tflite").read_bytes())

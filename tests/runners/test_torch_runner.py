@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import save_checkpoint
 from heatpose.models.movenet import MoveNet
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import ST_13
 from heatpose.runners import PoseRunner, open_runner
-from heatpose.skeleton import ST_13
 
 
 @pytest.fixture(scope="module")

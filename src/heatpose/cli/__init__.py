@@ -9,12 +9,10 @@ from __future__ import annotations
 import typer
 
 from heatpose.cli.boards import deploy, estimate, inspect
-from heatpose.cli.bundles import verify
+from heatpose.cli.bundles import debug_quant, report, verify
 from heatpose.cli.labels import label
 from heatpose.cli.machine import doctor
 from heatpose.cli.pictures import data, predict
-from heatpose.cli.quantisation import debug_quant
-from heatpose.cli.reports import report
 from heatpose.cli.running import PASSED_ON, export, train
 from heatpose.cli.scoring import compare, evaluate
 from heatpose.errors import told_in_one_sentence

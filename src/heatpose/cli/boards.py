@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heatpose.cli.options import JsonOut, Model, TargetChoice, target_names
-from heatpose.cli.output import write_json
 from heatpose.errors import HeatposeError
+from heatpose.utils.outputs import write_json
 
 if TYPE_CHECKING:
     from heatpose.deploy.estimate import Estimate
@@ -29,7 +29,7 @@ def inspect(
     ] = None,
 ) -> None:
     """Say what a model file is: operators, number formats, sizes, and what is wrong with it for an NPU."""
-    from heatpose.present import inspection_tables, show
+    from heatpose.utils.tables import inspection_tables, show
 
     model = _file(model, target)
     facts = _inspection(model)
@@ -45,7 +45,7 @@ def estimate(model: Model, target: TargetChoice, profile: Profile = None, json_o
     """Estimate RAM, flash and time on a board, before any tool is installed."""
     from heatpose.deploy.show import estimate_lines, estimate_table
     from heatpose.deploy.target_files import load_target
-    from heatpose.present import show
+    from heatpose.utils.tables import show
 
     board = load_target(target)
     _tell_assumed(model)
@@ -118,13 +118,13 @@ def _file(model: Path, name: str | None, target: Target | None = None) -> Path:
 
 
 def _inspection(model: Path) -> dict[str, Any]:
-    from heatpose.export.inspection import inspect_onnx, inspect_tflite
     from heatpose.runners import CHECKPOINTS
     from heatpose.runners.reading import describe_file
+    from heatpose.tflite.inspect import inspect_onnx, inspect_tflite
 
     suffix = model.suffix.lower()
     if suffix in CHECKPOINTS:
-        from heatpose.models.facts import inspect_checkpoint
+        from heatpose.models.checkpoint import inspect_checkpoint
 
         return {**inspect_checkpoint(model), "assumed": {}, "computed": {}}
     inspection = inspect_onnx(model) if suffix == ".onnx" else inspect_tflite(model)
@@ -136,7 +136,7 @@ def _target_findings(model: Path, target: str) -> list[dict[str, Any]]:
 
     from heatpose.deploy.rules import check_target
     from heatpose.deploy.target_files import load_target
-    from heatpose.export.flatbuffer import read_graph
+    from heatpose.tflite.reader import read_graph
 
     if model.suffix.lower() != ".tflite":
         raise HeatposeError(f"'{model}' is no TFLite; a target's rules are about TFLite files, so export first and inspect what comes out.")
@@ -146,8 +146,8 @@ def _target_findings(model: Path, target: str) -> list[dict[str, Any]]:
 def _estimate(model: Path, board: Target, profile: str | None) -> Estimate:
     """Of a TFLite file, or of the network in a checkpoint."""
     from heatpose.deploy.estimate import estimate as of_graph
-    from heatpose.export.flatbuffer import read_graph
     from heatpose.runners import CHECKPOINTS
+    from heatpose.tflite.reader import read_graph
 
     model = _file(model, board.name, board)
     if model.suffix.lower() == ".onnx":
@@ -198,7 +198,7 @@ def _finish(outcome: Outcome, hand_off: HandOff, json_out: Path | None) -> None:
     """Shows an outcome and writes it; a failure ends the command with its sentence."""
     from heatpose.deploy.folder import LOG
     from heatpose.deploy.show import outcome_lines, outcome_table
-    from heatpose.present import show
+    from heatpose.utils.tables import show
 
     show(outcome_table(outcome))
     for line in outcome_lines(outcome, hand_off.folder):

@@ -19,14 +19,14 @@ from heatpose.cli.options import (
     read_skeleton,
     tell_reading,
 )
-from heatpose.cli.output import require_writable, write_picture
 from heatpose.errors import HeatposeError
+from heatpose.utils.outputs import require_writable, write_picture
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from heatpose.skeleton import Skeleton
+    from heatpose.pose.skeleton import Skeleton
 
 NO_TEACHER = (
     "A teacher is needed: give --teacher MODEL, a .ckpt, .onnx or .tflite pose model that is "
@@ -130,7 +130,7 @@ def _as_extra(annotations: Path, images: Path) -> str:
 
 def _sheet(annotations: Path, images: Path, skeleton: Skeleton) -> NDArray[np.uint8]:
     from heatpose.data.coco import people, read_labels
-    from heatpose.data.contact import contact_sheet_of
+    from heatpose.data.contact_sheet import contact_sheet_of
 
     labels = read_labels(annotations)
     return contact_sheet_of(people(labels, images, skeleton)[0], skeleton)

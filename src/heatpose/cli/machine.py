@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heatpose.cli.options import JsonOut
-from heatpose.cli.output import write_json
 from heatpose.errors import HeatposeError
+from heatpose.utils.outputs import write_json
 
 if TYPE_CHECKING:
     from heatpose.doctor.trial import Step
@@ -24,8 +24,9 @@ def doctor(
 ) -> None:
     """Check versions, devices, disks, tools and data, and say what to do about each problem."""
     from heatpose.doctor import examine, to_json
+    from heatpose.doctor.check import check_table
     from heatpose.doctor.trial import try_machine
-    from heatpose.present import check_table, show
+    from heatpose.utils.tables import show
 
     checks = examine(data)
     show(check_table(checks))

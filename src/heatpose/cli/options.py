@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from heatpose.pose.skeleton import Skeleton
     from heatpose.runners.normalisation import Normalisation
     from heatpose.runners.reading import Reading
-    from heatpose.skeleton import Skeleton
 
 
 class Sampling(StrEnum):
@@ -101,7 +101,7 @@ def read_skeleton(path: Path | None) -> Skeleton | None:
     Raises:
         HeatposeError: It is neither the name of a built-in one nor a skeleton YAML.
     """
-    from heatpose.skeleton import named
+    from heatpose.pose.skeleton import named
 
     return None if path is None else named(path)
 

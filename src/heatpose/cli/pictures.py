@@ -23,8 +23,8 @@ from heatpose.cli.options import (
     read_skeleton,
     tell_reading,
 )
-from heatpose.cli.output import require_writable, write_json, write_picture
 from heatpose.errors import HeatposeError
+from heatpose.utils.outputs import require_writable, write_json, write_picture
 
 if TYPE_CHECKING:
     from heatpose.data.coco import CocoLabels
@@ -87,13 +87,13 @@ def data(
     from rich.console import Console
 
     from heatpose.data.coco import people
-    from heatpose.data.contact import augmented_sheet_of, contact_sheet_of
+    from heatpose.data.contact_sheet import augmented_sheet_of, contact_sheet_of
     from heatpose.data.locate import find_part, labels_of
     from heatpose.data.report import audit_report, print_audit
     from heatpose.data.selection import TrainingRules
     from heatpose.data.sources import CocoSource
-    from heatpose.preprocessing import check_resolution
-    from heatpose.skeleton import for_labels
+    from heatpose.pose.preprocessing import check_resolution
+    from heatpose.pose.skeleton import for_labels
 
     require_writable(json_out, sheet, augmented, coco, label_studio)
     check_resolution(resolution)

@@ -27,12 +27,12 @@ from heatpose.cli.options import (
     read_skeleton,
     tell_reading,
 )  # fmt: skip
-from heatpose.cli.output import require_writable, write_json
 from heatpose.errors import HeatposeError
+from heatpose.utils.outputs import require_writable, write_json
 
 if TYPE_CHECKING:
     from heatpose.data.sample import Person
-    from heatpose.evaluate import EvalReport
+    from heatpose.evaluation.evaluate import EvalReport
 
 
 def evaluate(
@@ -42,7 +42,8 @@ def evaluate(
     reference_kernels: ReferenceKernels = False,
 ) -> None:  # fmt: skip
     """Score a model by the published single-person protocol, with COCO AP beside it."""
-    from heatpose.present import report_table, show
+    from heatpose.evaluation.tables import report_table
+    from heatpose.utils.tables import show
 
     require_writable(json_out)
     scored = _Scoring(annotations, images, sampling, decode, skeleton, normalisation)
@@ -59,8 +60,9 @@ def compare(
     reference_kernels: ReferenceKernels = False,
 ) -> None:  # fmt: skip
     """Score several models on the same images; differences with a paired bootstrap interval."""
-    from heatpose.evaluate import paired_difference
-    from heatpose.present import comparison_table, show
+    from heatpose.evaluation.evaluate import paired_difference
+    from heatpose.evaluation.tables import comparison_table
+    from heatpose.utils.tables import show
 
     if len(models) < 2:
         raise typer.BadParameter("give at least two models")
@@ -99,7 +101,7 @@ class _Scoring:
     def of(self, model: Path, resolution: int | None, threads: int | None, reference_kernels: bool) -> EvalReport:
         from heatpose.data.audit import tell_once
         from heatpose.data.coco import benchmark_people
-        from heatpose.evaluate import evaluate
+        from heatpose.evaluation.evaluate import evaluate
         from heatpose.runners import open_runner
         from heatpose.runners.reading import reading_of
         from heatpose.runners.trial import check_runs

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from heatpose.data.transfer import progress_bar
 from heatpose.errors import HeatposeError
+from heatpose.utils.transfer import progress_bar
 
 RESERVE = 500_000_000
 """Bytes left free on the disk."""

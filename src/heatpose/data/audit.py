@@ -70,7 +70,7 @@ def tell_once(line: str | None) -> None:
 @cache
 def _print(line: str) -> None:
     # Imported here: reading labels needs nothing of a run's record.
-    from heatpose.record import is_first_process
+    from heatpose.utils.process import is_first_process
 
     if is_first_process():
         print(line, file=sys.stderr)

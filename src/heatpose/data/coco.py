@@ -19,7 +19,7 @@ from heatpose.data.label_rules import annotations_with_keypoints, images_by_id
 from heatpose.data.orientation import read_orientations
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
-from heatpose.skeleton import Skeleton
+from heatpose.pose.skeleton import Skeleton
 
 CROWD = "crowd annotation"
 NO_BOX = "box without width or height"

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 
 from heatpose.data.audit import tell_once
-from heatpose.data.augment import GeometricAugment, fixed_transform, view
+from heatpose.data.augment import GeometricAugment, Occlusion, fixed_transform, prominent, view
 from heatpose.data.batches import EpochBatches, sampling_weights
-from heatpose.data.cache import ImageFiles, Pictures, choose_pictures
-from heatpose.data.occlusion import Occlusion
+from heatpose.data.image_cache import ImageFiles, Pictures, choose_pictures
 from heatpose.data.sample import Person
 from heatpose.data.selection import SELECTIONS, TrainingRules, split_people, why_empty
-from heatpose.data.share import SharedOnce, part_of_batch
 from heatpose.data.sources import Source
 from heatpose.data.views import TrainingBatch, TrainingViews, others_painted
 from heatpose.errors import HeatposeError
-from heatpose.preprocessing import Preprocessing, check_resolution
-from heatpose.skeleton import Skeleton
+from heatpose.pose.preprocessing import Preprocessing, check_resolution
+from heatpose.pose.skeleton import Skeleton
 
 Batch = dict[str, torch.Tensor]
 """image u8[B, 3, S, S], points f32[B, K, 2] in input pixels, labelled bool[B, K], box f32[B, 2] width and height in input pixels, index int64[B] of the
@@ -205,3 +203,69 @@ def _check(**counts: tuple[Any, int]) -> None:
     for name, (value, least) in counts.items():
         if not isinstance(value, int) or value < least:
             raise HeatposeError(f"data.module.{name}={value} is not possible; use a whole number of {least} or more.")
+
+
+class SharedOnce(Sampler[int]):
+    """One process's part of all people in order: every n-th. Some come twice at the end where the number does not divide; `in_order` drops them.
+
+    All processes have the same number, because each batch is a meeting of all of them.
+
+    Args:
+        count: Of the people.
+        rank: Number of this process.
+        ranks: How many there are.
+    """
+
+    def __init__(self, count: int, rank: int = 0, ranks: int = 1) -> None:
+        self.count, self.rank, self.ranks = count, rank, ranks
+
+    def __len__(self) -> int:
+        return (self.count + self.ranks - 1) // self.ranks
+
+    def __iter__(self) -> Iterator[int]:
+        return (place % self.count for place in range(self.rank, len(self) * self.ranks, self.ranks))
+
+
+def in_order(gathered: torch.Tensor, count: int) -> torch.Tensor:
+    """What all processes found for their part of `SharedOnce`, f[ranks, n] -> f[count], a value for each person in order."""
+    return gathered.transpose(0, 1).flatten()[:count]
+
+
+def part_of_batch(batch_size: int, ranks: int) -> int:
+    """Batch size of one process.
+
+    Raises:
+        HeatposeError: The batch cannot be shared out evenly.
+    """
+    if batch_size % ranks:
+        raise HeatposeError(f"data.batch_size={batch_size} is that of all {ranks} processes together; use a multiple of {ranks}.")
+    return batch_size // ranks
+
+
+class FewPeople(PoseData):
+    """The first prominent people, one of each image, in one fixed view each: learnt from, and chosen on.
+
+    Args:
+        people: How many.
+        repeats: Times that they make an epoch.
+        settings: Of `PoseData`.
+    """
+
+    def __init__(self, *arguments: Any, people: int = 8, repeats: int = 10, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.people, self.repeats = people, repeats
+
+    def setup(self, stage: str | None = None) -> None:
+        """See `PoseData.setup`; then all but a few are left out."""
+        super().setup(stage)
+        every = {person.image_id: person for person in reversed([*self.train_people, *self.validation_people]) if prominent(person)}
+        self.train_people = self.validation_people = sorted(every.values(), key=lambda person: person.image_id)[: self.people]
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The same pictures again and again, in batches of all of them."""
+        fixed: Dataset[Batch] = PersonDataset(self.train_people, self.skeleton, self.preprocessing)
+        return DataLoader(ConcatDataset([fixed] * self.repeats), len(self.train_people))
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The same once more."""
+        return DataLoader(PersonDataset(self.train_people, self.skeleton, self.preprocessing), len(self.train_people))

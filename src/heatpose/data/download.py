@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from heatpose.data.archive import Archive, require_room, unpack
-from heatpose.data.transfer import RemoteFile, fetch, part_of, size_of
 from heatpose.errors import HeatposeError
+from heatpose.utils.transfer import RemoteFile, fetch, part_of, size_of
 
 COCO_URL = "http://images.cocodataset.org"
 """The official host. It has no valid certificate for https; the SHA-256 below vouches for the content."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.data.sample import Person
-from heatpose.image_files import load_image
+from heatpose.utils.image_files import load_image
 
 HEAD = 1 << 16
 """Bytes of a file that are compared before all of it is read."""

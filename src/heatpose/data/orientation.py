@@ -16,7 +16,7 @@ from pathlib import Path
 
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
-from heatpose.image_files import (
+from heatpose.utils.image_files import (
     UNREADABLE,
     Orientation,
     is_transparent,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.image_files import load_image
+from heatpose.utils.image_files import load_image
 
 
 @dataclass(frozen=True)

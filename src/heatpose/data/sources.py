@@ -16,7 +16,7 @@ from heatpose.data.layout import Split
 from heatpose.data.locate import find_extra, find_kept_apart, find_part, labels_of
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
-from heatpose.skeleton import Skeleton
+from heatpose.pose.skeleton import Skeleton
 
 EVALUATED = "on an image that is evaluated"
 
@@ -149,7 +149,7 @@ class SyntheticSource:
     seed: int = 0
 
     def _coco(self) -> CocoSource:
-        from heatpose.data.synthetic import SyntheticSettings, build_synthetic
+        from heatpose.data.synthetic.dataset import SyntheticSettings, build_synthetic
 
         settings = SyntheticSettings(train_images=self.train_images, val_images=self.val_images, seed=self.seed)
         return CocoSource(root=str(build_synthetic(Path(self.root), settings)))

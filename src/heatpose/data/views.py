@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from heatpose import geometry
-from heatpose.data.augment import GeometricAugment, moved_labels
+from heatpose.data.augment import GeometricAugment, Occlusion, moved_labels
 from heatpose.data.batches import VIEW, BatchPlan, generator
-from heatpose.data.cache import Picture, Pictures
-from heatpose.data.occlusion import Occlusion
+from heatpose.data.image_cache import Picture, Pictures
 from heatpose.data.sample import Person
-from heatpose.skeleton import Skeleton
+from heatpose.pose import geometry
+from heatpose.pose.skeleton import Skeleton
 
 TrainingBatch = dict[str, Any]
 """As `datamodule.Batch`, and: matrix f32[B, 2, 3] image -> input pixels, index i64[B] of the people, mirrored bool[B], colour f32[B, 3] in [-1, 1] for

@@ -15,10 +15,10 @@ from heatpose.deploy.facts import merged
 from heatpose.deploy.folder import LOG, RESULT, HandOff, keep_products
 from heatpose.deploy.npu_profile import PROFILE, pool_file_name
 from heatpose.deploy.outcome import Outcome, budget_excess, collect
-from heatpose.deploy.process import Ended, Progress, run_process
 from heatpose.deploy.stedgeai import Installation, find_installation, missing_compiler
 from heatpose.deploy.targets import Target, Tool
 from heatpose.errors import HeatposeError
+from heatpose.utils.process import Ended, Progress, run_process
 
 
 def build(

@@ -7,9 +7,9 @@ import re
 from heatpose.deploy.model import DeployModel
 from heatpose.deploy.targets import Target
 from heatpose.deploy.templating import render
-from heatpose.export.graph import Quantization
+from heatpose.pose.skeleton import Skeleton
 from heatpose.runners.outputs import Layout
-from heatpose.skeleton import Skeleton
+from heatpose.tflite.graph import Quantization
 
 SOURCES = ("postprocess.h", "postprocess.c")
 Defines = list[tuple[str, object]]

@@ -8,8 +8,8 @@ from typing import Any
 
 from heatpose.deploy.features import RESIZES, Features
 from heatpose.deploy.targets import Target
-from heatpose.export.graph import Graph
-from heatpose.export.measures import weights
+from heatpose.tflite.graph import Graph
+from heatpose.tflite.stats import weights
 
 NOT_EXPORTED = "not exported yet"
 """Description of a graph that stands for a network: its granularity will be the target's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from heatpose.deploy.process import Ended
+from heatpose.utils.process import Ended
 
 
 @dataclass(frozen=True)

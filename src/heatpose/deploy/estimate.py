@@ -27,7 +27,7 @@ from heatpose.deploy.memory import taken
 from heatpose.deploy.targets import Target
 from heatpose.deploy.upsampling import as_bilinear
 from heatpose.errors import HeatposeError
-from heatpose.export.graph import Graph
+from heatpose.tflite.graph import Graph
 
 KIB = 1024
 COEFFICIENTS = "coefficients.json"

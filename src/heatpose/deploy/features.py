@@ -9,8 +9,8 @@ import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
-from heatpose.export.graph import ABSENT, Graph, Operator
-from heatpose.export.measures import macs, peak_activation_bytes, tensor_bytes, weights_bytes
+from heatpose.tflite.graph import ABSENT, Graph, Operator
+from heatpose.tflite.stats import macs, peak_activation_bytes, tensor_bytes, weights_bytes
 
 RESIZES = ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
 _SOFTWARE = (*RESIZES, "SOFTMAX", "DEQUANTIZE")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from heatpose import __file__ as package_file
+from heatpose.bundles.facts import MANIFEST
 from heatpose.deploy.c_header import SOURCES, app_config_text, header_text
 from heatpose.deploy.command import (
     generate_arguments,
@@ -30,15 +31,16 @@ from heatpose.deploy.rules import check_target
 from heatpose.deploy.selftest import has_selftest, selftest_texts
 from heatpose.deploy.targets import Target
 from heatpose.errors import HeatposeError
-from heatpose.export.manifest import sha256, write_json
-from heatpose.runners.manifest import MANIFEST
 from heatpose.runners.outputs import Layout
+from heatpose.utils.files import sha256, write_json
 
 RECORD, ESTIMATE, RESULT, LOG, PRODUCTS = "deploy.json", "estimate.json", "result.json", "stedgeai.log", "tool_output"
 OUTCOME = (RESULT, LOG, PRODUCTS)
 """What a run adds to the folder; kept when the same model is handed over again."""
 _BOARD_MODULES = (
-    "errors.py", "foreign.py", "codec.py", "image_files.py", "preprocessing.py", "skeleton.py", "viz.py",
+    "errors.py", "utils/__init__.py", "utils/image_files.py", "pose/__init__.py", "pose/codec.py",
+    "pose/preprocessing.py", "pose/skeleton.py", "pose/draw.py", "deploy/__init__.py",
+    "deploy/board/__init__.py", "deploy/board/images.py",
 )  # fmt: skip
 _LAYOUTS = {Layout.MAPS_LAST: "maps", Layout.MAPS_FIRST: "maps", Layout.POSE_XY: "pose_xy", Layout.POSE_YX: "pose_yx"}
 
@@ -173,12 +175,9 @@ def _board_app(folder: Path, model: DeployModel, target: Target) -> None:
     (folder / "heatpose").mkdir()
     _write(folder / "heatpose" / "__init__.py", '"""The parts of heatpose that pose_app.py needs."""\n')
     for name in _BOARD_MODULES:
-        shutil.copyfile(package / name, folder / "heatpose" / name)
-    for part in (Path("deploy"), Path("deploy", "board")):
-        (folder / "heatpose" / part).mkdir()
-        _write(folder / "heatpose" / part / "__init__.py", "")
-    images = Path("deploy", "board", "images.py")
-    shutil.copyfile(package / images, folder / "heatpose" / images)
+        target_file = folder / "heatpose" / name
+        target_file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(package / name, target_file)
     shutil.copyfile(package / "deploy" / "board" / "pose_app.py", folder / "pose_app.py")
     described = {
         "skeleton": model.skeleton.to_dict(), "preprocessing": model.preprocessing.to_dict(), "layout": _LAYOUTS[model.layout],

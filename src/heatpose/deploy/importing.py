@@ -17,8 +17,8 @@ from heatpose.deploy.diagnosis import Diagnosis, diagnose
 from heatpose.deploy.facts import Facts, ReportError, merged
 from heatpose.deploy.folder import LOG, RESULT, HandOff, keep_products
 from heatpose.deploy.outcome import Outcome, budget_excess, collect
-from heatpose.deploy.process import Ended
 from heatpose.errors import HeatposeError, first_line
+from heatpose.utils.process import Ended
 
 MOST_FILES, MOST_BYTES = 2000, 2 * 1024**3
 """Of a folder or archive; more is no build of one network."""

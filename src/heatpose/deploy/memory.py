@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from heatpose.deploy.targets import Npu, Pool
-from heatpose.export.graph import Graph
-from heatpose.export.measures import lifetimes, tensor_bytes
+from heatpose.tflite.graph import Graph
+from heatpose.tflite.stats import lifetimes, tensor_bytes
 
 KIB = 1024
 Span = tuple[int, int]

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from heatpose.bundles.facts import MANIFEST, FileFacts, ScoreThreshold, read_manifest
 from heatpose.deploy.targets import Target
 from heatpose.errors import HeatposeError
-from heatpose.export.flatbuffer import read_graph
-from heatpose.export.graph import Graph, Quantization, Tensor
-from heatpose.export.manifest import sha256
-from heatpose.preprocessing import Preprocessing
-from heatpose.runners.manifest import MANIFEST, FileFacts, ScoreThreshold, read_manifest
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import Skeleton, for_keypoint_count
 from heatpose.runners.outputs import Layout, choose_output
 from heatpose.runners.tflite_forms import gives_probabilities, input_form
-from heatpose.skeleton import Skeleton, for_keypoint_count
+from heatpose.tflite.graph import Graph, Quantization, Tensor
+from heatpose.tflite.reader import read_graph
+from heatpose.utils.files import sha256
 
 REJECTED = ".rejected"
 

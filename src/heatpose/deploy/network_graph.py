@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from heatpose.deploy.coverage import NOT_EXPORTED
-from heatpose.export.graph import Graph, Operator, Quantization, Tensor
 from heatpose.models.layers import Add, ConvBlock
 from heatpose.models.upsample import TransposedBlock
+from heatpose.tflite.graph import Graph, Operator, Quantization, Tensor
 
 Shape = tuple[int, ...]
 _TRACED = (ConvBlock, Add, nn.Upsample, nn.Linear, nn.AdaptiveAvgPool2d, nn.Flatten)

@@ -14,7 +14,7 @@ from heatpose.deploy.diagnosis import Diagnosis
 from heatpose.deploy.facts import Facts, ReportError, merged
 from heatpose.deploy.targets import Target
 from heatpose.deploy.text_report import read_text_report
-from heatpose.export.manifest import write_json
+from heatpose.utils.files import write_json
 
 KIB = 1024
 

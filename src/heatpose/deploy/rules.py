@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 
 from heatpose.deploy.targets import Rules, Target
-from heatpose.export.findings import Finding, label
-from heatpose.export.graph import ABSENT, Graph, Operator
-from heatpose.export.measures import tensor_bytes, weights, weights_bytes
+from heatpose.tflite.graph import ABSENT, Graph, Operator
+from heatpose.tflite.lint import Finding, label
+from heatpose.tflite.stats import tensor_bytes, weights, weights_bytes
 
 KIB = 1024
 _POOLS = ("AVERAGE_POOL_2D", "MAX_POOL_2D")

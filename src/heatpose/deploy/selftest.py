@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose import codec
 from heatpose.deploy.c_header import number
 from heatpose.deploy.model import DeployModel
 from heatpose.deploy.targets import Target
 from heatpose.deploy.templating import render
+from heatpose.pose import codec
 
 STEPS = 8
 """Steps of the int8 output that an NPU may differ by: its arithmetic rounds at other places."""
@@ -52,7 +52,7 @@ def golden(model: DeployModel) -> Golden:
     Raises:
         HeatposeError: LiteRT is missing, or the file cannot be run.
     """
-    from heatpose.data.synthetic import SyntheticSettings, render_scene
+    from heatpose.data.synthetic.dataset import SyntheticSettings, render_scene
     from heatpose.runners import open_runner
     from heatpose.runners.outputs import Layout
 

@@ -11,7 +11,7 @@ from heatpose.deploy.estimate import Estimate, Interval
 from heatpose.deploy.folder import LOG, PRODUCTS, RESULT, HandOff
 from heatpose.deploy.outcome import Outcome
 from heatpose.deploy.targets import Target
-from heatpose.export.findings import Finding
+from heatpose.tflite.lint import Finding
 
 KIB = 1024
 

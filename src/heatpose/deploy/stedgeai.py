@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from heatpose.deploy.process import run_process
 from heatpose.deploy.targets import Target, Tool
 from heatpose.errors import HeatposeError
+from heatpose.utils.process import run_process
 
 _FIRST_LINE = re.compile(r"ST Edge AI Core v(\d+)\.(\d+)\.(\d+)-(\d+)")  # a first question may stand before it
 _COMPONENT = re.compile(r"^\s+([A-Za-z][\w-]*) +(\d[\w.-]*)\s*$", re.MULTILINE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from heatpose.export.graph import Graph, Operator
+from heatpose.tflite.graph import Graph, Operator
 
 _IMAGE = {"TRANSPOSE_CONV": 2, "RESIZE_NEAREST_NEIGHBOR": 0}
 """Operator -> the position of the smaller map among its inputs."""

@@ -21,17 +21,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose import geometry
 from heatpose.data.sample import Person
-from heatpose.distill.settings import DistillSettings
-from heatpose.distill.teacher import Answer, Box, Teacher, show, view_box, view_matrix
-from heatpose.image_files import DECODE_VERSION
-from heatpose.metrics import keypoint_similarity, mean_over_labelled, normalised_truth
-from heatpose.record import is_first_process
+from heatpose.distill.teacher import Answer, Box, DistillSettings, Teacher, show, view_box, view_matrix
+from heatpose.evaluation.metrics import keypoint_similarity, mean_over_labelled, normalised_truth
+from heatpose.pose import geometry
+from heatpose.pose.skeleton import Skeleton
 from heatpose.runners import PoseRunner, open_runner
 from heatpose.runners.reading import reading_of
 from heatpose.runners.trial import check_runs
-from heatpose.skeleton import Skeleton
+from heatpose.utils.image_files import DECODE_VERSION
+from heatpose.utils.process import is_first_process
 
 FORMAT = 2
 PIECE = 32

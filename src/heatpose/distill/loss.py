@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatpose import geometry
-from heatpose.codec import inside, place_targets, warp_maps
 from heatpose.distill.cache import RANGE, TeacherMaps
-from heatpose.distill.settings import DistillSettings
-from heatpose.losses import masked_mean
-from heatpose.metrics import AREA_OF_BOX
+from heatpose.distill.teacher import DistillSettings
+from heatpose.models.losses import masked_mean
 from heatpose.models.movenet import STRIDE
-from heatpose.skeleton import Skeleton
+from heatpose.pose import geometry
+from heatpose.pose.codec import inside, place_targets, warp_maps
+from heatpose.pose.skeleton import AREA_OF_BOX, Skeleton
 
 Batch = dict[str, Tensor]
 MOST_SAMPLES = 6

@@ -1,10 +1,4 @@
-"""What `heatpose doctor` looks at, a check a line: ok, warn or fail, and what to do.
-
-packages.py   versions, and combinations that are known to be bad
-system.py     processor, memory, GPUs, disks, programs
-data.py       a data set
-trial.py      a tiny network trained, scored and exported (--run), speed.py its measurements
-"""
+"""What `heatpose doctor` looks at, a check a line: ok, warn or fail, and what to do."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heatpose.deploy.process import Ended, run_process
 from heatpose.doctor.check import Check
 from heatpose.errors import HeatposeError
+from heatpose.utils.process import Ended, run_process
 
 LONGEST_S = 600
 """For one step; a slow processor needs some minutes for all of them."""

@@ -16,28 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heatpose.errors import HeatposeError, InterruptedRun, told_in_one_sentence
+from heatpose.utils.configuration import conf_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_PACKAGE = Path(__file__).parents[1]
-CONF_FOLDERS = (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf")
-"""Of an installed package, and of a checkout."""
 FULL_ERRORS = "HYDRA_FULL_ERROR"
 """Hydra hands its errors over where this is 1 in the environment; else it prints them itself."""
 Entry = Callable[["DictConfig"], Any]
 
 
-def conf_folder() -> Path:
-    """Folder of the configuration.
-
-    Raises:
-        HeatposeError: There is none: the package was taken apart.
-    """
-    for folder in CONF_FOLDERS:
-        if (folder / "train.yaml").is_file():
-            return folder
-    raise HeatposeError(f"The configuration is not in '{CONF_FOLDERS[0]}'; install heatpose again.")
 
 
 def run(entry: Entry, name: str) -> None:

@@ -11,8 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from heatpose.errors import first_line
-from heatpose.foreign import foreign_sentence
+from heatpose.errors import first_line, foreign_sentence
 
 SHOW = "--cfg job shows them all"
 NEAR = 0.62

@@ -7,8 +7,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from heatpose.entries import run
-from heatpose.record import RunResult
-from heatpose.sweep import run_entry, run_folder
+from heatpose.sweeps.hydra_callback import run_entry, run_folder
+from heatpose.training.result import RunResult
 
 
 def main() -> None:
@@ -24,7 +24,8 @@ def entry(config: DictConfig) -> float | tuple[float, ...] | None:
 def export(config: DictConfig) -> RunResult | None:
     """Without a checkpoint, the experiment's initial weights are exported."""
     # Imported here: composing the configuration and its errors need none of the seconds that torch takes.
-    from heatpose import build, training
+    from heatpose.entries import build
+    from heatpose.training import fit as training
 
     build.check_settings(config)
     build.quiet(config)

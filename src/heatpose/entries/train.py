@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from heatpose.entries import run
-from heatpose.record import RunResult, is_first_process
-from heatpose.sweep import run_entry, run_folder
+from heatpose.sweeps.hydra_callback import run_entry, run_folder
+from heatpose.training.result import RunResult
+from heatpose.utils.process import is_first_process
 
 if TYPE_CHECKING:
-    from heatpose.shared import Learnt
+    from heatpose.sweeps.shared import Learnt
 
 
 def main() -> None:
@@ -27,7 +28,8 @@ def entry(config: DictConfig) -> float | tuple[float, ...] | None:
 def train(config: DictConfig) -> RunResult | None:
     """Fit, score, export."""
     # Imported here: composing the configuration and its errors need none of the seconds that torch and Lightning take.
-    from heatpose import build, shared
+    from heatpose.entries import build
+    from heatpose.sweeps import shared
 
     build.check_settings(config)
     build.quiet(config)
@@ -38,7 +40,9 @@ def train(config: DictConfig) -> RunResult | None:
 
 def learn(config: DictConfig) -> Learnt:
     """Fit; the best checkpoint and the data. None where only a learning rate was looked for."""
-    from heatpose import build, rate_finder, training
+    from heatpose.entries import build
+    from heatpose.training import fit as training
+    from heatpose.training import lr_finder as rate_finder
 
     folder = run_folder(config)
     trains = config.fit or config.lr_find

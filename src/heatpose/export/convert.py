@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from heatpose.errors import HeatposeError
-from heatpose.export.tflite import onnx_to_saved_model, to_tflite
-from heatpose.export.transposed import without_crops
+from heatpose.export.onnx2tf import onnx_to_saved_model, to_tflite
+from heatpose.tflite.writer import without_crops
 
 _NETWORK, _RESULT = "network.onnx", "network.tflite"
 _STEP, _ERROR = "step ", "error "

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from heatpose.export.manifest import versions
-from heatpose.preprocessing import Preprocessing
-from heatpose.runners.manifest import METADATA
-from heatpose.skeleton import Skeleton
+from heatpose.bundles.facts import METADATA
+from heatpose.bundles.manifest import versions
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import Skeleton
 
 if TYPE_CHECKING:
     from heatpose.models.decode import PoseForm
@@ -61,7 +61,7 @@ def into_tflite(content: bytes, text: str) -> bytes:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    from heatpose.export.schema import Model
+    from heatpose.tflite.writer import Model
 
     model = Model(content)
     buffer, entry = schema.BufferT(), schema.MetadataT()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from heatpose.errors import HeatposeError
 from heatpose.export.embed import into_onnx
-from heatpose.preprocessing import check_resolution
+from heatpose.pose.preprocessing import check_resolution
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

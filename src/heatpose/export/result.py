@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heatpose.evaluate import EvalReport, paired_difference
-from heatpose.export.proof import Proof
-from heatpose.reference.comparison import Comparison
-from heatpose.reference.tables import terminal_table
+from heatpose.evaluation.comparison import Comparison, terminal_table
+from heatpose.evaluation.evaluate import EvalReport, paired_difference
+from heatpose.export.validate import Proof
 
 if TYPE_CHECKING:
     from rich.console import Console

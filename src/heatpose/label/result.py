@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heatpose.label.partial import Record
-from heatpose.metrics import AREA_OF_BOX
-from heatpose.places import replace_whole
-from heatpose.skeleton import Skeleton
+from heatpose.pose.skeleton import AREA_OF_BOX, Skeleton
+from heatpose.utils.files import replace_whole
 
 if TYPE_CHECKING:
     from rich.console import Console

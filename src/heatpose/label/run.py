@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.data.transfer import progress_bar
 from heatpose.errors import HeatposeError, InterruptedRun
-from heatpose.evaluate import file_hash
-from heatpose.image_files import load_image
+from heatpose.evaluation.evaluate import file_hash
 from heatpose.label.boxes import ImageBoxes, match, read_boxes, usable
 from heatpose.label.labeller import Entry, Labeller, LabelSettings
 from heatpose.label.partial import Partial, Record
 from heatpose.label.result import LICENCE, LabelCounts, coco, count, write
-from heatpose.places import only_one, require_writable
 from heatpose.predict.estimator import Estimator
 from heatpose.predict.pipeline import in_parallel
 from heatpose.predict.sources import find_sources
+from heatpose.utils.files import only_one, require_writable
+from heatpose.utils.image_files import load_image
+from heatpose.utils.transfer import progress_bar
 
 NO_BOX = "no box given"
 OUTSIDE = "given box outside of the image"

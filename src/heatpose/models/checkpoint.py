@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,10 @@ from typing import Any
 import torch
 
 from heatpose.errors import HeatposeError, first_line
-from heatpose.models.movenet import MoveNet
-from heatpose.places import replace_whole
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import Skeleton
+from heatpose.models.movenet import STRIDE, MoveNet
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import Skeleton
+from heatpose.utils.files import replace_whole
 
 KEY = "heatpose"
 """Entry of a checkpoint file that holds the description."""
@@ -132,3 +134,39 @@ def check_skeleton(path: str | Path, found: Skeleton, wanted: Skeleton) -> None:
         )
     if list(found.keypoints) != list(wanted.keypoints):
         raise HeatposeError(f"'{path}' was made for keypoints {list(found.keypoints)}, not for skeleton '{wanted.name}': {list(wanted.keypoints)}.")
+
+
+def inspect_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The keys of `heatpose inspect --json` for a checkpoint; operators are torch's layers.
+
+    Raises:
+        HeatposeError: No checkpoint.
+    """
+    # Imported here: only this needs it.
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    path = Path(path)
+    loaded = load_checkpoint(path)
+    size, keypoints = loaded.preprocessing.size, loaded.network.keypoints
+    layers: Counter[str] = Counter()
+    for module in loaded.network.modules():
+        if not list(module.children()) and type(module).__name__ != "Identity":
+            module.register_forward_hook(lambda m, inputs, output: layers.update([type(m).__name__]))
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        loaded.network(torch.zeros(1, 3, size, size))
+    channels = {"logits": keypoints}
+    if loaded.network.four_heads:
+        channels = {"centre": 1, "regression": 2 * keypoints, "heatmaps": keypoints, "offset": 2 * keypoints}
+    cells = size // STRIDE
+    return {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size,
+        "inputs": [{"name": "image", "shape": [1, 3, size, size], "dtype": "float32", "scale": None, "zero_point": None}],
+        "outputs": [
+            {"name": name, "shape": [1, count, cells, cells], "dtype": "float32", "scale": None, "zero_point": None} for name, count in channels.items()
+        ],
+        "operators": dict(layers.most_common()), "granularity": "float", "full_integer": False,
+        "weights_bytes": sum(p.numel() * p.element_size() for p in loaded.network.parameters()),
+        "macs": counter.get_total_flops() // 2, "peak_activation_bytes": None, "findings": [],
+        "skeleton": loaded.skeleton.to_dict(), "preprocessing": loaded.preprocessing.to_dict(), "metadata": loaded.metadata,
+    }  # fmt: skip

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from heatpose.data.transfer import RemoteFile, TransferError, fetch
 from heatpose.errors import HeatposeError
-from heatpose.places import replace_whole, require_writable
+from heatpose.utils.files import replace_whole, require_writable
+from heatpose.utils.transfer import RemoteFile, TransferError, fetch
 
 PAGE = "https://www.kaggle.com/models/google/movenet"
 """Where a person finds the files."""

@@ -9,13 +9,11 @@ import numpy as np
 import torch
 
 from heatpose.errors import HeatposeError
-from heatpose.export.flatbuffer import read_graph
-from heatpose.export.graph import Graph, Operator
 from heatpose.models.layers import ConvBlock, scaled_channels
 from heatpose.models.movenet import MoveNet, with_upsampling
-from heatpose.models.tflite_heads import FORMATS, consumers, find_heads
-from heatpose.models.tflite_input import LayerMismatch, first_convolution, input_scale
-from heatpose.models.tflite_walk import kernel_shape, locate
+from heatpose.models.tflite_walk import FORMATS, LayerMismatch, consumers, find_heads, first_convolution, input_scale, kernel_shape, locate
+from heatpose.tflite.graph import Graph, Operator
+from heatpose.tflite.reader import read_graph
 
 WIDTHS = (1.0, 1.75, 0.35, 0.5, 0.75, 1.3, 1.4)
 """Multipliers of MoveNet and MobileNetV2. Channels are multiples of 8, so the stem alone does not tell them all apart: 0.35 and 0.5 have 16."""

@@ -1,17 +1,4 @@
-"""Poses for images, folders, videos and cameras: drawn pictures, and keypoints in COCO's results format.
-
-sources.py    what is to be predicted
-estimator.py  a model with its preprocessing and decode; one that follows a person through a video
-images.py     image files
-video.py      a video or camera
-frames.py     videos read and written, by OpenCV
-crop.py       where to look on the next frame
-smoothing.py  the One Euro filter
-beside.py     two models side by side
-pipeline.py   stages in threads
-results.py    names, COCO results, files
-options.py    what is asked for, and what became of it
-"""
+"""Poses for images, folders, videos and cameras: drawn pictures, and keypoints in COCO's results format."""
 
 from __future__ import annotations
 
@@ -20,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from heatpose.errors import HeatposeError
-from heatpose.predict.crop import require_torso
 from heatpose.predict.frames import UnreadableVideo
 from heatpose.predict.images import predict_images
 from heatpose.predict.options import Drawing, PredictSummary, Skipped, VideoOptions
 from heatpose.predict.results import Names
 from heatpose.predict.sources import find_sources
+from heatpose.predict.tracking import require_torso
 from heatpose.predict.video import predict_video
 
 __all__ = ["Drawing", "PredictSummary", "Skipped", "VideoOptions", "predict_sources"]

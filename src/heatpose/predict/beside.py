@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from heatpose.pose.draw import SHEET_BACKGROUND, contact_sheet, draw_pose, text_block
 from heatpose.predict.estimator import Estimator
-from heatpose.viz import SHEET_BACKGROUND, contact_sheet, draw_pose, text_block
 
 PANEL = (420, 1280)
 """Pixels of a panel's longer side, at least and at most; other pictures are scaled, so that the caption can be read."""

@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.predict.crop import Region, next_region, require_torso, whole
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import Skeleton
 from heatpose.predict.frames import Frame
-from heatpose.predict.smoothing import OneEuro
-from heatpose.preprocessing import Preprocessing
+from heatpose.predict.tracking import OneEuro, Region, next_region, require_torso, whole
 from heatpose.runners import Deferring, PoseRunner
-from heatpose.skeleton import Skeleton
 
 Answer = Callable[[], NDArray[np.float32]]
 """Gives the pose f32[K, 3], once, when it is called."""
@@ -28,7 +27,7 @@ class Estimator:
         runner: The model.
         skeleton: What its K channels are.
         preprocessing: How a picture becomes its input.
-        decode: A way of `heatpose.codec.decode`.
+        decode: A way of `heatpose.pose.codec.decode`.
         assumed: Of `runners.reading.Reading`: what the results note.
     """
 

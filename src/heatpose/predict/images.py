@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.image_files import decode_image
 from heatpose.predict.estimator import Answer, Estimator
 from heatpose.predict.options import Drawing, PredictSummary, Skipped
 from heatpose.predict.pipeline import ahead, in_parallel
@@ -27,6 +26,7 @@ from heatpose.predict.results import (
     save_picture,
     write_entries,
 )
+from heatpose.utils.image_files import decode_image
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from heatpose.pose.draw import draw_pose
 from heatpose.predict.beside import distances, side_by_side
 from heatpose.predict.estimator import Estimator
-from heatpose.viz import draw_pose
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heatpose.errors import HeatposeError
-from heatpose.image_files import PHONE_SUFFIXES, SUFFIXES
+from heatpose.utils.image_files import PHONE_SUFFIXES, SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from heatpose.data.identity import same_images
 from heatpose.data.sample import Person, labelled_image
 from heatpose.errors import HeatposeError
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
 
 SAMPLING = "one person per image, stratified by person size"
 _ALIKE = 0.2  # correlation of neighbouring pixels below which pictures are noise

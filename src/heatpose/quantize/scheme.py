@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
 
 LOWEST, HIGHEST = -128, 127
 WEIGHT_LIMIT = 127

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from heatpose.models.layers import ConvBlock
 from heatpose.models.movenet import MoveNet, PoseMaps
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.channels import pyramid_steps, quantised_modules
 from heatpose.quantize.integer import Int8Add, Int8Conv, Int8Upsample
 from heatpose.quantize.scheme import LOWEST, Affine, input_affine, weight_scales

@@ -1,9 +1,5 @@
 """`report.html`: what bundles are worth, on one page that needs nothing beside itself.
 
-- `bundle.py` reads a bundle, `boards.py` what it takes on boards, `curves.py` how its network was trained, `gallery.py` its predictions;
-- `summary.py`, `scores.py`, `costs.py` and `record.py` make sections of them, out of the blocks of `content.py` and the plots of `figures.py`;
-- `page.py` puts the sections into `templates/`, where styles and script are, and plotly's own script once.
-
 What is missing in a bundle is said on the page in a sentence. The page loads nothing from anywhere, and forbids it to itself.
 """
 
@@ -36,8 +32,9 @@ def write_report(bundles: Sequence[Path], out: Path, *, title: str | None = None
         HeatposeError: No bundles, a folder is none, or the page cannot be written.
     """
     # Imported here: templates and plots are of no use to `heatpose --help`.
-    from heatpose.export.manifest import renew_entry, write_text
+    from heatpose.bundles.manifest import renew_entry
     from heatpose.report.page import render
+    from heatpose.utils.files import write_text
 
     if not bundles:
         raise HeatposeError("There is no bundle to report on; give folders below exports/.")

@@ -13,11 +13,11 @@ from heatpose.deploy.outcome import read_result
 from heatpose.deploy.target_files import built_in, load_target
 from heatpose.deploy.targets import Target
 from heatpose.errors import HeatposeError
-from heatpose.export.flatbuffer import read_graph
-from heatpose.export.manifest import sha256
-from heatpose.reference import Published, has_published_keypoints, published
+from heatpose.evaluation.published import Published, has_published_keypoints, published
 from heatpose.report.bundle import Artefact, Bundle
 from heatpose.report.content import UNREADABLE
+from heatpose.tflite.reader import read_graph
+from heatpose.utils.files import sha256
 
 QUANTITIES = {"ms": "ms", "ram_kib": "RAM KiB", "flash_kib": "flash KiB"}
 PUBLISHED = {

@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from heatpose.bundles.facts import MANIFEST
 from heatpose.errors import HeatposeError
+from heatpose.pose.skeleton import Skeleton
 from heatpose.report.content import UNREADABLE
-from heatpose.runners.manifest import MANIFEST
-from heatpose.skeleton import Skeleton
 
 METRICS = "metrics.json"
 FORMS = {"torch": "torch network", "onnx": "ONNX", "float32": "float32", "int8_pc": "int8 per channel", "int8_pt": "int8 per tensor"}

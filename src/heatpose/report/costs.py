@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from heatpose.reference import Published
+from heatpose.evaluation.published import Published
 from heatpose.report.boards import PUBLISHED, QUANTITIES, OnBoard, Taken, published_rows
 from heatpose.report.bundle import Bundle
 from heatpose.report.content import Block, Figure, Figures, Note, Notes, Section, guarded, missing

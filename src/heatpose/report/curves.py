@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heatpose.quiet import without_tensorflow
 from heatpose.report.bundle import Bundle
 from heatpose.report.content import Block, Figure, Figures, Section, missing
 from heatpose.report.figures import Trace, colour, figure, plain
+from heatpose.utils.process import without_tensorflow
 
 Curve = Sequence[tuple[int, float]]
 """Optimiser step and value, in the order of the log."""

@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.metrics import AREA_OF_BOX, keypoint_similarity
+from heatpose.evaluation.metrics import keypoint_similarity
+from heatpose.pose.skeleton import AREA_OF_BOX, Skeleton
 from heatpose.report.bundle import DEPLOYED, FORMS, Bundle
 from heatpose.report.content import Block, Drawing, Gallery, Joint, Limb, Note, Picture, Section, guarded, missing
 from heatpose.report.summary import image_scores
-from heatpose.skeleton import Skeleton
 
 if TYPE_CHECKING:
     from heatpose.data.sample import Person
-    from heatpose.evaluate import EvalReport
+    from heatpose.evaluation.evaluate import EvalReport
 
 WORST, OTHERS = 12, 6
 SIDE = 400
@@ -117,7 +117,7 @@ def _picture(entry: Mapping[str, Any], path: Path, skeleton: Skeleton, before: f
     """Raises HeatposeError where the file is not there."""
     from PIL import Image
 
-    from heatpose.image_files import load_image
+    from heatpose.utils.image_files import load_image
 
     image = load_image(path, entry["width"], entry["height"], entry.get("stored", False))
     size = np.array([entry["width"], entry["height"]], np.float64)
@@ -161,7 +161,7 @@ def _hints(entry: Mapping[str, Any], label: NDArray[np.float64], pose: NDArray[n
 
 
 def _drawn(points: NDArray[np.float64], shown: NDArray[np.bool_], skeleton: Skeleton, hints: Sequence[str]) -> tuple[list[Limb], list[Joint]]:
-    from heatpose.viz import limb_colour, side_colours
+    from heatpose.pose.draw import limb_colour, side_colours
 
     colours = side_colours(skeleton)
     places = [(round(float(x), 1), round(float(y), 1)) for x, y in points]

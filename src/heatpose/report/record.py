@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from heatpose.errors import HeatposeError
-from heatpose.export.inspection import Inspection, inspect_tflite
 from heatpose.report.bundle import Bundle
 from heatpose.report.content import Block, Cell, Commands, Row, Section, Table, guarded, missing
 from heatpose.report.summary import NOTHING, number
+from heatpose.tflite.inspect import Inspection, inspect_tflite
 
 
 def operators(bundles: Sequence[Bundle]) -> Section:

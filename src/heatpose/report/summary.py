@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from heatpose.metrics import bootstrap_interval
-from heatpose.reference import OutputForm, Published, counterparts
+from heatpose.evaluation.metrics import bootstrap_interval
+from heatpose.evaluation.published import OutputForm, Published, counterparts
 from heatpose.report.boards import OnBoard, Taken
 from heatpose.report.bundle import FORMS, Artefact, Bundle
 from heatpose.report.content import Block, Cell, Note, Row, Section, Table, Tile, Tiles, guarded, missing

@@ -1,19 +1,4 @@
-"""One `predict` for a checkpoint, an ONNX file and any pose TFLite, for whoever scores, draws or compares.
-
-torch_runner.py   a checkpoint's network
-onnx_runner.py    ONNX through onnxruntime
-tflite_runner.py  TFLite through LiteRT
-tflite_forms.py   what a TFLite graph takes and whether it ends in a sigmoid
-outputs.py        which output holds the pose, and poses out of it
-onnx_forms.py     what an ONNX graph takes and gives
-images.py         the input of `predict`
-normalisation.py  how bytes become values of a float input
-metadata.py       what a file states about itself
-manifest.py       what a bundle states about the files in it
-reading.py        what was stated, given, computed and assumed about a file
-problems.py       how a file is refused
-trial.py          a first run in a process of its own
-"""
+"""One `predict` for a checkpoint, an ONNX file and any pose TFLite, for whoever scores, draws or compares."""
 
 from __future__ import annotations
 
@@ -25,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import Skeleton
 from heatpose.runners.normalisation import InputReading, Normalisation
-from heatpose.skeleton import Skeleton
 
 CHECKPOINTS = (".ckpt", ".pt", ".pth")
 
@@ -83,7 +68,7 @@ class PoseRunner(Protocol):
 
         Args:
             images: u8[B, S, S, 3], bytes 0..255.
-            decode: A way of `heatpose.codec.decode`; without effect on a model that decodes inside.
+            decode: A way of `heatpose.pose.codec.decode`; without effect on a model that decodes inside.
 
         Returns:
             f32[B, K, 3]: x and y as fractions of the input's width and height, and a score in [0, 1].

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
 
 FORMS = "LOW..HIGH (such as -1..1, 0..1, 0..255), imagenet, or mean=R,G,B,std=R,G,B"
 Triple = tuple[float, float, float]

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.preprocessing import Preprocessing, check_resolution
-from heatpose.runners.images import check_size
+from heatpose.pose.preprocessing import Preprocessing, check_resolution
 from heatpose.runners.normalisation import BYTES, SIGNED, Arithmetic, InputReading, Normalisation
-from heatpose.runners.problems import no_pose_model
+from heatpose.runners.outputs import check_size, no_pose_model
 
 FLOATS = ("float32", "float16", "float64")
 INTEGERS = ("uint8", "int32", "int64")

@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from heatpose.bundles.embedded import onnx_facts
 from heatpose.errors import HeatposeError
-from heatpose.export.inspection import load_onnx
-from heatpose.runners.images import check_images
-from heatpose.runners.metadata import onnx_facts
 from heatpose.runners.normalisation import Normalisation
 from heatpose.runners.onnx_forms import find_input, output_scale, read_input
-from heatpose.runners.outputs import choose_output, heatmaps_of, poses_from_heatmaps, poses_of
-from heatpose.runners.problems import first_line, no_scale
+from heatpose.runners.outputs import check_images, choose_output, first_line, heatmaps_of, no_scale, poses_from_heatmaps, poses_of
+from heatpose.tflite.inspect import load_onnx
 
 
 class OnnxRunner:

@@ -1,7 +1,4 @@
-"""Which of a model's outputs holds the pose, and poses out of it.
-
-Shape legend: B batch, K keypoints, H rows and W columns of a heatmap, S input side.
-"""
+"""How the runners say that a file is not what they need."""
 
 from __future__ import annotations
 
@@ -13,9 +10,46 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose import codec
-from heatpose.runners.manifest import FileFacts
-from heatpose.runners.problems import no_pose_model
+from heatpose.bundles.facts import FileFacts
+from heatpose.errors import HeatposeError
+from heatpose.pose import codec
+
+
+def no_pose_model(path: Path, reason: str) -> HeatposeError:
+    """The error for a readable file that holds something else."""
+    return HeatposeError(f"'{path}' is no single-person pose model: {reason}.")
+
+
+def no_scale(path: Path, output: str, dtype: str) -> HeatposeError:
+    """The error for an output of integers whose real values nothing tells."""
+    reason = f"its output '{output}' is {dtype} without a scale"
+    return HeatposeError(f"'{path}' cannot be scored: {reason}; export it with a float output.")
+
+
+def first_line(error: Exception) -> str:
+    """The gist of a library's error as a clause; these libraries write paragraphs and source lines."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
+
+
+def check_images(images: NDArray[np.uint8], size: int) -> None:
+    """Refuses what is not u8[B, S, S, 3] with B at least 1.
+
+    Raises:
+        ValueError: Another shape or dtype: a mistake of the calling code, not of the user.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images) or images.shape[1:] != (size, size, 3):
+        raise ValueError(f"A runner takes u8[B, {size}, {size}, 3]; B at least 1; got {images.dtype}{list(images.shape)}.")
+
+
+def check_size(path: Path, own: int, wanted: int | None) -> None:
+    """Refuses another input side than the file's own.
+
+    Raises:
+        HeatposeError: `wanted` is given and is not `own`.
+    """
+    if wanted is not None and wanted != own:
+        raise HeatposeError(f"'{path}' is made for {own}x{own} images and cannot run at {wanted}; export it again at that resolution.")
+
 
 MOST_KEYPOINTS = 256  # whole-body sets have 133
 STRIDES = (2, 4, 8, 16)
@@ -121,7 +155,7 @@ def poses_from_heatmaps(heatmaps: NDArray[np.float32], decode: str, probabilitie
 
     Args:
         heatmaps: f32[B, K, H, W].
-        decode: A way of `heatpose.codec.decode`.
+        decode: A way of `heatpose.pose.codec.decode`.
         probabilities: True: values are scores already. False: logits, the score is their sigmoid. None:
             unknown, decided for each image by whether all its values lie in [0, 1]; logits of a whole image
             never do.

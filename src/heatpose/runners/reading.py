@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from heatpose.errors import HeatposeError
+from heatpose.pose.skeleton import Skeleton, for_keypoint_count
 from heatpose.runners.normalisation import InputReading
-from heatpose.skeleton import Skeleton, for_keypoint_count
 
 if TYPE_CHECKING:
-    from heatpose.runners.manifest import FileFacts
+    from heatpose.bundles.facts import FileFacts
 
 
 class Read(Protocol):
@@ -149,10 +149,10 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 
 def _read_tflite(path: Path) -> tuple[FileFacts, Read | None]:
-    from heatpose.export.flatbuffer import read_graph
-    from heatpose.runners.metadata import tflite_facts
+    from heatpose.bundles.embedded import tflite_facts
     from heatpose.runners.outputs import choose_output
     from heatpose.runners.tflite_forms import gives_classes, input_form, read_input
+    from heatpose.tflite.reader import read_graph
 
     graph, facts = read_graph(path), tflite_facts(path)
     try:
@@ -167,10 +167,10 @@ def _read_tflite(path: Path) -> tuple[FileFacts, Read | None]:
 
 
 def _read_onnx(path: Path) -> tuple[FileFacts, Read | None]:
-    from heatpose.export.inspection import load_onnx
+    from heatpose.bundles.embedded import onnx_facts
     from heatpose.runners import open_runner
-    from heatpose.runners.metadata import onnx_facts
     from heatpose.runners.trial import check_runs
+    from heatpose.tflite.inspect import load_onnx
 
     model = load_onnx(path, path.read_bytes())
     facts = onnx_facts(path, {entry.key: entry.value for entry in model.metadata_props})

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.export.findings import INTEGER_IMAGES, RAW_BYTES, takes_raw_bytes
-from heatpose.export.graph import Graph, Tensor
-from heatpose.preprocessing import Preprocessing
+from heatpose.pose.preprocessing import Preprocessing
 from heatpose.runners.normalisation import (
     BYTES,
     SIGNED,
@@ -20,8 +18,9 @@ from heatpose.runners.normalisation import (
     InputReading,
     Normalisation,
 )
-from heatpose.runners.outputs import RANGE_SLACK
-from heatpose.runners.problems import no_pose_model
+from heatpose.runners.outputs import RANGE_SLACK, no_pose_model
+from heatpose.tflite.graph import Graph, Tensor
+from heatpose.tflite.lint import INTEGER_IMAGES, RAW_BYTES, takes_raw_bytes
 
 ARITHMETIC = {"ADD", "SUB", "MUL", "DIV"}
 SAME_VALUES = {"CAST", "QUANTIZE", "DEQUANTIZE", "RESHAPE", "TRANSPOSE", "PAD", "PADV2"}

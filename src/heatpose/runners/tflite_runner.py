@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from heatpose.bundles.embedded import tflite_facts
 from heatpose.errors import HeatposeError
-from heatpose.export.flatbuffer import read_graph
-from heatpose.runners.images import check_images, check_size
-from heatpose.runners.metadata import tflite_facts
 from heatpose.runners.normalisation import Normalisation
-from heatpose.runners.outputs import choose_output, heatmaps_of, poses_from_heatmaps, poses_of
-from heatpose.runners.problems import first_line, no_pose_model, no_scale
+from heatpose.runners.outputs import check_images, check_size, choose_output, first_line, heatmaps_of, no_pose_model, no_scale, poses_from_heatmaps, poses_of
 from heatpose.runners.tflite_forms import gives_classes, gives_probabilities, input_form, read_input
+from heatpose.tflite.reader import read_graph
 
 _INTEGERS = ("int8", "uint8", "int16", "int32", "int64")
 

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from heatpose.models.checkpoint import LoadedCheckpoint
 from heatpose.models.decode import decode_maps
 from heatpose.models.movenet import PoseMaps
-from heatpose.runners.images import check_images
 from heatpose.runners.normalisation import InputReading, Normalisation
-from heatpose.runners.outputs import poses_from_heatmaps
+from heatpose.runners.outputs import check_images, poses_from_heatmaps
 
 
 class TorchRunner:

@@ -1,4 +1,4 @@
-"""Optuna as a sweeper of Hydra's (conf/hydra/sweeper/optuna.yaml); the search itself is `heatpose.search`.
+"""Optuna as a sweeper of Hydra's (conf/hydra/sweeper/optuna.yaml); the search itself is `heatpose.sweeps.optuna`.
 
 It is here because Hydra takes plugins from the package `hydra_plugins` alone.
 """
@@ -45,7 +45,7 @@ class OptunaSweeper(Sweeper):
         """Called by Hydra with the command line's overrides."""
         # Imported here: Hydra imports every plugin at every start.
         from heatpose.errors import told_in_one_sentence
-        from heatpose.search import Search, tell_best
+        from heatpose.sweeps.optuna import Search, tell_best
 
         assert self.config is not None and self.hydra_context is not None
         folder = Path(self.config.hydra.sweep.dir)

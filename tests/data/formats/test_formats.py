@@ -19,9 +19,9 @@ from heatpose.data.locate import find_labels, find_part
 from heatpose.data.selection import in_held_out
 from heatpose.data.sources import CocoSource
 from heatpose.errors import HeatposeError
-from heatpose.evaluate import evaluate
+from heatpose.evaluation.evaluate import evaluate
+from heatpose.pose.skeleton import COCO_17, ST_13
 from heatpose.runners import open_runner
-from heatpose.skeleton import COCO_17, ST_13
 from tests.conftest import Heatpose
 from tests.data.formats import writers
 

@@ -15,7 +15,7 @@ from heatpose.data.formats.yolo import label_file
 from heatpose.data.locate import find_part
 from heatpose.data.sources import CocoSource
 from heatpose.errors import HeatposeError
-from heatpose.skeleton import COCO_17, Skeleton
+from heatpose.pose.skeleton import COCO_17, Skeleton
 from tests.conftest import TinyRun
 from tests.data.formats import writers
 from tests.data.formats.conftest import MakeImage
@@ -341,7 +341,7 @@ def test_a_data_set_trains_as_the_same_labels_in_coco_do(
     synthetic_root: Path, tmp_path: Path
 ) -> None:
     """Three real steps from each: the same people in the same batches, the same losses."""
-    from heatpose.training import fit
+    from heatpose.training.fit import fit
 
     for part in ("train", "val"):
         labels = json.loads(

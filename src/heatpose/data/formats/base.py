@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from heatpose.errors import HeatposeError
-from heatpose.metrics import AREA_OF_BOX
-from heatpose.skeleton import COCO_17
+from heatpose.pose.skeleton import AREA_OF_BOX, COCO_17
 
 EXAMPLES = 3
 FEW_NAMES = 17

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from heatpose.errors import HeatposeError
-from heatpose.image_files import SUFFIXES, UNREADABLE, Orientation, open_image, orientation_of
+from heatpose.utils.image_files import SUFFIXES, UNREADABLE, Orientation, open_image, orientation_of
 
 ROBOFLOW_COPY = re.compile(r"\.rf\.[0-9A-Za-z]{16,}(?=\.\w+$)")
 """What Roboflow adds to the name of each augmented copy of an image."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from heatpose.data.formats.image_files import image_files
 from heatpose.errors import HeatposeError
-from heatpose.image_files import SUFFIXES
-from heatpose.skeleton import COCO_17
+from heatpose.pose.skeleton import COCO_17
+from heatpose.utils.image_files import SUFFIXES
 
 YAML = (".yaml", ".yml")
 MOST_BYTES = 1_000_000

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.image_files import SUFFIXES, load_image
+from heatpose.utils.image_files import SUFFIXES, load_image
 
 Picture = NDArray[np.uint8]
 

@@ -27,12 +27,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose import codec
 from heatpose.deploy.board.images import Picture, camera, pictures, show
 from heatpose.errors import HeatposeError, told_in_one_sentence
-from heatpose.preprocessing import Preprocessing
-from heatpose.skeleton import Skeleton
-from heatpose.viz import draw_pose
+from heatpose.pose import codec
+from heatpose.pose.draw import draw_pose
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import Skeleton
 
 DELEGATE = "libvx_delegate.so.2"
 

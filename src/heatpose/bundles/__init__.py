@@ -1,0 +1,1 @@
+"""Bundles on disk: the manifest, what a file states about itself, verification."""

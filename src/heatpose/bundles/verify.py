@@ -1,0 +1,99 @@
+"""Whether a bundle is still what was exported: every file against the hashes that its manifest and its hand-offs record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from heatpose.bundles.facts import MANIFEST
+from heatpose.errors import HeatposeError, first_line
+from heatpose.utils.files import sha256
+
+RECORD = "deploy.json"
+"""Of a hand-off, a folder in the bundle."""
+MODELS = (".tflite", ".onnx", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found out about a bundle.
+
+    Attributes:
+        folder: The bundle.
+        files: How many recorded files were looked at.
+        findings: A sentence for each file that is not as recorded; empty for a whole bundle.
+    """
+
+    folder: Path
+    files: int
+    findings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"bundle": str(self.folder), "files": self.files, "whole": not self.findings, "findings": list(self.findings)}
+
+
+def verify_bundle(folder: str | Path) -> Verification:
+    """Compares every file that the manifest lists, and every file of the hand-offs, with its recorded size and sha256.
+
+    A model file that the manifest does not list is a finding, too; other additions, such as reports and a tool's results, are not.
+
+    Raises:
+        HeatposeError: The folder is no bundle, or its manifest lists no files.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        raise HeatposeError(f"'{folder}' is no bundle (it has no {MANIFEST}); give a folder below exports/.")
+    listed = _listed(folder / MANIFEST, lambda entry: entry if isinstance(entry, dict) else {})
+    if not listed:
+        raise HeatposeError(f"'{folder / MANIFEST}' lists no files, so nothing can be compared with it; export the bundle again.")
+    findings, count = [*_differences(folder, listed), *_strangers(folder, listed)], len(listed)
+    for record in sorted(folder.glob(f"*/{RECORD}")):
+        handed = _listed(record, lambda entry: {"sha256": entry})
+        findings += _differences(record.parent, handed)
+        count += len(handed)
+    return Verification(folder, count, tuple(findings))
+
+
+def _listed(path: Path, entry_of: Any) -> dict[str, Mapping[str, Any]]:
+    """The entry `files` of a json: name -> what is recorded.
+
+    Raises:
+        HeatposeError: It is no json with such an entry.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): entry_of(entry) for name, entry in (content.get("files") or {}).items()}
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
+        raise HeatposeError(f"'{path}' is damaged ({first_line(error)}); export the bundle again.") from error
+
+
+def _differences(folder: Path, listed: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for name, recorded in listed.items():
+        place = PurePosixPath(name)
+        if place.is_absolute() or ".." in place.parts or "\0" in name:  # the record comes from elsewhere as well
+            yield f"'{folder}' lists {name!r}, which is outside of it."
+            continue
+        if found := _difference(folder / place, recorded):
+            yield found
+
+
+def _difference(path: Path, recorded: Mapping[str, Any]) -> str:
+    """A sentence about a file that is not as recorded; empty for one that is."""
+    try:
+        if not path.is_file():
+            return f"'{path}' is missing."
+        if recorded.get("bytes") not in (None, path.stat().st_size):
+            return f"'{path}' has {path.stat().st_size} bytes instead of {recorded['bytes']}."
+        return "" if recorded.get("sha256") == sha256(path) else f"'{path}' has changed: its sha256 is not the recorded one."
+    except OSError as error:  # no rights, or a name that no file can have
+        return f"'{path}' cannot be read ({error.strerror})."
+
+
+def _strangers(folder: Path, listed: Mapping[str, object]) -> Iterator[str]:
+    for path in sorted(folder.iterdir()):
+        if path.suffix in MODELS and path.name not in listed:
+            yield f"'{path}' is no file of this bundle: {MANIFEST} does not list it."

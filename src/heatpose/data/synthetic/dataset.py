@@ -1,0 +1,261 @@
+"""Rendered people with exact labels, written in the official COCO layout: a data set that needs no download.
+
+`figure.py` poses a body, `costume.py` clothes it, `render.py` draws it, `scenery.py` surrounds it; this
+module places and labels it and writes the files. A picture depends on the settings and its number alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from heatpose.data.synthetic.clothing import Part, dress
+from heatpose.data.synthetic.figure import Points, Pose, random_pose
+from heatpose.data.synthetic.render import OVERSAMPLING, Canvas, outlines
+from heatpose.data.synthetic.scene import background, occlude, photograph
+from heatpose.errors import HeatposeError
+from heatpose.pose.skeleton import COCO_17
+
+FORMAT_VERSION = 1
+"""Raise it with every change of the pictures or labels: it is part of the folder's name, so that no old
+folder is taken for a new one."""
+
+_SPLITS = ("train", "val")
+_ASPECTS = ((4, 3), (3, 4), (1, 1))
+_FIRST_VAL_ID = 1_000_001
+
+
+@dataclass(frozen=True)
+class SyntheticSettings:
+    """What to render.
+
+    Attributes:
+        train_images: Pictures to train on.
+        val_images: Pictures to score on, each with exactly one person, as in the benchmark's selection.
+        seed: Another seed gives other pictures.
+        short_side: Shorter side of a picture in pixels; 4:3, 3:4 and 1:1 pictures take turns at random.
+        several_people: Fraction of the training pictures that show two or three people.
+        quality: JPEG quality, 1 to 95.
+    """
+
+    train_images: int = 1200
+    val_images: int = 200
+    seed: int = 0
+    short_side: int = 240
+    several_people: float = 0.2
+    quality: int = 90
+
+    def __post_init__(self) -> None:
+        if not (0 < self.train_images < _FIRST_VAL_ID and self.val_images > 0):
+            raise HeatposeError(
+                f"Synthetic data needs train_images from 1 to {_FIRST_VAL_ID - 1} and val_images from 1; "
+                f"got {self.train_images} and {self.val_images}."
+            )
+        sizes = self.seed >= 0 and self.short_side >= 64
+        if not (sizes and 0 <= self.several_people <= 1 and 1 <= self.quality <= 95):
+            raise HeatposeError(
+                "Synthetic data needs seed >= 0, short_side >= 64, several_people within 0..1 and quality "
+                f"within 1..95; got {self.seed}, {self.short_side}, {self.several_people} and {self.quality}."
+            )
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the folder that holds exactly these pictures."""
+        content = json.dumps({"format": FORMAT_VERSION, **asdict(self)}, sort_keys=True)
+        return f"synthetic_{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One rendered picture.
+
+    Attributes:
+        picture: RGB.
+        annotations: A COCO annotation per person, without the ids.
+        silhouettes: Per person, bool[H * OVERSAMPLING, W * OVERSAMPLING], before anything stood in front.
+        owner: u8 of the same shape, see `render.Canvas`.
+    """
+
+    picture: Image.Image
+    annotations: list[dict[str, Any]]
+    silhouettes: list[NDArray[np.bool_]]
+    owner: NDArray[np.uint8]
+
+
+def build_synthetic(
+    root: Path, settings: SyntheticSettings = SyntheticSettings(), progress: bool = True
+) -> Path:
+    """Renders a data set, or finds the one that was rendered before with the same settings.
+
+    Args:
+        root: Folder to put it in; made if missing.
+        settings: What to render.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        A folder inside `root` with `annotations/person_keypoints_{train,val}2017.json`, `train2017/` and
+        `val2017/`. It is whole: it is written elsewhere in `root` and renamed at the end.
+
+    Raises:
+        HeatposeError: The folder cannot be written.
+    """
+    target = Path(root) / settings.folder_name
+    if target.is_dir():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=root, prefix=".synthetic_", ignore_cleanup_errors=True
+        ) as temporary:
+            unfinished = Path(temporary) / target.name
+            _write(unfinished, settings, progress)
+            _move(unfinished, target)
+    except OSError as error:
+        raise HeatposeError(
+            f"Synthetic data cannot be written to '{root}' ({error}); choose a folder with space and access."
+        ) from error
+    return target
+
+
+def render_scene(settings: SyntheticSettings, split: str, number: int) -> Scene:
+    """Renders picture `number` (from 0) of a split, "train" or "val"."""
+    # A stream for each concern: a change to the clothes leaves the scenery as it was.
+    seeds = np.random.SeedSequence([settings.seed, _SPLITS.index(split), number]).spawn(4)
+    layout, scenery, people, camera = (np.random.default_rng(seed) for seed in seeds)
+    several = split == "train" and layout.random() < settings.several_people
+    count = int(layout.integers(2, 4)) if several else 1
+    across, down = (4, 3) if several else _ASPECTS[int(layout.integers(len(_ASPECTS)))]
+    unit = settings.short_side / min(across, down)
+    canvas = Canvas(background(scenery, round(across * unit), round(down * unit)))
+    placed, silhouettes = _populate(canvas, count, layout, people)
+    boxes = [_box(silhouette) for silhouette in silhouettes]
+    if scenery.random() < 0.12:
+        occlude(scenery, canvas, boxes[0])
+    areas = [float(silhouette.sum()) / OVERSAMPLING**2 for silhouette in silhouettes]
+    annotations = [
+        {**_keypoints(canvas, *one, number=i), "bbox": list(boxes[i]), "area": areas[i]}
+        | {"category_id": 1, "iscrowd": 0, "segmentation": []}
+        for i, one in enumerate(placed)
+    ]
+    return Scene(photograph(camera, canvas.finished()), annotations, silhouettes, canvas.owner)
+
+
+def _populate(
+    canvas: Canvas, count: int, layout: np.random.Generator, people: np.random.Generator
+) -> tuple[list[tuple[Pose, Points]], list[NDArray[np.bool_]]]:
+    """Draws people side by side; returns each one's pose and keypoints f64[17, 2], and the silhouettes."""
+    slope = np.deg2rad(layout.uniform(200, 340))
+    light = np.array([np.cos(slope), np.sin(slope)])
+    width = canvas.size[0] / count
+    placed, silhouettes = [], []
+    for i in range(count):
+        pose = random_pose(people)
+        parts = dress(pose, people)
+        slot = (width * i, width) if count == 1 else (width * (i - 0.1), width * 1.2)
+        close = count == 1 and layout.random() < 0.08
+        scale, offset = _place(layout, pose, parts, slot, canvas.size[1], close)
+        silhouettes.append(canvas.draw_person(parts, scale, offset, i, light))
+        joints = np.array([pose.points[name][:2] for name in COCO_17.keypoints])
+        placed.append((pose, joints * scale + offset))
+    return placed, silhouettes
+
+
+def _place(
+    rng: np.random.Generator,
+    pose: Pose,
+    parts: Sequence[Part],
+    slot: tuple[float, float],
+    height: int,
+    close: bool,
+) -> tuple[float, Points]:
+    """Scale and offset that put a body into the columns `slot` = (x, width), whole or `close` and cut off."""
+    rims = outlines(
+        np.array([part.start[:2] for part in parts]),
+        np.array([part.end[:2] for part in parts]),
+        np.array([part.radii for part in parts]),
+    )
+    low, high = rims.min((0, 1)), rims.max((0, 1))
+    extent = high - low
+    x, width = slot
+    head_up = pose.points["skull"][1] < low[1] + 0.2 * extent[1]
+    if close and head_up:
+        scale = rng.uniform(1.15, 1.6) * height / extent[1]
+        anchor = np.array([(pose.points["neck"][0] + pose.points["pelvis"][0]) / 2, low[1]])
+        place = np.array([x + rng.uniform(0.38, 0.62) * width, rng.uniform(0.02, 0.1) * height])
+        return scale, place - anchor * scale
+    scale = rng.uniform(0.78, 1.0) * 0.97 * min(width / extent[0], height / extent[1])
+    slack = np.array([width, height]) - extent * scale
+    return scale, np.array([x, 0.0]) + rng.uniform(0.1, 0.9, 2) * slack - low * scale
+
+
+def _box(silhouette: NDArray[np.bool_]) -> tuple[float, float, float, float]:
+    """Smallest box (x, y, w, h) around a silhouette, in picture pixels."""
+    left, top, right, bottom = Image.fromarray(silhouette).getbbox() or (0, 0, 0, 0)
+    n = OVERSAMPLING
+    return left / n, top / n, (right - left) / n, (bottom - top) / n
+
+
+def _keypoints(canvas: Canvas, pose: Pose, keypoints: Points, number: int) -> dict[str, Any]:
+    flat: list[float] = []
+    for name, point in zip(COCO_17.keypoints, keypoints, strict=True):
+        x, y = (round(float(value), 3) for value in point)
+        inside = 0 <= x < canvas.size[0] and 0 <= y < canvas.size[1]
+        flat += [x, y, 2 if canvas.visible(pose, name, point, number) else 1] if inside else [0, 0, 0]
+    return {"keypoints": flat, "num_keypoints": sum(v > 0 for v in flat[2::3])}
+
+
+def _write(folder: Path, settings: SyntheticSettings, progress: bool) -> None:
+    (folder / "annotations").mkdir(parents=True)
+    jobs = [(split, number) for split in _SPLITS for number in range(getattr(settings, f"{split}_images"))]
+    labels = {split: _empty_labels(split) for split in _SPLITS}
+    for split in _SPLITS:
+        (folder / f"{split}2017").mkdir()
+    for split, number in _track(jobs, progress):
+        scene = render_scene(settings, split, number)
+        image_id = number + (1 if split == "train" else _FIRST_VAL_ID)
+        file_name = f"{image_id:012d}.jpg"
+        scene.picture.save(folder / f"{split}2017" / file_name, quality=settings.quality)
+        width, height = scene.picture.size
+        image = {"id": image_id, "file_name": file_name, "width": width, "height": height}
+        labels[split]["images"].append(image)
+        labels[split]["annotations"] += [
+            {"id": image_id * 10 + i, "image_id": image_id, **one} for i, one in enumerate(scene.annotations)
+        ]
+    for split, content in labels.items():
+        path = folder / "annotations" / f"person_keypoints_{split}2017.json"
+        path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+
+
+def _empty_labels(split: str) -> dict[str, Any]:
+    person = {
+        "id": 1, "name": "person", "supercategory": "person", "keypoints": list(COCO_17.keypoints),
+        "skeleton": [[a + 1, b + 1] for a, b in COCO_17.edge_indices],
+    }  # fmt: skip
+    info = {"description": f"Rendered people, {split}", "version": str(FORMAT_VERSION)}
+    return {"info": info, "licenses": [], "images": [], "annotations": [], "categories": [person]}
+
+
+def _track(jobs: Sequence[tuple[str, int]], progress: bool) -> Iterable[tuple[str, int]]:
+    if not progress:
+        return jobs
+    from rich.progress import track  # here, so that reading the labels does not load it
+
+    return track(jobs, description="Rendering people")
+
+
+def _move(unfinished: Path, target: Path) -> None:
+    try:
+        os.replace(unfinished, target)
+    except OSError:
+        if not target.is_dir():  # another process that rendered the same pictures came first
+            raise

@@ -1,0 +1,201 @@
+"""After training: score a checkpoint and turn it into a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from rich.console import Console
+
+from heatpose.data.sample import Person
+from heatpose.data.sources import Source
+from heatpose.errors import HeatposeError
+from heatpose.evaluation.evaluate import evaluate
+from heatpose.evaluation.tables import report_table
+from heatpose.export.checks import GateLimits
+from heatpose.export.pipeline import FORMS, RECOVERY, BundleResult, export_bundle
+from heatpose.export.result import print_table
+from heatpose.models.checkpoint import LoadedCheckpoint, load_checkpoint
+from heatpose.models.decode import PoseForm
+from heatpose.models.movenet import MoveNet, with_upsampling
+from heatpose.models.upsample import Upsampling
+from heatpose.quantize.settings import AutoChoice, Recovery, Tuning
+from heatpose.runners.torch_runner import TorchRunner
+from heatpose.tflite.inspect import Artefact, Output
+from heatpose.training.result import BoardNumbers, RunResult
+from heatpose.training.self_distillation import Settling, settle
+from heatpose.utils.tables import show
+
+if TYPE_CHECKING:
+    from heatpose.deploy.estimate import Estimate
+    from heatpose.deploy.targets import Target
+
+
+UNSCORED = (
+    "Nothing is scored: the data has no evaluation images (data.eval_root=FOLDER); "
+    "the checkpoint was chosen on held-out training images."
+)
+
+
+@dataclass(frozen=True)
+class QuantSettings:
+    """What is exported and what it must hold (conf/quant).
+
+    Attributes:
+        forms: TFLite files to make: "float32", "int8_pc" (per channel), "int8_pt" (per tensor).
+        output: Output type of the int8 files, "float32" or "int8"; None leaves it to the target.
+        sigmoid: Ends the files in a sigmoid; else they give logits. None leaves it to the target.
+        pose: Output of the files of a network with four heads, which decode inside: "xy" for (1, K * 3) x, y, score; "yx" for Google's
+            (1, 1, K, 3) y, x, score.
+        upsample: Exports with this way of upsampling ("bilinear", "nearest", "transposed"), whatever the network was trained with; None keeps its own.
+        settling: How a network whose upsampling changes so learns to say again what it said; None leaves it as it is.
+        calibration_images: How many training images set the activation ranges.
+        calibration_seed: Of their choice.
+        recovery: Per int8 form: how post-training quantisation is helped.
+        tuning: Per int8 form: quantisation-aware fine-tuning after recovery; None or not named for none.
+        auto: Takes the cheapest of plain ranges, recovery and tuning that keeps the score; None takes all that is configured.
+        limits: Of the gates.
+    """
+
+    forms: Sequence[Artefact] = ("float32", "int8_pc", "int8_pt")
+    output: Output | None = None
+    sigmoid: bool | None = None
+    pose: PoseForm = "xy"
+    upsample: Upsampling | None = None
+    settling: Settling | None = None
+    calibration_images: int = 128
+    calibration_seed: int = 0
+    recovery: Mapping[str, Recovery] = field(default_factory=lambda: dict(RECOVERY))
+    tuning: Mapping[str, Tuning | None] = field(default_factory=dict)
+    auto: AutoChoice | None = None
+    limits: GateLimits = field(default_factory=GateLimits)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.calibration_images, int) or self.calibration_images < 1:
+            raise HeatposeError(f"quant.calibration_images={self.calibration_images} sets no activation range; use 1 or more, 128 by default.")
+        if unknown := [form for form in self.forms if form not in FORMS]:
+            raise HeatposeError(f"quant.forms names {unknown}, which are unknown; choose among {', '.join(FORMS)}.")
+        if self.output not in (None, *get_args(Output)):
+            raise HeatposeError(f"quant.output={self.output} is unknown; choose one of {', '.join(get_args(Output))}.")
+        if self.pose not in get_args(PoseForm):
+            raise HeatposeError(f"quant.pose={self.pose} is unknown; choose one of {', '.join(get_args(PoseForm))}.")
+        if self.upsample not in (None, *get_args(Upsampling)):
+            raise HeatposeError(f"quant.upsample={self.upsample} is unknown; choose one of {', '.join(get_args(Upsampling))}, or null for the network's own.")
+
+
+def score(path: Path, source: Source) -> float | None:
+    """Scores a checkpoint by the published protocol and prints the table.
+
+    Returns:
+        Mean OKS in percent; None when the source has no evaluation people.
+    """
+    loaded = load_checkpoint(path)
+    people = source.evaluation(loaded.skeleton)
+    if people is None:
+        print(UNSCORED)
+        return None
+    report = evaluate(TorchRunner(path, loaded), people, loaded.skeleton)
+    show(report_table([report]))
+    return report.oks
+
+
+def export(
+    path: Path, source: Source, *, name: str, exports: Path, quant: QuantSettings, config: Mapping[str, Any], score: bool = True,
+    command: str | None = None, target: Target | None = None,
+) -> BundleResult:  # fmt: skip
+    """Writes `exports/<name>` for a checkpoint and prints its table.
+
+    Args:
+        path: The checkpoint.
+        source: Training people for the calibration, evaluation people for the score.
+        name: Of the bundle.
+        exports: Folder of the bundles.
+        quant: What to make.
+        config: For the manifest, plain values.
+        score: False leaves the evaluation people out.
+        command: What was typed, for the manifest and the report.
+        target: The board it is for; decides what `quant` leaves open.
+
+    Raises:
+        HeatposeError: As `export_bundle`.
+    """
+    loaded = load_checkpoint(path)
+    training, evaluation = source.training(loaded.skeleton), source.evaluation(loaded.skeleton)
+    output, sigmoid = endings(quant, target, loaded.network.four_heads)
+    console = Console()
+    if score and evaluation is None:
+        console.print(UNSCORED)
+    network = _upsampling(loaded, quant, training, evaluation or (), console)
+    was = {"trained": loaded.network.settings["upsample"], "settling": quant.settling and asdict(quant.settling)}
+    changed = {} if network is loaded.network else {"upsampling": was}
+    result = export_bundle(
+        network=network, skeleton=loaded.skeleton, preprocessing=loaded.preprocessing, name=name, model_name=_model_name(loaded, name), out=exports,
+        calibration_people=training, evaluation_people=evaluation if score else None,
+        config=config, provenance={"checkpoint": path.name, "command": command, **loaded.metadata, **changed}, forms=tuple(quant.forms), output=output,
+        sigmoid=sigmoid, limits=quant.limits, calibration_count=quant.calibration_images, seed=quant.calibration_seed, pose=quant.pose,
+        recovery=quant.recovery, tuning=quant.tuning, auto=quant.auto, console=console,
+    )  # fmt: skip
+    print_table(result, console)
+    return result
+
+
+def _upsampling(loaded: LoadedCheckpoint, quant: QuantSettings, training: Sequence[Person], scored: Sequence[Person], console: Console) -> MoveNet:
+    """The network with the way of upsampling that is to be exported, taught by what it was; images kept aside for the choice do not teach."""
+    network = with_upsampling(loaded.network, quant.upsample or loaded.network.settings["upsample"])
+    if network is loaded.network or quant.settling is None:
+        return network
+    from heatpose.data.augmented import draw_views
+    from heatpose.quantize.calibration import shared_images
+    from heatpose.quantize.select import split_training
+
+    console.print(f"Upsampling becomes {quant.upsample}: {quant.settling.steps} steps to say again what {loaded.network.settings['upsample']} said.")
+    people, _ = split_training(training, shared_images(training, scored), quant.auto)
+    images = draw_views(people, quant.settling.images, loaded.skeleton, loaded.preprocessing, quant.settling.seed).images
+    settle(network, loaded.network, images, loaded.preprocessing, quant.settling)
+    return network
+
+
+def endings(quant: QuantSettings, target: Target | None, four_heads: bool = False) -> tuple[Output, bool]:
+    """Output type and whether a sigmoid ends the files: as `quant` says, else as the target wants it. Decoded poses are float32 in any case."""
+    wanted: Output = "float32" if four_heads or target is None else target.export.output
+    return quant.output or wanted, (target is None or target.export.sigmoid) if quant.sigmoid is None else quant.sigmoid
+
+
+def _model_name(loaded: LoadedCheckpoint, name: str) -> str:
+    return str(loaded.metadata.get("model") or name)
+
+
+def result_of_bundle(bundle: BundleResult, boards: Sequence[Target]) -> RunResult:
+    """What a run with an export came to, "failed" where a gate refused a file; the bundle is kept, its bad files marked."""
+    from heatpose.deploy.estimate import estimate
+    from heatpose.tflite.reader import read_graph
+
+    scores = {row.artefact: row.oks for row in bundle.rows}
+    files = {row.artefact: bundle.folder / row.file for row in bundle.rows if row.file.endswith(".tflite")}
+    numbers = {}
+    for board in boards:
+        path = files.get(board.artefact)
+        if path is not None and path.is_file():
+            numbers[board.name] = _numbers(board, estimate(read_graph(path), board), scores.get(board.artefact))
+    failed = list(dict.fromkeys(str(gate["artefact"]) for gate in bundle.gates if not gate["passed"]))
+    reason = f"{', '.join(failed)} failed a gate and must not be shipped; the bundle '{bundle.folder}' keeps the rejected files and the reasons."
+    return RunResult(
+        "failed" if failed else "finished", reason if failed else "", bundle.rows[0].oks if bundle.rows else None, {name: scores[name] for name in files},
+        numbers, str(bundle.folder), sum(bundle.seconds.values()),
+    )  # fmt: skip
+
+
+def result_of_checkpoint(path: Path, oks: float | None, boards: Sequence[Target]) -> RunResult:
+    """What a run without an export came to; estimates are those of the network."""
+    from heatpose.deploy.budget import network_estimate
+
+    loaded = load_checkpoint(path)
+    size = loaded.preprocessing.size
+    return RunResult(oks=oks, boards={board.name: _numbers(board, network_estimate(loaded.network, size, board), None) for board in boards})
+
+
+def _numbers(board: Target, expected: Estimate, oks: float | None) -> BoardNumbers:
+    ms, ram, flash = (None if part is None else part.value for part in (expected.ms, expected.ram_kib, expected.flash_kib))
+    return BoardNumbers(board.artefact, oks, ms, ram, flash, expected.extrapolates)

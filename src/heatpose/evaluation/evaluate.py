@@ -1,0 +1,196 @@
+"""The one scoring loop: any model through the published protocol, COCO AP beside it, and paired comparisons."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose.data.sample import Person, labelled_image
+from heatpose.errors import HeatposeError
+from heatpose.evaluation.metrics import (
+    bootstrap_interval,
+    coco_average_precision,
+    keypoint_similarity,
+    mean_over_labelled,
+    normalised_truth,
+    person_sizes,
+    score_by_size,
+    standard_error,
+)
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import Skeleton
+from heatpose.runners.reading import Reading, reading_of
+
+if TYPE_CHECKING:
+    from heatpose.runners import PoseRunner
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """How one model scores on one set of people.
+
+    Attributes:
+        model: File name.
+        sha256: Of the file; empty for a network that is no file.
+        images: N.
+        keypoints: K.
+        protocol: sampling, decode, coordinates; and the kernels that computed.
+        oks: Mean OKS in percent (published protocol).
+        oks_standard_error: Of that mean, in percent points.
+        oks_per_keypoint: Name -> mean similarity over the people where it is labelled, in percent.
+        ap: COCO keypoint AP in percent: another number, never to be compared with `oks`.
+        ap50: COCO AP at OKS 0.5.
+        image_ids: N ids, in the order of `oks_values`.
+        oks_values: f64[N] OKS in [0, 1].
+        poses: f32[N, K, 3] normalised x, y, score.
+        seconds: Time inside the model, images already decoded and resized.
+        sizes: f64[N] side of each person as a share of the picture's side; empty where not known.
+        reading: What was assumed and computed about the file; None where that was not asked.
+    """
+
+    model: str
+    sha256: str
+    images: int
+    keypoints: int
+    protocol: dict[str, str]
+    oks: float
+    oks_standard_error: float
+    oks_per_keypoint: dict[str, float | None]
+    ap: float
+    ap50: float
+    image_ids: list[int]
+    oks_values: NDArray[np.float64]
+    poses: NDArray[np.float32]
+    seconds: float
+    sizes: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    reading: Reading | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract of `heatpose evaluate --json`."""
+        return {
+            "model": self.model, "sha256": self.sha256, "images": self.images, "keypoints": self.keypoints, "protocol": self.protocol,
+            **({"assumed": {}, "computed": {}} if self.reading is None else self.reading.to_json()),
+            "oks": self.oks, "oks_standard_error": self.oks_standard_error, "oks_per_keypoint": self.oks_per_keypoint,
+            "ap": self.ap, "ap50": self.ap50,
+            "oks_per_size": score_by_size(self.oks_values, self.sizes) if len(self.sizes) else [],
+            "per_image": self._per_image(),
+            "seconds": self.seconds, "images_per_second": self.images / max(self.seconds, 1e-9),
+        }  # fmt: skip
+
+    def _per_image(self) -> list[dict[str, float | int]]:
+        entries: list[dict[str, float | int]] = [{"image_id": i, "oks": 100 * float(v)} for i, v in zip(self.image_ids, self.oks_values, strict=True)]
+        for entry, size in zip(entries, self.sizes, strict=False):  # no sizes: nothing to add
+            entry["size"] = round(float(size), 4)
+        return entries
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of a - b over the same images, with its 95 % bootstrap interval, in percent points."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def evaluate(
+    runner: PoseRunner, people: Sequence[Person], skeleton: Skeleton, *, sampling: str = "nearest", decode: str = "argmax", progress: bool = True
+) -> EvalReport:
+    """Scores a model by the published protocol.
+
+    Args:
+        runner: The model.
+        people: One person per image (`data.coco.benchmark_people`).
+        skeleton: What the model's channels are; the people's keypoints must be in its order.
+        sampling: "nearest" is the protocol.
+        decode: "argmax" is the protocol.
+        progress: Shows a bar.
+
+    Raises:
+        HeatposeError: The model has another number of keypoints than the skeleton, or an image cannot be read.
+    """
+    if runner.keypoints != len(skeleton):
+        raise HeatposeError(
+            f"'{runner.path}' has {runner.keypoints} keypoints, but skeleton '{skeleton.name}' has {len(skeleton)}; choose the one it was made for."
+        )
+    poses, seconds = _predict(runner, people, Preprocessing(runner.size, sampling), decode, progress)
+    truth = normalised_truth(people)
+    similarity = keypoint_similarity(poses[..., :2], truth.keypoints, truth.area, skeleton.sigmas)
+    values = mean_over_labelled(similarity, truth.labelled)
+    ap, ap50 = coco_average_precision(people, poses, skeleton)
+    return EvalReport(
+        model=runner.name, sha256=file_hash(runner.path), images=len(people), keypoints=len(skeleton),
+        protocol={"sampling": sampling, "decode": decode, "coordinates": "normalised", "resolution": str(runner.size), "kernels": runner.kernels},
+        oks=100 * float(values.mean()), oks_standard_error=100 * standard_error(values),
+        oks_per_keypoint=_per_keypoint(similarity, truth.labelled, skeleton), ap=ap, ap50=ap50,
+        image_ids=[person.image_id for person in people], oks_values=values, poses=poses, seconds=seconds,
+        sizes=person_sizes(people),
+    )  # fmt: skip
+
+
+def paired_difference(a: EvalReport, b: EvalReport) -> PairedDifference:
+    """a - b on the same images.
+
+    Raises:
+        HeatposeError: The two were not scored on the same images.
+    """
+    if a.image_ids != b.image_ids:
+        raise HeatposeError(f"'{a.model}' and '{b.model}' were scored on different images; a paired comparison needs the same.")
+    difference = 100 * (a.oks_values - b.oks_values)
+    low, high = bootstrap_interval(difference)
+    return PairedDifference(float(difference.mean()), low, high)
+
+
+def skeleton_of(runner: PoseRunner, chosen: Skeleton | None = None) -> Skeleton:
+    """The skeleton of `runners.reading.reading_of`."""
+    return reading_of(runner, chosen).skeleton
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file; empty when there is no such file (a network in memory)."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def _per_keypoint(similarity: NDArray[np.float64], labelled: NDArray[np.bool_], skeleton: Skeleton) -> dict[str, float | None]:
+    means = {}
+    for k, name in enumerate(skeleton.keypoints):
+        seen = labelled[:, k]
+        means[name] = 100 * float(similarity[seen, k].mean()) if seen.any() else None
+    return means
+
+
+def _predict(runner: PoseRunner, people: Sequence[Person], preprocessing: Preprocessing, decode: str, progress: bool) -> tuple[NDArray[np.float32], float]:
+    from rich.progress import track
+
+    poses, seconds = [], 0.0
+    batches = _batches(people, preprocessing)
+    total = -(-len(people) // BATCH)
+    for images in track(batches, f"scoring {runner.name}", total, disable=not progress, transient=True):
+        start = time.perf_counter()
+        poses.append(runner.predict(images, decode))
+        seconds += time.perf_counter() - start
+    return np.concatenate(poses), seconds
+
+
+def _batches(people: Sequence[Person], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
+    """u8[B, S, S, 3]; the next batch is decoded in threads (Pillow releases the interpreter lock) while the model works on this one."""
+
+    def read(person: Person) -> NDArray[np.uint8]:
+        return preprocessing.resize(labelled_image(person))
+
+    with ThreadPoolExecutor(2) as pool:
+        ahead = [pool.submit(read, person) for person in people[:BATCH]]
+        for start in range(0, len(people), BATCH):
+            current = ahead
+            ahead = [pool.submit(read, person) for person in people[start + BATCH : start + 2 * BATCH]]
+            yield np.stack([future.result() for future in current])

@@ -1,0 +1,155 @@
+"""Scores: the published benchmark's OKS, COCO's AP beside it, and bootstrap intervals.
+
+Shape legend: N people, K keypoints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose.data.sample import Person
+from heatpose.pose.skeleton import AREA_OF_BOX, Skeleton
+
+EPSILON = 1e-7
+SIZES = (0.0, 0.125, 0.25, 0.5, np.inf)
+"""Bounds of the groups of `score_by_size`."""
+
+
+def keypoint_similarity(
+    predicted: NDArray[np.floating[Any]], truth: NDArray[np.floating[Any]], area: NDArray[np.floating[Any]], sigmas: Sequence[float]
+) -> NDArray[np.float64]:
+    """COCO's keypoint similarity exp(-d^2 / (2 (2 sigma)^2 (area + 1e-7))).
+
+    Args:
+        predicted: f[N, K, 2] normalised (x / width, y / height).
+        truth: f[N, K, 2], same frame.
+        area: f[N] in the same (normalised) frame: 0.53 * (w / width) * (h / height).
+        sigmas: K constants.
+
+    Returns:
+        f64[N, K] in [0, 1].
+    """
+    d2 = ((predicted.astype(np.float64) - truth.astype(np.float64)) ** 2).sum(-1)
+    variance = (2 * np.asarray(sigmas, np.float64)) ** 2
+    similarity: NDArray[np.float64] = np.exp(-d2 / (2 * variance[None, :] * (area[:, None].astype(np.float64) + EPSILON)))
+    return similarity
+
+
+def mean_over_labelled(similarity: NDArray[np.float64], labelled: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """OKS per person: f64[N], the mean similarity of the labelled keypoints (protocol rule 4)."""
+    weight = labelled.astype(np.float64)
+    oks: NDArray[np.float64] = (similarity * weight).sum(1) / (weight.sum(1) + EPSILON)
+    return oks
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Ground truth in normalised, stretched coordinates: keypoints f32[N, K, 2], labelled bool[N, K], area f64[N]."""
+
+    keypoints: NDArray[np.float32]
+    labelled: NDArray[np.bool_]
+    area: NDArray[np.float64]
+
+
+def normalised_truth(people: Sequence[Person]) -> Truth:
+    """The people's labels divided by their image's width and height."""
+    size = np.array([[p.width, p.height] for p in people], np.float64)
+    boxes = np.array([p.box[2:] for p in people], np.float64)
+    keypoints = np.stack([p.keypoints for p in people]) / size[:, None, :]
+    return Truth(keypoints.astype(np.float32), np.stack([p.labelled for p in people]), AREA_OF_BOX * (boxes / size).prod(1))
+
+
+def person_sizes(people: Sequence[Person]) -> NDArray[np.float64]:
+    """f64[N]: side of each person as a share of the picture's side, sqrt(box area / picture area); the network sees all pictures at one size."""
+    boxes = np.array([p.box[2:] for p in people], np.float64).reshape(-1, 2)
+    pictures = np.array([[p.width, p.height] for p in people], np.float64).reshape(-1, 2)
+    sizes: NDArray[np.float64] = np.sqrt((boxes / pictures).prod(1))
+    return sizes
+
+
+def score_by_size(values: NDArray[np.float64], sizes: NDArray[np.float64]) -> list[dict[str, float | int | None]]:
+    """Mean OKS of small to large people.
+
+    Args:
+        values: f64[N] OKS in [0, 1].
+        sizes: f64[N] of `person_sizes`.
+
+    Returns:
+        One entry for each of `SIZES`: sides `from` (included) and `to` (not included) as shares of the picture's side, `people`, `oks` and
+        `oks_standard_error` in percent, None where there is nobody.
+    """
+    entries: list[dict[str, float | int | None]] = []
+    for low, high in pairwise(SIZES):
+        chosen = values[(sizes >= low) & (sizes < high)]
+        mean, error = (100 * float(chosen.mean()), 100 * standard_error(chosen)) if len(chosen) else (None, None)
+        entries.append({"from": low, "to": high if np.isfinite(high) else None, "people": len(chosen), "oks": mean, "oks_standard_error": error})
+    return entries
+
+
+def bootstrap_interval(values: NDArray[np.float64], draws: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of `values` f64[N] (give differences for a paired comparison)."""
+    generator = np.random.default_rng(seed)
+    means = np.array([values[generator.integers(0, len(values), len(values))].mean() for _ in range(draws)])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def standard_error(values: NDArray[np.float64]) -> float:
+    """Standard error of the mean; 0 for a single value."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def coco_average_precision(people: Sequence[Person], poses: NDArray[np.float32], skeleton: Skeleton) -> tuple[float, float]:
+    """COCO keypoint AP and AP50 by pycocotools, in image pixels with the true segmentation area. Another number than the protocol's OKS.
+
+    Args:
+        people: One person per image.
+        poses: f32[N, K, 3] x, y normalised, score.
+        skeleton: Names and sigmas.
+
+    Returns:
+        AP and AP at OKS 0.5, in percent.
+    """
+    # Imported here: evaluation is the only user, and it costs a third of a second.
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        truth = COCO()
+        truth.dataset = _coco_truth(people, skeleton)
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(coco_results(people, poses)), "keypoints")
+        evaluation.params.kpt_oks_sigmas = np.asarray(skeleton.sigmas)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return 100 * float(evaluation.stats[0]), 100 * float(evaluation.stats[1])
+
+
+def _coco_truth(people: Sequence[Person], skeleton: Skeleton) -> dict[str, object]:
+    annotations = []
+    for i, person in enumerate(people):
+        flags = np.where(person.labelled, 2.0, 0.0)[:, None]
+        annotations.append({
+            "id": i + 1, "image_id": person.image_id, "category_id": 1, "iscrowd": 0, "area": person.area, "bbox": list(person.box),
+            "keypoints": np.concatenate([person.keypoints, flags], 1).reshape(-1).tolist(), "num_keypoints": int(person.labelled.sum()),
+        })  # fmt: skip
+    images = [{"id": p.image_id, "width": p.width, "height": p.height} for p in people]
+    return {"info": {}, "images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person", "keypoints": list(skeleton.keypoints)}]}
+
+
+def coco_results(people: Sequence[Person], poses: NDArray[np.float32]) -> list[dict[str, object]]:
+    """Poses in COCO's results format (image pixels), ready for `COCO.loadRes`."""
+    results: list[dict[str, object]] = []
+    for person, pose in zip(people, poses, strict=True):
+        points = pose * np.array([person.width, person.height, 1.0], np.float32)
+        results.append({"image_id": person.image_id, "category_id": 1, "keypoints": points.reshape(-1).tolist(), "score": float(pose[:, 2].mean())})
+    return results

@@ -1,0 +1,174 @@
+"""The three gates after an export: a file is what its name says, computes what the network does, and scores.
+
+Every gate gives a sentence for people and numbers for the manifest, whether it lets the file pass or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from heatpose.evaluation.evaluate import EvalReport, PairedDifference, paired_difference
+from heatpose.evaluation.parity import FloatParity, OutputUse, PixelDrift
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.tflite.inspect import Artefact, Output, check_artefact, inspect_tflite
+from heatpose.tflite.lint import Finding
+
+if TYPE_CHECKING:
+    from heatpose.models.movenet import MoveNet
+
+
+@dataclass(frozen=True)
+class GateLimits:
+    """What an export may lose.
+
+    Attributes:
+        logits: Largest difference of a logit between the network and a float file.
+        pose_px: Largest distance between their poses, in input pixels.
+        drift_p50_px: Median distance between the network's poses and an int8 file's, in input pixels; catches
+            a collapse where nothing is scored.
+        drop_pc: OKS that "int8_pc" may lose against the float network, in points.
+        drop_pt: OKS that "int8_pt" may lose.
+    """
+
+    logits: float = 1e-3
+    pose_px: float = 0.05
+    drift_p50_px: float = 12.0
+    drop_pc: float = 0.5
+    drop_pt: float = 1.0
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate's answer about one file.
+
+    Attributes:
+        name: "flatbuffer", "parity" or "accuracy".
+        artefact: "onnx", "float32", "int8_pc" or "int8_pt".
+        passed: Whether the file may be used.
+        sentence: Why, with the numbers and their limits.
+        numbers: The same for machines.
+    """
+
+    name: str
+    artefact: str
+    passed: bool
+    sentence: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def flatbuffer_gate(
+    path: Path, form: Artefact, preprocessing: Preprocessing, operators: dict[str, int], decoded: bool = False
+) -> GateResult:
+    """Gate 1: form, number types, quantisation and exactly the operators of the network.
+
+    Args:
+        path: The file.
+        form: What its name says.
+        preprocessing: How bytes become the network's input.
+        operators: What `expected_operators` says.
+        decoded: The file decodes inside, in float; only its convolutions and resizes must be integer then.
+    """
+    inspection = inspect_tflite(path)
+    found = check_artefact(inspection, form, preprocessing)
+    messages = [finding.message for finding in found if not (decoded and _is_decode(finding))]
+    if inspection.operators != operators:
+        messages.insert(0, f"The operators are {inspection.operators} instead of {operators}.")
+    count = sum(inspection.operators.values())
+    sentence = " ".join(messages) or f"{count} operators, all as expected, {inspection.granularity} weights."
+    numbers = {
+        "operators": inspection.operators,
+        "granularity": inspection.granularity,
+        "violations": messages,
+    }
+    return GateResult("flatbuffer", form, not messages, sentence, numbers)
+
+
+def _is_decode(finding: Finding) -> bool:
+    body = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
+    return finding.rule == "float_operator" and not str(finding.operator).startswith(body)
+
+
+def expected_operators(network: MoveNet, form: Artefact, *, sigmoid: bool, output: Output) -> dict[str, int]:
+    """The operators of a well converted network, by name.
+
+    Converters have turned depthwise convolutions into grouped ones, left padding or split activations off,
+    all without a warning; each changes this count. At full width there are 84.
+    """
+    from heatpose.models.mobilenetv2 import InvertedResidual  # torch: only whoever has a network gets here
+    from heatpose.models.upsample import TransposedBlock
+
+    blocks, steps, upsampling = network.conv_blocks(), len(network.pyramid), network.settings["upsample"]
+    transposed = sum(isinstance(block, TransposedBlock) for block in blocks)
+    depthwise = sum(block.conv.groups > 1 for block in blocks) - transposed
+    residuals = sum(isinstance(module, InvertedResidual) and module.adds for module in network.modules())
+    counts = {
+        "CONV_2D": len(blocks) - depthwise - transposed,
+        "DEPTHWISE_CONV_2D": depthwise,
+        "TRANSPOSE_CONV": transposed,
+        "ADD": residuals + steps,
+        "RESIZE_BILINEAR": steps if upsampling == "bilinear" else 0,
+        "RESIZE_NEAREST_NEIGHBOR": steps if upsampling == "nearest" else 0,
+        "LOGISTIC": int(sigmoid),
+        "QUANTIZE": int(form != "float32"),
+        "DEQUANTIZE": len(network.heads()) * int(form != "float32" and output == "float32"),
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def float_gate(artefact: str, parity: FloatParity, limits: GateLimits) -> GateResult:
+    """Gate 2 for a float file: it computes what the network computes."""
+    passed = parity.logits <= limits.logits and parity.pose_px <= limits.pose_px
+    sentence = (
+        f"Logits differ by at most {parity.logits:.1e} (limit {limits.logits:g}), poses by "
+        f"{parity.pose_px:.4f} px (limit {limits.pose_px:g}); {parity.tied} of {parity.maps} maps are tied."
+    )
+    return GateResult("parity", artefact, passed, sentence, parity.to_json())
+
+
+def drift_gate(artefact: str, drift: PixelDrift, limits: GateLimits, use: Mapping[str, OutputUse] | None = None) -> GateResult:
+    """Gate 2 for an int8 file: how far its poses moved, and how many of its maps tie or are dead; refuses only a collapse."""
+    passed = drift.p50 <= limits.drift_p50_px
+    sentence = (
+        f"Keypoints moved by {drift.p50:.2f} / {drift.p95:.2f} / {drift.p99:.2f} px (p50 / p95 / p99; limit "
+        f"of the p50 {limits.drift_p50_px:g}); {drift.moved:.1f} % have another highest cell."
+    )
+    if use:
+        tied, dead = (float(np.mean([getattr(entry, key) for entry in use.values()])) for key in ("tied", "dead"))
+        sentence += f" {tied:.1f} % of the maps tie in their highest cell, {dead:.1f} % are dead."
+    return GateResult("parity", artefact, passed, sentence, {**drift.to_json(), "outputs": {name: asdict(entry) for name, entry in (use or {}).items()}})
+
+
+def accuracy_gate(
+    form: Artefact, reference: EvalReport, report: EvalReport, limits: GateLimits
+) -> GateResult:
+    """Gate 3 for an int8 file: the OKS it loses against the float network, on the same images.
+
+    The mean drop is held against the limit; the interval says how sure that is.
+    """
+    limit = {"int8_pc": limits.drop_pc, "int8_pt": limits.drop_pt}[form]
+    drop = paired_difference(reference, report)
+    numbers = {"scored": True, "limit": limit, **drop_json(drop)}
+    sentence = (
+        f"OKS {report.oks:.2f} against {reference.oks:.2f}: {drop.mean:.2f} points lost "
+        f"[{drop.low:.2f}, {drop.high:.2f}] (limit {limit:g})."
+    )
+    return GateResult("accuracy", form, drop.mean <= limit, sentence, numbers)
+
+
+def drop_json(drop: PairedDifference) -> dict[str, float]:
+    """The drop and its 95 % interval, in points."""
+    return {"drop": drop.mean, "drop_low": drop.low, "drop_high": drop.high}
+
+
+def not_scored(form: Artefact) -> GateResult:
+    """Gate 3 where there is no evaluation set: says so, and lets the file pass."""
+    return GateResult("accuracy", form, True, "Not scored: no evaluation set was given.", {"scored": False})

@@ -1,0 +1,295 @@
+"""The files of a bundle put through the gates, scored and timed, beside the torch network."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatpose.data.sample import Person
+from heatpose.evaluation.evaluate import EvalReport, evaluate
+from heatpose.evaluation.parity import Maps, float_parity, output_use, pixel_drift, pose_drift, sigmoid
+from heatpose.export.checks import (
+    GateLimits,
+    GateResult,
+    accuracy_gate,
+    drift_gate,
+    expected_operators,
+    flatbuffer_gate,
+    float_gate,
+    not_scored,
+)
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.pose.skeleton import Skeleton
+from heatpose.runners import PoseRunner, open_runner
+from heatpose.tflite.inspect import Artefact, Output
+
+if TYPE_CHECKING:
+    from heatpose.models.decode import PoseForm
+    from heatpose.models.movenet import MoveNet
+
+
+TORCH = "torch"
+ONNX = "onnx"
+_TIMED_IMAGES = 24
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is known about one model.
+
+    Attributes:
+        artefact: "torch", "onnx", "float32", "int8_pc" or "int8_pt".
+        path: The file; None for the network in memory.
+        gates: What the gates said; none for the network.
+        report: Its score; None without an evaluation set.
+        milliseconds: Median time of one image through the runner, one at a time.
+        kernels: What computed.
+    """
+
+    artefact: str
+    path: Path | None
+    gates: tuple[GateResult, ...]
+    report: EvalReport | None
+    milliseconds: float
+    kernels: str
+
+    @property
+    def passed(self) -> bool:
+        """No gate refuses it."""
+        return all(gate.passed for gate in self.gates)
+
+
+@dataclass
+class Prover:
+    """Holds the network and the images that every file is compared on.
+
+    Attributes:
+        network: The network that was exported; it is left as it is.
+        skeleton: What its channels are.
+        preprocessing: How images become its input.
+        images: u8[N, S, S, 3] for parity and timing: training images, never scored ones.
+        people: Evaluation set; None where nothing is scored.
+        limits: Of the gates.
+        sigmoid: The files end in a sigmoid.
+        output: Output type of the int8 files.
+        pose: Output of files that decode inside.
+    """
+
+    network: MoveNet
+    skeleton: Skeleton
+    preprocessing: Preprocessing
+    images: NDArray[np.uint8]
+    people: Sequence[Person] | None
+    limits: GateLimits
+    sigmoid: bool
+    output: Output
+    pose: PoseForm = "xy"
+    _logits: Maps = field(init=False)
+    _poses: DecodedReference = field(init=False)
+    _reference: EvalReport | None = field(init=False, default=None)
+
+    def prove_network(self, name: str) -> Proof:
+        """Scores the network itself; comes first, because the files are compared with it.
+
+        Args:
+            name: What reports call it.
+        """
+        # Imported here: torch takes seconds, and the command line imports this module.
+        from heatpose.models.checkpoint import LoadedCheckpoint
+        from heatpose.runners.torch_runner import TorchRunner
+
+        network = copy.deepcopy(self.network).float().cpu().eval()
+        loaded = LoadedCheckpoint(network, self.skeleton, self.preprocessing, {})
+        runner = TorchRunner(Path(name), loaded)
+        if self.network.four_heads:
+            self._poses = decoded_reference(network, self.preprocessing, self.images)
+        else:
+            self._logits = _heatmaps(runner, self.images)
+        self._reference = self._score(runner)
+        return Proof(TORCH, None, (), self._reference, milliseconds(runner, self.images), runner.kernels)
+
+    def prove_onnx(self, path: Path) -> Proof:
+        """Compares, scores and times the ONNX file."""
+        runner = open_runner(path)
+        return self._proof(ONNX, path, (self._float_gate(ONNX, runner),), runner)
+
+    def prove_tflite(self, form: Artefact, path: Path) -> Proof:
+        """Puts a TFLite file through the gates, scores and times it."""
+        operators = expected_operators(self.network, form, sigmoid=self.sigmoid and not self.network.four_heads, output=self.output)
+        decoded = self.network.four_heads
+        if decoded:
+            operators = with_decode(operators, self.network.keypoints, self.pose)
+        first = flatbuffer_gate(path, form, self.preprocessing, operators, decoded=decoded)
+        runner = open_runner(path)
+        if form == "float32":
+            return self._proof(form, path, (first, self._float_gate(form, runner)), runner)
+        proof = self._proof(form, path, (first, self._drift_gate(form, runner)), runner)
+        return replace(proof, gates=(*proof.gates, self._accuracy_gate(form, proof.report)))
+
+    def _proof(self, artefact: str, path: Path, gates: tuple[GateResult, ...], runner: PoseRunner) -> Proof:
+        time_taken = milliseconds(runner, self.images)
+        return Proof(artefact, path, gates, self._score(runner), time_taken, runner.kernels)
+
+    def _float_gate(self, artefact: str, runner: PoseRunner) -> GateResult:
+        size, tie = self.preprocessing.size, self.limits.logits
+        if self.network.four_heads:
+            poses = pose_parity(self._poses, runner.predict(self.images), size=size, tie=tie)
+            return pose_gate(artefact, poses, self.limits)
+        found = _heatmaps(runner, self.images)
+        parity = float_parity(
+            self._logits,
+            found,
+            size=size,
+            probabilities=self.sigmoid,
+            tie=tie,
+        )
+        return float_gate(artefact, parity, self.limits)
+
+    def _drift_gate(self, artefact: str, runner: PoseRunner) -> GateResult:
+        if self.network.four_heads:
+            found = runner.predict(self.images)
+            moved = pose_drift(self._poses.poses, found, size=self.preprocessing.size, names=self.skeleton.keypoints)
+            return drift_gate(artefact, moved, self.limits)
+        reference = sigmoid(self._logits) if self.sigmoid else self._logits
+        found = _heatmaps(runner, self.images)
+        names = self.skeleton.keypoints
+        drift = pixel_drift(reference, found, size=self.preprocessing.size, names=names)
+        return drift_gate(artefact, drift, self.limits, output_use(found, names))
+
+    def _accuracy_gate(self, form: Artefact, report: EvalReport | None) -> GateResult:
+        if self._reference is None or report is None:
+            return not_scored(form)
+        return accuracy_gate(form, self._reference, report, self.limits)
+
+    def _score(self, runner: PoseRunner) -> EvalReport | None:
+        if not self.people:
+            return None
+        return evaluate(runner, self.people, self.skeleton, sampling=self.preprocessing.sampling)
+
+
+def _heatmaps(runner: PoseRunner, images: NDArray[np.uint8]) -> Maps:
+    """f32[N, K, S/4, S/4], a few images at a time."""
+    return np.concatenate([runner.heatmaps(images[i : i + 16]) for i in range(0, len(images), 16)])
+
+
+def milliseconds(runner: PoseRunner, images: NDArray[np.uint8]) -> float:
+    """Median time of one image, decode included, images one at a time; the first three warm up."""
+    taken = []
+    for i in range(_TIMED_IMAGES + 3):
+        image = images[i % len(images)][None]
+        start = time.perf_counter()
+        runner.predict(image)
+        taken.append(time.perf_counter() - start)
+    return 1000 * float(np.median(taken[3:]))
+
+
+DECODE_OPERATORS = {
+    "ADD": 8, "ARG_MAX": 2, "CAST": 3, "CONCATENATION": 1, "DIV": 1, "GATHER": 8, "LESS": 3, "LOGISTIC": 2, "MUL": 8, "RESHAPE": 9, "SQRT": 1,
+    "STRIDED_SLICE": 2, "SUB": 2,
+}  # fmt: skip
+"""What the converter makes of `models.decode`: all of them TFLite's own, no TRANSPOSE. CAST and LESS guard its GATHERs against negative indices."""
+_NOT_FOR_ONE = {"ADD": 2, "CAST": 1, "LESS": 1, "MUL": 2, "RESHAPE": 1}  # the index of a single keypoint needs no arithmetic
+
+
+@dataclass(frozen=True)
+class DecodedReference:
+    """What the network itself says.
+
+    Attributes:
+        poses: f32[N, K, 3] x and y as fractions of the input, score.
+        margins: f32[N, K] of `models.decode.decode_margins`.
+    """
+
+    poses: NDArray[np.float32]
+    margins: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PoseParity:
+    """A float file that decodes inside, against the network.
+
+    Attributes:
+        score: Largest difference of a score, over keypoints that are not tied.
+        pose_px: Largest distance of a keypoint, in pixels, over the same.
+        tied: Keypoints left out: two cells are so near to each other in a search that the float differences allowed may choose either.
+        keypoints: N * K.
+    """
+
+    score: float
+    pose_px: float
+    tied: int
+    keypoints: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def with_decode(operators: Mapping[str, int], keypoints: int, pose: PoseForm = "xy") -> dict[str, int]:
+    """The operators of a float file by name, decode included.
+
+    Args:
+        operators: Of the network alone, without a sigmoid at its end.
+        keypoints: K.
+        pose: Form of the output.
+    """
+    decode = Counter(DECODE_OPERATORS)
+    if pose == "yx":
+        decode["GATHER"] += 1  # turns x, y into y, x
+    if keypoints == 1:
+        decode -= Counter(_NOT_FOR_ONE)
+    return dict(Counter(operators) + decode)
+
+
+def decoded_reference(network: MoveNet, preprocessing: Preprocessing, images: NDArray[np.uint8]) -> DecodedReference:
+    """Runs a network with four heads over u8[N, S, S, 3], a few images at a time."""
+    import torch
+
+    from heatpose.models.decode import decode_maps, decode_margins
+
+    poses, margins = [], []
+    for start in range(0, len(images), 16):
+        with torch.inference_mode():
+            maps = network(preprocessing.normalise(torch.tensor(images[start : start + 16]).permute(0, 3, 1, 2)))
+            poses.append(decode_maps(maps).numpy())
+            margins.append(decode_margins(maps).numpy())
+    return DecodedReference(np.concatenate(poses), np.concatenate(margins))
+
+
+def pose_parity(reference: DecodedReference, found: NDArray[np.float32], *, size: int, tie: float) -> PoseParity:
+    """Compares a file's poses with the network's.
+
+    Args:
+        reference: The network's.
+        found: f32[N, K, 3] the file's, x and y first.
+        size: Side S of the input.
+        tie: How far two logits or two lengths in cells of the same place may be apart. That changes a cell's share of a search by less than
+            twice as much, and a lead by less than four times.
+    """
+    clear = reference.margins > 4 * tie
+    moved = (reference.poses - found)[clear]
+    return PoseParity(
+        score=float(np.abs(moved[:, 2]).max(initial=0)),
+        pose_px=size * float(np.hypot(moved[:, 0], moved[:, 1]).max(initial=0)),
+        tied=int((~clear).sum()),
+        keypoints=clear.size,
+    )
+
+
+def pose_gate(artefact: str, parity: PoseParity, limits: GateLimits) -> GateResult:
+    """Gate 2 for a float file that decodes inside: it gives the poses that the network gives."""
+    all_tied = parity.tied == parity.keypoints
+    passed = parity.score <= limits.logits and parity.pose_px <= limits.pose_px and not all_tied
+    sentence = (
+        f"Scores differ by at most {parity.score:.1e} (limit {limits.logits:g}), poses by {parity.pose_px:.4f} px "
+        f"(limit {limits.pose_px:g}); {parity.tied} of {parity.keypoints} keypoints are tied."
+    )
+    return GateResult("parity", artefact, passed, sentence, parity.to_json())

@@ -1,0 +1,143 @@
+"""Where a network's first weights come from. Each function takes the freshly built network and returns the one to train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from heatpose.bundles.embedded import tflite_facts
+from heatpose.errors import HeatposeError, first_line
+from heatpose.models.checkpoint import check_skeleton, load_checkpoint
+from heatpose.models.movenet import MoveNet, with_upsampling
+from heatpose.models.tflite_import import import_movenet
+from heatpose.pose.skeleton import Skeleton, for_keypoint_count
+
+_CHANNELS = {"head": 1, "regression": 2, "offset": 2}
+"""Output channels of each keypoint, by the head's name in the state; the centre has none."""
+
+
+def from_scratch(network: MoveNet, skeleton: Skeleton) -> MoveNet:
+    """Random weights (Kaiming), batch norm."""
+    return network
+
+
+def from_imagenet(network: MoveNet, skeleton: Skeleton, path: str | None = None) -> MoveNet:
+    """torchvision's ImageNet MobileNetV2 in the backbone; pyramid and head stay random.
+
+    torchvision's network was trained with symmetric padding and another normalisation of the input; the first epochs adapt both.
+
+    Args:
+        network: Width 1.0 with batch norm.
+        skeleton: Unused: the head is new.
+        path: A file downloaded before (`mobilenet_v2-*.pth`); without it torchvision fetches the weights once into its cache.
+
+    Raises:
+        HeatposeError: The width is not 1.0, or the weights are neither at `path` nor to be fetched.
+    """
+    if network.settings["width"] != 1.0 or not network.settings["norm"]:
+        raise HeatposeError("ImageNet weights exist for width 1.0 with batch norm only; set model.width=1.0 or choose init=scratch.")
+    state = _imagenet_state(path)
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    own = [m for m in network.backbone.modules() if isinstance(m, kinds)]
+    names = list(dict.fromkeys(name.rpartition(".")[0] for name in state if name.startswith("features.")))
+    if len(names) != len(own):
+        raise HeatposeError(f"The ImageNet weights have {len(names)} layers where MobileNetV2 has {len(own)}; give torchvision's mobilenet_v2 file.")
+    try:
+        for module, name in zip(own, names, strict=True):
+            module.load_state_dict({key.rpartition(".")[2]: value for key, value in state.items() if key.rpartition(".")[0] == name})
+    except RuntimeError as error:
+        raise HeatposeError(f"The ImageNet weights do not fit MobileNetV2 ({str(error).splitlines()[-1].strip()}).") from error
+    return network
+
+
+def _imagenet_state(path: str | None) -> dict[str, torch.Tensor]:
+    try:
+        if path is not None:
+            return dict(torch.load(path, map_location="cpu", weights_only=True))
+        # Imported here: torchvision takes seconds to import and only this needs it.
+        from torchvision.models import MobileNet_V2_Weights
+
+        return dict(MobileNet_V2_Weights.IMAGENET1K_V2.get_state_dict(progress=True, check_hash=True))
+    except Exception as error:  # urllib, ssl, pickle and torch each raise their own kinds here
+        raise HeatposeError(
+            f"The ImageNet weights could not be read ({type(error).__name__}: {first_line(error)}); download torchvision's mobilenet_v2 "
+            "file and set init.path, or choose init=movenet_lightning or init=scratch."
+        ) from error
+
+
+def from_checkpoint(network: MoveNet, skeleton: Skeleton, path: str | None = None) -> MoveNet:
+    """The network of a Heatpose checkpoint, as it is but for the wanted upsampling.
+
+    Raises:
+        HeatposeError: No checkpoint, or its keypoints, width or heads are not the wanted ones.
+    """
+    if path is None:
+        raise HeatposeError("init=checkpoint needs init.path=FILE.ckpt.")
+    loaded = load_checkpoint(path)
+    check_skeleton(path, loaded.skeleton, skeleton)
+    _check_settings(path, loaded.network, network)
+    return with_upsampling(loaded.network, network.settings["upsample"])
+
+
+def from_movenet(
+    network: MoveNet, skeleton: Skeleton, path: str | None = None, variant: str = "lightning"
+) -> MoveNet:
+    """A MoveNet TFLite file: its keypoints, 17 in Google's files, mapped onto the skeleton's.
+
+    They are those that the file or its bundle states, else the built-in ones of that number.
+
+    The network comes without batch norm, because the file's convolutions are folded already.
+
+    Args:
+        network: What is wanted: its channels must be the file's; its heads and its upsampling are taken.
+        skeleton: What its channels are to be.
+        path: The file (int8, float16 or float32); without it, Google's own is fetched once.
+        variant: Which of Google's: "lightning" or "thunder".
+
+    Raises:
+        HeatposeError: No such file, no MoveNet, or another one than `network` (the message names the
+            first layer that does not fit), or Google's file cannot be fetched.
+    """
+    if path is None:
+        # Imported here: a file that is there needs no network.
+        from heatpose.models.published import PUBLISHED, published_file
+
+        if variant not in PUBLISHED:
+            choices = " or ".join(PUBLISHED)
+            raise HeatposeError(f"init.variant={variant} is unknown; choose {choices}.")
+        path = str(published_file(PUBLISHED[variant]))
+    imported = import_movenet(path, network)
+    own = tflite_facts(Path(path)).checked(Path(path), imported.keypoints).skeleton
+    return map_keypoints(imported, own or for_keypoint_count(imported.keypoints), skeleton)
+
+
+def map_keypoints(network: MoveNet, source: Skeleton, target: Skeleton) -> MoveNet:
+    """The same network with the heads' last channels rearranged for another skeleton.
+
+    A keypoint of the same name keeps its channel; a merged one (`head`) starts as the first of its sources that the network knows, the nose:
+    on the development images that scores higher than averaging the face maps. A keypoint that the network does not know starts at random.
+    """
+    if list(source.keypoints) == list(target.keypoints):
+        return network
+    result = MoveNet(**{**network.settings, "keypoints": len(target)})
+    rows = [next((source.index(n) for n in (name, *target.merge.get(name, ())) if n in source.keypoints), None) for name in target.keypoints]
+    known = [(k, row) for k, row in enumerate(rows) if row is not None]
+    fresh = result.state_dict()
+    for key, value in network.state_dict().items():
+        channels = _CHANNELS.get(key.partition(".output.")[0]) if ".output." in key and value.dim() else None
+        if channels is None:
+            fresh[key] = value
+            continue
+        for k, row in known:  # every keypoint has `channels` neighbours: one map, or a y and an x
+            fresh[key][channels * k : channels * (k + 1)] = value[channels * row : channels * (row + 1)]
+    result.load_state_dict(fresh)
+    return result.train(network.training)
+
+
+def _check_settings(path: str, found: MoveNet, wanted: MoveNet) -> None:
+    for key in ("width", "heads"):
+        value = found.settings[key]
+        if value != wanted.settings[key]:
+            raise HeatposeError(f"'{path}' has {key} {value}, but model.{key} is {wanted.settings[key]}; set model.{key}={value}.")

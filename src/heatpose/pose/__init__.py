@@ -1,0 +1,1 @@
+"""Keypoint sets, coordinates, heatmap encoding and decoding, preprocessing and drawing."""

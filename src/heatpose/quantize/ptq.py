@@ -1,0 +1,110 @@
+"""Post-training quantisation: a float network and calibration images become a plan for an int8 file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from heatpose.models.movenet import MoveNet
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.quantize.channels import quantised_modules
+from heatpose.quantize.equalize import CEILING, bury_dead_channels, centre_channels, equalize
+from heatpose.quantize.fold import fold_batch_norm
+from heatpose.quantize.integer import Int8Conv
+from heatpose.quantize.scheme import Affine
+from heatpose.quantize.settings import Recovery
+from heatpose.quantize.simulate import Plan, blocks, simulated
+from heatpose.quantize.statistics import Activations, observe
+
+
+def plan_int8(network: MoveNet, images: NDArray[np.uint8], preprocessing: Preprocessing, *, per_channel: bool, recovery: Recovery) -> Plan:
+    """Decides every scale, zero point, weight and bias of an int8 file.
+
+    Args:
+        network: Trained, with or without batch norm; it is left as it is.
+        images: Calibration images u8[N, S, S, 3], raw bytes.
+        preprocessing: What the bytes mean to the network.
+        per_channel: One weight scale per output channel, else one per tensor.
+        recovery: The steps to take.
+
+    Returns:
+        The plan; its network is a new one that computes the same as `network` in float, except for corrected biases.
+    """
+    folded = fold_batch_norm(network)
+    inputs = preprocessing.normalise(torch.from_numpy(images).permute(0, 3, 1, 2))
+    observed = observe(folded, inputs, recovery.tail)
+    if recovery.bury_dead and bury_dead_channels(folded, observed):
+        observed = observe(folded, inputs, recovery.tail)
+    if recovery.centre:
+        observed = centre_channels(folded, observed)
+    if recovery.balance is not None:
+        observed = equalize(folded, observed, balance=recovery.balance, sweeps=recovery.sweeps)
+    plan = Plan.of(folded, _affines(folded, observed, recovery), preprocessing, per_channel)
+    if recovery.correct_bias:
+        plan = correct_biases(plan, folded, inputs[: recovery.bias_images])
+    return plan
+
+
+def _affines(network: MoveNet, observed: dict[nn.Module, Activations], recovery: Recovery) -> dict[str, Affine]:
+    logits = {id(network.heads()[name].output) for name in ("heatmap", "centre") if name in network.heads()}
+    result = {}
+    for name, module in quantised_modules(network).items():
+        low, high = (float(value) for value in _range(module, observed[module]))
+        if id(module) in logits:  # the peaks count: none of them may be cut off
+            low, high = float(observed[module].low.min()), float(observed[module].high.max())
+            if recovery.logit_floor is not None:
+                low = max(low, recovery.logit_floor)
+        result[name] = Affine.covering(low, high)
+    return result
+
+
+def _range(module: nn.Module, seen: Activations) -> tuple[Tensor, Tensor]:
+    """Lowest and highest value of any channel, tails cut off; ReLU6 tensors keep theirs whole, for their values gather at the limit."""
+    clipped = isinstance(getattr(module, "activation", None), nn.ReLU6)
+    if clipped:
+        return seen.low.min(), seen.high.max().clamp_max(CEILING)
+    return seen.inner_low.min(), seen.inner_high.max()
+
+
+def correct_biases(plan: Plan, reference: MoveNet, inputs: Tensor) -> Plan:
+    """Brings the mean of every channel, before its activation, to where the float network has it.
+
+    One pass goes through the rounded network and corrects each layer as it is reached, so later layers see the corrected ones.
+
+    Args:
+        plan: Left as it is.
+        reference: The float network that the plan was made from, layer for layer in the same scales.
+        inputs: Normalised images f32[B, 3, S, S]; all in one batch.
+
+    Returns:
+        The plan with other biases.
+    """
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    means = channel_means(reference, inputs)
+    rounded = simulated(plan)
+
+    def correct(layer: Int8Conv, steps: Tensor, mean: Tensor) -> None:
+        sums, units = layer.sums(steps)
+        assert layer.conv.bias is not None
+        layer.conv.bias.add_(mean - sums.mean((0, 2, 3)) * units)
+
+    with torch.no_grad(), ExitStack() as stack:
+        for name, layer in rounded.layers().items():
+            stack.callback(layer.register_forward_pre_hook(lambda module, given, name=name: correct(module, given[0], means[name])).remove)
+        rounded(inputs)
+    return rounded.plan()
+
+
+def channel_means(network: MoveNet, inputs: Tensor) -> Mapping[str, Tensor]:
+    """Mean of every convolution's output before its activation, f32[O] by the name of its block."""
+    means: dict[str, Tensor] = {}
+    with torch.no_grad(), ExitStack() as stack:
+        for name, block in blocks(network).items():
+            stack.callback(block.conv.register_forward_hook(lambda _, __, output, name=name: means.update({name: output.mean((0, 2, 3))})).remove)
+        network(inputs)
+    return means

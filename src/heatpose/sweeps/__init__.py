@@ -1,0 +1,1 @@
+"""Several runs of one command: names, shared trainings, the Optuna search, the summary."""

@@ -1,0 +1,179 @@
+"""The members of a sweep together: a table, `sweep.csv` and `report.html` in the sweep's folder.
+
+Members may run in other processes and on other machines. Each writes `<sweep>/members/<number>.json` when it begins and when it ends; the process that was
+called reads them.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from heatpose.bundles.facts import MANIFEST
+from heatpose.errors import HeatposeError
+from heatpose.training.result import RunResult, read
+from heatpose.utils.files import write_json
+from heatpose.utils.process import is_first_process
+
+FOLDER, TABLE, REPORT = "members", "sweep.csv", "report.html"
+SEARCH = "search.log"
+"""Where a search (`heatpose.sweeps.optuna`) keeps what it has learnt."""
+NO_RESULT = "It ended without a result: it was stopped from outside, or its process died."
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a sweep.
+
+    Attributes:
+        run: Its name.
+        overrides: What it was given beside what all members have: key -> value.
+        result: What it came to.
+    """
+
+    run: str
+    overrides: Mapping[str, str]
+    result: RunResult
+
+    def write(self, sweep: Path, number: int) -> None:
+        """Keeps it as the sweep's member of that number; only the first of several processes that train one network does."""
+        if is_first_process():
+            folder = sweep / FOLDER
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / f"{number:05d}.json", asdict(self))
+
+
+def begin(sweep: Path) -> None:
+    """Forgets what an earlier call of the same sweep had as members; their runs keep their own results. A search keeps them, and goes on with it."""
+    if is_first_process() and not (sweep / SEARCH).is_file():
+        shutil.rmtree(sweep / FOLDER, ignore_errors=True)
+
+
+def members(sweep: Path) -> list[Member]:
+    """In the order of the sweep, the last one of each name. One that began and did not end has failed."""
+    found: dict[str, Member] = {}
+    for path in sorted((sweep / FOLDER).glob("*.json")):
+        content = read(path)
+        result = RunResult.from_json(content.get("result", {}))
+        if result.status == "running":
+            result = replace(result, status="failed", reason=NO_RESULT)
+        member = Member(str(content.get("run")), dict(content.get("overrides", {})), result)
+        found.pop(member.run, None)
+        found[member.run] = member
+    return list(found.values())
+
+
+def tell(sweep: Path, name: str) -> list[Member]:
+    """Prints the table of a sweep and writes it, and the report on its bundles, into its folder.
+
+    Args:
+        sweep: Folder of the sweep.
+        name: For the report's title.
+
+    Returns:
+        The members that failed.
+    """
+    found = members(sweep)
+    if not found or not is_first_process():
+        return []
+    _print(found, sweep)
+    write_csv(found, sweep / TABLE)
+    written = [TABLE]
+    bundles = list(dict.fromkeys(Path(m.result.bundle) for m in found if m.result.bundle and (Path(m.result.bundle) / MANIFEST).is_file()))
+    if bundles and _report(bundles, sweep / REPORT, f"Sweep {name}"):
+        written.append(REPORT)
+    print(f"{' and '.join(written)} are in '{sweep}'." if len(written) > 1 else f"{TABLE} is in '{sweep}'.")
+    return [member for member in found if member.result.status == "failed"]
+
+
+def _report(bundles: Sequence[Path], path: Path, title: str) -> bool:
+    """The report is worth less than the runs: where it cannot be written, that is said and the sweep goes on to its end."""
+    try:
+        # Imported here, because its packages take seconds.
+        from heatpose.report import write_report
+
+        write_report(bundles, path, title=title)
+    except (HeatposeError, ImportError) as error:
+        print(f"warning: no {REPORT}: {error}")
+        return False
+    return True
+
+
+def differing(found: Sequence[Member]) -> list[str]:
+    """Keys of overrides that are not the same in all members."""
+    keys = list(dict.fromkeys(key for member in found for key in member.overrides))
+    return [key for key in keys if len(found) == 1 or len({member.overrides.get(key) for member in found}) > 1]
+
+
+def _columns(found: Sequence[Member]) -> tuple[list[str], list[str], list[str]]:
+    """Overrides, artefacts and boards that some member has."""
+    files = [name for name in ("float32", "int8_pc", "int8_pt") if any(name in member.result.files for member in found)]
+    return differing(found), files, list(dict.fromkeys(board for member in found for board in member.result.boards))
+
+
+def write_csv(found: Sequence[Member], path: Path) -> None:
+    """A line for each member: name, what it was given, OKS in percent, estimates of each board, status. Empty where nothing is known."""
+    keys, files, boards = _columns(found)
+    numbers = ("artefact", "oks", "ms", "ram_kib", "flash_kib", "extrapolates")
+    heads = ["run", *keys, "oks", *(f"{name}_oks" for name in files), *(f"{board}_{n}" for board in boards for n in numbers)]
+    part = path.with_name(path.name + ".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow([*heads, "status", "reason", "seconds", "bundle"])
+        for member in found:
+            result = member.result
+            estimated = (getattr(result.boards[board], n) if board in result.boards else None for board in boards for n in numbers)
+            given, scores = (member.overrides.get(key) for key in keys), (result.files.get(name) for name in files)
+            end = (result.status, result.reason, round(result.seconds, 1), result.bundle)
+            table.writerow(["" if cell is None else cell for cell in (member.run, *given, result.oks, *scores, *estimated, *end)])
+    os.replace(part, path)
+
+
+def _print(found: Sequence[Member], sweep: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    keys, files, boards = _columns(found)
+    int8 = [name for name in files if name != "float32"]
+    table = Table()
+    for key in keys or ["run"]:
+        table.add_column(key)
+    for heading in ("OKS %", *(f"{name} %" for name in int8), *(f"{board}\n{n}" for board in boards for n in ("ms", "RAM KiB", "flash KiB"))):
+        table.add_column(heading, justify="right")
+    table.add_column("status")
+    for member in found:
+        given = [member.overrides.get(key, "") for key in keys] or [member.run]
+        cells = [*given, *_numbers(member.result, int8, boards), member.result.status]
+        table.add_row(*cells, style="red" if member.result.status == "failed" else None)
+    console = Console()
+    if not console.is_terminal:  # rich assumes 80 columns then, and would cut figures
+        console.width = 200
+    console.print(f"\n{sweep}", highlight=False, markup=False, soft_wrap=True)  # no title: rich breaks it where the table ends
+    console.print(table)
+    console.print(_caption(found), highlight=False, markup=False, soft_wrap=True)
+
+
+def _numbers(result: RunResult, int8: Sequence[str], boards: Sequence[str]) -> Iterator[str]:
+    yield _text(result.oks, 2)
+    yield from (_text(result.files.get(name), 2) for name in int8)
+    for board in boards:
+        numbers: Any = result.boards.get(board)
+        star = "*" if numbers is not None and numbers.extrapolates else ""
+        for name, digits in (("ms", 1), ("ram_kib", 0), ("flash_kib", 0)):
+            text = _text(getattr(numbers, name, None), digits)
+            yield text if text == "-" else text + star
+
+
+def _text(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _caption(found: Sequence[Member]) -> str:
+    starred = any(numbers.extrapolates for member in found for numbers in member.result.boards.values())
+    remark = "; * outside the networks that they were fitted on" if starred else ""
+    return f"Estimates of the int8 file that the board takes{remark}. `heatpose estimate` gives their intervals."

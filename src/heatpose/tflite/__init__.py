@@ -1,0 +1,1 @@
+"""TFLite files as plain values: reading, writing, statistics, findings, inspection."""

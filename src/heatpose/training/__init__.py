@@ -1,0 +1,1 @@
+"""A training run: the Lightning module, its callbacks, devices, resuming, its result."""

@@ -1,0 +1,147 @@
+"""One training run: objects in, the best checkpoint out. Interrupted runs go on where they stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+
+from heatpose.data.datamodule import PoseData
+from heatpose.errors import HeatposeError, InterruptedRun
+from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
+from heatpose.training.devices import refused_in_one_sentence
+from heatpose.training.distributed import several_processes
+from heatpose.training.module import PoseModule
+from heatpose.training.result import read
+from heatpose.utils.files import only_one, replace_whole, write_json
+from heatpose.utils.process import is_first_process, keep_freed_memory
+
+FINGERPRINT = "configuration.json"
+
+
+def open_run(folder: Path, configuration: dict[str, Any], resume: bool) -> Path | None:
+    """Prepares the folder of a run and finds where to go on.
+
+    Args:
+        folder: `runs/<name>`.
+        configuration: What the run is; a folder of another configuration is not continued.
+        resume: Go on with an interrupted run; else start anew, dropping its checkpoints.
+
+    Returns:
+        The last checkpoint of an interrupted or finished run, else None.
+
+    Raises:
+        HeatposeError: The folder holds a checkpoint of another configuration.
+    """
+    fingerprint = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
+    record, last = folder / FINGERPRINT, folder / "checkpoints" / "last.ckpt"
+    if not resume and record.is_file() and is_first_process():  # only what is known to be a run is ever removed
+        shutil.rmtree(folder)
+    if not resume and not is_first_process():
+        return None
+    if last.is_file() and record.is_file():  # a run that failed before its first checkpoint is in nobody's way
+        known = read(record)
+        if known.get("fingerprint") != fingerprint:
+            changed = sorted(k for k in {*configuration, *known.get("configuration", {})} if configuration.get(k) != known.get("configuration", {}).get(k))
+            raise HeatposeError(f"'{folder}' holds a run of another configuration (different: {', '.join(changed)}); choose another name=... or resume=false.")
+    elif is_first_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(record, {"fingerprint": fingerprint, "configuration": configuration})
+    return last if last.is_file() else None
+
+
+@contextmanager
+def only_this_process(folder: Path) -> Iterator[None]:
+    """Keeps a second process from training the same run; processes that Lightning starts for further devices share the first one's right.
+
+    Raises:
+        HeatposeError: Another process trains it.
+    """
+    if getattr(rank_zero_only, "rank", 0):  # set by Lightning where there are several
+        yield
+        return
+    with only_one(folder.parent, folder.name, "The run"):
+        yield
+
+
+def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Path | None) -> Path:
+    """Trains, or goes on from `last`.
+
+    Returns:
+        The best checkpoint by OKS on the held-out people.
+
+    Raises:
+        HeatposeError: `last` is no checkpoint, Lightning refuses the settings, or training was
+            interrupted or ended without a checkpoint.
+    """
+    if last is not None:
+        load_checkpoint(last)  # refuses what is none; Lightning's own words would be a traceback
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
+    try:
+        learnt = (f"run={module.metadata.get('run')}", f"resolution={module.preprocessing.size}", "shared_weights=false")
+        processes = several_processes(*learnt) if trainer.world_size > 1 else nullcontext()
+        with refused_in_one_sentence(), processes:
+            trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    except SystemExit as stopped:  # Lightning's answer to Ctrl-C
+        raise InterruptedRun("Training was interrupted; the same command goes on from the last checkpoint.") from stopped
+    choosing = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
+    best = next((c.best_model_path for c in choosing if c.best_model_path), "")
+    if not best:
+        raise HeatposeError("Training ended without a checkpoint; check trainer.max_epochs and the callbacks.")
+    return Path(best)
+
+
+def initial_checkpoint(module: PoseModule, folder: Path) -> Path:
+    """Writes the initial weights as a checkpoint, for runs that do not train (`fit=false`)."""
+    path = folder / "checkpoints" / "initial.ckpt"
+    save_checkpoint(path, module.network, module.skeleton, module.preprocessing, **module.metadata)
+    return path
+
+
+def callbacks_of(config: dict[str, Callback | None], folder: Path) -> Sequence[Callback]:
+    """The configured callbacks, with the checkpoints' folder filled in; entries that are null are left out."""
+    chosen = [callback for callback in config.values() if callback is not None]
+    for callback in chosen:
+        if isinstance(callback, ModelCheckpoint):
+            callback.dirpath = str(folder / "checkpoints")
+    return chosen
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes each checkpoint beside its place and renames it.
+
+    Lightning's own way (2.6, `_atomic_save`) writes into the system's folder for temporary files and moves the file, which is a copy where that
+    folder is another file system: a kill in that moment leaves half a checkpoint under the name that the next run would go on from.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes the file; the older one of that name is there until the new one is whole.
+
+        Raises:
+            HeatposeError: It cannot be written.
+        """
+        target = Path(path)
+        part = target.with_name(f"{target.name}.part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(checkpoint, part)
+            replace_whole(part, target)
+        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            reason = getattr(error, "strerror", None) or "is the disk full?"
+            raise HeatposeError(
+                f"Checkpoint '{target}' cannot be written ({reason}); make room, and the same command goes on from the last whole one."
+            ) from error

@@ -1,0 +1,238 @@
+"""One network learns to say what another says, on pictures that both see: no label takes part (Hinton et al. 2015).
+
+For students that are the teacher in another form (rounded to int8, or with another way of upsampling); `distill.loss` is for learning beside labels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from heatpose.errors import HeatposeError
+from heatpose.models.movenet import MoveNet, PoseMaps
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.training.callbacks import Progress
+from heatpose.utils.process import keep_freed_memory
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from heatpose.models.movenet import MoveNet
+    from heatpose.pose.preprocessing import Preprocessing
+
+
+_LOGITS = ("heatmap", "centre")
+_AMOUNT = 2.0  # of sharpening, at most
+Maps = dict[str, Tensor]
+"""Head -> its maps f[B, C, H, W]."""
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """How long a student learns.
+
+    Attributes:
+        steps: Of the optimiser.
+        batch_size: Pictures a step.
+        seed: Of the order.
+        lower: What to lower where the loss is no number any more, for the error.
+        otherwise: What to choose where there are no pictures, for the error.
+        sharpen: Share of the pictures that are `sharpened`, each by an amount drawn up to 2.
+    """
+
+    steps: int
+    batch_size: int
+    seed: int
+    lower: str
+    otherwise: str
+    sharpen: float = 0.0
+
+
+def learn(
+    student: nn.Module, groups: list[dict[str, Any]], teacher: MoveNet, images: NDArray[np.uint8], preprocessing: Preprocessing, lessons: Lessons,
+    *, progress: bool = True,
+) -> None:  # fmt: skip
+    """Trains a student by Adam: a short linear rise of the rates, then cosine to nothing.
+
+    Args:
+        student: Normalised images f32[B, 3, S, S] -> a network's maps; its parameters change.
+        groups: Parameters and rates, as `torch.optim.Adam` takes them.
+        teacher: Is asked about every picture of every step.
+        images: u8[N, S, S, 3], as the network gets them; each is also shown mirrored.
+        preprocessing: Of both networks.
+        lessons: How long.
+        progress: Shows a bar.
+
+    Raises:
+        HeatposeError: There are no pictures, or the loss is no number any more.
+    """
+    if not len(images):
+        raise HeatposeError(f"There are no training pictures to learn from the float network on; give more training images, or choose {lessons.otherwise}.")
+    keep_freed_memory()
+    lightning.seed_everything(lessons.seed, workers=True, verbose=False)
+    pictures = _Pictures(images, teacher, preprocessing, lessons)
+    generator = torch.Generator().manual_seed(lessons.seed)
+    sampler = RandomSampler(pictures, replacement=True, num_samples=lessons.steps * lessons.batch_size, generator=generator)
+    trainer = lightning.Trainer(
+        max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
+        enable_progress_bar=progress, callbacks=[Progress()] if progress else [], precision="32-true", deterministic=True,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found .* module\\(s\\) in eval mode")  # batch norm as it was trained
+        trainer.fit(_Lesson(student, groups, lessons), DataLoader(pictures, lessons.batch_size, sampler=sampler, collate_fn=list))
+
+
+def distance(found: Maps, teacher: Maps) -> Tensor:
+    """How far a network's maps are from its teacher's, f32[].
+
+    Heatmaps and centre: Kullback-Leibler divergence of the softmax over the cells, each map weighted by how sure the teacher is of it (the sigmoid of
+    its peak). Vectors: mean absolute difference, in cells.
+    """
+    total = torch.zeros(())
+    for head, wanted in teacher.items():
+        if head in _LOGITS:
+            target, own = (functional.log_softmax(maps.flatten(2), -1) for maps in (wanted, found[head]))
+            sure = wanted.flatten(2).amax(-1).sigmoid()
+            total = total + ((target.exp() * (target - own)).sum(-1) * sure).sum() / sure.sum().clamp_min(1e-6)
+        else:
+            total = total + 0.1 * (wanted - found[head]).abs().mean()
+    return total
+
+
+def maps_of(output: Tensor | PoseMaps) -> Maps:
+    """What a network gives, by head."""
+    if isinstance(output, Tensor):
+        return {"heatmap": output}
+    return {"centre": output.centre, "regression": output.regression, "heatmap": output.heatmaps, "offset": output.offset}
+
+
+def sharpened(images: Tensor, amounts: Tensor) -> Tensor:
+    """Pictures with harder edges: image + amount * (image - mean of the 3x3 around).
+
+    Nearest sampling of a large photograph leaves harder edges than a view of a small one. A student that has seen soft pictures alone comes near its
+    teacher on those, and leaves it on photographs as they are met in use.
+
+    Args:
+        images: u8[B, 3, H, W].
+        amounts: f32[B], 0 leaves a picture as it is.
+
+    Returns:
+        u8[B, 3, H, W].
+    """
+    values = images.float()
+    soft = functional.avg_pool2d(values, 3, 1, 1, count_include_pad=False)
+    return (values + amounts.reshape(-1, 1, 1, 1) * (values - soft)).round().clamp(0, 255).byte()
+
+
+class _Lesson(lightning.LightningModule):
+    """The student and its optimiser."""
+
+    def __init__(self, student: nn.Module, groups: list[dict[str, Any]], lessons: Lessons) -> None:
+        super().__init__()
+        self.student, self.groups, self.lessons = student, groups, lessons
+
+    def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+        """The distance to the teacher."""
+        pictures, teacher = batch
+        found = maps_of(self.student(pictures.contiguous(memory_format=torch.channels_last)))
+        loss = distance(found, _split(teacher, found))
+        if not torch.isfinite(loss):
+            raise HeatposeError(f"The loss against the float network is no number any more; lower {self.lessons.lower}.")
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Adam, stepwise rates."""
+        optimizer = torch.optim.Adam(self.groups)
+        steps = self.lessons.steps
+        rise = max(1, steps // 20)
+
+        def factor(step: int) -> float:
+            return min(1.0, (step + 1) / rise) * 0.5 * (1 + float(np.cos(np.pi * step / steps)))
+
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def _split(joined: Tensor, like: Maps) -> Maps:
+    """One tensor f[B, C, H, W] -> the heads whose channels it holds one after the other."""
+    return dict(zip(like, torch.split(joined, [maps.shape[1] for maps in like.values()], 1), strict=True))
+
+
+class _Pictures(Dataset[list[Tensor]]):
+    """Pictures, as they are and mirrored, sharpened or not, and what the teacher says about them."""
+
+    def __init__(self, images: NDArray[np.uint8], teacher: MoveNet, preprocessing: Preprocessing, lessons: Lessons) -> None:
+        self.images, self.teacher, self.preprocessing = images, teacher, preprocessing
+        self.sharpen, self.chance = lessons.sharpen, torch.Generator().manual_seed(lessons.seed)
+
+    def __len__(self) -> int:
+        return 2 * len(self.images)
+
+    def __getitem__(self, index: int) -> list[Tensor]:
+        raise NotImplementedError("read in batches")
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Tensor]:
+        """One batch: normalised f32[B, 3, S, S] and the teacher's maps f32[B, C, H, W]."""
+        chosen = np.stack([self.images[i // 2][:, ::-1] if i % 2 else self.images[i // 2] for i in indices])
+        shown = torch.from_numpy(chosen).permute(0, 3, 1, 2)
+        if self.sharpen:
+            drawn, amount = torch.rand(2, len(chosen), generator=self.chance)
+            shown = sharpened(shown, _AMOUNT * amount * (drawn < self.sharpen))
+        pictures = self.preprocessing.normalise(shown).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            return [pictures, torch.cat(list(maps_of(self.teacher(pictures)).values()), 1)]
+
+
+@dataclass(frozen=True)
+class Settling:
+    """How long it learns (conf/quant).
+
+    Attributes:
+        steps: Of Adam.
+        batch_size: Pictures a step.
+        images: Training pictures: views of training people, each as it is and mirrored.
+        rate: Of Adam.
+        seed: Of views and order.
+        sharpen: Share of the pictures that get harder edges, as nearest sampling makes them of large photographs.
+    """
+
+    steps: int = 300
+    batch_size: int = 16
+    images: int = 2000
+    rate: float = 5e-5
+    seed: int = 0
+    sharpen: float = 0.6
+
+
+def settle(network: MoveNet, teacher: MoveNet, images: NDArray[np.uint8], preprocessing: Preprocessing, settling: Settling, *, progress: bool = True) -> None:
+    """Trains a network in place. Batch-norm statistics and the fixed layers of the upsampling stay.
+
+    Args:
+        network: The teacher's weights under another way of upsampling.
+        teacher: The network as it was trained.
+        images: Training pictures u8[N, S, S, 3] as the network gets them; never ones that are scored.
+        preprocessing: Of both.
+        settling: How long and how fast.
+        progress: Shows a bar.
+
+    Raises:
+        HeatposeError: There are no pictures, or the loss is no number any more.
+    """
+    network.eval().requires_grad_(True)
+    for step in network.pyramid:
+        step.upsample.requires_grad_(False)
+    groups = [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad], "lr": settling.rate}]
+    lessons = Lessons(settling.steps, settling.batch_size, settling.seed, "quant.settling.rate", "quant.settling=null", settling.sharpen)
+    learn(network, groups, teacher.eval(), images[: settling.images], preprocessing, lessons, progress=progress)
+    network.requires_grad_(False)

@@ -1,0 +1,139 @@
+"""The picture grid in the logger, and the progress bar's numbers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from numpy.typing import NDArray
+
+from heatpose.training.callbacks import PredictionGrid, Progress
+
+
+class Pictures:
+    """A logger that takes pictures."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, NDArray[np.uint8], int]] = []
+        self.experiment = self
+
+    def add_image(self, tag: str, image: NDArray[np.uint8], step: int, dataformats: str) -> None:
+        assert dataformats == "HWC"
+        self.taken.append((tag, image, step))
+
+
+def trainer(logger: Any, epoch: int = 0, **settings: Any) -> Any:
+    usual = {"sanity_checking": False, "current_epoch": epoch, "is_global_zero": True, "global_step": 10 * epoch}
+    return SimpleNamespace(**{**usual, "logger": logger, **settings})
+
+
+def batch(people: int = 5) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "image": torch.randint(0, 256, (people, 3, 64, 64), dtype=torch.uint8, generator=generator),
+        "points": torch.rand(people, 13, 2, generator=generator) * 64,
+        "labelled": torch.ones(people, 13, dtype=torch.bool), "box": torch.full((people, 2), 40.0),
+    }  # fmt: skip
+
+
+def validate(grid: PredictionGrid, module: Any, at: Any, logits: torch.Tensor, people: int = 5) -> None:
+    """One validation of two batches."""
+    grid.on_validation_batch_end(at, module, logits, batch(people), 0)
+    grid.on_validation_batch_end(at, module, logits * 0 - 5, batch(people), 1)
+    grid.on_validation_epoch_end(at, module)
+
+
+@pytest.fixture
+def logits() -> torch.Tensor:
+    """Peaks at random places."""
+    return torch.randn(5, 13, 16, 16, generator=torch.Generator().manual_seed(1)) * 4
+
+
+def test_a_grid_shows_label_prediction_and_heatmaps(tiny_run: Any, logits: torch.Tensor) -> None:
+    module, logger = tiny_run.module(), Pictures()
+    validate(PredictionGrid(people=3), module, trainer(logger, epoch=2), logits)
+    ((tag, picture, step),) = logger.taken
+    assert (tag, step) == ("val/predictions", 20)
+    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+    assert picture.shape[1] >= 6 * 64 and picture.shape[0] >= 2 * 64  # three people, two in a row of six tiles
+    other = Pictures()
+    validate(PredictionGrid(people=3), module, trainer(other), -logits)
+    changed = np.abs(picture.astype(int) - other.taken[0][1]).max((0, 2)) > 0
+    side = picture.shape[1] // 6
+    columns = [bool(changed[i * side : (i + 1) * side].any()) for i in range(6)]
+    assert columns == [False, True, True] * 2  # labels stay, predictions and heatmaps follow the network
+
+
+def test_the_first_batch_is_shown(tiny_run: Any, logits: torch.Tensor) -> None:
+    module = tiny_run.module()
+    several, one = Pictures(), Pictures()
+    validate(PredictionGrid(2), module, trainer(several), logits)
+    alone = PredictionGrid(2)
+    alone.on_validation_batch_end(trainer(one), module, logits, batch(), 0)
+    alone.on_validation_epoch_end(trainer(one), module)
+    np.testing.assert_array_equal(several.taken[0][1], one.taken[0][1])
+
+
+def test_fewer_people_than_asked_for_are_enough(tiny_run: Any, logits: torch.Tensor) -> None:
+    logger = Pictures()
+    validate(PredictionGrid(8), tiny_run.module(), trainer(logger), logits[:2], people=2)
+    assert len(logger.taken) == 1
+
+
+def test_only_some_epochs_are_drawn(tiny_run: Any, logits: torch.Tensor) -> None:
+    logger, grid, module = Pictures(), PredictionGrid(1, every=3), tiny_run.module()
+    for epoch in range(7):
+        validate(grid, module, trainer(logger, epoch), logits)
+    assert [step for _, _, step in logger.taken] == [0, 30, 60]
+
+
+@pytest.mark.parametrize("settings", [{"sanity_checking": True}, {"is_global_zero": False}])
+def test_nothing_is_drawn_in_a_sanity_check_or_twice(settings: dict[str, bool], tiny_run: Any, logits: torch.Tensor) -> None:
+    logger = Pictures()
+    validate(PredictionGrid(), tiny_run.module(), trainer(logger, **settings), logits)
+    assert not logger.taken
+
+
+@pytest.mark.parametrize("logger", [None, SimpleNamespace(experiment=None), SimpleNamespace(experiment=object())])
+def test_a_logger_without_pictures_is_no_problem(logger: Any, tiny_run: Any, logits: torch.Tensor) -> None:
+    validate(PredictionGrid(), tiny_run.module(), trainer(logger), logits)
+
+
+def test_half_precision_logits_can_be_drawn(tiny_run: Any, logits: torch.Tensor) -> None:
+    logger = Pictures()
+    validate(PredictionGrid(1), tiny_run.module(), trainer(logger), logits.bfloat16())
+    assert len(logger.taken) == 1
+
+
+def test_a_real_validation_draws_once(tiny_run: Any) -> None:
+    """In Lightning's own order of calls, with the averaged weights swapped in."""
+
+    class Counts(PredictionGrid):
+        drawn = 0
+
+        def _draw(self, *args: Any) -> NDArray[np.uint8]:
+            Counts.drawn += 1
+            return super()._draw(*args)
+
+    tiny_run.trainer(2, Counts(2)).fit(tiny_run.module(), datamodule=tiny_run.data())
+    assert Counts.drawn == 2
+
+
+def test_the_bar_shows_no_version_number(monkeypatch: pytest.MonkeyPatch, tiny_run: Any) -> None:
+    shown = {"train/loss": 1.0, "val/oks": 2.0, "v_num": "tensorboard"}
+    monkeypatch.setattr(RichProgressBar, "get_metrics", lambda *args: dict(shown))
+    assert Progress().get_metrics(trainer(None, training=False), tiny_run.module()) == {"train/loss": 1.0, "val/oks": 2.0}
+
+
+def test_the_progress_bar_reads_the_loss_at_logged_steps_and_at_the_end(tiny_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    monkeypatch.setattr(RichProgressBar, "get_metrics", lambda self, trainer, module: read.append(trainer.global_step) or {"train/loss": trainer.global_step})
+    bar, module = Progress(), tiny_run.module()
+    for step in range(1, 16):
+        during = trainer(None, training=True, global_step=step, log_every_n_steps=5, is_last_batch=step == 13)
+        assert bar.get_metrics(during, module) == {"train/loss": read[-1]}
+    assert read == [1, 5, 10, 13, 15]
