@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 import heatpose.sweeps.hydra_callback  # noqa: F401  (registers the resolver that the configuration uses)
 from heatpose import entries
 from heatpose.errors import HeatposeError, told_in_one_sentence
+from heatpose.utils import configuration
 from tests.conftest import Heatpose
 
 REPOSITORY = Path(__file__).parents[1]
@@ -26,13 +27,13 @@ pytestmark = pytest.mark.usefixtures("hydra_as_before")
 
 
 def test_the_configuration_is_the_checkouts() -> None:
-    assert entries.conf_folder() == REPOSITORY / "conf"
+    assert configuration.conf_folder() == REPOSITORY / "conf"
 
 
 def test_a_package_without_its_configuration_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(entries, "CONF_FOLDERS", (tmp_path, tmp_path / "conf"))
+    monkeypatch.setattr(configuration, "CONF_FOLDERS", (tmp_path, tmp_path / "conf"))
     with pytest.raises(HeatposeError, match="install heatpose again"):
-        entries.conf_folder()
+        configuration.conf_folder()
 
 
 @pytest.mark.parametrize(("entry", "own"), [("train", {"fit": True}), ("export", {"fit": False, "checkpoint": None})])
@@ -85,7 +86,11 @@ def test_ctrl_c_is_one_sentence(
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(10)
 
-    assert started(monkeypatch, tmp_path, task) == 1
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    try:
+        assert started(monkeypatch, tmp_path, task) == 1
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "error: Interrupted; the same command begins again.\n"
 
 

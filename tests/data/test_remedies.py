@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 REPOSITORY = Path(__file__).parents[2]
-SOURCES = [*sorted((REPOSITORY / "src" / "heatpose" / "data").glob("*.py")), REPOSITORY / "src" / "heatpose" / "skeleton.py"]
+SOURCES = [*sorted((REPOSITORY / "src" / "heatpose" / "data").glob("*.py")), REPOSITORY / "src" / "heatpose" / "pose" / "skeleton.py"]
 SETTING = re.compile(r"(?<![\w./])(?:data|augment|distill)(?:\.[a-z_]+)+(?=[= ;.,)]|$)")
 
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from heatpose.errors import HeatposeError
 from heatpose.training import result as record
 from heatpose.training.result import BoardNumbers, RunResult
+from heatpose.utils.process import is_first_process
 
 RESULT = RunResult(
     oks=61.5, files={"float32": 61.5, "int8_pc": 60.75}, seconds=12.0,
@@ -89,4 +90,4 @@ def test_only_the_first_process_writes(monkeypatch: pytest.MonkeyPatch, environm
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert record.is_first_process() is first
+    assert is_first_process() is first

@@ -40,8 +40,8 @@ def same_images(people: Sequence[Person], others: Sequence[Person]) -> set[Path]
     Raises:
         HeatposeError: An image that has to be compared cannot be read.
     """
-    mine = {person.image_path: person.image_path.resolve() for person in people}
-    theirs = {person.image_path.resolve() for person in others}
+    mine = {person.image_path: _resolved(person.image_path) for person in people}
+    theirs = {_resolved(person.image_path) for person in others}
     found = {path for path, file in mine.items() if file in theirs}
     names = {path.stem for path in theirs}
     for path in _copies([path for path in mine if path not in found], theirs):
@@ -51,6 +51,14 @@ def same_images(people: Sequence[Person], others: Sequence[Person]) -> set[Path]
     with ThreadPoolExecutor(2) as pool:
         alike = pool.map(lambda pair: _alike(*pair), pairs)
         return found | {pair[0] for pair, same in zip(pairs, alike, strict=True) if same}
+
+
+def _resolved(path: Path) -> Path:
+    """The file behind links; the path itself where its name cannot be that of a file."""
+    try:
+        return path.resolve()
+    except (OSError, ValueError):  # a loop of links; a null byte, or half of a surrogate pair
+        return path
 
 
 def _copies(paths: Collection[Path], others: Collection[Path]) -> set[Path]:
@@ -68,7 +76,7 @@ def _copies(paths: Collection[Path], others: Collection[Path]) -> set[Path]:
 def _size(path: Path) -> int | None:
     try:
         return os.stat(path).st_size
-    except OSError:  # a missing image has a sentence of its own where it is decoded
+    except (OSError, ValueError):  # a missing image has a sentence of its own where it is decoded
         return None
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from heatpose.doctor.check import Check
-from heatpose.errors import HeatposeError
+from heatpose.errors import BUG, HeatposeError
 from heatpose.utils.process import Ended, run_process
 
 LONGEST_S = 600
@@ -239,6 +239,7 @@ def _reason(ended: Ended) -> str:
         return f"crashed with {signal.Signals(-ended.status).name}"
     lines = [line.strip() for line in ended.text.splitlines() if line.strip()]
     said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    advice = "Set the environment variable HYDRA_FULL_ERROR"
+    # What stands below the error is advice.
+    advice = ("Set the environment variable HYDRA_FULL_ERROR", BUG)
     lines = [line for line in lines if not line.startswith(advice)]
     return (said or lines or [f"exit status {ended.status}"])[-1]
