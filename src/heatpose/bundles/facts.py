@@ -108,7 +108,7 @@ def read_manifest(model: Path) -> FileFacts:
     Neither does a bundle's about a file that it does not list, by name or by hash.
 
     Raises:
-        HeatposeError: The manifest is no json, or its skeleton or preprocessing cannot be understood.
+        HeatposeError: The manifest is not JSON, or its skeleton or preprocessing cannot be understood.
     """
     path = model.parent / MANIFEST
     if not path.is_file():

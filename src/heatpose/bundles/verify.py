@@ -42,7 +42,7 @@ def verify_bundle(folder: str | Path) -> Verification:
     A model file that the manifest does not list is a finding, too; other additions, such as reports and a tool's results, are not.
 
     Raises:
-        HeatposeError: The folder is no bundle, or its manifest lists no files.
+        HeatposeError: The folder is not a bundle, or its manifest lists no files.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():

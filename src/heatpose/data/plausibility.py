@@ -21,7 +21,7 @@ ROUNDING = 1.0
 FAR = 0.1
 """A box reaches far beyond its image where this share of its side lies outside."""
 MANY = 0.2
-"""Share of a file's boxes or keypoints above which a mistake is no single one."""
+"""Share of a file's boxes or keypoints above which a mistake is not a single one."""
 SMALLEST = 16
 """Images with a shorter side are too small to tell pixels from fractions."""
 

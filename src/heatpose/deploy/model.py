@@ -172,7 +172,7 @@ def bundle_file(source: Path) -> Path:
     """A model file as it is; of a bundle its per-channel file, else its first TFLite.
 
     Raises:
-        HeatposeError: The folder is no bundle, or has no TFLite.
+        HeatposeError: The folder is not a bundle, or has no TFLite.
     """
     if not source.is_dir():
         return source

@@ -122,7 +122,7 @@ def check_place(out: Path, name: str, model_name: str) -> None:
         model_name: How its model files begin.
 
     Raises:
-        HeatposeError: A name cannot be used, or `out/name` is no bundle.
+        HeatposeError: A name cannot be used, or `out/name` is not a bundle.
     """
     for label, value in (("name", name), ("model name", model_name)):
         if not value or value != Path(value).name or value.startswith("."):

@@ -64,7 +64,7 @@ def drift_of(float_file: Path, int8_file: Path, sources: Sequence[Path], skeleto
         limit: At most so many pictures, evenly spread over those that are found.
 
     Raises:
-        HeatposeError: There is no picture, or a file is no pose model.
+        HeatposeError: There is no image, or a file is not a pose model.
     """
     runners = [open_runner(path) for path in (float_file, int8_file)]
     size = runners[0].size

@@ -33,7 +33,7 @@ def fine_tune(plan: Plan, teacher: MoveNet, images: NDArray[np.uint8], tuning: T
         The plan with other weights and biases.
 
     Raises:
-        HeatposeError: There are no pictures, or the loss is no number any more.
+        HeatposeError: There are no images, or the loss is not a number any more.
     """
     network = Int8Network(plan).train()
     lessons = Lessons(tuning.steps, tuning.batch_size, tuning.seed, "quant.tuning.*.rate", "quant=int8")

@@ -188,11 +188,11 @@ class Arithmetic:
 
         Args:
             name: "ADD", "SUB", "MUL" or "DIV".
-            constant: Its other operand, one number or three; None where it is no constant.
+            constant: Its other operand, one number or three; None where it is not a constant.
             first: The constant is the first operand.
 
         Returns:
-            False where the result is no affine function of the image any more.
+            False where the result is not an affine function of the image any more.
         """
         if constant is None or constant.size not in (1, 3) or (name == "DIV" and first):
             return False

@@ -53,7 +53,7 @@ def find_input(
 
     Args:
         path: The file, for messages.
-        inputs: Name, dtype and shape of each; what is no number above 0 in a shape is open.
+        inputs: Name, dtype and shape of each; what is not a number above 0 in a shape is open.
         wanted: Side to run a file at that leaves it open.
 
     Raises:
@@ -104,7 +104,7 @@ def read_input(
 
 
 def _first_arithmetic(model: Any, tensor: str) -> Arithmetic:
-    """What the nodes up to the first that is no arithmetic compute; nothing where the way forks."""
+    """What the nodes up to the first that is not arithmetic compute; nothing where the way forks."""
     constants = _constants(model)
     found = Arithmetic()
     for _ in range(len(model.graph.node)):

@@ -126,7 +126,7 @@ def describe_file(path: Path) -> dict[str, Any]:
 
     Returns:
         `assumed` and `computed`; and where the file or its bundle states them `skeleton`,
-        `preprocessing` and `stated_by`. All empty for what is no pose model.
+        `preprocessing` and `stated_by`. All empty for what is not a pose model.
 
     Raises:
         HeatposeError: Its metadata or the manifest beside it cannot be understood.

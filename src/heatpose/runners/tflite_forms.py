@@ -90,7 +90,7 @@ def _quantised(tensor: Tensor) -> tuple[float, int] | None:
 
 
 def _meaning(dtype: str, scale: float, zero_point: int) -> Normalisation | None:
-    """What raw bytes mean under a scale and zero point; None where that is no usual range."""
+    """What raw bytes mean under a scale and zero point; None where that is not a usual range."""
     zero = zero_point + (128 if dtype == "int8" else 0)
     usual = zip((SIGNED, UNIT, BYTES), RAW_BYTES, strict=True)
     return next((n for n, known in usual if takes_raw_bytes(scale, zero, known[:2])), None)
@@ -119,7 +119,7 @@ def read_input(
         return InputReading(given, "given")
     if (meant := _quantised_at_once(graph)) is not None:
         return InputReading(meant, "computed", "the scale and zero point after the input")
-    # Arithmetic that is no affine function is taken for a normalisation of raw bytes.
+    # Arithmetic that is not an affine function is taken for a normalisation of raw bytes.
     return _first_arithmetic(graph).reading(BYTES if normalises_inside(graph) else SIGNED)
 
 

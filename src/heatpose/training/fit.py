@@ -82,7 +82,7 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
         The best checkpoint by OKS on the held-out people.
 
     Raises:
-        HeatposeError: `last` is no checkpoint, Lightning refuses the settings, or training was
+        HeatposeError: `last` is not a checkpoint, Lightning refuses the settings, or training was
             interrupted or ended without a checkpoint.
     """
     if last is not None:

@@ -75,7 +75,7 @@ def learn(
         progress: Shows a bar.
 
     Raises:
-        HeatposeError: There are no pictures, or the loss is no number any more.
+        HeatposeError: There are no images, or the loss is not a number any more.
     """
     if not len(images):
         raise HeatposeError(f"There are no training pictures to learn from the float network on; give more training images, or choose {lessons.otherwise}.")
@@ -227,7 +227,7 @@ def settle(network: MoveNet, teacher: MoveNet, images: NDArray[np.uint8], prepro
         progress: Shows a bar.
 
     Raises:
-        HeatposeError: There are no pictures, or the loss is no number any more.
+        HeatposeError: There are no images, or the loss is not a number any more.
     """
     network.eval().requires_grad_(True)
     for step in network.pyramid:

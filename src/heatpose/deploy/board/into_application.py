@@ -60,7 +60,7 @@ def release_of(checkout: Path, facts: dict[str, Any]) -> str:
     """The application's release, out of its notes.
 
     Raises:
-        Refused: It is no such checkout.
+        Refused: It is not such a checkout.
     """
     notes, folder = checkout / "Release_Notes.md", f"Application/{facts['folder']}/Makefile"
     found = None
