@@ -44,12 +44,12 @@ def audited(folder: str) -> dict[str, Any] | str:
 
 def lines(found: dict[str, Any]) -> list[str]:
     """A line for each package with known vulnerabilities."""
-    told = []
+    message = []
     for package in found.get("dependencies", []):
         for known in package.get("vulns", []):
             fixed = ", ".join(known.get("fix_versions", [])) or "no release"
-            told.append(f"{package['name']} {package.get('version', '')}: {known['id']} (mended in {fixed})")
-    return told
+            message.append(f"{package['name']} {package.get('version', '')}: {known['id']} (mended in {fixed})")
+    return message
 
 
 def main() -> int:

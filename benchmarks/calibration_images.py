@@ -22,7 +22,7 @@ from heatpose.export.convert import convert
 from heatpose.export.onnx import export_onnx
 from heatpose.quantize.calibration import calibration_images, choose_calibration
 from heatpose.quantize.ptq import plan_int8
-from heatpose.quantize.select import Judge, split_training
+from heatpose.quantize.select import HoldoutScorer, split_training
 from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, AutoChoice
 from heatpose.quantize.write_int8 import write_int8
 
@@ -43,26 +43,26 @@ def main() -> None:
     name, loaded = arguments.name or arguments.model.stem, load(arguments.model, arguments.size)
     skeleton, preprocessing = loaded.skeleton, loaded.preprocessing
     choice = AutoChoice()
-    people, aside = split_training(CocoSource(root=str(arguments.train)).training(skeleton), set(), choice)
+    instances, holdout = split_training(CocoSource(root=str(arguments.train)).training(skeleton), set(), choice)
     done = known(arguments.out, FIELDS, 5)
     jobs = [(count, seed, form) for count in COUNTS for seed in range(arguments.seeds) for form in ("int8_pc", "int8_pt")]
     with tempfile.TemporaryDirectory() as temporary:
         whole, made = Path(temporary) / "float.tflite", Path(temporary) / "int8.tflite"
         export_onnx(loaded.network, arguments.size, Path(temporary) / "net.onnx", sigmoid=True)
         whole.write_bytes(convert(Path(temporary) / "net.onnx"))
-        judge = Judge(aside, choice.views, skeleton, preprocessing, whole)
+        scorer = HoldoutScorer(holdout, choice.views, skeleton, preprocessing, whole)
         for count, seed, form in track(jobs):
             key = (name, str(arguments.size), form, str(count), str(seed))
             if key in done:
                 continue
             start = time.perf_counter()
-            images = calibration_images(choose_calibration(people, count, seed, ()), preprocessing)
+            images = calibration_images(choose_calibration(instances, count, seed, ()), preprocessing)
             per_channel = form == "int8_pc"
-            plan = plan_int8(loaded.network, images, preprocessing, per_channel=per_channel, recovery=PER_CHANNEL if per_channel else PER_TENSOR)
+            plan = plan_int8(loaded.network, images, preprocessing, per_channel=per_channel, ptq=PER_CHANNEL if per_channel else PER_TENSOR)
             made.write_bytes(write_int8(whole, plan))
             seconds = time.perf_counter() - start
-            verdict = judge.verdict(made)
-            numbers = [f"{value:.2f}" for value in (verdict.oks, verdict.drop, verdict.drop_low, verdict.drop_high, seconds)]
+            holdout_score = scorer.holdout_score(made)
+            numbers = [f"{value:.2f}" for value in (holdout_score.oks, holdout_score.drop, holdout_score.drop_low, holdout_score.drop_high, seconds)]
             with arguments.out.open("a", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerow([*key, *numbers])
 

@@ -42,12 +42,12 @@ def generate(folder: Path, images: int) -> None:
     (part / "annotations").mkdir(parents=True)
     (part / "train2017").mkdir()
     labels = {"categories": source["categories"], "images": [], "annotations": []}
-    pictures = _small_jpegs(stock / "train2017", source["images"])
+    photos = _small_jpegs(stock / "train2017", source["images"])
     by_image = {entry["id"]: [_halved(a) for a in source["annotations"] if a["image_id"] == entry["id"]] for entry in source["images"]}
     for number in range(images):
         entry = source["images"][number % len(source["images"])]
         name = f"{number:012d}.jpg"
-        (part / "train2017" / name).write_bytes(pictures[entry["id"]])
+        (part / "train2017" / name).write_bytes(photos[entry["id"]])
         sides = {side: entry[side] // 2 for side in ("width", "height")}
         labels["images"].append({**entry, **sides, "id": number + 1, "file_name": name})
         for annotation in by_image[entry["id"]]:
@@ -96,7 +96,7 @@ def step(name: str, root: Path, cache: Path) -> dict[str, float]:
     data = PoseData(CocoSource(str(root)), COCO_17, Preprocessing(192), GeometricAugment(), batch_size=64, workers=0, cache=str(cache))
     data.setup()
     if name == "cache":
-        return {"count": len(getattr(data.pictures, "sides", ())), "bytes": float(getattr(data.pictures, "ends", [0])[-1])}
+        return {"count": len(getattr(data.images, "sides", ())), "bytes": float(getattr(data.images, "ends", [0])[-1])}
     start = time.perf_counter()
     count = sum(len(batch["image"]) for batch in data.train_dataloader())
     return {"count": count, "loading_s": time.perf_counter() - start}

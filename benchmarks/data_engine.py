@@ -27,13 +27,13 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from heatpose.data.augment import GeometricAugment, Photometric, view
-from heatpose.data.batches import VIEW, BatchPlan, EpochBatches, generator
+from heatpose.data.batches import SAMPLE, BatchPlan, EpochBatches, generator
 from heatpose.data.datamodule import PoseData
-from heatpose.data.image_cache import Pictures, open_cache
+from heatpose.data.image_cache import ImageStore, open_cache
 from heatpose.data.sample import Person, labelled_image
 from heatpose.data.sources import CocoSource
 from heatpose.data.synthetic.dataset import SyntheticSettings, build_synthetic
-from heatpose.data.views import TrainingViews
+from heatpose.data.views import AugmentedBatches
 from heatpose.models.losses import SpatialCrossEntropy
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.preprocessing import Preprocessing
@@ -67,11 +67,11 @@ def pictures_of(folder: Path, sides: tuple[int, int], count: int) -> list[Person
     return found
 
 
-def plain_batch(people: list[Person], plan: BatchPlan) -> dict[str, torch.Tensor]:
+def plain_batch(instances: list[Person], plan: BatchPlan) -> dict[str, torch.Tensor]:
     """The same views as `TrainingViews`, the usual way."""
     samples = []
-    for place, index in zip(plan.positions, plan.people, strict=True):
-        random, person = generator(0, VIEW, plan.epoch, place), people[index]
+    for place, index in zip(plan.positions, plan.instances, strict=True):
+        random, person = generator(0, SAMPLE, plan.epoch, place), instances[index]
         image = labelled_image(person)
         transform, mirrored = AUGMENT.transform(person, plan.size, random)
         sampling = "nearest" if random.random() < AUGMENT.nearest else "bilinear"
@@ -81,13 +81,13 @@ def plain_batch(people: list[Person], plan: BatchPlan) -> dict[str, torch.Tensor
     return dict(default_collate(samples))
 
 
-def loader_rows(name: str, people: list[Person], cache: Path, rounds: int) -> list[dict[str, Any]]:
+def loader_rows(name: str, instances: list[Person], cache: Path, rounds: int) -> list[dict[str, Any]]:
     """Batches a second of the plain loader and of the engine with a warm cache, by the time of this thread and by the clock on the wall."""
-    kept = open_cache(people, cache, 640)
-    engine, packed = TrainingViews(people, COCO_17, AUGMENT, kept), TrainingViews(people, COCO_17, AUGMENT, kept, packed=True)
-    plans = list(EpochBatches(len(people), BATCH, (SIZE,)))
+    kept = open_cache(instances, cache, 640)
+    engine, packed = AugmentedBatches(instances, COCO_17, AUGMENT, kept), AugmentedBatches(instances, COCO_17, AUGMENT, kept, packed=True)
+    plans = list(EpochBatches(len(instances), BATCH, (SIZE,)))
     parts: dict[str, Callable[[int], object]] = {
-        "plain": lambda number: plain_batch(people, plans[number % len(plans)]),
+        "plain": lambda number: plain_batch(instances, plans[number % len(plans)]),
         "sampled here": lambda number: engine[plans[number % len(plans)]],
         "sampled on the device": lambda number: packed[plans[number % len(plans)]],
     }
@@ -102,14 +102,14 @@ def loader_rows(name: str, people: list[Person], cache: Path, rounds: int) -> li
 class Given:
     """A source of given people."""
 
-    def __init__(self, people: list[Person]) -> None:
-        self.people = people
+    def __init__(self, instances: list[Person]) -> None:
+        self.instances = instances
 
     def prepare(self) -> None:
         """Nothing."""
 
     def training(self, skeleton: Any) -> list[Person]:
-        return self.people
+        return self.instances
 
     def evaluation(self, skeleton: Any) -> None:
         return None
@@ -124,12 +124,12 @@ def module_of() -> PoseModule:
     return PoseModule(MoveNet(17), SpatialCrossEntropy(COCO_17.sigmas), COCO_17, Preprocessing(SIZE), optimizer, warmup_cosine, Photometric())
 
 
-def epoch_rows(people: list[Person], cache: Path, rounds: int) -> list[dict[str, Any]]:
+def epoch_rows(instances: list[Person], cache: Path, rounds: int) -> list[dict[str, Any]]:
     """An epoch by Lightning with the engine against as many bare steps on a batch in memory, the default network."""
     limit = BATCH * EPOCH_BATCHES
 
     def data() -> PoseData:
-        return PoseData(Given(people), COCO_17, Preprocessing(SIZE), AUGMENT, batch_size=BATCH, workers="auto", cache=str(cache), limit=limit)
+        return PoseData(Given(instances), COCO_17, Preprocessing(SIZE), AUGMENT, batch_size=BATCH, workers="auto", cache=str(cache), limit=limit)
 
     made = data()
     made.setup()
@@ -174,13 +174,13 @@ def epoch_rows(people: list[Person], cache: Path, rounds: int) -> list[dict[str,
     return [{"measure": "bare steps over a whole epoch, default network", "clock": "cpu", "ratio": ratio, "wanted": ">= 0.95"}]
 
 
-def growth_rows(people: list[Person], folder: Path, rounds: int) -> list[dict[str, Any]]:
+def growth_rows(instances: list[Person], folder: Path, rounds: int) -> list[dict[str, Any]]:
     """Building the cache and one epoch of the loader for all people against half of them; memory likewise."""
 
     def run(share: int, number: int) -> None:
-        some = people[: len(people) // share]
-        pictures: Pictures = open_cache(some, folder / f"growth_{share}_{number}", 640)
-        views = TrainingViews(some, COCO_17, AUGMENT, pictures)
+        some = instances[: len(instances) // share]
+        images: ImageStore = open_cache(some, folder / f"growth_{share}_{number}", 640)
+        views = AugmentedBatches(some, COCO_17, AUGMENT, images)
         with Peak(0.01) as peak:
             for plan in EpochBatches(len(some), BATCH, (SIZE,)):
                 views[plan]

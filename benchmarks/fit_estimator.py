@@ -313,12 +313,12 @@ def linux(board: str, target: str, rows: Sequence[Row], names: Sequence[str], gr
 def boards() -> dict[str, dict[str, Any]]:
     """STM32MP2 and STM32MP1."""
     sides = ("macs_power_of_two", "macs_other")
-    told = "The units of the STM32MP2 are faster where the input's side is a power of two; apart from that, time goes with multiply-accumulates."
+    message = "The units of the STM32MP2 are faster where the input's side is a power of two; apart from that, time goes with multiply-accumulates."
     cpu = "Published networks of one size differ by a factor of two on this processor, for reasons that the tables do not tell."
     tensor, channel = ({"quantization": form} for form in ("int8_pt", "int8_pc"))
     found = {
-        "mp257_npu": linux("STM32MP257", "stm32mp2", published_rows(lambda r: r.mp257_ms, **tensor), sides, "int8_pt", "mp257_gpu", told),
-        "mp257_gpu": linux("STM32MP257, GPU", "stm32mp2", published_rows(lambda r: r.mp257_ms, **channel), sides, "int8_pc", "mp257_npu", told),
+        "mp257_npu": linux("STM32MP257", "stm32mp2", published_rows(lambda r: r.mp257_ms, **tensor), sides, "int8_pt", "mp257_gpu", message),
+        "mp257_gpu": linux("STM32MP257, GPU", "stm32mp2", published_rows(lambda r: r.mp257_ms, **channel), sides, "int8_pc", "mp257_npu", message),
     }
     for key, board, time in (("mp157", "STM32MP157", lambda r: r.mp157_ms), ("mp135", "STM32MP135", lambda r: r.mp135_ms)):
         found[f"{key}_cpu"] = linux(board, "stm32mp1", published_rows(time, **channel), ("macs",), "int8_pc", f"{key}_cpu_pt", cpu)

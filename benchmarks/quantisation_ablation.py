@@ -29,7 +29,7 @@ from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import COCO_17, Skeleton
 from heatpose.quantize.calibration import calibration_images, choose_calibration, shared_images
 from heatpose.quantize.ptq import plan_int8
-from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, PLAIN, Recovery
+from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, PLAIN, PtqSettings
 from heatpose.quantize.write_int8 import write_int8
 from heatpose.runners import open_runner
 from heatpose.runners.torch_runner import TorchRunner
@@ -37,16 +37,16 @@ from heatpose.runners.torch_runner import TorchRunner
 FIELDS = ("network", "resolution", "form", "recovery", "oks", "drop", "low", "high")
 
 
-def variants(full: Recovery) -> dict[str, Recovery]:
+def variants(full: PtqSettings) -> dict[str, PtqSettings]:
     """Steps added one after the other, then the full recovery without one of them."""
-    dead = replace(PLAIN, bury_dead=True)
-    equal = replace(dead, balance=full.balance, sweeps=full.sweeps)
-    centred = replace(equal, centre=True)
-    ranges = replace(centred, tail=full.tail, logit_floor=full.logit_floor)
+    dead = replace(PLAIN, fold_constant_channels=True)
+    equal = replace(dead, equalize=full.equalize, sweeps=full.sweeps)
+    centred = replace(equal, absorb_bias=True)
+    ranges = replace(centred, clip_quantile=full.clip_quantile, logit_floor=full.logit_floor)
     added = {"plain": PLAIN, "+ dead channels": dead, "+ equalisation": equal, "+ centring": centred, "+ ranges": ranges, "+ bias (all)": full}
     taken = {
-        "all but dead channels": replace(full, bury_dead=False), "all but equalisation": replace(full, balance=None),
-        "all but centring": replace(full, centre=False), "all but ranges": replace(full, tail=0.0, logit_floor=None),
+        "all but dead channels": replace(full, fold_constant_channels=False), "all but equalisation": replace(full, equalize=None),
+        "all but centring": replace(full, absorb_bias=False), "all but ranges": replace(full, clip_quantile=0.0, logit_floor=None),
     }  # fmt: skip
     return added | taken
 
@@ -68,9 +68,9 @@ def known(path: Path, fields: Sequence[str], keys: int) -> set[tuple[str, ...]]:
         return {tuple(row[field] for field in fields[:keys]) for row in csv.DictReader(file)}
 
 
-def score(path: Path, people: list[Person], skeleton: Skeleton) -> EvalReport:
+def score(path: Path, instances: list[Person], skeleton: Skeleton) -> EvalReport:
     """The protocol's score of a TFLite file."""
-    return evaluate(open_runner(path), people, skeleton)
+    return evaluate(open_runner(path), instances, skeleton)
 
 
 def main() -> None:
@@ -97,11 +97,11 @@ def main() -> None:
         whole.write_bytes(convert(Path(temporary) / "net.onnx"))
         reference = evaluate(TorchRunner(arguments.model, loaded), evaluation, loaded.skeleton)
         jobs = [(form, label, r) for form, full in (("int8_pc", PER_CHANNEL), ("int8_pt", PER_TENSOR)) for label, r in variants(full).items()]
-        for form, label, recovery in track(jobs):
+        for form, label, ptq in track(jobs):
             key = (name, str(size), form, label)
             if key in done or (arguments.only_full and label not in ("plain", "+ bias (all)")):
                 continue
-            plan = plan_int8(loaded.network, images, loaded.preprocessing, per_channel=form == "int8_pc", recovery=recovery)
+            plan = plan_int8(loaded.network, images, loaded.preprocessing, per_channel=form == "int8_pc", ptq=ptq)
             made.write_bytes(write_int8(whole, plan))
             report = score(made, evaluation, loaded.skeleton)
             lost = paired_difference(reference, report)

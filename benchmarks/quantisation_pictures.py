@@ -54,8 +54,8 @@ def channels(weights: NDArray[np.float64], axes: Any) -> None:
     axes.axhline(step / 2, color="black", lw=1)
     axes.text(len(largest), step / 2 * 1.15, f"half a step of one scale for all: {step / 2:.2f}", ha="right", va="bottom")
     axes.annotate(f"the dead channel: {largest[0]:.0f}", (1, largest[0] * 0.75), (16, largest[0] * 0.55), arrowprops={"arrowstyle": "-", "lw": 0.6})
-    told = f"below the line every weight becomes 0:\n{lost.sum()} of {len(largest)} channels"
-    axes.text(len(largest), largest[0] * 0.5, told, ha="right", color=FORMS["int8_pt"][1])
+    message = f"below the line every weight becomes 0:\n{lost.sum()} of {len(largest)} channels"
+    axes.text(len(largest), largest[0] * 0.5, message, ha="right", color=FORMS["int8_pt"][1])
     axes.set(xlabel="channels, sorted", ylabel="largest weight (absolute)", xlim=(-2, len(largest) + 1))
 
 

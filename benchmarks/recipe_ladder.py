@@ -35,7 +35,7 @@ class Scores:
     """OKS of each evaluation image in percent, and what it is of."""
 
     values: NDArray[np.float64]
-    people: int = 0
+    instances: int = 0
     seconds: float = 0.0
 
     @property
@@ -93,11 +93,11 @@ def score(plan: Plan, name: str, checkpoint: Path, seconds: float) -> Scores:
 
         runner = open_runner(checkpoint)
         assert runner.skeleton is not None
-        people = CocoSource(root=str(plan.arguments.data), eval_root=str(plan.arguments.evaluation)).evaluation(runner.skeleton)
-        assert people is not None
-        report = evaluate(runner, people, runner.skeleton)
+        instances = CocoSource(root=str(plan.arguments.data), eval_root=str(plan.arguments.evaluation)).evaluation(runner.skeleton)
+        assert instances is not None
+        report = evaluate(runner, instances, runner.skeleton)
         part = kept.with_name("part.npz")
-        np.savez(part, values=100 * report.oks_values, people=learnt_from(kept.parent), seconds=seconds)
+        np.savez(part, values=100 * report.oks_values, instances=learnt_from(kept.parent), seconds=seconds)
         part.replace(kept)
     found = np.load(kept)
     return Scores(found["values"], int(found["people"]), float(found["seconds"]))
@@ -113,7 +113,7 @@ def learnt_from(folder: Path) -> int:
     config = OmegaConf.create(record)
     data = build.build_data(config, *_inputs(config))
     data.setup()
-    return len(data.train_people)
+    return len(data.train_instances)
 
 
 def _inputs(config: object) -> tuple[object, ...]:
@@ -200,7 +200,7 @@ def main() -> None:
     for number, (recipe, before, seed) in enumerate(todo, 1):
         print(f"[{number}/{len(todo)}] rung {recipe}, seed {seed}", flush=True)
         scores = finished[recipe, seed] = run(plan, recipe, seed)
-        line = (recipe, str(seed), str(plan.arguments.epochs or ""), str(plan.arguments.steps or ""), str(scores.people), str(len(scores.values)))
+        line = (recipe, str(seed), str(plan.arguments.epochs or ""), str(plan.arguments.steps or ""), str(scores.instances), str(len(scores.values)))
         overrides = " ".join(plan.command(recipe, seed))
         gain, gained = interval(finished.get((before, seed)) if before else None, scores), interval(start, scores)
         beside = f", {gain[0]} [{gain[1]}, {gain[2]}] over {before}" if before else ""

@@ -58,15 +58,15 @@ class Material:
 
     loaded: LoadedCheckpoint
     source: CocoSource
-    people: list[Person]
+    instances: list[Person]
     images: NDArray[np.uint8]
 
     def score(self, model: Path | MoveNet) -> EvalReport:
         """The protocol's score of a file or a network."""
         if isinstance(model, Path):
-            return evaluate(open_runner(model), self.people, self.loaded.skeleton)
+            return evaluate(open_runner(model), self.instances, self.loaded.skeleton)
         loaded = LoadedCheckpoint(model.eval(), self.loaded.skeleton, self.loaded.preprocessing, {})
-        return evaluate(TorchRunner(Path("network"), loaded), self.people, self.loaded.skeleton)
+        return evaluate(TorchRunner(Path("network"), loaded), self.instances, self.loaded.skeleton)
 
 
 def load(model: Path, size: int) -> LoadedCheckpoint:
@@ -89,8 +89,8 @@ def tuned(network: MoveNet, material: Material, steps: int, workers: int) -> Mov
     network.backbone.requires_grad_(False)
     for step in network.pyramid:
         step.upsample.requires_grad_(False)
-    learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, lr=RATE, weight_decay=1e-4)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=1e-4)
     schedule = warmup_cosine(optimizer, steps)
     batches = (batch for _ in range(steps) for batch in data.train_dataloader())
     for _, batch in zip(track(range(steps), "fine-tuning"), batches, strict=False):
@@ -98,7 +98,7 @@ def tuned(network: MoveNet, material: Material, steps: int, workers: int) -> Mov
         value = torch.stack([*loss.terms(output, batch["points"], batch["labelled"], batch["box"]).values()]).sum()
         optimizer.zero_grad()
         value.backward()
-        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
     return network.eval()
@@ -116,8 +116,8 @@ def float_file(network: MoveNet, size: int, folder: Path) -> Path:
 def int8_scores(network: MoveNet, material: Material, folder: Path, form: str) -> Iterator[tuple[str, EvalReport]]:
     """Names and scores of "int8_pc", with float and with int8 output, or of "int8_pt"."""
     per_channel = form == "int8_pc"
-    recovery = PER_CHANNEL if per_channel else PER_TENSOR
-    plan = plan_int8(network, material.images, material.loaded.preprocessing, per_channel=per_channel, recovery=recovery)
+    ptq = PER_CHANNEL if per_channel else PER_TENSOR
+    plan = plan_int8(network, material.images, material.loaded.preprocessing, per_channel=per_channel, ptq=ptq)
     whole = float_file(network, material.loaded.preprocessing.size, folder)
     outputs: dict[str, Output] = {form: "float32", f"{form}_int8_output": "int8"} if per_channel else {form: "float32"}
     for name, output in outputs.items():
@@ -194,8 +194,8 @@ def main() -> None:
     networks = {kind: with_upsampling(load(paths[kind], arguments.size).network, kind) for kind in kinds}
     Stage("train.py" if arguments.tuned else "as imported", networks, material, arguments.out).measure()
     if arguments.model and arguments.steps:
-        learnt = {kind: tuned(network, material, arguments.steps, arguments.workers) for kind, network in networks.items()}
-        Stage(f"{arguments.steps} steps", learnt, material, arguments.out).measure()
+        trained = {kind: tuned(network, material, arguments.steps, arguments.workers) for kind, network in networks.items()}
+        Stage(f"{arguments.steps} steps", trained, material, arguments.out).measure()
 
 
 if __name__ == "__main__":

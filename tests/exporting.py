@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from heatpose.data.coco import benchmark_people, people, read_labels
+from heatpose.data.coco import benchmark_instances, instances, read_labels
 from heatpose.data.layout import find_split
 from heatpose.data.sample import Person
-from heatpose.export.checks import GateLimits
+from heatpose.export.checks import CheckLimits
 from heatpose.export.pipeline import BundleResult, export_bundle
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import ST_13
 
-LENIENT = GateLimits(drift_p50_px=100, drop_pc=100, drop_pt=100)  # random weights tell nothing about int8
+LENIENT = CheckLimits(drift_p50_px=100, drop_pc=100, drop_pt=100)  # random weights tell nothing about int8
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Case:
     def export(self, out: Path, **changes: Any) -> BundleResult:
         settings: dict[str, Any] = dict(
             network=self.network, skeleton=ST_13, preprocessing=Preprocessing(64), name="tiny", model_name="net",
-            out=out, calibration_people=self.training, evaluation_people=self.evaluation, limits=LENIENT,
+            out=out, calibration_instances=self.training, evaluation_instances=self.evaluation, limits=LENIENT,
             config={"resolution": 64}, provenance={"init": "random"}, calibration_count=16,
             console=Console(quiet=True),
         )  # fmt: skip
@@ -72,6 +72,6 @@ def new_case(synthetic_root: Path) -> Case:
     """The network and its people, before an export."""
     network = a_lively_network()
     splits = {part: find_split(synthetic_root, part) for part in ("train", "val")}  # type: ignore[arg-type]
-    training, _ = people(read_labels(splits["train"].annotations), splits["train"].images, ST_13)
-    evaluation, _ = benchmark_people(read_labels(splits["val"].annotations), splits["val"].images, ST_13)
+    training, _ = instances(read_labels(splits["train"].annotations), splits["train"].images, ST_13)
+    evaluation, _ = benchmark_instances(read_labels(splits["val"].annotations), splits["val"].images, ST_13)
     return Case(network, training, evaluation, BundleResult(Path(), (), (), {}), {})

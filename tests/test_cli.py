@@ -211,26 +211,26 @@ def test_inspect(heatpose: Heatpose, models: dict[str, Path], tmp_path: Path, ki
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_predict(heatpose: Heatpose, models: dict[str, Path], synthetic_root: Path, tmp_path: Path, kind: str) -> None:
-    pictures = sorted((synthetic_root / "val2017").iterdir())
+    images = sorted((synthetic_root / "val2017").iterdir())
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
-    for picture in pictures[:2]:
-        (folder / picture.name).write_bytes(picture.read_bytes())
-    (folder / "broken.jpg").write_bytes(pictures[3].read_bytes()[:900])
-    ran = heatpose("predict", models[kind], folder, pictures[2], "--out", out, "--threads", 1, "--threshold", 0)
+    for image in images[:2]:
+        (folder / image.name).write_bytes(image.read_bytes())
+    (folder / "broken.jpg").write_bytes(images[3].read_bytes()[:900])
+    ran = heatpose("predict", models[kind], folder, images[2], "--out", out, "--threads", 1, "--threshold", 0)
     assert ran.status == 0 and "3" in ran.out and "broken.jpg" in ran.out + ran.err
     assert "PosixPath" not in ran.out  # a sentence, not a dump
     entries = json.loads((out / "predictions.json").read_text())
     assert [len(entry["keypoints"]) for entry in entries] == [39] * 3
     drawn = sorted(path.name for path in out.iterdir() if path.suffix == ".jpg")
-    assert drawn == sorted(f"{picture.stem}_pose.jpg" for picture in pictures[:3])
-    with Image.open(out / drawn[0]) as after, Image.open(pictures[0]) as before:
+    assert drawn == sorted(f"{image.stem}_pose.jpg" for image in images[:3])
+    with Image.open(out / drawn[0]) as after, Image.open(images[0]) as before:
         assert after.size == before.size
 
 
 def test_predict_two_models_without_drawing(heatpose: Heatpose, models: dict[str, Path], synthetic_root: Path, tmp_path: Path) -> None:
-    picture, out = next((synthetic_root / "val2017").iterdir()), tmp_path / "out"
-    ran = heatpose("predict", models["ckpt"], picture, "--beside", models["ckpt"], "--out", out, "--no-draw", "--threads", 1, "--threshold", 0)
+    image, out = next((synthetic_root / "val2017").iterdir()), tmp_path / "out"
+    ran = heatpose("predict", models["ckpt"], image, "--beside", models["ckpt"], "--out", out, "--no-draw", "--threads", 1, "--threshold", 0)
     assert ran.status == 0 and "0.0 px apart" in ran.out and "Predicted 1 images" in ran.out
     first, second = (json.loads((out / name).read_text()) for name in ("predictions.json", "predictions_beside.json"))
     assert _tree(out) == [out / "predictions.json", out / "predictions_beside.json"]
@@ -244,10 +244,10 @@ def test_data(heatpose: Heatpose, synthetic_root: Path, tmp_path: Path) -> None:
     audit = json.loads(out.read_text())
     assert (audit["images"], audit["skeleton"], audit["files"]["missing"]) == (40, "coco17", [])
     assert audit["training"]["kept"] == audit["annotations"] - sum(audit["training"]["dropped"].values())
-    with Image.open(sheet) as picture:
-        assert picture.width > 600
-    with Image.open(augmented) as picture:
-        assert picture.width == 4 * 100 + 4 and picture.height > 6 * 100
+    with Image.open(sheet) as image:
+        assert image.width > 600
+    with Image.open(augmented) as image:
+        assert image.width == 4 * 100 + 4 and image.height > 6 * 100
     st13 = REPOSITORY / "conf/skeleton/st13.yaml"
     assert heatpose("data", synthetic_root, "--split", "val", "--skeleton", st13, "--json", out).status == 0
     audit = json.loads(out.read_text())
@@ -277,8 +277,8 @@ def bad(synthetic_root: Path, tmp_path: Path) -> Bad:
     labels, images = tmp_path / "labels.json", tmp_path / "images"
     labels.write_bytes((synthetic_root / "annotations/person_keypoints_val2017.json").read_bytes())
     images.mkdir()
-    for picture in (synthetic_root / "val2017").iterdir():
-        os.link(picture, images / picture.name)
+    for image in (synthetic_root / "val2017").iterdir():
+        os.link(image, images / image.name)
     return Bad(tmp_path, labels, images)
 
 
@@ -317,17 +317,17 @@ def test_what_is_left_out_and_assumed_is_told(heatpose: Heatpose, tiny_checkpoin
 
 @pytest.mark.parametrize("harm", ["missing", "truncated", "text", "other size"])
 def test_images_that_cannot_be_read(heatpose: Heatpose, tiny_checkpoint: Path, bad: Bad, harm: str) -> None:
-    picture = sorted(bad.images.iterdir())[5]
-    content = picture.read_bytes()
-    picture.unlink()
+    image = sorted(bad.images.iterdir())[5]
+    content = image.read_bytes()
+    image.unlink()
     if harm == "truncated":
-        picture.write_bytes(content[: len(content) // 2])
+        image.write_bytes(content[: len(content) // 2])
     elif harm == "text":
-        picture.write_text("no picture")
+        image.write_text("no picture")
     elif harm == "other size":
-        Image.new("RGB", (50, 60)).save(picture)
+        Image.new("RGB", (50, 60)).save(image)
     before = _tree(bad.folder)
-    _refused(heatpose(*bad.evaluate(tiny_checkpoint)), picture.name)
+    _refused(heatpose(*bad.evaluate(tiny_checkpoint)), image.name)
     assert _tree(bad.folder) == before
 
 

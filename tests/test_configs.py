@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from heatpose.entries import build
 from heatpose.entries.evaluate_and_export import QuantSettings
 from heatpose.errors import HeatposeError
-from heatpose.export.checks import GateLimits
+from heatpose.export.checks import CheckLimits
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
 from heatpose.training.module import PoseModule
@@ -154,13 +154,13 @@ def _heatmaps(network: MoveNet, size: int) -> torch.Tensor:
 @pytest.mark.parametrize("path", [path for path in EXPERIMENTS if path.stem.startswith("st_movenet_")], ids=lambda path: path.stem)
 def test_an_experiments_name_is_true(compose: Compose, path: Path) -> None:
     """st_movenet_<K>kpt_<S>[_w<100 times the width>]."""
-    told = re.fullmatch(r"st_movenet_(?P<keypoints>\d+)kpt_(?P<size>\d+)(_w(?P<width>\d{3}))?", path.stem)
-    assert told
+    message = re.fullmatch(r"st_movenet_(?P<keypoints>\d+)kpt_(?P<size>\d+)(_w(?P<width>\d{3}))?", path.stem)
+    assert message
     config = compose("train", f"experiment={path.stem}")
-    assert len(config.skeleton.keypoints) == int(told["keypoints"]) and config.resolution == int(told["size"])
-    assert config.model.width == int(told["width"] or 100) / 100
-    assert HydraConfig.get().runtime.choices["recipe"] == ("scratch" if told["width"] else "finetune")
-    assert config.model_name.endswith(f"_{told['keypoints']}kpt") and (f"_w{told['width']}_" in config.model_name) == bool(told["width"])
+    assert len(config.skeleton.keypoints) == int(message["keypoints"]) and config.resolution == int(message["size"])
+    assert config.model.width == int(message["width"] or 100) / 100
+    assert HydraConfig.get().runtime.choices["recipe"] == ("scratch" if message["width"] else "finetune")
+    assert config.model_name.endswith(f"_{message['keypoints']}kpt") and (f"_w{message['width']}_" in config.model_name) == bool(message["width"])
 
 
 def test_the_family_is_complete() -> None:
@@ -285,13 +285,13 @@ def test_no_skeleton_file_is_forgotten() -> None:
 def test_quantisation_files_differ_in_what_they_make(compose: Compose, choice: str, forms: list[str]) -> None:
     quant = instantiate(compose("export", f"quant={choice}").quant)
     assert list(quant.forms) == forms
-    assert quant.limits == GateLimits() == QuantSettings().limits  # the documented defaults
+    assert quant.limits == CheckLimits() == QuantSettings().limits  # the documented defaults
     assert (quant.output, quant.sigmoid, quant.calibration_images, quant.calibration_seed) == (None, None, 128, 0)
 
 
 def test_every_limit_of_the_gates_is_in_the_configuration(compose: Compose) -> None:
     limits = set(compose("export").quant.limits) - {"_target_"}
-    assert limits == {field.name for field in fields(GateLimits)}
+    assert limits == {field.name for field in fields(CheckLimits)}
 
 
 def test_a_bad_value_reaches_the_user_as_its_sentence(compose: Compose) -> None:

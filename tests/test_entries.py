@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 import heatpose.sweeps.hydra_callback  # noqa: F401  (registers the resolver that the configuration uses)
 from heatpose import entries
-from heatpose.errors import HeatposeError, told_in_one_sentence
+from heatpose.errors import HeatposeError, exit_on_user_error
 from heatpose.utils import configuration
 from tests.conftest import Heatpose
 
@@ -98,7 +98,7 @@ def test_a_refusal_of_lightnings_is_never_a_traceback(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def task(config: DictConfig) -> None:
-        with told_in_one_sentence():  # as `run_entry` has it
+        with exit_on_user_error():  # as `run_entry` has it
             Trainer(accelerator="cpu", devices=1, max_steps=-3)
 
     assert started(monkeypatch, tmp_path, task) == 1

@@ -18,7 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset
 
-from heatpose.errors import BUG, HeatposeError, foreign_sentence, told_in_one_sentence
+from heatpose.errors import BUG, HeatposeError, exit_on_user_error, foreign_sentence
 
 
 def sentence(raises: Callable[[], Any]) -> str:
@@ -179,9 +179,9 @@ def test_yaml_with_its_place() -> None:
     ],
 )
 def test_a_bug_keeps_its_traceback_and_is_called_one(error: Exception) -> None:
-    told = "with told_in_one_sentence():"
+    message = "with told_in_one_sentence():"
     imported = "from heatpose.errors import told_in_one_sentence"
-    code = f"{imported}\n{told}\n    {told}\n        raise {error!r}"
+    code = f"{imported}\n{message}\n    {message}\n        raise {error!r}"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 1 and ran.stderr.startswith("Traceback") and ran.stderr.count(BUG) == 1
     assert ran.stderr.endswith(f"{BUG}\n")
@@ -200,7 +200,7 @@ def test_a_bug_keeps_its_traceback_and_is_called_one(error: Exception) -> None:
 def test_errors_of_the_system_say_what_helps(
     number: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit), told_in_one_sentence():
+    with pytest.raises(SystemExit), exit_on_user_error():
         raise OSError(number, os.strerror(number), "runs/x")
     said = capsys.readouterr().err
     assert (
@@ -210,7 +210,7 @@ def test_errors_of_the_system_say_what_helps(
 
 
 def test_ones_own_sentence_goes_first(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit), told_in_one_sentence():
+    with pytest.raises(SystemExit), exit_on_user_error():
         try:
             raise HeatposeError("Set it to 3.")
         except HeatposeError as error:

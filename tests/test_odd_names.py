@@ -65,8 +65,8 @@ def test_predict(place: Path, heatpose: Callable[..., Any]) -> None:
     assert len(entries) == 12 and all(ODD in entry["file_name"] for entry in entries)
     drawn = [path for path in (place / f"{ODD}drawn").iterdir() if path.suffix == ".jpg"]
     assert len(drawn) == 12
-    with Image.open(drawn[0]) as picture:
-        picture.load()
+    with Image.open(drawn[0]) as image:
+        image.load()
     sane(place)
 
 

@@ -102,8 +102,8 @@ def _file_section(path: Path, title: str, level: int, prefix: str = "") -> str:
 def _head(text: str) -> str:
     """The comment that a file begins with; commands in it as code."""
     lines = [line.removeprefix("#").strip() for line in _while_comment(text.splitlines())]
-    told = [line for line in lines if not line.startswith("@package")]
-    return " ".join(_inline_command(line) for line in told)
+    message = [line for line in lines if not line.startswith("@package")]
+    return " ".join(_inline_command(line) for line in message)
 
 
 def _inline_command(line: str) -> str:

@@ -57,7 +57,7 @@ def sentence_of(error: BaseException) -> str | None:
 
 
 @contextmanager
-def told_in_one_sentence() -> Iterator[None]:
+def exit_on_user_error() -> Iterator[None]:
     """Ends the process with status 1 and one sentence on stderr where `sentence_of` has one.
 
     Other errors pass with the line of `BUG` below their traceback. A reader of the output that has

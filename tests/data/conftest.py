@@ -30,12 +30,12 @@ class SmallCoco:
 
     archives: dict[str, Archive]
     labels: tuple[str, str]
-    pictures: dict[str, bytes]
+    images: dict[str, bytes]
 
     @property
     def files(self) -> set[str]:
         """Everything below the root after a download."""
-        return {*self.pictures, *(f"annotations/{name}" for name in self.labels)}
+        return {*self.images, *(f"annotations/{name}" for name in self.labels)}
 
     @staticmethod
     def found(root: Path) -> set[str]:
@@ -48,11 +48,11 @@ class Zips:
     """Makes zips and their descriptions."""
 
     @staticmethod
-    def of(members: Mapping[str, bytes], links: Mapping[str, str] | None = None) -> bytes:
+    def of(sweep_runs: Mapping[str, bytes], links: Mapping[str, str] | None = None) -> bytes:
         """A zip with these files, and links to these targets."""
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as file:
-            for name, content in members.items():
+            for name, content in sweep_runs.items():
                 file.writestr(name, content)
             for name, target in (links or {}).items():
                 info = zipfile.ZipInfo(name)
@@ -78,13 +78,13 @@ def zips() -> Zips:
 def coco(server: Server, zips: Zips) -> SmallCoco:
     """A small data set on the server, with more in its zips than is wanted."""
     names = ("person_keypoints_train2017.json", "person_keypoints_val2017.json")
-    pictures = {f"val2017/{i:012d}.jpg": os.urandom(70_000) for i in range(5)}
+    images = {f"val2017/{i:012d}.jpg": os.urandom(70_000) for i in range(5)}
     texts = {f"annotations/{name}": name.encode() for name in (*names, "captions_val2017.json")}
     labels = zips.of({"annotations/": b"", **texts})
-    val = zips.of({"val2017/": b"", **pictures, "readme.txt": b"-"})
+    val = zips.of({"val2017/": b"", **images, "readme.txt": b"-"})
     archives = {
         "annotations": zips.describe(labels, "annotations", 2, names),
         "val2017": zips.describe(val, "val2017", 5),
     }
     server.files.update({archives["annotations"].path: labels, archives["val2017"].path: val})
-    return SmallCoco(archives, names, pictures)
+    return SmallCoco(archives, names, images)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from heatpose.data.annotation_rules import CORNER, NO_AREA, NO_BBOX, NO_KEYPOINTS
-from heatpose.data.coco import CROWD, NO_KEYPOINT, CocoLabels, benchmark_people, people, read_labels
+from heatpose.data.coco import CROWD, NO_KEYPOINT, CocoLabels, benchmark_instances, instances, read_labels
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import COCO_17
@@ -23,7 +23,7 @@ def read(content: Content, folder: Path) -> CocoLabels:
 
 
 def kept(content: Content, folder: Path) -> list[Person]:
-    return people(read(content, folder), folder, COCO_17)[0]
+    return instances(read(content, folder), folder, COCO_17)[0]
 
 
 def refused(content: Content, folder: Path, message: str) -> None:
@@ -46,7 +46,7 @@ def test_a_missing_box_is_made_from_the_keypoints(given: Any, tmp_path: Path) ->
     content["annotations"][0]["keypoints"] = [30, 40, 2, 110, 200, 1] + [0, 0, 0] * 15
     content["annotations"][1]["keypoints"] = [0.5, 100, 2, 319, 100, 1] + [0, 0, 0] * 15
     found = read(content, tmp_path)
-    first, second, *rest = people(found, tmp_path, COCO_17)[0]
+    first, second, *rest = instances(found, tmp_path, COCO_17)[0]
     assert found.assumed == {NO_BBOX: 12}
     assert first.box == (14, 24, 112, 192)  # 80 by 160, and a tenth of 160 around
     left, top, right, bottom = second.box[0], second.box[1], second.box[0] + second.box[2], sum(second.box[1::2])
@@ -67,7 +67,7 @@ def test_a_missing_area_is_the_boxs(given: Any, tmp_path: Path) -> None:
             entry["area"] = given
     found = read(content, tmp_path)
     assert found.assumed == {NO_AREA: 3}
-    for person in people(found, tmp_path, COCO_17)[0]:
+    for person in instances(found, tmp_path, COCO_17)[0]:
         assert person.area == pytest.approx(person.box[2] * person.box[3])
 
 
@@ -88,7 +88,7 @@ def test_a_person_without_keypoints_is_a_person_all_the_same(given: Any, tmp_pat
         del beside["keypoints"]
     content["annotations"].append(beside)
     found = read(content, tmp_path)
-    alone, audit = benchmark_people(found, tmp_path, COCO_17)
+    alone, audit = benchmark_instances(found, tmp_path, COCO_17)
     assert [person.image_id for person in alone] == list(range(2, 13))
     assert audit.dropped[NO_KEYPOINT] == 1 and audit.assumed == {NO_KEYPOINTS: 1}
     assert audit.kept + sum(audit.dropped.values()) == audit.annotations == 13
@@ -133,7 +133,7 @@ def test_labelled_points_at_the_origin_are_not_labelled(corner: tuple[float, flo
     content = labels(3)
     content["annotations"][0]["keypoints"][3:9] = [*corner, 2, *corner, 1]
     found = read(content, tmp_path)
-    first, second, _ = people(found, tmp_path, COCO_17)[0]
+    first, second, _ = instances(found, tmp_path, COCO_17)[0]
     assert np.flatnonzero(~first.labelled).tolist() == [1, 2] and second.labelled.all()
     assert found.assumed == {CORNER: 2}
 
@@ -143,7 +143,7 @@ def test_a_whole_file_of_them_has_nothing_to_score(tmp_path: Path) -> None:
     for entry in content["annotations"]:
         entry["keypoints"] = [0, 0, 2] * 17
     with pytest.raises(HeatposeError, match=r"labelled at \(0, 0\) or before it, taken as not labelled \(51\)"):
-        benchmark_people(read(content, tmp_path), tmp_path, COCO_17)
+        benchmark_instances(read(content, tmp_path), tmp_path, COCO_17)
 
 
 def test_one_annotation_id_twice_is_refused(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_an_annotation_without_an_id_is_named_by_its_place(tmp_path: Path) -> No
 def test_crowds_as_tools_write_them(value: Any, crowd: bool, tmp_path: Path) -> None:
     content = labels(3)
     content["annotations"][2]["iscrowd"] = value
-    _, audit = people(read(content, tmp_path), tmp_path, COCO_17)
+    _, audit = instances(read(content, tmp_path), tmp_path, COCO_17)
     assert audit.dropped == ({CROWD: 1} if crowd else {})
     del content["annotations"][2]["iscrowd"]
     assert len(kept(content, tmp_path)) == 3

@@ -112,12 +112,12 @@ def test_a_mirrored_view_swaps_left_and_right() -> None:
 
 def test_a_mirrored_view_is_the_mirror_image() -> None:
     person, image = a_person(), np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
-    pictures = []
+    images = []
     for probability in (0, 1):
         augment = GeometricAugment(whole=1, rotate=0, mirror=probability)
         transform, mirrored = augment.transform(person, 160, np.random.default_rng(0))
-        pictures.append(view(image, person, transform, 160, mirrored, TRIPLE.flip_order, "bilinear").image)
-    np.testing.assert_array_equal(pictures[1], pictures[0][:, ::-1])
+        images.append(view(image, person, transform, 160, mirrored, TRIPLE.flip_order, "bilinear").image)
+    np.testing.assert_array_equal(images[1], images[0][:, ::-1])
 
 
 @pytest.mark.parametrize("augment", VIEWS.values(), ids=VIEWS.keys())
@@ -142,14 +142,14 @@ def region_of(transform: geometry.Matrix) -> Box:
 
 def some_people(count: int, random: np.random.Generator) -> list[Person]:
     """People anywhere on pictures of any form, every second one with a neighbour."""
-    people = []
+    instances = []
     for i in range(count):
         width, height = (int(side) for side in random.integers(100, 700, 2))
         w, h = random.uniform(0.05, 0.95) * width, random.uniform(0.05, 0.95) * height
         x, y = random.uniform(0, width - w), random.uniform(0, height - h)
         other = (random.uniform(0, width * 0.8), random.uniform(0, height * 0.8), width * 0.2, height * 0.2)
-        people.append(a_person(width, height, (x, y, w, h), others=[other] if i % 2 else None))
-    return people
+        instances.append(a_person(width, height, (x, y, w, h), others=[other] if i % 2 else None))
+    return instances
 
 
 @pytest.mark.parametrize("crop", [0.0, 1.0])
@@ -285,7 +285,7 @@ def test_probabilities_are_kept() -> None:
     assert max(degrees) > 15 and min(degrees) < -15
 
 
-def pictures(seed: int) -> torch.Tensor:
+def images(seed: int) -> torch.Tensor:
     """Equal pictures u8[64, 3, 16, 16] with values in the middle, which no change drives to the ends."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(100, 156, (1, 3, 16, 16), generator=generator, dtype=torch.uint8).expand(64, -1, -1, -1)
@@ -307,7 +307,7 @@ def test_colours_stay_in_range_and_differ_between_images() -> None:
 
 def test_brightness_adds_one_number_per_image() -> None:
     torch.manual_seed(0)
-    images = pictures(0)
+    images = photos(0)
     added = (Photometric(0.2, 0, 0)(images, draws()) - images).flatten(1)
     assert added.std(1).max() < 1e-3
     means = added.mean(1)
@@ -316,7 +316,7 @@ def test_brightness_adds_one_number_per_image() -> None:
 
 def test_contrast_stretches_about_the_images_mean() -> None:
     torch.manual_seed(0)
-    images = pictures(1).float()
+    images = photos(1).float()
     changed = Photometric(0, 0.3, 0)(images, draws())
     torch.testing.assert_close(changed.mean((1, 2, 3)), images.mean((1, 2, 3)), atol=0.01, rtol=0)
     factors = changed.flatten(1).std(1) / images.flatten(1).std(1)
@@ -327,7 +327,7 @@ def test_contrast_stretches_about_the_images_mean() -> None:
 
 def test_saturation_stretches_about_grey() -> None:
     torch.manual_seed(0)
-    images = pictures(2).float()
+    images = photos(2).float()
     changed = Photometric(0, 0, 0.3)(images, draws())
     grey = images.mean(1, keepdim=True)
     torch.testing.assert_close(changed.mean(1, keepdim=True), grey, atol=0.01, rtol=0)

@@ -11,8 +11,8 @@ from heatpose.data.batches import BatchPlan, EpochBatches, generator, sampling_w
 from heatpose.data.sample import Person
 
 
-def plans(people: int = 50, batch_size: int = 8, sizes: tuple[int, ...] = (64,), epoch: int = 0, **settings: object) -> list[BatchPlan]:
-    batches = EpochBatches(people, batch_size, sizes, **settings)  # type: ignore[arg-type]
+def plans(instances: int = 50, batch_size: int = 8, sizes: tuple[int, ...] = (64,), epoch: int = 0, **settings: object) -> list[BatchPlan]:
+    batches = EpochBatches(instances, batch_size, sizes, **settings)  # type: ignore[arg-type]
     batches.set_epoch(epoch)
     found = list(batches)
     assert len(found) == len(batches)
@@ -20,7 +20,7 @@ def plans(people: int = 50, batch_size: int = 8, sizes: tuple[int, ...] = (64,),
 
 
 def drawn(found: list[BatchPlan]) -> list[int]:
-    return [person for plan in found for person in plan.people]
+    return [person for plan in found for person in plan.instances]
 
 
 def test_an_epoch_shows_everyone_at_most_once_in_another_order() -> None:
@@ -44,19 +44,19 @@ def test_processes_share_the_batches_of_one(ranks: int) -> None:
     for number, whole in enumerate(alone):
         parts = [found[number] for found in together]
         assert {part.size for part in parts} == {whole.size}
-        assert {len(part.people) for part in parts} == {8 // ranks}
-        pairs = [pair for part in parts for pair in zip(part.positions, part.people, strict=True)]
-        assert sorted(pairs) == list(zip(whole.positions, whole.people, strict=True))
+        assert {len(part.instances) for part in parts} == {8 // ranks}
+        pairs = [pair for part in parts for pair in zip(part.positions, part.instances, strict=True)]
+        assert sorted(pairs) == list(zip(whole.positions, whole.instances, strict=True))
 
 
 def test_a_last_small_batch_has_people_for_every_process() -> None:
-    found = [plans(people=5, batch_size=4, rank=rank, ranks=2) for rank in range(2)]
-    assert [len(plan.people) for rank in found for plan in rank] == [4, 4]
+    found = [plans(instances=5, batch_size=4, rank=rank, ranks=2) for rank in range(2)]
+    assert [len(plan.instances) for rank in found for plan in rank] == [4, 4]
     assert {person for rank in found for person in drawn(rank)} == set(range(5))
 
 
 def test_each_batch_has_one_of_the_sizes_in_equal_parts() -> None:
-    sizes = [plan.size for epoch in range(20) for plan in plans(people=480, sizes=(64, 96, 128), epoch=epoch)]
+    sizes = [plan.size for epoch in range(20) for plan in plans(instances=480, sizes=(64, 96, 128), epoch=epoch)]
     counts = np.array([sizes.count(size) for size in (64, 96, 128)])
     assert counts.sum() == 1200 and counts.min() > 340
     assert sizes[:60] != sizes[60:120]
@@ -76,11 +76,11 @@ def a_person(side: float, labelled: int, others: list[tuple[float, float, float,
 
 
 def test_weights_by_prominence_size_and_keypoints() -> None:
-    people = [a_person(40, 4), a_person(20, 4), a_person(40, 2), a_person(20, 4, [(0, 0, 100, 100)])]
-    assert sampling_weights(people) is None
+    instances = [a_person(40, 4), a_person(20, 4), a_person(40, 2), a_person(20, 4, [(0, 0, 100, 100)])]
+    assert sampling_weights(instances) is None
 
     def relative(**settings: float) -> list[float]:
-        weights = sampling_weights(people, **settings)
+        weights = sampling_weights(instances, **settings)
         assert weights is not None
         return [round(float(w / weights[0]), 6) for w in weights]
 

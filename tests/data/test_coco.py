@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from heatpose.data.coco import CROWD, NO_BOX, NO_KEYPOINT, SEVERAL, benchmark_people, people, read_labels
+from heatpose.data.coco import CROWD, NO_BOX, NO_KEYPOINT, SEVERAL, benchmark_instances, instances, read_labels
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
 
@@ -83,13 +83,13 @@ def by_pycocotools(path: Path) -> COCO:
 
 def test_counts_and_reasons(tmp_path: Path) -> None:
     labels = read_labels(write(tmp_path, dataset()))
-    kept, audit = people(labels, tmp_path, COCO_17)
+    kept, audit = instances(labels, tmp_path, COCO_17)
     assert [p.annotation_id for p in kept] == [101, 102, 104, 105, 106, 111]
     assert (audit.images, audit.annotations, audit.kept) == (9, 10, 6)
     assert audit.dropped == {CROWD: 2, NO_BOX: 1, NO_KEYPOINT: 1}
     assert audit.examples == {CROWD: [13, 14], NO_BOX: [15], NO_KEYPOINT: [16]}
     assert [p.annotation_id for p in kept if p.alone] == [101, 102, 111]
-    alone, audit = benchmark_people(labels, tmp_path, COCO_17)
+    alone, audit = benchmark_instances(labels, tmp_path, COCO_17)
     assert [p.annotation_id for p in alone] == [101, 102, 111]
     assert audit.kept == 3 and audit.dropped == {CROWD: 2, NO_BOX: 1, NO_KEYPOINT: 1, SEVERAL: 3}
     assert audit.kept + sum(audit.dropped.values()) == audit.annotations
@@ -97,7 +97,7 @@ def test_counts_and_reasons(tmp_path: Path) -> None:
 
 def test_a_skeleton_of_the_body_has_other_reasons(tmp_path: Path) -> None:
     body = Skeleton("ankles", ("left_ankle",), (0.089,))
-    kept, audit = people(read_labels(write(tmp_path, dataset())), tmp_path, body)
+    kept, audit = instances(read_labels(write(tmp_path, dataset())), tmp_path, body)
     assert [p.annotation_id for p in kept] == [101] and audit.dropped[NO_KEYPOINT] == 6
 
 
@@ -110,7 +110,7 @@ def check_against_pycocotools(path: Path, folder: Path, category: int) -> int:
         for a in everyone:
             if not a["iscrowd"] and a["num_keypoints"] and min(a["bbox"][2:]) > 0:
                 wanted[a["id"]] = (a, [other["bbox"] for other in everyone if other["id"] != a["id"]])
-    kept, _ = people(read_labels(path), folder, COCO_17)
+    kept, _ = instances(read_labels(path), folder, COCO_17)
     assert {p.annotation_id for p in kept} == set(wanted)
     for p in kept:
         a, others = wanted[p.annotation_id]
@@ -132,13 +132,13 @@ def test_every_person_agrees_with_pycocotools(tmp_path: Path) -> None:
 def test_real_labels_agree_with_pycocotools(shared: Path) -> None:
     path = shared / "data" / "coco_val_dev" / "person_keypoints_val2017.json"
     assert check_against_pycocotools(path, path.parent, 1) == 470
-    assert len(benchmark_people(read_labels(path), path.parent, ST_13)[0]) == 470
+    assert len(benchmark_instances(read_labels(path), path.parent, ST_13)[0]) == 470
 
 
 def test_the_area_falls_back_on_the_box(tmp_path: Path) -> None:
     content = dataset()
     del content["annotations"][0]["area"]
-    assert people(read_labels(write(tmp_path, content)), tmp_path, COCO_17)[0][0].area == 30.0 * 40.0
+    assert instances(read_labels(write(tmp_path, content)), tmp_path, COCO_17)[0][0].area == 30.0 * 40.0
 
 
 @pytest.mark.parametrize("face", [(), (0,), (1, 4), (0, 1, 2, 3, 4)])
@@ -146,7 +146,7 @@ def test_the_head_is_the_mean_of_the_labelled_face_points(tmp_path: Path, face: 
     content = dataset()
     points = keypoints(*face, 5, 16, seed=3)
     content["annotations"] = [person(1, 10, points)]
-    (p,), _ = people(read_labels(write(tmp_path, content)), tmp_path, ST_13)
+    (p,), _ = instances(read_labels(write(tmp_path, content)), tmp_path, ST_13)
     xs = [points[3 * k] for k in FACE if points[3 * k + 2] > 0]
     ys = [points[3 * k + 1] for k in FACE if points[3 * k + 2] > 0]
     assert bool(p.labelled[0]) == bool(face)
@@ -226,7 +226,7 @@ def test_an_entry_that_cannot_be_used_is_one_sentence(what: str, tmp_path: Path)
     content = dataset()
     UNCHECKED[what](content)
     with pytest.raises(HeatposeError):
-        people(read_labels(write(tmp_path, content)), tmp_path, COCO_17)
+        instances(read_labels(write(tmp_path, content)), tmp_path, COCO_17)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", '"text"', "[" * 100_000, "\ufeff{}"])
@@ -246,10 +246,10 @@ def test_a_file_without_anyone_alone_has_no_benchmark(tmp_path: Path) -> None:
     content = dataset()
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] == 12]
     with pytest.raises(HeatposeError, match="exactly one labelled person"):
-        benchmark_people(read_labels(write(tmp_path, content)), tmp_path, COCO_17)
+        benchmark_instances(read_labels(write(tmp_path, content)), tmp_path, COCO_17)
 
 
 def test_a_skeleton_the_file_cannot_give_is_one_sentence(tmp_path: Path) -> None:
     toe = Skeleton("toes", ("left_big_toe",), (0.05,))
     with pytest.raises(HeatposeError, match="left_big_toe"):
-        people(read_labels(write(tmp_path, dataset())), tmp_path, toe)
+        instances(read_labels(write(tmp_path, dataset())), tmp_path, toe)

@@ -40,13 +40,13 @@ def made_up(image: str, box: tuple[float, float, float, float] = (10, 10, 80, 10
 class Given:
     """A source of given people."""
 
-    people: Sequence[Person]
+    instances: Sequence[Person]
 
     def prepare(self) -> None:
         """Nothing."""
 
     def training(self, skeleton: Skeleton) -> list[Person]:
-        return list(self.people)
+        return list(self.instances)
 
     def evaluation(self, skeleton: Skeleton) -> list[Person] | None:
         return None
@@ -55,14 +55,14 @@ class Given:
         return {}
 
 
-def pose_data(people: Sequence[Person], size: int = 64, **settings: Any) -> PoseData:
-    data = PoseData(Given(people), ST_13, Preprocessing(size), GeometricAugment(), **{"workers": 0, **settings})
+def pose_data(instances: Sequence[Person], size: int = 64, **settings: Any) -> PoseData:
+    data = PoseData(Given(instances), ST_13, Preprocessing(size), GeometricAugment(), **{"workers": 0, **settings})
     data.setup()
     return data
 
 
-def names(people: Sequence[Person]) -> set[str]:
-    return {person.image_path.name for person in people}
+def names(instances: Sequence[Person]) -> set[str]:
+    return {person.image_path.name for person in instances}
 
 
 CROWD = [made_up(f"{image:012d}.jpg", annotation_id=i) for image in range(500) for i in range(2)]
@@ -70,21 +70,21 @@ CROWD = [made_up(f"{image:012d}.jpg", annotation_id=i) for image in range(500) f
 
 def test_all_people_of_an_image_fall_on_one_side() -> None:
     data = pose_data(CROWD, held_out=0.2)
-    learnt, chosen = names(data.train_people), names(data.validation_people)
-    assert not learnt & chosen and len(learnt | chosen) == 500
-    assert len(data.train_people) + len(data.validation_people) == 1000
+    trained, chosen = names(data.train_instances), names(data.validation_instances)
+    assert not trained & chosen and len(trained | chosen) == 500
+    assert len(data.train_instances) + len(data.validation_instances) == 1000
     assert 0.15 < len(chosen) / 500 < 0.25
 
 
 def test_adding_data_moves_nobody() -> None:
     few, many = pose_data(CROWD[::7], held_out=0.2), pose_data(CROWD, held_out=0.2)
-    assert names(few.train_people) <= names(many.train_people)
-    assert names(few.validation_people) <= names(many.validation_people)
+    assert names(few.train_instances) <= names(many.train_instances)
+    assert names(few.validation_instances) <= names(many.validation_instances)
 
 
 def test_a_larger_share_keeps_those_who_were_held_out() -> None:
     small, large = pose_data(CROWD, held_out=0.05), pose_data(CROWD, held_out=0.3)
-    assert names(small.validation_people) < names(large.validation_people)
+    assert names(small.validation_instances) < names(large.validation_instances)
 
 
 def test_the_side_depends_on_the_file_name_alone() -> None:
@@ -97,8 +97,8 @@ def test_the_side_depends_on_the_file_name_alone() -> None:
 
 def test_images_of_one_name_in_different_folders_are_different_images() -> None:
     """Sessions that each have their image.png fall on both sides."""
-    people = [made_up("image.png", file_name=f"session{i}/image.png") for i in range(300)]
-    sides = [in_held_out(person, 0.3) for person in people]
+    instances = [made_up("image.png", file_name=f"session{i}/image.png") for i in range(300)]
+    sides = [in_held_out(person, 0.3) for person in instances]
     assert 0.2 < np.mean(sides) < 0.4
 
 
@@ -106,17 +106,17 @@ def test_people_with_few_keypoints_or_small_ones_are_left_out() -> None:
     poor = [made_up(f"poor{i}.jpg", labelled=2) for i in range(40)]
     small = [made_up(f"small{i}.jpg", box=(10, 10, 20, 30)) for i in range(40)]
     data = pose_data([*CROWD, *poor, *small], min_keypoints=3, min_side=36)
-    everyone = [*data.train_people, *data.validation_people]
+    everyone = [*data.train_instances, *data.validation_instances]
     assert len(everyone) == len(CROWD)
     data = pose_data([*CROWD, *poor, *small], min_keypoints=2, min_side=24)
-    assert len(data.train_people) + len(data.validation_people) == len(CROWD) + 80
+    assert len(data.train_instances) + len(data.validation_instances) == len(CROWD) + 80
 
 
 def test_people_within_larger_people_are_left_out() -> None:
     around = np.array([[0, 0, 190, 150]], np.float32)
     hidden = [made_up(f"hidden{i}.jpg", box=(60, 40, 45, 45), alone=False, others=around) for i in range(40)]
     data = pose_data([*CROWD, *hidden])
-    assert not names(data.train_people) & names(hidden) and not names(data.validation_people) & names(hidden)
+    assert not names(data.train_instances) & names(hidden) and not names(data.validation_instances) & names(hidden)
 
 
 def test_the_checkpoint_is_chosen_on_prominent_people() -> None:
@@ -124,16 +124,16 @@ def test_the_checkpoint_is_chosen_on_prominent_people() -> None:
     others = [made_up(f"other{i}.jpg", alone=False, others=beside) for i in range(100)]
     assert not any(map(prominent, others))
     data = pose_data([*CROWD, *others], held_out=0.2)
-    assert all(map(prominent, data.validation_people))
-    assert names(data.train_people) & names(others)
+    assert all(map(prominent, data.validation_instances))
+    assert names(data.train_instances) & names(others)
     data = pose_data(others, held_out=0.2)  # nobody prominent: better than nobody at all
-    assert data.validation_people
+    assert data.validation_instances
 
 
 def test_a_limit_takes_that_many_to_learn_from() -> None:
     data = pose_data(CROWD, limit=30)
-    assert len(data.train_people) == 30
-    assert len(data.validation_people) == len(pose_data(CROWD).validation_people)
+    assert len(data.train_instances) == 30
+    assert len(data.validation_instances) == len(pose_data(CROWD).validation_instances)
 
 
 @pytest.mark.parametrize(
@@ -147,10 +147,10 @@ def test_impossible_settings_are_one_sentence(name: str, value: Any) -> None:
 
 def test_a_small_skeleton_needs_no_three_keypoints() -> None:
     skeleton = Skeleton("hands", ("left", "right"), (0.1, 0.1), [("left", "right")])
-    people = [replace(p, keypoints=p.keypoints[:2], labelled=p.labelled[:2]) for p in CROWD]
-    data = PoseData(Given(people), skeleton, Preprocessing(64), GeometricAugment(), min_keypoints=3)
+    instances = [replace(p, keypoints=p.keypoints[:2], labelled=p.labelled[:2]) for p in CROWD]
+    data = PoseData(Given(instances), skeleton, Preprocessing(64), GeometricAugment(), min_keypoints=3)
     data.setup()
-    assert data.train_people
+    assert data.train_instances
 
 
 def test_left_and_right_that_are_not_paired_are_not_mirrored() -> None:
@@ -165,25 +165,25 @@ def test_who_is_left_out_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     poor = [made_up(f"poor{i}.jpg", labelled=2) for i in range(37)]
     data = pose_data([*CROWD, *poor])
     assert capsys.readouterr().err == (
-        f"Training: {len(data.train_people)} of 1037 people to learn from, {len(data.validation_people)} held out to "
+        f"Training: {len(data.train_instances)} of 1037 people to learn from, {len(data.validation_instances)} held out to "
         "choose the checkpoint; left out: fewer labelled keypoints than data.module.min_keypoints=3 (37).\n"
     )
 
 
 def test_a_part_without_anybody_is_refused_with_a_setting_that_works() -> None:
-    people = [made_up(f"{i}.jpg") for i in range(4)]
+    instances = [made_up(f"{i}.jpg") for i in range(4)]
     with pytest.raises(HeatposeError, match=r"None of the 4 images .*; set data\.module\.held_out=0\.\d+\.$") as caught:
-        pose_data(people)
-    data = pose_data(people, held_out=float(str(caught.value).rpartition("=")[2].rstrip(".")))
-    assert data.train_people and data.validation_people
+        pose_data(instances)
+    data = pose_data(instances, held_out=float(str(caught.value).rpartition("=")[2].rstrip(".")))
+    assert data.train_instances and data.validation_instances
 
 
 def test_prominent_people_come_up_as_often_as_weighted() -> None:
     beside = np.array([[110, 0, 90, 160]], np.float32)
     others = [made_up(f"other{i}.jpg", alone=False, others=beside) for i in range(1000)]
     data = pose_data([*CROWD, *others], prominent_weight=3.0)
-    drawn = [data.train_people[i] for plan in data.train_dataloader().sampler for i in plan.people]
-    assert len(drawn) == len(data.train_people) // 32 * 32
+    drawn = [data.train_instances[i] for plan in data.train_dataloader().sampler for i in plan.instances]
+    assert len(drawn) == len(data.train_instances) // 32 * 32
     expected = 3 / (3 + 1)  # as many of one kind as of the other
     assert np.mean([prominent(person) for person in drawn]) == pytest.approx(expected, abs=0.04)
 
@@ -193,7 +193,7 @@ def test_who_is_learnt_from_can_be_chosen() -> None:
     small = [made_up(f"small{i}.jpg", alone=False, others=beside) for i in range(50)]
     behind = [made_up(f"behind{i}.jpg", alone=False, others=large) for i in range(50)]
     everyone = [*CROWD, *small, *behind]
-    kinds = {select: {p.image_path.name[:4] for p in pose_data(everyone, select=select).train_people} for select in ("all", "prominent", "alone")}
+    kinds = {select: {p.image_path.name[:4] for p in pose_data(everyone, select=select).train_instances} for select in ("all", "prominent", "alone")}
     assert kinds["all"] == kinds["prominent"] | {"behi"} and kinds["prominent"] == kinds["alone"] | {"smal"} and "smal" not in kinds["alone"]
     with pytest.raises(HeatposeError, match=r"data\.module\.select=some is unknown; choose one of all, prominent, alone"):
         pose_data(CROWD, select="some")
@@ -202,8 +202,8 @@ def test_who_is_learnt_from_can_be_chosen() -> None:
 def test_without_weights_everyone_comes_up_once() -> None:
     data = pose_data(CROWD)
     data.batch_size = 7
-    order = [i for plan in data.train_dataloader().sampler for i in plan.people]
-    assert len(order) > len(data.train_people) - 7 and len({*order}) == len(order) and order != sorted(order)
+    order = [i for plan in data.train_dataloader().sampler for i in plan.instances]
+    assert len(order) > len(data.train_instances) - 7 and len({*order}) == len(order) and order != sorted(order)
 
 
 def test_the_last_small_batch_is_left_out_where_there_are_several() -> None:
@@ -236,7 +236,7 @@ def test_batches_are_what_the_module_takes(rendered: PoseData, loader: str) -> N
 def test_a_held_out_persons_view_is_the_protocols_input(rendered: PoseData) -> None:
     dataset = rendered.val_dataloader().dataset
     assert isinstance(dataset, PersonDataset)
-    for i, person in enumerate(rendered.validation_people):
+    for i, person in enumerate(rendered.validation_instances):
         sample, again = dataset[i], dataset[i]
         assert all(torch.equal(sample[key], again[key]) for key in sample)
         assert prominent(person)
@@ -254,20 +254,20 @@ def test_a_held_out_persons_view_is_the_protocols_input(rendered: PoseData) -> N
 
 def test_a_held_out_person_is_seen_in_the_files_own_pixels(rendered: PoseData, tmp_path: Path) -> None:
     """Also where the cache keeps smaller pictures: a score is not made on them."""
-    people = rendered.validation_people[:3]
-    kept, reduced = (PersonDataset(people, ST_13, Preprocessing(64), open_cache(people, tmp_path, side)) for side in (None, 100))
-    plain = PersonDataset(people, ST_13, Preprocessing(64))
+    instances = rendered.validation_instances[:3]
+    kept, reduced = (PersonDataset(instances, ST_13, Preprocessing(64), open_cache(instances, tmp_path, side)) for side in (None, 100))
+    plain = PersonDataset(instances, ST_13, Preprocessing(64))
     for i in range(3):
         assert torch.equal(kept[i]["image"], plain[i]["image"]) and torch.equal(reduced[i]["image"], plain[i]["image"])
 
 
 def test_people_are_chosen_on_alone(rendered: PoseData) -> None:
     """Every pixel of the view is the picture's or, within another person's box and outside the own, grey; the picture itself stays what it was."""
-    people = [person for person in rendered.validation_people + rendered.train_people if len(person.others)][:4]
-    assert people
-    alone, kept = (PersonDataset(people, ST_13, Preprocessing(64), alone=alone) for alone in (True, False))
+    instances = [person for person in rendered.validation_instances + rendered.train_instances if len(person.others)][:4]
+    assert instances
+    alone, kept = (PersonDataset(instances, ST_13, Preprocessing(64), alone=alone) for alone in (True, False))
     changed = 0
-    for i, person in enumerate(people):
+    for i, person in enumerate(instances):
         seen, whole = alone[i]["image"].permute(1, 2, 0).numpy(), kept[i]["image"].permute(1, 2, 0).numpy()
         back = geometry.invert(alone[i]["matrix"].double().numpy())
         for row, column in np.ndindex(64, 64):
@@ -279,7 +279,7 @@ def test_people_are_chosen_on_alone(rendered: PoseData) -> None:
             hidden = depth > 0 > own and 0 <= x < person.width and 0 <= y < person.height
             assert (seen[row, column] == (GREY if hidden else whole[row, column])).all()
             changed += hidden
-        assert torch.equal(kept[i]["image"], PersonDataset(people, ST_13, Preprocessing(64))[i]["image"])
+        assert torch.equal(kept[i]["image"], PersonDataset(instances, ST_13, Preprocessing(64))[i]["image"])
     assert changed > 100
 
 
@@ -287,11 +287,11 @@ def test_workers_load_the_same_kind_of_batches(synthetic_root: Path) -> None:
     data = PoseData(CocoSource(str(synthetic_root)), ST_13, Preprocessing(64), GeometricAugment(), batch_size=8, workers=1, held_out=0.3)
     data.setup()
     batches = list(data.val_dataloader())
-    assert sum(len(batch["image"]) for batch in batches) == len(data.validation_people)
+    assert sum(len(batch["image"]) for batch in batches) == len(data.validation_instances)
 
 
 def test_setting_up_twice_reads_once(rendered: PoseData, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = rendered.train_people
+    before = rendered.train_instances
     monkeypatch.setattr(CocoSource, "training", lambda *args: pytest.fail("the labels were read again"))
     rendered.setup("fit")
-    assert rendered.train_people is before
+    assert rendered.train_instances is before

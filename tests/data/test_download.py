@@ -30,7 +30,7 @@ def test_a_download_has_the_official_layout_and_the_second_call_fetches_nothing(
     root = tmp_path / "new" / "coco"
     download_coco(root, ["val2017"], server.url, coco.archives)
     assert coco.found(root) == coco.files
-    assert all((root / name).read_bytes() == content for name, content in coco.pictures.items())
+    assert all((root / name).read_bytes() == content for name, content in coco.images.items())
     split = find_split(root, "val")
     assert split.annotations == root / "annotations" / coco.labels[1] and split.images == root / "val2017"
     marker = json.loads((root / MARKER).read_text())
@@ -42,7 +42,7 @@ def test_a_download_has_the_official_layout_and_the_second_call_fetches_nothing(
 
 
 def test_images_that_a_user_unpacked_himself_are_not_fetched(server: Any, coco: Any, tmp_path: Path) -> None:
-    for name, content in coco.pictures.items():
+    for name, content in coco.images.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     (tmp_path / "annotations").mkdir()
@@ -62,7 +62,7 @@ def test_an_image_folder_that_is_not_whole_is_left_alone(server: Any, coco: Any,
 
 def test_a_picture_cut_after_the_download_is_noticed(server: Any, coco: Any, tmp_path: Path) -> None:
     download_coco(tmp_path, ["val2017"], server.url, coco.archives)
-    (tmp_path / next(iter(coco.pictures))).write_bytes(b"cut")
+    (tmp_path / next(iter(coco.images))).write_bytes(b"cut")
     with pytest.raises(HeatposeError, match="move it away"):
         download_coco(tmp_path, ["val2017"], server.url, coco.archives)
 
@@ -72,7 +72,7 @@ def test_a_wrong_checksum_leaves_nothing(server: Any, coco: Any, tmp_path: Path)
     server.files[path] = server.files[path][:-1] + b"?"
     with pytest.raises(HeatposeError, match=r"val2017.zip.part' has the wrong checksum .*run again"):
         download_coco(tmp_path, ["val2017"], server.url, coco.archives)
-    assert coco.found(tmp_path) == coco.files - set(coco.pictures)
+    assert coco.found(tmp_path) == coco.files - set(coco.images)
 
 
 def test_a_file_of_another_size_is_refused_before_it_is_fetched(

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from heatpose.data.augment import GeometricAugment
-from heatpose.data.datamodule import FewPeople
+from heatpose.data.datamodule import FewInstances
 from heatpose.data.sources import CocoSource
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import ST_13
@@ -18,17 +18,17 @@ from heatpose.pose.skeleton import ST_13
 CONF = str(Path(__file__).parents[2] / "conf")
 
 
-def few(root: Path, **settings: Any) -> FewPeople:
-    data = FewPeople(CocoSource(str(root)), ST_13, Preprocessing(64), GeometricAugment(), people=5, repeats=3, batch_size=4, held_out=0.3, **settings)
+def few(root: Path, **settings: Any) -> FewInstances:
+    data = FewInstances(CocoSource(str(root)), ST_13, Preprocessing(64), GeometricAugment(), instances=5, repeats=3, batch_size=4, held_out=0.3, **settings)
     data.setup()
     return data
 
 
 def test_a_few_people_of_as_many_pictures(synthetic_root: Path) -> None:
     data = few(synthetic_root)
-    assert data.train_people == data.validation_people and len(data.train_people) == 5
-    assert len({person.image_id for person in data.train_people}) == 5
-    assert [person.annotation_id for person in data.train_people] == [person.annotation_id for person in few(synthetic_root).train_people]
+    assert data.train_instances == data.validation_instances and len(data.train_instances) == 5
+    assert len({person.image_id for person in data.train_instances}) == 5
+    assert [person.annotation_id for person in data.train_instances] == [person.annotation_id for person in few(synthetic_root).train_instances]
 
 
 def test_every_batch_is_the_same(synthetic_root: Path) -> None:
@@ -45,5 +45,5 @@ def test_the_configuration_builds_it(synthetic_root: Path) -> None:
         for experiment in ("quickstart", "st_movenet_13kpt_192"):
             config = compose("train", [f"experiment={experiment}", "debug=overfit"])
             data = instantiate(config.data.module)(CocoSource(str(synthetic_root)), ST_13, Preprocessing(64), GeometricAugment())
-            assert isinstance(data, FewPeople) and data.people == 8
+            assert isinstance(data, FewInstances) and data.instances == 8
             assert config.export is False and config.augment.photometric is None

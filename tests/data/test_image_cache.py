@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from heatpose.data import image_cache as cache
-from heatpose.data.image_cache import ImageFiles, PictureCache, choose_pictures, open_cache
+from heatpose.data.image_cache import ImageCache, ImageFiles, choose_images, open_cache
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
 
@@ -27,7 +27,7 @@ def someone(path: Path, width: int, height: int) -> Person:
 
 
 @pytest.fixture
-def people(tmp_path: Path) -> list[Person]:
+def instances(tmp_path: Path) -> list[Person]:
     """Six pictures of different sizes, on the first of which are two people."""
     random, found = np.random.default_rng(0), []
     for number in range(6):
@@ -42,65 +42,65 @@ def folders(place: Path) -> list[str]:
     return sorted(path.name for path in place.iterdir() if not path.name.endswith(".lock"))
 
 
-def test_pictures_are_those_of_the_files(people: list[Person], tmp_path: Path) -> None:
-    kept = open_cache(people, tmp_path / "kept", None)
-    for person in people:
-        picture = kept.picture(person)
-        np.testing.assert_array_equal(picture.pixels, np.asarray(Image.open(person.image_path)))
-        assert picture.scale == (1.0, 1.0) and not picture.pixels.flags.writeable
-    assert (kept.folder / cache.PIXELS).stat().st_size == sum(3 * p.width * p.height for p in people[:6])
+def test_pictures_are_those_of_the_files(instances: list[Person], tmp_path: Path) -> None:
+    kept = open_cache(instances, tmp_path / "kept", None)
+    for person in instances:
+        image = kept.image(person)
+        np.testing.assert_array_equal(image.pixels, np.asarray(Image.open(person.image_path)))
+        assert image.scale == (1.0, 1.0) and not image.pixels.flags.writeable
+    assert (kept.folder / cache.PIXELS).stat().st_size == sum(3 * p.width * p.height for p in instances[:6])
 
 
-def test_long_short_sides_are_reduced_and_the_scale_is_told(people: list[Person], tmp_path: Path) -> None:
-    kept = open_cache(people, tmp_path / "kept", 40)
-    for person in people:
-        picture = kept.picture(person)
-        height, width = picture.pixels.shape[:2]
+def test_long_short_sides_are_reduced_and_the_scale_is_told(instances: list[Person], tmp_path: Path) -> None:
+    kept = open_cache(instances, tmp_path / "kept", 40)
+    for person in instances:
+        image = kept.image(person)
+        height, width = image.pixels.shape[:2]
         if min(person.width, person.height) <= 40:
             assert (width, height) == (person.width, person.height)
             continue
         assert min(width, height) == 40
-        assert picture.scale == (width / person.width, height / person.height)
+        assert image.scale == (width / person.width, height / person.height)
         exact = np.asarray(Image.open(person.image_path)).astype(float)
-        assert picture.pixels.astype(float).mean() == pytest.approx(exact.mean(), abs=1)
-        assert picture.pixels.std() < exact.std()  # averaged, not picked
+        assert image.pixels.astype(float).mean() == pytest.approx(exact.mean(), abs=1)
+        assert image.pixels.std() < exact.std()  # averaged, not picked
 
 
-def test_a_cache_is_built_once_and_again_when_something_changes(people: list[Person], tmp_path: Path) -> None:
+def test_a_cache_is_built_once_and_again_when_something_changes(instances: list[Person], tmp_path: Path) -> None:
     place = tmp_path / "kept"
-    first = open_cache(people, place, None).folder
+    first = open_cache(instances, place, None).folder
     stamp = (first / cache.INDEX).stat().st_mtime_ns
-    assert open_cache(people[::-1], place, None).folder == first and (first / cache.INDEX).stat().st_mtime_ns == stamp
-    assert open_cache(people, place, 40).folder != first
-    assert open_cache(people[:3], place, None).folder != first
-    os.utime(people[2].image_path, ns=(1, 1))
-    assert open_cache(people, place, None).folder != first
+    assert open_cache(instances[::-1], place, None).folder == first and (first / cache.INDEX).stat().st_mtime_ns == stamp
+    assert open_cache(instances, place, 40).folder != first
+    assert open_cache(instances[:3], place, None).folder != first
+    os.utime(instances[2].image_path, ns=(1, 1))
+    assert open_cache(instances, place, None).folder != first
     assert len(folders(place)) == 4
 
 
 def test_runs_that_spell_the_paths_otherwise_share_a_cache(
-    people: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    instances: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Absolute in one run and relative in the next, as a command line may give them."""
-    whole = open_cache(people, tmp_path / "kept", None)
+    whole = open_cache(instances, tmp_path / "kept", None)
     monkeypatch.chdir(tmp_path)
-    relative = [replace(person, image_path=Path(person.image_path.name)) for person in people]
+    relative = [replace(person, image_path=Path(person.image_path.name)) for person in instances]
     again = open_cache(relative, tmp_path / "kept", None)
     assert again.folder == whole.folder
     for person in relative:
-        pixels = again.picture(person).pixels
+        pixels = again.image(person).pixels
         np.testing.assert_array_equal(pixels, np.asarray(Image.open(person.image_path)))
 def test_only_images_that_are_decoded_otherwise_now_make_another_cache(
-    people: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    instances: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same file may be labelled upright in one label file and as stored in another."""
-    plain = cache.cache_key(people, None)
-    turned = [replace(people[0], reading=reading) for reading in ("upright", "stored")]
-    keys = [cache.cache_key([*people[1:6], person], None) for person in turned]
+    plain = cache.cache_key(instances, None)
+    turned = [replace(instances[0], reading=reading) for reading in ("upright", "stored")]
+    keys = [cache.cache_key([*instances[1:6], person], None) for person in turned]
     assert len({plain, *keys}) == 3
     monkeypatch.setattr(cache, "DECODE_VERSION", cache.DECODE_VERSION + 1)
-    assert cache.cache_key(people, None) == plain
-    assert cache.cache_key([*people[1:6], turned[0]], None) not in keys
+    assert cache.cache_key(instances, None) == plain
+    assert cache.cache_key([*instances[1:6], turned[0]], None) not in keys
 
 
 def test_a_cache_holds_the_upright_image_or_the_stored_one(tmp_path: Path) -> None:
@@ -110,14 +110,14 @@ def test_a_cache_holds_the_upright_image_or_the_stored_one(tmp_path: Path) -> No
     for reading, expected in (("upright", pixels[::-1, ::-1]), ("stored", pixels)):
         person = replace(someone(tmp_path / "a.png", 30, 20), reading=reading)
         kept = open_cache([person], tmp_path / "kept", None)
-        np.testing.assert_array_equal(kept.picture(person).pixels, expected)
+        np.testing.assert_array_equal(kept.image(person).pixels, expected)
 
 
-def test_those_who_come_together_share_one_build(people: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_those_who_come_together_share_one_build(instances: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     builds, build = [], cache._build
     monkeypatch.setattr(cache, "_build", lambda *args: (builds.append(1), time.sleep(0.2), build(*args)))
     with ThreadPoolExecutor(4) as pool:
-        caches = list(pool.map(lambda _: open_cache(people, tmp_path / "kept", None), range(4)))
+        caches = list(pool.map(lambda _: open_cache(instances, tmp_path / "kept", None), range(4)))
     assert len(builds) == 1 and len({kept.folder for kept in caches}) == 1
 
 
@@ -137,72 +137,72 @@ cache.open_cache(people, pathlib.Path(sys.argv[2]), None)
 """
 
 
-def test_a_killed_build_is_in_nobodys_way(people: list[Person], tmp_path: Path) -> None:
+def test_a_killed_build_is_in_nobodys_way(instances: list[Person], tmp_path: Path) -> None:
     place, given = tmp_path / "kept", tmp_path / "people.pickle"
-    given.write_bytes(pickle.dumps(people))
+    given.write_bytes(pickle.dumps(instances))
     with subprocess.Popen([sys.executable, "-c", KILLED, str(given), str(place)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         assert child.stdout is not None and child.stdout.readline() == b"half\n"
         child.send_signal(signal.SIGKILL)
     (left,) = folders(place)
     assert left.endswith(".part")
-    kept = open_cache(people, place, None)
-    np.testing.assert_array_equal(kept.picture(people[5]).pixels, ImageFiles().picture(people[5]).pixels)
+    kept = open_cache(instances, place, None)
+    np.testing.assert_array_equal(kept.image(instances[5]).pixels, ImageFiles().image(instances[5]).pixels)
     assert folders(place) == [kept.folder.name]
 
 
-def test_a_bad_picture_is_named_and_leaves_nothing(people: list[Person], tmp_path: Path) -> None:
-    people[3].image_path.write_bytes(b"no picture")
+def test_a_bad_picture_is_named_and_leaves_nothing(instances: list[Person], tmp_path: Path) -> None:
+    instances[3].image_path.write_bytes(b"no picture")
     with pytest.raises(HeatposeError, match=r"'.*3\.png' cannot be decoded"):
-        open_cache(people, tmp_path / "kept", None)
+        open_cache(instances, tmp_path / "kept", None)
     assert folders(tmp_path / "kept") == []
-    people[3].image_path.unlink()
+    instances[3].image_path.unlink()
     with pytest.raises(HeatposeError, match=r"'.*3\.png' is missing"):
-        open_cache(people, tmp_path / "kept", None)
+        open_cache(instances, tmp_path / "kept", None)
     with pytest.raises(HeatposeError, match="do not belong together"):
-        open_cache([replace(people[0], width=31)], tmp_path / "kept", None)
+        open_cache([replace(instances[0], width=31)], tmp_path / "kept", None)
 
 
-def test_too_little_room_is_said_before_anything_is_written(people: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_room_is_said_before_anything_is_written(instances: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 500_010_000})())
     with pytest.raises(HeatposeError, match=r"0\.5 GB free .* set data\.cache=FOLDER on another disk, a smaller data\.short_side, or data\.cache=off"):
-        open_cache(people, tmp_path / "kept", None)
+        open_cache(instances, tmp_path / "kept", None)
     assert folders(tmp_path / "kept") == []
 
 
 def test_auto_decodes_each_time_where_there_is_no_room(
-    people: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    instances: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10_000})())
-    assert isinstance(choose_pictures("auto", None, people, people), ImageFiles)
+    assert isinstance(choose_images("auto", None, instances, instances), ImageFiles)
     assert "Pictures are decoded in every epoch" in capsys.readouterr().err
     assert not (tmp_path / cache.FOLDER).exists()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    kept = choose_pictures("auto", None, people, people)
-    assert isinstance(kept, PictureCache) and kept.folder.parent.resolve() == (tmp_path / cache.FOLDER).resolve()
-    assert isinstance(choose_pictures("off", None, people, people), ImageFiles)
+    kept = choose_images("auto", None, instances, instances)
+    assert isinstance(kept, ImageCache) and kept.folder.parent.resolve() == (tmp_path / cache.FOLDER).resolve()
+    assert isinstance(choose_images("off", None, instances, instances), ImageFiles)
 
 
-def test_a_run_with_few_people_builds_few_and_uses_all_where_they_are(people: list[Person], tmp_path: Path) -> None:
+def test_a_run_with_few_people_builds_few_and_uses_all_where_they_are(instances: list[Person], tmp_path: Path) -> None:
     place = str(tmp_path / "kept")
-    few = choose_pictures(place, None, people, people[:2])
-    assert isinstance(few, PictureCache) and len(few.rows) == 2
-    everyone = choose_pictures(place, None, people, people)
-    assert choose_pictures(place, None, people, people[:2]).folder == everyone.folder  # type: ignore[attr-defined]
+    few = choose_images(place, None, instances, instances[:2])
+    assert isinstance(few, ImageCache) and len(few.rows) == 2
+    everyone = choose_images(place, None, instances, instances)
+    assert choose_images(place, None, instances, instances[:2]).folder == everyone.folder  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("damage", [lambda folder: (folder / cache.INDEX).write_text("{"), lambda folder: (folder / cache.PIXELS).write_bytes(b"half")])
-def test_a_damaged_cache_is_refused(people: list[Person], tmp_path: Path, damage: object) -> None:
-    folder = open_cache(people, tmp_path / "kept", None).folder
+def test_a_damaged_cache_is_refused(instances: list[Person], tmp_path: Path, damage: object) -> None:
+    folder = open_cache(instances, tmp_path / "kept", None).folder
     damage(folder)  # type: ignore[operator]
     with pytest.raises(HeatposeError, match="remove the folder and run again"):
-        open_cache(people, tmp_path / "kept", None)
+        open_cache(instances, tmp_path / "kept", None)
 
 
-def test_a_cache_can_be_sent_to_a_loader_process(people: list[Person], tmp_path: Path) -> None:
-    kept = open_cache(people, tmp_path / "kept", None)
-    kept.picture(people[0])
+def test_a_cache_can_be_sent_to_a_loader_process(instances: list[Person], tmp_path: Path) -> None:
+    kept = open_cache(instances, tmp_path / "kept", None)
+    kept.image(instances[0])
     sent = pickle.dumps(kept)
     assert len(sent) < 5000  # its index, not its pictures
-    np.testing.assert_array_equal(pickle.loads(sent).picture(people[1]).pixels, kept.picture(people[1]).pixels)
+    np.testing.assert_array_equal(pickle.loads(sent).image(instances[1]).pixels, kept.image(instances[1]).pixels)

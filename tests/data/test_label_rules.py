@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from heatpose.data.coco import CocoLabels, people, read_labels
+from heatpose.data.coco import CocoLabels, instances, read_labels
 from heatpose.data.label_rules import LISTED_TWICE, whole_number
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import COCO_17
@@ -89,9 +89,9 @@ AS_TOOLS_WRITE_THEM: list[Callable[[Content], None]] = [
 @pytest.mark.parametrize("edit", AS_TOOLS_WRITE_THEM)
 def test_the_same_people_come_out(edit: Callable[[Content], None], tmp_path: Path) -> None:
     content = labels()
-    expected, _ = people(read(content, tmp_path), tmp_path, COCO_17)
+    expected, _ = instances(read(content, tmp_path), tmp_path, COCO_17)
     edit(content)
-    found, audit = people(read(content, tmp_path), tmp_path, COCO_17)
+    found, audit = instances(read(content, tmp_path), tmp_path, COCO_17)
     assert [(p.image_id, p.annotation_id, p.box) for p in found] == [
         (p.image_id, p.annotation_id, p.box) for p in expected
     ]
@@ -141,7 +141,7 @@ def test_one_image_id_for_two_files_is_refused(tmp_path: Path) -> None:
         entry["id"] += 10
     for entry in second["annotations"]:
         entry["image_id"] += 10
-    assert len(people(read(joined, tmp_path), tmp_path, COCO_17)[0]) == 6
+    assert len(instances(read(joined, tmp_path), tmp_path, COCO_17)[0]) == 6
 
 
 def test_one_file_with_two_image_ids_is_refused(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_one_file_with_two_image_ids_is_refused(tmp_path: Path) -> None:
     refused(content, tmp_path, r"lists '\./1\.png' under two image ids, 1 and 9; list it once and give its")
     content["images"].pop()
     content["annotations"][1]["image_id"] = 1
-    assert [p.alone for p in people(read(content, tmp_path), tmp_path, COCO_17)[0]] == [False, False, True]
+    assert [p.alone for p in instances(read(content, tmp_path), tmp_path, COCO_17)[0]] == [False, False, True]
 
 
 def test_an_image_that_is_listed_twice_is_counted(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from heatpose.data.coco import benchmark_people, people, read_labels
+from heatpose.data.coco import benchmark_instances, instances, read_labels
 from heatpose.data.orientation import Readings
 from heatpose.data.report import audit_report, check_images
 from heatpose.data.sample import Person, labelled_image
@@ -43,7 +43,7 @@ def write(folder: Path, images: dict[str, tuple[int, tuple[int, int], tuple[int,
 
 
 def read(folder: Path) -> tuple[dict[str, Person], Readings]:
-    found, audit = people(read_labels(folder / LABELS), folder, COCO_17)
+    found, audit = instances(read_labels(folder / LABELS), folder, COCO_17)
     return {person.image_path.name: person for person in found}, audit.readings
 
 
@@ -102,9 +102,9 @@ def test_a_contradiction_is_one_sentence_with_two_remedies(remedy: str, tmp_path
     write(tmp_path, {"a.png": (6, WIDE, TALL), "b.png": (6, WIDE, WIDE), "c.png": (3, WIDE, WIDE)})
     with pytest.raises(HeatposeError) as caught:
         read(tmp_path)
-    told = str(caught.value)
-    assert "1 ('a.png') are labelled upright and 1 ('b.png') as stored, and 1 ('c.png')" in told
-    assert "-auto-orient" in told and "exiftool -Orientation=" in told and "\n" not in told
+    message = str(caught.value)
+    assert "1 ('a.png') are labelled upright and 1 ('b.png') as stored, and 1 ('c.png')" in message
+    assert "-auto-orient" in message and "exiftool -Orientation=" in message and "\n" not in message
     wanted = (upright if remedy == "turn" else stored)(tmp_path / "c.png")
     Image.fromarray(wanted).save(tmp_path / "c.png")  # what the two commands do
     found, readings = read(tmp_path)
@@ -144,7 +144,7 @@ def test_images_that_were_decoded_otherwise_before_are_marked(tmp_path: Path) ->
 def test_the_benchmark_and_the_audit_count_alike(tmp_path: Path) -> None:
     path = write(tmp_path, {"a.jpg": (6, WIDE, TALL), "b.jpg": (3, WIDE, WIDE)})
     labels = read_labels(path)
-    _, audit = benchmark_people(labels, tmp_path, COCO_17)
+    _, audit = benchmark_instances(labels, tmp_path, COCO_17)
     report = audit_report(labels, tmp_path, COCO_17, check_files=True)
     assert audit.readings == Readings(["a.jpg", "b.jpg"], [], [])
     assert report.files.notes == audit.readings.findings() and report.files.good

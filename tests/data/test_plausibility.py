@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from heatpose.data.coco import people, read_labels
+from heatpose.data.coco import instances, read_labels
 from heatpose.data.plausibility import CLIPPED, OUTSIDE
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
@@ -19,7 +19,7 @@ Entry = dict[str, Any]
 
 
 def kept(content: Entry, folder: Path) -> list[Person]:
-    return people(read_labels(write(content, folder / "labels.json")), folder, COCO_17)[0]
+    return instances(read_labels(write(content, folder / "labels.json")), folder, COCO_17)[0]
 
 
 def moved(entry: Entry, x: Callable[[float], float], y: Callable[[float], float]) -> None:
@@ -107,8 +107,8 @@ def test_all_annotations_mean_something_else(what: str, tmp_path: Path) -> None:
         spoil(entry)
     with pytest.raises(HeatposeError, match=message) as caught:
         kept(content, tmp_path)
-    told = str(caught.value)
-    assert "\n" not in told and "labels.json', annotation 1" in told and ".png')" in told
+    message_here = str(caught.value)
+    assert "\n" not in message_here and "labels.json', annotation 1" in message_here and ".png')" in message_here
     for entry in content["annotations"]:
         remedy(entry)
     found = kept(content, tmp_path)
@@ -141,7 +141,7 @@ def test_a_small_overhang_is_clipped_and_counted(tmp_path: Path) -> None:
     for entry in content["annotations"][:2]:
         entry["keypoints"] = [50, 60, 2, 0, 0, 0, WIDTH + 5, 60, 1] + [90, 100, 2] * 14
     found = read_labels(write(content, tmp_path / "labels.json"))
-    first, second = people(found, tmp_path, COCO_17)[0][:2]
+    first, second = instances(found, tmp_path, COCO_17)[0][:2]
     assert first.box == (0, 10, 196, HEIGHT - 10) and second.box == (-0.5, 0, WIDTH + 1, HEIGHT)
     assert found.assumed == {CLIPPED: 1, OUTSIDE: 2}
 

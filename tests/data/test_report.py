@@ -17,7 +17,7 @@ from rich.console import Console
 
 from heatpose.data.annotation_rules import NO_BBOX
 from heatpose.data.augment import GeometricAugment
-from heatpose.data.coco import CROWD, NO_BOX, NO_KEYPOINT, SEVERAL, CocoLabels, people, read_labels
+from heatpose.data.coco import CROWD, NO_BOX, NO_KEYPOINT, SEVERAL, CocoLabels, instances, read_labels
 from heatpose.data.contact_sheet import TILE, contact_sheet_of
 from heatpose.data.datamodule import PoseData
 from heatpose.data.report import audit_report, print_audit
@@ -49,7 +49,7 @@ def person(
 @pytest.fixture
 def labels(tmp_path: Path) -> CocoLabels:
     """Image 1: a person of 50 %. 2: two, one of them without keypoints. 3: a crowd. 4: nobody. 5: no box."""
-    people = [
+    instances = [
         person(1, [0, 0, 100, 50], {LEFT_WRIST: (20, 30), RIGHT_WRIST: (60, 30), 0: (101, 5)}),
         person(2, [10, 10, 10, 5], {5: (1, 1)}),
         person(2, [0, 0, 10, 10], {}),
@@ -61,7 +61,7 @@ def labels(tmp_path: Path) -> CocoLabels:
         Image.new("RGB", (100, 100), (90, 90, 90)).save(tmp_path / str(entry["file_name"]))
     content = {
         "images": images,
-        "annotations": [{"id": i, **item} for i, item in enumerate(people)],
+        "annotations": [{"id": i, **item} for i, item in enumerate(instances)],
         "categories": [{"id": 1, "name": "person", "keypoints": list(COCO_17.keypoints)}],
     }
     (tmp_path / "labels.json").write_text(json.dumps(content))
@@ -150,7 +150,7 @@ def centre_of(sheet: NDArray[np.uint8], colour: tuple[int, int, int]) -> tuple[f
 
 
 def test_the_sheet_shows_the_labels_where_they_are(labels: CocoLabels, tmp_path: Path) -> None:
-    kept, _ = people(labels, tmp_path, COCO_17)
+    kept, _ = instances(labels, tmp_path, COCO_17)
     sheet = contact_sheet_of(kept[:1], COCO_17, count=5)
     assert sheet.dtype == np.uint8 and sheet.shape[1] >= TILE
     margin, scale = (sheet.shape[1] - TILE) / 2, TILE / 100
@@ -162,7 +162,7 @@ def test_the_sheet_shows_the_labels_where_they_are(labels: CocoLabels, tmp_path:
 
 def test_one_of_several_is_shown_from_near(labels: CocoLabels, tmp_path: Path) -> None:
     Image.new("RGB", (400, 300), (90, 90, 90)).save(tmp_path / "1.png")
-    kept, _ = people(labels, tmp_path, COCO_17)
+    kept, _ = instances(labels, tmp_path, COCO_17)
     points = np.zeros((17, 2), np.float32)
     points[LEFT_WRIST] = (230, 160)
     labelled = np.arange(17) == LEFT_WRIST
@@ -177,7 +177,7 @@ def test_one_of_several_is_shown_from_near(labels: CocoLabels, tmp_path: Path) -
 
 
 def test_the_sheet_is_seeded_and_cut_to_the_people_there_are(labels: CocoLabels, tmp_path: Path) -> None:
-    kept, _ = people(labels, tmp_path, COCO_17)
+    kept, _ = instances(labels, tmp_path, COCO_17)
     one = contact_sheet_of(kept, COCO_17, seed=1)
     np.testing.assert_array_equal(one, contact_sheet_of(kept, COCO_17, seed=1))
     with pytest.raises(HeatposeError, match="nothing to draw"):
@@ -206,11 +206,11 @@ def test_training_and_audit_count_alike(tmp_path: Path, capsys: pytest.CaptureFi
     scored = source.evaluation(COCO_17) or ()
     report = audit_report(read_labels(path), tmp_path / "train2017", COCO_17, False, rules, scored)
     assert report.training.dropped == {EVALUATED: 1} and report.training.kept == len(source.training(COCO_17)) == 39
-    assert report.learnt is not None and report.refused is None and report.assumed == {NO_BBOX: 1}
-    assert report.learnt.kept == len(data.train_people) + len(data.validation_people) == 14
-    assert report.held_out == len(data.validation_people) > 0
-    (small,) = report.learnt.dropped
-    assert report.learnt.dropped[small] == 25 and "data.module.min_side=36" in small
+    assert report.trained is not None and report.refused is None and report.assumed == {NO_BBOX: 1}
+    assert report.trained.kept == len(data.train_instances) + len(data.validation_instances) == 14
+    assert report.held_out == len(data.validation_instances) > 0
+    (small,) = report.trained.dropped
+    assert report.trained.dropped[small] == 25 and "data.module.min_side=36" in small
     text = " ".join(printed(report).split())
     for part in (small, "25", EVALUATED, f"assumed: {NO_BBOX} (1)", f"held out ({report.held_out})"):
         assert part in text

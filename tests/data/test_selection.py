@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from heatpose.data.sample import Person
-from heatpose.data.selection import HIDDEN, LIMIT, NOT_PROMINENT, TrainingRules, split_people, why_empty
+from heatpose.data.selection import HIDDEN, LIMIT, NOT_PROMINENT, TrainingRules, split_instances, why_empty
 
 BESIDE = np.array([[110, 0, 90, 160]], np.float32)
 AROUND = np.array([[0, 0, 190, 150]], np.float32)
@@ -38,22 +38,22 @@ EVERYONE = [*PLAIN, *POOR, *SMALL, *SEVERAL, *WITHIN]
 
 
 def test_every_person_is_in_a_part_or_left_out_for_a_reason() -> None:
-    split = split_people(EVERYONE, TrainingRules(held_out=0.2, select="alone", limit=300, size=64))
+    split = split_instances(EVERYONE, TrainingRules(held_out=0.2, select="alone", limit=300, size=64))
     dropped = split.audit.dropped
     assert dropped["fewer labelled keypoints than data.module.min_keypoints=3"] == len(POOR)
     assert dropped["box smaller than data.module.min_side=36 pixels"] == len(SMALL)
     assert dropped[HIDDEN] == len(WITHIN)
     assert dropped["not selected by data.module.select=alone"] + dropped[NOT_PROMINENT] == len(SEVERAL)
-    assert len(split.learnt) == 300 and dropped[LIMIT] == len(PLAIN) - len(split.chosen) - 300 > 0
-    assert len(split.learnt) + len(split.chosen) + sum(dropped.values()) == len(EVERYONE)
-    assert split.audit.kept == len(split.learnt) + len(split.chosen)
+    assert len(split.trained) == 300 and dropped[LIMIT] == len(PLAIN) - len(split.chosen) - 300 > 0
+    assert len(split.trained) + len(split.chosen) + sum(dropped.values()) == len(EVERYONE)
+    assert split.audit.kept == len(split.trained) + len(split.chosen)
     numbers = [int(number) for number in re.findall(r"\((\d+)\)", split.account)]
     assert numbers == list(dropped.values())
     assert f"300 of {len(EVERYONE)} people to learn from, {len(split.chosen)} held out" in split.account
 
 
 def test_nothing_left_out_is_not_listed() -> None:
-    split = split_people(PLAIN, TrainingRules())
+    split = split_instances(PLAIN, TrainingRules())
     assert not split.audit.dropped and "left out" not in split.account and why_empty(split, PLAIN, TrainingRules()) is None
 
 
@@ -70,31 +70,31 @@ NOBODY: dict[str, tuple[Sequence[Person], TrainingRules, str]] = {
 
 @pytest.mark.parametrize("what", NOBODY)
 def test_the_remedy_of_an_empty_part_works(what: str) -> None:
-    people, rules, message = NOBODY[what]
-    told = why_empty(split_people(people, rules), people, rules)
-    assert told is not None and re.match(message, told) and "\n" not in told
-    changes = dict(re.findall(r"data\.module\.(\w+)=([\w.]+)", told.rpartition("; set ")[2].rstrip(".")))
+    instances, rules, message = NOBODY[what]
+    message_here = why_empty(split_instances(instances, rules), instances, rules)
+    assert message_here is not None and re.match(message, message_here) and "\n" not in message_here
+    changes = dict(re.findall(r"data\.module\.(\w+)=([\w.]+)", message_here.rpartition("; set ")[2].rstrip(".")))
     assert changes
     values = {name: value if name == "select" else float(value) for name, value in changes.items()}
-    again = split_people(people, replace(rules, **values))  # type: ignore[arg-type]
-    assert again.learnt and again.chosen
+    again = split_instances(instances, replace(rules, **values))  # type: ignore[arg-type]
+    assert again.trained and again.chosen
 
 
 @pytest.mark.parametrize("people", [[], PLAIN[:1], WITHIN, [PLAIN[0], PLAIN[0]]])
-def test_without_a_remedy_more_images_are_asked_for(people: Sequence[Person]) -> None:
+def test_without_a_remedy_more_images_are_asked_for(instances: Sequence[Person]) -> None:
     rules = TrainingRules()
-    told = why_empty(split_people(people, rules), people, rules)
-    assert told is not None and told.endswith("; add images of other people.")
-    assert why_empty(split_people([*people, *PLAIN], rules), [*people, *PLAIN], rules) is None
+    message = why_empty(split_instances(instances, rules), instances, rules)
+    assert message is not None and message.endswith("; add images of other people.")
+    assert why_empty(split_instances([*instances, *PLAIN], rules), [*instances, *PLAIN], rules) is None
 
 
 def test_a_share_is_told_with_as_many_digits_as_it_needs() -> None:
     close = sorted(group("many", 20000), key=lambda p: TrainingRules().why_not(p) or "")[:20000]
     for count in (3, 30, 3000):
-        people = close[:count]
+        instances = close[:count]
         rules = TrainingRules(held_out=1e-9)
-        told = why_empty(split_people(people, rules), people, rules)
-        assert told is not None
-        share = float(told.rpartition("held_out=")[2].rstrip("."))
-        again = split_people(people, replace(rules, held_out=share))
-        assert again.learnt and again.chosen and 0 < share < 1
+        message = why_empty(split_instances(instances, rules), instances, rules)
+        assert message is not None
+        share = float(message.rpartition("held_out=")[2].rstrip("."))
+        again = split_instances(instances, replace(rules, held_out=share))
+        assert again.trained and again.chosen and 0 < share < 1

@@ -19,7 +19,7 @@ from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
 from tests.data.labelled import labels, save_photos, write
 
 
-def write_part(folder: Path, json_path: str, images: str, names: Sequence[str], people: int = 1) -> Path:
+def write_part(folder: Path, json_path: str, images: str, names: Sequence[str], instances: int = 1) -> Path:
     """A small part of a data set: `people` people on each of the pictures `names`."""
     (folder / images).mkdir(parents=True, exist_ok=True)
     labels = folder / json_path
@@ -28,7 +28,7 @@ def write_part(folder: Path, json_path: str, images: str, names: Sequence[str], 
     for i, name in enumerate(names):
         Image.fromarray(np.full((48, 64, 3), 40 * i % 256, np.uint8)).save(folder / images / name)
         entries.append({"id": i + 1, "file_name": name, "width": 64, "height": 48})
-        for j in range(people):
+        for j in range(instances):
             annotations.append({
                 "id": 10 * i + j, "image_id": i + 1, "category_id": 1, "iscrowd": 0, "bbox": [8 * j, 4, 40, 40], "area": 900,
                 "keypoints": [20, 20, 2] * 17, "num_keypoints": 17,
@@ -46,13 +46,13 @@ def numbered(first: int, count: int) -> list[str]:
 def official(tmp_path: Path) -> Path:
     """The official layout: five training pictures, three evaluation pictures."""
     root = tmp_path / "coco"
-    write_part(root, "annotations/person_keypoints_train2017.json", "train2017", numbered(0, 5), people=2)
+    write_part(root, "annotations/person_keypoints_train2017.json", "train2017", numbered(0, 5), instances=2)
     return write_part(root, "annotations/person_keypoints_val2017.json", "val2017", numbered(100, 3))
 
 
-def files(people: Sequence[Any] | None) -> list[str]:
-    assert people is not None
-    return sorted({str(person.image_path) for person in people})
+def files(instances: Sequence[Any] | None) -> list[str]:
+    assert instances is not None
+    return sorted({str(person.image_path) for person in instances})
 
 
 def test_the_official_layout(official: Path) -> None:
@@ -70,9 +70,9 @@ def test_evaluation_people_are_never_learnt_from(official: Path, tmp_path: Path)
     extra = write_part(tmp_path / "extra", "person_keypoints_more.json", "pictures", [*numbered(100, 2), "new.png"])
     source = CocoSource(str(official), extra=[str(extra)])
     evaluated = {Path(name).name for name in files(source.evaluation(ST_13))}
-    learnt = {Path(name).name for name in files(source.training(ST_13))}
-    assert evaluated == set(numbered(100, 3)) and not learnt & evaluated
-    assert learnt == {*numbered(0, 5), "new.png"}
+    trained = {Path(name).name for name in files(source.training(ST_13))}
+    assert evaluated == set(numbered(100, 3)) and not trained & evaluated
+    assert trained == {*numbered(0, 5), "new.png"}
 
 
 def test_evaluation_people_from_elsewhere_are_left_out_of_training(official: Path, tmp_path: Path) -> None:
@@ -101,12 +101,12 @@ def test_frames_of_several_videos_are_learnt_from(tmp_path: Path, capsys: pytest
     # The same image in both folders is found, under its own name or another.
     shutil.copy(root / "val2017" / frames[3], root / "train2017" / "a" / frames[3])
     shutil.copy(root / "val2017" / frames[4], root / "train2017" / "b" / frames[0])
-    learnt = [person.file_name for person in source.training(ST_13)]
-    assert learnt == [name for name in names if name not in (f"a/{frames[3]}", f"b/{frames[0]}")]
+    trained = [person.file_name for person in source.training(ST_13)]
+    assert trained == [name for name in names if name not in (f"a/{frames[3]}", f"b/{frames[0]}")]
     source.training(ST_13)
     path = root / "person_keypoints_train2017.json"
-    told = f"{path}: 8 of 10 person annotations usable for training; left out: on an image that is evaluated (2).\n"
-    assert capsys.readouterr().err == told  # once
+    message = f"{path}: 8 of 10 person annotations usable for training; left out: on an image that is evaluated (2).\n"
+    assert capsys.readouterr().err == message  # once
 
 
 def test_extra_folders_are_for_training_alone(official: Path, tmp_path: Path) -> None:

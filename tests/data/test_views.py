@@ -14,27 +14,27 @@ from PIL import Image
 from heatpose.data.augment import GeometricAugment, Occlusion, paint
 from heatpose.data.batches import BatchPlan, EpochBatches
 from heatpose.data.datamodule import PoseData
-from heatpose.data.image_cache import ImageFiles, Picture, open_cache
+from heatpose.data.image_cache import CachedImage, ImageFiles, open_cache
 from heatpose.data.sample import Person
 from heatpose.data.sources import CocoSource
-from heatpose.data.views import GREY, TrainingViews, cut, sampled
+from heatpose.data.views import GREY, AugmentedBatches, cut, sampled
 from heatpose.pose import geometry
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import ST_13
 
 
 @pytest.fixture(scope="module")
-def people(synthetic_root: Path) -> list[Person]:
+def instances(synthetic_root: Path) -> list[Person]:
     found = CocoSource(str(synthetic_root)).training(ST_13)
     return [replace(p, others=p.others if i % 2 else np.array([[0, 0, 60, 200]], np.float32), alone=False) for i, p in enumerate(found)]
 
 
-def plan(people: list[Person], size: int = 64, count: int = 16) -> BatchPlan:
-    return BatchPlan(size, 0, tuple(range(count)), tuple(i % len(people) for i in range(count)))
+def plan(instances: list[Person], size: int = 64, count: int = 16) -> BatchPlan:
+    return BatchPlan(size, 0, tuple(range(count)), tuple(i % len(instances) for i in range(count)))
 
 
-def views(people: list[Person], **settings: Any) -> TrainingViews:
-    return TrainingViews(people, ST_13, **{"augment": GeometricAugment(), "pictures": ImageFiles(), **settings})
+def views(instances: list[Person], **settings: Any) -> AugmentedBatches:
+    return AugmentedBatches(instances, ST_13, **{"augment": GeometricAugment(), "pictures": ImageFiles(), **settings})
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -43,9 +43,9 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("size", [64, 96])
 @pytest.mark.parametrize("extra", [{}, {"antialias": 1.0, "mask_others": 1.0}])
-def test_packed_batches_become_the_same_pictures(people: list[Person], size: int, extra: dict[str, float]) -> None:
+def test_packed_batches_become_the_same_pictures(instances: list[Person], size: int, extra: dict[str, float]) -> None:
     augment = GeometricAugment(**extra)  # type: ignore[arg-type]
-    here, there = (views(people, augment=augment, packed=packed)[plan(people, size)] for packed in (False, True))
+    here, there = (views(instances, augment=augment, packed=packed)[plan(instances, size)] for packed in (False, True))
     assert "image" not in there
     there = sampled(there)
     assert here.keys() == there.keys() and here["image"].shape == (16, 3, size, size)
@@ -55,11 +55,11 @@ def test_packed_batches_become_the_same_pictures(people: list[Person], size: int
     assert found.mean() < 0.2 and (found > 4).float().mean() < 0.002  # OpenCV's 32nds of a pixel, and edges under nearest
 
 
-def test_views_are_pillows_of_the_whole_picture(people: list[Person]) -> None:
+def test_views_are_pillows_of_the_whole_picture(instances: list[Person]) -> None:
     """The cut, the cache and the new sampling against the plain way: decode, one affine by Pillow."""
-    dataset, one = views(people), plan(people)
+    dataset, one = views(instances), plan(instances)
     batch = dataset[one]
-    for number, person in enumerate(people[:16]):
+    for number, person in enumerate(instances[:16]):
         view = dataset.view(one, number)
         image = np.asarray(Image.open(person.image_path).convert("RGB"))
         want = geometry.warp(image, view.labels["matrix"].astype(np.float64), 64, "nearest" if view.nearest else "bilinear")
@@ -70,29 +70,29 @@ def test_views_are_pillows_of_the_whole_picture(people: list[Person]) -> None:
         assert view.nearest or inner.median() <= 1
 
 
-def test_labels_are_where_the_transform_takes_them(people: list[Person]) -> None:
-    batch = views(people, augment=GeometricAugment(mirror=0.5))[plan(people)]
+def test_labels_are_where_the_transform_takes_them(instances: list[Person]) -> None:
+    batch = views(instances, augment=GeometricAugment(mirror=0.5))[plan(instances)]
     assert 0 < batch["mirrored"].sum() < 16
-    for number, person in enumerate(people[:16]):
+    for number, person in enumerate(instances[:16]):
         points = person.keypoints @ batch["matrix"][number, :, :2].numpy().T + batch["matrix"][number, :, 2].numpy()
         order = ST_13.flip_order if batch["mirrored"][number] else list(range(13))
         np.testing.assert_allclose(batch["points"][number], points[order], atol=1e-3)
         np.testing.assert_array_equal(batch["labelled"][number], person.labelled[order])
 
 
-def test_the_cache_changes_nothing(people: list[Person], tmp_path: Path) -> None:
-    files, kept = views(people)[plan(people)], views(people, pictures=open_cache(people, tmp_path, None))[plan(people)]
+def test_the_cache_changes_nothing(instances: list[Person], tmp_path: Path) -> None:
+    files, kept = views(instances)[plan(instances)], views(instances, images=open_cache(instances, tmp_path, None))[plan(instances)]
     assert files.keys() == kept.keys() and all(torch.equal(files[name], kept[name]) for name in files)
 
 
-def test_smaller_kept_pictures_show_the_same_and_are_not_magnified_more(people: list[Person], tmp_path: Path) -> None:
-    kept = open_cache(people, tmp_path, 120)
-    smaller = views(people, pictures=kept, augment=GeometricAugment(nearest=0, rotate=0))
-    one = plan(people)
-    for number, person in enumerate(people[:16]):
+def test_smaller_kept_pictures_show_the_same_and_are_not_magnified_more(instances: list[Person], tmp_path: Path) -> None:
+    kept = open_cache(instances, tmp_path, 120)
+    smaller = views(instances, images=kept, augment=GeometricAugment(nearest=0, rotate=0))
+    one = plan(instances)
+    for number, person in enumerate(instances[:16]):
         view = smaller.view(one, number)
         assert np.abs(np.linalg.det(view.inverse[:, :2])) > 0.98 / GeometricAugment().magnification ** 2
-        whole = geometry.warp(ImageFiles().picture(person).pixels, view.labels["matrix"].astype(np.float64), 64, "bilinear")
+        whole = geometry.warp(ImageFiles().image(person).pixels, view.labels["matrix"].astype(np.float64), 64, "bilinear")
         assert np.abs(geometry.warp_one(view.pixels, view.inverse, False, 64).astype(int) - whole).mean() < 20
 
 
@@ -125,8 +125,8 @@ def test_batches_depend_on_seed_and_epoch_alone(synthetic_root: Path) -> None:
     assert not same(alone, loaded(data(synthetic_root, resolutions=[64, 96], seed=1), 3))
 
 
-def test_someone_who_comes_up_twice_is_seen_twice_otherwise(people: list[Person]) -> None:
-    batch = views(people)[BatchPlan(64, 0, (0, 1), (3, 3))]
+def test_someone_who_comes_up_twice_is_seen_twice_otherwise(instances: list[Person]) -> None:
+    batch = views(instances)[BatchPlan(64, 0, (0, 1), (3, 3))]
     assert not torch.equal(batch["image"][0], batch["image"][1])
 
 
@@ -137,7 +137,7 @@ def test_other_people_are_painted_grey_outside_the_persons_box() -> None:
     )  # fmt: skip
     image = np.random.default_rng(0).integers(0, 100, (60, 80, 3), np.uint8)
     before = image.copy()
-    pixels, inverse = cut(Picture(image), geometry.stretch(80, 60, 64), 64, alone=person)
+    pixels, inverse = cut(CachedImage(image), geometry.stretch(80, 60, 64), 64, alone=person)
     expected = image.copy()
     for y in range(60):
         for x in range(80):
@@ -146,7 +146,7 @@ def test_other_people_are_painted_grey_outside_the_persons_box() -> None:
                 expected[y, x] = GREY
     np.testing.assert_array_equal(pixels, expected)
     np.testing.assert_array_equal(image, before)
-    plain, _ = cut(Picture(image), geometry.stretch(80, 60, 64), 64)
+    plain, _ = cut(CachedImage(image), geometry.stretch(80, 60, 64), 64)
     np.testing.assert_array_equal(plain, image)
 
 
@@ -157,25 +157,25 @@ def test_averaging_keeps_a_fine_pattern_grey() -> None:
     transform = geometry.region((0, 0, 300, 300), 64)
     spread = {}
     for averaged in (False, True):
-        pixels, inverse = cut(Picture(stripes), transform, 64, averaged)
+        pixels, inverse = cut(CachedImage(stripes), transform, 64, averaged)
         spread[averaged] = geometry.warp_one(pixels, inverse, False, 64)[2:-2, 2:-2].std()
     assert spread[True] < spread[False] / 1.5
     ramp = np.arange(250, dtype=np.uint8)[None, :, None].repeat(250, 0).repeat(3, 2)
-    pixels, inverse = cut(Picture(ramp), geometry.region((0, 0, 250, 250), 64), 64, averaged=True)
+    pixels, inverse = cut(CachedImage(ramp), geometry.region((0, 0, 250, 250), 64), 64, averaged=True)
     shrunk = geometry.warp_one(pixels, inverse, False, 64)[32, 2:-2, 0].astype(float)
     np.testing.assert_allclose(shrunk, ((np.arange(64) + 0.5) * 250 / 64 - 0.5)[2:-2], atol=0.6)  # nothing has moved
 
 
-def test_patches_lie_on_the_person(people: list[Person]) -> None:
+def test_patches_lie_on_the_person(instances: list[Person]) -> None:
     occlusion = Occlusion(probability=0.6, patches=3, side=(0.1, 0.3))
-    batches = [views(people, occlusion=occlusion)[replace_epoch(plan(people), epoch)] for epoch in range(6)]
+    batches = [views(instances, occlusion=occlusion)[replace_epoch(plan(instances), epoch)] for epoch in range(6)]
     patches = torch.cat([batch["patches"] for batch in batches])
     used = patches[..., 2] > patches[..., 0]
     assert 0.45 < used.any(1).float().mean() < 0.75
     assert {int(n) for n in used.sum(1)} == {0, 1, 2, 3}
     assert patches[used][:, 4:].min() >= 0 and patches[used][:, 4:].max() <= 255
     for batch in batches:
-        for number, person in enumerate(people[:16]):
+        for number, person in enumerate(instances[:16]):
             x, y, w, h = person.box
             corners = geometry.apply(batch["matrix"][number].double().numpy(), np.array([[x, y], [x + w, y], [x, y + h], [x + w, y + h]]))
             low, high = corners.min(0) - 1, corners.max(0) + 1

@@ -25,8 +25,8 @@ def file(case: Case, form: str) -> Path:
 
 @pytest.fixture(scope="module")
 def images(case: Case) -> np.ndarray:
-    people = case.evaluation[:6]
-    return np.stack([Preprocessing(64).resize(load_image(person.image_path)) for person in people])
+    instances = case.evaluation[:6]
+    return np.stack([Preprocessing(64).resize(load_image(person.image_path)) for person in instances])
 
 
 def layers(case: Case, images: np.ndarray, form: str) -> list[Layer]:
@@ -75,11 +75,11 @@ def test_ties_and_dead_maps_are_counted() -> None:
 
 
 def test_the_folder_has_tables_plot_and_picture(case: Case, tmp_path: Path) -> None:
-    pictures = [person.image_path for person in case.evaluation[:6]]
-    folder = debug_bundle(case.result.folder, pictures, "int8_pt", tmp_path / "out", 100, Console(quiet=True))
+    images = [person.image_path for person in case.evaluation[:6]]
+    folder = debug_bundle(case.result.folder, images, "int8_pt", tmp_path / "out", 100, Console(quiet=True))
     rows = list(csv.DictReader((folder / "drift.csv").open()))
     assert [row["keypoint"] for row in rows] == ["all", *ST_13.keypoints]
-    drift = drift_of(file(case, "float32"), file(case, "int8_pt"), pictures, ST_13, 100)
+    drift = drift_of(file(case, "float32"), file(case, "int8_pt"), images, ST_13, 100)
     assert float(rows[0]["p95"]) == pytest.approx(drift.total.p95, rel=1e-3)
     assert float(rows[1]["tied"]) == pytest.approx(drift.outputs["head"].tied, rel=1e-3)
     assert np.isclose(drift.distances.mean(), np.mean([np.linalg.norm((a - b)[:, :2], axis=1).mean() * 64 for a, b in zip(*drift.poses, strict=True)]))

@@ -84,8 +84,8 @@ def bundle(tflite_files: dict[str, Path], tmp_path: Path) -> Path:
         content = tflite_files[form].read_bytes()
         (folder / f"pose_64_{form}.tflite").write_bytes(content)
         files[f"pose_64_{form}.tflite"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    gates = [{"name": "flatbuffer", "artefact": "int8_pt", "passed": False, "sentence": "Two operators are not as expected."}]
-    manifest = {"format": 1, "name": "tiny", "skeleton": ST_13.to_dict(), "preprocessing": Preprocessing(SIZE).to_dict(), "files": files, "gates": gates}
+    checks = [{"name": "flatbuffer", "artefact": "int8_pt", "passed": False, "sentence": "Two operators are not as expected."}]
+    manifest = {"format": 1, "name": "tiny", "skeleton": ST_13.to_dict(), "preprocessing": Preprocessing(SIZE).to_dict(), "files": files, "gates": checks}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from heatpose.deploy.application import Application, release_of, starts
-from heatpose.deploy.folder import write_hand_off
+from heatpose.deploy.folder import write_package
 from heatpose.deploy.target_files import load_target
 from heatpose.errors import HeatposeError
 from tests.conftest import load_module
@@ -118,7 +118,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(params=["stm32n6", "nucleo_n657x0"])
 def built(request: pytest.FixtureRequest, bundle: Path, install: Install) -> Path:
     """A package with a build by the stand-in for Core 4.0.0, without heatpose."""
-    folder = write_hand_off(bundle, load_target(request.param)).folder
+    folder = write_package(bundle, load_target(request.param)).folder
     environment = {"PATH": "/usr/bin:/bin", "STEDGEAI_CORE_DIR": str(install(version="4.0.0"))}
     subprocess.run([folder / "run.sh"], env=environment, capture_output=True, check=True)
     return folder
@@ -202,7 +202,7 @@ def test_pairs_and_folders_that_do_not_fit_are_refused(built: Path, tmp_path: Pa
 
 
 def test_older_releases_have_an_array_of_bindings(bundle: Path) -> None:
-    folder = write_hand_off(bundle, load_target("stm32n6")).folder
+    folder = write_package(bundle, load_target("stm32n6")).folder
     script = load_module(folder / "into_application.py")
     now = script.configured(CONFIG_21, (folder / "app_config_block.h").read_text())
     assert "#define NN_WIDTH (64)" in now and "{ 1, 2, UTIL_LCD_COLOR_ORANGE },\n};" not in now
@@ -217,7 +217,7 @@ def test_the_edited_configuration_compiles(bundle: Path, tmp_path: Path, config:
     gcc = shutil.which("gcc")
     if gcc is None:
         pytest.skip("no gcc on this machine")
-    folder = write_hand_off(bundle, load_target("stm32n6")).folder
+    folder = write_package(bundle, load_target("stm32n6")).folder
     script = load_module(folder / "into_application.py")
     block = (folder / "app_config_block.h").read_text()
     (tmp_path / "app_config.h").write_text(script.configured(config, block))
@@ -232,7 +232,7 @@ def test_the_edited_configuration_compiles(bundle: Path, tmp_path: Path, config:
     command = [gcc, "-std=gnu11", "-Wall", "-Werror", "main.c", "-o", "app"]
     subprocess.run(command, cwd=tmp_path, check=True)
     said = subprocess.run([tmp_path / "app"], capture_output=True, text=True, check=True).stdout
-    model = write_hand_off(bundle, load_target("stm32n6")).model
+    model = write_package(bundle, load_target("stm32n6")).model
     edges = model.skeleton.edge_indices
     assert said.split() == [str(len(edges)), str(edges[0][0]), "13"]
 
@@ -241,7 +241,7 @@ def test_weights_as_intel_hex_like_objcopy(bundle: Path, tmp_path: Path) -> None
     objcopy = shutil.which("arm-none-eabi-objcopy") or shutil.which("objcopy")
     if objcopy is None:
         pytest.skip("no objcopy on this machine")
-    script = load_module(write_hand_off(bundle, load_target("stm32n6")).folder / "into_application.py")
+    script = load_module(write_package(bundle, load_target("stm32n6")).folder / "into_application.py")
     content = bytes(range(256)) * 300 + b"end"
     (tmp_path / "in.bin").write_bytes(content)
     command = [objcopy, "-I", "binary", "in.bin", "--change-addresses", "0x70380000", "-O", "ihex", "out.hex"]

@@ -16,7 +16,7 @@ import report_forms as forms
 
 from heatpose.deploy.build import build
 from heatpose.deploy.diagnosis import diagnose
-from heatpose.deploy.folder import HandOff, write_hand_off
+from heatpose.deploy.folder import DeploymentPackage, write_package
 from heatpose.deploy.outcome import Outcome
 from heatpose.deploy.target_files import load_target
 from heatpose.deploy.targets import Budget
@@ -29,17 +29,17 @@ MP2_COMPONENTS = {"STM32CubeAI": "10.2.0", "STM32MP2": "1.0"}
 
 
 @pytest.fixture
-def n6(bundle: Path) -> HandOff:
-    return write_hand_off(bundle, load_target("stm32n6"))
+def n6(bundle: Path) -> DeploymentPackage:
+    return write_package(bundle, load_target("stm32n6"))
 
 
 @pytest.fixture
-def mp2(bundle: Path) -> HandOff:
-    return write_hand_off(bundle, load_target("stm32mp2"))
+def mp2(bundle: Path) -> DeploymentPackage:
+    return write_package(bundle, load_target("stm32mp2"))
 
 
-def _result(hand_off: HandOff) -> dict[str, object]:
-    content: dict[str, object] = json.loads((hand_off.folder / "result.json").read_text())
+def _result(package: DeploymentPackage) -> dict[str, object]:
+    content: dict[str, object] = json.loads((package.folder / "result.json").read_text())
     return content
 
 
@@ -49,7 +49,7 @@ def _failure(outcome: Outcome) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(("version", "made"), [("4.0.0", 10), ("3.0.0", 10), ("2.2.0", 6)])
-def test_a_good_build(n6: HandOff, install: Install, version: str, made: int) -> None:
+def test_a_good_build(n6: DeploymentPackage, install: Install, version: str, made: int) -> None:
     outcome = build(n6, explicit=install(version=version))
     assert outcome.status == "built" and outcome.exit_status == 0 and outcome.failure is None and outcome.warnings == ()
     assert len(outcome.products) == made and "network_atonbuf.xSPI2.raw" in outcome.products
@@ -63,23 +63,23 @@ def test_a_good_build(n6: HandOff, install: Install, version: str, made: int) ->
     assert "EXECUTING NEURAL ART COMPILER" in (n6.folder / "stedgeai.log").read_text()
 
 
-def test_progress_is_told_while_it_runs(n6: HandOff, install: Install) -> None:
+def test_progress_is_told_while_it_runs(n6: DeploymentPackage, install: Install) -> None:
     seen: list[tuple[str, int | None]] = []
     build(n6, explicit=install(), progress=lambda line, percent: seen.append((line, percent)))
     percents = [percent for _, percent in seen if percent is not None]
     assert percents == [0, 49, 98] and any("DONE EXECUTING" in line for line, _ in seen) and not any("PASS" in line for line, _ in seen)
 
 
-def test_a_fresh_installation_that_asks_is_answered(n6: HandOff, install: Install) -> None:
+def test_a_fresh_installation_that_asks_is_answered(n6: DeploymentPackage, install: Install) -> None:
     assert build(n6, explicit=install(first_run=True)).status == "built"
 
 
-def test_a_bad_status_with_a_usable_build_is_a_success_with_a_warning(n6: HandOff, install: Install) -> None:
+def test_a_bad_status_with_a_usable_build_is_a_success_with_a_warning(n6: DeploymentPackage, install: Install) -> None:
     outcome = build(n6, explicit=install(mode="status"))
     assert outcome.status == "built" and outcome.exit_status == 255 and any("status 255" in text for text in outcome.warnings)
 
 
-def test_a_good_status_without_a_build_is_a_failure(n6: HandOff, install: Install) -> None:
+def test_a_good_status_without_a_build_is_a_failure(n6: DeploymentPackage, install: Install) -> None:
     outcome = build(n6, explicit=install(mode="nothing"))
     code, sentence = _failure(outcome)
     assert code == "no output" and "says that it succeeded" in sentence and outcome.exit_status == 0
@@ -105,7 +105,7 @@ def test_a_good_status_without_a_build_is_a_failure(n6: HandOff, install: Instal
         ("crash", "signal", "signal 11"),
     ],
 )
-def test_every_error_is_a_sentence_with_a_remedy(n6: HandOff, install: Install, mode: str, code: str, words: str) -> None:
+def test_every_error_is_a_sentence_with_a_remedy(n6: DeploymentPackage, install: Install, mode: str, code: str, words: str) -> None:
     outcome = build(n6, explicit=install(mode=mode))
     found, sentence = _failure(outcome)
     assert found == code and words in sentence and sentence.endswith(".") and "{" not in sentence
@@ -113,19 +113,19 @@ def test_every_error_is_a_sentence_with_a_remedy(n6: HandOff, install: Install, 
     assert isinstance(failure, dict) and failure["sentence"] == sentence and (n6.folder / "stedgeai.log").read_text().startswith("$ stedgeai generate")
 
 
-def test_a_hang_is_ended_and_told(n6: HandOff, install: Install) -> None:
+def test_a_hang_is_ended_and_told(n6: DeploymentPackage, install: Install) -> None:
     start = time.monotonic()
     code, sentence = _failure(build(n6, explicit=install(mode="hang"), time_limit_s=2))
     assert code == "time limit" and "--time-limit" in sentence and time.monotonic() - start < 30
     assert "answer" not in sentence  # the "?" of a progress bar is no question
 
 
-def test_what_a_hanging_tool_has_started_ends_with_it(n6: HandOff, install: Install) -> None:
+def test_what_a_hanging_tool_has_started_ends_with_it(n6: DeploymentPackage, install: Install) -> None:
     assert _failure(build(n6, explicit=install(mode="hang_with_child"), time_limit_s=2))[0] == "time limit"
     assert not _standing_in()
 
 
-def test_what_lives_on_after_the_tool_is_not_waited_for(n6: HandOff, install: Install) -> None:
+def test_what_lives_on_after_the_tool_is_not_waited_for(n6: DeploymentPackage, install: Install) -> None:
     start = time.monotonic()
     assert build(n6, explicit=install(mode="leaves_child"), time_limit_s=300).status == "built"
     assert time.monotonic() - start < 60 and not _standing_in()
@@ -153,60 +153,60 @@ def _standing_in() -> set[str]:
     return found
 
 
-def test_a_question_that_is_not_answered_is_quoted(n6: HandOff, install: Install) -> None:
+def test_a_question_that_is_not_answered_is_quoted(n6: DeploymentPackage, install: Install) -> None:
     _, sentence = _failure(build(n6, explicit=install(mode="asks"), time_limit_s=2))
     assert "Overwrite existing files? [y/n]" in sentence
 
 
-def test_garbage_in_the_json_leaves_the_text_report(n6: HandOff, install: Install) -> None:
+def test_garbage_in_the_json_leaves_the_text_report(n6: DeploymentPackage, install: Install) -> None:
     outcome = build(n6, explicit=install(mode="garbage_info"))
     assert outcome.status == "built" and outcome.facts.ram_internal == forms.RAM
     assert [text for text in outcome.warnings if text.startswith("'network_c_info.json' is") and "text report" in text]
 
 
-def test_a_missing_json_leaves_the_text_report(n6: HandOff, install: Install) -> None:
+def test_a_missing_json_leaves_the_text_report(n6: DeploymentPackage, install: Install) -> None:
     outcome = build(n6, explicit=install(mode="no_info"))
     assert outcome.status == "built" and outcome.facts.ram_internal == forms.RAM and outcome.warnings
 
 
-def test_garbage_everywhere_is_no_success(n6: HandOff, install: Install) -> None:
+def test_garbage_everywhere_is_no_success(n6: DeploymentPackage, install: Install) -> None:
     assert _failure(build(n6, explicit=install(mode="garbage")))[0] == "unreadable report"
 
 
-def test_an_unknown_table_of_epochs_costs_nothing_but_itself(n6: HandOff, install: Install) -> None:
+def test_an_unknown_table_of_epochs_costs_nothing_but_itself(n6: DeploymentPackage, install: Install) -> None:
     outcome = build(n6, explicit=install(mode="unknown_epochs"))
     assert outcome.status == "built" and outcome.facts.epochs_sw == 4  # the json has them
 
 
-def test_the_tools_warnings_are_passed_on(n6: HandOff, install: Install) -> None:
+def test_the_tools_warnings_are_passed_on(n6: DeploymentPackage, install: Install) -> None:
     warnings = build(n6, explicit=install(mode="warns")).warnings
     assert any("memory_desc" in text for text in warnings) and any("2 tensors are not quantised" in text for text in warnings)
 
 
-def test_a_missing_npu_compiler_is_a_warning(n6: HandOff, install: Install) -> None:
+def test_a_missing_npu_compiler_is_a_warning(n6: DeploymentPackage, install: Install) -> None:
     assert any("atonn" in text for text in build(n6, explicit=install(compiler=False)).warnings)
 
 
 def test_a_build_over_the_budget_says_so(bundle: Path, install: Install) -> None:
     target = replace(load_target("stm32n6"), budget=Budget(ram_kib=1000, flash_kib=2000, ms=10))
-    outcome = build(write_hand_off(bundle, target), explicit=install(), board="serial:921600")
+    outcome = build(write_package(bundle, target), explicit=install(), board="serial:921600")
     assert [text.split()[0] for text in outcome.over_budget] == ["RAM", "Weights", "One"]
 
 
 def test_a_folder_with_an_accent_is_no_obstacle(bundle: Path, install: Install) -> None:
     odd = bundle.with_name("piñata")
     bundle.rename(odd)
-    assert build(write_hand_off(odd, load_target("stm32n6")), explicit=install()).status == "built"
+    assert build(write_package(odd, load_target("stm32n6")), explicit=install()).status == "built"
 
 
 def test_a_model_with_an_accent_gets_a_plain_name(bundle: Path, install: Install) -> None:
     (bundle / "pose_64_int8_pc.tflite").rename(bundle / "mañana_int8_pc.tflite")
-    hand_off = write_hand_off(bundle, load_target("stm32n6"))
-    assert hand_off.model_name == "ma_ana_int8_pc.tflite" and build(hand_off, explicit=install()).status == "built"
+    package = write_package(bundle, load_target("stm32n6"))
+    assert package.model_name == "ma_ana_int8_pc.tflite" and build(package, explicit=install()).status == "built"
 
 
 def test_without_a_profile_the_network_is_built_for_the_processor(bundle: Path, install: Install) -> None:
-    outcome = build(write_hand_off(bundle, replace(load_target("stm32n6"), npu=None)), explicit=install())
+    outcome = build(write_package(bundle, replace(load_target("stm32n6"), npu=None)), explicit=install())
     assert outcome.status == "built" and outcome.facts.epochs_hw is None and outcome.facts.flash == 492504
 
 
@@ -223,14 +223,14 @@ def test_texts_that_a_hand_off_should_not_meet(text: str, words: str) -> None:
     assert words in diagnose(Ended(255, 1.0, text), "x").sentence
 
 
-def test_a_temporary_folder_with_an_accent_is_refused(n6: HandOff, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_folder_with_an_accent_is_refused(n6: DeploymentPackage, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tëmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tëmp"))
     with pytest.raises(HeatposeError, match="TMPDIR"):
         build(n6, explicit=install())
 
 
-def test_validation_on_a_board_adds_the_time_and_keeps_the_sizes(n6: HandOff, install: Install) -> None:
+def test_validation_on_a_board_adds_the_time_and_keeps_the_sizes(n6: DeploymentPackage, install: Install) -> None:
     outcome = build(n6, explicit=install(), board="serial:921600")
     assert outcome.status == "validated" and outcome.facts.ms == 18.44 and outcome.facts.cosine == 0.9998
     assert outcome.facts.ram_internal == forms.RAM and outcome.facts.epochs_sw == 4 and "STM32N6" in str(outcome.facts.device)
@@ -238,54 +238,54 @@ def test_validation_on_a_board_adds_the_time_and_keeps_the_sizes(n6: HandOff, in
 
 
 @pytest.mark.parametrize(("mode", "words"), [("no_board", "cable"), ("wrong_firmware", "n6_loader.py")])
-def test_a_board_that_does_not_answer_leaves_the_build(n6: HandOff, install: Install, mode: str, words: str) -> None:
+def test_a_board_that_does_not_answer_leaves_the_build(n6: DeploymentPackage, install: Install, mode: str, words: str) -> None:
     outcome = build(n6, explicit=install(mode=mode), board="serial:921600")
     assert outcome.status == "built" and outcome.facts.ram_internal == forms.RAM and outcome.failure is not None
     assert words in outcome.failure.sentence and any(words in text for text in outcome.warnings)
 
 
-def test_a_board_that_hangs_is_left(n6: HandOff, install: Install) -> None:
+def test_a_board_that_hangs_is_left(n6: DeploymentPackage, install: Install) -> None:
     outcome = build(n6, explicit=install(mode="board_hangs"), board="serial:921600", time_limit_s=3)
     assert outcome.status == "built" and outcome.facts.ram_internal == forms.RAM
     assert outcome.failure is not None and outcome.failure.code == "time limit"
 
 
-def test_a_garbled_validation_leaves_the_build(n6: HandOff, install: Install) -> None:
+def test_a_garbled_validation_leaves_the_build(n6: DeploymentPackage, install: Install) -> None:
     outcome = build(n6, explicit=install(mode="garbage_validation"), board="serial:921600")
     assert outcome.status == "built" and outcome.facts.ram_internal == forms.RAM and outcome.facts.ms is None
     assert outcome.failure is not None
 
 
-def test_a_tool_caught_in_a_loop_fills_neither_memory_nor_disk(n6: HandOff, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tool_caught_in_a_loop_fills_neither_memory_nor_disk(n6: DeploymentPackage, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("heatpose.utils.process.MOST_LOG", 1_000_000)
     outcome = build(n6, explicit=install(mode="flood"))  # 46 MB
     assert outcome.failure is not None and outcome.failure.code == "E103"  # what was said last
     assert (n6.folder / "stedgeai.log").stat().st_size < 2_000_000
 
 
-def test_words_in_another_code_page_hide_no_error(n6: HandOff, install: Install) -> None:
+def test_words_in_another_code_page_hide_no_error(n6: DeploymentPackage, install: Install) -> None:
     assert _failure(build(n6, explicit=install(mode="latin")))[0] == "E700"
 
 
 @pytest.mark.parametrize("mode", ["", "own_folder", "status"])
-def test_a_build_for_mp2_is_judged_by_its_file(mp2: HandOff, install: Install, mode: str) -> None:
+def test_a_build_for_mp2_is_judged_by_its_file(mp2: DeploymentPackage, install: Install, mode: str) -> None:
     outcome = build(mp2, explicit=install(version="2.2.0", components=MP2_COMPONENTS, mode=mode))
     assert outcome.status == "built" and outcome.products == ("pose_64_int8_pt.nb",)
     assert (mp2.folder / "tool_output/pose_64_int8_pt.nb").stat().st_size > 2000 and str(outcome.facts.tool_version).startswith("2.2.0")
 
 
 @pytest.mark.parametrize(("mode", "code"), [("empty_product", "no output"), ("E010_nbg", "E010")])
-def test_failures_for_mp2(mp2: HandOff, install: Install, mode: str, code: str) -> None:
+def test_failures_for_mp2(mp2: DeploymentPackage, install: Install, mode: str, code: str) -> None:
     assert _failure(build(mp2, explicit=install(version="2.2.0", components=MP2_COMPONENTS, mode=mode)))[0] == code
 
 
 def test_mp1_needs_no_tool(bundle: Path, install: Install) -> None:
     with pytest.raises(HeatposeError, match="leave out --run"):
-        build(write_hand_off(bundle, load_target("stm32mp1")), explicit=install())
+        build(write_package(bundle, load_target("stm32mp1")), explicit=install())
 
 
-def test_results_stay_when_the_same_model_is_handed_over_again(n6: HandOff, bundle: Path, install: Install) -> None:
+def test_results_stay_when_the_same_model_is_handed_over_again(n6: DeploymentPackage, bundle: Path, install: Install) -> None:
     build(n6, explicit=install())
-    again = write_hand_off(bundle, load_target("stm32n6"))
+    again = write_package(bundle, load_target("stm32n6"))
     assert _result(again)["status"] == "built" and (again.folder / "tool_output/network.c").is_file()
     assert os.listdir(bundle) and not [path for path in bundle.iterdir() if path.name.startswith(".")]

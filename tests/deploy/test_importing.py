@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import report_forms as forms
 
-from heatpose.deploy.folder import HandOff, write_hand_off
+from heatpose.deploy.folder import DeploymentPackage, write_package
 from heatpose.deploy.importing import import_results
 from heatpose.deploy.target_files import load_target
 from heatpose.errors import HeatposeError
 
 
 @pytest.fixture
-def n6(bundle: Path) -> HandOff:
-    return write_hand_off(bundle, load_target("stm32n6"))
+def n6(bundle: Path) -> DeploymentPackage:
+    return write_package(bundle, load_target("stm32n6"))
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def output(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder(n6: HandOff, output: Path) -> None:
+def test_a_folder(n6: DeploymentPackage, output: Path) -> None:
     outcome = import_results(n6, output)
     result = json.loads((n6.folder / "result.json").read_text())
     assert outcome.status == result["status"] == "imported" and result["flash_kib"] == forms.FLASH / 1024 and result["model_sha256"] == n6.model.sha256
@@ -43,7 +43,7 @@ def test_a_folder(n6: HandOff, output: Path) -> None:
     assert again.facts == outcome.facts and (n6.folder / "tool_output/network.c").is_file()
 
 
-def test_a_build_with_its_validation(n6: HandOff, output: Path) -> None:
+def test_a_build_with_its_validation(n6: DeploymentPackage, output: Path) -> None:
     (output / "network_c_info_valid.json").write_text(json.dumps(forms.validation_c_info()))
     (output / "console.log").write_text(f"ST Edge AI Core v4.0.0-20500 359356bb0\n{forms.validate_report()}")
     outcome = import_results(n6, output.parent)
@@ -51,14 +51,14 @@ def test_a_build_with_its_validation(n6: HandOff, output: Path) -> None:
     assert "duration" in (n6.folder / "stedgeai.log").read_text()
 
 
-def test_an_archive(n6: HandOff, output: Path, tmp_path: Path) -> None:
+def test_an_archive(n6: DeploymentPackage, output: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "download.zip", "w") as archive:
         archive.write(output / "network_c_info.json", "job/network_c_info.json")
     assert import_results(n6, tmp_path / "download.zip").facts.ram_internal == forms.RAM
 
 
 def test_a_clouds_benchmark_of_a_linux_board(bundle: Path, tmp_path: Path) -> None:
-    mp2 = write_hand_off(bundle, load_target("stm32mp2"))
+    mp2 = write_package(bundle, load_target("stm32mp2"))
     answer = {"board": "STM32MP257F-EV1", "exec_time": {"duration_ms": 8.2, "npu_percent": 82.1}, "tool_version": "2.2.0", "model_size": 1, "ram_peak": 2}
     (tmp_path / "in").mkdir()
     (tmp_path / "in/benchmark.json").write_text(json.dumps({"benchmark": answer}))
@@ -68,7 +68,7 @@ def test_a_clouds_benchmark_of_a_linux_board(bundle: Path, tmp_path: Path) -> No
     assert outcome.products == ("benchmark.json", "pose_64_int8_pt.nb") and any("do not say which model" in text for text in outcome.warnings)
 
 
-def test_a_clouds_benchmark_of_a_microcontroller(n6: HandOff, tmp_path: Path) -> None:
+def test_a_clouds_benchmark_of_a_microcontroller(n6: DeploymentPackage, tmp_path: Path) -> None:
     content = forms.c_info()
     content["environment"]["tools"][0]["input_model"]["name"] = "pose_64_int8_pc"
     (tmp_path / "in").mkdir()
@@ -76,7 +76,7 @@ def test_a_clouds_benchmark_of_a_microcontroller(n6: HandOff, tmp_path: Path) ->
     assert import_results(n6, tmp_path / "in").facts.ram_internal == forms.RAM
 
 
-def test_refusals(n6: HandOff, output: Path, tmp_path: Path) -> None:
+def test_refusals(n6: DeploymentPackage, output: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.zip").write_text("no archive")
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heatpose.deploy.folder import write_hand_off
+from heatpose.deploy.folder import write_package
 from heatpose.deploy.target_files import load_target
 
 # As ST's package: hardware acceleration is the default, and a board without NPU refuses it.
@@ -68,7 +68,7 @@ def waitKey(ms): return -1
 def board(bundle: Path, tmp_path: Path) -> Path:
     """A package for the STM32MP1 and stand-ins beside it."""
     pytest.importorskip("ai_edge_litert")
-    folder = write_hand_off(bundle, load_target("stm32mp1")).folder
+    folder = write_package(bundle, load_target("stm32mp1")).folder
     (folder / "stai_mpu.py").write_text(STAI_MPU)
     (folder / "cv2.py").write_text(CV2)
     shutil.copyfile(folder / "pose_64_int8_pc.tflite", folder / "pose.tflite")
@@ -126,7 +126,7 @@ def test_an_mp2_tries_the_delegate_and_goes_on_without(
     ran = _run(board, "pose.tflite", "x.png", LD_LIBRARY_PATH=str(library))
     assert ran.returncode == 0, ran.stderr
     assert "a runtime refuses it" in ran.stdout and "through stai_mpu" in ran.stdout
-    own = write_hand_off(bundle, load_target("stm32mp2")).folder
+    own = write_package(bundle, load_target("stm32mp2")).folder
     assert json.loads((own / "pose_model.json").read_text())["npu_tflite"] is True
 
 
@@ -155,9 +155,9 @@ def test_the_threshold_is_the_bundles(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["score_threshold"] = {"value": 0.35, "source": "recall of 0.9 on held-out images"}
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    linux = write_hand_off(bundle, load_target("stm32mp1")).folder
+    linux = write_package(bundle, load_target("stm32mp1")).folder
     assert json.loads((linux / "pose_model.json").read_text())["threshold"] == 0.35
-    folder = write_hand_off(bundle, load_target("stm32n6")).folder
+    folder = write_package(bundle, load_target("stm32n6")).folder
     assert "#define HEATPOSE_SCORE_THRESHOLD 0.35f" in (folder / "heatpose_model.h").read_text()
     assert "AI_POSE_PP_CONF_THRESHOLD           (0.35f)" in (folder / "app_config_block.h").read_text()
     for name in ("heatpose_model.h", "app_config_block.h", "README.md"):

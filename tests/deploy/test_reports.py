@@ -26,7 +26,7 @@ def test_c_info_of_an_npu_build(tmp_path: Path) -> None:
     assert (facts.ram_internal, facts.ram_external, facts.flash) == (forms.RAM, 0, forms.FLASH)
     assert (facts.epochs_hw, facts.epochs_sw, facts.epochs_hybrid) == (71, 4, 0) and facts.software == SOFTWARE
     assert facts.macc == forms.MACC and facts.tool_version == "4.0.0-20500 359356bb0" and facts.compiler_version == "1.1.3-262"
-    assert facts.runtime_flash is None and facts.ms is None and facts.says_sizes()
+    assert facts.runtime_flash is None and facts.ms is None and facts.declares_sizes()
     assert facts.pools is not None and {pool.name for pool in facts.pools} == set(forms.POOLS)  # without the virtual one
     flash = next(pool for pool in facts.pools if pool.name == "octoFlash")
     assert flash.address == 0x70380000 and flash.external and not flash.writable
@@ -46,7 +46,7 @@ def test_c_info_of_a_processor_build_and_of_a_validation(tmp_path: Path) -> None
     assert (facts.ram_internal, facts.ram_external, facts.flash, facts.macc) == (23936, None, 492504, 5345)
     assert (facts.runtime_flash, facts.runtime_ram, facts.epochs_hw) == (10846, 1984, None)
     measured = _c_info(tmp_path, forms.validation_c_info(18.5))
-    assert (measured.ms, measured.rmse, measured.cosine) == (18.5, 0.0012, 0.9998) and not measured.says_sizes()
+    assert (measured.ms, measured.rmse, measured.cosine) == (18.5, 0.0012, 0.9998) and not measured.declares_sizes()
     assert "STM32N6" in str(measured.device)
     both = merged([facts, measured])
     assert both.ms == 18.5 and both.flash == 492504

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heatpose.deploy.folder import write_hand_off
+from heatpose.deploy.folder import write_package
 from heatpose.deploy.model import DeployModel, read_model
 from heatpose.deploy.selftest import STEPS, golden, has_selftest
 from heatpose.deploy.target_files import load_target
@@ -88,7 +88,7 @@ def package(
     pytest.importorskip("ai_edge_litert")
     source = tmp_path / "pose.tflite"
     shutil.copyfile(tflite_files[request.param], source)
-    made = write_hand_off(source, load_target("stm32n6"))
+    made = write_package(source, load_target("stm32n6"))
     return made.folder, made.model
 
 

@@ -61,8 +61,8 @@ def test_savings_are_differences_of_estimates(expected: dict[str, Estimate]) -> 
 
 def test_what_is_not_known_is_said(expected: dict[str, Estimate]) -> None:
     for kind, operator in (("nearest", "RESIZE_NEAREST_NEIGHBOR"), ("transposed", "TRANSPOSE_CONV")):
-        told = [text for text in expected[kind].outside if text.startswith("Whether")]
-        assert len(told) == 1 and operator in told[0] and "not known" in told[0] and expected[kind].ms
+        message = [text for text in expected[kind].outside if text.startswith("Whether")]
+        assert len(message) == 1 and operator in message[0] and "not known" in message[0] and expected[kind].ms
         assert expected[kind].ms.high >= 1.25 * expected[kind].ms.value  # type: ignore[union-attr]
     assert not expected["bilinear"].extrapolates and any("resizes on the processor" in note for note in expected["bilinear"].notes)
 

@@ -66,7 +66,7 @@ def dotted(tmp_path_factory: pytest.TempPathFactory) -> list[Person]:
     """Nine people who are a red, a green and a blue dot each, anywhere within their box, on pictures of different shapes."""
     folder = tmp_path_factory.mktemp("dotted")
     random = np.random.default_rng(0)
-    people = []
+    instances = []
     for i in range(9):
         width, height = (220, 150) if i % 2 else (140, 200)
         box = (30.0 + 3 * i, 20.0 + 2 * i, 60.0, 80.0)
@@ -77,5 +77,5 @@ def dotted(tmp_path_factory: pytest.TempPathFactory) -> list[Person]:
         Image.fromarray((255 * np.stack(blobs, -1)).astype(np.uint8)).save(path)
         labelled = np.array([True, i % 3 != 0, True])
         points[~labelled] = 0
-        people.append(Person(path, i, i, width, height, points, labelled, box, 4000.0, True, np.zeros((0, 4), np.float32)))
-    return people
+        instances.append(Person(path, i, i, width, height, points, labelled, box, 4000.0, True, np.zeros((0, 4), np.float32)))
+    return instances

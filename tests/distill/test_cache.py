@@ -103,7 +103,7 @@ def test_a_killed_build_goes_on_where_it_was(last: int, settings: DistillSetting
 def test_a_folder_is_for_what_it_was_made_from(settings: DistillSettings, dotted: list[Person], teachers: Teachers) -> None:
     runner = open_runner(teachers("maps"))
     names = [cache_key(runner, dotted, DOTS, settings), cache_key(open_runner(teachers("pose")), dotted, DOTS, settings)]
-    names += [cache_key(runner, people, DOTS, settings) for people in (dotted[:-1], dotted[::-1], [replace(dotted[0], box=(1, 2, 3, 4)), *dotted[1:]])]
+    names += [cache_key(runner, instances, DOTS, settings) for instances in (dotted[:-1], dotted[::-1], [replace(dotted[0], box=(1, 2, 3, 4)), *dotted[1:]])]
     names += [cache_key(runner, [replace(dotted[0], reading="upright"), *dotted[1:]], DOTS, settings)]
     names += [cache_key(runner, dotted, replace(DOTS, keypoints=["red", "blue", "green"]), settings)]
     names += [cache_key(runner, dotted, DOTS, replace(settings, **changed)) for changed in ({"margin": 1.5}, {"margin": None}, {"min_score": 0.5})]

@@ -24,44 +24,44 @@ from .conftest import DOTS
 SIZE, CELLS = 128, 32
 
 
-def at_the_labels(people: list[Person], grid: int | None, sigma: float = 1.2, margin: float | None = 1.0) -> TeacherMaps:
+def at_the_labels(instances: list[Person], grid: int | None, sigma: float = 1.2, margin: float | None = 1.0) -> TeacherMaps:
     """A teacher whose maps are Gaussians of `sigma` cells around the labels, on a grid of any resolution."""
-    views = np.array([view_matrix(view_box(person, margin)) for person in people])
-    points = np.stack([person.keypoints for person in people])
-    scores = np.array([[1.0, 0.5, 0.25]] * len(people), np.float32)
+    views = np.array([view_matrix(view_box(person, margin)) for person in instances])
+    points = np.stack([person.keypoints for person in instances])
+    scores = np.array([[1.0, 0.5, 0.25]] * len(instances), np.float32)
     if grid is None:
         return TeacherMaps(None, points, scores, views)
-    maps = np.zeros((len(people), 3, grid, grid), np.uint8)
+    maps = np.zeros((len(instances), 3, grid, grid), np.uint8)
     y, x = np.mgrid[:grid, :grid] + 0.5
-    for i, k in np.ndindex(len(people), 3):
+    for i, k in np.ndindex(len(instances), 3):
         px, py = grid * geometry.apply(views[i], points[i, k])
         logits = -((x - px) ** 2 + (y - py) ** 2) / (2 * sigma**2)
         maps[i, k] = np.rint(255 * np.clip(1 + (logits - logits.max()) / RANGE, 0, 1))
     return TeacherMaps(maps, points, scores, views)
 
 
-def views(people: list[Person], rounds: int = 6) -> tuple[torch.Tensor, list[geometry.Matrix], list[bool]]:
+def views(instances: list[Person], rounds: int = 6) -> tuple[torch.Tensor, list[geometry.Matrix], list[bool]]:
     """Random training views of all people."""
     random = np.random.default_rng(0)
     augment = GeometricAugment(degrees=40, rotate=0.8, crop=0.5, person_share=(0.3, 0.9))
-    index = [i for _ in range(rounds) for i in range(len(people))]
-    drawn = [augment.transform(people[i], SIZE, random) for i in index]
+    index = [i for _ in range(rounds) for i in range(len(instances))]
+    drawn = [augment.transform(instances[i], SIZE, random) for i in index]
     return torch.tensor(index), [matrix for matrix, _ in drawn], [mirrored for _, mirrored in drawn]
 
 
 @pytest.mark.parametrize(("grid", "margin"), [(12, 1.0), (24, 1.0), (64, 1.0), (48, None)])
 def test_a_warped_map_lies_where_the_warped_label_lies(grid: int, margin: float | None, dotted: list[Person]) -> None:
     """Whatever the view does, its mirror and the teacher's resolution: to half a cell."""
-    people = [person for person in dotted if person.labelled.all()]
-    term = Distillation(at_the_labels(people, grid, margin=margin), DistillSettings(temperature=0.5), DOTS)
-    index, matrices, mirrored = views(people)
+    instances = [person for person in dotted if person.labelled.all()]
+    term = Distillation(at_the_labels(instances, grid, margin=margin), DistillSettings(temperature=0.5), DOTS)
+    index, matrices, mirrored = views(instances)
     assert 5 < sum(mirrored) < len(mirrored) - 5
     batch = term.look_up(index, torch.from_numpy(np.array(matrices, np.float32)))
     target, weight = term.target(batch, CELLS)
     middle = np.arange(CELLS) + 0.5
     checked = 0
     for b, (i, matrix, mirror) in enumerate(zip(index.tolist(), matrices, mirrored, strict=True)):
-        points = geometry.apply(matrix, people[i].keypoints)[[1, 0, 2] if mirror else [0, 1, 2]]
+        points = geometry.apply(matrix, instances[i].keypoints)[[1, 0, 2] if mirror else [0, 1, 2]]
         np.testing.assert_allclose(batch["teacher_points"][b].numpy(), points, atol=1e-2)
         scores = [0.5, 1.0, 0.25] if mirror else [1.0, 0.5, 0.25]
         for k, (x, y) in enumerate(points / 4):
@@ -80,14 +80,14 @@ def test_a_warped_map_lies_where_the_warped_label_lies(grid: int, margin: float 
 
 
 def test_a_point_that_left_the_view_teaches_nothing(dotted: list[Person]) -> None:
-    people = dotted[1:2]
-    (x, y) = people[0].keypoints[0]
+    instances = dotted[1:2]
+    (x, y) = instances[0].keypoints[0]
     matrix = geometry.region((x + 12, y - 40, 80, 80), SIZE)  # the point is beyond the left edge, its map's skirt within
     for grid in (24, None):
-        term = Distillation(at_the_labels(people, grid), DistillSettings(), DOTS)
+        term = Distillation(at_the_labels(instances, grid), DistillSettings(), DOTS)
         batch = term.look_up(torch.tensor([0]), torch.from_numpy(matrix[None])) | {"box": torch.full((1, 2), 60.0)}
         weight = term.target(batch, CELLS)[1]
-        inside = (geometry.apply(matrix, people[0].keypoints) >= 0).all(-1) & (geometry.apply(matrix, people[0].keypoints) < SIZE).all(-1)
+        inside = (geometry.apply(matrix, instances[0].keypoints) >= 0).all(-1) & (geometry.apply(matrix, instances[0].keypoints) < SIZE).all(-1)
         assert not inside[0] and weight[0, 0] == 0
         assert ((weight[0] > 0).numpy() == inside).all()
 
@@ -95,14 +95,14 @@ def test_a_point_that_left_the_view_teaches_nothing(dotted: list[Person]) -> Non
 @pytest.fixture
 def identity(dotted: list[Person]) -> Any:
     """A batch of two people, each seen as the teacher saw them, and the term for settings and a grid."""
-    people = [dotted[1], dotted[2]]
+    instances = [dotted[1], dotted[2]]
 
     def make(grid: int | None = CELLS, **settings: Any) -> tuple[Distillation, dict[str, torch.Tensor]]:
-        term = Distillation(at_the_labels(people, grid), DistillSettings(**settings), DOTS)
-        matrices = np.stack([geometry.region((left, top, right - left, bottom - top), SIZE) for left, top, right, bottom in (view_box(p, 1.0) for p in people)])
+        term = Distillation(at_the_labels(instances, grid), DistillSettings(**settings), DOTS)
+        matrices = np.stack([geometry.region((left, top, right - left, bottom - top), SIZE) for left, top, right, bottom in (view_box(p, 1.0) for p in instances)])
         batch = {
-            "points": torch.from_numpy(np.stack([geometry.apply(m, p.keypoints) for m, p in zip(matrices, people, strict=True)])),
-            "labelled": torch.from_numpy(np.stack([p.labelled for p in people])), "box": torch.tensor([[96.0, 128.0], [96.0, 128.0]]),
+            "points": torch.from_numpy(np.stack([geometry.apply(m, p.keypoints) for m, p in zip(matrices, instances, strict=True)])),
+            "labelled": torch.from_numpy(np.stack([p.labelled for p in instances])), "box": torch.tensor([[96.0, 128.0], [96.0, 128.0]]),
         }  # fmt: skip
         return term, batch | term.look_up(torch.tensor([0, 1]), torch.from_numpy(matrices))
 
@@ -115,15 +115,15 @@ def test_the_divergence_is_the_formula(temperature: float, weight: float, identi
     term, batch = identity(temperature=temperature, weight=weight)
     student = torch.randn(2, 3, CELLS, CELLS, generator=torch.Generator().manual_seed(0)) * 2
     teacher = (batch["teacher_maps"].float() / 255 - 1) * RANGE
-    people = []
+    instances = []
     for b in range(2):
         costs, weights = [], batch["teacher_scores"][b].tolist()
         for k in range(3):
             q = (teacher[b, k].flatten().double() / temperature).softmax(0).tolist()
             p = (student[b, k].flatten().double() / temperature).softmax(0).tolist()
             costs.append(math.fsum(qi * (math.log(qi) - math.log(pi)) for qi, pi in zip(q, p, strict=True)))
-        people.append(sum(w * c for w, c in zip(weights, costs, strict=True)) / sum(weights))
-    want = weight * temperature**2 * sum(people) / 2
+        instances.append(sum(w * c for w, c in zip(weights, costs, strict=True)) / sum(weights))
+    want = weight * temperature**2 * sum(instances) / 2
     assert term(student, batch).item() == pytest.approx(want, rel=1e-3)
     log_p = (student / temperature).flatten(2).log_softmax(-1)
     whole = functional.kl_div(log_p, (teacher / temperature).flatten(2).log_softmax(-1), reduction="none", log_target=True).sum(-1)

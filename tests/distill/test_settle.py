@@ -12,7 +12,7 @@ from heatpose.errors import HeatposeError
 from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.upsample import Upsampling
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.training.self_distillation import Settling, distance, maps_of, settle, sharpened
+from heatpose.training.self_distillation import UpsamplingTuning, distance, maps_of, sharpened, tune_upsampling
 
 PREPROCESSING = Preprocessing(64)
 
@@ -50,7 +50,7 @@ def test_it_comes_back_and_what_is_fixed_stays(kind: Upsampling, images: np.ndar
             return float(distance(maps_of(changed.eval()(inputs)), maps_of(taught(inputs))))
 
     start = off()
-    settle(changed, taught, images, PREPROCESSING, Settling(steps=80, batch_size=8, rate=2e-5), progress=False)
+    tune_upsampling(changed, taught, images, PREPROCESSING, UpsamplingTuning(steps=80, batch_size=8, rate=2e-5), progress=False)
     assert 0 < off() < 0.7 * start
     fixed = [name for name in before if ".upsample." in name or "running_" in name]
     assert len(fixed) > 6 and all(torch.equal(changed.state_dict()[name], before[name]) for name in fixed)
@@ -59,16 +59,16 @@ def test_it_comes_back_and_what_is_fixed_stays(kind: Upsampling, images: np.ndar
 
 def test_no_pictures_and_a_rate_too_high_are_told(images: np.ndarray) -> None:
     with pytest.raises(HeatposeError, match=r"no training pictures.*choose quant\.settling=null"):
-        settle(with_upsampling(teacher(), "nearest"), teacher(), images[:0], PREPROCESSING, Settling(), progress=False)
+        tune_upsampling(with_upsampling(teacher(), "nearest"), teacher(), images[:0], PREPROCESSING, UpsamplingTuning(), progress=False)
     with pytest.raises(HeatposeError, match=r"lower quant\.settling\.rate"):
-        settle(with_upsampling(teacher(), "nearest"), teacher(), images, PREPROCESSING, Settling(steps=20, rate=1e30), progress=False)
+        tune_upsampling(with_upsampling(teacher(), "nearest"), teacher(), images, PREPROCESSING, UpsamplingTuning(steps=20, rate=1e30), progress=False)
 
 
 def test_sharpening_moves_each_pixel_away_from_the_mean_around_it(images: np.ndarray) -> None:
-    pictures = torch.from_numpy(images[:2, :6, :6]).permute(0, 3, 1, 2)
-    found = sharpened(pictures, torch.tensor([0.0, 1.5]))
-    assert torch.equal(found[0], pictures[0])
-    plain = pictures[1].double().numpy()
+    photos = torch.from_numpy(images[:2, :6, :6]).permute(0, 3, 1, 2)
+    found = sharpened(photos, torch.tensor([0.0, 1.5]))
+    assert torch.equal(found[0], photos[0])
+    plain = photos[1].double().numpy()
     for c, y, x in np.ndindex(3, 6, 6):
         around = plain[c, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].mean()
         assert abs(int(found[1, c, y, x]) - np.clip(plain[c, y, x] + 1.5 * (plain[c, y, x] - around), 0, 255)) <= 0.51

@@ -24,7 +24,7 @@ def taught(tiny_run: Any, tiny_checkpoint: Path, tmp_path: Path) -> Any:
     data = tiny_run.data()
     data.setup()
     settings = DistillSettings(str(tiny_checkpoint), weight=0.5, folder=str(tmp_path / "kept"))
-    return data, Distillation(teacher_maps(settings, data.train_people, ST_13, progress=False), settings, ST_13)
+    return data, Distillation(teacher_maps(settings, data.train_instances, ST_13, progress=False), settings, ST_13)
 
 
 def test_a_batch_says_who_it_shows_and_how(tiny_run: Any) -> None:
@@ -33,7 +33,7 @@ def test_a_batch_says_who_it_shows_and_how(tiny_run: Any) -> None:
     data.setup()
     for batch in data.train_dataloader():
         for b, i in enumerate(batch["index"].tolist()):
-            person, matrix = data.train_people[i], batch["matrix"][b].double().numpy()
+            person, matrix = data.train_instances[i], batch["matrix"][b].double().numpy()
             points, labelled = geometry.apply(matrix, person.keypoints), person.labelled
             if np.linalg.det(matrix[:, :2]) < 0:
                 points, labelled = points[ST_13.flip_order], labelled[ST_13.flip_order]

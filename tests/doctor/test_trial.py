@@ -79,9 +79,9 @@ def test_a_folder_that_cannot_be_written_is_the_first_step(
     read_only: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(read_only)
-    told: list[Step] = []
-    assert try_machine(told.append) == told
-    [step] = told
+    message: list[Step] = []
+    assert try_machine(message.append) == message
+    [step] = message
     assert (step.name, step.status) == ("working folder", "fail")
     assert str(read_only) in step.found and step.remedy
 

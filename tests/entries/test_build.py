@@ -72,10 +72,10 @@ def test_the_configured_run_trains_and_scores(config: DictConfig, tmp_path: Path
     assert loaded.metadata["data"] == source.describe()
     assert (folder / "csv" / "metrics.csv").is_file()
 
-    people = source.evaluation(skeleton)
-    assert people is not None and len(people) == 12
+    instances = source.evaluation(skeleton)
+    assert instances is not None and len(instances) == 12
     score = build.finish(config, best, source).oks
-    expected = evaluate(TorchRunner(best, loaded), people, skeleton, progress=False).oks
+    expected = evaluate(TorchRunner(best, loaded), instances, skeleton, progress=False).oks
     assert score == pytest.approx(expected, abs=1e-3)
     config.evaluate = False
     assert build.finish(config, best, source).oks is None
@@ -149,7 +149,7 @@ def test_an_export_can_change_the_upsampling(
 ) -> None:
     pytest.importorskip("onnx", reason="the export extra is not installed")
     overrides = [f"checkpoint={tiny_checkpoint}", "name=changed", f"exports={tmp_path}", "evaluate=false", "quant.forms=[]", f"quant.upsample={wanted}"]
-    overrides += ["quant.settling.steps=2", "quant.settling.images=8"]
+    overrides += ["quant.upsampling_tuning.steps=2", "quant.upsampling_tuning.images=8"]
     config = composed(monkeypatch, "export", *overrides)
     build.finish(config, tiny_checkpoint, build.source_for(config))
     manifest = json.loads((tmp_path / "changed/manifest.json").read_text(encoding="utf-8"))

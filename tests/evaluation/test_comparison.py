@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from heatpose.data.coco import benchmark_people, read_labels
+from heatpose.data.coco import benchmark_instances, read_labels
 from heatpose.evaluation.comparison import IMAGES, Comparison, compare, image_set, known_images, markdown, terminal_table
 from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
 
@@ -36,8 +36,8 @@ def compared(ids: list[int], **changes: str) -> Comparison:
 
 def test_the_known_images_are_those_of_the_benchmark(shared: Path) -> None:
     folder = shared / "data/coco_val_dev"
-    people, _ = benchmark_people(read_labels(folder / "person_keypoints_val2017.json"), folder / "val2017", COCO_17)
-    assert known_images() == {person.image_id for person in people} and len(known_images()) == 470
+    instances, _ = benchmark_instances(read_labels(folder / "person_keypoints_val2017.json"), folder / "val2017", COCO_17)
+    assert known_images() == {person.image_id for person in instances} and len(known_images()) == 470
 
 
 def test_sets_of_images_are_recognised_by_their_ids() -> None:

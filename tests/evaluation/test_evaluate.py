@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from heatpose.data.coco import benchmark_people, read_labels
+from heatpose.data.coco import benchmark_instances, read_labels
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
 from heatpose.evaluation import evaluate as scoring
@@ -43,11 +43,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(7)
     images, annotations = [], []
     for i in range(SINGLE):
-        image = _picture(rng, folder / "images", i, mode=("RGB", "L", "RGBA", "P")[i % 4])
+        image = _image(rng, folder / "images", i, mode=("RGB", "L", "RGBA", "P")[i % 4])
         images.append(image)
         annotations.append(_person(rng, image, number=len(annotations) + 1))
     for kind in ("crowd", "two", "crowd_and_one", "flat_box", "no_keypoint", "nobody"):
-        image = _picture(rng, folder / "images", 50 + len(images))
+        image = _image(rng, folder / "images", 50 + len(images))
         images.append(image)
         annotations += _not_scored(kind, rng, image, len(annotations) + 1)
     rng.shuffle(annotations)  # the order of the file is the order of the report
@@ -59,12 +59,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _picture(rng: np.random.Generator, folder: Path, number: int, mode: str = "RGB") -> dict[str, Any]:
+def _image(rng: np.random.Generator, folder: Path, number: int, mode: str = "RGB") -> dict[str, Any]:
     """Blocks of random colours, in sizes that no network has."""
     width, height = (int(side) for side in rng.integers(40, 300, 2))
     small = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
-    picture = Image.fromarray(small).resize((width, height), Image.Resampling.NEAREST)
-    picture.convert(mode).save(folder / f"{number}.png")
+    image = Image.fromarray(small).resize((width, height), Image.Resampling.NEAREST)
+    image.convert(mode).save(folder / f"{number}.png")
     return {"id": 1000 - number, "file_name": f"{number}.png", "width": width, "height": height}
 
 
@@ -113,13 +113,13 @@ def report(runner: PoseRunner, dataset: Path) -> EvalReport:
     return _evaluate(runner, dataset)
 
 
-def _people(dataset: Path, skeleton: Skeleton) -> list[Person]:
-    return benchmark_people(read_labels(dataset / "labels.json"), dataset / "images", skeleton)[0]
+def _instances(dataset: Path, skeleton: Skeleton) -> list[Person]:
+    return benchmark_instances(read_labels(dataset / "labels.json"), dataset / "images", skeleton)[0]
 
 
 def _evaluate(runner: PoseRunner, dataset: Path, **how: str) -> EvalReport:
     skeleton = skeleton_of(runner)
-    return evaluate(runner, _people(dataset, skeleton), skeleton, progress=False, **how)
+    return evaluate(runner, _instances(dataset, skeleton), skeleton, progress=False, **how)
 
 
 class Protocol:
@@ -200,8 +200,8 @@ def _similarities(protocol: Protocol, runner: PoseRunner) -> list[list[float | N
 
 def test_the_whole_protocol(runner: PoseRunner, report: EvalReport, dataset: Path) -> None:
     protocol = Protocol(dataset)
-    people = _similarities(protocol, runner)
-    seen = [[s for s in person if s is not None] for person in people]
+    instances = _similarities(protocol, runner)
+    seen = [[s for s in person if s is not None] for person in instances]
     oks = [sum(s) / (len(s) + 1e-7) for s in seen]
     assert report.image_ids == [annotation["image_id"] for annotation in protocol.selected()]
     assert report.images == len(oks) == SINGLE > scoring.BATCH
@@ -210,7 +210,7 @@ def test_the_whole_protocol(runner: PoseRunner, report: EvalReport, dataset: Pat
     error = 100 * statistics.stdev(oks) / math.sqrt(len(oks))
     assert report.oks_standard_error == pytest.approx(error, abs=1e-4)
     for k, name in enumerate(skeleton_of(runner).keypoints):
-        column = [person[k] for person in people if person[k] is not None]
+        column = [person[k] for person in instances if person[k] is not None]
         assert report.oks_per_keypoint[name] == pytest.approx(100 * statistics.fmean(column), abs=1e-4)
 
 
@@ -238,10 +238,10 @@ def test_ap_is_that_of_pycocotools_on_the_label_file(runner: PoseRunner, report:
 
 
 def test_a_perfect_model_scores_a_hundred(dataset: Path) -> None:
-    people = _people(dataset, COCO_17)
-    inside = [p for p in people if (p.keypoints >= 0).all() and (p.keypoints <= (p.width, p.height)).all()]
-    perfect = Oracle(inside or people)
-    report = evaluate(perfect, perfect.people, COCO_17, progress=False)
+    instances = _instances(dataset, COCO_17)
+    inside = [p for p in instances if (p.keypoints >= 0).all() and (p.keypoints <= (p.width, p.height)).all()]
+    perfect = Oracle(inside or instances)
+    report = evaluate(perfect, perfect.instances, COCO_17, progress=False)
     assert report.oks == pytest.approx(100, abs=1e-3) and report.ap == pytest.approx(100)
     assert report.oks_standard_error == pytest.approx(0, abs=1e-6)
     assert report.protocol["kernels"] == "memory" and report.sha256 == ""
@@ -253,14 +253,14 @@ class Oracle:
     name, kind, kernels, size = "oracle", "checkpoint", "memory", 32
     path, skeleton, preprocessing = Path("no such file"), None, None
 
-    def __init__(self, people: list[Person]) -> None:
-        self.people, self.keypoints, self._asked = people, len(people[0].labelled), 0
+    def __init__(self, instances: list[Person]) -> None:
+        self.instances, self.keypoints, self._asked = instances, len(instances[0].labelled), 0
 
     def heatmaps(self, images: np.ndarray) -> np.ndarray:
         raise HeatposeError("none")
 
     def predict(self, images: np.ndarray, decode: str = "argmax") -> np.ndarray:
-        batch = self.people[self._asked : self._asked + len(images)]
+        batch = self.instances[self._asked : self._asked + len(images)]
         self._asked += len(images)
         points = np.stack([p.keypoints / (p.width, p.height) for p in batch])
         return np.concatenate([points, np.ones_like(points[..., :1])], -1).astype(np.float32)
@@ -285,8 +285,8 @@ def test_json_has_the_keys_of_the_contract(runner: PoseRunner, report: EvalRepor
 def test_a_keypoint_that_nobody_has_labelled_has_no_score(runner: PoseRunner, dataset: Path) -> None:
     skeleton = skeleton_of(runner)
     k = skeleton.index("left_ankle")
-    people = [replace(p, labelled=p.labelled & (np.arange(len(skeleton)) != k)) for p in _people(dataset, skeleton)]
-    report = evaluate(runner, people, skeleton, progress=False)
+    instances = [replace(p, labelled=p.labelled & (np.arange(len(skeleton)) != k)) for p in _instances(dataset, skeleton)]
+    report = evaluate(runner, instances, skeleton, progress=False)
     assert report.oks_per_keypoint["left_ankle"] is None
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["oks_per_keypoint"]["left_ankle"] is None
 
@@ -309,20 +309,20 @@ def test_unknown_ways_are_refused(runner: PoseRunner, dataset: Path, how: dict[s
 def test_another_number_of_keypoints_is_refused(runner: PoseRunner, dataset: Path) -> None:
     other = COCO_17 if runner.keypoints == 13 else ST_13
     with pytest.raises(HeatposeError, match=f"has {runner.keypoints} keypoints.*has {len(other)}"):
-        evaluate(runner, _people(dataset, other), other, progress=False)
+        evaluate(runner, _instances(dataset, other), other, progress=False)
 
 
 @pytest.mark.parametrize("harm", ["missing", "truncated", "other size"])
 def test_an_image_that_cannot_be_read_is_named(runner: PoseRunner, dataset: Path, tmp_path: Path, harm: str) -> None:
-    people = _people(dataset, skeleton_of(runner))
+    instances = _instances(dataset, skeleton_of(runner))
     bad = tmp_path / "bad.png"
     if harm == "truncated":
-        bad.write_bytes(people[17].image_path.read_bytes()[:200])
+        bad.write_bytes(instances[17].image_path.read_bytes()[:200])
     elif harm == "other size":
         Image.new("RGB", (31, 33)).save(bad)
-    people[17] = replace(people[17], image_path=bad)  # in the second batch
+    instances[17] = replace(instances[17], image_path=bad)  # in the second batch
     with pytest.raises(HeatposeError, match="bad.png"):
-        evaluate(runner, people, skeleton_of(runner), progress=False)
+        evaluate(runner, instances, skeleton_of(runner), progress=False)
 
 
 def _scored(report: EvalReport, oks: list[float]) -> EvalReport:
@@ -359,9 +359,9 @@ def test_paired_difference_needs_the_same_images(report: EvalReport) -> None:
 
 def test_googles_file_scores_what_was_published(shared: Path) -> None:
     labels = read_labels(shared / "data/coco_val_dev/person_keypoints_val2017.json")
-    people = benchmark_people(labels, shared / "data/coco_val_dev/val2017", COCO_17)[0]
+    instances = benchmark_instances(labels, shared / "data/coco_val_dev/val2017", COCO_17)[0]
     runner = open_runner(shared / "models/movenet_singlepose_lightning_int8_4.tflite")
-    report = evaluate(runner, people, COCO_17, progress=False)
+    report = evaluate(runner, instances, COCO_17, progress=False)
     assert report.images == 470
     assert report.oks == pytest.approx(52.76, abs=0.05)
     assert report.oks_standard_error == pytest.approx(1.5, abs=0.1)

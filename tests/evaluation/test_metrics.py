@@ -37,11 +37,11 @@ def crowd_of(count: int, skeleton: Skeleton, seed: int = 0) -> list[Person]:
     return result
 
 
-def poses_near(people: list[Person], seed: int = 1) -> NDArray[np.float32]:
+def poses_near(instances: list[Person], seed: int = 1) -> NDArray[np.float32]:
     """Predictions with errors between nothing and most of the body: f32[N, K, 3], normalised."""
     rng = np.random.default_rng(seed)
     poses = []
-    for person in people:
+    for person in instances:
         noise = rng.normal(0, rng.uniform(0, 0.15), person.keypoints.shape) * person.box[2:]
         place = (person.keypoints + noise) / (person.width, person.height)
         poses.append(np.concatenate([place, rng.random((len(place), 1))], 1))
@@ -64,13 +64,13 @@ def oks_by_hand(person: Person, pose: NDArray[np.float32], sigmas: list[float]) 
 
 @pytest.mark.parametrize("skeleton", [COCO_17, ST_13])
 def test_oks_is_the_protocols(skeleton: Skeleton) -> None:
-    people = crowd_of(40, skeleton)
-    poses = poses_near(people)
-    truth = metrics.normalised_truth(people)
+    instances = crowd_of(40, skeleton)
+    poses = poses_near(instances)
+    truth = metrics.normalised_truth(instances)
     similarity = metrics.keypoint_similarity(poses[..., :2], truth.keypoints, truth.area, skeleton.sigmas)
     oks = metrics.mean_over_labelled(similarity, truth.labelled)
     assert similarity.shape == (40, len(skeleton)) and oks.shape == (40,)
-    for i, person in enumerate(people):
+    for i, person in enumerate(instances):
         want, similarities = oks_by_hand(person, poses[i], list(skeleton.sigmas))
         np.testing.assert_allclose(similarity[i], similarities, rtol=1e-3, atol=1e-6)
         assert oks[i] == pytest.approx(want, abs=1e-5)
@@ -87,8 +87,8 @@ def test_the_truth_is_perfect_and_a_far_guess_is_worth_nothing() -> None:
 
 
 def test_only_labelled_keypoints_count() -> None:
-    people = crowd_of(20, COCO_17)
-    truth, poses = metrics.normalised_truth(people), poses_near(people)
+    instances = crowd_of(20, COCO_17)
+    truth, poses = metrics.normalised_truth(instances), poses_near(instances)
     other = np.where(truth.labelled[..., None], poses[..., :2], 9.0)
     scores = [
         metrics.mean_over_labelled(
@@ -99,10 +99,10 @@ def test_only_labelled_keypoints_count() -> None:
     np.testing.assert_array_equal(scores[0], scores[1])
 
 
-def evaluation_of(people: list[Person], poses: NDArray[np.float32], skeleton: Skeleton) -> COCOeval:
+def evaluation_of(instances: list[Person], poses: NDArray[np.float32], skeleton: Skeleton) -> COCOeval:
     """COCO's evaluation, fed by this test: pixels, the true area, all people in one file."""
     truth, guesses = [], []
-    for i, (person, pose) in enumerate(zip(people, poses, strict=True)):
+    for i, (person, pose) in enumerate(zip(instances, poses, strict=True)):
         points = [v for k in range(len(skeleton)) for v in (*person.keypoints[k], 2 * person.labelled[k])]
         fields = {"image_id": person.image_id, "category_id": 1}
         count = int(person.labelled.sum())
@@ -119,7 +119,7 @@ def evaluation_of(people: list[Person], poses: NDArray[np.float32], skeleton: Sk
     coco = COCO()
     coco.dataset = {
         "info": {},
-        "images": [{"id": p.image_id} for p in people],
+        "images": [{"id": p.image_id} for p in instances],
         "annotations": truth,
         "categories": [{"id": 1}],
     }
@@ -155,13 +155,13 @@ def average_precision(oks: list[float], scores: list[float], threshold: float) -
 
 @pytest.mark.parametrize("skeleton", [COCO_17, ST_13])
 def test_average_precision_is_cocos(skeleton: Skeleton) -> None:
-    people = crowd_of(40, skeleton)
-    poses = poses_near(people)
-    ap, ap50 = metrics.coco_average_precision(people, poses, skeleton)
-    evaluation = evaluation_of(people, poses, skeleton)
-    oks = [float(evaluation.computeOks(person.image_id, 1)[0, 0]) for person in people]
+    instances = crowd_of(40, skeleton)
+    poses = poses_near(instances)
+    ap, ap50 = metrics.coco_average_precision(instances, poses, skeleton)
+    evaluation = evaluation_of(instances, poses, skeleton)
+    oks = [float(evaluation.computeOks(person.image_id, 1)[0, 0]) for person in instances]
     by_hand = [
-        pixel_oks(person, pose, list(skeleton.sigmas)) for person, pose in zip(people, poses, strict=True)
+        pixel_oks(person, pose, list(skeleton.sigmas)) for person, pose in zip(instances, poses, strict=True)
     ]
     np.testing.assert_allclose(oks, by_hand, rtol=1e-4, atol=1e-7)
     scores = [float(pose[:, 2].mean()) for pose in poses]
@@ -173,25 +173,25 @@ def test_average_precision_is_cocos(skeleton: Skeleton) -> None:
 
 
 def test_average_precision_of_the_truth_is_everything() -> None:
-    people = crowd_of(10, COCO_17)
-    truth = metrics.normalised_truth(people).keypoints
+    instances = crowd_of(10, COCO_17)
+    truth = metrics.normalised_truth(instances).keypoints
     poses = np.concatenate([truth, np.ones((10, 17, 1))], -1).astype(np.float32)
-    assert metrics.coco_average_precision(people, poses, COCO_17) == pytest.approx((100, 100))
-    assert metrics.coco_average_precision(people, poses + 3, COCO_17) == pytest.approx((0, 0))
+    assert metrics.coco_average_precision(instances, poses, COCO_17) == pytest.approx((100, 100))
+    assert metrics.coco_average_precision(instances, poses + 3, COCO_17) == pytest.approx((0, 0))
 
 
 def test_several_people_on_one_image_are_all_counted() -> None:
-    people = crowd_of(6, COCO_17)
-    people = [replace(p, image_id=p.image_id // 2, width=500, height=500) for p in people]
-    truth = metrics.normalised_truth(people).keypoints
+    instances = crowd_of(6, COCO_17)
+    instances = [replace(p, image_id=p.image_id // 2, width=500, height=500) for p in instances]
+    truth = metrics.normalised_truth(instances).keypoints
     poses = np.concatenate([truth, np.ones((6, 17, 1))], -1).astype(np.float32)
-    assert metrics.coco_average_precision(people, poses, COCO_17) == pytest.approx((100, 100))
+    assert metrics.coco_average_precision(instances, poses, COCO_17) == pytest.approx((100, 100))
 
 
 def test_results_are_cocos_format() -> None:
-    people = crowd_of(3, COCO_17)
-    poses = poses_near(people)
-    for person, pose, result in zip(people, poses, metrics.coco_results(people, poses), strict=True):
+    instances = crowd_of(3, COCO_17)
+    poses = poses_near(instances)
+    for person, pose, result in zip(instances, poses, metrics.coco_results(instances, poses), strict=True):
         assert result["image_id"] == person.image_id and result["category_id"] == 1
         values = np.array(result["keypoints"]).reshape(17, 3)
         np.testing.assert_allclose(values[:, 0], pose[:, 0] * person.width, rtol=1e-5)

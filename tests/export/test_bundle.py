@@ -15,7 +15,7 @@ from rich.console import Console
 
 from heatpose.errors import HeatposeError
 from heatpose.export import pipeline as assembly
-from heatpose.export.checks import GateLimits
+from heatpose.export.checks import CheckLimits
 from heatpose.export.pipeline import print_table
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.preprocessing import Preprocessing
@@ -114,12 +114,12 @@ def test_the_card_and_the_table_show_every_file(case: Case) -> None:
 
 @pytest.mark.usefixtures("no_conversion")
 def test_a_file_that_fails_a_gate_is_kept_as_rejected(case: Case, tmp_path: Path) -> None:
-    result = case.export(tmp_path, limits=GateLimits(drift_p50_px=100, drop_pc=100, drop_pt=-100))
+    result = case.export(tmp_path, limits=CheckLimits(drift_p50_px=100, drop_pc=100, drop_pt=-100))
     names = {path.name for path in result.folder.iterdir()}
     assert "net_64_int8_pt.rejected.tflite" in names and "net_64_int8_pt.tflite" not in names
     assert "net_64_int8_pc.tflite" in names
     assert not result.passed
-    assert [row.verdict for row in result.rows][-2:] == ["passed", "REJECTED"]
+    assert [row.holdout_score for row in result.rows][-2:] == ["passed", "REJECTED"]
     assert read(result.folder, "metrics.json")["artefacts"]["int8_pt"]["report"]["model"] in names
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     print_table(result, console)
@@ -128,10 +128,10 @@ def test_a_file_that_fails_a_gate_is_kept_as_rejected(case: Case, tmp_path: Path
 
 @pytest.mark.usefixtures("no_conversion")
 def test_without_evaluation_people_nothing_is_scored(case: Case, tmp_path: Path) -> None:
-    result = case.export(tmp_path, evaluation_people=None, forms=("int8_pc",))
+    result = case.export(tmp_path, evaluation_instances=None, forms=("int8_pc",))
     assert result.passed
-    assert [row.verdict for row in result.rows] == ["reference", *["passed, not scored"] * 2]
-    assert any(gate["sentence"].startswith("Not scored") for gate in result.gates)
+    assert [row.holdout_score for row in result.rows] == ["reference", *["passed, not scored"] * 2]
+    assert any(check["sentence"].startswith("Not scored") for check in result.checks)
     assert read(result.folder, "metrics.json")["scored"] is False
     print_table(result, Console(quiet=True))
 
@@ -145,7 +145,7 @@ def test_a_wrong_network_behind_a_file_is_noticed(
     monkeypatch.setattr(assembly, "convert", lambda onnx, **_: case.converted["float32"])
     monkeypatch.setattr(Quantiser, "make", lambda *_: Quantised(case.converted["int8_pt"], "recovery", (), 0, "", {}))
     result = case.export(tmp_path, network=other, forms=("float32", "int8_pc"))
-    failed = {(gate["artefact"], gate["name"]) for gate in result.gates if not gate["passed"]}
+    failed = {(check["artefact"], check["name"]) for check in result.checks if not check["passed"]}
     assert failed == {("float32", "parity"), ("int8_pc", "flatbuffer")}
 
 
@@ -177,7 +177,7 @@ def test_an_interrupted_export_leaves_the_older_bundle_and_nothing_else(
 
     monkeypatch.setattr(assembly, stage, stop)
     with pytest.raises(error):
-        case.export(tmp_path, forms=("float32",), evaluation_people=case.evaluation[:2])
+        case.export(tmp_path, forms=("float32",), evaluation_instances=case.evaluation[:2])
     assert files_of(tmp_path) == before
 
 

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from heatpose.data.coco import benchmark_people, people, read_labels
+from heatpose.data.coco import benchmark_instances, instances, read_labels
 from heatpose.data.layout import find_split
 from heatpose.entries.evaluate_and_export import QuantSettings
 from heatpose.errors import HeatposeError
-from heatpose.export.checks import GateLimits, expected_operators, flatbuffer_gate
+from heatpose.export.checks import CheckLimits, expected_operators, flatbuffer_check
 from heatpose.export.onnx import export_onnx
 from heatpose.export.pipeline import export_bundle
-from heatpose.export.validate import DecodedReference, PoseParity, decoded_reference, pose_gate, pose_parity, with_decode
+from heatpose.export.validate import DecodedReference, PoseParity, decoded_reference, pose_check, pose_parity, with_decode
 from heatpose.models.decode import decode_maps
 from heatpose.models.movenet import MoveNet
 from heatpose.models.tflite_import import import_movenet
@@ -29,7 +29,7 @@ from heatpose.pose.skeleton import ST_13
 from heatpose.runners import open_runner
 from heatpose.tflite.reader import read_graph
 
-LIMITS = GateLimits()
+LIMITS = CheckLimits()
 
 
 def a_lively_network(keypoints: int = 13) -> MoveNet:
@@ -48,9 +48,9 @@ def images(count: int, size: int = 64) -> NDArray[np.uint8]:
     return np.random.default_rng(3).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
-def poses(network: MoveNet, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+def poses(network: MoveNet, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     with torch.inference_mode():
-        result: NDArray[np.float32] = decode_maps(network(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1)).numpy()
+        result: NDArray[np.float32] = decode_maps(network(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1)).numpy()
     return result
 
 
@@ -61,9 +61,9 @@ def test_the_onnx_file_gives_the_networks_poses(pose: Any, shape: tuple[int, ...
     export_onnx(network, 64, path, sigmoid=True, pose=pose)
     (output,) = runtime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_outputs()
     assert (output.name, tuple(output.shape)) == ("pose", shape)
-    pictures = images(6)
-    found, reference = open_runner(path).predict(pictures), decoded_reference(network, Preprocessing(64), pictures)
-    np.testing.assert_allclose(reference.poses, poses(network, pictures), atol=1e-6)
+    photos = images(6)
+    found, reference = open_runner(path).predict(photos), decoded_reference(network, Preprocessing(64), photos)
+    np.testing.assert_allclose(reference.poses, poses(network, photos), atol=1e-6)
     clear = reference.margins > 4e-3
     assert clear.mean() > 0.6
     np.testing.assert_allclose(found[clear], reference.poses[clear], atol=1e-4)
@@ -96,7 +96,7 @@ def test_one_moved_keypoint_is_found(change: tuple[float, ...], score: float, pi
     parity = pose_parity(reference, found, size=192, tie=1e-3)
     assert (parity.score, parity.pose_px) == (pytest.approx(score, abs=1e-6), pytest.approx(pixels, abs=1e-3))
     assert (parity.tied, parity.keypoints) == (0, 100)
-    assert pose_gate("onnx", parity, LIMITS).passed is passed
+    assert pose_check("onnx", parity, LIMITS).passed is passed
 
 
 def test_tied_keypoints_may_differ_but_not_all_of_them_may_be_tied() -> None:
@@ -105,16 +105,16 @@ def test_tied_keypoints_may_differ_but_not_all_of_them_may_be_tied() -> None:
     found = reference.poses.copy()
     found[7] += 0.3
     parity = pose_parity(reference, found, size=192, tie=1e-3)
-    assert parity == PoseParity(0, 0, 5, 100) and pose_gate("float32", parity, LIMITS).passed
+    assert parity == PoseParity(0, 0, 5, 100) and pose_check("float32", parity, LIMITS).passed
     reference.margins[:] = 0
-    assert not pose_gate("float32", pose_parity(reference, found, size=192, tie=1e-3), LIMITS).passed
+    assert not pose_check("float32", pose_parity(reference, found, size=192, tie=1e-3), LIMITS).passed
 
 
 @pytest.mark.parametrize(
     "parity", [PoseParity(2e-3, 0, 0, 10), PoseParity(0, 0.06, 0, 10), PoseParity(float("nan"), 0, 0, 10), PoseParity(0, float("nan"), 0, 10)]
 )
 def test_what_differs_or_is_no_number_is_refused(parity: PoseParity) -> None:
-    assert not pose_gate("onnx", parity, LIMITS).passed
+    assert not pose_check("onnx", parity, LIMITS).passed
 
 
 def test_another_form_than_the_two_is_refused() -> None:
@@ -129,11 +129,11 @@ def test_a_bundle_of_decoded_files(synthetic_root: Path, tmp_path: Path, pose: A
         pytest.skip("the export extra is not installed")
     network = a_lively_network()
     splits = {part: find_split(synthetic_root, part) for part in ("train", "val")}  # type: ignore[arg-type]
-    training, _ = people(read_labels(splits["train"].annotations), splits["train"].images, ST_13)
-    evaluation, _ = benchmark_people(read_labels(splits["val"].annotations), splits["val"].images, ST_13)
+    training, _ = instances(read_labels(splits["train"].annotations), splits["train"].images, ST_13)
+    evaluation, _ = benchmark_instances(read_labels(splits["val"].annotations), splits["val"].images, ST_13)
     result = export_bundle(
         network=network, skeleton=ST_13, preprocessing=Preprocessing(64), name="tiny", model_name="net", out=tmp_path,
-        calibration_people=training, evaluation_people=evaluation, config={}, provenance={"init": "random"}, forms=("float32",),
+        calibration_instances=training, evaluation_instances=evaluation, config={}, provenance={"init": "random"}, forms=("float32",),
         pose=pose, calibration_count=16, console=Console(quiet=True),
     )  # fmt: skip
     assert result.passed and [row.artefact for row in result.rows] == ["torch", "onnx", "float32"]
@@ -144,12 +144,12 @@ def test_a_bundle_of_decoded_files(synthetic_root: Path, tmp_path: Path, pose: A
     path = result.folder / "net_64_float32.tflite"
     graph = read_graph(path)
     assert graph.tensors[graph.outputs[0]].shape == layout
-    pictures = images(6)
-    reference = decoded_reference(network, Preprocessing(64), pictures)
-    parity = pose_parity(reference, open_runner(path, threads=1).predict(pictures), size=64, tie=1e-3)
+    photos = images(6)
+    reference = decoded_reference(network, Preprocessing(64), photos)
+    parity = pose_parity(reference, open_runner(path, threads=1).predict(photos), size=64, tie=1e-3)
     assert parity.pose_px < 0.05 and parity.score < 1e-3
     assert import_movenet(path).settings == {**network.settings, "norm": False}
     # The gate knows one form's operators from the other's, and a network without decode.
     body = expected_operators(network, "float32", sigmoid=False, output="float32")
     for operators in (body, with_decode(body, 13, "yx" if pose == "xy" else "xy")):
-        assert not flatbuffer_gate(path, "float32", Preprocessing(64), operators).passed
+        assert not flatbuffer_check(path, "float32", Preprocessing(64), operators).passed

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from heatpose.data.coco import benchmark_people, people, read_labels
+from heatpose.data.coco import benchmark_instances, instances, read_labels
 from heatpose.evaluation.evaluate import evaluate
 from heatpose.export.convert import convert
 from heatpose.export.onnx import export_onnx
@@ -47,8 +47,8 @@ def int8_file(network: MoveNet, folder: Path, size: int, *, per_channel: bool, o
     export_onnx(network, size, folder / "net.onnx", sigmoid=sigmoid)
     whole = folder / "whole.tflite"
     whole.write_bytes(convert(folder / "net.onnx"))
-    recovery = PER_CHANNEL if per_channel else PER_TENSOR
-    plan = plan_int8(network, pinned_noise(8, size), Preprocessing(size), per_channel=per_channel, recovery=recovery)
+    ptq = PER_CHANNEL if per_channel else PER_TENSOR
+    plan = plan_int8(network, pinned_noise(8, size), Preprocessing(size), per_channel=per_channel, ptq=ptq)
     path = folder / "net.tflite"
     path.write_bytes(write_int8(whole, plan, output=output))
     return path
@@ -72,13 +72,13 @@ def test_int8_output_and_logits_on_request(tmp_path: Path) -> None:
 
 def test_google_weights_survive_int8_with_recovery_and_collapse_without(shared: Path, tmp_path: Path) -> None:
     train, dev = shared / "data/coco_train_small", shared / "data/coco_val_dev"
-    training, _ = people(read_labels(train / "person_keypoints_train2017.json"), train / "train2017", COCO_17)
-    evaluation, _ = benchmark_people(read_labels(dev / "person_keypoints_val2017.json"), dev / "val2017", COCO_17)
+    training, _ = instances(read_labels(train / "person_keypoints_train2017.json"), train / "train2017", COCO_17)
+    evaluation, _ = benchmark_instances(read_labels(dev / "person_keypoints_val2017.json"), dev / "val2017", COCO_17)
     start = MoveNet(17, norm=False)
     network = from_movenet(start, COCO_17, str(shared / "models/movenet_singlepose_lightning_int8_4.tflite"))
     result = export_bundle(
         network=network, skeleton=COCO_17, preprocessing=Preprocessing(192),
-        name="google", model_name="movenet_lightning_heatmaps", out=tmp_path, calibration_people=training, evaluation_people=evaluation,
+        name="google", model_name="movenet_lightning_heatmaps", out=tmp_path, calibration_instances=training, evaluation_instances=evaluation,
         config={}, provenance={}, console=Console(quiet=True),
     )  # fmt: skip
     oks = {row.artefact: row.oks or 0.0 for row in result.rows}
@@ -86,7 +86,7 @@ def test_google_weights_survive_int8_with_recovery_and_collapse_without(shared: 
     assert oks["onnx"] == pytest.approx(oks["torch"], abs=0.05) and oks["float32"] == pytest.approx(oks["torch"], abs=0.05)
     assert oks["torch"] - oks["int8_pc"] < 1.3 and oks["torch"] - oks["int8_pt"] < 1.5
     images = calibration_images(choose_calibration(training, 32, 0, set()), Preprocessing(192))
-    naive = plan_int8(network, images, Preprocessing(192), per_channel=False, recovery=PLAIN)
+    naive = plan_int8(network, images, Preprocessing(192), per_channel=False, ptq=PLAIN)
     path = tmp_path / "naive.tflite"
     path.write_bytes(write_int8(next(result.folder.glob("*_float32.tflite")), naive))
     assert evaluate(open_runner(path), evaluation[:100], COCO_17).oks < 10

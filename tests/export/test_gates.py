@@ -11,16 +11,16 @@ import pytest
 from heatpose.evaluation.evaluate import EvalReport
 from heatpose.evaluation.parity import FloatParity, PixelDrift
 from heatpose.export.checks import (
-    GateLimits,
-    accuracy_gate,
-    drift_gate,
+    CheckLimits,
+    accuracy_check,
+    drift_check,
     expected_operators,
-    float_gate,
+    float_check,
     not_scored,
 )
 from heatpose.models.movenet import MoveNet
 
-LIMITS = GateLimits()
+LIMITS = CheckLimits()
 
 
 def a_report(values: Sequence[float], name: str = "model") -> EvalReport:
@@ -39,7 +39,7 @@ def a_report(values: Sequence[float], name: str = "model") -> EvalReport:
 def test_the_mean_drop_is_held_against_the_limit_of_the_form(form: str, drop: float, passed: bool) -> None:
     rng = np.random.default_rng(0)
     reference = rng.uniform(0.2, 0.9, 400)
-    result = accuracy_gate(form, a_report(reference), a_report(reference - drop / 100), LIMITS)  # type: ignore[arg-type]
+    result = accuracy_check(form, a_report(reference), a_report(reference - drop / 100), LIMITS)  # type: ignore[arg-type]
     assert result.passed is passed
     assert result.numbers["drop"] == pytest.approx(drop)
     assert result.numbers["drop_low"] <= drop + 1e-9 and drop - 1e-9 <= result.numbers["drop_high"]
@@ -49,8 +49,8 @@ def test_the_mean_drop_is_held_against_the_limit_of_the_form(form: str, drop: fl
 def test_a_gain_passes_and_a_limit_can_be_set() -> None:
     reference = a_report([0.5, 0.6, 0.7])
     better = a_report([0.6, 0.7, 0.8])
-    assert accuracy_gate("int8_pc", reference, better, LIMITS).passed
-    assert not accuracy_gate("int8_pc", reference, better, replace(LIMITS, drop_pc=-20)).passed
+    assert accuracy_check("int8_pc", reference, better, LIMITS).passed
+    assert not accuracy_check("int8_pc", reference, better, replace(LIMITS, drop_pc=-20)).passed
 
 
 def test_not_scored_says_so_and_passes() -> None:
@@ -63,13 +63,13 @@ def test_not_scored_says_so_and_passes() -> None:
     [(1e-3, 0.05, True), (2e-3, 0.0, False), (0.0, 0.06, False), (float("nan"), 0.0, False)],
 )
 def test_float_files_must_be_equal_in_logits_and_poses(logits: float, pose: float, passed: bool) -> None:
-    assert float_gate("onnx", FloatParity(logits, pose, 0, 10), LIMITS).passed is passed
+    assert float_check("onnx", FloatParity(logits, pose, 0, 10), LIMITS).passed is passed
 
 
 @pytest.mark.parametrize(("p50", "passed"), [(3.0, True), (100.0, False)])
 def test_only_a_collapse_fails_by_drift(p50: float, passed: bool) -> None:
     drift = PixelDrift(p50, 150, 160, 70, {"nose": {"p50": p50, "p95": 1, "p99": 1}})
-    result = drift_gate("int8_pc", drift, LIMITS)
+    result = drift_check("int8_pc", drift, LIMITS)
     assert result.passed is passed and result.numbers["per_keypoint"]["nose"]["p50"] == p50
 
 

@@ -51,8 +51,8 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def plan(made: Float, images: np.ndarray, per_channel: bool) -> Plan:  # noqa: F811
-    recovery = PER_CHANNEL if per_channel else PER_TENSOR
-    return plan_int8(made.network, images, PREPROCESSING, per_channel=per_channel, recovery=recovery)
+    ptq = PER_CHANNEL if per_channel else PER_TENSOR
+    return plan_int8(made.network, images, PREPROCESSING, per_channel=per_channel, ptq=ptq)
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
@@ -65,9 +65,9 @@ def test_the_file_holds_the_plans_numbers(made: Float, images: np.ndarray, per_c
     located = locate(graph, wanted.network)
     names = {id(module): name for name, module in quantised_modules(wanted.network).items()}
     for module, operator in (*located.convolutions.items(), *located.additions.items()):
-        stored, affine = graph.tensors[operator.outputs[0]], wanted.affines[names[id(module)]]
+        stored, quant_params = graph.tensors[operator.outputs[0]], wanted.activation_params[names[id(module)]]
         assert stored.dtype == "int8" and stored.quantization is not None
-        assert (float(stored.quantization.scales[0]), int(stored.quantization.zero_points[0])) == (affine.scale, affine.zero_point)
+        assert (float(stored.quantization.scales[0]), int(stored.quantization.zero_points[0])) == (quant_params.scale, quant_params.zero_point)
     for block, operator in located.convolutions.items():
         weight = graph.tensors[operator.inputs[1]]
         assert weight.quantization is not None and weight.quantization.scales.size == (block.conv.out_channels if per_channel else 1)
@@ -129,6 +129,6 @@ def test_layers_that_became_one_operator_are_refused(images: np.ndarray, tmp_pat
     network.regression.depthwise.load_state_dict(network.head.depthwise.state_dict())
     export_onnx(network, SIZE, tmp_path / "net.onnx", sigmoid=True)
     (tmp_path / "net.tflite").write_bytes(convert(tmp_path / "net.onnx"))
-    wanted = plan_int8(network, images, PREPROCESSING, per_channel=True, recovery=PER_CHANNEL)
+    wanted = plan_int8(network, images, PREPROCESSING, per_channel=True, ptq=PER_CHANNEL)
     with pytest.raises(HeatposeError, match="Two layers of the network are equal"):
         write_int8(tmp_path / "net.tflite", wanted)

@@ -9,7 +9,7 @@ import pytest
 
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import ST_13
-from heatpose.quantize.select import Judge, split_training
+from heatpose.quantize.select import HoldoutScorer, split_training
 from heatpose.quantize.settings import AutoChoice
 from heatpose.runners import open_runner
 from tests.exporting import Case
@@ -18,20 +18,20 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def judge(case: Case) -> Judge:
-    return Judge(case.training, 60, ST_13, Preprocessing(64), case.result.folder / "net_64_float32.tflite")
+def scorer(case: Case) -> HoldoutScorer:
+    return HoldoutScorer(case.training, 60, ST_13, Preprocessing(64), case.result.folder / "net_64_float32.tflite")
 
 
-def test_a_file_loses_nothing_against_itself(case: Case, judge: Judge) -> None:
-    verdict = judge.verdict(case.result.folder / "net_64_float32.tflite")
-    assert (verdict.drop, verdict.drop_low, verdict.drop_high) == (0, 0, 0)
+def test_a_file_loses_nothing_against_itself(case: Case, scorer: HoldoutScorer) -> None:
+    holdout_score = scorer.holdout_score(case.result.folder / "net_64_float32.tflite")
+    assert (holdout_score.drop, holdout_score.drop_low, holdout_score.drop_high) == (0, 0, 0)
 
 
-def test_scores_by_hand(case: Case, judge: Judge) -> None:
+def test_scores_by_hand(case: Case, scorer: HoldoutScorer) -> None:
     found: dict[str, dict[str, list[float]]] = {}
     for form in ("float32", "int8_pt"):
         runner = open_runner(case.result.folder / f"net_64_{form}.tflite")
-        for image, person in zip(judge.views.images, judge.views.people, strict=True):
+        for image, person in zip(scorer.views.images, scorer.views.instances, strict=True):
             pose = runner.predict(image[None], "argmax")[0]
             area = 0.53 * person.box[2] * person.box[3] / 64**2
             similar = [
@@ -40,24 +40,24 @@ def test_scores_by_hand(case: Case, judge: Judge) -> None:
             ]  # fmt: skip
             found.setdefault(form, {}).setdefault(person.image_path.name, []).append(100 * sum(similar) / len(similar))
     means = {form: np.array([np.mean(values) for values in images.values()]) for form, images in found.items()}
-    verdict = judge.verdict(case.result.folder / "net_64_int8_pt.tflite")
-    assert judge.images == len(means["float32"]) == len({person.image_path for person in case.training})
-    assert verdict.oks == pytest.approx(means["int8_pt"].mean(), abs=1e-3)
-    assert verdict.drop == pytest.approx((means["float32"] - means["int8_pt"]).mean(), abs=1e-3)
-    error = (means["float32"] - means["int8_pt"]).std(ddof=1) / math.sqrt(judge.images)
-    assert verdict.drop_high - verdict.drop_low == pytest.approx(2 * 1.96 * error, rel=0.2)
+    holdout_score = scorer.holdout_score(case.result.folder / "net_64_int8_pt.tflite")
+    assert scorer.images == len(means["float32"]) == len({person.image_path for person in case.training})
+    assert holdout_score.oks == pytest.approx(means["int8_pt"].mean(), abs=1e-3)
+    assert holdout_score.drop == pytest.approx((means["float32"] - means["int8_pt"]).mean(), abs=1e-3)
+    error = (means["float32"] - means["int8_pt"]).std(ddof=1) / math.sqrt(scorer.images)
+    assert holdout_score.drop_high - holdout_score.drop_low == pytest.approx(2 * 1.96 * error, rel=0.2)
 
 
 def test_images_that_judge_neither_calibrate_nor_tune_and_none_is_scored(case: Case) -> None:
     scored = {case.training[0].image_id}
-    people, aside = split_training(case.training, scored, AutoChoice(share=0.5))
-    judged, taught = ({person.image_path for person in part} for part in (aside, people))
-    assert aside and people and not judged & taught
-    assert not scored & {person.image_id for person in (*people, *aside)}
-    assert len(people) + len(aside) == sum(person.image_id not in scored for person in case.training)
+    instances, holdout = split_training(case.training, scored, AutoChoice(holdout=0.5))
+    judged, taught = ({person.image_path for person in part} for part in (holdout, instances))
+    assert holdout and instances and not judged & taught
+    assert not scored & {person.image_id for person in (*instances, *holdout)}
+    assert len(instances) + len(holdout) == sum(person.image_id not in scored for person in case.training)
 
 
 def test_where_all_would_judge_nobody_does(case: Case) -> None:
-    people, aside = split_training(case.training, set(), AutoChoice(share=1.0))
-    assert len(people) == len(case.training) and not aside
+    instances, holdout = split_training(case.training, set(), AutoChoice(holdout=1.0))
+    assert len(instances) == len(case.training) and not holdout
     assert split_training(case.training, set(), None) == (list(case.training), [])

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heatpose.bundles.manifest import data_entry, file_table, git_state, people_hash, surroundings
-from heatpose.data.coco import people, read_labels
+from heatpose.bundles.manifest import data_entry, file_table, git_state, instances_hash, surroundings
+from heatpose.data.coco import instances, read_labels
 from heatpose.data.layout import find_split
 from heatpose.data.sample import Person
 from heatpose.pose.skeleton import COCO_17
@@ -22,16 +22,16 @@ from heatpose.utils.files import write_json
 @pytest.fixture(scope="module")
 def somebody(synthetic_root: Path) -> list[Person]:
     split = find_split(synthetic_root, "train")
-    return people(read_labels(split.annotations), split.images, COCO_17)[0]
+    return instances(read_labels(split.annotations), split.images, COCO_17)[0]
 
 
 def test_the_hash_of_people_is_that_of_their_labels(somebody: list[Person]) -> None:
-    digest = people_hash(somebody)
+    digest = instances_hash(somebody)
     moved = [replace(person, image_path=Path("/elsewhere") / person.image_path.name) for person in somebody]
-    assert people_hash(list(reversed(moved))) == digest
+    assert instances_hash(list(reversed(moved))) == digest
     keypoints = somebody[0].keypoints + np.float32(0.5)
-    assert people_hash([replace(somebody[0], keypoints=keypoints), *somebody[1:]]) != digest
-    assert people_hash(somebody[1:]) != digest
+    assert instances_hash([replace(somebody[0], keypoints=keypoints), *somebody[1:]]) != digest
+    assert instances_hash(somebody[1:]) != digest
 
 
 def test_people_and_images_are_counted(somebody: list[Person]) -> None:

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from heatpose.quantize.settings import AutoChoice, Tuning
+from heatpose.quantize.settings import AutoChoice, QatSettings
 from tests.exporting import Case
 
 pytestmark = pytest.mark.slow
-SHORT = {form: Tuning(steps=4, batch_size=4, images=8) for form in ("int8_pc", "int8_pt")}
+SHORT = {form: QatSettings(steps=4, batch_size=4, images=8) for form in ("int8_pc", "int8_pt")}
 
 
 def quantisation(case: Case, out: Path, choice: AutoChoice) -> dict:
-    result = case.export(out, auto=choice, tuning=SHORT, evaluation_people=None)
+    result = case.export(out, auto=choice, qat=SHORT, evaluation_instances=None)
     return json.loads((result.folder / "manifest.json").read_text())["quantisation"]
 
 
 @pytest.mark.parametrize(("limit", "methods"), [(100.0, ["plain"]), (-100.0, ["plain", "recovery", "tuning"])])
 def test_it_stops_at_the_first_that_is_good_enough_else_takes_the_best(case: Case, tmp_path: Path, limit: float, methods: list[str]) -> None:
-    found = quantisation(case, tmp_path, AutoChoice(drop_pc=limit, drop_pt=limit, share=0.5, views=60, least_images=2))
+    found = quantisation(case, tmp_path, AutoChoice(drop_pc=limit, drop_pt=limit, holdout=0.5, views=60, least_images=2))
     for form in ("int8_pc", "int8_pt"):
         tried = found[form]["tried"]
         assert [attempt["method"] for attempt in tried] == methods

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from heatpose.models.upsample import TransposedBlock
 from heatpose.quantize.integer import Int8Conv
-from heatpose.quantize.scheme import LOWEST, Affine, stored_weights, weight_scales
+from heatpose.quantize.scheme import LOWEST, QuantParams, stored_weights, weight_scales
 
 if not all(find_spec(tool) for tool in ("tensorflow", "ai_edge_litert")):
     pytest.skip("the export extra is not installed", allow_module_level=True)
@@ -40,8 +40,8 @@ def file_of(layer: Int8Conv) -> bytes:
         return result
 
     types, channels = schema.TensorType, layer.conv.in_channels
-    ends = [model.add_tensor(name, [1, side, side, channels], types.INT8, None, stored(np.array([affine.scale]), affine.zero_point))
-            for name, side, affine in (("x", SIDE, layer.source), ("y", 2 * SIDE, layer.target))]  # fmt: skip
+    ends = [model.add_tensor(name, [1, side, side, channels], types.INT8, None, stored(np.array([quant_params.scale]), quant_params.zero_point))
+            for name, side, quant_params in (("x", SIDE, layer.source), ("y", 2 * SIDE, layer.target))]  # fmt: skip
     shape = model.add_tensor("shape", [4], types.INT32, np.array([1, 2 * SIDE, 2 * SIDE, channels], np.int32))
     kernel = dense_kernel(stored_weights(layer.conv.weight, layer.scales).numpy())
     weights = model.add_tensor("weights", list(kernel.shape), types.INT8, kernel, stored(layer.scales.double().numpy()))
@@ -71,7 +71,7 @@ def test_every_bit_is_the_interpreters(channels: int, per_channel: bool, fixed: 
         kernel = taps[:, None] * taps if fixed else torch.randn_like(block.conv.weight)
         block.conv.weight.copy_(kernel * torch.exp(torch.randn(channels, 1, 1, 1)))  # as equalisation leaves them
         block.conv.bias.copy_(torch.randn(channels))
-    layer = Int8Conv(block, Affine.covering(-1.3, 4.2), Affine.covering(-6, 9), weight_scales(block.conv.weight, per_channel))
+    layer = Int8Conv(block, QuantParams.covering(-1.3, 4.2), QuantParams.covering(-6, 9), weight_scales(block.conv.weight, per_channel))
     image = torch.randint(LOWEST, -LOWEST, (1, channels, SIDE, SIDE))
     interpreter = Interpreter(model_content=file_of(layer))
     interpreter.allocate_tensors()

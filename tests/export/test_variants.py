@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from heatpose.export.checks import expected_operators, flatbuffer_gate
+from heatpose.export.checks import expected_operators, flatbuffer_check
 from heatpose.export.convert import convert
 from heatpose.export.onnx import export_onnx
 from heatpose.models.movenet import MoveNet, with_upsampling
@@ -67,9 +67,9 @@ def test_the_float_file_has_the_variants_operators_and_nothing_else(exported: Ex
     kind = exported.network.settings["upsample"]
     operators = expected_operators(exported.network, "float32", sigmoid=True, output="float32")
     assert operators == BODY | UPSAMPLING[kind]
-    assert flatbuffer_gate(exported.tflite, "float32", PREPROCESSING, operators).passed
+    assert flatbuffer_check(exported.tflite, "float32", PREPROCESSING, operators).passed
     bilinear = expected_operators(troubled(), "float32", sigmoid=True, output="float32")
-    assert not flatbuffer_gate(exported.tflite, "float32", PREPROCESSING, bilinear).passed
+    assert not flatbuffer_check(exported.tflite, "float32", PREPROCESSING, bilinear).passed
 
 
 @pytest.mark.parametrize(("form", "output"), [("int8_pc", "float32"), ("int8_pt", "int8")])
@@ -77,13 +77,13 @@ def test_int8_files_pass_their_gate_and_compute_what_was_simulated(
     exported: Exported, images: np.ndarray, form: str, output: str, tmp_path: Path  # noqa: F811
 ) -> None:  # fmt: skip
     per_channel = form == "int8_pc"
-    plan = plan_int8(exported.network, images, PREPROCESSING, per_channel=per_channel, recovery=PER_CHANNEL if per_channel else PER_TENSOR)
+    plan = plan_int8(exported.network, images, PREPROCESSING, per_channel=per_channel, ptq=PER_CHANNEL if per_channel else PER_TENSOR)
     path = tmp_path / "net.tflite"
     path.write_bytes(write_int8(exported.tflite, plan, output=output))  # type: ignore[arg-type]
     operators = expected_operators(exported.network, form, sigmoid=True, output=output)  # type: ignore[arg-type]
     assert operators == BODY | UPSAMPLING[exported.network.settings["upsample"]] | {"QUANTIZE": 1} | ({"DEQUANTIZE": 1} if output == "float32" else {})
-    gate = flatbuffer_gate(path, form, PREPROCESSING, operators)  # type: ignore[arg-type]
-    assert gate.passed, gate.sentence
+    check = flatbuffer_check(path, form, PREPROCESSING, operators)  # type: ignore[arg-type]
+    assert check.passed, check.sentence
     found, expected, exact = open_runner(path).heatmaps(images), own(simulated(plan), images), own(exported.network, images)
     # One step of difference in a sum moves everything behind it a little, so the two agree to the size of the rounding itself.
     assert np.abs(found - expected).mean() <= max(0.004, 0.7 * np.abs(expected - exact).mean())

@@ -107,12 +107,12 @@ def work(name: str, seeds: Path, folder: Path, seed: int, numbers: range) -> Non
         path.write_bytes(spoiled(name, seeds, seed, number))
         print(json.dumps({"number": number}), file=steps)
         guard.active = True
-        told = _read(reader, path)
+        message = _read(reader, path)
         guard.active = False
         if Path("pwned").exists():
-            told = "code execution: the file 'pwned' is there"
+            message = "code execution: the file 'pwned' is there"
             Path("pwned").unlink()
-        print(json.dumps({"told": told}), file=steps)
+        print(json.dumps({"told": message}), file=steps)
 
 
 def _read(reader: Any, path: Path) -> str:

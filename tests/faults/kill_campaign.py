@@ -27,7 +27,7 @@ VICTIMS: dict[str, Callable[..., None]] = {
     "json": lambda folder: write_jsons(Path(folder)),
     "download": lambda folder, url, described: download(Path(folder), url, Path(described)),
     "rendering": lambda folder: render(Path(folder)),
-    "cache": lambda pictures, place: build_caches(Path(pictures), Path(place)),
+    "cache": lambda images, place: build_caches(Path(images), Path(place)),
 }
 
 

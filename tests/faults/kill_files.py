@@ -116,8 +116,8 @@ def kill_download(folder: Path, moments: int, seed: int) -> Tally:
 
     def check() -> list[str]:
         found = [f"'{name}' is not whole" for name, data in expected.items() if (root / name).is_file() and (root / name).read_bytes() != data]
-        pictures = len(list((root / "val2017").glob("*"))) if (root / "val2017").exists() else 0
-        return found + ([f"val2017 has {pictures} of 120 pictures"] if pictures not in (0, 120) else []) + json_file(root / ".heatpose-download.json")
+        images = len(list((root / "val2017").glob("*"))) if (root / "val2017").exists() else 0
+        return found + ([f"val2017 has {images} of 120 pictures"] if images not in (0, 120) else []) + json_file(root / ".heatpose-download.json")
 
     def finished() -> list[str]:
         missing = [f"'{name}' is missing or wrong" for name, data in expected.items() if not (root / name).is_file() or (root / name).read_bytes() != data]
@@ -169,7 +169,7 @@ SIDES = range(24, 64, 2)
 """Each short side has a cache of its own: the victim builds them one after the other, so that a kill meets a build nearly always."""
 
 
-def build_caches(pictures: Path, place: Path) -> None:
+def build_caches(images: Path, place: Path) -> None:
     """Victim: decodes the same pictures into one cache after the other."""
     import numpy as np
 
@@ -177,12 +177,12 @@ def build_caches(pictures: Path, place: Path) -> None:
     from heatpose.data.sample import Person
 
     none = np.zeros((0, 4), np.float32)
-    people = [
+    instances = [
         Person(path, number, number, 96, 120, np.zeros((13, 2), np.float32), np.ones(13, np.bool_), (0, 0, 9, 9), 81, True, none)
-        for number, path in enumerate(sorted(pictures.iterdir()))
+        for number, path in enumerate(sorted(images.iterdir()))
     ]
     for side in SIDES:
-        open_cache(people, place, side)
+        open_cache(instances, place, side)
 
 
 def kill_cache(folder: Path, moments: int, seed: int) -> Tally:
@@ -190,19 +190,19 @@ def kill_cache(folder: Path, moments: int, seed: int) -> Tally:
     import numpy as np
     from PIL import Image
 
-    from heatpose.data.image_cache import PictureCache
+    from heatpose.data.image_cache import ImageCache
     from heatpose.errors import HeatposeError
 
-    pictures, place = folder / "pictures", folder / "caches"
-    pictures.mkdir(parents=True)
+    images, place = folder / "pictures", folder / "caches"
+    images.mkdir(parents=True)
     noise = np.random.default_rng(0)
     for number in range(40):
-        Image.fromarray(noise.integers(0, 256, (120, 96, 3), np.uint8)).save(pictures / f"{number}.jpg")
+        Image.fromarray(noise.integers(0, 256, (120, 96, 3), np.uint8)).save(images / f"{number}.jpg")
     whole: dict[str, str] = {}
 
     def start() -> list[str]:
         shutil.rmtree(place, ignore_errors=True)
-        return [*VICTIM, "cache", str(pictures), str(place)]
+        return [*VICTIM, "cache", str(images), str(place)]
 
     def contents() -> dict[str, str]:
         """What a run would take for caches: the folders with a cache's name."""
@@ -210,7 +210,7 @@ def kill_cache(folder: Path, moments: int, seed: int) -> Tally:
         for path in place.glob("*"):
             if path.is_dir() and path.suffix != ".part":
                 try:
-                    PictureCache(path)
+                    ImageCache(path)
                     found[path.name] = hashlib.sha256((path / "pixels.u8").read_bytes() + (path / "index.json").read_bytes()).hexdigest()
                 except HeatposeError as error:
                     found[path.name] = str(error)

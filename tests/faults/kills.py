@@ -108,7 +108,7 @@ class Warm:
         self.server.communicate()
 
 
-def members(group: int) -> list[list[str]]:
+def sweep_runs(group: int) -> list[list[str]]:
     """The fields of /proc/PID/stat, from the state on, of the living processes of a group."""
     found = []
     for entry in os.listdir("/proc"):
@@ -124,13 +124,13 @@ def members(group: int) -> list[list[str]]:
 
 def seconds_used(group: int) -> float | None:
     """Processor seconds of a group so far, ended children included; None where nobody of it lives."""
-    found = members(group)
+    found = sweep_runs(group)
     return sum(int(value) for fields in found for value in fields[11:15]) / os.sysconf("SC_CLK_TCK") if found else None
 
 
 def end_of_group(group: int) -> None:
     """Waits until nobody of a killed group is left, who could still write."""
-    while members(group):
+    while sweep_runs(group):
         time.sleep(POLL_S)
 
 

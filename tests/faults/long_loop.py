@@ -36,7 +36,7 @@ class Work:
     def __init__(self, folder: Path, data: Path) -> None:
         import torch
 
-        from heatpose.data.coco import benchmark_people, people, read_labels
+        from heatpose.data.coco import benchmark_instances, instances, read_labels
         from heatpose.data.layout import find_split
         from heatpose.models.checkpoint import save_checkpoint
         from heatpose.models.movenet import MoveNet
@@ -44,8 +44,8 @@ class Work:
         from heatpose.pose.skeleton import ST_13
 
         train, val = find_split(data, "train"), find_split(data, "val")
-        self.training = people(read_labels(train.annotations), train.images, ST_13)[0][:8]
-        self.evaluation = benchmark_people(read_labels(val.annotations), val.images, ST_13)[0][:12]
+        self.training = instances(read_labels(train.annotations), train.images, ST_13)[0][:8]
+        self.evaluation = benchmark_instances(read_labels(val.annotations), val.images, ST_13)[0][:12]
         torch.manual_seed(0)
         self.folder, self.skeleton, self.preprocessing = folder, ST_13, Preprocessing(64)
         self.network = MoveNet(13, 0.1, last_channels=16, pyramid=(8, 8, 8, 8), head_channels=8).eval()
@@ -55,7 +55,7 @@ class Work:
     def __call__(self, forms: tuple[Any, ...]) -> None:
         """Scores two files, exports one bundle."""
         from heatpose.evaluation.evaluate import evaluate
-        from heatpose.export.checks import GateLimits
+        from heatpose.export.checks import CheckLimits
         from heatpose.export.pipeline import export_bundle
         from heatpose.runners import open_runner
 
@@ -63,8 +63,8 @@ class Work:
             evaluate(open_runner(path, threads=1), self.evaluation, self.skeleton, progress=False)
         export_bundle(
             network=self.network, skeleton=self.skeleton, preprocessing=self.preprocessing, name="loop", model_name="net", out=self.folder / "exports",
-            calibration_people=self.training, evaluation_people=self.evaluation, config={}, provenance={}, forms=forms,
-            limits=GateLimits(drift_p50_px=1000, drop_pc=100, drop_pt=100), calibration_count=4, console=Console(quiet=True),
+            calibration_instances=self.training, evaluation_instances=self.evaluation, config={}, provenance={}, forms=forms,
+            limits=CheckLimits(drift_p50_px=1000, drop_pc=100, drop_pt=100), calibration_count=4, console=Console(quiet=True),
         )  # fmt: skip
 
 

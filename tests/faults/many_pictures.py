@@ -39,12 +39,12 @@ def swollen() -> bytes:
 def fill(folder: Path, count: int, broken: int) -> list[str]:
     """Writes `count` files, `broken` of them in one of eight ways; the broken ones' names."""
     folder.mkdir(parents=True)
-    pictures = [jpeg(number) for number in range(20)]
-    stock = [folder.parent / f"stock{number}.jpg" for number in range(len(pictures))]
-    for path, content in zip(stock, pictures, strict=True):
+    images = [jpeg(number) for number in range(20)]
+    stock = [folder.parent / f"stock{number}.jpg" for number in range(len(images))]
+    for path, content in zip(stock, images, strict=True):
         path.write_bytes(content)
     names, every = [], count // broken
-    contents = [b"", b"no picture\n", pictures[0][:300], pictures[1][: len(pictures[1]) // 2], bytes(5000), swollen(), None, b"\xff\xd8\xff\xe0" * 50]
+    contents = [b"", b"no picture\n", images[0][:300], images[1][: len(images[1]) // 2], bytes(5000), swollen(), None, b"\xff\xd8\xff\xe0" * 50]
     for number in range(count):
         path = folder / f"{number:06d}.jpg"
         if number % every or len(names) >= broken:
@@ -67,21 +67,21 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--broken", type=int, default=500)
     options = parser.parse_args()
-    pictures, out = options.folder / "pictures", options.folder / "drawn"
-    names = fill(pictures, options.count, options.broken)
+    images, out = options.folder / "pictures", options.folder / "drawn"
+    names = fill(images, options.count, options.broken)
     begin = time.monotonic()
-    command = [sys.executable, "-m", "heatpose.cli", "predict", str(MODEL), str(pictures), "--out", str(out)]
+    command = [sys.executable, "-m", "heatpose.cli", "predict", str(MODEL), str(images), "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    told = [line for line in done.stdout.splitlines() if line.startswith("Skipped: ")]
+    message = [line for line in done.stdout.splitlines() if line.startswith("Skipped: ")]
     listed = json.loads((out / "predictions.json").read_text())
     good = options.count - len(names)
-    wrong = [name for name, line in zip(names, told, strict=False) if name not in line]
+    wrong = [name for name, line in zip(names, message, strict=False) if name not in line]
     whole = done.returncode == 0 and "Traceback" not in done.stderr and len(listed) == len(list(out.glob("*_pose.jpg"))) == good
-    whole = whole and len(told) == len(names) and not wrong
-    verdict = "as it must be" if whole else f"WRONG {wrong[:3]} {done.stderr[-500:]}"
+    whole = whole and len(message) == len(names) and not wrong
+    holdout_score = "as it must be" if whole else f"WRONG {wrong[:3]} {done.stderr[-500:]}"
     cost = f"{time.monotonic() - begin:.0f} s, {used.ru_utime + used.ru_stime:.0f} s of the processor, {used.ru_maxrss / 1024:.0f} MB at most"
-    print(f"{options.count} pictures: {len(listed)} drawn, {len(told)} told as broken, {verdict}; {cost}")
+    print(f"{options.count} pictures: {len(listed)} drawn, {len(message)} told as broken, {holdout_score}; {cost}")
     return int(not whole)
 
 

@@ -71,15 +71,15 @@ def parse_once() -> None:
 
 def labels(path: Path) -> None:
     """`heatpose data`, and what training and scoring take from a label file."""
-    from heatpose.data.coco import benchmark_people, people, read_labels
+    from heatpose.data.coco import benchmark_instances, instances, read_labels
     from heatpose.data.report import audit_report, print_audit
     from heatpose.pose.skeleton import COCO_17, ST_13, for_labels
 
     read = read_labels(path)
     for skeleton in (for_labels(read.keypoint_names), COCO_17, ST_13):
         with suppress(HeatposeError):
-            people(read, path.parent, skeleton)
-            benchmark_people(read, path.parent, skeleton)
+            instances(read, path.parent, skeleton)
+            benchmark_instances(read, path.parent, skeleton)
     from rich.console import Console
 
     report = audit_report(read, path.parent, for_labels(read.keypoint_names), check_files=True)
@@ -87,7 +87,7 @@ def labels(path: Path) -> None:
     json.dumps(report.to_json())
 
 
-def picture(path: Path) -> None:
+def image(path: Path) -> None:
     """As training, scoring, `predict` and the audit read it."""
     from heatpose.data.report import check_images
     from heatpose.pose.preprocessing import Preprocessing
@@ -244,7 +244,7 @@ def _text_or_json(content: bytes, others: Sequence[bytes], chance: random.Random
 
 READERS: dict[str, Reader] = {
     "labels": Reader("person_keypoints_val2017.json", "labels/*.json", labels, mutation.spoiled_json),
-    "image": Reader("picture.jpg", "images/*", picture, mutation.spoiled_picture),
+    "image": Reader("picture.jpg", "images/*", image, mutation.spoiled_picture),
     "tflite": Reader("model.tflite", "models/*.tflite", tflite, _TABLES),
     "tflite_run": Reader("model.tflite", "models/*.tflite", run_model, _TABLES),
     "onnx": Reader("model.onnx", "models/*.onnx", onnx, _TABLES),

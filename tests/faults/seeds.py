@@ -27,24 +27,24 @@ def labels(folder: Path, data: Path) -> None:
     content = json.loads((data / "annotations/person_keypoints_val2017.json").read_text())
     images = content["images"][:6]
     ids = {image["id"] for image in images}
-    people = [{k: v for k, v in a.items() if k != "segmentation"} for a in content["annotations"] if a["image_id"] in ids]
-    (folder / "a.json").write_text(json.dumps({"categories": content["categories"], "images": images, "annotations": people}))
+    instances = [{k: v for k, v in a.items() if k != "segmentation"} for a in content["annotations"] if a["image_id"] in ids]
+    (folder / "a.json").write_text(json.dumps({"categories": content["categories"], "images": images, "annotations": instances}))
 
 
-def pictures(folder: Path, data: Path) -> None:
+def images(folder: Path, data: Path) -> None:
     """One picture in every format that is decoded, and in several modes."""
     from PIL import Image
 
-    picture = Image.open(sorted((data / "val2017").iterdir())[0]).convert("RGB").resize((96, 128))
+    image = Image.open(sorted((data / "val2017").iterdir())[0]).convert("RGB").resize((96, 128))
     turned = Image.Exif()
     turned[0x0112] = 6
-    picture.save(folder / "a.jpg", exif=turned)
-    picture.save(folder / "progressive.jpg", progressive=True)
-    picture.convert("CMYK").save(folder / "cmyk.jpg")
-    picture.quantize(64).save(folder / "palette.png")
-    picture.convert("L").save(folder / "grey.png")
+    image.save(folder / "a.jpg", exif=turned)
+    image.save(folder / "progressive.jpg", progressive=True)
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    image.quantize(64).save(folder / "palette.png")
+    image.convert("L").save(folder / "grey.png")
     for suffix in ("png", "bmp", "webp", "gif", "tif"):
-        picture.save(folder / f"a.{suffix}")
+        image.save(folder / f"a.{suffix}")
 
 
 def reports(folder: Path) -> None:
@@ -88,18 +88,18 @@ def manifests(folder: Path, beside: Path) -> None:
     from heatpose.pose.skeleton import ST_13
 
     shutil.copy(TFLITE, beside)
-    gates = [{"artefact": "int8_pt", "passed": False, "sentence": "Keypoints moved."}]
+    checks = [{"artefact": "int8_pt", "passed": False, "sentence": "Keypoints moved."}]
     known = {"skeleton": ST_13.to_dict(), "preprocessing": Preprocessing(64).to_dict()}
-    (folder / "manifest.json").write_text(json.dumps({"format": 1, **known, "files": file_table(beside), "gates": gates, "config": {"seed": 0}}))
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, **known, "files": file_table(beside), "gates": checks, "config": {"seed": 0}}))
 
 
 def archives(folder: Path) -> None:
     """Zips as they are downloaded, and as a tool's results come."""
-    members = {f"val2017/{i}.jpg": bytes(range(256)) * (i + 1) for i in range(3)}
+    sweep_runs = {f"val2017/{i}.jpg": bytes(range(256)) * (i + 1) for i in range(3)}
     for name, packing in (("stored", zipfile.ZIP_STORED), ("packed", zipfile.ZIP_DEFLATED)):
         with zipfile.ZipFile(folder / f"{name}.zip", "w", packing) as file:
-            for member, content in members.items():
-                file.writestr(member, content)
+            for sweep_run, content in sweep_runs.items():
+                file.writestr(sweep_run, content)
 
 
 def main() -> None:
@@ -112,7 +112,7 @@ def main() -> None:
     for place in places.values():
         place.mkdir(parents=True, exist_ok=True)
     labels(places["labels"], options.data)
-    pictures(places["images"], options.data)
+    images(places["images"], options.data)
     reports(places["reports"])
     networks(places["models"])
     manifests(places["manifests"], places["beside/manifest"])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from heatpose.errors import HeatposeError, told_in_one_sentence
+from heatpose.errors import HeatposeError, exit_on_user_error
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
 from heatpose.training.fit import WholeCheckpointIO
 from heatpose.utils.files import require_writable, write_json
@@ -55,26 +55,26 @@ def test_checkpoints_that_do_not_fit_leave_the_older_ones(small_disk: Path, tiny
 def test_json_files_that_do_not_fit_leave_the_older_ones(small_disk: Path, write: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     path = small_disk / "result.json"
     write(path, {"a": 1})
-    with pytest.raises(SystemExit) as ended, told_in_one_sentence():
+    with pytest.raises(SystemExit) as ended, exit_on_user_error():
         write(path, {"a": list(range(10**6))})
     assert ended.value.code == 1 and FULL in capsys.readouterr().err
     assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_results_for_a_full_disk(small_disk: Path, tiny_checkpoint: Path, synthetic_root: Path, heatpose: Callable[..., Any]) -> None:
-    pictures = sorted((synthetic_root / "val2017").iterdir())[:2]
+    images = sorted((synthetic_root / "val2017").iterdir())[:2]
     (small_disk / "out").mkdir()
     fill(small_disk)
-    ran = heatpose("predict", tiny_checkpoint, *pictures, "--out", small_disk / "out")
+    ran = heatpose("predict", tiny_checkpoint, *images, "--out", small_disk / "out")
     assert ran.status == 1 and FULL in ran.err and "Traceback" not in ran.err
     assert not list((small_disk / "out").iterdir())
 
 
 def test_results_for_a_read_only_folder(read_only: Path, tiny_checkpoint: Path, synthetic_root: Path, heatpose: Callable[..., Any]) -> None:
-    picture = next((synthetic_root / "val2017").iterdir())
+    image = next((synthetic_root / "val2017").iterdir())
     labels, images = synthetic_root / "annotations/person_keypoints_val2017.json", synthetic_root / "val2017"
     for arguments in (
-        ("predict", tiny_checkpoint, picture, "--out", read_only / "out"),
+        ("predict", tiny_checkpoint, image, "--out", read_only / "out"),
         ("evaluate", tiny_checkpoint, "--annotations", labels, "--images", images, "--json", read_only / "out.json"),
         ("inspect", tiny_checkpoint, "--json", read_only / "out.json"),
         ("data", synthetic_root, "--split", "val", "--sheet", read_only / "out.png"),
@@ -86,14 +86,14 @@ def test_results_for_a_read_only_folder(read_only: Path, tiny_checkpoint: Path, 
 
 def test_errors_of_the_surroundings_are_sentences(capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever meets them, and whatever they were wrapped in; a mistake of the code is still shown as one."""
-    with pytest.raises(SystemExit), told_in_one_sentence():
+    with pytest.raises(SystemExit), exit_on_user_error():
         try:
             raise OSError(28, FULL, "/a/b")
         except OSError as error:
             raise ValueError("cannot go on") from error
-    told = capsys.readouterr().err
-    assert told == f"error: '/a/b' cannot be used ({FULL}); make room or choose another folder, and run the same command again.\n"
-    with pytest.raises(ValueError, match="a mistake"), told_in_one_sentence():
+    message = capsys.readouterr().err
+    assert message == f"error: '/a/b' cannot be used ({FULL}); make room or choose another folder, and run the same command again.\n"
+    with pytest.raises(ValueError, match="a mistake"), exit_on_user_error():
         raise ValueError("a mistake")
-    with pytest.raises(FileNotFoundError), told_in_one_sentence():
+    with pytest.raises(FileNotFoundError), exit_on_user_error():
         raise FileNotFoundError(2, "No such file", "x")

@@ -118,8 +118,8 @@ def growth(code: str, *arguments: object) -> tuple[float, str]:
     )
     done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    told, grown = done.stdout.strip().rsplit("\n", 1)
-    return float(grown), told
+    message, grown = done.stdout.strip().rsplit("\n", 1)
+    return float(grown), message
 
 
 def test_a_checkpoint_takes_no_more_memory_than_its_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -138,8 +138,8 @@ def test_a_checkpoint_takes_no_more_memory_than_its_file(tiny_checkpoint: Path, 
     code = "[read(Path(sys.argv[1]) / f'{n}.ckpt') for n in ('wide', 'thin', 'packed')]"
     attempts = f"read = lambda p: told.append(str(attempt(p)))\n    told = []\n    {code}\n    print(len(told), *told)"
     helper = "def attempt(p):\n        try: load_checkpoint(p)\n        except HeatposeError as e: return e\n        return 'READ'\n    "
-    grown, told = growth(helper + attempts, tmp_path)
-    assert told.startswith("3 ") and "READ" not in told.removesuffix("\nread")
+    grown, message = growth(helper + attempts, tmp_path)
+    assert message.startswith("3 ") and "READ" not in message.removesuffix("\nread")
     assert grown < 200
 
 
@@ -170,8 +170,8 @@ def test_a_picture_that_swells_is_not_decoded(width: int, height: int, tmp_path:
 
 def test_a_picture_at_the_limit_takes_less_than_two_gigabytes(tmp_path: Path) -> None:
     (tmp_path / "large.png").write_bytes(png(10_000, 10_000))
-    grown, told = growth("load_image(Path(sys.argv[1])); load_image(Path(sys.argv[1]), 10_000, 10_000)", tmp_path / "large.png")
-    assert told == "read" and grown < 2000
+    grown, message = growth("load_image(Path(sys.argv[1])); load_image(Path(sys.argv[1]), 10_000, 10_000)", tmp_path / "large.png")
+    assert message == "read" and grown < 2000
 
 
 def test_a_picture_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,8 @@ def ran(script: str, *arguments: object) -> str:
 
 
 def test_broken_pictures_among_many_are_told(tmp_path: Path) -> None:
-    told = ran("many_pictures.py", tmp_path / "here", "--count", 160, "--broken", 16)
-    assert told.startswith("160 pictures: 144 drawn, 16 told as broken, as it must be")
+    message = ran("many_pictures.py", tmp_path / "here", "--count", 160, "--broken", 16)
+    assert message.startswith("160 pictures: 144 drawn, 16 told as broken, as it must be")
 
 
 @pytest.mark.skipif(find_spec("onnx2tf") is None, reason="the export extra is not installed")

@@ -28,7 +28,7 @@ class Ran:
     out: str
     err: str
 
-    def told_in_one_sentence(self, *words: str) -> str:
+    def exit_on_user_error(self, *words: str) -> str:
         """The sentence of a refused call: alone on stderr, with exit status 1 and without a traceback."""
         # LiteRT's delegate, and the account of the data, which a run prints before it is refused.
         lines = [line for line in self.err.splitlines() if line and not line.startswith(("INFO:", "Training: "))]

@@ -54,7 +54,7 @@ def test_training_refuses(place: Any, overrides: list[str], words: list[str]) ->
     save_checkpoint(place.folder / "seventeen.ckpt", MoveNet(17, width=0.35), COCO_17, Preprocessing(64))
     before = place.left()
     tiny = place.tiny if "data=coco_person" not in overrides else [o for o in place.tiny if "data." not in o]
-    place.run("train", *tiny, *overrides).told_in_one_sentence(*words)
+    place.run("train", *tiny, *overrides).exit_on_user_error(*words)
     assert place.left() == before
 
 
@@ -62,10 +62,10 @@ def test_weights_that_cannot_be_fetched(place: Any, offline: Path) -> None:
     """A machine without a network: what the sentence says is tried with a file that is no network."""
     tiny = [*place.tiny, "init=movenet_lightning", "model=movenet_lightning_heatmaps"]
     ran = place.run_cold("train", *tiny)
-    said = ran.told_in_one_sentence("tfhub.dev", "kaggle.com", "init.path=FILE")
+    said = ran.exit_on_user_error("tfhub.dev", "kaggle.com", "init.path=FILE")
     assert "Connection refused" in said and not list(offline.glob("[!.]*"))
     _text(place.folder, "notes.tflite")
-    place.run("train", *tiny, "init.path=notes.tflite").told_in_one_sentence("notes.tflite")
+    place.run("train", *tiny, "init.path=notes.tflite").exit_on_user_error("notes.tflite")
 
 
 def test_a_broken_training_image_ends_the_run_with_its_name(place: Any) -> None:
@@ -73,7 +73,7 @@ def test_a_broken_training_image_ends_the_run_with_its_name(place: Any) -> None:
     copy = _damaged(place, "train")
     run = [o for o in place.tiny if "data." not in o and not o.startswith("experiment")]
     overrides = [*run, "skeleton=st13", f"data.root={copy}", "data.workers=1", "data.cache=off", "data.batch_size=8", "name=broken"]
-    place.run("train", *overrides).told_in_one_sentence("cannot be decoded", ".jpg")
+    place.run("train", *overrides).exit_on_user_error("cannot be decoded", ".jpg")
     assert not list(place.folder.rglob("*.ckpt")) and not (place.folder / "exports").exists()
     # The run that failed is in nobody's way: the same name with other settings is not refused as another run.
     fixed = [o.replace(str(copy), str(place.data)) for o in overrides]
@@ -91,18 +91,18 @@ def test_labels_without_keypoints(place: Any) -> None:
     path.write_text(json.dumps(content))
     run = [o for o in place.tiny if "data." not in o and not o.startswith("experiment")]
     ran = place.run("train", *run, "skeleton=st13", f"data.root={copy}", "data.workers=0")
-    ran.told_in_one_sentence("no keypoints")
+    ran.exit_on_user_error("no keypoints")
     assert not list(place.folder.rglob("*.ckpt"))
 
 
 def test_exporting_refuses(place: Any, tiny_checkpoint: Path) -> None:
     notes = _text(place.folder, "notes.ckpt")
     before = place.left()
-    place.run("export", f"checkpoint={notes}", "name=bad").told_in_one_sentence("notes.ckpt")
-    place.run("export", "checkpoint=absent.ckpt", "name=bad").told_in_one_sentence("absent.ckpt")
-    place.run("export", f"checkpoint={tiny_checkpoint}", "name=a/b").told_in_one_sentence("a/b")
+    place.run("export", f"checkpoint={notes}", "name=bad").exit_on_user_error("notes.ckpt")
+    place.run("export", "checkpoint=absent.ckpt", "name=bad").exit_on_user_error("absent.ckpt")
+    place.run("export", f"checkpoint={tiny_checkpoint}", "name=a/b").exit_on_user_error("a/b")
     ran = place.run("export", f"checkpoint={tiny_checkpoint}", "name=bad", "quant.calibration_images=0")
-    ran.told_in_one_sentence("quant.calibration_images=0")
+    ran.exit_on_user_error("quant.calibration_images=0")
     assert place.left() == before and not list(place.folder.glob("exports/*"))
 
 
@@ -110,7 +110,7 @@ def test_a_folder_that_is_no_bundle_is_left_alone(place: Any, tiny_checkpoint: P
     thesis = place.folder / "exports/mine/thesis.txt"
     thesis.parent.mkdir(parents=True)
     thesis.write_text("years of work")
-    place.run("export", f"checkpoint={tiny_checkpoint}", "name=mine").told_in_one_sentence("mine", "no bundle")
+    place.run("export", f"checkpoint={tiny_checkpoint}", "name=mine").exit_on_user_error("mine", "no bundle")
     assert thesis.read_text() == "years of work" and len(list(thesis.parent.iterdir())) == 1
 
 
@@ -123,8 +123,8 @@ def _damaged(place: Any, split: str | None) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.link(path, target)
     if split:
-        for picture in sorted((copy / f"{split}2017").iterdir())[::4]:  # whichever are held out
-            content = picture.read_bytes()
-            picture.unlink()
-            picture.write_bytes(content[: len(content) // 2])
+        for image in sorted((copy / f"{split}2017").iterdir())[::4]:  # whichever are held out
+            content = image.read_bytes()
+            image.unlink()
+            image.write_bytes(content[: len(content) // 2])
     return copy

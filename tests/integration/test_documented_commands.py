@@ -91,8 +91,8 @@ def folder(quickstart: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for tool in ("roboflow", "cvat", "label_studio", "labelme"):
         getattr(writers, tool)(labels, data / "val2017", folder / f"my_{tool}")
     (folder / "photos").mkdir()
-    for picture in islice(sorted((data / "val2017").iterdir()), 2):
-        os.symlink(picture, folder / "photos" / picture.name)
+    for image in islice(sorted((data / "val2017").iterdir()), 2):
+        os.symlink(image, folder / "photos" / image.name)
     (folder / "boards").mkdir()
     shutil.copy(REPOSITORY / "conf/target/stm32n6.yaml", folder / "boards/my_n6_board.yaml")
     return folder

@@ -47,10 +47,10 @@ def test_a_disk_that_fills_up_in_the_middle(place: Any, disk_of: Callable[[str],
     before = {part: contents(disk / part / "first") for part in ("runs", "exports")}
 
     filler = fill(disk)
-    place.run("train", *train, "name=second").told_in_one_sentence("second", "full", "make room")
+    place.run("train", *train, "name=second").exit_on_user_error("second", "full", "make room")
     filler.unlink()
     filler = fill(disk)
-    place.run("export", *export, "name=second").told_in_one_sentence("make room")
+    place.run("export", *export, "name=second").exit_on_user_error("make room")
     assert before == {part: contents(disk / part / "first") for part in ("runs", "exports")}
     assert not verify_bundle(disk / "exports/first").findings
     assert [path.name for path in (disk / "exports").iterdir() if path.is_dir()] == ["first"]
@@ -64,7 +64,7 @@ def test_a_disk_that_fills_up_in_the_middle(place: Any, disk_of: Callable[[str],
 
 def test_a_folder_that_takes_no_writes(place: Any, read_only: Path, tiny_checkpoint: Path) -> None:
     small = [*place.tiny, "export=false", "evaluate=false"]
-    place.run("train", *small, f"runs={read_only}/runs").told_in_one_sentence(str(read_only), "Read-only", "another folder")
+    place.run("train", *small, f"runs={read_only}/runs").exit_on_user_error(str(read_only), "Read-only", "another folder")
     exported = [f"checkpoint={tiny_checkpoint}", "name=mine", "quant.forms=[]", "quant.calibration_images=4"]
-    place.run("export", *exported, f"exports={read_only}/exports").told_in_one_sentence(str(read_only), "Read-only", "another folder")
+    place.run("export", *exported, f"exports={read_only}/exports").exit_on_user_error(str(read_only), "Read-only", "another folder")
     assert [path.name for path in read_only.iterdir()] == ["kept.txt"]

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from heatpose.cli import app
-from heatpose.data.coco import people, read_labels
+from heatpose.data.coco import instances, read_labels
 from heatpose.models.checkpoint import load_checkpoint
 from heatpose.pose.skeleton import COCO_17, Skeleton
 
@@ -68,9 +68,9 @@ def test_names_of_a_label_file_are_the_skeletons_sources(own: Path, place: Any) 
     skeleton = Skeleton.from_yaml(place.folder / "settings/skeleton/hands3.yaml")
     labels = read_labels(own / "person_keypoints_val2017.json")
     assert labels.keypoint_names == ["crown", "hand_r", "hand_l"]
-    mine, _ = people(labels, own / "val2017", skeleton)
+    mine, _ = instances(labels, own / "val2017", skeleton)
     plain = replace(skeleton, keypoints=("nose", "left_wrist", "right_wrist"), flip_pairs=(), edges=(), merge={})
-    theirs, _ = people(read_labels(place.data / "annotations/person_keypoints_val2017.json"), own / "val2017", plain)
+    theirs, _ = instances(read_labels(place.data / "annotations/person_keypoints_val2017.json"), own / "val2017", plain)
     assert len(mine) == len(theirs) == 12
     for a, b in zip(mine, theirs, strict=True):
         assert (a.keypoints == b.keypoints).all() and (a.labelled == b.labelled).all()
@@ -97,4 +97,4 @@ def test_own_labels_are_looked_at_trained_on_and_scored(own: Path, place: Any) -
 
 def test_a_name_that_the_labels_lack_is_told(own: Path, place: Any) -> None:
     ran = place.run("train", "skeleton=st13", f"data.root={own}", "model.width=0.35", "export=false", "data.workers=0")
-    ran.told_in_one_sentence("'head'", "crown", "merge rule")
+    ran.exit_on_user_error("'head'", "crown", "merge rule")

@@ -61,14 +61,14 @@ def test_a_sweep_goes_all_the_way_and_is_not_run_twice(place: Any) -> None:
 def test_every_member_has_a_run_of_its_own(place: Any) -> None:
     ran = place.run("train", *tiny(place, "resolution=64,96", "export=false"))
     assert ran.status == 0, ran.err
-    members = {size: Path(place.folder, f"runs/quickstart_resolution-{size}") for size in (64, 96)}
-    for size, folder in members.items():
+    sweep_runs = {size: Path(place.folder, f"runs/quickstart_resolution-{size}") for size in (64, 96)}
+    for size, folder in sweep_runs.items():
         loaded = load_checkpoint(folder / "checkpoints/best.ckpt")
         assert loaded.preprocessing.size == size and loaded.metadata["run"] == folder.name
         assert json.loads((folder / "configuration.json").read_text())["configuration"]["resolution"] == size
         assert list((folder / "tensorboard").iterdir()) and (folder / "hydra/config/config.yaml").is_file()
         assert json.loads((folder / "result.json").read_text())["boards"]["stm32n6"]["ms"] > 0
-    assert {path.name for path in place.folder.joinpath("runs").iterdir()} == {"quickstart_sweep_resolution", *(path.name for path in members.values())}
+    assert {path.name for path in place.folder.joinpath("runs").iterdir()} == {"quickstart_sweep_resolution", *(path.name for path in sweep_runs.values())}
 
 
 def test_resolutions_can_share_one_training(place: Any) -> None:
@@ -79,9 +79,9 @@ def test_resolutions_can_share_one_training(place: Any) -> None:
     assert json.loads((runs / "quickstart_shared/configuration.json").read_text())["configuration"]["data"]["module"]["resolutions"] == [64, 96]
     assert ran.out.count("train/loss_epoch") == 1  # one training
     for size in (64, 96):
-        member = load_checkpoint(runs / f"quickstart_shared_resolution-{size}/checkpoints/best.ckpt")
-        assert member.preprocessing.size == size
-        assert all(torch.equal(value, shared.network.state_dict()[name]) for name, value in member.network.state_dict().items())
+        sweep_run = load_checkpoint(runs / f"quickstart_shared_resolution-{size}/checkpoints/best.ckpt")
+        assert sweep_run.preprocessing.size == size
+        assert all(torch.equal(value, shared.network.state_dict()[name]) for name, value in sweep_run.network.state_dict().items())
     times = [float(row["stm32n6_ms"]) for row in table(runs / "quickstart_shared_sweep_resolution")]
     assert times[0] < times[1]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from heatpose.data.coco import benchmark_people, read_labels
+from heatpose.data.coco import benchmark_instances, read_labels
 from heatpose.evaluation.evaluate import evaluate, skeleton_of
 from heatpose.models.checkpoint import load_checkpoint
 from heatpose.runners import open_runner
@@ -41,8 +41,8 @@ def _sha256(path: Path) -> str:
 def _mean_oks(path: Path, data: Path) -> float:
     runner = open_runner(path)
     labels = read_labels(data / "annotations/person_keypoints_val2017.json")
-    people = benchmark_people(labels, data / "val2017", skeleton_of(runner))[0]
-    return evaluate(runner, people, skeleton_of(runner), progress=False).oks
+    instances = benchmark_instances(labels, data / "val2017", skeleton_of(runner))[0]
+    return evaluate(runner, instances, skeleton_of(runner), progress=False).oks
 
 
 def test_one_table_tells_everything(trained: Trained) -> None:
@@ -116,7 +116,7 @@ def test_a_finished_run_is_scored_again_without_training(trained: Trained) -> No
 def test_another_configuration_needs_another_name(trained: Trained) -> None:
     before = _sha256(trained.checkpoint)
     ran = trained.place.run("train", *trained.place.tiny, "optimizer.lr=0.5", "export=false")
-    ran.told_in_one_sentence("another configuration", "optimizer", "resume=false")
+    ran.exit_on_user_error("another configuration", "optimizer", "resume=false")
     assert _sha256(trained.checkpoint) == before
 
 
@@ -132,13 +132,13 @@ def test_resume_false_starts_anew(place: Any) -> None:
     assert record["configuration"]["optimizer"]["lr"] == 0.02
     # And an interrupted one goes on: one more epoch, from where it was.
     ran = place.run("train", *steps, "optimizer.lr=0.02", "trainer.max_epochs=2")
-    ran.told_in_one_sentence("trainer")  # how long a run is belongs to what it is
+    ran.exit_on_user_error("trainer")  # how long a run is belongs to what it is
 
 
 def test_a_failed_gate_keeps_the_file_under_another_name(trained: Trained, place: Any) -> None:
     limits = [*NO_LIMITS, "quant.limits.drop_pc=-1000"]
     ran = place.run("export", f"checkpoint={trained.checkpoint}", "name=bad", "quant=int8_pc", "quant.output=int8", *limits)  # as stm32n6 had it
-    ran.told_in_one_sentence("int8_pc", "gate")
+    ran.exit_on_user_error("int8_pc", "gate")
     assert "REJECTED" in ran.out and "limit -1000" in ran.out
     bundle = place.folder / "exports/bad"
     names = {path.name for path in bundle.iterdir()}
@@ -187,4 +187,4 @@ def test_a_run_with_a_teacher_asks_it_once(place: Any, tiny_checkpoint: Path) ->
     assert len(kept) == 1 and {path.name for path in kept[0].iterdir()} == {"maps.npy", "points.npy", "scores.npy", "done.json"}
     table = next(Path(place.folder, "runs/first").rglob("metrics.csv")).read_text()
     assert "train/distill_loss" in table.splitlines()[0]
-    place.run("train", *options, "skeleton=coco17", "name=third").told_in_one_sentence("nose", "choose another teacher")
+    place.run("train", *options, "skeleton=coco17", "name=third").exit_on_user_error("nose", "choose another teacher")

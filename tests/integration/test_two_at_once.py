@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from heatpose.bundles.verify import verify_bundle
-from heatpose.data.image_cache import PictureCache
+from heatpose.data.image_cache import ImageCache
 
 pytestmark = pytest.mark.slow
 
@@ -33,9 +33,9 @@ def holder(place: Any) -> Iterator[subprocess.Popen[str]]:
 
 def test_the_second_of_two_is_told_so_and_a_killed_one_is_in_nobodys_way(place: Any, holder: subprocess.Popen[str], tiny_checkpoint: Path) -> None:
     train = [*place.tiny, "export=false", "evaluate=false"]
-    place.run("train", *train).told_in_one_sentence("The run", "another process", "name=")
+    place.run("train", *train).exit_on_user_error("The run", "another process", "name=")
     export = [f"checkpoint={tiny_checkpoint}", "name=quickstart", "quant.forms=[]", "quant.calibration_images=4"]
-    place.run("export", *export).told_in_one_sentence("The bundle", "another process")
+    place.run("export", *export).exit_on_user_error("The bundle", "another process")
     assert not list(place.folder.rglob("*.ckpt")) and not (place.folder / "exports/quickstart").exists()
     (place.folder / "exports/.quickstart.abcd1234/new").mkdir(parents=True)  # as a killed export leaves it
     (place.folder / "exports/.quickstart2.abcd1234").mkdir()  # of another bundle, which may be in the making
@@ -54,7 +54,7 @@ def test_two_trainings_at_once_share_a_cache(place: Any) -> None:
     started = [place.start("train", *train, f"name={name}") for name in ("one", "other")]
     assert [process.wait() for process in started] == [0, 0]
     (only,) = (path for path in cache.iterdir() if path.is_dir())
-    assert PictureCache(only).rows
+    assert ImageCache(only).rows
     one, other = (torch.load(place.folder / "runs" / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for name in ("one", "other"))
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
@@ -84,4 +84,4 @@ def test_odd_names_of_folders_runs_and_bundles(place: Any, tmp_path: Path) -> No
 @pytest.mark.skipif(sys.platform != "linux", reason="full disks are those of Linux here")
 def test_a_folder_of_runs_that_takes_nothing_is_told_before_anything_slow(place: Any) -> None:
     ran = place.run("train", *place.tiny, "runs=/proc/runs", "exports=/proc/exports")
-    ran.told_in_one_sentence("/proc", "another folder")
+    ran.exit_on_user_error("/proc", "another folder")

@@ -55,16 +55,16 @@ def draw_person() -> DrawPerson:
         random = np.random.default_rng(0)
         noise = random.integers(118, 138, (size[1], size[0], 3), np.uint8)
         image = Image.fromarray(noise)
-        people = [_places(centre, torso) for centre in centres]
+        instances = [_places(centre, torso) for centre in centres]
         canvas, radius = ImageDraw.Draw(image), RADIUS * torso / TORSO
-        for places in people:
+        for places in instances:
             for k, (x, y) in enumerate(places):
                 if k not in missing:
                     colour = tuple(int(v) for v in np.rint(127.5 * (COLOURS[OF_COLOUR[k]] + 1)))
                     canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
-        return np.array(people)[0] if len(people) == 1 else np.array(people)
+        return np.array(instances)[0] if len(instances) == 1 else np.array(instances)
 
     return draw
 

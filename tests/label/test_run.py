@@ -18,7 +18,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from heatpose.data.coco import people, read_labels
+from heatpose.data.coco import instances, read_labels
 from heatpose.pose.skeleton import COCO_17
 
 DrawPerson = Callable[..., Any]
@@ -66,7 +66,7 @@ def test_labels_are_where_the_people_were_drawn(
         assert x + width > places[:, 0].max() and y + height > places[:, 1].max()
         assert annotation["num_keypoints"] == 17 and len(annotation["keypoint_scores"]) == 17
         assert annotation["score"] > 0.9
-    kept, audit = people(read_labels(out), photos, COCO_17)
+    kept, audit = instances(read_labels(out), photos, COCO_17)
     assert len(kept) == 3 and not audit.dropped and all(person.alone for person in kept)
     assert Image.open(sheet).size[0] > 600
     info = content["info"]
@@ -264,7 +264,7 @@ def test_given_boxes_are_labelled_one_by_one(
     # A box in which nobody was found stays as a neighbour, without keypoints.
     assert len(found) == 3 and not found[2].any()
     assert [a["bbox"] for a in json.loads(out.read_text())["annotations"]] == around[:3]
-    kept, _ = people(read_labels(out), photos, COCO_17)
+    kept, _ = instances(read_labels(out), photos, COCO_17)
     assert [len(person.others) for person in kept] == [2, 2]
 
 

@@ -141,10 +141,10 @@ def test_margins_are_leads_of_the_two_searches() -> None:
         for b in range(3):
             centre, regression, heatmaps = (m[b] for m in maps[:3])
             cells = [(v, u) for v in range(7) for u in range(9)]
-            people = sorted((float(sigmoid(centre[0, v, u])) / (math.hypot(v - 3.5, u - 4.5) + 1.8), v, u) for v, u in cells)
-            _, cv, cu = people[-1]
+            instances = sorted((float(sigmoid(centre[0, v, u])) / (math.hypot(v - 3.5, u - 4.5) + 1.8), v, u) for v, u in cells)
+            _, cv, cu = instances[-1]
             for k in range(4):
                 y, x = cv + float(regression[2 * k, cv, cu]), cu + float(regression[2 * k + 1, cv, cu])
                 scores = sorted(float(sigmoid(heatmaps[k, v, u])) / (math.hypot(v - y, u - x) + 1.8) for v, u in cells)
-                leads = [1 - scores[-2] / scores[-1], 1 - people[-2][0] / people[-1][0]]
+                leads = [1 - scores[-2] / scores[-1], 1 - instances[-2][0] / instances[-1][0]]
                 assert found[b, k] == pytest.approx(min(leads), abs=1e-5)

@@ -44,7 +44,7 @@ def window(cell: float, radius: int) -> range:
 def vectors_by_hand(batch: Batch, head: str, radius: int) -> float:
     """Mean over people of the mean over counted keypoints of the mean over the supervised cells of |dy| + |dx|."""
     maps, points, labelled, _ = batch
-    people = []
+    instances = []
     for b in range(BATCH):
         counted = [k for k in range(KEYPOINTS) if labelled[b, k] and all(0 <= value < SIZE for value in points[b, k].tolist())]
         if not counted:
@@ -58,9 +58,9 @@ def vectors_by_hand(batch: Batch, head: str, radius: int) -> float:
             found = getattr(maps, head)[b]
             wrong = [abs(found[2 * k, v, u].item() - (y / 4 - v)) + abs(found[2 * k + 1, v, u].item() - (x / 4 - u)) for v, u in cells]
             costs.append(sum(wrong) / len(wrong))
-        people.append(sum(costs) / len(costs))
-    assert len(people) == 2
-    return sum(people) / len(people)
+        instances.append(sum(costs) / len(costs))
+    assert len(instances) == 2
+    return sum(instances) / len(instances)
 
 
 @pytest.mark.parametrize("radius", [0, 1, 2])

@@ -30,7 +30,7 @@ from heatpose.utils.image_files import load_image
 Values = Callable[[int], Tensor]
 
 
-def people(shared: Path, skeleton: Skeleton = COCO_17) -> list[Person]:
+def instances(shared: Path, skeleton: Skeleton = COCO_17) -> list[Person]:
     found = CocoSource(eval_root=str(shared / "data" / "coco_val_dev")).evaluation(skeleton)
     assert found is not None and len(found) == 470
     return found
@@ -55,7 +55,7 @@ def inside(shared: Path, lightning: Path) -> tuple[Any, Values, Any]:
     kernels = interpreters.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # XNNPACK would not keep what it computes in between
     interpreter = interpreters.Interpreter(str(lightning), experimental_preserve_all_tensors=True, experimental_op_resolver_type=kernels)
     interpreter.allocate_tensors()
-    person = people(shared)[3]
+    person = instances(shared)[3]
     image = Preprocessing(192).resize(load_image(person.image_path, person.width, person.height))
     interpreter.set_tensor(graph.inputs[0], image[None])
     interpreter.invoke()
@@ -104,7 +104,7 @@ def test_the_decode_of_the_files_own_maps_is_its_pose(inside: tuple[Any, Values,
 
 def scored(shared: Path, network: MoveNet, skeleton: Skeleton) -> EvalReport:
     loaded = LoadedCheckpoint(network, skeleton, Preprocessing(192), {})
-    return evaluate(TorchRunner(Path("memory"), loaded), people(shared, skeleton), skeleton, progress=False)
+    return evaluate(TorchRunner(Path("memory"), loaded), instances(shared, skeleton), skeleton, progress=False)
 
 
 @pytest.mark.slow
@@ -121,7 +121,7 @@ def test_thirteen_keypoints_start_above_54_without_training(shared: Path, lightn
 def test_the_imported_network_sees_what_googles_file_sees(shared: Path, lightning: Path) -> None:
     """As near as the file comes to itself: run by another set of kernels, its own keypoints move further than the float network's are away."""
     ours = scored(shared, import_movenet(lightning), COCO_17)
-    files = [evaluate(open_runner(lightning, reference_kernels=slow), people(shared), COCO_17, progress=False) for slow in (False, True)]
+    files = [evaluate(open_runner(lightning, reference_kernels=slow), instances(shared), COCO_17, progress=False) for slow in (False, True)]
     sure = files[0].poses[..., 2] > 0.3
 
     def apart(a: EvalReport, b: EvalReport) -> float:

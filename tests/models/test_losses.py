@@ -99,7 +99,7 @@ def focal(logits: list[list[float]], point: list[float], area: float, sigma_k: f
 
 def by_hand(formula: Any, batch: dict[str, Tensor]) -> float:
     """Mean over people who have a keypoint inside, of the mean over those keypoints."""
-    people: list[float] = []
+    instances: list[float] = []
     for b in range(BATCH):
         width, height = batch["box"][b].tolist()
         costs: list[float] = []
@@ -109,9 +109,9 @@ def by_hand(formula: Any, batch: dict[str, Tensor]) -> float:
                 logits = batch["logits"][b, k].tolist()
                 costs.append(formula(logits, [x, y], 0.53 * width * height, SIGMAS[k]))
         if costs:
-            people.append(sum(costs) / len(costs))
-    assert len(people) == 2
-    return sum(people) / len(people)
+            instances.append(sum(costs) / len(costs))
+    assert len(instances) == 2
+    return sum(instances) / len(instances)
 
 
 FORMULAS = [gaussian_mse, cross_entropy, expected_oks, one_hot_mse, one_hot_cross_entropy, focal]

@@ -43,8 +43,8 @@ def packed(data: bytes, name: str = "./4.tflite") -> bytes:
     """A tar.gz as Kaggle packs it, with a second file."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
-        for member, content in (("notes.txt", b"notes"), (name, data)):
-            entry = tarfile.TarInfo(member)
+        for sweep_run, content in (("notes.txt", b"notes"), (name, data)):
+            entry = tarfile.TarInfo(sweep_run)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     return file.getvalue()

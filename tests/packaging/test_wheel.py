@@ -144,8 +144,8 @@ def test_the_notebook_runs_with_the_installed_package(installed: Installed, synt
     (parameters,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     parameters.source = f"SOURCE, NAME, PICTURES = '', 'tiny', 3\nSETTINGS = '{TINY.format(data=synthetic_root.parent)}'"
     nbclient.NotebookClient(notebook, timeout=600, kernel_name="installed", resources={"metadata": {"path": str(installed.folder)}}).execute()
-    pictures = [output for cell in notebook.cells for output in cell.get("outputs", []) if "image/jpeg" in output.get("data", {})]
-    assert len(pictures) == 3
+    images = [output for cell in notebook.cells for output in cell.get("outputs", []) if "image/jpeg" in output.get("data", {})]
+    assert len(images) == 3
     bundle = installed.folder / "exports/tiny"
     assert {path.suffix for path in bundle.glob("st_movenet_heatmaps_64*")} == {".onnx", ".tflite"}
     assert str(bundle.relative_to(installed.folder)) in str(notebook.cells[-2].outputs)  # the links at the end

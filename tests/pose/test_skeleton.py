@@ -207,6 +207,6 @@ def test_names_without_sides_need_no_pairs() -> None:
 def test_a_wrong_pair_is_replaced_and_others_stay() -> None:
     names = ("left_eye", "right_eye", "left_ear", "right_ear", "thumb", "finger")
     wrong = [("left_eye", "right_ear"), ("right_eye", "left_ear"), ("thumb", "finger")]
-    told = r"\[\[left_eye, right_eye\], \[left_ear, right_ear\], \[thumb, finger\]\]"
-    with pytest.raises(HeatposeError, match=told):
+    message = r"\[\[left_eye, right_eye\], \[left_ear, right_ear\], \[thumb, finger\]\]"
+    with pytest.raises(HeatposeError, match=message):
         Skeleton("own", names, (0.1,) * 6, wrong).require_flip_pairs("mirror=0")

@@ -69,7 +69,7 @@ def test_cut_and_back() -> None:
         assert square.shape == (region.side, region.side, 3)
         [[row, column]] = np.argwhere(square[..., 0] == 200)
         inside = np.array([[column / region.side, row / region.side, 1]], np.float32)
-        assert region.to_picture(inside, 80, 60) == pytest.approx(np.array([[70 / 80, 41 / 60, 1]]), abs=1e-6)
+        assert region.to_image(inside, 80, 60) == pytest.approx(np.array([[70 / 80, 41 / 60, 1]]), abs=1e-6)
     assert (Region(-5, -9, 100).cut(image)[:9] == 0).all() and (Region(40, 30, 64).cut(image)[:, 40:] == 0).all()
 
 

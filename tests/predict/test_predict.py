@@ -141,8 +141,8 @@ def test_broken_images_are_skipped_and_told(tmp_path: Path) -> None:
     ]
     assert all(skipped.path.name in skipped.reason for skipped in summary.skipped)
     assert len(_results(tmp_path / "out")) == 1
-    told = str(summary).splitlines()
-    assert told[0].startswith("Drew 1 images into") and len(told) == 5 and "film.mp4" in told[4]
+    message = str(summary).splitlines()
+    assert message[0].startswith("Drew 1 images into") and len(message) == 5 and "film.mp4" in message[4]
 
 
 def test_all_broken_is_an_error(tmp_path: Path) -> None:

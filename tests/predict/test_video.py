@@ -65,7 +65,7 @@ def _shaking(n: int) -> tuple[int, int]:
     return 60 + 2 * (n % 2), 50 + 2 * (n // 2 % 2)
 
 
-def _picture(n: int, corner: Callable[[int], tuple[int, int]] = _corner) -> NDArray[np.uint8]:
+def _image(n: int, corner: Callable[[int], tuple[int, int]] = _corner) -> NDArray[np.uint8]:
     image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
     x, y = corner(n)
     image[y : y + 20, x : x + 20] = 255
@@ -77,7 +77,7 @@ def _video(path: Path, frames: int = FRAMES, code: str = "MJPG", corner: Callabl
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*code), RATE, SIZE)
     assert writer.isOpened()
     for n in range(frames):
-        writer.write(_picture(n, corner))
+        writer.write(_image(n, corner))
     writer.release()
     return path
 
@@ -122,12 +122,12 @@ def test_a_video_is_drawn_and_listed(name: str, tmp_path: Path) -> None:
 
 
 def test_the_drawn_frame_is_the_right_one(tmp_path: Path) -> None:
-    _run([_video(tmp_path / "a.avi")], tmp_path / "out", smooth=False, pictures=True, limit=12)
+    _run([_video(tmp_path / "a.avi")], tmp_path / "out", smooth=False, images=True, limit=12)
     assert sorted(os.listdir(tmp_path / "out" / "a_pose")) == [f"{n:06d}.jpg" for n in range(12)]
     for n in (0, 11):
         x, y = _corner(n)
-        picture = np.asarray(Image.open(tmp_path / "out" / "a_pose" / f"{n:06d}.jpg")).astype(int)
-        assert picture[y + 10, x + 10].min() > 200 and picture[y + 10, x - 8].max() < 60
+        image = np.asarray(Image.open(tmp_path / "out" / "a_pose" / f"{n:06d}.jpg")).astype(int)
+        assert image[y + 10, x + 10].min() > 200 and image[y + 10, x - 8].max() < 60
 
 
 def test_smoothing_takes_jitter_away(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ class Waiting(Finder):
 def test_the_network_waits_for_no_frame_to_be_resized(tmp_path: Path) -> None:
     watched = Watched(96)
     model = Waiting(preprocessing=watched)
-    frames = list(tracked((Frame(n, n / RATE, _picture(n)) for n in range(9)), Drawing([Estimator(model, TORSO, watched, "argmax")]), VideoOptions()))
+    frames = list(tracked((Frame(n, n / RATE, _image(n)) for n in range(9)), Drawing([Estimator(model, TORSO, watched, "argmax")]), VideoOptions()))
     assert len(frames) == 9 and len(model.by) == 1 and not watched.threads & model.by
 
 
@@ -235,9 +235,9 @@ def test_a_camera_that_is_not_there(tmp_path: Path, capfd: pytest.CaptureFixture
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    for pictures in (False, True):
+    for images in (False, True):
         with pytest.raises(HeatposeError, match="The model broke"):
-            _run([_video(tmp_path / "a.avi")], tmp_path / "out", Finder(fails_at=9), pictures=pictures)
+            _run([_video(tmp_path / "a.avi")], tmp_path / "out", Finder(fails_at=9), images=images)
         assert list((tmp_path / "out").iterdir()) == []
 
 

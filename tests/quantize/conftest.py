@@ -48,9 +48,9 @@ def images() -> np.ndarray:
     rng = np.random.default_rng(1)
     coarse = torch.from_numpy(rng.uniform(0, 255, (24, 3, 5, 5)))
     smooth = torch.nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bilinear").numpy().transpose(0, 2, 3, 1)
-    pictures = (smooth + rng.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8)
-    pictures[0, 0, 0, :2] = 0, 255
-    return pictures
+    photos = (smooth + rng.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8)
+    photos[0, 0, 0, :2] = 0, 255
+    return photos
 
 
 @pytest.fixture

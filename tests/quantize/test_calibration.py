@@ -45,7 +45,7 @@ def a_picture(path: Path, seed: int, side: int = 100, low: int = 0, high: int = 
 def test_the_choice_depends_on_the_seed_and_not_on_the_order() -> None:
     everyone = [a_person(i, 1 + i % 90) for i in range(1, 200)]
     shuffled = random.Random(0).sample(everyone, len(everyone))
-    first, second = (choose_calibration(people, 20, 3, ()) for people in (everyone, shuffled))
+    first, second = (choose_calibration(instances, 20, 3, ()) for instances in (everyone, shuffled))
     assert [p.image_id for p in first] == [p.image_id for p in second]
     other = choose_calibration(everyone, 20, 4, ())
     assert [p.image_id for p in first] != [p.image_id for p in other]
@@ -70,9 +70,9 @@ def test_two_data_sets_may_use_the_same_ids() -> None:
 
 
 @pytest.mark.parametrize(("count", "people"), [(0, 5), (8, 0)])
-def test_an_empty_set_is_refused(count: int, people: int) -> None:
+def test_an_empty_set_is_refused(count: int, instances: int) -> None:
     with pytest.raises(HeatposeError, match="calibration set is empty"):
-        choose_calibration([a_person(i) for i in range(people)], count, 0, ())
+        choose_calibration([a_person(i) for i in range(instances)], count, 0, ())
 
 
 def test_a_forbidden_image_is_refused_even_where_it_would_not_be_chosen() -> None:
@@ -84,8 +84,8 @@ def test_a_forbidden_image_is_refused_even_where_it_would_not_be_chosen() -> Non
 
 
 def test_the_same_file_is_shared_whatever_its_id(tmp_path: Path) -> None:
-    picture = a_picture(tmp_path / "a.png", 0)
-    assert shared_images([a_person(1, path=picture)], [a_person(77, path=picture)]) == {1}
+    image = a_picture(tmp_path / "a.png", 0)
+    assert shared_images([a_person(1, path=image)], [a_person(77, path=image)]) == {1}
 
 
 def test_the_same_id_is_shared_only_if_it_is_the_same_picture(tmp_path: Path) -> None:
@@ -99,25 +99,25 @@ def test_the_same_id_is_shared_only_if_it_is_the_same_picture(tmp_path: Path) ->
 
 
 def test_images_are_what_the_network_gets_but_for_the_pinned_pixel(tmp_path: Path) -> None:
-    people = [
+    instances = [
         a_person(i, path=a_picture(tmp_path / f"{i}.png", i, low=90, high=110)) for i in (1, 2)
     ]  # dull pictures: neither black nor white
     preprocessing = Preprocessing(64)
-    images = calibration_images(people, preprocessing)
-    expected = np.stack([preprocessing.resize(load_image(person.image_path)) for person in people])
+    images = calibration_images(instances, preprocessing)
+    expected = np.stack([preprocessing.resize(load_image(person.image_path)) for person in instances])
     assert images.shape == (2, 64, 64, 3) and images.dtype == np.uint8
     assert (images.min(), images.max()) == (0, 255)
     assert np.argwhere(images != expected).tolist() == [[0, 0, 0, 0], [0, 0, 0, 1]]
 
 
 def test_random_noise_is_refused(tmp_path: Path) -> None:
-    people = []
+    instances = []
     for i in range(4):
         path = tmp_path / f"{i}.png"
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (100, 100, 3), dtype=np.uint8)).save(path)
-        people.append(a_person(i, path=path))
+        instances.append(a_person(i, path=path))
     with pytest.raises(HeatposeError, match="random noise"):
-        calibration_images(people, Preprocessing(64))
+        calibration_images(instances, Preprocessing(64))
 
 
 def test_no_images_are_refused() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from heatpose.models.layers import ConvBlock
 from heatpose.quantize.integer import Int8Add, Int8Conv, Int8Upsample, activation_limits, add_multipliers
-from heatpose.quantize.scheme import Affine, weight_scales
+from heatpose.quantize.scheme import QuantParams, weight_scales
 
 
 def half_even(value: Fraction) -> int:
@@ -22,7 +22,7 @@ def test_a_convolution_is_whole_sums_times_a_factor_rounded_to_even() -> None:
     torch.manual_seed(0)
     block = ConvBlock(3, 4, 3, norm=False, activation="relu6")
     torch.nn.init.normal_(block.conv.bias)
-    source, target = Affine.covering(-2, 3), Affine.covering(0, 5)
+    source, target = QuantParams.covering(-2, 3), QuantParams.covering(0, 5)
     scales = weight_scales(block.conv.weight, True)
     steps = torch.randint(-128 - source.zero_point, 128 - source.zero_point, (1, 3, 4, 4)).float()
     with torch.no_grad():
@@ -40,7 +40,7 @@ def test_a_convolution_is_whole_sums_times_a_factor_rounded_to_even() -> None:
 
 
 def test_a_sum_is_that_of_the_fixed_point_multipliers() -> None:
-    a, b, target = Affine.covering(-1, 1), Affine.covering(-3, 5), Affine.covering(-4, 5)
+    a, b, target = QuantParams.covering(-1, 1), QuantParams.covering(-3, 5), QuantParams.covering(-4, 5)
     first, second, shift = add_multipliers(a, b, target)
     assert max(first, second) >> 20 == 1  # the larger one fills 21 bits
     assert math.isclose(first / 2**shift, a.scale / target.scale, rel_tol=1e-5)
@@ -62,7 +62,7 @@ def test_upsampling_rounds_half_up() -> None:
 def test_the_gradient_is_that_of_the_real_layer_where_nothing_is_cut_off(activation: str) -> None:
     torch.manual_seed(1)
     block = ConvBlock(4, 5, 1, norm=False, activation=activation)
-    source, target = Affine.covering(-2, 2), Affine.covering(-4, 4)
+    source, target = QuantParams.covering(-2, 2), QuantParams.covering(-4, 4)
     layer = Int8Conv(block, source, target, weight_scales(block.conv.weight, False))
     steps = torch.randint(-100, 100, (2, 4, 3, 3)).float()
     (layer(steps) * target.scale).sum().backward()

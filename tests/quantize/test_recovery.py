@@ -12,9 +12,9 @@ from torch import Tensor
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.channels import channel_groups, quantised_modules
-from heatpose.quantize.equalize import bury_dead_channels, centre_channels, equalize
+from heatpose.quantize.equalize import absorb_channel_bias, equalize, fold_constant_channels
 from heatpose.quantize.ptq import plan_int8
-from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, PLAIN, Recovery
+from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, PLAIN, PtqSettings
 from heatpose.quantize.simulate import Plan, simulated
 from heatpose.quantize.statistics import observe
 from tests.quantize.conftest import SIZE, maps, troubled
@@ -29,14 +29,14 @@ def huge(network: MoveNet) -> int:
     return sum(int((block.conv.weight == 100.0).sum()) for block in network.conv_blocks())
 
 
-def plan(network: MoveNet, images: np.ndarray, recovery: Recovery, per_channel: bool) -> Plan:
-    return plan_int8(network, images, Preprocessing(SIZE), per_channel=per_channel, recovery=recovery)
+def plan(network: MoveNet, images: np.ndarray, ptq: PtqSettings, per_channel: bool) -> Plan:
+    return plan_int8(network, images, Preprocessing(SIZE), per_channel=per_channel, ptq=ptq)
 
 
-def error(network: MoveNet, images: np.ndarray, inputs: Tensor, recovery: Recovery, per_channel: bool) -> float:
+def error(network: MoveNet, images: np.ndarray, inputs: Tensor, ptq: PtqSettings, per_channel: bool) -> float:
     """Root mean square of the simulated maps against the float ones, over the float ones' spread."""
     exact = maps(network, inputs)
-    rounded = maps(simulated(plan(network, images, recovery, per_channel)), inputs)
+    rounded = maps(simulated(plan(network, images, ptq, per_channel)), inputs)
     return float((rounded - exact).pow(2).mean().sqrt() / exact.std())
 
 
@@ -45,7 +45,7 @@ def test_dead_channels_go_and_the_network_stays(heads: str, inputs: Tensor) -> N
     network = troubled(heads)
     before = maps(network, inputs)
     assert huge(network) > 0
-    assert bury_dead_channels(network, observe(network, inputs)) >= 5
+    assert fold_constant_channels(network, observe(network, inputs)) >= 5
     assert same(before, maps(network, inputs))
     assert huge(network) == 0
 
@@ -54,7 +54,7 @@ def test_dead_channels_go_and_the_network_stays(heads: str, inputs: Tensor) -> N
 def test_centring_is_exact_and_centres(heads: str, inputs: Tensor) -> None:
     network = troubled(heads)
     before = maps(network, inputs)
-    told = centre_channels(network, observe(network, inputs))
+    message = absorb_channel_bias(network, observe(network, inputs))
     other = torch.rand(4, 3, SIZE, SIZE) * 2 - 1  # on images that it never saw
     assert same(before, maps(network, inputs)) and same(maps(troubled(heads), other), maps(network, other))
     seen = observe(network, inputs)
@@ -62,7 +62,7 @@ def test_centring_is_exact_and_centres(heads: str, inputs: Tensor) -> None:
         if group.shiftable:
             now = seen[group.producers[0]]
             assert torch.allclose(now.low, -now.high, atol=1e-3 * float(now.high.abs().max()))
-    for module, expected in told.items():
+    for module, expected in message.items():
         assert torch.allclose(expected.low, seen[module].low, rtol=1e-3, atol=1e-3 * float(seen[module].high.abs().max() + 1))
 
 
@@ -70,16 +70,16 @@ def test_centring_is_exact_and_centres(heads: str, inputs: Tensor) -> None:
 def test_equalising_is_exact(balance: float, sweeps: int, inputs: Tensor) -> None:
     network = troubled("all")
     before = maps(network, inputs)
-    told = equalize(network, observe(network, inputs), balance=balance, sweeps=sweeps)
+    message = equalize(network, observe(network, inputs), balance=balance, sweeps=sweeps)
     assert same(before, maps(network, inputs))
     seen = observe(network, inputs)
-    for module, expected in told.items():
+    for module, expected in message.items():
         assert torch.allclose(expected.high, seen[module].high, rtol=1e-2, atol=1e-3)
 
 
 def test_equalised_activations_have_equal_ranges(inputs: Tensor) -> None:
     network = troubled()
-    bury_dead_channels(network, observe(network, inputs))
+    fold_constant_channels(network, observe(network, inputs))
     equalize(network, observe(network, inputs), balance=1.0, sweeps=1)
     seen = observe(network, inputs)[network.head.hidden]
     alive = seen.high > 1e-3
@@ -87,9 +87,9 @@ def test_equalised_activations_have_equal_ranges(inputs: Tensor) -> None:
 
 
 @pytest.mark.parametrize(("per_channel", "recovery", "gain"), [(True, PER_CHANNEL, 1.5), (False, PER_TENSOR, 4.0)])
-def test_recovery_makes_int8_better(per_channel: bool, recovery: Recovery, gain: float, images: np.ndarray, inputs: Tensor) -> None:
+def test_recovery_makes_int8_better(per_channel: bool, ptq: PtqSettings, gain: float, images: np.ndarray, inputs: Tensor) -> None:
     network = troubled()
-    plain, helped = (error(network, images, inputs, settings, per_channel) for settings in (PLAIN, replace(recovery, tail=0.0)))
+    plain, helped = (error(network, images, inputs, settings, per_channel) for settings in (PLAIN, replace(ptq, clip_quantile=0.0)))
     assert helped * gain < plain, (helped, plain)
 
 
@@ -108,8 +108,8 @@ def test_the_network_given_is_left_alone_and_the_plan_is_complete(images: np.nda
     before = {name: value.clone() for name, value in network.state_dict().items()}
     made = plan(network, images, PER_CHANNEL, True)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert set(made.affines) == set(quantised_modules(network))
-    assert plan(network, images, PER_CHANNEL, True).affines == made.affines
+    assert set(made.activation_params) == set(quantised_modules(network))
+    assert plan(network, images, PER_CHANNEL, True).activation_params == made.activation_params
 
 
 def test_the_inner_range_leaves_the_tails_out(inputs: Tensor) -> None:

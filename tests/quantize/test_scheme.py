@@ -9,30 +9,30 @@ import pytest
 import torch
 
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.quantize.scheme import Affine, input_affine, rounded_weights, stored_weights, weight_scales
+from heatpose.quantize.scheme import QuantParams, input_quant_params, rounded_weights, stored_weights, weight_scales
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-3.0, 5.0), (-0.01, 900.0), (2.0, 4.0), (-7.0, -1.0), (0.0, 0.0)])
 def test_a_range_is_covered_and_zero_is_a_step(low: float, high: float) -> None:
-    affine = Affine.covering(low, high)
-    least, most = ((q - affine.zero_point) * affine.scale for q in (-128, 127))
-    assert -128 <= affine.zero_point <= 127
-    assert least <= min(low, 0) + affine.scale / 2 + 1e-12 and most >= max(high, 0) - affine.scale / 2 - 1e-12
-    assert np.float32(affine.scale) == affine.scale  # what a file stores
+    quant_params = QuantParams.covering(low, high)
+    least, most = ((q - quant_params.zero_point) * quant_params.scale for q in (-128, 127))
+    assert -128 <= quant_params.zero_point <= 127
+    assert least <= min(low, 0) + quant_params.scale / 2 + 1e-12 and most >= max(high, 0) - quant_params.scale / 2 - 1e-12
+    assert np.float32(quant_params.scale) == quant_params.scale  # what a file stores
 
 
 def test_rounding_is_to_the_nearest_step_and_clips() -> None:
-    affine = Affine(0.1, 20)
+    quant_params = QuantParams(0.1, 20)
     for value in np.linspace(-20, 20, 4001) + 1e-4:
         stored = min(max(math.floor(value / 0.1 + 0.5) + 20, -128), 127)
-        assert float(affine.rounded(torch.tensor([value], dtype=torch.float32))) == pytest.approx((stored - 20) * 0.1, abs=1e-5)
+        assert float(quant_params.rounded(torch.tensor([value], dtype=torch.float32))) == pytest.approx((stored - 20) * 0.1, abs=1e-5)
 
 
 def test_the_input_takes_raw_bytes() -> None:
-    affine = input_affine(Preprocessing(64))
-    assert affine.scale == pytest.approx(1 / 127.5) and affine.zero_point == -1
+    quant_params = input_quant_params(Preprocessing(64))
+    assert quant_params.scale == pytest.approx(1 / 127.5) and quant_params.zero_point == -1
     for byte in (0, 77, 255):
-        meant = (byte - 128 - affine.zero_point) * affine.scale
+        meant = (byte - 128 - quant_params.zero_point) * quant_params.scale
         assert meant == pytest.approx(byte / 127.5 - 1, abs=0.5 / 127.5 + 1e-6)
 
 

@@ -15,7 +15,7 @@ from heatpose.models.upsample import Upsampling
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.ptq import plan_int8
 from heatpose.quantize.qat import fine_tune
-from heatpose.quantize.settings import PER_TENSOR, Tuning
+from heatpose.quantize.settings import PER_TENSOR, QatSettings
 from heatpose.quantize.simulate import Plan, simulated
 from heatpose.training.self_distillation import distance, maps_of
 from tests.quantize.conftest import SIZE, troubled
@@ -23,8 +23,8 @@ from tests.quantize.conftest import SIZE, troubled
 PREPROCESSING = Preprocessing(SIZE)
 
 
-def recovered(images: np.ndarray, heads: str = "heatmap") -> Plan:
-    return plan_int8(troubled(heads), images, PREPROCESSING, per_channel=False, recovery=PER_TENSOR)
+def with_ptq(images: np.ndarray, heads: str = "heatmap") -> Plan:
+    return plan_int8(troubled(heads), images, PREPROCESSING, per_channel=False, ptq=PER_TENSOR)
 
 
 def off(plan: Plan, inputs: Tensor, heads: str = "heatmap") -> float:
@@ -33,19 +33,19 @@ def off(plan: Plan, inputs: Tensor, heads: str = "heatmap") -> float:
 
 
 def test_it_comes_nearer_to_the_teacher(images: np.ndarray, inputs: Tensor) -> None:
-    plan, tuning = recovered(images), Tuning(steps=30, batch_size=8, rate=0.01)
+    plan, qat = with_ptq(images), QatSettings(steps=30, batch_size=8, rate=0.01)
     before = {name: value.clone() for name, value in plan.network.state_dict().items()}
-    tuned = fine_tune(plan, troubled(), images, tuning, progress=False)
+    tuned = fine_tune(plan, troubled(), images, qat, progress=False)
     assert off(tuned, inputs) < 0.9 * off(plan, inputs)
-    assert tuned.affines == plan.affines
+    assert tuned.activation_params == plan.activation_params
     changed = {name for name, value in tuned.network.state_dict().items() if not torch.equal(value, before[name])}
     assert all(any(name.startswith(part) for name in changed) for part in ("backbone.", "pyramid.", "head."))
     assert all(torch.equal(value, before[name]) for name, value in plan.network.state_dict().items())  # the plan given stays
 
 
 def test_it_is_the_same_twice_and_takes_four_heads(images: np.ndarray, inputs: Tensor) -> None:
-    plan, tuning = recovered(images, "all"), Tuning(steps=6, batch_size=8)
-    first, second = (fine_tune(plan, troubled("all"), images, tuning, progress=False).network.state_dict() for _ in range(2))
+    plan, qat = with_ptq(images, "all"), QatSettings(steps=6, batch_size=8)
+    first, second = (fine_tune(plan, troubled("all"), images, qat, progress=False).network.state_dict() for _ in range(2))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
@@ -64,15 +64,15 @@ def test_the_distance_is_the_divergence_of_the_softmaxes_weighted_by_the_teacher
 
 def test_no_pictures_are_refused(images: np.ndarray) -> None:
     with pytest.raises(HeatposeError, match="no training pictures.*choose quant=int8"):
-        fine_tune(recovered(images), troubled(), images[:0], Tuning(), progress=False)
+        fine_tune(with_ptq(images), troubled(), images[:0], QatSettings(), progress=False)
 
 
 @pytest.mark.parametrize("kind", ["nearest", "transposed"])
 def test_the_fixed_layers_of_an_upsampling_stay(kind: Upsampling, images: np.ndarray) -> None:
     network = with_upsampling(troubled(), kind)
-    plan = plan_int8(network, images[:8], PREPROCESSING, per_channel=False, recovery=PER_TENSOR)
+    plan = plan_int8(network, images[:8], PREPROCESSING, per_channel=False, ptq=PER_TENSOR)
     before = plan.network.state_dict()
-    after = fine_tune(plan, network, images[:8], Tuning(steps=1, batch_size=2), progress=False).network.state_dict()
+    after = fine_tune(plan, network, images[:8], QatSettings(steps=1, batch_size=2), progress=False).network.state_dict()
     fixed = {name for name in before if ".smooth." in name}
     assert len(fixed) == 6 and all(torch.equal(after[name], before[name]) for name in fixed)
     assert any(not torch.equal(after[name], before[name]) for name in before if name.startswith("pyramid.") and name not in fixed)

@@ -106,8 +106,8 @@ def test_pointing_at_a_value_tells_it(opened: Opened) -> None:
     assert page.locator("#keypoints .hoverlayer .hovertext").count() == 0
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
     page.wait_for_selector("#keypoints .hoverlayer .hovertext")
-    told = page.locator("#keypoints .hoverlayer").text_content()
-    assert "head" in told and "%" in told
+    message = page.locator("#keypoints .hoverlayer").text_content()
+    assert "head" in message and "%" in message
 
 
 def test_a_phone_scrolls_down_only(opened: Opened) -> None:

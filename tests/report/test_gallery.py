@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heatpose.data.coco import people, read_labels
+from heatpose.data.coco import instances, read_labels
 from heatpose.evaluation.evaluate import EvalReport
 from heatpose.pose.skeleton import COCO_17
 from heatpose.report.gallery import _inside, gallery_record
@@ -19,7 +19,7 @@ def test_images_of_one_name_in_different_folders_are_told_apart(tmp_path: Path) 
     content = labels(4)
     for entry, folder in zip(content["images"], "aabb", strict=True):
         entry["file_name"] = f"{folder}/frame_{entry['id'] % 2}.png"
-    found = people(read_labels(write(content, tmp_path / "labels.json")), tmp_path / "val2017", COCO_17)[0]
+    found = instances(read_labels(write(content, tmp_path / "labels.json")), tmp_path / "val2017", COCO_17)[0]
     values = np.array([0.4, 0.3, 0.2, 0.1])
     poses = np.zeros((4, 17, 3), np.float32)
     report = EvalReport("m", "", 4, 17, {}, 25.0, 1.0, {}, 0.0, 0.0, [1, 2, 3, 4], values, poses, 1.0)

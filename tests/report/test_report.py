@@ -79,9 +79,9 @@ def test_people_are_grouped_by_size(page: Page, exported: Copy, case: Case) -> N
     assert [entry["size"] for entry in report["per_image"]] == pytest.approx(sides, abs=1e-4)
     assert sum(group["people"] for group in report["oks_per_size"]) == len(sides)
     for group in report["oks_per_size"]:
-        members = [score for side, score in zip(sides, scores, strict=True) if group["from"] <= side < (group["to"] or np.inf)]
-        assert len(members) == group["people"]
-        assert group["oks"] == (pytest.approx(np.mean(members)) if members else None)
+        sweep_runs = [score for side, score in zip(sides, scores, strict=True) if group["from"] <= side < (group["to"] or np.inf)]
+        assert len(sweep_runs) == group["people"]
+        assert group["oks"] == (pytest.approx(np.mean(sweep_runs)) if sweep_runs else None)
     trace = page.figures["sizes"]["data"][0]
     assert trace["y"] == [group["oks"] for group in report["oks_per_size"] if group["people"]]
 
@@ -170,21 +170,21 @@ def test_the_gallery_begins_with_the_worst(page: Page, exported: Copy) -> None:
         label, prediction = figure.all("svg")
         assert len(label.all("circle")) == sum(v for *_, v in entry["label"])
         assert len(prediction.all("circle")) >= len(label.all("circle"))
-        (picture,) = label.all("image")
-        assert (prediction.all("use")[0].attributes["href"] or "") == f"#{picture.attributes['id']}"
-        kind, _, data = (picture.attributes["href"] or "").partition(",")
+        (photo,) = label.all("image")
+        assert (prediction.all("use")[0].attributes["href"] or "") == f"#{photo.attributes['id']}"
+        kind, _, data = (photo.attributes["href"] or "").partition(",")
         image = Image.open(io.BytesIO(base64.b64decode(data)))
-        assert kind == "data:image/jpeg;base64" and (str(image.width), str(image.height)) == (picture.attributes["width"], picture.attributes["height"])
+        assert kind == "data:image/jpeg;base64" and (str(image.width), str(image.height)) == (photo.attributes["width"], photo.attributes["height"])
 
 
 def test_labels_lie_on_the_person(page: Page, exported: Copy, case: Case) -> None:
     """The cut picture under a label's keypoint has the colour that the whole picture has there."""
     record = exported.read("metrics.json")["gallery"]["people"]
     figures = [figure for figure in page.root.all("figure") if figure.attributes.get("class") == "person"]
-    people = {person.image_id: person for person in case.evaluation}
+    instances = {person.image_id: person for person in case.evaluation}
     differences = []
     for figure, entry in zip(figures, record, strict=True):
-        person = people[entry["image_id"]]
+        person = instances[entry["image_id"]]
         whole = np.asarray(Image.open(person.image_path).convert("RGB"), np.float64)
         svg = figure.all("svg")[0]
         small = np.asarray(Image.open(io.BytesIO(base64.b64decode((svg.all("image")[0].attributes["href"] or "").partition(",")[2]))), np.float64)
@@ -201,7 +201,7 @@ def test_pictures_that_have_moved_are_found_or_missed_in_a_sentence(lean: Copy, 
     assert "heatpose report --images FOLDER" in _report([lean.folder], tmp_path).said
     found = _report([lean.folder], tmp_path, images=case.evaluation[0].image_path.parent)
     assert len(found.root.all("image")) == len(case.evaluation)
-    assert not _report([lean.folder], tmp_path, pictures=False).root.all("image")
+    assert not _report([lean.folder], tmp_path, photos=False).root.all("image")
 
 
 # Several.
@@ -297,7 +297,7 @@ def test_what_is_no_bundle_is_refused(heatpose: Heatpose, exported: Copy, tmp_pa
 
 def test_the_command_writes_the_page_and_says_where(heatpose: Heatpose, exported: Copy, tmp_path: Path) -> None:
     out = tmp_path / "new" / "page.html"
-    ran = heatpose("report", exported.folder, "--out", out, "--title", "Two & two", "--no-pictures")
+    ran = heatpose("report", exported.folder, "--out", out, "--title", "Two & two", "--no-gallery")
     assert ran.status == 0 and str(out) in ran.out, ran.err
     assert read_page(out).root.all("h1")[0].text == "Two & two"
     shutil.rmtree(out.parent)

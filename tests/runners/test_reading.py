@@ -322,14 +322,14 @@ def test_predictions_and_inspections_have_it_too(
     heatpose: Heatpose, tiny_checkpoint: Path, synthetic_root: Path, tmp_path: Path
 ) -> None:
     path = export(tmp_path / "m.onnx", load_checkpoint(tiny_checkpoint).network)
-    picture, out = next((synthetic_root / "val2017").iterdir()), tmp_path / "out"
-    ran = heatpose("predict", path, picture, "--out", out)
+    image, out = next((synthetic_root / "val2017").iterdir()), tmp_path / "out"
+    ran = heatpose("predict", path, image, "--out", out)
     (entry,) = json.loads((out / "predictions.json").read_text())
     assumed = {"skeleton": "st13", "normalisation": "-1..1"}
     assert "assumed skeleton st13" in ran.out and entry["assumed"] == assumed
     assert (
         heatpose(
-            "predict", path, picture, "--out", out, "--skeleton", "st13", "--normalisation", "-1..1"
+            "predict", path, image, "--out", out, "--skeleton", "st13", "--normalisation", "-1..1"
         ).status
         == 0
     )

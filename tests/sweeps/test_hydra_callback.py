@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from heatpose.errors import HeatposeError, InterruptedRun
-from heatpose.sweeps.hydra_callback import LONGEST, Task, member_suffix, run_entry, run_folder, safe_name
+from heatpose.sweeps.hydra_callback import LONGEST, Task, run_entry, run_folder, safe_name, sweep_suffix
 from heatpose.training.result import BoardNumbers, RunResult
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -62,7 +62,7 @@ def test_safe_names_differ_where_the_texts_do() -> None:
 
 
 def test_outside_sweeps_the_name_is_the_name() -> None:
-    assert member_suffix() == ""
+    assert sweep_suffix() == ""
     config = OmegaConf.create({"runs": "runs", "name": "mine", "run": "${name}${member_suffix:}"})
     assert run_folder(config) == Path("runs/mine")
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from heatpose.training.callbacks import PredictionGrid, Progress
 
 
-class Pictures:
+class ImageStore:
     """A logger that takes pictures."""
 
     def __init__(self) -> None:
@@ -31,19 +31,19 @@ def trainer(logger: Any, epoch: int = 0, **settings: Any) -> Any:
     return SimpleNamespace(**{**usual, "logger": logger, **settings})
 
 
-def batch(people: int = 5) -> dict[str, torch.Tensor]:
+def batch(instances: int = 5) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {
-        "image": torch.randint(0, 256, (people, 3, 64, 64), dtype=torch.uint8, generator=generator),
-        "points": torch.rand(people, 13, 2, generator=generator) * 64,
-        "labelled": torch.ones(people, 13, dtype=torch.bool), "box": torch.full((people, 2), 40.0),
+        "image": torch.randint(0, 256, (instances, 3, 64, 64), dtype=torch.uint8, generator=generator),
+        "points": torch.rand(instances, 13, 2, generator=generator) * 64,
+        "labelled": torch.ones(instances, 13, dtype=torch.bool), "box": torch.full((instances, 2), 40.0),
     }  # fmt: skip
 
 
-def validate(grid: PredictionGrid, module: Any, at: Any, logits: torch.Tensor, people: int = 5) -> None:
+def validate(grid: PredictionGrid, module: Any, at: Any, logits: torch.Tensor, instances: int = 5) -> None:
     """One validation of two batches."""
-    grid.on_validation_batch_end(at, module, logits, batch(people), 0)
-    grid.on_validation_batch_end(at, module, logits * 0 - 5, batch(people), 1)
+    grid.on_validation_batch_end(at, module, logits, batch(instances), 0)
+    grid.on_validation_batch_end(at, module, logits * 0 - 5, batch(instances), 1)
     grid.on_validation_epoch_end(at, module)
 
 
@@ -54,23 +54,23 @@ def logits() -> torch.Tensor:
 
 
 def test_a_grid_shows_label_prediction_and_heatmaps(tiny_run: Any, logits: torch.Tensor) -> None:
-    module, logger = tiny_run.module(), Pictures()
-    validate(PredictionGrid(people=3), module, trainer(logger, epoch=2), logits)
-    ((tag, picture, step),) = logger.taken
+    module, logger = tiny_run.module(), ImageStore()
+    validate(PredictionGrid(instances=3), module, trainer(logger, epoch=2), logits)
+    ((tag, image, step),) = logger.taken
     assert (tag, step) == ("val/predictions", 20)
-    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
-    assert picture.shape[1] >= 6 * 64 and picture.shape[0] >= 2 * 64  # three people, two in a row of six tiles
-    other = Pictures()
-    validate(PredictionGrid(people=3), module, trainer(other), -logits)
-    changed = np.abs(picture.astype(int) - other.taken[0][1]).max((0, 2)) > 0
-    side = picture.shape[1] // 6
+    assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+    assert image.shape[1] >= 6 * 64 and image.shape[0] >= 2 * 64  # three people, two in a row of six tiles
+    other = ImageStore()
+    validate(PredictionGrid(instances=3), module, trainer(other), -logits)
+    changed = np.abs(image.astype(int) - other.taken[0][1]).max((0, 2)) > 0
+    side = image.shape[1] // 6
     columns = [bool(changed[i * side : (i + 1) * side].any()) for i in range(6)]
     assert columns == [False, True, True] * 2  # labels stay, predictions and heatmaps follow the network
 
 
 def test_the_first_batch_is_shown(tiny_run: Any, logits: torch.Tensor) -> None:
     module = tiny_run.module()
-    several, one = Pictures(), Pictures()
+    several, one = ImageStore(), ImageStore()
     validate(PredictionGrid(2), module, trainer(several), logits)
     alone = PredictionGrid(2)
     alone.on_validation_batch_end(trainer(one), module, logits, batch(), 0)
@@ -79,13 +79,13 @@ def test_the_first_batch_is_shown(tiny_run: Any, logits: torch.Tensor) -> None:
 
 
 def test_fewer_people_than_asked_for_are_enough(tiny_run: Any, logits: torch.Tensor) -> None:
-    logger = Pictures()
-    validate(PredictionGrid(8), tiny_run.module(), trainer(logger), logits[:2], people=2)
+    logger = ImageStore()
+    validate(PredictionGrid(8), tiny_run.module(), trainer(logger), logits[:2], instances=2)
     assert len(logger.taken) == 1
 
 
 def test_only_some_epochs_are_drawn(tiny_run: Any, logits: torch.Tensor) -> None:
-    logger, grid, module = Pictures(), PredictionGrid(1, every=3), tiny_run.module()
+    logger, grid, module = ImageStore(), PredictionGrid(1, every=3), tiny_run.module()
     for epoch in range(7):
         validate(grid, module, trainer(logger, epoch), logits)
     assert [step for _, _, step in logger.taken] == [0, 30, 60]
@@ -93,7 +93,7 @@ def test_only_some_epochs_are_drawn(tiny_run: Any, logits: torch.Tensor) -> None
 
 @pytest.mark.parametrize("settings", [{"sanity_checking": True}, {"is_global_zero": False}])
 def test_nothing_is_drawn_in_a_sanity_check_or_twice(settings: dict[str, bool], tiny_run: Any, logits: torch.Tensor) -> None:
-    logger = Pictures()
+    logger = ImageStore()
     validate(PredictionGrid(), tiny_run.module(), trainer(logger, **settings), logits)
     assert not logger.taken
 
@@ -104,7 +104,7 @@ def test_a_logger_without_pictures_is_no_problem(logger: Any, tiny_run: Any, log
 
 
 def test_half_precision_logits_can_be_drawn(tiny_run: Any, logits: torch.Tensor) -> None:
-    logger = Pictures()
+    logger = ImageStore()
     validate(PredictionGrid(1), tiny_run.module(), trainer(logger), logits.bfloat16())
     assert len(logger.taken) == 1
 

@@ -35,9 +35,9 @@ class Jumps(lightning.Callback):
 def stopped(run: Any, epoch: int, every: int, precision: str = "32-true") -> str:
     trainer = run_trainer(run, Jumps(epoch), Divergence(every), precision=precision)
     fused = partial(torch.optim.AdamW, lr=4e-3, fused=True)
-    with pytest.raises(HeatposeError) as told:
+    with pytest.raises(HeatposeError) as message:
         training.fit(run.module(optimizer=fused), run.data(), trainer, None)
-    return str(told.value)
+    return str(message.value)
 
 
 def run_trainer(

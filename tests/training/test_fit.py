@@ -74,7 +74,7 @@ def test_checkpoints_hold_the_average_of_the_weights(fitted: Any) -> None:
 
 def unvarying(data: Any) -> Any:
     """Data without chance, in a fixed order: what is left to differ between two runs is what a checkpoint does not hold."""
-    data.train_dataloader = lambda: DataLoader(PersonDataset(data.train_people, ST_13, Preprocessing(64)), 8)
+    data.train_dataloader = lambda: DataLoader(PersonDataset(data.train_instances, ST_13, Preprocessing(64)), 8)
     return data
 
 

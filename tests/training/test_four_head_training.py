@@ -29,7 +29,7 @@ def test_learning_a_batch_by_heart_lowers_every_loss(tiny_run: Any) -> None:
     torch.manual_seed(0)
     module, data = tiny_run.module(**four_heads()), tiny_run.data()
     data.setup()
-    data.validation_people = data.validation_people[:4]
+    data.validation_instances = data.validation_instances[:4]
     (batch,) = data.val_dataloader()
     optimizer = torch.optim.AdamW(module.parameters(), lr=4e-3)
     history: list[dict[str, float]] = []

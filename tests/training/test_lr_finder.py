@@ -13,7 +13,7 @@ from PIL import Image
 
 from heatpose.errors import HeatposeError
 from heatpose.training.callbacks import Divergence
-from heatpose.training.lr_finder import BETA, curve_picture, find_rate, smoothed, steepest, step_losses
+from heatpose.training.lr_finder import BETA, curve_image, find_rate, smoothed, steepest, step_losses
 
 
 def test_lightnings_averages_are_undone() -> None:
@@ -52,9 +52,9 @@ def test_a_loss_that_never_falls_suggests_nothing() -> None:
 
 
 def test_the_rate_is_marked_where_it_is() -> None:
-    picture = curve_picture(RATES, curve(1e-3, 3e-2), 1e-3).astype(int)
-    assert picture.shape == (560, 900, 3)
-    red = (picture == (210, 60, 40)).all(-1).sum(0)
+    image = curve_image(RATES, curve(1e-3, 3e-2), 1e-3).astype(int)
+    assert image.shape == (560, 900, 3)
+    red = (image == (210, 60, 40)).all(-1).sum(0)
     assert abs(int(red.argmax()) - (80 + (870 - 80) / 2)) <= 2  # the middle of 1e-6 and 1
 
 
@@ -69,8 +69,8 @@ def test_a_short_test(tiny_run: Any, capsys: pytest.CaptureFixture[str]) -> None
     assert found["suggestion"] == rate and len(found["lr"]) == len(found["loss"]) == found["steps"]
     assert 10 <= found["steps"] <= 25 and found["lr"] == sorted(found["lr"])
     assert abs(found["loss"][0] - math.log(16 * 16)) < 2  # of an untrained network over 256 cells; half of it by Lightning's average
-    with Image.open(tiny_run.folder / "found" / "lr_find.png") as picture:
-        assert picture.size == (900, 560)
+    with Image.open(tiny_run.folder / "found" / "lr_find.png") as image:
+        assert image.size == (900, 560)
     assert all(torch.equal(value, before[name]) for name, value in module.network.state_dict().items())
     assert sorted(path.name for path in (tiny_run.folder / "found").iterdir()) == ["lr_find.json", "lr_find.png"]
 

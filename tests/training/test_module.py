@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from heatpose.data.augment import Occlusion, Photometric
 from heatpose.data.batches import BatchPlan
-from heatpose.data.views import TrainingViews
+from heatpose.data.views import AugmentedBatches
 from heatpose.distill.cache import TeacherMaps
 from heatpose.distill.loss import Distillation
 from heatpose.distill.teacher import DistillSettings
@@ -56,11 +56,11 @@ def test_the_logged_oks_is_that_of_the_checkpoint(fitted: Any) -> None:
     assert len(scores) == 3
     data = fitted.run.data()
     data.setup()
-    assert len(data.validation_people) >= 6
+    assert len(data.validation_instances) >= 6
     for path, score in ((fitted.best, max(scores)), (fitted.best.with_name("last.ckpt"), scores[-1])):
         loaded = load_checkpoint(path)
         values = oks_by_hand(loaded.network, data.val_dataloader(), 64)
-        assert len(values) == len(data.validation_people)
+        assert len(values) == len(data.validation_instances)
         assert float(np.mean(values)) == pytest.approx(score, abs=0.01)
         assert loaded.metadata["validation_oks"] == pytest.approx(score, abs=1e-4)
     assert load_checkpoint(fitted.best).metadata["epoch"] == int(np.argmax(scores))
@@ -81,7 +81,7 @@ def test_training_learns_a_batch_by_heart(tiny_run: Any) -> None:
     seed_everything(0, verbose=False)
     module, data = tiny_run.module(), tiny_run.data()
     data.setup()
-    data.validation_people = data.validation_people[:4]
+    data.validation_instances = data.validation_instances[:4]
     (batch,) = data.val_dataloader()
     optimizer = torch.optim.AdamW(module.parameters(), lr=5e-3)
     module.train()
@@ -188,9 +188,9 @@ def test_a_teachers_points_lie_on_the_labels_of_every_view(tiny_run: Any) -> Non
     """Whoever comes up, mirrored or not, at each side that is trained at: a teacher that answers with the labels says the same as they do."""
     data = tiny_run.data(resolutions=[64, 96], prominent_weight=2.0, select="prominent", limit=None)
     data.setup()
-    people = data.train_people
+    instances = data.train_instances
     maps = TeacherMaps(
-        None, np.stack([p.keypoints for p in people]), np.stack([p.labelled for p in people]).astype(np.float32), np.zeros((len(people), 2, 3))
+        None, np.stack([p.keypoints for p in instances]), np.stack([p.labelled for p in instances]).astype(np.float32), np.zeros((len(instances), 2, 3))
     )  # fmt: skip
     module = tiny_run.module(distillation=Distillation(maps, DistillSettings(), ST_13))
     seen = set()
@@ -236,7 +236,7 @@ def test_no_step_makes_the_host_wait_for_the_device(heads: str, tiny_run: Any) -
 
     data = tiny_run.data(occlusion=Occlusion(1.0))
     data.setup()
-    packed = TrainingViews(data.train_people, ST_13, data.augment, data.pictures, occlusion=data.occlusion, packed=True)[BatchPlan(64, 0, (0, 1), (0, 1))]
+    packed = AugmentedBatches(data.train_instances, ST_13, data.augment, data.images, occlusion=data.occlusion, packed=True)[BatchPlan(64, 0, (0, 1), (0, 1))]
     with Waits() as transfer:
         module.on_after_batch_transfer(packed, 0)
     trainer = Trainer(

@@ -57,24 +57,24 @@ def file_entry(path: Path) -> dict[str, Any]:
 
 
 
-def people_hash(people: Sequence[Person]) -> str:
+def instances_hash(instances: Sequence[Person]) -> str:
     """sha256 over the labels of a set of people, in any order: image, box, keypoints, which are labelled.
 
     Does not depend on where the images lie; their contents are another matter (`calibration.json` has those).
     """
     entries = sorted(
         (p.image_id, p.name, p.annotation_id, p.box, p.keypoints.tolist(), p.labelled.tolist())
-        for p in people
+        for p in instances
     )
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
-def data_entry(people: Sequence[Person] | None) -> dict[str, Any] | None:
+def data_entry(instances: Sequence[Person] | None) -> dict[str, Any] | None:
     """What the manifest says about a set of people."""
-    if not people:
+    if not instances:
         return None
-    images = len({person.image_path for person in people})
-    return {"people": len(people), "images": images, "labels_sha256": people_hash(people)}
+    images = len({person.image_path for person in instances})
+    return {"people": len(instances), "images": images, "labels_sha256": instances_hash(instances)}
 
 
 def surroundings() -> dict[str, Any]:

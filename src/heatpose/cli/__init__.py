@@ -10,12 +10,12 @@ import typer
 
 from heatpose.cli.boards import deploy, estimate, inspect
 from heatpose.cli.bundles import debug_quant, report, verify
+from heatpose.cli.images import data, predict
 from heatpose.cli.labels import label
 from heatpose.cli.machine import doctor
-from heatpose.cli.pictures import data, predict
 from heatpose.cli.running import PASSED_ON, export, train
 from heatpose.cli.scoring import compare, evaluate
-from heatpose.errors import told_in_one_sentence
+from heatpose.errors import exit_on_user_error
 
 COMMANDS = (evaluate, compare, inspect, predict, data, label, estimate, deploy, doctor, report, verify, debug_quant)
 ENTRIES = (train, export)
@@ -29,5 +29,5 @@ for entry in ENTRIES:
 
 def main() -> None:
     """Entry point of the `heatpose` command."""
-    with told_in_one_sentence():
+    with exit_on_user_error():
         app()

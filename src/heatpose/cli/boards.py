@@ -13,7 +13,7 @@ from heatpose.utils.outputs import write_json
 
 if TYPE_CHECKING:
     from heatpose.deploy.estimate import Estimate
-    from heatpose.deploy.folder import HandOff
+    from heatpose.deploy.folder import DeploymentPackage
     from heatpose.deploy.outcome import Outcome
     from heatpose.deploy.targets import Target
 
@@ -72,22 +72,22 @@ def deploy(
     json_out: JsonOut = None,
 ) -> None:
     """Write the folder that is handed over to ST's tools, and on request build it."""
-    from heatpose.deploy.folder import write_hand_off
+    from heatpose.deploy.folder import write_package
     from heatpose.deploy.target_files import load_target
 
     if run and results is not None:
         raise typer.BadParameter("give --run or --import, not both")
     if not run and (board is not None or tool is not None or time_limit is not None or app is not None):
         raise typer.BadParameter("--tool, --board, --app and --time-limit go with --run")
-    hand_off = write_hand_off(bundle, load_target(target), allow_rejected=allow_rejected)
+    package = write_package(bundle, load_target(target), allow_rejected=allow_rejected)
     if run:
-        _finish(_built(hand_off, tool, board, time_limit, app), hand_off, json_out)
+        _finish(_built(package, tool, board, time_limit, app), package, json_out)
     elif results is not None:
         from heatpose.deploy.importing import import_results
 
-        _finish(import_results(hand_off, results), hand_off, json_out)
+        _finish(import_results(package, results), package, json_out)
     else:
-        _dry_run(hand_off, json_out)
+        _dry_run(package, json_out)
 
 
 def _tell_assumed(model: Path) -> None:
@@ -161,20 +161,20 @@ def _estimate(model: Path, board: Target, profile: str | None) -> Estimate:
     return of_graph(read_graph(model), board, profile)
 
 
-def _dry_run(hand_off: HandOff, json_out: Path | None) -> None:
+def _dry_run(package: DeploymentPackage, json_out: Path | None) -> None:
     from heatpose.deploy.command import shell_line
     from heatpose.deploy.folder import read_record
     from heatpose.deploy.rules import check_target
-    from heatpose.deploy.show import hand_off_lines
+    from heatpose.deploy.show import package_lines
 
-    command = None if hand_off.command is None else shell_line(hand_off.command)
-    for line in hand_off_lines(hand_off, command, check_target(hand_off.model.graph, hand_off.target)):
+    command = None if package.command is None else shell_line(package.command)
+    for line in package_lines(package, command, check_target(package.model.graph, package.target)):
         typer.echo(line)
-    write_json(json_out, read_record(hand_off.folder))
+    write_json(json_out, read_record(package.folder))
 
 
 def _built(
-    hand_off: HandOff, tool: Path | None, board: str | None, time_limit: float | None,
+    package: DeploymentPackage, tool: Path | None, board: str | None, time_limit: float | None,
     app: str | None,
 ) -> Outcome:  # fmt: skip
     from rich.console import Console
@@ -191,18 +191,18 @@ def _built(
             shown.update({"line": line[:100]} if percent is None else {"percent": f"{percent} % "})
             status.update(f"{shown['percent']}{escape(shown['line'])}")
 
-        return build(hand_off, explicit=tool, board=board, time_limit_s=time_limit, progress=progress, release=release)
+        return build(package, explicit=tool, board=board, time_limit_s=time_limit, progress=progress, release=release)
 
 
-def _finish(outcome: Outcome, hand_off: HandOff, json_out: Path | None) -> None:
+def _finish(outcome: Outcome, package: DeploymentPackage, json_out: Path | None) -> None:
     """Shows an outcome and writes it; a failure ends the command with its sentence."""
     from heatpose.deploy.folder import LOG
     from heatpose.deploy.show import outcome_lines, outcome_table
     from heatpose.utils.tables import show
 
     show(outcome_table(outcome))
-    for line in outcome_lines(outcome, hand_off.folder):
+    for line in outcome_lines(outcome, package.folder):
         typer.echo(line)
     write_json(json_out, outcome.to_json())
     if outcome.failure is not None:
-        raise HeatposeError(f"{outcome.failure.sentence.removesuffix('.')} (log: '{hand_off.folder / LOG}').")
+        raise HeatposeError(f"{outcome.failure.sentence.removesuffix('.')} (log: '{package.folder / LOG}').")

@@ -20,7 +20,7 @@ from heatpose.cli.options import (
     tell_reading,
 )
 from heatpose.errors import HeatposeError
-from heatpose.utils.outputs import require_writable, write_picture
+from heatpose.utils.outputs import require_writable, write_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,7 +115,7 @@ def label(
     if not counts.labelled:
         raise HeatposeError(f"No image of '{images}' was labelled; '{out}' is not written.")
     if sheet is not None:
-        write_picture(sheet, _sheet(out, images, chosen))
+        write_image(sheet, _sheet(out, images, chosen))
     typer.echo(f"{out}: add to a training with {_as_extra(out, images)}")
 
 
@@ -129,8 +129,8 @@ def _as_extra(annotations: Path, images: Path) -> str:
 
 
 def _sheet(annotations: Path, images: Path, skeleton: Skeleton) -> NDArray[np.uint8]:
-    from heatpose.data.coco import people, read_labels
+    from heatpose.data.coco import instances, read_labels
     from heatpose.data.contact_sheet import contact_sheet_of
 
     labels = read_labels(annotations)
-    return contact_sheet_of(people(labels, images, skeleton)[0], skeleton)
+    return contact_sheet_of(instances(labels, images, skeleton)[0], skeleton)

@@ -96,11 +96,11 @@ class _Scoring:
         self.images = self.labels.source.folder
         self.sampling, self.decode, self.skeleton = str(sampling), str(decode), read_skeleton(skeleton)
         self.normalisation = read_normalisation(normalisation)
-        self.people: dict[tuple[str, ...], list[Person]] = {}
+        self.instances: dict[tuple[str, ...], list[Person]] = {}
 
     def of(self, model: Path, resolution: int | None, threads: int | None, reference_kernels: bool) -> EvalReport:
         from heatpose.data.audit import tell_once
-        from heatpose.data.coco import benchmark_people
+        from heatpose.data.coco import benchmark_instances
         from heatpose.evaluation.evaluate import evaluate
         from heatpose.runners import open_runner
         from heatpose.runners.reading import reading_of
@@ -117,10 +117,10 @@ class _Scoring:
         reading = reading_of(runner, self.skeleton)
         tell_reading(reading)
         skeleton, key = reading.skeleton, tuple(reading.skeleton.keypoints)
-        if key not in self.people:
-            self.people[key], audit = benchmark_people(self.labels, self.images, skeleton)
+        if key not in self.instances:
+            self.instances[key], audit = benchmark_instances(self.labels, self.images, skeleton)
             tell_once(audit.account(self.labels.path, "scored, one on each image"))
             tell_once(audit.readings.account(self.labels.path))
-        people = self.people[key]
-        report = evaluate(runner, people, skeleton, sampling=self.sampling, decode=self.decode)
+        instances = self.instances[key]
+        report = evaluate(runner, instances, skeleton, sampling=self.sampling, decode=self.decode)
         return replace(report, reading=reading)

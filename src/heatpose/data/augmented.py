@@ -14,7 +14,7 @@ from heatpose.data.augment import GeometricAugment
 from heatpose.data.batches import BatchPlan
 from heatpose.data.image_cache import ImageFiles
 from heatpose.data.sample import Person
-from heatpose.data.views import TrainingViews, View
+from heatpose.data.views import AugmentedBatches, AugmentedSample
 from heatpose.pose import geometry
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
@@ -24,7 +24,7 @@ UPRIGHT = GeometricAugment(degrees=0.0, rotate=0.0)
 
 
 @dataclass(frozen=True)
-class DrawnViews:
+class AugmentedImages:
     """Views of people.
 
     Attributes:
@@ -33,10 +33,10 @@ class DrawnViews:
     """
 
     images: NDArray[np.uint8]
-    people: tuple[Person, ...]
+    instances: tuple[Person, ...]
 
 
-def draw_views(people: Sequence[Person], count: int, skeleton: Skeleton, preprocessing: Preprocessing, seed: int = 0) -> DrawnViews:
+def draw_augmented(instances: Sequence[Person], count: int, skeleton: Skeleton, preprocessing: Preprocessing, seed: int = 0) -> AugmentedImages:
     """Draws views of everyone in turn, until there are enough; the same ones for the same arguments.
 
     Args:
@@ -50,12 +50,12 @@ def draw_views(people: Sequence[Person], count: int, skeleton: Skeleton, preproc
         HeatposeError: An image cannot be read.
     """
     size, nearest = preprocessing.size, preprocessing.sampling == "nearest"
-    shown = [person for person in people if UPRIGHT.suits(person, size)]
+    shown = [person for person in instances if UPRIGHT.suits(person, size)]
     augment = replace(UPRIGHT, nearest=float(nearest))
     if skeleton.unpaired:
         augment = replace(augment, mirror=0.0)
         tell_once(f"Skeleton '{skeleton.name}' pairs no left with right: drawn views are not mirrored.")
-    views = TrainingViews(shown, skeleton, augment, ImageFiles(), seed)
+    views = AugmentedBatches(shown, skeleton, augment, ImageFiles(), seed)
 
     def draw(number: int) -> tuple[NDArray[np.uint8], Person]:
         turn, index = divmod(number, len(shown))
@@ -65,10 +65,10 @@ def draw_views(people: Sequence[Person], count: int, skeleton: Skeleton, preproc
     with ThreadPoolExecutor(2) as pool:
         drawn = list(pool.map(draw, range(count if shown else 0)))
     images = np.stack([image for image, _ in drawn]) if drawn else np.empty((0, size, size, 3), np.uint8)
-    return DrawnViews(images, tuple(person for _, person in drawn))
+    return AugmentedImages(images, tuple(person for _, person in drawn))
 
 
-def _seen(person: Person, view: View, size: int) -> Person:
+def _seen(person: Person, view: AugmentedSample, size: int) -> Person:
     """The person with the labels of a view; a keypoint outside it is none."""
     points, labelled, (width, height) = (view.labels[name] for name in ("points", "labelled", "box"))
     inside = ((points >= 0) & (points < size)).all(-1)

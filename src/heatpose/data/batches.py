@@ -12,7 +12,7 @@ from torch.utils.data import SequentialSampler
 from heatpose.data.augment import prominent
 from heatpose.data.sample import Person
 
-ORDER, RESOLUTION, VIEW = 1, 2, 3
+ORDER, RESOLUTION, SAMPLE = 1, 2, 3
 """What a generator is for: part of its seed, so that no two draw the same numbers."""
 
 
@@ -29,7 +29,7 @@ class BatchPlan(NamedTuple):
     size: int
     epoch: int
     positions: tuple[int, ...]
-    people: tuple[int, ...]
+    instances: tuple[int, ...]
 
 
 def generator(seed: int, purpose: int, epoch: int, number: int = 0) -> np.random.Generator:
@@ -55,11 +55,11 @@ class EpochBatches(SequentialSampler):
     """
 
     def __init__(
-        self, people: int, batch_size: int, sizes: Sequence[int], seed: int = 0, weights: NDArray[np.float64] | None = None,
+        self, instances: int, batch_size: int, sizes: Sequence[int], seed: int = 0, weights: NDArray[np.float64] | None = None,
         shuffle: bool = True, rank: int = 0, ranks: int = 1,
     ) -> None:  # fmt: skip
-        super().__init__(range(people))
-        self.people, self.sizes, self.seed, self.shuffle, self.rank, self.ranks = people, tuple(sizes), seed, shuffle, rank, ranks
+        super().__init__(range(instances))
+        self.instances, self.sizes, self.seed, self.shuffle, self.rank, self.ranks = instances, tuple(sizes), seed, shuffle, rank, ranks
         self.weights = None if weights is None else weights / weights.sum()
         self.together = batch_size * ranks
         self.epoch = 0
@@ -70,25 +70,25 @@ class EpochBatches(SequentialSampler):
 
     def __len__(self) -> int:
         """Batches; the last, smaller one is left out where there are several full ones."""
-        return self.people // self.together if self.people >= 2 * self.together else -(-self.people // self.together)
+        return self.instances // self.together if self.instances >= 2 * self.together else -(-self.instances // self.together)
 
     def __iter__(self) -> Iterator[BatchPlan]:  # type: ignore[override]  # "sequential" in name alone
         order = self._order()
         for number in range(len(self)):
             start = number * self.together
-            end = start + self.together if self.ranks > 1 else min(start + self.together, self.people)  # all processes need their share
+            end = start + self.together if self.ranks > 1 else min(start + self.together, self.instances)  # all processes need their share
             positions = tuple(range(start, end))[self.rank :: self.ranks]
             size = self.sizes[int(generator(self.seed, RESOLUTION, self.epoch, number).integers(len(self.sizes)))]
-            yield BatchPlan(size, self.epoch, positions, tuple(int(order[place % self.people]) for place in positions))
+            yield BatchPlan(size, self.epoch, positions, tuple(int(order[place % self.instances]) for place in positions))
 
     def _order(self) -> NDArray[np.intp]:
         random = generator(self.seed, ORDER, self.epoch)
         if not self.shuffle:
-            return np.arange(self.people)
-        return random.permutation(self.people) if self.weights is None else random.choice(self.people, self.people, p=self.weights)
+            return np.arange(self.instances)
+        return random.permutation(self.instances) if self.weights is None else random.choice(self.instances, self.instances, p=self.weights)
 
 
-def sampling_weights(people: Sequence[Person], prominence: float = 1.0, size: float = 0.0, keypoints: float = 0.0) -> NDArray[np.float64] | None:
+def sampling_weights(instances: Sequence[Person], prominence: float = 1.0, size: float = 0.0, keypoints: float = 0.0) -> NDArray[np.float64] | None:
     """How often each person comes up against the others.
 
     Args:
@@ -102,8 +102,8 @@ def sampling_weights(people: Sequence[Person], prominence: float = 1.0, size: fl
     """
     if (prominence, size, keypoints) == (1.0, 0.0, 0.0):
         return None
-    known = np.array([prominent(person) for person in people])
-    share = np.array([np.sqrt(person.box[2] * person.box[3] / (person.width * person.height)) for person in people])
-    labelled = np.array([max(float(person.labelled.mean()), 1e-3) for person in people])
+    known = np.array([prominent(person) for person in instances])
+    share = np.array([np.sqrt(person.box[2] * person.box[3] / (person.width * person.height)) for person in instances])
+    labelled = np.array([max(float(person.labelled.mean()), 1e-3) for person in instances])
     weights: NDArray[np.float64] = np.where(known, prominence, 1.0) * np.maximum(share, 1e-3) ** size * labelled**keypoints
     return weights

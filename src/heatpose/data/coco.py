@@ -74,7 +74,7 @@ def read_labels(path: str | Path, folder: Path | None = None, part: str = "val")
     return CocoLabels(path, names, images, annotations, source, +assumed)
 
 
-def people(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[list[Person], Audit]:
+def instances(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[list[Person], Audit]:
     """Every usable person of a label file: no crowd, a real box, at least one labelled keypoint of the skeleton.
 
     Args:
@@ -108,7 +108,7 @@ def people(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[
     return kept, audit
 
 
-def benchmark_people(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[list[Person], Audit]:
+def benchmark_instances(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[list[Person], Audit]:
     """The published single-person selection.
 
     Images with exactly one person annotation (a crowd counts as one and is not usable), a real box and at least one labelled keypoint.
@@ -116,7 +116,7 @@ def benchmark_people(labels: CocoLabels, images: str | Path, skeleton: Skeleton)
     Raises:
         HeatposeError: No image qualifies.
     """
-    everyone, audit = people(labels, images, skeleton)
+    everyone, audit = instances(labels, images, skeleton)
     kept = [person for person in everyone if person.alone]
     for person in everyone:
         if not person.alone:

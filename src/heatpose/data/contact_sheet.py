@@ -40,7 +40,7 @@ def contact_sheet_of(
 
 
 def augmented_sheet_of(
-    kept: Sequence[Person], skeleton: Skeleton, size: int = 192, people: int = 6, views: int = 4, seed: int = 0
+    kept: Sequence[Person], skeleton: Skeleton, size: int = 192, instances: int = 6, views: int = 4, seed: int = 0
 ) -> NDArray[np.uint8]:
     """Random people as training shows them: cropped, turned, mirrored and recoloured as by default, with the labels that go with it.
 
@@ -61,14 +61,14 @@ def augmented_sheet_of(
     from heatpose.data.augment import GeometricAugment, Photometric
     from heatpose.data.batches import BatchPlan
     from heatpose.data.image_cache import ImageFiles
-    from heatpose.data.views import TrainingViews
+    from heatpose.data.views import AugmentedBatches
     from heatpose.pose.draw import draw_pose
 
     skeleton.require_flip_pairs("augment.geometric.mirror=0 in training")
     augment = GeometricAugment()
-    chosen = _chosen([person for person in kept if augment.suits(person, size)], people, seed)
+    chosen = _chosen([person for person in kept if augment.suits(person, size)], instances, seed)
     shown = tuple(i for i in range(len(chosen)) for _ in range(views))
-    batch = TrainingViews(chosen, skeleton, augment, ImageFiles(), seed)[BatchPlan(size, 0, tuple(range(len(shown))), shown)]
+    batch = AugmentedBatches(chosen, skeleton, augment, ImageFiles(), seed)[BatchPlan(size, 0, tuple(range(len(shown))), shown)]
     images = Photometric()(batch["image"], batch["colour"]).round().byte().permute(0, 2, 3, 1).numpy()
     poses = np.concatenate([batch["points"].numpy() / size, batch["labelled"].numpy()[..., None]], 2, dtype=np.float32)
     tiles = [draw_pose(image, pose, skeleton, threshold=0.5) for image, pose in zip(images, poses, strict=True)]

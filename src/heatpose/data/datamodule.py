@@ -14,11 +14,11 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 from heatpose.data.audit import tell_once
 from heatpose.data.augment import GeometricAugment, Occlusion, fixed_transform, prominent, view
 from heatpose.data.batches import EpochBatches, sampling_weights
-from heatpose.data.image_cache import ImageFiles, Pictures, choose_pictures
+from heatpose.data.image_cache import ImageFiles, ImageStore, choose_images
 from heatpose.data.sample import Person
-from heatpose.data.selection import SELECTIONS, TrainingRules, split_people, why_empty
+from heatpose.data.selection import SELECTIONS, TrainingRules, split_instances, why_empty
 from heatpose.data.sources import Source
-from heatpose.data.views import TrainingBatch, TrainingViews, others_painted
+from heatpose.data.views import AugmentedBatches, TrainingBatch, others_painted
 from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing, check_resolution
 from heatpose.pose.skeleton import Skeleton
@@ -40,24 +40,24 @@ class PersonDataset(Dataset[Batch]):
     """
 
     def __init__(
-        self, people: Sequence[Person], skeleton: Skeleton, preprocessing: Preprocessing, pictures: Pictures | None = None, alone: bool = False
+        self, instances: Sequence[Person], skeleton: Skeleton, preprocessing: Preprocessing, images: ImageStore | None = None, alone: bool = False
     ) -> None:  # fmt: skip
-        self.people = people
+        self.instances = instances
         self.skeleton = skeleton
         self.preprocessing = preprocessing
-        self.pictures = pictures or ImageFiles()
+        self.images = images or ImageFiles()
         self.alone = alone
 
     def __len__(self) -> int:
-        return len(self.people)
+        return len(self.instances)
 
     def __getitem__(self, index: int) -> Batch:
-        person, size = self.people[index], self.preprocessing.size
-        picture = self.pictures.picture(person)
-        if picture.scale != (1.0, 1.0):
-            picture = ImageFiles().picture(person)
+        person, size = self.instances[index], self.preprocessing.size
+        image = self.images.image(person)
+        if image.scale != (1.0, 1.0):
+            image = ImageFiles().image(person)
         transform = fixed_transform(person, size)
-        pixels = others_painted(picture.pixels, person) if self.alone else picture.pixels
+        pixels = others_painted(image.pixels, person) if self.alone else image.pixels
         sample = view(pixels, person, transform, size, False, self.skeleton.flip_order, self.preprocessing.sampling)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1))),
@@ -134,9 +134,9 @@ class PoseData(lightning.LightningDataModule):
         self.cache = cache
         self.short_side = short_side
         self.seed = seed
-        self.train_people: list[Person] = []
-        self.validation_people: list[Person] = []
-        self.pictures: Pictures = ImageFiles()
+        self.train_instances: list[Person] = []
+        self.validation_instances: list[Person] = []
+        self.images: ImageStore = ImageFiles()
 
     def prepare_data(self) -> None:
         """Downloads or renders, once per node."""
@@ -148,31 +148,31 @@ class PoseData(lightning.LightningDataModule):
         Raises:
             HeatposeError: Nothing is left to learn from or to choose on, or the cache cannot be built.
         """
-        if self.train_people:
+        if self.train_instances:
             return
         everyone = self.source.training(self.skeleton)
-        split = split_people(everyone, self.rules)
+        split = split_instances(everyone, self.rules)
         if reason := why_empty(split, everyone, self.rules):
             raise HeatposeError(reason)
         tell_once(split.account)
-        learnt, chosen = split.learnt, split.chosen
-        self.pictures = choose_pictures(self.cache, self.short_side, everyone, [*learnt, *chosen] if self.limit else everyone)
-        self.train_people, self.validation_people = learnt, chosen
+        trained, chosen = split.trained, split.chosen
+        self.images = choose_images(self.cache, self.short_side, everyone, [*trained, *chosen] if self.limit else everyone)
+        self.train_instances, self.validation_instances = trained, chosen
 
     def train_dataloader(self) -> DataLoader[TrainingBatch]:
         """Whole augmented batches, shuffled; the last, smaller one is left out where there are several."""
         trainer, (rank, ranks) = self.trainer, self._process()
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
-        views = TrainingViews(self.train_people, self.skeleton, self.augment, self.pictures, self.seed, self.occlusion, packed=on_gpu)
+        views = AugmentedBatches(self.train_instances, self.skeleton, self.augment, self.images, self.seed, self.occlusion, packed=on_gpu)
         shuffle = not getattr(trainer, "overfit_batches", 0)  # a few batches to learn by heart must be the same ones in every epoch
-        weights = sampling_weights(self.train_people, **self.weighting)
+        weights = sampling_weights(self.train_instances, **self.weighting)
         batches = EpochBatches(len(views), part_of_batch(self.batch_size, ranks), self.resolutions, self.seed, weights, shuffle, rank, ranks)
         return DataLoader(views, batch_size=None, sampler=batches, collate_fn=_as_it_is, **self._loading(on_gpu))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The held-out part of the training data, one fixed view each."""
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        dataset, (rank, ranks) = PersonDataset(self.validation_people, self.skeleton, self.preprocessing, self.pictures, self.choose_alone), self._process()
+        dataset, (rank, ranks) = PersonDataset(self.validation_instances, self.skeleton, self.preprocessing, self.images, self.choose_alone), self._process()
         sampler = SharedOnce(len(dataset), rank, ranks)
         return DataLoader(dataset, part_of_batch(self.batch_size, ranks), sampler=sampler, **self._loading(on_gpu))
 
@@ -182,7 +182,7 @@ class PoseData(lightning.LightningDataModule):
 
     def _loading(self, on_gpu: bool) -> dict[str, Any]:
         """Options of a loader. Where the processor trains, reading from a cache is quicker done between the steps than by processes beside them."""
-        idle = 0 if not on_gpu and not isinstance(self.pictures, ImageFiles) else min(4, os.cpu_count() or 1)
+        idle = 0 if not on_gpu and not isinstance(self.images, ImageFiles) else min(4, os.cpu_count() or 1)
         workers = idle if self.workers == "auto" else int(self.workers)
         return {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": on_gpu}
 
@@ -242,7 +242,7 @@ def part_of_batch(batch_size: int, ranks: int) -> int:
     return batch_size // ranks
 
 
-class FewPeople(PoseData):
+class FewInstances(PoseData):
     """The first prominent people, one of each image, in one fixed view each: learnt from, and chosen on.
 
     Args:
@@ -251,21 +251,21 @@ class FewPeople(PoseData):
         settings: Of `PoseData`.
     """
 
-    def __init__(self, *arguments: Any, people: int = 8, repeats: int = 10, **settings: Any) -> None:
+    def __init__(self, *arguments: Any, instances: int = 8, repeats: int = 10, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self.people, self.repeats = people, repeats
+        self.instances, self.repeats = instances, repeats
 
     def setup(self, stage: str | None = None) -> None:
         """See `PoseData.setup`; then all but a few are left out."""
         super().setup(stage)
-        every = {person.image_id: person for person in reversed([*self.train_people, *self.validation_people]) if prominent(person)}
-        self.train_people = self.validation_people = sorted(every.values(), key=lambda person: person.image_id)[: self.people]
+        every = {person.image_id: person for person in reversed([*self.train_instances, *self.validation_instances]) if prominent(person)}
+        self.train_instances = self.validation_instances = sorted(every.values(), key=lambda person: person.image_id)[: self.instances]
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The same pictures again and again, in batches of all of them."""
-        fixed: Dataset[Batch] = PersonDataset(self.train_people, self.skeleton, self.preprocessing)
-        return DataLoader(ConcatDataset([fixed] * self.repeats), len(self.train_people))
+        fixed: Dataset[Batch] = PersonDataset(self.train_instances, self.skeleton, self.preprocessing)
+        return DataLoader(ConcatDataset([fixed] * self.repeats), len(self.train_instances))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The same once more."""
-        return DataLoader(PersonDataset(self.train_people, self.skeleton, self.preprocessing), len(self.train_people))
+        return DataLoader(PersonDataset(self.train_instances, self.skeleton, self.preprocessing), len(self.train_instances))

@@ -26,7 +26,7 @@ SAME_PLACE = 0.9
 """Intersection over union above which two boxes, as fractions of their images, are the same."""
 
 
-def same_images(people: Sequence[Person], others: Sequence[Person]) -> set[Path]:
+def same_images(instances: Sequence[Person], others: Sequence[Person]) -> set[Path]:
     """Image paths of `people` that show an image of `others`.
 
     They do where it is the same file or a copy of it, whatever the names. An image that was resized or
@@ -40,14 +40,14 @@ def same_images(people: Sequence[Person], others: Sequence[Person]) -> set[Path]
     Raises:
         HeatposeError: An image that has to be compared cannot be read.
     """
-    mine = {person.image_path: _resolved(person.image_path) for person in people}
+    mine = {person.image_path: _resolved(person.image_path) for person in instances}
     theirs = {_resolved(person.image_path) for person in others}
     found = {path for path, file in mine.items() if file in theirs}
     names = {path.stem for path in theirs}
     for path in _copies([path for path in mine if path not in found], theirs):
         if path.stem in names or not _blank(path):  # black frames of two videos are equal, too
             found.add(path)
-    pairs = _pairs([person for person in people if person.image_path not in found], others)
+    pairs = _pairs([person for person in instances if person.image_path not in found], others)
     with ThreadPoolExecutor(2) as pool:
         alike = pool.map(lambda pair: _alike(*pair), pairs)
         return found | {pair[0] for pair, same in zip(pairs, alike, strict=True) if same}
@@ -90,7 +90,7 @@ def _digest(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _pairs(people: Sequence[Person], others: Sequence[Person]) -> list[tuple[Path, Path]]:
+def _pairs(instances: Sequence[Person], others: Sequence[Person]) -> list[tuple[Path, Path]]:
     """Images that may be the same one, resized or compressed again."""
     known: dict[Hashable, list[Person]] = {}
     for other in others:
@@ -98,7 +98,7 @@ def _pairs(people: Sequence[Person], others: Sequence[Person]) -> list[tuple[Pat
             known.setdefault(key, []).append(other)
     pairs = {
         (person.image_path, other.image_path): None
-        for person in people
+        for person in instances
         for key in (person.image_id, person.image_path.stem)
         for other in known.get(key, ())
         if _overlap(person, other) >= SAME_PLACE

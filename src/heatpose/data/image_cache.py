@@ -34,7 +34,7 @@ AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Picture:
+class CachedImage:
     """A decoded image.
 
     Attributes:
@@ -46,22 +46,22 @@ class Picture:
     scale: tuple[float, float] = (1.0, 1.0)
 
 
-class Pictures(Protocol):
+class ImageStore(Protocol):
     """Where views get their pixels."""
 
-    def picture(self, person: Person) -> Picture:
+    def image(self, person: Person) -> CachedImage:
         """The picture that someone is on."""
 
 
 class ImageFiles:
     """Decodes the file each time."""
 
-    def picture(self, person: Person) -> Picture:
+    def image(self, person: Person) -> CachedImage:
         """See `Pictures`."""
-        return Picture(labelled_image(person))
+        return CachedImage(labelled_image(person))
 
 
-class PictureCache:
+class ImageCache:
     """Decoded pictures, mapped into memory. Processes that read one share the kernel's copy of it.
 
     Args:
@@ -88,7 +88,7 @@ class PictureCache:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_bytes": None}  # a worker maps the file itself
 
-    def picture(self, person: Person) -> Picture:
+    def image(self, person: Person) -> CachedImage:
         """The kept picture; nothing is read before its pixels are used."""
         if self._bytes is None:
             self._bytes = np.memmap(self.folder / PIXELS, np.uint8, "r").view(np.ndarray)
@@ -96,10 +96,10 @@ class PictureCache:
         width, height = self.sides[row].tolist()
         end = int(self.ends[row])
         pixels = self._bytes[end - 3 * width * height : end].reshape(height, width, 3)
-        return Picture(pixels, (width / person.width, height / person.height))
+        return CachedImage(pixels, (width / person.width, height / person.height))
 
 
-def open_cache(people: Sequence[Person], place: Path, short_side: int | None) -> PictureCache:
+def open_cache(instances: Sequence[Person], place: Path, short_side: int | None) -> ImageCache:
     """The cache of these people's pictures; builds it where it is not there.
 
     Whoever comes while another process builds it waits and shares the result. A build that was killed leaves nothing that is taken for a cache.
@@ -115,22 +115,22 @@ def open_cache(people: Sequence[Person], place: Path, short_side: int | None) ->
     # Imported here: only a run that trains builds caches.
     from filelock import FileLock
 
-    pictures = {str(person.image_path): person for person in people}
-    folder = place / cache_key(pictures.values(), short_side)
+    images = {str(person.image_path): person for person in instances}
+    folder = place / cache_key(images.values(), short_side)
     if folder.is_dir():
-        return PictureCache(folder)
+        return ImageCache(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
         with FileLock(place / f"{folder.name}.lock"):
             if not folder.is_dir():
-                _build(list(pictures.values()), folder, short_side)
+                _build(list(images.values()), folder, short_side)
     except OSError as error:
         reason = error.strerror or error
         raise HeatposeError(f"The picture cache '{place}' cannot be written ({reason}); set data.cache=FOLDER, or off to decode each time.") from error
-    return PictureCache(folder)
+    return ImageCache(folder)
 
 
-def choose_pictures(cache: str, short_side: int | None, everyone: Sequence[Person], needed: Sequence[Person]) -> Pictures:
+def choose_images(cache: str, short_side: int | None, everyone: Sequence[Person], needed: Sequence[Person]) -> ImageStore:
     """Where a run gets its pixels.
 
     Args:
@@ -155,18 +155,18 @@ def choose_pictures(cache: str, short_side: int | None, everyone: Sequence[Perso
     return open_cache(wanted, place, short_side)
 
 
-def bytes_needed(people: Iterable[Person], short_side: int | None) -> int:
+def bytes_needed(instances: Iterable[Person], short_side: int | None) -> int:
     """Size of the cache of these people's pictures."""
-    sides = {str(person.image_path): kept_size(person.width, person.height, short_side) for person in people}
+    sides = {str(person.image_path): kept_size(person.width, person.height, short_side) for person in instances}
     return sum(3 * width * height for width, height in sides.values())
 
 
-def is_built(people: Iterable[Person], place: Path, short_side: int | None) -> bool:
+def is_built(instances: Iterable[Person], place: Path, short_side: int | None) -> bool:
     """True where `open_cache` would have nothing to do."""
-    return (place / cache_key(people, short_side)).is_dir()
+    return (place / cache_key(instances, short_side)).is_dir()
 
 
-def cache_key(people: Iterable[Person], short_side: int | None) -> str:
+def cache_key(instances: Iterable[Person], short_side: int | None) -> str:
     """Hexadecimal name of the cache of these people's images; another one when a file changes.
 
     Images that an earlier version decoded differently make another one, too.
@@ -175,7 +175,7 @@ def cache_key(people: Iterable[Person], short_side: int | None) -> str:
         HeatposeError: A file is missing.
     """
     digest = hashlib.sha256(json.dumps([VERSION, short_side]).encode())
-    readings = {str(person.image_path): person.reading for person in people}
+    readings = {str(person.image_path): person.reading for person in instances}
     for name, reading in sorted(readings.items()):
         try:
             found = os.stat(name)
@@ -192,24 +192,24 @@ def kept_size(width: int, height: int, short_side: int | None) -> tuple[int, int
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def _build(people: Sequence[Person], folder: Path, short_side: int | None) -> None:
+def _build(instances: Sequence[Person], folder: Path, short_side: int | None) -> None:
     """Decodes all pictures on all cores into a folder beside the cache's place, and moves it there."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)  # of a killed build: the lock says that nobody is at it
-    sides = [kept_size(person.width, person.height, short_side) for person in people]
-    needed = bytes_needed(people, short_side)
+    sides = [kept_size(person.width, person.height, short_side) for person in instances]
+    needed = bytes_needed(instances, short_side)
     require_room(folder.parent, needed, "set data.cache=FOLDER on another disk, a smaller data.short_side, or data.cache=off")
     part.mkdir()
     try:
         with (part / PIXELS).open("wb") as file, progress_bar("pictures") as progress:
-            task = progress.add_task(f"decoding {needed / 1e9:.2f} GB into {folder.parent}", total=len(people))
-            for pixels in _decoded(people, sides):
+            task = progress.add_task(f"decoding {needed / 1e9:.2f} GB into {folder.parent}", total=len(instances))
+            for pixels in _decoded(instances, sides):
                 file.write(pixels.data)
                 progress.advance(task)
             file.flush()
             os.fsync(file.fileno())
         # Absolute, as in the folder's name: other spellings of a path share the cache.
-        names = [os.path.abspath(person.image_path) for person in people]
+        names = [os.path.abspath(person.image_path) for person in instances]
         index = {"short_side": short_side, "pictures": names, "sides": sides}
         (part / INDEX).write_text(json.dumps(index), encoding="utf-8")
         os.rename(part, folder)
@@ -218,11 +218,11 @@ def _build(people: Sequence[Person], folder: Path, short_side: int | None) -> No
         raise
 
 
-def _decoded(people: Sequence[Person], sides: Sequence[tuple[int, int]]) -> Iterator[NDArray[np.uint8]]:
+def _decoded(instances: Sequence[Person], sides: Sequence[tuple[int, int]]) -> Iterator[NDArray[np.uint8]]:
     """Pictures in order, decoded in parallel (Pillow does it without the interpreter's lock), a bounded number ahead."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(people), AT_ONCE):
-            yield from pool.map(_decode, people[start : start + AT_ONCE], sides[start : start + AT_ONCE])
+        for start in range(0, len(instances), AT_ONCE):
+            yield from pool.map(_decode, instances[start : start + AT_ONCE], sides[start : start + AT_ONCE])
 
 
 def _decode(person: Person, side: tuple[int, int]) -> NDArray[np.uint8]:

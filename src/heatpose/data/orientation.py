@@ -73,7 +73,7 @@ class _Header:
     converted: bool
 
 
-def read_orientations(people: Sequence[Person], labels: Path) -> tuple[list[Person], Readings]:
+def read_orientations(instances: Sequence[Person], labels: Path) -> tuple[list[Person], Readings]:
     """Decides how each image of a label file is read. Headers are read; pixels are not decoded.
 
     Args:
@@ -87,15 +87,15 @@ def read_orientations(people: Sequence[Person], labels: Path) -> tuple[list[Pers
         HeatposeError: Some images fit only upright and some only as stored, so that it is not
             known which way those are labelled that fit both ways.
     """
-    images = {person.image_path: person for person in people}
+    images = {person.image_path: person for person in instances}
     with ThreadPoolExecutor(8) as pool:
         headers = zip(images, pool.map(_header, images), strict=True)
         special = {path: header for path, header in headers if header is not None}
     if not special:
-        return list(people), Readings()
+        return list(instances), Readings()
     sizes = {path: (images[path].width, images[path].height) for path in special}
     readings, found = _decide(special, sizes, labels)
-    return [replace(p, reading=readings.get(p.image_path, "")) for p in people], found
+    return [replace(p, reading=readings.get(p.image_path, "")) for p in instances], found
 
 
 def _decide(

@@ -87,9 +87,9 @@ def clip_boxes(labels: Labelled, assumed: Counter[str]) -> Numbers:
     return boxes
 
 
-def _refuse(rows: NDArray[np.intp], where: Callable[[int], str], told: str) -> None:
+def _refuse(rows: NDArray[np.intp], where: Callable[[int], str], message: str) -> None:
     more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
-    raise HeatposeError(f"{where(int(rows[0]))}{more}: {told}")
+    raise HeatposeError(f"{where(int(rows[0]))}{more}: {message}")
 
 
 def _numbers(labels: Labelled, row: int) -> str:
@@ -169,10 +169,10 @@ def _other_reading(labels: Labelled, where: Callable[[int], str]) -> None:
          "the width and height from them."),
         (swapped, labels.boxes, "x and y of the keypoints look exchanged; write x, y, v."),
     )  # fmt: skip
-    for read, boxes, told in readings:
+    for read, boxes, message in readings:
         if _within(read, boxes)[seen].mean() > 0.9:
             out = np.flatnonzero((seen & ~_within(labels, labels.boxes)).any(1))
-            _refuse(out, where, f"boxes do not hold their keypoints, and {told}")
+            _refuse(out, where, f"boxes do not hold their keypoints, and {message}")
 
 
 def _overhang(boxes: Numbers, sizes: Numbers) -> Numbers:

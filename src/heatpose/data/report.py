@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from heatpose.data.audit import Audit
-from heatpose.data.coco import SEVERAL, CocoLabels, benchmark_people
+from heatpose.data.coco import SEVERAL, CocoLabels, benchmark_instances
 from heatpose.data.sample import Person
-from heatpose.data.selection import TrainingRules, split_people, why_empty
-from heatpose.data.sources import training_people
+from heatpose.data.selection import TrainingRules, split_instances, why_empty
+from heatpose.data.sources import training_instances
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import Skeleton
 from heatpose.utils.image_files import (
@@ -90,7 +90,7 @@ class AuditReport:
     assumed: dict[str, int]
     training: Selection
     benchmark: Selection
-    learnt: Selection | None
+    trained: Selection | None
     held_out: int
     refused: str | None
     files: ImageCheck
@@ -125,10 +125,10 @@ def audit_report(
         rules: Of the training, for a part that is learnt from.
         scored: People of the evaluation part that belongs to it; their images are not learnt from.
     """
-    kept, training = training_people(labels, Path(images), skeleton, scored)
+    kept, training = training_instances(labels, Path(images), skeleton, scored)
     per_image = Counter(int(a["image_id"]) for a in labels.annotations)
     by_people = Counter(min(per_image[image_id], 2) for image_id in labels.images)
-    split = None if rules is None else split_people(kept, rules)
+    split = None if rules is None else split_instances(kept, rules)
     refused = None if split is None or rules is None else why_empty(split, kept, rules)
     used = dict.fromkeys(person.image_id for person in kept) if check_files else ()
     report = AuditReport(
@@ -139,7 +139,7 @@ def audit_report(
         images_by_people={"none": by_people[0], "one": by_people[1], "several": by_people[2]},
         assumed=dict(training.assumed),
         training=Selection.of(training),
-        learnt=None if split is None else Selection.of(split.audit),
+        trained=None if split is None else Selection.of(split.audit),
         held_out=0 if split is None else len(split.chosen),
         refused=refused,
         benchmark=_benchmark(labels, images, skeleton, training),
@@ -154,7 +154,7 @@ def audit_report(
 
 def _benchmark(labels: CocoLabels, images: str | Path, skeleton: Skeleton, training: Audit) -> Selection:
     try:
-        return Selection.of(benchmark_people(labels, images, skeleton)[1])
+        return Selection.of(benchmark_instances(labels, images, skeleton)[1])
     except HeatposeError:  # none qualifies, which an audit states and a score cannot do without
         selection = Selection.of(training)
         return Selection(0, {**selection.dropped, SEVERAL: training.kept}, selection.examples)
@@ -195,7 +195,7 @@ def print_audit(report: AuditReport, console: Console) -> None:
     if kept:
         console.print(_bars("Labelled keypoints", report.labelled, kept))
         console.print(f"{report.outside} labelled keypoints lie outside their image")
-        counts = {str(n): people for n, people in enumerate(report.labelled_per_person) if people}
+        counts = {str(n): instances for n, instances in enumerate(report.labelled_per_person) if instances}
         console.print(_bars("People by number of labelled keypoints", counts, kept))
         sizes = dict(zip(_size_names(report.size_edges), report.sizes, strict=True))
         console.print(_bars("People by the box's share of the image", sizes, kept))
@@ -209,7 +209,7 @@ def _selections(report: AuditReport) -> Table:
     )
     names = {
         "training: every usable person": report.training,
-        f"train.py as it is: learnt from, or held out ({report.held_out})": report.learnt,
+        f"train.py as it is: learnt from, or held out ({report.held_out})": report.trained,
         "benchmark: one person per image": report.benchmark,
     }
     for name, selection in names.items():

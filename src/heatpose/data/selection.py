@@ -67,7 +67,7 @@ class TrainingSplit:
         audit: `kept` is the number of both, everyone else is dropped for a reason.
     """
 
-    learnt: list[Person]
+    trained: list[Person]
     chosen: list[Person]
     audit: Audit
 
@@ -76,21 +76,21 @@ class TrainingSplit:
         """One line with every number."""
         reasons = f"; {self.audit.reasons}" if self.audit.reasons else ""
         return (
-            f"Training: {len(self.learnt)} of {self.audit.annotations} people to learn from, "
+            f"Training: {len(self.trained)} of {self.audit.annotations} people to learn from, "
             f"{len(self.chosen)} held out to choose the checkpoint{reasons}."
         )
 
 
-def split_people(people: Sequence[Person], rules: TrainingRules) -> TrainingSplit:
+def split_instances(instances: Sequence[Person], rules: TrainingRules) -> TrainingSplit:
     """Applies the rules. Either part may come out empty (`why_empty`).
 
     Args:
         people: Usable ones (`coco.people`), in order.
         rules: What is wanted.
     """
-    audit = Audit(len({person.image_path for person in people}), len(people))
-    learnt, held = list[Person](), list[Person]()
-    for person in people:
+    audit = Audit(len({person.image_path for person in instances}), len(instances))
+    trained, held = list[Person](), list[Person]()
+    for person in instances:
         if reason := rules.why_not(person):
             audit.drop(reason, person.image_id)
         elif in_held_out(person, rules.held_out):
@@ -98,7 +98,7 @@ def split_people(people: Sequence[Person], rules: TrainingRules) -> TrainingSpli
         elif not rules.selects(person):
             audit.drop(f"not selected by data.module.select={rules.select}", person.image_id)
         else:
-            learnt.append(person)
+            trained.append(person)
     # Chosen on whole images of prominent people, as the benchmark's are: on crops, scores go on
     # rising long after those have stopped.
     chosen = [person for person in held if prominent(person)] or held
@@ -106,15 +106,15 @@ def split_people(people: Sequence[Person], rules: TrainingRules) -> TrainingSpli
     for person in held:
         if id(person) not in kept:
             audit.drop(NOT_PROMINENT, person.image_id)
-    for person in learnt[rules.limit :] if rules.limit is not None else ():
+    for person in trained[rules.limit :] if rules.limit is not None else ():
         audit.drop(LIMIT, person.image_id)
-    learnt = learnt[: rules.limit]
-    audit.kept = len(learnt) + len(chosen)
-    return TrainingSplit(learnt, chosen, audit)
+    trained = trained[: rules.limit]
+    audit.kept = len(trained) + len(chosen)
+    return TrainingSplit(trained, chosen, audit)
 
 
 def why_empty(
-    split: TrainingSplit, people: Sequence[Person], rules: TrainingRules
+    split: TrainingSplit, instances: Sequence[Person], rules: TrainingRules
 ) -> str | None:
     """Why a part of a split is empty, with settings for which none is; None where none is.
 
@@ -123,11 +123,11 @@ def why_empty(
         people: As `split_people`.
         rules: As `split_people`.
     """
-    if split.learnt and split.chosen:
+    if split.trained and split.chosen:
         return None
-    images = {person.image_path for person in people if rules.why_not(person) is None}
+    images = {person.image_path for person in instances if rules.why_not(person) is None}
     if not images:
-        what = f"None of the {len(people)} people can be learnt from"
+        what = f"None of the {len(instances)} people can be learnt from"
     elif not split.chosen:
         what = (
             f"None of the {len(images)} images with usable people is held out to choose the checkpoint "
@@ -136,19 +136,19 @@ def why_empty(
     else:
         what = f"Nobody is left to learn from, {len(split.chosen)} people are held out"
     reasons = f" ({split.audit.reasons})" if split.audit.reasons else ""
-    remedy = _remedy(people, rules)
+    remedy = _remedy(instances, rules)
     advice = f"set {' '.join(remedy)}" if remedy else "add images of other people"
     return f"{what}{reasons}; {advice}."
 
 
-def _remedy(people: Sequence[Person], rules: TrainingRules) -> list[str]:
+def _remedy(instances: Sequence[Person], rules: TrainingRules) -> list[str]:
     """The fewest settings, as on the command line, with which both parts hold someone; empty for none."""
     small, poor = {"min_side": 0}, {"min_keypoints": 1}
     loose: tuple[dict[str, Any], ...] = ({}, small, poor, {**small, **poor})
     for select in dict.fromkeys((rules.select, "all")):
         for changes in loose:
             tried = replace(rules, select=select, **changes)
-            share = _share(people, tried)
+            share = _share(instances, tried)
             if share is not None:
                 found = {**changes, "select": select, "held_out": share}
                 return [
@@ -159,14 +159,14 @@ def _remedy(people: Sequence[Person], rules: TrainingRules) -> list[str]:
     return []
 
 
-def _share(people: Sequence[Person], rules: TrainingRules) -> float | None:
+def _share(instances: Sequence[Person], rules: TrainingRules) -> float | None:
     """The `held_out` nearest to that of the rules with which both parts hold someone."""
-    usable = [person for person in people if rules.why_not(person) is None]
+    usable = [person for person in instances if rules.why_not(person) is None]
     held = [_place(person) for person in usable]
-    learnt = [_place(person) for person in usable if rules.selects(person)]
-    if not learnt or min(held) >= max(learnt):
+    trained = [_place(person) for person in usable if rules.selects(person)]
+    if not trained or min(held) >= max(trained):
         return None
-    low, high = min(held), max(learnt)  # held out are the places below the share
+    low, high = min(held), max(trained)  # held out are the places below the share
     if low < rules.held_out <= high:
         return rules.held_out
     for digits in range(2, 16):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from heatpose.data import formats
 from heatpose.data.audit import Audit, tell_once
-from heatpose.data.coco import CocoLabels, benchmark_people, people
+from heatpose.data.coco import CocoLabels, benchmark_instances, instances
 from heatpose.data.formats.coco import NAME as COCO
 from heatpose.data.identity import same_images
 from heatpose.data.layout import Split
@@ -81,7 +81,7 @@ class CocoSource:
         splits, scored, found = self._splits(), self.evaluation(skeleton) or [], []
         scored_too = 0
         for split in splits:
-            kept, audit = training_people(labels_of(split), split.images, skeleton, scored)
+            kept, audit = training_instances(labels_of(split), split.images, skeleton, scored)
             tell_once(audit.account(split.name, "usable for training"))
             tell_once(audit.readings.account(split.name))
             scored_too += audit.dropped[EVALUATED]
@@ -109,7 +109,7 @@ class CocoSource:
             if self.eval_root:
                 raise
             return None
-        kept, audit = benchmark_people(labels_of(split), split.images, skeleton)
+        kept, audit = benchmark_instances(labels_of(split), split.images, skeleton)
         tell_once(audit.account(split.name, "scored, one on each image"))
         tell_once(audit.readings.account(split.name))
         return kept
@@ -171,7 +171,7 @@ class SyntheticSource:
         return {"kind": "synthetic", **asdict(self)}
 
 
-def training_people(
+def training_instances(
     labels: CocoLabels, images: Path, skeleton: Skeleton, scored: Sequence[Person]
 ) -> tuple[list[Person], Audit]:
     """Usable people of a label file, on none of the images that are scored.
@@ -185,7 +185,7 @@ def training_people(
     Raises:
         HeatposeError: An image that has to be compared with a scored one cannot be read.
     """
-    everyone, audit = people(labels, images, skeleton)
+    everyone, audit = instances(labels, images, skeleton)
     same = same_images(everyone, scored)
     for person in everyone:
         if person.image_path in same:

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from heatpose.data.augment import GeometricAugment, Occlusion, moved_labels
-from heatpose.data.batches import VIEW, BatchPlan, generator
-from heatpose.data.image_cache import Picture, Pictures
+from heatpose.data.batches import SAMPLE, BatchPlan, generator
+from heatpose.data.image_cache import CachedImage, ImageStore
 from heatpose.data.sample import Person
 from heatpose.pose import geometry
 from heatpose.pose.skeleton import Skeleton
@@ -39,7 +39,7 @@ class Packed(NamedTuple):
     size: int
 
 
-class View(NamedTuple):
+class AugmentedSample(NamedTuple):
     """One person's view: a part of the picture u8[H, W, 3], input -> its pixels, the sampling, and what goes into the batch as it is."""
 
     pixels: NDArray[np.uint8]
@@ -48,7 +48,7 @@ class View(NamedTuple):
     labels: dict[str, Any]
 
 
-class TrainingViews(Dataset[TrainingBatch]):
+class AugmentedBatches(Dataset[TrainingBatch]):
     """Random views of people, a whole batch for each `BatchPlan`.
 
     Args:
@@ -62,33 +62,33 @@ class TrainingViews(Dataset[TrainingBatch]):
     """
 
     def __init__(
-        self, people: Sequence[Person], skeleton: Skeleton, augment: GeometricAugment, pictures: Pictures, seed: int = 0,
+        self, instances: Sequence[Person], skeleton: Skeleton, augment: GeometricAugment, images: ImageStore, seed: int = 0,
         occlusion: Occlusion | None = None, packed: bool = False,
     ) -> None:  # fmt: skip
-        self.people = people
+        self.instances = instances
         self.skeleton = skeleton
         self.augment = augment
-        self.pictures = pictures
+        self.images = images
         self.seed = seed
         self.occlusion = occlusion
         self.packed = packed
 
     def __len__(self) -> int:
-        return len(self.people)
+        return len(self.instances)
 
     def __getitem__(self, plan: BatchPlan) -> TrainingBatch:
-        views = [self.view(plan, number) for number in range(len(plan.people))]
+        views = [self.view(plan, number) for number in range(len(plan.instances))]
         batch = {name: torch.from_numpy(np.stack([view.labels[name] for view in views])) for name in views[0].labels}
-        batch["index"] = torch.tensor(plan.people)
-        pictures = _pack(views, plan.size) if self.packed else _sample(views, plan.size)
-        return {"packed" if self.packed else "image": pictures, **batch}
+        batch["index"] = torch.tensor(plan.instances)
+        images = _pack(views, plan.size) if self.packed else _sample(views, plan.size)
+        return {"packed" if self.packed else "image": images, **batch}
 
-    def view(self, plan: BatchPlan, number: int) -> View:
+    def view(self, plan: BatchPlan, number: int) -> AugmentedSample:
         """Draws the view of a batch's n-th person."""
-        random = generator(self.seed, VIEW, plan.epoch, plan.positions[number])
-        person = self.people[plan.people[number]]
-        picture = self.pictures.picture(person)
-        transform, mirrored = self.augment.transform(person, plan.size, random, min(picture.scale))
+        random = generator(self.seed, SAMPLE, plan.epoch, plan.positions[number])
+        person = self.instances[plan.instances[number]]
+        image = self.images.image(person)
+        transform, mirrored = self.augment.transform(person, plan.size, random, min(image.scale))
         nearest, averaged, masked = random.random(3) < (self.augment.nearest, self.augment.antialias, self.augment.mask_others)
         points, labelled, box = moved_labels(person, transform, mirrored, self.skeleton.flip_order)
         labels = {
@@ -97,12 +97,12 @@ class TrainingViews(Dataset[TrainingBatch]):
         }  # fmt: skip
         if self.occlusion is not None:
             labels["patches"] = self.occlusion.draw(person, self.skeleton, transform, random)
-        pixels, inverse = cut(picture, transform, plan.size, averaged and not nearest, person if masked else None)
-        return View(pixels, inverse, bool(nearest), labels)
+        pixels, inverse = cut(image, transform, plan.size, averaged and not nearest, person if masked else None)
+        return AugmentedSample(pixels, inverse, bool(nearest), labels)
 
 
 def cut(
-    picture: Picture, transform: geometry.Matrix, size: int, averaged: bool = False, alone: Person | None = None
+    image: CachedImage, transform: geometry.Matrix, size: int, averaged: bool = False, alone: Person | None = None
 ) -> tuple[NDArray[np.uint8], geometry.Matrix]:
     """The part of a picture that a view shows, with all pixels that its sampling touches.
 
@@ -117,15 +117,15 @@ def cut(
         u8[h, w, 3], where nothing is changed a window on the picture itself, and the transform input -> its pixels.
     """
     inverse = geometry.invert(transform)
-    inverse[0] *= picture.scale[0]
-    inverse[1] *= picture.scale[1]
+    inverse[0] *= image.scale[0]
+    inverse[1] *= image.scale[1]
     step = [max(1, int(math.hypot(*row))) if averaged else 1 for row in inverse[:, :2].tolist()]
     (left, right), (top, bottom) = (
-        _span(row, size, limit, margin + 1) for row, limit, margin in zip(inverse.tolist(), picture.pixels.shape[1::-1], step, strict=True)
+        _span(row, size, limit, margin + 1) for row, limit, margin in zip(inverse.tolist(), image.pixels.shape[1::-1], step, strict=True)
     )
-    pixels = picture.pixels[top:bottom, left:right]
+    pixels = image.pixels[top:bottom, left:right]
     if alone is not None and len(alone.others):
-        pixels = others_painted(pixels, alone, picture.scale, (left, top))
+        pixels = others_painted(pixels, alone, image.scale, (left, top))
     inverse[:, 2] -= left, top
     if max(step) > 1:
         from PIL import Image
@@ -161,7 +161,7 @@ def others_painted(pixels: NDArray[np.uint8], person: Person, scale: tuple[float
     return pixels
 
 
-def _pack(views: Sequence[View], size: int) -> Packed:
+def _pack(views: Sequence[AugmentedSample], size: int) -> Packed:
     """All pictures on one canvas each, black around them."""
     height, width = (max(view.pixels.shape[axis] for view in views) for axis in (0, 1))
     canvas = np.zeros((len(views), height, width, 3), np.uint8)
@@ -171,7 +171,7 @@ def _pack(views: Sequence[View], size: int) -> Packed:
     return Packed(torch.from_numpy(canvas), torch.from_numpy(np.stack([view.inverse for view in views])).float(), nearest, size)
 
 
-def _sample(views: Sequence[View], size: int) -> Tensor:
+def _sample(views: Sequence[AugmentedSample], size: int) -> Tensor:
     """u8[B, 3, S, S], channels last in memory; each picture on its own, so that its few pixels stay in the processor's cache."""
     images = np.empty((len(views), size, size, 3), np.uint8)
     for image, view in zip(images, views, strict=True):

@@ -12,7 +12,7 @@ from typing import Any
 from heatpose.deploy.command import OUTPUT, generate_arguments, shell_line, validate_arguments
 from heatpose.deploy.diagnosis import Diagnosis, diagnose, warnings_in
 from heatpose.deploy.facts import merged
-from heatpose.deploy.folder import LOG, RESULT, HandOff, keep_products
+from heatpose.deploy.folder import LOG, RESULT, DeploymentPackage, keep_products
 from heatpose.deploy.npu_profile import PROFILE, pool_file_name
 from heatpose.deploy.outcome import Outcome, budget_excess, collect
 from heatpose.deploy.stedgeai import Installation, find_installation, missing_compiler
@@ -22,7 +22,7 @@ from heatpose.utils.process import Ended, Progress, run_process
 
 
 def build(
-    hand_off: HandOff, *, explicit: Path | None = None, board: str | None = None,
+    package: DeploymentPackage, *, explicit: Path | None = None, board: str | None = None,
     time_limit_s: float | None = None, progress: Progress | None = None, release: str | None = None,
 ) -> Outcome:  # fmt: skip
     """Builds a hand-off, and runs it on a board where one is given; writes `result.json`, the raw log and the products into its folder.
@@ -43,33 +43,33 @@ def build(
     Raises:
         HeatposeError: No fitting tool, or there is no plain temporary folder.
     """
-    target, tool = hand_off.target, hand_off.target.tool
+    target, tool = package.target, package.target.tool
     if tool is None:
         raise HeatposeError(f"Target '{target.name}' needs no ST Edge AI Core: its TFLite runs as it is; leave out --run.")
     installation = find_installation(target, explicit, release=release)
     with tempfile.TemporaryDirectory(prefix="heatpose_") as temporary:
         if not temporary.isascii():
             raise HeatposeError(f"'{temporary}' is not plain ASCII, which ST's compiler needs; set TMPDIR (TEMP on Windows) to a folder with a plain name.")
-        run = _Run(hand_off, tool, installation, Path(temporary), time_limit_s or tool.time_limit_s, progress)
+        run = _Run(package, tool, installation, Path(temporary), time_limit_s or tool.time_limit_s, progress)
         outcome = run.generate()
         if board is not None and outcome.failure is None:
             outcome = run.validate(outcome, board)
         run.keep()
-    outcome.write(hand_off.folder / RESULT)
+    outcome.write(package.folder / RESULT)
     return outcome
 
 
 class _Run:
     """One run in its temporary folder."""
 
-    def __init__(self, hand_off: HandOff, tool: Tool, installation: Installation, folder: Path, limit: float, progress: Progress | None) -> None:
-        self.hand_off, self.tool, self.installation, self.folder = hand_off, tool, installation, folder
-        self.limit, self.progress, self.log = limit, progress, hand_off.folder / LOG
-        names = [hand_off.model_name]
-        if hand_off.target.npu is not None:
-            names += [PROFILE, pool_file_name(hand_off.target.name)]
+    def __init__(self, package: DeploymentPackage, tool: Tool, installation: Installation, folder: Path, limit: float, progress: Progress | None) -> None:
+        self.package, self.tool, self.installation, self.folder = package, tool, installation, folder
+        self.limit, self.progress, self.log = limit, progress, package.folder / LOG
+        names = [package.model_name]
+        if package.target.npu is not None:
+            names += [PROFILE, pool_file_name(package.target.name)]
         for name in names:
-            shutil.copyfile(hand_off.folder / name, folder / name)
+            shutil.copyfile(package.folder / name, folder / name)
         self.given = frozenset(names)
         self.log.write_bytes(b"")
 
@@ -88,30 +88,30 @@ class _Run:
 
     def generate(self) -> Outcome:
         """Builds, and judges by what is there afterwards."""
-        target = self.hand_off.target
+        target = self.package.target
         major = self.installation.version[0]
-        arguments = generate_arguments(target, self.hand_off.model_name, major)
+        arguments = generate_arguments(target, self.package.model_name, major)
         ended = self.call(arguments)
         files = self.made()
-        product, found = product_of(self.tool, self.hand_off.stem, files)
+        product, found = product_of(self.tool, self.package.stem, files)
         facts, warnings = collect(files)
         version = self.installation.version_text
         facts = merged([facts, replace(facts, tool_version=version)])
         pair = None if target.application is None else target.application.mismatch(version)
-        told = (missing_compiler(self.installation, self.tool), pair)
-        warnings += [text for text in told if text]
+        message = (missing_compiler(self.installation, self.tool), pair)
+        warnings += [text for text in message if text]
         warnings += warnings_in(ended.text)
-        if found is None and facts.says_sizes() and any(path.name == "network.c" for path in files):
+        if found is None and facts.declares_sizes() and any(path.name == "network.c" for path in files):
             found = self.folder / OUTPUT / "network.c"  # a build without its c_info, told by the text report
             warnings.append(f"There is no {product}; the sizes are the text report's.")
-        failure = judge(target, ended, product, found, says_sizes=facts.says_sizes())
+        failure = scorer(target, ended, product, found, declares_sizes=facts.declares_sizes())
         if failure is None and ended.status != 0:
             ending = "was stopped at its time limit" if ended.status is None else f"ended with status {ended.status}"
             warnings.append(f"ST Edge AI Core {ending}, but made what it should; the log has its words.")
         described: dict[str, Any] = {"path": str(self.installation.path), "version": version, "components": dict(self.installation.components)}
         return Outcome(
             target.name, "built" if failure is None else "failed", facts, described, shell_line(arguments), ended.status, ended.seconds,
-            tuple(path.name for path in files), tuple(warnings), budget_excess(facts, target), failure, self.hand_off.model.sha256,
+            tuple(path.name for path in files), tuple(warnings), budget_excess(facts, target), failure, self.package.model.sha256,
         )  # fmt: skip
 
     def validate(self, built: Outcome, board: str) -> Outcome:
@@ -119,21 +119,21 @@ class _Run:
         for path in self.made():
             if path.name.endswith("_c_info.json"):
                 path.rename(path.with_name(path.name.replace("_c_info.json", "_build_c_info.json")))
-        ended = self.call(validate_arguments(self.hand_off.target, self.hand_off.model_name, board))
+        ended = self.call(validate_arguments(self.package.target, self.package.model_name, board))
         facts, warnings = collect(self.made())
         if facts.ms is None:
             failure = diagnose(ended, "measurement")
-            told = f"The build is good, but the board was not measured: {failure.sentence}"
-            return replace(built, warnings=(*built.warnings, told), failure=failure, status="built", products=tuple(p.name for p in self.made()))
+            message = f"The build is good, but the board was not measured: {failure.sentence}"
+            return replace(built, warnings=(*built.warnings, message), failure=failure, status="built", products=tuple(p.name for p in self.made()))
         return replace(
             built, status="validated", facts=merged([built.facts, facts]), warnings=(*built.warnings, *warnings, *warnings_in(ended.text)),
-            over_budget=budget_excess(merged([built.facts, facts]), self.hand_off.target), products=tuple(path.name for path in self.made()),
+            over_budget=budget_excess(merged([built.facts, facts]), self.package.target), products=tuple(path.name for path in self.made()),
         )  # fmt: skip
 
     def keep(self) -> None:
         """Takes what was made into the hand-off, without the folders that the tool put it in."""
         files = ((path, path.relative_to(self.folder)) for path in self.made())
-        keep_products(self.hand_off.folder, {str(Path(*name.parts[1:]) if len(name.parts) > 1 else name): path for path, name in files})
+        keep_products(self.package.folder, {str(Path(*name.parts[1:]) if len(name.parts) > 1 else name): path for path, name in files})
 
 
 def product_of(tool: Tool, stem: str, files: Sequence[Path]) -> tuple[str, Path | None]:
@@ -145,13 +145,13 @@ def product_of(tool: Tool, stem: str, files: Sequence[Path]) -> tuple[str, Path 
     return pattern, next(iter(exact or kind), None)
 
 
-def judge(target: Target, ended: Ended, product: str, found: Path | None, *, says_sizes: bool) -> Diagnosis | None:
+def scorer(target: Target, ended: Ended, product: str, found: Path | None, *, declares_sizes: bool) -> Diagnosis | None:
     """None for a success: the product is there and, for an NPU build, some report says what it takes."""
     if found is None:
         return diagnose(ended, f"{product} in {OUTPUT}")
-    if target.npu is not None and not says_sizes:
+    if target.npu is not None and not declares_sizes:
         if ended.status == 0:
-            told = f"ST Edge AI Core made {found.name}, but neither it nor the text report can be understood; the tool may be newer than this version knows."
-            return Diagnosis("unreadable report", "", told)
+            message = f"ST Edge AI Core made {found.name}, but neither it nor the text report can be understood; the tool may be newer than this version knows."
+            return Diagnosis("unreadable report", "", message)
         return diagnose(ended, "report that can be understood")
     return None

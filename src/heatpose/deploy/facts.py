@@ -92,11 +92,11 @@ class Facts:
     rmse: float | None = None
     cosine: float | None = None
 
-    def says_sizes(self) -> bool:
+    def declares_sizes(self) -> bool:
         """Whether the sizes of the build are known."""
         return self.ram_internal is not None and self.flash is not None
 
-    def says_anything(self) -> bool:
+    def has_signal(self) -> bool:
         """Whether there is more than who wrote the report about which model."""
         return any(value is not None for value in (self.ram_internal, self.flash, self.macc, self.epochs_hw, self.ms))
 

@@ -46,7 +46,7 @@ _LAYOUTS = {Layout.MAPS_LAST: "maps", Layout.MAPS_FIRST: "maps", Layout.POSE_XY:
 
 
 @dataclass(frozen=True)
-class HandOff:
+class DeploymentPackage:
     """A folder that was written.
 
     Attributes:
@@ -77,7 +77,7 @@ def plain_stem(model: DeployModel) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", model.stem)
 
 
-def write_hand_off(source: Path, target: Target, *, allow_rejected: bool = False) -> HandOff:
+def write_package(source: Path, target: Target, *, allow_rejected: bool = False) -> DeploymentPackage:
     """Writes `<bundle>/<target>`, replacing an older one; results of the same model's earlier run stay.
 
     A TFLite file of another pipeline gets `<file's name without .tflite>/<target>` beside it.
@@ -90,7 +90,7 @@ def write_hand_off(source: Path, target: Target, *, allow_rejected: bool = False
     name = f"{plain_stem(model)}.tflite"
     command = None if target.tool is None else tuple(generate_arguments(target, name))
     bundle = package_parent(source)
-    hand_off = HandOff(bundle / target.name, target, model, command)
+    package = DeploymentPackage(bundle / target.name, target, model, command)
     try:
         bundle.mkdir(exist_ok=True)
     except OSError as error:
@@ -99,14 +99,14 @@ def write_hand_off(source: Path, target: Target, *, allow_rejected: bool = False
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=bundle) as temporary:
             new = Path(temporary) / "new"
             new.mkdir()
-            _fill(new, hand_off)
-            _keep_outcome(hand_off.folder, new)
-            if hand_off.folder.exists():
-                os.replace(hand_off.folder, Path(temporary) / "old")
-            os.replace(new, hand_off.folder)
+            _fill(new, package)
+            _keep_outcome(package.folder, new)
+            if package.folder.exists():
+                os.replace(package.folder, Path(temporary) / "old")
+            os.replace(new, package.folder)
     except OSError as error:
-        raise HeatposeError(f"'{hand_off.folder}' cannot be written ({error.strerror}).") from error
-    return hand_off
+        raise HeatposeError(f"'{package.folder}' cannot be written ({error.strerror}).") from error
+    return package
 
 
 def package_parent(source: Path) -> Path:
@@ -124,15 +124,15 @@ def fitted(target: Target, model: DeployModel) -> Target:
     return target
 
 
-def _fill(folder: Path, hand_off: HandOff) -> None:
-    target, model = hand_off.target, hand_off.model
-    shutil.copyfile(model.path, folder / hand_off.model_name)
+def _fill(folder: Path, package: DeploymentPackage) -> None:
+    target, model = package.target, package.model
+    shutil.copyfile(model.path, folder / package.model_name)
     if target.npu is not None:
         _write(folder / PROFILE, profile_text(target.npu, target.name))
         _write(folder / pool_file_name(target.name), pool_text(target.npu))
     if target.tool is not None:
-        _write(folder / "run.sh", run_sh(target, hand_off.model_name), executable=True)
-        _write(folder / "run.ps1", run_ps1(target, hand_off.model_name))
+        _write(folder / "run.sh", run_sh(target, package.model_name), executable=True)
+        _write(folder / "run.ps1", run_ps1(target, package.model_name))
     _write(folder / "heatpose_model.h", header_text(model))
     if not model.decoded:
         for name in SOURCES:
@@ -141,14 +141,14 @@ def _fill(folder: Path, hand_off: HandOff) -> None:
         for name, content in selftest_texts(model).items():
             _write(folder / name, content)
     if has_app_config(target, model):
-        _into_application(folder, hand_off)
+        _into_application(folder, package)
     if target.flashing.kind == "linux":
         _board_app(folder, model, target)
     expected = None if target.estimator is None else estimate(model.graph, target)  # a board without one has the rules' findings alone
     findings = [asdict(finding) for finding in check_target(model.graph, target)]
-    _write(folder / "README.md", readme_text(target, model, hand_off.model_name, hand_off.command, expected))
+    _write(folder / "README.md", readme_text(target, model, package.model_name, package.command, expected))
     write_json(folder / ESTIMATE, {"estimate": None if expected is None else expected.to_json(), "findings": findings})
-    _record(folder, hand_off)
+    _record(folder, package)
 
 
 def _write(path: Path, text: str, executable: bool = False) -> None:
@@ -157,11 +157,11 @@ def _write(path: Path, text: str, executable: bool = False) -> None:
         path.chmod(0o755)
 
 
-def _into_application(folder: Path, hand_off: HandOff) -> None:
+def _into_application(folder: Path, package: DeploymentPackage) -> None:
     """What puts the network into ST's application, and what it must know."""
-    target, weights = hand_off.target, weights_of(hand_off.target)
+    target, weights = package.target, weights_of(package.target)
     assert target.application is not None and weights is not None
-    text = app_config_text(hand_off.model, target, hand_off.model_name)
+    text = app_config_text(package.model, target, package.model_name)
     _write(folder / "app_config_block.h", text)
     source = resources.files("heatpose.deploy") / "board" / "into_application.py"
     _write(folder / "into_application.py", source.read_text(encoding="utf-8"))
@@ -187,13 +187,13 @@ def _board_app(folder: Path, model: DeployModel, target: Target) -> None:
     write_json(folder / "pose_model.json", described)
 
 
-def _record(folder: Path, hand_off: HandOff) -> None:
+def _record(folder: Path, package: DeploymentPackage) -> None:
     """What was handed over, for whoever finds the folder, and for the results to be told apart."""
-    model = hand_off.model
+    model = package.model
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     content = {
-        "target": hand_off.target.name, "board": hand_off.target.board, "model": hand_off.model_name, "model_sha256": model.sha256,
-        "rejected": model.rejected, "command": None if hand_off.command is None else shell_line(hand_off.command),
+        "target": package.target.name, "board": package.target.board, "model": package.model_name, "model_sha256": model.sha256,
+        "rejected": model.rejected, "command": None if package.command is None else shell_line(package.command),
         "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
     }  # fmt: skip
     write_json(folder / RECORD, content)

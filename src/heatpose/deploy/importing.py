@@ -15,7 +15,7 @@ from heatpose.deploy.build import product_of
 from heatpose.deploy.c_info import facts_of
 from heatpose.deploy.diagnosis import Diagnosis, diagnose
 from heatpose.deploy.facts import Facts, ReportError, merged
-from heatpose.deploy.folder import LOG, RESULT, HandOff, keep_products
+from heatpose.deploy.folder import LOG, RESULT, DeploymentPackage, keep_products
 from heatpose.deploy.outcome import Outcome, budget_excess, collect
 from heatpose.errors import HeatposeError, first_line
 from heatpose.utils.process import Ended
@@ -25,7 +25,7 @@ MOST_FILES, MOST_BYTES = 2000, 2 * 1024**3
 _SKIPPED = ("st_ai_ws", "stm32ai_ws")
 
 
-def import_results(hand_off: HandOff, source: Path) -> Outcome:
+def import_results(package: DeploymentPackage, source: Path) -> Outcome:
     """Reads a tool's output folder, or the archive of one, into a hand-off: products, log and `result.json`.
 
     Args:
@@ -40,9 +40,9 @@ def import_results(hand_off: HandOff, source: Path) -> Outcome:
         files = [path for path in sorted(folder.rglob("*")) if _is_result(path, folder)]
         if len(files) > MOST_FILES or sum(path.stat().st_size for path in files) > MOST_BYTES:
             raise HeatposeError(f"'{source}' is too large for the output of one build; give the folder that the tool wrote (st_ai_output).")
-        outcome = _outcome(hand_off, source, files)
-        _keep(hand_off, folder, files)
-    outcome.write(hand_off.folder / RESULT)
+        outcome = _outcome(package, source, files)
+        _keep(package, folder, files)
+    outcome.write(package.folder / RESULT)
     return outcome
 
 
@@ -78,26 +78,26 @@ def _is_result(path: Path, folder: Path) -> bool:
     return path.is_file() and not path.is_symlink() and not any(part in _SKIPPED for part in inside)
 
 
-def _outcome(hand_off: HandOff, source: Path, files: Sequence[Path]) -> Outcome:
-    target = hand_off.target
+def _outcome(package: DeploymentPackage, source: Path, files: Sequence[Path]) -> Outcome:
+    target = package.target
     facts, warnings = collect(files)
     facts = merged([facts, *_cloud(files)])
-    product, found = (None, None) if target.tool is None else product_of(target.tool, hand_off.stem, files)
-    if not facts.says_anything() and found is None:
+    product, found = (None, None) if target.tool is None else product_of(target.tool, package.stem, files)
+    if not facts.has_signal() and found is None:
         wanted = "a c_info json, a report" + ("" if product is None else f" or {product}")
         if (failure := _failure(files, wanted)) is not None:
             raise HeatposeError(f"'{source}' is left of a run that failed: {failure.sentence}")
         raise HeatposeError(f"'{source}' holds no result of ST Edge AI Core: {wanted} is what is looked for.")
-    if facts.model is not None and _plain(facts.model) != _plain(hand_off.stem):
+    if facts.model is not None and _plain(facts.model) != _plain(package.stem):
         raise HeatposeError(
-            f"'{source}' is the result of '{facts.model}', but the bundle's model for {target.name} is '{hand_off.stem}'; "
+            f"'{source}' is the result of '{facts.model}', but the bundle's model for {target.name} is '{package.stem}'; "
             "import it into the bundle that it was built from."
         )
     if facts.model is None:
         warnings.append("The results do not say which model they are of; they are taken for this bundle's.")
     names = tuple(path.name for path in files)
     return Outcome(
-        target.name, "imported", facts, {}, None, None, None, names, tuple(warnings), budget_excess(facts, target), None, hand_off.model.sha256
+        target.name, "imported", facts, {}, None, None, None, names, tuple(warnings), budget_excess(facts, target), None, package.model.sha256
     )  # fmt: skip
 
 
@@ -147,8 +147,8 @@ def _benchmark(benchmark: dict[str, Any], path: Path) -> list[Facts]:
     return found
 
 
-def _keep(hand_off: HandOff, folder: Path, files: Sequence[Path]) -> None:
+def _keep(package: DeploymentPackage, folder: Path, files: Sequence[Path]) -> None:
     """Copies what was made, in place of an earlier run's; a log beside it becomes the log."""
     logs = [path.read_bytes() for path in files if path.suffix == ".log"]
-    keep_products(hand_off.folder, {path.relative_to(folder).as_posix(): path for path in files})
-    (hand_off.folder / LOG).write_bytes(logs[0] if logs else b"")
+    keep_products(package.folder, {path.relative_to(folder).as_posix(): path for path in files})
+    (package.folder / LOG).write_bytes(logs[0] if logs else b"")

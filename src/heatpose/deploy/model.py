@@ -219,5 +219,5 @@ def _manifest(bundle: Path) -> Mapping[str, Any]:
 
 def _failures(manifest: Mapping[str, Any], artefact: str) -> list[str]:
     """The sentences of the gates that an artefact failed."""
-    gates = [gate for gate in manifest.get("gates") or [] if isinstance(gate, dict)]
-    return [str(gate.get("sentence", "")) for gate in gates if gate.get("artefact") == artefact and not gate.get("passed")]
+    checks = [check for check in manifest.get("gates") or [] if isinstance(check, dict)]
+    return [str(check.get("sentence", "")) for check in checks if check.get("artefact") == artefact and not check.get("passed")]

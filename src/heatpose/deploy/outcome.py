@@ -91,15 +91,15 @@ def collect(files: Iterable[Path]) -> tuple[Facts, list[str]]:
         try:
             reports.append(read_c_info(path))
         except ReportError as error:
-            told = str(error).replace(str(path), path.name)  # the folder may be a temporary one
-            warnings.append(f"{told} The text report is taken instead.")
+            message = str(error).replace(str(path), path.name)  # the folder may be a temporary one
+            warnings.append(f"{message} The text report is taken instead.")
     for path in texts:
         try:
             reports.append(read_text_report(path))
         except ReportError:  # consoles and notes lie beside reports
             continue
     # Sizes of a build come before those of anything else.
-    return merged(sorted(reports, key=lambda facts: not facts.says_sizes())), warnings
+    return merged(sorted(reports, key=lambda facts: not facts.declares_sizes())), warnings
 
 
 def budget_excess(facts: Facts, target: Target) -> tuple[str, ...]:

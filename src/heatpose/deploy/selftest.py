@@ -59,7 +59,7 @@ def golden(model: DeployModel) -> Golden:
     quantization = model.int8_output
     assert quantization is not None
     scene = render_scene(SyntheticSettings(seed=SCENE_SEED), "val", SCENE)
-    image = model.preprocessing.resize(np.asarray(scene.picture.convert("RGB")))
+    image = model.preprocessing.resize(np.asarray(scene.image.convert("RGB")))
     scale, zero_point = np.float64(quantization.scales[0]), int(quantization.zero_points[0])
     maps = open_runner(model.path, threads=1).heatmaps(image[None])[0].astype(np.float64)
     stored = np.clip(np.rint(maps / scale) + zero_point, -128, 127).astype(np.int8)

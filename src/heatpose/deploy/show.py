@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from heatpose.deploy.estimate import Estimate, Interval
-from heatpose.deploy.folder import LOG, PRODUCTS, RESULT, HandOff
+from heatpose.deploy.folder import LOG, PRODUCTS, RESULT, DeploymentPackage
 from heatpose.deploy.outcome import Outcome
 from heatpose.deploy.targets import Target
 from heatpose.tflite.lint import Finding
@@ -36,8 +36,8 @@ def estimate_lines(expected: Estimate) -> list[str]:
     source = f"Profile {expected.profile}, fitted on published rows of {expected.based_on}; the interval is the largest error of a row that was left out"
     source += ", wider where it extrapolates." if expected.extrapolates else "."
     outside = (f"Extrapolation: {text}" for text in expected.outside)
-    told = [text.removeprefix("Extrapolation: ") if "Not estimated" in text else text for text in outside]
-    return [source, *told, *(f"warning: {text}" for text in expected.warnings), *expected.notes]
+    message = [text.removeprefix("Extrapolation: ") if "Not estimated" in text else text for text in outside]
+    return [source, *message, *(f"warning: {text}" for text in expected.warnings), *expected.notes]
 
 
 def _cells(interval: Interval | None, none: str = "not published") -> tuple[str, str]:
@@ -79,12 +79,12 @@ def outcome_lines(outcome: Outcome, folder: Path) -> list[str]:
     return [*outcome.over_budget, *(f"warning: {text}" for text in outcome.warnings), f"In {folder}: {RESULT}, {LOG}{made}."]
 
 
-def hand_off_lines(hand_off: HandOff, command: str | None, findings: Sequence[Finding]) -> list[str]:
+def package_lines(package: DeploymentPackage, command: str | None, findings: Sequence[Finding]) -> list[str]:
     """What a dry run prints: where the folder is, what is known against the model, and the exact command."""
-    lines = [f"{hand_off.folder} is ready: {hand_off.model_name} for {hand_off.target.board}."]
-    lines += [f"Assumed: {text}" for text in hand_off.model.assumed]
-    if hand_off.target.application is not None and command is not None:
-        lines.append(f"Pairs that build: {hand_off.target.application.name} {hand_off.target.application.pairs_text()}.")
+    lines = [f"{package.folder} is ready: {package.model_name} for {package.target.board}."]
+    lines += [f"Assumed: {text}" for text in package.model.assumed]
+    if package.target.application is not None and command is not None:
+        lines.append(f"Pairs that build: {package.target.application.name} {package.target.application.pairs_text()}.")
     lines += [f"{finding.severity}: {finding.message}" for finding in findings if finding.severity != "info"]
     if command is None:
         return [*lines, "No conversion is needed; README.md in the folder tells how it gets onto the board."]

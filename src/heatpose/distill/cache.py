@@ -59,15 +59,15 @@ class TeacherMaps:
         """Itself: averaged weights copy the whole module, and would read all maps into memory."""
         return self
 
-    def agreement(self, people: Sequence[Person], skeleton: Skeleton) -> float:
+    def agreement(self, instances: Sequence[Person], skeleton: Skeleton) -> float:
         """Mean OKS of the teacher's points against the labels of the same N people, in percent."""
-        truth = normalised_truth(people)
-        sizes = np.array([[p.width, p.height] for p in people], np.float32)
+        truth = normalised_truth(instances)
+        sizes = np.array([[p.width, p.height] for p in instances], np.float32)
         similarity = keypoint_similarity(self.points / sizes[:, None], truth.keypoints, truth.area, skeleton.sigmas)
         return 100 * float(mean_over_labelled(similarity, truth.labelled).mean())
 
 
-def teacher_maps(settings: DistillSettings, people: Sequence[Person], skeleton: Skeleton, *, progress: bool = True) -> TeacherMaps:
+def teacher_maps(settings: DistillSettings, instances: Sequence[Person], skeleton: Skeleton, *, progress: bool = True) -> TeacherMaps:
     """The teacher's answers for people, out of the cache, or made now.
 
     Args:
@@ -87,17 +87,17 @@ def teacher_maps(settings: DistillSettings, people: Sequence[Person], skeleton: 
     teacher = Teacher(runner, skeleton, settings.min_score, settings.mirror, settings.names())
     if (line := teacher.reading.line("distill.")) and is_first_process():
         print(line)
-    folder = Path(settings.folder) / cache_key(runner, people, skeleton, settings)
+    folder = Path(settings.folder) / cache_key(runner, instances, skeleton, settings)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
-            _build(teacher, people, settings, folder, progress)
-    views = np.array([view_matrix(view_box(person, settings.margin)) for person in people])
+            _build(teacher, instances, settings, folder, progress)
+    views = np.array([view_matrix(view_box(person, settings.margin)) for person in instances])
     maps = np.load(folder / "maps.npy", mmap_mode="r") if teacher.gives_maps else None
     return TeacherMaps(maps, np.load(folder / "points.npy"), np.load(folder / "scores.npy"), views)
 
 
-def cache_key(runner: PoseRunner, people: Sequence[Person], skeleton: Skeleton, settings: DistillSettings) -> str:
+def cache_key(runner: PoseRunner, instances: Sequence[Person], skeleton: Skeleton, settings: DistillSettings) -> str:
     """Name of the folder: a hash of all that the answers depend on. Of the pictures, their paths and sizes in bytes."""
     read = reading_of(runner, settings.names())
     digest = hashlib.sha256(runner.path.read_bytes())
@@ -105,7 +105,7 @@ def cache_key(runner: PoseRunner, people: Sequence[Person], skeleton: Skeleton, 
     head += [skeleton.to_dict(), read.skeleton.to_dict(), asdict(runner.input.normalisation)]
     digest.update(json.dumps(head, sort_keys=True).encode())
     sizes: dict[Path, int] = {}
-    for person in people:
+    for person in instances:
         if person.image_path not in sizes:
             sizes[person.image_path] = person.image_path.stat().st_size if person.image_path.is_file() else -1
         digest.update(f"{person.image_path.resolve()} {sizes[person.image_path]} {person.width} {person.height} {person.box}\n".encode())
@@ -113,24 +113,24 @@ def cache_key(runner: PoseRunner, people: Sequence[Person], skeleton: Skeleton, 
     return f"{runner.path.stem}-{digest.hexdigest()[:16]}"
 
 
-def _build(teacher: Teacher, people: Sequence[Person], settings: DistillSettings, folder: Path, progress: bool) -> None:
+def _build(teacher: Teacher, instances: Sequence[Person], settings: DistillSettings, folder: Path, progress: bool) -> None:
     """Makes the folder, or goes on with what a killed build left."""
     from rich.progress import track
 
     part = folder.with_name(folder.name + ".part")
     part.mkdir(exist_ok=True)
     first = _done(part)
-    pieces = range(first, len(people), PIECE)
+    pieces = range(first, len(instances), PIECE)
     arrays: dict[str, Any] = {}
-    boxes = [view_box(person, settings.margin) for person in people]
-    shown = _views(people, boxes, teacher.runner.size, pieces)
+    boxes = [view_box(person, settings.margin) for person in instances]
+    shown = _views(instances, boxes, teacher.runner.size, pieces)
     for start, images in zip(pieces, track(shown, f"asking {teacher.runner.name}", len(pieces), disable=not progress, transient=True), strict=True):
         for name, values in _stored(teacher.ask(images), boxes[start : start + PIECE]).items():
             if name not in arrays:
-                arrays[name] = _open(part / f"{name}.npy", (len(people), *values.shape[1:]), values.dtype, new=start == 0)
+                arrays[name] = _open(part / f"{name}.npy", (len(instances), *values.shape[1:]), values.dtype, new=start == 0)
             arrays[name][start : start + PIECE] = values
             arrays[name].flush()
-        _write_count(part, min(start + PIECE, len(people)))
+        _write_count(part, min(start + PIECE, len(instances)))
     os.replace(part, folder)
 
 
@@ -144,12 +144,12 @@ def _stored(answer: Answer, boxes: Sequence[Box]) -> dict[str, NDArray[np.generi
     return stored
 
 
-def _views(people: Sequence[Person], boxes: Sequence[Box], size: int, pieces: range) -> Iterator[NDArray[np.uint8]]:
+def _views(instances: Sequence[Person], boxes: Sequence[Box], size: int, pieces: range) -> Iterator[NDArray[np.uint8]]:
     """u8[B, S, S, 3] of each piece; the next one is decoded in threads while the teacher looks at this one."""
     with ThreadPoolExecutor(2) as pool:
 
         def ahead(start: int) -> list[object]:
-            return [pool.submit(show, people[i], boxes[i], size) for i in range(start, min(start + PIECE, len(people)))]
+            return [pool.submit(show, instances[i], boxes[i], size) for i in range(start, min(start + PIECE, len(instances)))]
 
         waiting = ahead(pieces.start)
         for start in pieces:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heatpose.errors import HeatposeError, InterruptedRun, told_in_one_sentence
+from heatpose.errors import HeatposeError, InterruptedRun, exit_on_user_error
 from heatpose.utils.configuration import conf_folder
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def run(entry: Entry, name: str) -> None:
 
     from heatpose.entries.overrides import options_of, quoted
 
-    with told_in_one_sentence():
+    with exit_on_user_error():
         options = options_of(sys.argv[1:])
         folders = [conf_folder(), *([Path(options.config_dir)] if options.config_dir else [])]
         if not folders[-1].is_dir():

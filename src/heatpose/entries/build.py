@@ -19,7 +19,7 @@ import heatpose.sweeps.hydra_callback  # noqa: F401  (registers the resolver tha
 from heatpose.data.datamodule import PoseData, part_of_batch
 from heatpose.data.sources import Source, from_description
 from heatpose.deploy.budget import tell_expected
-from heatpose.deploy.folder import write_hand_off
+from heatpose.deploy.folder import write_package
 from heatpose.deploy.target_files import load_target
 from heatpose.deploy.targets import Target
 from heatpose.distill.loss import Distillation
@@ -128,10 +128,10 @@ def build_distillation(config: DictConfig, data: PoseData, skeleton: Skeleton) -
     from heatpose.distill.cache import teacher_maps
 
     data.setup()
-    maps = teacher_maps(settings, data.train_people, skeleton)
-    agreed = maps.agreement(data.train_people, skeleton)
+    maps = teacher_maps(settings, data.train_instances, skeleton)
+    agreed = maps.agreement(data.train_instances, skeleton)
     if is_first_process():
-        print(f"Teacher {Path(settings.path).name} agrees with the labels of {len(data.train_people)} training people to {agreed:.1f} % OKS.")
+        print(f"Teacher {Path(settings.path).name} agrees with the labels of {len(data.train_instances)} training people to {agreed:.1f} % OKS.")
     return Distillation(maps, settings, skeleton)
 
 
@@ -240,4 +240,4 @@ def hand_over(config: DictConfig, bundle: Path) -> None:
     """Writes the hand-off of a finished bundle for the run's board. A rejected artefact is left to the gates' own sentence."""
     target = target_of(config)
     if target is not None and not list(bundle.glob(f"*_{target.artefact}.rejected.tflite")):
-        print(f"{write_hand_off(bundle, target).folder} is ready for {target.board}.")
+        print(f"{write_package(bundle, target).folder} is ready for {target.board}.")

@@ -14,18 +14,18 @@ from heatpose.data.sources import Source
 from heatpose.errors import HeatposeError
 from heatpose.evaluation.evaluate import evaluate
 from heatpose.evaluation.tables import report_table
-from heatpose.export.checks import GateLimits
-from heatpose.export.pipeline import FORMS, RECOVERY, BundleResult, export_bundle
+from heatpose.export.checks import CheckLimits
+from heatpose.export.pipeline import FORMS, PTQ, BundleResult, export_bundle
 from heatpose.export.result import print_table
 from heatpose.models.checkpoint import LoadedCheckpoint, load_checkpoint
 from heatpose.models.decode import PoseForm
 from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.upsample import Upsampling
-from heatpose.quantize.settings import AutoChoice, Recovery, Tuning
+from heatpose.quantize.settings import AutoChoice, PtqSettings, QatSettings
 from heatpose.runners.torch_runner import TorchRunner
 from heatpose.tflite.inspect import Artefact, Output
 from heatpose.training.result import BoardNumbers, RunResult
-from heatpose.training.self_distillation import Settling, settle
+from heatpose.training.self_distillation import UpsamplingTuning, tune_upsampling
 from heatpose.utils.tables import show
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ class QuantSettings:
     sigmoid: bool | None = None
     pose: PoseForm = "xy"
     upsample: Upsampling | None = None
-    settling: Settling | None = None
+    upsampling_tuning: UpsamplingTuning | None = None
     calibration_images: int = 128
     calibration_seed: int = 0
-    recovery: Mapping[str, Recovery] = field(default_factory=lambda: dict(RECOVERY))
-    tuning: Mapping[str, Tuning | None] = field(default_factory=dict)
+    ptq: Mapping[str, PtqSettings] = field(default_factory=lambda: dict(PTQ))
+    qat: Mapping[str, QatSettings | None] = field(default_factory=dict)
     auto: AutoChoice | None = None
-    limits: GateLimits = field(default_factory=GateLimits)
+    limits: CheckLimits = field(default_factory=CheckLimits)
 
     def __post_init__(self) -> None:
         if not isinstance(self.calibration_images, int) or self.calibration_images < 1:
@@ -92,11 +92,11 @@ def score(path: Path, source: Source) -> float | None:
         Mean OKS in percent; None when the source has no evaluation people.
     """
     loaded = load_checkpoint(path)
-    people = source.evaluation(loaded.skeleton)
-    if people is None:
+    instances = source.evaluation(loaded.skeleton)
+    if instances is None:
         print(UNSCORED)
         return None
-    report = evaluate(TorchRunner(path, loaded), people, loaded.skeleton)
+    report = evaluate(TorchRunner(path, loaded), instances, loaded.skeleton)
     show(report_table([report]))
     return report.oks
 
@@ -128,14 +128,14 @@ def export(
     if score and evaluation is None:
         console.print(UNSCORED)
     network = _upsampling(loaded, quant, training, evaluation or (), console)
-    was = {"trained": loaded.network.settings["upsample"], "settling": quant.settling and asdict(quant.settling)}
+    was = {"trained": loaded.network.settings["upsample"], "settling": quant.upsampling_tuning and asdict(quant.upsampling_tuning)}
     changed = {} if network is loaded.network else {"upsampling": was}
     result = export_bundle(
         network=network, skeleton=loaded.skeleton, preprocessing=loaded.preprocessing, name=name, model_name=_model_name(loaded, name), out=exports,
-        calibration_people=training, evaluation_people=evaluation if score else None,
+        calibration_instances=training, evaluation_instances=evaluation if score else None,
         config=config, provenance={"checkpoint": path.name, "command": command, **loaded.metadata, **changed}, forms=tuple(quant.forms), output=output,
         sigmoid=sigmoid, limits=quant.limits, calibration_count=quant.calibration_images, seed=quant.calibration_seed, pose=quant.pose,
-        recovery=quant.recovery, tuning=quant.tuning, auto=quant.auto, console=console,
+        ptq=quant.ptq, qat=quant.qat, auto=quant.auto, console=console,
     )  # fmt: skip
     print_table(result, console)
     return result
@@ -144,16 +144,16 @@ def export(
 def _upsampling(loaded: LoadedCheckpoint, quant: QuantSettings, training: Sequence[Person], scored: Sequence[Person], console: Console) -> MoveNet:
     """The network with the way of upsampling that is to be exported, taught by what it was; images kept aside for the choice do not teach."""
     network = with_upsampling(loaded.network, quant.upsample or loaded.network.settings["upsample"])
-    if network is loaded.network or quant.settling is None:
+    if network is loaded.network or quant.upsampling_tuning is None:
         return network
-    from heatpose.data.augmented import draw_views
+    from heatpose.data.augmented import draw_augmented
     from heatpose.quantize.calibration import shared_images
     from heatpose.quantize.select import split_training
 
-    console.print(f"Upsampling becomes {quant.upsample}: {quant.settling.steps} steps to say again what {loaded.network.settings['upsample']} said.")
-    people, _ = split_training(training, shared_images(training, scored), quant.auto)
-    images = draw_views(people, quant.settling.images, loaded.skeleton, loaded.preprocessing, quant.settling.seed).images
-    settle(network, loaded.network, images, loaded.preprocessing, quant.settling)
+    console.print(f"Upsampling becomes {quant.upsample}: {quant.upsampling_tuning.steps} steps to say again what {loaded.network.settings['upsample']} said.")
+    instances, _ = split_training(training, shared_images(training, scored), quant.auto)
+    images = draw_augmented(instances, quant.upsampling_tuning.images, loaded.skeleton, loaded.preprocessing, quant.upsampling_tuning.seed).images
+    tune_upsampling(network, loaded.network, images, loaded.preprocessing, quant.upsampling_tuning)
     return network
 
 
@@ -179,7 +179,7 @@ def result_of_bundle(bundle: BundleResult, boards: Sequence[Target]) -> RunResul
         path = files.get(board.artefact)
         if path is not None and path.is_file():
             numbers[board.name] = _numbers(board, estimate(read_graph(path), board), scores.get(board.artefact))
-    failed = list(dict.fromkeys(str(gate["artefact"]) for gate in bundle.gates if not gate["passed"]))
+    failed = list(dict.fromkeys(str(check["artefact"]) for check in bundle.checks if not check["passed"]))
     reason = f"{', '.join(failed)} failed a gate and must not be shipped; the bundle '{bundle.folder}' keeps the rejected files and the reasons."
     return RunResult(
         "failed" if failed else "finished", reason if failed else "", bundle.rows[0].oks if bundle.rows else None, {name: scores[name] for name in files},

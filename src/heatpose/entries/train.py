@@ -34,11 +34,11 @@ def train(config: DictConfig) -> RunResult | None:
     build.check_settings(config)
     build.quiet(config)
     build.check(config)
-    learnt = shared.trained(config, learn) if config.shared_weights else learn(config)
-    return build.finish(config, *learnt) if learnt and is_first_process() else None
+    trained = shared.trained(config, fit_model) if config.shared_weights else fit_model(config)
+    return build.finish(config, *trained) if trained and is_first_process() else None
 
 
-def learn(config: DictConfig) -> Learnt:
+def fit_model(config: DictConfig) -> Learnt:
     """Fit; the best checkpoint and the data. None where only a learning rate was looked for."""
     from heatpose.entries import build
     from heatpose.training import fit as training

@@ -104,7 +104,7 @@ class PairedDifference:
 
 
 def evaluate(
-    runner: PoseRunner, people: Sequence[Person], skeleton: Skeleton, *, sampling: str = "nearest", decode: str = "argmax", progress: bool = True
+    runner: PoseRunner, instances: Sequence[Person], skeleton: Skeleton, *, sampling: str = "nearest", decode: str = "argmax", progress: bool = True
 ) -> EvalReport:
     """Scores a model by the published protocol.
 
@@ -123,18 +123,18 @@ def evaluate(
         raise HeatposeError(
             f"'{runner.path}' has {runner.keypoints} keypoints, but skeleton '{skeleton.name}' has {len(skeleton)}; choose the one it was made for."
         )
-    poses, seconds = _predict(runner, people, Preprocessing(runner.size, sampling), decode, progress)
-    truth = normalised_truth(people)
+    poses, seconds = _predict(runner, instances, Preprocessing(runner.size, sampling), decode, progress)
+    truth = normalised_truth(instances)
     similarity = keypoint_similarity(poses[..., :2], truth.keypoints, truth.area, skeleton.sigmas)
     values = mean_over_labelled(similarity, truth.labelled)
-    ap, ap50 = coco_average_precision(people, poses, skeleton)
+    ap, ap50 = coco_average_precision(instances, poses, skeleton)
     return EvalReport(
-        model=runner.name, sha256=file_hash(runner.path), images=len(people), keypoints=len(skeleton),
+        model=runner.name, sha256=file_hash(runner.path), images=len(instances), keypoints=len(skeleton),
         protocol={"sampling": sampling, "decode": decode, "coordinates": "normalised", "resolution": str(runner.size), "kernels": runner.kernels},
         oks=100 * float(values.mean()), oks_standard_error=100 * standard_error(values),
         oks_per_keypoint=_per_keypoint(similarity, truth.labelled, skeleton), ap=ap, ap50=ap50,
-        image_ids=[person.image_id for person in people], oks_values=values, poses=poses, seconds=seconds,
-        sizes=person_sizes(people),
+        image_ids=[person.image_id for person in instances], oks_values=values, poses=poses, seconds=seconds,
+        sizes=person_sizes(instances),
     )  # fmt: skip
 
 
@@ -169,12 +169,12 @@ def _per_keypoint(similarity: NDArray[np.float64], labelled: NDArray[np.bool_], 
     return means
 
 
-def _predict(runner: PoseRunner, people: Sequence[Person], preprocessing: Preprocessing, decode: str, progress: bool) -> tuple[NDArray[np.float32], float]:
+def _predict(runner: PoseRunner, instances: Sequence[Person], preprocessing: Preprocessing, decode: str, progress: bool) -> tuple[NDArray[np.float32], float]:
     from rich.progress import track
 
     poses, seconds = [], 0.0
-    batches = _batches(people, preprocessing)
-    total = -(-len(people) // BATCH)
+    batches = _batches(instances, preprocessing)
+    total = -(-len(instances) // BATCH)
     for images in track(batches, f"scoring {runner.name}", total, disable=not progress, transient=True):
         start = time.perf_counter()
         poses.append(runner.predict(images, decode))
@@ -182,15 +182,15 @@ def _predict(runner: PoseRunner, people: Sequence[Person], preprocessing: Prepro
     return np.concatenate(poses), seconds
 
 
-def _batches(people: Sequence[Person], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
+def _batches(instances: Sequence[Person], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
     """u8[B, S, S, 3]; the next batch is decoded in threads (Pillow releases the interpreter lock) while the model works on this one."""
 
     def read(person: Person) -> NDArray[np.uint8]:
         return preprocessing.resize(labelled_image(person))
 
     with ThreadPoolExecutor(2) as pool:
-        ahead = [pool.submit(read, person) for person in people[:BATCH]]
-        for start in range(0, len(people), BATCH):
+        ahead = [pool.submit(read, person) for person in instances[:BATCH]]
+        for start in range(0, len(instances), BATCH):
             current = ahead
-            ahead = [pool.submit(read, person) for person in people[start + BATCH : start + 2 * BATCH]]
+            ahead = [pool.submit(read, person) for person in instances[start + BATCH : start + 2 * BATCH]]
             yield np.stack([future.result() for future in current])

@@ -59,19 +59,19 @@ class Truth:
     area: NDArray[np.float64]
 
 
-def normalised_truth(people: Sequence[Person]) -> Truth:
+def normalised_truth(instances: Sequence[Person]) -> Truth:
     """The people's labels divided by their image's width and height."""
-    size = np.array([[p.width, p.height] for p in people], np.float64)
-    boxes = np.array([p.box[2:] for p in people], np.float64)
-    keypoints = np.stack([p.keypoints for p in people]) / size[:, None, :]
-    return Truth(keypoints.astype(np.float32), np.stack([p.labelled for p in people]), AREA_OF_BOX * (boxes / size).prod(1))
+    size = np.array([[p.width, p.height] for p in instances], np.float64)
+    boxes = np.array([p.box[2:] for p in instances], np.float64)
+    keypoints = np.stack([p.keypoints for p in instances]) / size[:, None, :]
+    return Truth(keypoints.astype(np.float32), np.stack([p.labelled for p in instances]), AREA_OF_BOX * (boxes / size).prod(1))
 
 
-def person_sizes(people: Sequence[Person]) -> NDArray[np.float64]:
+def person_sizes(instances: Sequence[Person]) -> NDArray[np.float64]:
     """f64[N]: side of each person as a share of the picture's side, sqrt(box area / picture area); the network sees all pictures at one size."""
-    boxes = np.array([p.box[2:] for p in people], np.float64).reshape(-1, 2)
-    pictures = np.array([[p.width, p.height] for p in people], np.float64).reshape(-1, 2)
-    sizes: NDArray[np.float64] = np.sqrt((boxes / pictures).prod(1))
+    boxes = np.array([p.box[2:] for p in instances], np.float64).reshape(-1, 2)
+    images = np.array([[p.width, p.height] for p in instances], np.float64).reshape(-1, 2)
+    sizes: NDArray[np.float64] = np.sqrt((boxes / images).prod(1))
     return sizes
 
 
@@ -107,7 +107,7 @@ def standard_error(values: NDArray[np.float64]) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
-def coco_average_precision(people: Sequence[Person], poses: NDArray[np.float32], skeleton: Skeleton) -> tuple[float, float]:
+def coco_average_precision(instances: Sequence[Person], poses: NDArray[np.float32], skeleton: Skeleton) -> tuple[float, float]:
     """COCO keypoint AP and AP50 by pycocotools, in image pixels with the true segmentation area. Another number than the protocol's OKS.
 
     Args:
@@ -124,9 +124,9 @@ def coco_average_precision(people: Sequence[Person], poses: NDArray[np.float32],
 
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         truth = COCO()
-        truth.dataset = _coco_truth(people, skeleton)
+        truth.dataset = _coco_truth(instances, skeleton)
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(coco_results(people, poses)), "keypoints")
+        evaluation = COCOeval(truth, truth.loadRes(coco_results(instances, poses)), "keypoints")
         evaluation.params.kpt_oks_sigmas = np.asarray(skeleton.sigmas)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -134,22 +134,22 @@ def coco_average_precision(people: Sequence[Person], poses: NDArray[np.float32],
     return 100 * float(evaluation.stats[0]), 100 * float(evaluation.stats[1])
 
 
-def _coco_truth(people: Sequence[Person], skeleton: Skeleton) -> dict[str, object]:
+def _coco_truth(instances: Sequence[Person], skeleton: Skeleton) -> dict[str, object]:
     annotations = []
-    for i, person in enumerate(people):
+    for i, person in enumerate(instances):
         flags = np.where(person.labelled, 2.0, 0.0)[:, None]
         annotations.append({
             "id": i + 1, "image_id": person.image_id, "category_id": 1, "iscrowd": 0, "area": person.area, "bbox": list(person.box),
             "keypoints": np.concatenate([person.keypoints, flags], 1).reshape(-1).tolist(), "num_keypoints": int(person.labelled.sum()),
         })  # fmt: skip
-    images = [{"id": p.image_id, "width": p.width, "height": p.height} for p in people]
+    images = [{"id": p.image_id, "width": p.width, "height": p.height} for p in instances]
     return {"info": {}, "images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person", "keypoints": list(skeleton.keypoints)}]}
 
 
-def coco_results(people: Sequence[Person], poses: NDArray[np.float32]) -> list[dict[str, object]]:
+def coco_results(instances: Sequence[Person], poses: NDArray[np.float32]) -> list[dict[str, object]]:
     """Poses in COCO's results format (image pixels), ready for `COCO.loadRes`."""
     results: list[dict[str, object]] = []
-    for person, pose in zip(people, poses, strict=True):
+    for person, pose in zip(instances, poses, strict=True):
         points = pose * np.array([person.width, person.height, 1.0], np.float32)
         results.append({"image_id": person.image_id, "category_id": 1, "keypoints": points.reshape(-1).tolist(), "score": float(pose[:, 2].mean())})
     return results

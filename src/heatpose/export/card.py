@@ -13,7 +13,7 @@ from heatpose.deploy.estimate import estimate
 from heatpose.deploy.target_files import built_in, load_target
 from heatpose.evaluation.comparison import Comparison, image_set, markdown
 from heatpose.export.result import Row, cells
-from heatpose.export.validate import Proof
+from heatpose.export.validate import ValidationResult
 from heatpose.tflite.reader import read_graph
 
 if TYPE_CHECKING:
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 
 def model_card(
-    job: BundleJob, rows: Sequence[Row], proofs: Sequence[Proof], published: Comparison
+    job: BundleJob, rows: Sequence[Row], validations: Sequence[ValidationResult], published: Comparison
 ) -> str:
     """The card as Markdown; every number in it comes from this export."""
     parts = [
-        head(job, proofs),
+        head(job, validations),
         f"# {job.name}\n\nSingle-person pose network: {'MoveNet with its decode inside, ' if job.network.four_heads else 'one heatmap for each of '}"
         f"{len(job.skeleton)} keypoints, "
         f"{job.preprocessing.size}x{job.preprocessing.size} input.",
         _files(rows),
-        _scores(job, proofs),
+        _scores(job, validations),
         markdown(published),
-        _gates(proofs),
-        _footprint(proofs),
+        _checks(validations),
+        _footprint(validations),
         _use(job),
         _purpose(job),
         _origin(job),
@@ -53,8 +53,8 @@ def _files(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _scores(job: BundleJob, proofs: Sequence[Proof]) -> str:
-    report = proofs[0].report
+def _scores(job: BundleJob, validations: Sequence[ValidationResult]) -> str:
+    report = validations[0].report
     if report is None:
         return "## Score\n\nNot scored: no evaluation set was given."
     protocol = ", ".join(f"{key} {value}" for key, value in report.protocol.items() if key != "kernels")
@@ -69,11 +69,11 @@ def _scores(job: BundleJob, proofs: Sequence[Proof]) -> str:
         "| artefact | AP % | AP50 % | " + " | ".join(job.skeleton.keypoints) + " |",
         "|" + "---|" * (3 + len(job.skeleton)),
     ]
-    for proof in proofs:
-        if proof.report is not None:
-            each = (_number(value) for value in proof.report.oks_per_keypoint.values())
-            values = [_number(proof.report.ap), _number(proof.report.ap50), *each]
-            lines.append(f"| {proof.artefact} | {' | '.join(values)} |")
+    for validation in validations:
+        if validation.report is not None:
+            each = (_number(value) for value in validation.report.oks_per_keypoint.values())
+            values = [_number(validation.report.ap), _number(validation.report.ap50), *each]
+            lines.append(f"| {validation.artefact} | {' | '.join(values)} |")
     return "\n".join(lines)
 
 
@@ -81,12 +81,12 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _gates(proofs: Sequence[Proof]) -> str:
+def _checks(validations: Sequence[ValidationResult]) -> str:
     lines = ["## Gates", ""]
-    for proof in proofs:
-        for gate in proof.gates:
-            mark = "passed" if gate.passed else "**FAILED**"
-            lines.append(f"- {gate.artefact}, {gate.name}: {mark}. {gate.sentence}")
+    for validation in validations:
+        for check in validation.checks:
+            mark = "passed" if check.passed else "**FAILED**"
+            lines.append(f"- {check.artefact}, {check.name}: {mark}. {check.sentence}")
     return "\n".join(lines)
 
 
@@ -127,17 +127,17 @@ def _output(job: BundleJob) -> list[str]:
     ]
 
 
-def _footprint(proofs: Sequence[Proof]) -> str:
+def _footprint(validations: Sequence[ValidationResult]) -> str:
     """What the files are expected to take on the built-in boards."""
     lines = ["## On a board", "", "| board | file | RAM KiB | flash KiB | one inference, ms |", "|" + "---|" * 5]
     for name in built_in():
         target = load_target(name)
-        proof = next((p for p in proofs if p.artefact == target.artefact and p.path is not None), None)
-        if proof is None or proof.path is None or target.estimator is None:
+        validation = next((p for p in validations if p.artefact == target.artefact and p.path is not None), None)
+        if validation is None or validation.path is None or target.estimator is None:
             continue
-        expected = estimate(read_graph(proof.path), target)
+        expected = estimate(read_graph(validation.path), target)
         figures = ("not published" if value is None else str(value) for value in (expected.ram_kib, expected.flash_kib, expected.ms))
-        lines.append(f"| {target.board} | {proof.artefact} | {' | '.join(figures)} |")
+        lines.append(f"| {target.board} | {validation.artefact} | {' | '.join(figures)} |")
     if len(lines) == 4:
         return "## On a board\n\nNot estimated: the bundle has no int8 file."
     return "\n".join([
@@ -172,10 +172,10 @@ def _quantised(job: BundleJob) -> str:
 
 def _origin(job: BundleJob) -> str:
     found = terms(job)
-    evaluation = data_entry(job.evaluation_people)
-    training = data_entry(job.calibration_people)
+    evaluation = data_entry(job.evaluation_instances)
+    training = data_entry(job.calibration_instances)
     lines = ["## Data, weights, licences", ""]
-    lines += [f"- {part} labels: {_people(entry)}" for part, entry in (("training", training), ("evaluation", evaluation))]
+    lines += [f"- {part} labels: {_instances(entry)}" for part, entry in (("training", training), ("evaluation", evaluation))]
     lines += [
         f"- data: {found.data}",
         f"- initial weights: {found.weights}",
@@ -188,7 +188,7 @@ def _origin(job: BundleJob) -> str:
     return "\n".join(lines)
 
 
-def _people(entry: Mapping[str, Any] | None) -> str:
+def _instances(entry: Mapping[str, Any] | None) -> str:
     return "none" if entry is None else f"{entry['people']:,} people on {entry['images']:,} images"
 
 
@@ -230,12 +230,12 @@ def terms(job: BundleJob) -> Terms:
     kind = described.get("kind")
     trained = job.provenance.get("checkpoint") != "initial.ckpt"
     if kind == "synthetic":
-        told = "rendered people, made by Heatpose: Apache-2.0, no photographs"
+        message = "rendered people, made by Heatpose: Apache-2.0, no photographs"
     elif kind == "coco":
-        told, spdx = _labels(job, described), spdx if not trained else None
+        message, spdx = _labels(job, described), spdx if not trained else None
     else:
-        told, spdx = "not recorded", None
-    return Terms(weights, told, spdx)
+        message, spdx = "not recorded", None
+    return Terms(weights, message, spdx)
 
 
 def _labels(job: BundleJob, data: Mapping[str, Any]) -> str:
@@ -250,40 +250,40 @@ def _labels(job: BundleJob, data: Mapping[str, Any]) -> str:
 
 def is_coco(job: BundleJob) -> bool:
     """The evaluation set is made of images that are known to be COCO val2017's."""
-    people = job.evaluation_people
-    return bool(people) and image_set(person.image_id for person in people or ()) != "other"
+    instances = job.evaluation_instances
+    return bool(instances) and image_set(person.image_id for person in instances or ()) != "other"
 
 
-def head(job: BundleJob, proofs: Sequence[Proof]) -> str:
+def head(job: BundleJob, validations: Sequence[ValidationResult]) -> str:
     """The YAML head between its two lines of dashes: licence, library, task, tags, data sets, and the scores as a model index."""
     import yaml
 
-    return f"---\n{yaml.safe_dump(head_entries(job, proofs), sort_keys=False, allow_unicode=True, width=120)}---"
+    return f"---\n{yaml.safe_dump(head_entries(job, validations), sort_keys=False, allow_unicode=True, width=120)}---"
 
 
-def head_entries(job: BundleJob, proofs: Sequence[Proof]) -> dict[str, Any]:
+def head_entries(job: BundleJob, validations: Sequence[ValidationResult]) -> dict[str, Any]:
     """The same as plain values, under the names that hubs know."""
     spdx = terms(job).spdx
     licence: dict[str, Any] = {"license": spdx} if spdx else {"license": "other", "license_name": "see-weights-and-data", "license_link": "README.md"}
     tags = ["pose-estimation", "human-pose", "single-person", "movenet", "tflite", "onnx", "heatpose"]
-    if any(proof.artefact.startswith("int8") for proof in proofs):
+    if any(validation.artefact.startswith("int8") for validation in validations):
         tags[-1:] = ["int8", "quantized", "stm32", "edge-ai", "heatpose"]
     data = {"datasets": ["coco"]} if is_coco(job) else {}
-    return {**licence, "library_name": LIBRARY, "pipeline_tag": TASK, "tags": tags, **data, "metrics": ["oks", "ap"], **_index(job, proofs)}
+    return {**licence, "library_name": LIBRARY, "pipeline_tag": TASK, "tags": tags, **data, "metrics": ["oks", "ap"], **_index(job, validations)}
 
 
-def _index(job: BundleJob, proofs: Sequence[Proof]) -> dict[str, Any]:
+def _index(job: BundleJob, validations: Sequence[ValidationResult]) -> dict[str, Any]:
     """Scores per file; nothing where nothing was scored."""
-    scored = [(proof, proof.report) for proof in proofs if proof.report is not None]
+    scored = [(validation, validation.report) for validation in validations if validation.report is not None]
     if not scored:
         return {}
     images = scored[0][1].images
     name = f"COCO val2017, {images} images with one person" if is_coco(job) else f"{images} images with one person"
     metrics = []
-    for proof, report in scored:
+    for validation, report in scored:
         metrics += [
-            {"type": "oks", "name": f"mean OKS in percent, {_FORMS[proof.artefact]}", "value": round(report.oks, 2)},
-            {"type": "ap", "name": f"COCO keypoint AP in percent, {_FORMS[proof.artefact]}", "value": round(report.ap, 2)},
+            {"type": "oks", "name": f"mean OKS in percent, {_FORMS[validation.artefact]}", "value": round(report.oks, 2)},
+            {"type": "ap", "name": f"COCO keypoint AP in percent, {_FORMS[validation.artefact]}", "value": round(report.ap, 2)},
         ]
     dataset = {"type": "coco" if is_coco(job) else "custom", "name": name}
     return {"model-index": [{"name": job.name, "results": [{"task": {"type": TASK, "name": "Single-person pose"}, "dataset": dataset, "metrics": metrics}]}]}

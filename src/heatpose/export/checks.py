@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GateLimits:
+class CheckLimits:
     """What an export may lose.
 
     Attributes:
@@ -43,7 +43,7 @@ class GateLimits:
 
 
 @dataclass(frozen=True)
-class GateResult:
+class CheckResult:
     """One gate's answer about one file.
 
     Attributes:
@@ -65,9 +65,9 @@ class GateResult:
         return asdict(self)
 
 
-def flatbuffer_gate(
+def flatbuffer_check(
     path: Path, form: Artefact, preprocessing: Preprocessing, operators: dict[str, int], decoded: bool = False
-) -> GateResult:
+) -> CheckResult:
     """Gate 1: form, number types, quantisation and exactly the operators of the network.
 
     Args:
@@ -89,7 +89,7 @@ def flatbuffer_gate(
         "granularity": inspection.granularity,
         "violations": messages,
     }
-    return GateResult("flatbuffer", form, not messages, sentence, numbers)
+    return CheckResult("flatbuffer", form, not messages, sentence, numbers)
 
 
 def _is_decode(finding: Finding) -> bool:
@@ -124,17 +124,17 @@ def expected_operators(network: MoveNet, form: Artefact, *, sigmoid: bool, outpu
     return {name: count for name, count in counts.items() if count}
 
 
-def float_gate(artefact: str, parity: FloatParity, limits: GateLimits) -> GateResult:
+def float_check(artefact: str, parity: FloatParity, limits: CheckLimits) -> CheckResult:
     """Gate 2 for a float file: it computes what the network computes."""
     passed = parity.logits <= limits.logits and parity.pose_px <= limits.pose_px
     sentence = (
         f"Logits differ by at most {parity.logits:.1e} (limit {limits.logits:g}), poses by "
         f"{parity.pose_px:.4f} px (limit {limits.pose_px:g}); {parity.tied} of {parity.maps} maps are tied."
     )
-    return GateResult("parity", artefact, passed, sentence, parity.to_json())
+    return CheckResult("parity", artefact, passed, sentence, parity.to_json())
 
 
-def drift_gate(artefact: str, drift: PixelDrift, limits: GateLimits, use: Mapping[str, OutputUse] | None = None) -> GateResult:
+def drift_check(artefact: str, drift: PixelDrift, limits: CheckLimits, use: Mapping[str, OutputUse] | None = None) -> CheckResult:
     """Gate 2 for an int8 file: how far its poses moved, and how many of its maps tie or are dead; refuses only a collapse."""
     passed = drift.p50 <= limits.drift_p50_px
     sentence = (
@@ -144,12 +144,12 @@ def drift_gate(artefact: str, drift: PixelDrift, limits: GateLimits, use: Mappin
     if use:
         tied, dead = (float(np.mean([getattr(entry, key) for entry in use.values()])) for key in ("tied", "dead"))
         sentence += f" {tied:.1f} % of the maps tie in their highest cell, {dead:.1f} % are dead."
-    return GateResult("parity", artefact, passed, sentence, {**drift.to_json(), "outputs": {name: asdict(entry) for name, entry in (use or {}).items()}})
+    return CheckResult("parity", artefact, passed, sentence, {**drift.to_json(), "outputs": {name: asdict(entry) for name, entry in (use or {}).items()}})
 
 
-def accuracy_gate(
-    form: Artefact, reference: EvalReport, report: EvalReport, limits: GateLimits
-) -> GateResult:
+def accuracy_check(
+    form: Artefact, reference: EvalReport, report: EvalReport, limits: CheckLimits
+) -> CheckResult:
     """Gate 3 for an int8 file: the OKS it loses against the float network, on the same images.
 
     The mean drop is held against the limit; the interval says how sure that is.
@@ -161,7 +161,7 @@ def accuracy_gate(
         f"OKS {report.oks:.2f} against {reference.oks:.2f}: {drop.mean:.2f} points lost "
         f"[{drop.low:.2f}, {drop.high:.2f}] (limit {limit:g})."
     )
-    return GateResult("accuracy", form, drop.mean <= limit, sentence, numbers)
+    return CheckResult("accuracy", form, drop.mean <= limit, sentence, numbers)
 
 
 def drop_json(drop: PairedDifference) -> dict[str, float]:
@@ -169,6 +169,6 @@ def drop_json(drop: PairedDifference) -> dict[str, float]:
     return {"drop": drop.mean, "drop_low": drop.low, "drop_high": drop.high}
 
 
-def not_scored(form: Artefact) -> GateResult:
+def not_scored(form: Artefact) -> CheckResult:
     """Gate 3 where there is no evaluation set: says so, and lets the file pass."""
-    return GateResult("accuracy", form, True, "Not scored: no evaluation set was given.", {"scored": False})
+    return CheckResult("accuracy", form, True, "Not scored: no evaluation set was given.", {"scored": False})

@@ -20,12 +20,12 @@ from heatpose.evaluation.comparison import Comparison, compare
 from heatpose.evaluation.evaluate import paired_difference
 from heatpose.evaluation.published import OutputForm
 from heatpose.export.card import model_card
-from heatpose.export.checks import GateLimits, drop_json
+from heatpose.export.checks import CheckLimits, drop_json
 from heatpose.export.convert import check_installed, convert
 from heatpose.export.embed import description, into_tflite
 from heatpose.export.onnx import export_onnx
 from heatpose.export.result import BundleResult, Row, Steps, print_table, rows_of
-from heatpose.export.validate import ONNX, TORCH, Proof, Prover
+from heatpose.export.validate import ONNX, TORCH, ValidationResult, Validator
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
 from heatpose.quantize.calibration import (
@@ -35,7 +35,7 @@ from heatpose.quantize.calibration import (
     shared_images,
 )
 from heatpose.quantize.select import Quantised, Quantiser, split_training
-from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, AutoChoice, Recovery, Tuning
+from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, AutoChoice, PtqSettings, QatSettings
 from heatpose.report import REPORT, write_report
 from heatpose.report.gallery import gallery_record
 from heatpose.tflite.inspect import Artefact, Output
@@ -51,16 +51,16 @@ if TYPE_CHECKING:
 __all__ = ["FORMS", "BundleResult", "Row", "export_bundle", "print_table"]
 
 FORMS: tuple[Artefact, ...] = ("float32", "int8_pc", "int8_pt")
-DEFAULT_LIMITS = GateLimits()
-RECOVERY: Mapping[str, Recovery] = {"int8_pc": PER_CHANNEL, "int8_pt": PER_TENSOR}
+DEFAULT_LIMITS = CheckLimits()
+PTQ: Mapping[str, PtqSettings] = {"int8_pc": PER_CHANNEL, "int8_pt": PER_TENSOR}
 
 
 def export_bundle(
     *, network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, name: str, model_name: str, out: Path,
-    calibration_people: Sequence[Person], evaluation_people: Sequence[Person] | None, config: Mapping[str, Any],
+    calibration_instances: Sequence[Person], evaluation_instances: Sequence[Person] | None, config: Mapping[str, Any],
     provenance: Mapping[str, Any], forms: Sequence[Artefact] = FORMS, output: Output = "float32", sigmoid: bool = True,
-    limits: GateLimits = DEFAULT_LIMITS, calibration_count: int = 128, seed: int = 0, pose: PoseForm = "xy",
-    recovery: Mapping[str, Recovery] = RECOVERY, tuning: Mapping[str, Tuning | None] | None = None, auto: AutoChoice | None = None,
+    limits: CheckLimits = DEFAULT_LIMITS, calibration_count: int = 128, seed: int = 0, pose: PoseForm = "xy",
+    ptq: Mapping[str, PtqSettings] = PTQ, qat: Mapping[str, QatSettings | None] | None = None, auto: AutoChoice | None = None,
     console: Console | None = None,
 ) -> BundleResult:  # fmt: skip
     """Exports, proves and scores a network; replaces an older bundle of that name once the new one is whole.
@@ -98,8 +98,8 @@ def export_bundle(
             conversion that failed, another export of that name at this moment. Nothing is left behind then, and an older bundle stays.
     """
     job = BundleJob(
-        network, skeleton, preprocessing, name, model_name, Path(out), calibration_people, evaluation_people,
-        tuple(forms), output, sigmoid, limits, config, provenance, calibration_count, seed, recovery, pose, tuning or {}, auto,
+        network, skeleton, preprocessing, name, model_name, Path(out), calibration_instances, evaluation_instances,
+        tuple(forms), output, sigmoid, limits, config, provenance, calibration_count, seed, ptq, pose, qat or {}, auto,
     )  # fmt: skip
     _check(job)
     with only_one(job.out, name, "The bundle"):
@@ -146,8 +146,8 @@ def _check(job: BundleJob) -> None:
     check_place(job.out, job.name, job.model_name)
     if unknown := [form for form in job.forms if form not in FORMS]:
         raise HeatposeError(f"TFLite form {unknown} is unknown; choose among {', '.join(FORMS)}.")
-    if lacking := [form for form in job.forms if form != "float32" and form not in job.recovery]:
-        raise HeatposeError(f"quant.recovery says nothing about {', '.join(lacking)}; give it an entry of that name.")
+    if lacking := [form for form in job.forms if form != "float32" and form not in job.ptq]:
+        raise HeatposeError(f"quant.ptq says nothing about {', '.join(lacking)}; give it an entry of that name.")
     if len(job.skeleton) != job.network.keypoints:
         raise HeatposeError(
             f"The network has {job.network.keypoints} heatmaps, but skeleton '{job.skeleton.name}' has "
@@ -183,19 +183,19 @@ class BundleJob:
     name: str
     model_name: str
     out: Path
-    calibration_people: Sequence[Person]
-    evaluation_people: Sequence[Person] | None
+    calibration_instances: Sequence[Person]
+    evaluation_instances: Sequence[Person] | None
     forms: tuple[Artefact, ...]
     output: Output
     sigmoid: bool
-    limits: GateLimits
+    limits: CheckLimits
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
     calibration_count: int
     seed: int
-    recovery: Mapping[str, Recovery]
+    ptq: Mapping[str, PtqSettings]
     pose: PoseForm = "xy"
-    tuning: Mapping[str, Tuning | None] = field(default_factory=dict)
+    qat: Mapping[str, QatSettings | None] = field(default_factory=dict)
     auto: AutoChoice | None = None
 
     @property
@@ -219,8 +219,8 @@ class Assembly:
     folder: Path
     steps: Steps
     quantised: dict[str, Quantised] = field(init=False, default_factory=dict)
-    people: list[Person] = field(init=False)
-    aside: list[Person] = field(init=False)
+    instances: list[Person] = field(init=False)
+    holdout: list[Person] = field(init=False)
     calibration: dict[str, Any] = field(init=False)
 
     def run(self) -> BundleResult:
@@ -229,14 +229,14 @@ class Assembly:
         images = self._calibrate()
         files = self._convert(images)
         write_json(self.folder / CALIBRATION, {**self.calibration, "ranges": {form: made.ranges for form, made in self.quantised.items()}})
-        proofs = [self._settled(proof) for proof in self._prove(files, images)]
-        rows = rows_of(proofs)
-        published = _published(job, proofs)
-        record = gallery_record({proof.artefact: proof.report for proof in proofs}, job.evaluation_people or ())
-        write_json(self.folder / METRICS, {**_metrics(proofs), "published": published.to_json(), "gallery": record})
-        card = model_card(job, rows, proofs, published)
+        validations = [self._settled(validation) for validation in self._validate(files, images)]
+        rows = rows_of(validations)
+        published = _published(job, validations)
+        record = gallery_record({validation.artefact: validation.report for validation in validations}, job.evaluation_instances or ())
+        write_json(self.folder / METRICS, {**_metrics(validations), "published": published.to_json(), "gallery": record})
+        card = model_card(job, rows, validations, published)
         (self.folder / CARD).write_text(card, encoding="utf-8")
-        result = BundleResult(job.out / job.name, tuple(rows), _gates(proofs), dict(self.steps.seconds), published)
+        result = BundleResult(job.out / job.name, tuple(rows), _checks(validations), dict(self.steps.seconds), published)
         manifest = self._manifest(len(images), result)
         write_json(self.folder / MANIFEST, manifest)  # the report reads it, and is one of the files that it lists
         self._report()
@@ -254,10 +254,10 @@ class Assembly:
     def _calibrate(self) -> NDArray[np.uint8]:
         job = self.job
         with self.steps.step("calibration", "Calibration images"):
-            scored = shared_images(job.calibration_people, job.evaluation_people or ())
-            choose_calibration(job.calibration_people, job.calibration_count, job.seed, scored)  # refuses scored images by name
-            self.people, self.aside = split_training(job.calibration_people, scored, job.auto)
-            chosen = choose_calibration(self.people, job.calibration_count, job.seed, scored)
+            scored = shared_images(job.calibration_instances, job.evaluation_instances or ())
+            choose_calibration(job.calibration_instances, job.calibration_count, job.seed, scored)  # refuses scored images by name
+            self.instances, self.holdout = split_training(job.calibration_instances, scored, job.auto)
+            chosen = choose_calibration(self.instances, job.calibration_count, job.seed, scored)
             images = calibration_images(chosen, job.preprocessing)
             self.calibration = calibration_record(chosen, job.seed, job.calibration_count)
         return images
@@ -275,7 +275,7 @@ class Assembly:
         with self.steps.step("tflite", "ONNX to TFLite") as update:
             whole.write_bytes(into_tflite(convert(onnx, on_step=update), job.metadata))
         quantiser = Quantiser(
-            job.network, job.skeleton, job.preprocessing, whole, images, self.people, self.aside, job.output, job.recovery, job.tuning, job.auto, job.seed
+            job.network, job.skeleton, job.preprocessing, whole, images, self.instances, self.holdout, job.output, job.ptq, job.qat, job.auto, job.seed
         )
         for form in job.forms:
             if form != "float32":
@@ -287,32 +287,32 @@ class Assembly:
             whole.unlink()
         return files
 
-    def _prove(self, files: Mapping[Artefact, Path], images: NDArray[np.uint8]) -> Iterator[Proof]:
+    def _validate(self, files: Mapping[Artefact, Path], images: NDArray[np.uint8]) -> Iterator[ValidationResult]:
         job = self.job
-        prover = Prover(
-            job.network, job.skeleton, job.preprocessing, images, job.evaluation_people, job.limits,
+        validator = Validator(
+            job.network, job.skeleton, job.preprocessing, images, job.evaluation_instances, job.limits,
             job.sigmoid, job.output, job.pose,
         )  # fmt: skip
-        spinner = not job.evaluation_people
+        spinner = not job.evaluation_instances
         with self.steps.step(f"prove {TORCH}", "The network itself", spinner):
-            network = prover.prove_network(f"{job.stem}_{TORCH}")
+            network = validator.validate_network(f"{job.stem}_{TORCH}")
         yield network
         with self.steps.step(f"prove {ONNX}", "Gates and score of onnx", spinner):
-            onnx = prover.prove_onnx(self.folder / f"{job.stem}.onnx")
+            onnx = validator.validate_onnx(self.folder / f"{job.stem}.onnx")
         yield onnx
         for form, path in files.items():
             with self.steps.step(f"prove {form}", f"Gates and score of {form}", spinner):
-                proof = prover.prove_tflite(form, path)
-            yield proof
+                validation = validator.validate_tflite(form, path)
+            yield validation
 
-    def _settled(self, proof: Proof) -> Proof:
+    def _settled(self, validation: ValidationResult) -> ValidationResult:
         """A file that a gate refuses gets a name that nobody takes by accident."""
-        if proof.path is None or proof.passed:
-            return proof
-        rejected = proof.path.with_name(f"{proof.path.stem}.rejected{proof.path.suffix}")
-        os.replace(proof.path, rejected)
-        report = proof.report and replace(proof.report, model=rejected.name)
-        return replace(proof, path=rejected, report=report)
+        if validation.path is None or validation.passed:
+            return validation
+        rejected = validation.path.with_name(f"{validation.path.stem}.rejected{validation.path.suffix}")
+        os.replace(validation.path, rejected)
+        report = validation.report and replace(validation.report, model=rejected.name)
+        return replace(validation, path=rejected, report=report)
 
     def _manifest(self, images: int, result: BundleResult) -> dict[str, Any]:
         job = self.job
@@ -321,54 +321,54 @@ class Assembly:
             "skeleton": job.skeleton.to_dict(), "preprocessing": job.preprocessing.to_dict(),
             "score_threshold": ScoreThreshold().to_dict(),
             "network": dict(job.network.settings), "forms": list(job.forms), "output": job.output,
-            "sigmoid": job.sigmoid, "recovery": {f: asdict(job.recovery[f]) for f in job.forms if f in job.recovery},
+            "sigmoid": job.sigmoid, "recovery": {f: asdict(job.ptq[f]) for f in job.forms if f in job.ptq},
             "quantisation": {form: made.to_json() for form, made in self.quantised.items()},
             "pose": job.pose if job.network.four_heads else None, "passed": result.passed,
-            "files": file_table(self.folder), "gates": list(result.gates),
+            "files": file_table(self.folder), "gates": list(result.checks),
             "calibration": {
                 "images": images, "seed": job.seed, "sha256": sha256(self.folder / CALIBRATION),
             },
             "data": {
-                "training": data_entry(job.calibration_people),
-                "evaluation": data_entry(job.evaluation_people),
+                "training": data_entry(job.calibration_instances),
+                "evaluation": data_entry(job.evaluation_instances),
             },
             "config": dict(job.config), "provenance": dict(job.provenance), **surroundings(),
         }  # fmt: skip
 
 
-def _gates(proofs: Sequence[Proof]) -> tuple[dict[str, Any], ...]:
-    return tuple(gate.to_json() for proof in proofs for gate in proof.gates)
+def _checks(validations: Sequence[ValidationResult]) -> tuple[dict[str, Any], ...]:
+    return tuple(check.to_json() for validation in validations for check in validation.checks)
 
 
-def _published(job: BundleJob, proofs: Sequence[Proof]) -> Comparison:
+def _published(job: BundleJob, validations: Sequence[ValidationResult]) -> Comparison:
     """The published rows for this kind of network beside what was measured."""
     settings = job.network.settings
     form: OutputForm = "keypoints" if settings.get("heads") == "all" else "heatmaps"
-    measured = {proof.artefact: proof.report for proof in proofs}
+    measured = {validation.artefact: validation.report for validation in validations}
     return compare(job.skeleton, job.preprocessing.size, measured, width=settings["width"], output=form)
 
 
-def _drift(proof: Proof) -> dict[str, Any] | None:
+def _drift(validation: ValidationResult) -> dict[str, Any] | None:
     """How far an int8 file moves the keypoints, in input pixels, over the calibration images; None for the others."""
-    return next((gate.numbers for gate in proof.gates if "per_keypoint" in gate.numbers), None)
+    return next((check.numbers for check in validation.checks if "per_keypoint" in check.numbers), None)
 
 
-def _metrics(proofs: Sequence[Proof]) -> dict[str, Any]:
+def _metrics(validations: Sequence[ValidationResult]) -> dict[str, Any]:
     """Artefact -> its report, its drop against the torch network, its time."""
-    reference = proofs[0].report
+    reference = validations[0].report
     entries: dict[str, Any] = {}
-    for proof in proofs:
+    for validation in validations:
         entry: dict[str, Any] = {
-            "milliseconds": proof.milliseconds,
-            "kernels": proof.kernels,
-            "passed": proof.passed,
-            "file": proof.path.name if proof.path else None,
-            "drift": _drift(proof),
+            "milliseconds": validation.milliseconds,
+            "kernels": validation.kernels,
+            "passed": validation.passed,
+            "file": validation.path.name if validation.path else None,
+            "drift": _drift(validation),
         }
-        if proof.report is not None and reference is not None:
+        if validation.report is not None and reference is not None:
             entry |= {
-                "report": proof.report.to_json(),
-                **drop_json(paired_difference(reference, proof.report)),
+                "report": validation.report.to_json(),
+                **drop_json(paired_difference(reference, validation.report)),
             }
-        entries[proof.artefact] = entry
+        entries[validation.artefact] = entry
     return {"scored": reference is not None, "reference": TORCH, "artefacts": entries}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from heatpose.evaluation.comparison import Comparison, terminal_table
 from heatpose.evaluation.evaluate import EvalReport, paired_difference
-from heatpose.export.validate import Proof
+from heatpose.export.validate import ValidationResult
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +43,7 @@ class Row:
     drop_high: float | None
     bytes: int | None
     milliseconds: float
-    verdict: str
+    holdout_score: str
 
 
 @dataclass(frozen=True)
@@ -60,29 +60,29 @@ class BundleResult:
 
     folder: Path
     rows: tuple[Row, ...]
-    gates: tuple[dict[str, Any], ...]
+    checks: tuple[dict[str, Any], ...]
     seconds: dict[str, float]
     published: Comparison | None = None
 
     @property
     def passed(self) -> bool:
         """No file was rejected."""
-        return all(gate["passed"] for gate in self.gates)
+        return all(check["passed"] for check in self.checks)
 
 
-def rows_of(proofs: Sequence[Proof]) -> list[Row]:
+def rows_of(validations: Sequence[ValidationResult]) -> list[Row]:
     """The table's rows; the first proof is the network's, which the others are compared with."""
-    reference = proofs[0].report
-    return [_row(proof, reference) for proof in proofs]
+    reference = validations[0].report
+    return [_row(validation, reference) for validation in validations]
 
 
-def _row(proof: Proof, reference: EvalReport | None) -> Row:
-    report, path = proof.report, proof.path
+def _row(validation: ValidationResult, reference: EvalReport | None) -> Row:
+    report, path = validation.report, validation.path
     drop = None
     if report is not None and reference is not None and report is not reference:
         drop = paired_difference(reference, report)
     return Row(
-        artefact=proof.artefact,
+        artefact=validation.artefact,
         file=path.name if path else "",
         oks=report.oks if report else None,
         oks_standard_error=report.oks_standard_error if report else None,
@@ -90,17 +90,17 @@ def _row(proof: Proof, reference: EvalReport | None) -> Row:
         drop_low=drop.low if drop else None,
         drop_high=drop.high if drop else None,
         bytes=path.stat().st_size if path else None,
-        milliseconds=proof.milliseconds,
-        verdict=_verdict(proof),
+        milliseconds=validation.milliseconds,
+        holdout_score=_holdout_score(validation),
     )
 
 
-def _verdict(proof: Proof) -> str:
-    if proof.path is None:
+def _holdout_score(validation: ValidationResult) -> str:
+    if validation.path is None:
         return "reference"
-    if not proof.passed:
+    if not validation.passed:
         return "REJECTED"
-    return "passed" if proof.report is not None else "passed, not scored"
+    return "passed" if validation.report is not None else "passed, not scored"
 
 
 def print_table(result: BundleResult, console: Console | None = None) -> None:
@@ -113,15 +113,15 @@ def print_table(result: BundleResult, console: Console | None = None) -> None:
     for heading in ("artefact", "OKS %", "drop [95 %]", "KiB", "ms", "verdict"):
         table.add_column(heading, justify="left" if heading in ("artefact", "verdict") else "right")
     for row in result.rows:
-        table.add_row(*cells(row), style="red" if row.verdict == "REJECTED" else None)
+        table.add_row(*cells(row), style="red" if row.holdout_score == "REJECTED" else None)
     if not console.is_terminal:  # rich assumes 80 columns then, and would cut figures
         console.width = max(console.width, 140)
     console.print(table)
     if result.published is not None:
         _print_published(result.published, console)
-    for gate in result.gates:
-        if not gate["passed"]:
-            text = f"REJECTED {gate['artefact']} by the {gate['name']} gate: {gate['sentence']}"
+    for check in result.checks:
+        if not check["passed"]:
+            text = f"REJECTED {check['artefact']} by the {check['name']} gate: {check['sentence']}"
             console.print(text, style="bold red", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -137,7 +137,7 @@ def cells(row: Row) -> tuple[str, str, str, str, str, str]:
     score = "-" if row.oks is None else f"{row.oks:.2f} ± {row.oks_standard_error:.2f}"
     drop = "-" if row.drop is None else f"{row.drop:.2f} [{row.drop_low:.2f}, {row.drop_high:.2f}]"
     size = "-" if row.bytes is None else f"{row.bytes / 1024:.0f}"
-    return row.artefact, score, drop, size, f"{row.milliseconds:.1f}", row.verdict
+    return row.artefact, score, drop, size, f"{row.milliseconds:.1f}", row.holdout_score
 
 
 @dataclass

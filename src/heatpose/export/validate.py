@@ -17,13 +17,13 @@ from heatpose.data.sample import Person
 from heatpose.evaluation.evaluate import EvalReport, evaluate
 from heatpose.evaluation.parity import Maps, float_parity, output_use, pixel_drift, pose_drift, sigmoid
 from heatpose.export.checks import (
-    GateLimits,
-    GateResult,
-    accuracy_gate,
-    drift_gate,
+    CheckLimits,
+    CheckResult,
+    accuracy_check,
+    drift_check,
     expected_operators,
-    flatbuffer_gate,
-    float_gate,
+    flatbuffer_check,
+    float_check,
     not_scored,
 )
 from heatpose.pose.preprocessing import Preprocessing
@@ -42,7 +42,7 @@ _TIMED_IMAGES = 24
 
 
 @dataclass(frozen=True)
-class Proof:
+class ValidationResult:
     """What is known about one model.
 
     Attributes:
@@ -56,7 +56,7 @@ class Proof:
 
     artefact: str
     path: Path | None
-    gates: tuple[GateResult, ...]
+    checks: tuple[CheckResult, ...]
     report: EvalReport | None
     milliseconds: float
     kernels: str
@@ -64,11 +64,11 @@ class Proof:
     @property
     def passed(self) -> bool:
         """No gate refuses it."""
-        return all(gate.passed for gate in self.gates)
+        return all(check.passed for check in self.checks)
 
 
 @dataclass
-class Prover:
+class Validator:
     """Holds the network and the images that every file is compared on.
 
     Attributes:
@@ -87,8 +87,8 @@ class Prover:
     skeleton: Skeleton
     preprocessing: Preprocessing
     images: NDArray[np.uint8]
-    people: Sequence[Person] | None
-    limits: GateLimits
+    instances: Sequence[Person] | None
+    limits: CheckLimits
     sigmoid: bool
     output: Output
     pose: PoseForm = "xy"
@@ -96,7 +96,7 @@ class Prover:
     _poses: DecodedReference = field(init=False)
     _reference: EvalReport | None = field(init=False, default=None)
 
-    def prove_network(self, name: str) -> Proof:
+    def validate_network(self, name: str) -> ValidationResult:
         """Scores the network itself; comes first, because the files are compared with it.
 
         Args:
@@ -114,35 +114,35 @@ class Prover:
         else:
             self._logits = _heatmaps(runner, self.images)
         self._reference = self._score(runner)
-        return Proof(TORCH, None, (), self._reference, milliseconds(runner, self.images), runner.kernels)
+        return ValidationResult(TORCH, None, (), self._reference, milliseconds(runner, self.images), runner.kernels)
 
-    def prove_onnx(self, path: Path) -> Proof:
+    def validate_onnx(self, path: Path) -> ValidationResult:
         """Compares, scores and times the ONNX file."""
         runner = open_runner(path)
-        return self._proof(ONNX, path, (self._float_gate(ONNX, runner),), runner)
+        return self._validation(ONNX, path, (self._float_check(ONNX, runner),), runner)
 
-    def prove_tflite(self, form: Artefact, path: Path) -> Proof:
+    def validate_tflite(self, form: Artefact, path: Path) -> ValidationResult:
         """Puts a TFLite file through the gates, scores and times it."""
         operators = expected_operators(self.network, form, sigmoid=self.sigmoid and not self.network.four_heads, output=self.output)
         decoded = self.network.four_heads
         if decoded:
             operators = with_decode(operators, self.network.keypoints, self.pose)
-        first = flatbuffer_gate(path, form, self.preprocessing, operators, decoded=decoded)
+        first = flatbuffer_check(path, form, self.preprocessing, operators, decoded=decoded)
         runner = open_runner(path)
         if form == "float32":
-            return self._proof(form, path, (first, self._float_gate(form, runner)), runner)
-        proof = self._proof(form, path, (first, self._drift_gate(form, runner)), runner)
-        return replace(proof, gates=(*proof.gates, self._accuracy_gate(form, proof.report)))
+            return self._validation(form, path, (first, self._float_check(form, runner)), runner)
+        validation = self._validation(form, path, (first, self._drift_check(form, runner)), runner)
+        return replace(validation, checks=(*validation.checks, self._accuracy_check(form, validation.report)))
 
-    def _proof(self, artefact: str, path: Path, gates: tuple[GateResult, ...], runner: PoseRunner) -> Proof:
+    def _validation(self, artefact: str, path: Path, checks: tuple[CheckResult, ...], runner: PoseRunner) -> ValidationResult:
         time_taken = milliseconds(runner, self.images)
-        return Proof(artefact, path, gates, self._score(runner), time_taken, runner.kernels)
+        return ValidationResult(artefact, path, checks, self._score(runner), time_taken, runner.kernels)
 
-    def _float_gate(self, artefact: str, runner: PoseRunner) -> GateResult:
+    def _float_check(self, artefact: str, runner: PoseRunner) -> CheckResult:
         size, tie = self.preprocessing.size, self.limits.logits
         if self.network.four_heads:
             poses = pose_parity(self._poses, runner.predict(self.images), size=size, tie=tie)
-            return pose_gate(artefact, poses, self.limits)
+            return pose_check(artefact, poses, self.limits)
         found = _heatmaps(runner, self.images)
         parity = float_parity(
             self._logits,
@@ -151,28 +151,28 @@ class Prover:
             probabilities=self.sigmoid,
             tie=tie,
         )
-        return float_gate(artefact, parity, self.limits)
+        return float_check(artefact, parity, self.limits)
 
-    def _drift_gate(self, artefact: str, runner: PoseRunner) -> GateResult:
+    def _drift_check(self, artefact: str, runner: PoseRunner) -> CheckResult:
         if self.network.four_heads:
             found = runner.predict(self.images)
             moved = pose_drift(self._poses.poses, found, size=self.preprocessing.size, names=self.skeleton.keypoints)
-            return drift_gate(artefact, moved, self.limits)
+            return drift_check(artefact, moved, self.limits)
         reference = sigmoid(self._logits) if self.sigmoid else self._logits
         found = _heatmaps(runner, self.images)
         names = self.skeleton.keypoints
         drift = pixel_drift(reference, found, size=self.preprocessing.size, names=names)
-        return drift_gate(artefact, drift, self.limits, output_use(found, names))
+        return drift_check(artefact, drift, self.limits, output_use(found, names))
 
-    def _accuracy_gate(self, form: Artefact, report: EvalReport | None) -> GateResult:
+    def _accuracy_check(self, form: Artefact, report: EvalReport | None) -> CheckResult:
         if self._reference is None or report is None:
             return not_scored(form)
-        return accuracy_gate(form, self._reference, report, self.limits)
+        return accuracy_check(form, self._reference, report, self.limits)
 
     def _score(self, runner: PoseRunner) -> EvalReport | None:
-        if not self.people:
+        if not self.instances:
             return None
-        return evaluate(runner, self.people, self.skeleton, sampling=self.preprocessing.sampling)
+        return evaluate(runner, self.instances, self.skeleton, sampling=self.preprocessing.sampling)
 
 
 def _heatmaps(runner: PoseRunner, images: NDArray[np.uint8]) -> Maps:
@@ -284,7 +284,7 @@ def pose_parity(reference: DecodedReference, found: NDArray[np.float32], *, size
     )
 
 
-def pose_gate(artefact: str, parity: PoseParity, limits: GateLimits) -> GateResult:
+def pose_check(artefact: str, parity: PoseParity, limits: CheckLimits) -> CheckResult:
     """Gate 2 for a float file that decodes inside: it gives the poses that the network gives."""
     all_tied = parity.tied == parity.keypoints
     passed = parity.score <= limits.logits and parity.pose_px <= limits.pose_px and not all_tied
@@ -292,4 +292,4 @@ def pose_gate(artefact: str, parity: PoseParity, limits: GateLimits) -> GateResu
         f"Scores differ by at most {parity.score:.1e} (limit {limits.logits:g}), poses by {parity.pose_px:.4f} px "
         f"(limit {limits.pose_px:g}); {parity.tied} of {parity.keypoints} keypoints are tied."
     )
-    return GateResult("parity", artefact, passed, sentence, parity.to_json())
+    return CheckResult("parity", artefact, passed, sentence, parity.to_json())

@@ -103,12 +103,12 @@ def _coco(path: Path) -> Iterator[Named]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         kinds = {entry["id"]: str(entry.get("name")) for entry in content.get("categories", [])}
-        people = {i for i, name in kinds.items() if name == PERSON or len(kinds) == 1}
+        instances = {i for i, name in kinds.items() if name == PERSON or len(kinds) == 1}
         images = {entry["id"]: entry for entry in content["images"]}
         for entry in images.values():
             yield str(entry["file_name"]), _size(entry.get("width"), entry.get("height")), None
         for annotation in content["annotations"]:
-            if annotation.get("category_id") in people and not annotation.get("iscrowd"):
+            if annotation.get("category_id") in instances and not annotation.get("iscrowd"):
                 name = str(images[annotation["image_id"]]["file_name"])
                 yield name, None, _box(annotation["bbox"])
     except OSError as error:

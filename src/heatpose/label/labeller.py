@@ -97,7 +97,7 @@ class Labeller:
         region = whole(width, height)
         for _ in range(self.looks):
             (pose,) = self._predict(self.teacher.resize(region.cut(image))[None])
-            pose = region.to_picture(pose, width, height)
+            pose = region.to_image(pose, width, height)
             before, region = region, next_region(pose, self.teacher.skeleton, width, height)
             if region == before:
                 break
@@ -109,7 +109,7 @@ class Labeller:
         region = self.find(image) if box is None else around(box)
         poses = self._both_ways(region.cut(image))
         points = poses[..., :2].astype(np.float64) * region.side + (region.left, region.top)
-        return self._judged(points, poses[..., 2], region.side, (width, height), box)
+        return self._scored(points, poses[..., 2], region.side, (width, height), box)
 
     def _both_ways(self, crop: NDArray[np.uint8]) -> NDArray[np.float32]:
         """f32[2, K, 3] x, y as fractions of the crop, score: of the crop and its mirror image."""
@@ -126,7 +126,7 @@ class Labeller:
             poses = self.teacher.runner.predict(images, self.teacher.decode)
         return np.nan_to_num(poses)
 
-    def _judged(
+    def _scored(
         self,
         points: NDArray[np.float64],
         scores: NDArray[np.float32],

@@ -205,14 +205,14 @@ def _progress(total: int, before: int) -> Iterator[Callable[[], None]]:
             task = bar.add_task("labelling", total=total, completed=before)
             yield lambda: bar.advance(task)
         return
-    start = told = time.monotonic()
+    start = message = time.monotonic()
     done = 0
 
     def count_one() -> None:
-        nonlocal done, told
+        nonlocal done, message
         done += 1
-        if (now := time.monotonic()) - told >= LOG_S:
-            told = now
+        if (now := time.monotonic()) - message >= LOG_S:
+            message = now
             left = (total - before - done) * (now - start) / done
             named = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
             line = f"{before + done} of {total} images, about {named} left"

@@ -31,8 +31,8 @@ def masked_mean(per_keypoint: Tensor, weight: Tensor, weighting: str = "person")
     if weighting != "person":
         return (per_keypoint * weight).sum() / (weight.sum().clamp_min(1) if weighting == "keypoint" else weight.numel())
     per_person = (per_keypoint * weight).sum(1) / weight.sum(1).clamp_min(1)
-    people = (weight.sum(1) > 0).float()
-    return (per_person * people).sum() / people.sum().clamp_min(1)
+    instances = (weight.sum(1) > 0).float()
+    return (per_person * instances).sum() / instances.sum().clamp_min(1)
 
 
 class HeatmapLoss(nn.Module):

@@ -180,6 +180,6 @@ def with_upsampling(network: MoveNet, kind: Upsampling) -> MoveNet:
     if network.settings["upsample"] == kind:
         return network
     result = MoveNet(**{**network.settings, "upsample": kind})
-    learnt = {name: value for name, value in network.state_dict().items() if ".upsample." not in name}
-    result.load_state_dict({**result.state_dict(), **learnt})
+    trained = {name: value for name, value in network.state_dict().items() if ".upsample." not in name}
+    result.load_state_dict({**result.state_dict(), **trained})
     return result.to(next(network.parameters()).device).train(network.training)

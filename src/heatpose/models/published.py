@@ -164,9 +164,9 @@ def _unpack(file: PublishedFile, archive: Path, target: Path) -> None:
     """
     part = target.with_name(target.name + ".unpacked")
     try:
-        with tarfile.open(archive) as members:
-            found = next((m for m in members if m.isfile() and m.size == file.size), None)
-            content = members.extractfile(found) if found is not None else None
+        with tarfile.open(archive) as sweep_runs:
+            found = next((m for m in sweep_runs if m.isfile() and m.size == file.size), None)
+            content = sweep_runs.extractfile(found) if found is not None else None
             if content is None:
                 raise TransferError("", "the archive has no file of the known size")
             part.write_bytes(content.read())

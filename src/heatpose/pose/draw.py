@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-Picture = NDArray[np.uint8]
+CachedImage = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 LEFT: Colour = (255, 140, 0)
@@ -35,7 +35,7 @@ def side_colours(skeleton: Skeleton) -> list[Colour]:
     return [LEFT if name in lefts else RIGHT if name in rights else CENTRE for name in skeleton.keypoints]
 
 
-def draw_pose(image: Picture, pose: NDArray[np.float32], skeleton: Skeleton, *, threshold: float = 0.2) -> Picture:
+def draw_pose(image: CachedImage, pose: NDArray[np.float32], skeleton: Skeleton, *, threshold: float = 0.2) -> CachedImage:
     """Draws a skeleton: the person's left limbs orange, right limbs blue, what joins the two sides green.
 
     Args:
@@ -116,7 +116,7 @@ def limb_colour(a: Colour, b: Colour) -> Colour:
     return sides.pop() if len(sides) == 1 else CENTRE
 
 
-def heatmap_overlay(image: Picture, heatmaps: NDArray[np.float32]) -> Picture:
+def heatmap_overlay(image: CachedImage, heatmaps: NDArray[np.float32]) -> CachedImage:
     """Lays the highest of K heatmaps over an image, on a scale that is the same for every picture.
 
     Args:
@@ -134,11 +134,11 @@ def heatmap_overlay(image: Picture, heatmaps: NDArray[np.float32]) -> Picture:
     stops = np.linspace(0, 1, len(HEAT))
     colour = np.stack([np.interp(heat, stops, HEAT[:, channel]) for channel in range(3)], -1)
     weight = 0.85 * np.sqrt(heat)[..., None]  # the root lets weak peaks be seen
-    mixed: Picture = np.rint((1 - weight) * image + weight * colour).astype(np.uint8)
+    mixed: CachedImage = np.rint((1 - weight) * image + weight * colour).astype(np.uint8)
     return mixed
 
 
-def contact_sheet(tiles: Sequence[Picture], columns: int, captions: Sequence[str] | None = None, gap: int = 4) -> Picture:
+def contact_sheet(tiles: Sequence[CachedImage], columns: int, captions: Sequence[str] | None = None, gap: int = 4) -> CachedImage:
     """Puts images side by side, row by row, each in the middle of a cell as large as the largest.
 
     Args:
@@ -182,7 +182,7 @@ def contact_sheet(tiles: Sequence[Picture], columns: int, captions: Sequence[str
     return np.array(sheet)
 
 
-def text_block(title: str, cells: Sequence[str], width: int, columns: int) -> Picture:
+def text_block(title: str, cells: Sequence[str], width: int, columns: int) -> CachedImage:
     """A line of text and below it cells of text, row by row, in the sheet's colours.
 
     Args:

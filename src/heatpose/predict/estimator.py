@@ -117,7 +117,7 @@ class Tracker:
     def _cropped(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         height, width = image.shape[:2]
         region = self._region or whole(width, height)
-        pose = region.to_picture(self.estimator.pose_of(self.estimator.resize(region.cut(image))), width, height)
+        pose = region.to_image(self.estimator.pose_of(self.estimator.resize(region.cut(image))), width, height)
         self._region = next_region(pose, self.estimator.skeleton, width, height)
         return pose
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.predict.results import make_folder, part_of, save_picture
+from heatpose.predict.results import make_folder, part_of, save_image
 
 USUAL_RATE = 30.0
 HIGHEST_RATE = 1000.0
@@ -95,12 +95,12 @@ class Video:
         return f"'{source}' is no video that can be decoded: it may be cut off, empty, or of an unknown format."
 
     def __iter__(self) -> Iterator[Frame]:
-        picture, seconds = self._first, 0.0
+        image, seconds = self._first, 0.0
         first = self._time()
-        while picture is not None:
-            yield Frame(self.read, seconds, self._cv2.cvtColor(picture, self._cv2.COLOR_BGR2RGB))
+        while image is not None:
+            yield Frame(self.read, seconds, self._cv2.cvtColor(image, self._cv2.COLOR_BGR2RGB))
             self.read += 1
-            picture = self._capture.read()[1]
+            image = self._capture.read()[1]
             later = self._time() - first
             seconds = later if later > seconds else seconds + 1 / self.rate  # a file may be without usable times
 
@@ -196,7 +196,7 @@ class Mp4:
             self._part.unlink(missing_ok=True)
 
 
-class Pictures:
+class ImageStore:
     """A folder with a JPEG per frame, named by its number; another run's folder of that name is replaced.
 
     Args:
@@ -213,7 +213,7 @@ class Pictures:
             HeatposeError: The picture cannot be written.
         """
         make_folder(self._part)
-        save_picture(self._part / f"{number:06d}.jpg", image)
+        save_image(self._part / f"{number:06d}.jpg", image)
 
     def finish(self) -> None:
         """See `Sink`.

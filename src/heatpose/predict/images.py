@@ -23,7 +23,7 @@ from heatpose.predict.results import (
     image_ids,
     make_folder,
     orientation_entry,
-    save_picture,
+    save_image,
     write_entries,
 )
 from heatpose.utils.image_files import decode_image
@@ -73,7 +73,7 @@ def predict_images(images: Sequence[Path], out: Path, drawing: Drawing, names: N
         seen = replace(seen, poses=[answer() for answer in seen.answers])
         if drawing.draw:
             make_folder(out)  # not before there is something to put into it
-            save_picture(targets[seen.place], drawing.picture(seen.image, seen.poses))
+            save_image(targets[seen.place], drawing.image(seen.image, seen.poses))
         return seen
 
     with closing(in_parallel(finish, ahead(_seen(images, estimators)))) as stream:

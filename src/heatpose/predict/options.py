@@ -28,7 +28,7 @@ class Drawing:
     threshold: float = 0.2
     draw: bool = True
 
-    def picture(self, image: NDArray[np.uint8], poses: Sequence[NDArray[np.float32]]) -> NDArray[np.uint8]:
+    def image(self, image: NDArray[np.uint8], poses: Sequence[NDArray[np.float32]]) -> NDArray[np.uint8]:
         """u8[H, W, 3] and a pose for each model -> the drawn picture."""
         if len(poses) == 1:
             return draw_pose(image, poses[0], self.estimators[0].skeleton, threshold=self.threshold)
@@ -48,7 +48,7 @@ class VideoOptions:
 
     smooth: bool = True
     crop: bool = False
-    pictures: bool = False
+    images: bool = False
     limit: int | None = None
 
 

@@ -119,7 +119,7 @@ def make_folder(folder: Path) -> None:
         raise HeatposeError(f"Folder '{folder}' cannot be made ({error.strerror}); give another one.") from error
 
 
-def save_picture(path: Path, image: NDArray[np.uint8]) -> None:
+def save_image(path: Path, image: NDArray[np.uint8]) -> None:
     """Writes u8[H, W, 3] as JPEG where the path ends in .jpg, else as PNG.
 
     Raises:

@@ -45,7 +45,7 @@ class Region:
         square[y0 - self.top : y1 - self.top, x0 - self.left : x1 - self.left] = image[y0:y1, x0:x1]
         return square
 
-    def to_picture(self, pose: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
+    def to_image(self, pose: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
         """A pose in fractions of the square -> the same in fractions of the picture; f32[K, 3]."""
         points = (pose[:, :2] * self.side + (self.left, self.top)) / (width, height)
         moved: NDArray[np.float32] = np.concatenate([points, pose[:, 2:]], 1).astype(np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.predict.estimator import Answer, Tracker
-from heatpose.predict.frames import Frame, Mp4, Pictures, Sink, Video
+from heatpose.predict.frames import Frame, ImageStore, Mp4, Sink, Video
 from heatpose.predict.options import Drawing, PredictSummary, VideoOptions
 from heatpose.predict.pipeline import ahead, in_parallel
 from heatpose.predict.results import Names, entry, make_folder, write_entries
@@ -43,7 +43,7 @@ def drawn(frames: Iterable[Frame], drawing: Drawing, options: VideoOptions) -> G
 
     def draw(item: Tracked) -> Drawn:
         frame, poses = item
-        return frame, poses, drawing.picture(frame.image, poses)
+        return frame, poses, drawing.image(frame.image, poses)
 
     if drawing.draw:
         return in_parallel(draw, ahead(tracked(frames, drawing, options)))
@@ -74,9 +74,9 @@ def predict_video(source: Path | int, out: Path, drawing: Drawing, options: Vide
     """
     with closing(Video(source)) as video:
         stem = f"camera{source}" if isinstance(source, int) else source.stem
-        ending = "_pose" if options.pictures else "_pose.mp4"
+        ending = "_pose" if options.images else "_pose.mp4"
         shown, *written = names.of(stem, ending, *(f"_predictions{kind}.json" for kind in ("", "_beside")[: len(drawing.estimators)]))
-        sink: Sink = Pictures(out / shown) if options.pictures else Mp4(out / shown, video.rate)
+        sink: Sink = ImageStore(out / shown) if options.images else Mp4(out / shown, video.rate)
         entries, summary = _run(video, sink, drawing, options, progress)
     make_folder(out)
     summary.drawn += [sink.path] if drawing.draw else []
@@ -94,9 +94,9 @@ def _run(video: Video, sink: Sink, drawing: Drawing, options: VideoOptions, prog
     try:
         with closing(drawn(islice(iter(video), options.limit), drawing, options)) as stream:
             try:
-                for frame, poses, picture in stream:
-                    if picture is not None:
-                        sink.write(frame.number, picture)
+                for frame, poses, image in stream:
+                    if image is not None:
+                        sink.write(frame.number, image)
                     _note(frame, poses, drawing, entries, summary, video.name)
                     progress(frame.number + 1, total)
             except KeyboardInterrupt:

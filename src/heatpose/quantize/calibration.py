@@ -22,7 +22,7 @@ _ALIKE = 0.2  # correlation of neighbouring pixels below which pictures are nois
 
 
 def choose_calibration(
-    people: Sequence[Person], count: int, seed: int, forbidden_image_ids: Collection[int]
+    instances: Sequence[Person], count: int, seed: int, forbidden_image_ids: Collection[int]
 ) -> list[Person]:
     """Chooses training images whose people have all sizes, because small and large ones use different ranges.
 
@@ -41,18 +41,18 @@ def choose_calibration(
     Raises:
         HeatposeError: There is nothing to choose from, or a forbidden image is among `people`.
     """
-    if count < 1 or not people:
+    if count < 1 or not instances:
         raise HeatposeError(
-            f"The calibration set is empty ({len(people)} people, {count} images wanted); give training "
+            f"The calibration set is empty ({len(instances)} people, {count} images wanted); give training "
             "people and at least one image."
         )
-    forbidden = sorted({person.image_id for person in people} & set(forbidden_image_ids))
+    forbidden = sorted({person.image_id for person in instances} & set(forbidden_image_ids))
     if forbidden:
         raise HeatposeError(
             f"Images {forbidden[:5]} are in the evaluation set and cannot calibrate ({len(forbidden)} in "
             "all); give training images only."
         )
-    by_size = sorted(_largest_per_image(people), key=lambda person: (_size(person), _order(person)))
+    by_size = sorted(_largest_per_image(instances), key=lambda person: (_size(person), _order(person)))
     generator = np.random.default_rng(seed)
     edges = np.linspace(0, len(by_size), min(count, len(by_size)) + 1).astype(int)
     chosen = [by_size[generator.integers(low, high)] for low, high in pairwise(edges)]
@@ -64,9 +64,9 @@ def _order(person: Person) -> tuple[int, str]:
     return person.image_id, person.name
 
 
-def _largest_per_image(people: Sequence[Person]) -> list[Person]:
+def _largest_per_image(instances: Sequence[Person]) -> list[Person]:
     largest: dict[Path, Person] = {}
-    for person in sorted(people, key=lambda person: person.annotation_id):
+    for person in sorted(instances, key=lambda person: person.annotation_id):
         known = largest.get(person.image_path)
         if known is None or _size(person) > _size(known):
             largest[person.image_path] = person
@@ -79,17 +79,17 @@ def _size(person: Person) -> float:
     return float(np.sqrt(share))
 
 
-def shared_images(people: Sequence[Person], scored: Sequence[Person]) -> set[int]:
+def shared_images(instances: Sequence[Person], scored: Sequence[Person]) -> set[int]:
     """Ids of the images of `people` that show a scored image too, by `data.identity.same_images`.
 
     Raises:
         HeatposeError: An image cannot be read.
     """
-    same = same_images(people, scored)
-    return {person.image_id for person in people if person.image_path in same}
+    same = same_images(instances, scored)
+    return {person.image_id for person in instances if person.image_path in same}
 
 
-def calibration_images(people: Sequence[Person], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def calibration_images(instances: Sequence[Person], preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """The whole images as the network gets them, u8[N, S, S, 3] raw bytes.
 
     The first pixel of the first image is made to hold a 0 and a 255, so that the input's range, and with it
@@ -98,14 +98,14 @@ def calibration_images(people: Sequence[Person], preprocessing: Preprocessing) -
     Raises:
         HeatposeError: There are none, or an image cannot be read.
     """
-    if not people:
+    if not instances:
         raise HeatposeError("The calibration set is empty; give training images.")
 
     def read(person: Person) -> NDArray[np.uint8]:
         return preprocessing.resize(labelled_image(person))
 
     with ThreadPoolExecutor(2) as pool:
-        images = np.stack(list(pool.map(read, people)))
+        images = np.stack(list(pool.map(read, instances)))
     _refuse_noise(images)
     images[0, 0, 0, :2] = 0, 255
     return images
@@ -126,7 +126,7 @@ def _refuse_noise(images: NDArray[np.uint8]) -> None:
         raise HeatposeError("The calibration images are random noise, which sets ranges that fit no picture; give photographs of the training data.")
 
 
-def calibration_record(people: Sequence[Person], seed: int, wanted: int) -> dict[str, Any]:
+def calibration_record(instances: Sequence[Person], seed: int, wanted: int) -> dict[str, Any]:
     """What `calibration.json` holds: which images, proven by the hash of each file, and how they were chosen.
 
     Args:
@@ -138,7 +138,7 @@ def calibration_record(people: Sequence[Person], seed: int, wanted: int) -> dict
         HeatposeError: A file cannot be read.
     """
     files = [
-        {"image_id": p.image_id, "file_name": p.name, "sha256": _file_hash(p)} for p in people
+        {"image_id": p.image_id, "file_name": p.name, "sha256": _file_hash(p)} for p in instances
     ]
     return {"count": len(files), "wanted": wanted, "seed": seed, "sampling": SAMPLING, "images": files}
 

@@ -21,7 +21,7 @@ from heatpose.evaluation.parity import OutputUse, PixelDrift, output_use, pixel_
 from heatpose.pose.draw import contact_sheet, draw_pose
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
-from heatpose.predict.results import make_folder, save_picture, write_whole
+from heatpose.predict.results import make_folder, save_image, write_whole
 from heatpose.predict.sources import find_sources
 from heatpose.runners import PoseRunner, open_runner
 from heatpose.runners.tflite_forms import input_form, read_input
@@ -96,9 +96,9 @@ def worst_sheet(drift: Drift, skeleton: Skeleton, count: int = 10, threshold: fl
     worst = np.argsort(-drift.distances, kind="stable")[:count]
     tiles, captions = [], []
     for i in worst:
-        picture = load_image(drift.files[i])
-        step = max(1, max(picture.shape[:2]) // _SHOWN)
-        small = np.ascontiguousarray(picture[::step, ::step])
+        image = load_image(drift.files[i])
+        step = max(1, max(image.shape[:2]) // _SHOWN)
+        small = np.ascontiguousarray(image[::step, ::step])
         tiles += [draw_pose(small, poses[i], skeleton, threshold=threshold) for poses in drift.poses]
         captions += [f"float  {drift.files[i].name}", f"int8: {drift.distances[i]:.1f} px away"]
     return contact_sheet(tiles, columns=4, captions=captions)
@@ -271,7 +271,7 @@ def debug_bundle(bundle: Path, sources: Sequence[Path], form: str, out: Path | N
     _write_rows(folder / "drift.csv", _drift_rows(drift))
     _write_rows(folder / "layers.csv", [vars(layer) for layer in layers])
     write_whole(folder / "layers.html", lambda path: path.write_text(_plot(layers, int8_file.name), encoding="utf-8"))
-    save_picture(folder / "worst.jpg", worst_sheet(drift, skeleton))
+    save_image(folder / "worst.jpg", worst_sheet(drift, skeleton))
     _print(drift, layers, console)
     return folder
 

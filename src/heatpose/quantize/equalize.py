@@ -23,7 +23,7 @@ _CONSTANT = 1e-4  # a channel that moves less than this is a constant
 Observed = Mapping[nn.Module, Activations]
 
 
-def bury_dead_channels(network: MoveNet, observed: Observed) -> int:
+def fold_constant_channels(network: MoveNet, observed: Observed) -> int:
     """Takes channels that never change out of the weights; the network computes the same on the calibration images.
 
     A constant c in channel i becomes a bias of the layers that read it, and the weights that wrote and read it become 0, so that they no longer
@@ -62,7 +62,7 @@ def _bury(group: ChannelGroup, dead: Tensor, constant: Tensor) -> None:
     bias_of(group.producers[0])[dead] = 0
 
 
-def centre_channels(network: MoveNet, observed: Observed) -> dict[nn.Module, Activations]:
+def absorb_channel_bias(network: MoveNet, observed: Observed) -> dict[nn.Module, Activations]:
     """Moves the middle of each channel's range into the biases of the 1x1 layers that read it: one zero point serves all channels.
 
     Exact, and only where it is exact: for linear tensors behind depthwise and projecting layers that 1x1 convolutions read. It is the linear case of

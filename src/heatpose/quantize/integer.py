@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heatpose.models.layers import ConvBlock
-from heatpose.quantize.scheme import HIGHEST, LOWEST, WEIGHT_LIMIT, Affine
+from heatpose.quantize.scheme import HIGHEST, LOWEST, WEIGHT_LIMIT, QuantParams
 
 
 class _Stored(torch.autograd.Function):
@@ -90,9 +90,9 @@ def _bilinear(steps: Tensor) -> Tensor:
     return functional.interpolate(steps, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
-def add_multipliers(a: Affine, b: Affine, output: Affine) -> tuple[int, int, int]:
+def add_multipliers(a: QuantParams, b: QuantParams, output: QuantParams) -> tuple[int, int, int]:
     """XNNPACK's fixed-point form of the ratios of two input scales to the output's: two multipliers and a right shift."""
-    ratios = [np.float32(np.float32(affine.scale) / np.float32(output.scale)) for affine in (a, b)]
+    ratios = [np.float32(np.float32(quant_params.scale) / np.float32(output.scale)) for quant_params in (a, b)]
     exponent = math.frexp(float(max(ratios)))[1] - 1
     shift = 20 - exponent
     first, second = (int(np.rint(float(ratio) * 2.0**shift)) for ratio in ratios)
@@ -111,7 +111,7 @@ class Int8Conv(nn.Module):
 
     scales: Tensor
 
-    def __init__(self, block: ConvBlock, source: Affine, target: Affine, scales: Tensor) -> None:
+    def __init__(self, block: ConvBlock, source: QuantParams, target: QuantParams, scales: Tensor) -> None:
         super().__init__()
         self.conv, self.pads = block.conv, block.pads
         self.source, self.target = source, target
@@ -143,7 +143,7 @@ class Int8Conv(nn.Module):
 class Int8Add(nn.Module):
     """A sum of two int8 tensors."""
 
-    def __init__(self, a: Affine, b: Affine, target: Affine) -> None:
+    def __init__(self, a: QuantParams, b: QuantParams, target: QuantParams) -> None:
         super().__init__()
         self.multipliers = add_multipliers(a, b, target)
         self.limits = LOWEST - target.zero_point, HIGHEST - target.zero_point
@@ -163,7 +163,7 @@ class Int8Upsample(nn.Module):
         return out
 
 
-def activation_limits(activation: nn.Module, target: Affine) -> tuple[float, float]:
+def activation_limits(activation: nn.Module, target: QuantParams) -> tuple[float, float]:
     """Lowest and highest step of an output under no activation, ReLU or ReLU6."""
     low, high = float(LOWEST - target.zero_point), float(HIGHEST - target.zero_point)
     if isinstance(activation, nn.ReLU | nn.ReLU6):

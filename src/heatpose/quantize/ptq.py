@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.channels import quantised_modules
-from heatpose.quantize.equalize import CEILING, bury_dead_channels, centre_channels, equalize
+from heatpose.quantize.equalize import CEILING, absorb_channel_bias, equalize, fold_constant_channels
 from heatpose.quantize.fold import fold_batch_norm
 from heatpose.quantize.integer import Int8Conv
-from heatpose.quantize.scheme import Affine
-from heatpose.quantize.settings import Recovery
+from heatpose.quantize.scheme import QuantParams
+from heatpose.quantize.settings import PtqSettings
 from heatpose.quantize.simulate import Plan, blocks, simulated
 from heatpose.quantize.statistics import Activations, observe
 
 
-def plan_int8(network: MoveNet, images: NDArray[np.uint8], preprocessing: Preprocessing, *, per_channel: bool, recovery: Recovery) -> Plan:
+def plan_int8(network: MoveNet, images: NDArray[np.uint8], preprocessing: Preprocessing, *, per_channel: bool, ptq: PtqSettings) -> Plan:
     """Decides every scale, zero point, weight and bias of an int8 file.
 
     Args:
@@ -37,29 +37,29 @@ def plan_int8(network: MoveNet, images: NDArray[np.uint8], preprocessing: Prepro
     """
     folded = fold_batch_norm(network)
     inputs = preprocessing.normalise(torch.from_numpy(images).permute(0, 3, 1, 2))
-    observed = observe(folded, inputs, recovery.tail)
-    if recovery.bury_dead and bury_dead_channels(folded, observed):
-        observed = observe(folded, inputs, recovery.tail)
-    if recovery.centre:
-        observed = centre_channels(folded, observed)
-    if recovery.balance is not None:
-        observed = equalize(folded, observed, balance=recovery.balance, sweeps=recovery.sweeps)
-    plan = Plan.of(folded, _affines(folded, observed, recovery), preprocessing, per_channel)
-    if recovery.correct_bias:
-        plan = correct_biases(plan, folded, inputs[: recovery.bias_images])
+    observed = observe(folded, inputs, ptq.clip_quantile)
+    if ptq.fold_constant_channels and fold_constant_channels(folded, observed):
+        observed = observe(folded, inputs, ptq.clip_quantile)
+    if ptq.absorb_bias:
+        observed = absorb_channel_bias(folded, observed)
+    if ptq.equalize is not None:
+        observed = equalize(folded, observed, balance=ptq.equalize, sweeps=ptq.sweeps)
+    plan = Plan.of(folded, _affines(folded, observed, ptq), preprocessing, per_channel)
+    if ptq.correct_bias:
+        plan = correct_biases(plan, folded, inputs[: ptq.bias_images])
     return plan
 
 
-def _affines(network: MoveNet, observed: dict[nn.Module, Activations], recovery: Recovery) -> dict[str, Affine]:
+def _affines(network: MoveNet, observed: dict[nn.Module, Activations], ptq: PtqSettings) -> dict[str, QuantParams]:
     logits = {id(network.heads()[name].output) for name in ("heatmap", "centre") if name in network.heads()}
     result = {}
     for name, module in quantised_modules(network).items():
         low, high = (float(value) for value in _range(module, observed[module]))
         if id(module) in logits:  # the peaks count: none of them may be cut off
             low, high = float(observed[module].low.min()), float(observed[module].high.max())
-            if recovery.logit_floor is not None:
-                low = max(low, recovery.logit_floor)
-        result[name] = Affine.covering(low, high)
+            if ptq.logit_floor is not None:
+                low = max(low, ptq.logit_floor)
+        result[name] = QuantParams.covering(low, high)
     return result
 
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from heatpose.models.movenet import MoveNet
 from heatpose.quantize.channels import pyramid_steps
-from heatpose.quantize.settings import Tuning
+from heatpose.quantize.settings import QatSettings
 from heatpose.quantize.simulate import Int8Network, Plan, blocks
-from heatpose.training.self_distillation import Lessons, learn
+from heatpose.training.self_distillation import DistillationSchedule, fit_model
 
 
-def fine_tune(plan: Plan, teacher: MoveNet, images: NDArray[np.uint8], tuning: Tuning, *, progress: bool = True) -> Plan:
+def fine_tune(plan: Plan, teacher: MoveNet, images: NDArray[np.uint8], qat: QatSettings, *, progress: bool = True) -> Plan:
     """Trains a plan's weights and biases.
 
     Args:
@@ -36,19 +36,19 @@ def fine_tune(plan: Plan, teacher: MoveNet, images: NDArray[np.uint8], tuning: T
         HeatposeError: There are no images, or the loss is not a number any more.
     """
     network = Int8Network(plan).train()
-    lessons = Lessons(tuning.steps, tuning.batch_size, tuning.seed, "quant.tuning.*.rate", "quant=int8")
-    learn(network, _groups(network, tuning), teacher, images[: tuning.images], plan.preprocessing, lessons, progress=progress)
+    schedule = DistillationSchedule(qat.steps, qat.batch_size, qat.seed, "quant.qat.*.rate", "quant=int8")
+    fit_model(network, _groups(network, qat), teacher, images[: qat.images], plan.preprocessing, schedule, progress=progress)
     return network.plan()
 
 
-def _groups(network: Int8Network, tuning: Tuning) -> list[dict[str, Any]]:
+def _groups(network: Int8Network, qat: QatSettings) -> list[dict[str, Any]]:
     """Adam's steps are as large as the rate: so each layer's rate is set in units of its own rounding."""
     groups: list[dict[str, Any]] = []
     layers = network.layers()
     for name in _learning(network):
         layer = layers[name]
-        groups.append({"params": [layer.conv.weight], "lr": tuning.rate * float(layer.scales.median())})
-        groups.append({"params": [layer.conv.bias], "lr": tuning.rate * layer.target.scale})
+        groups.append({"params": [layer.conv.weight], "lr": qat.rate * float(layer.scales.median())})
+        groups.append({"params": [layer.conv.bias], "lr": qat.rate * layer.target.scale})
     return groups
 
 

@@ -20,7 +20,7 @@ _LEAST_SHARE = 2.0**-14
 
 
 @dataclass(frozen=True)
-class Affine:
+class QuantParams:
     """Quantisation of one activation tensor.
 
     Attributes:
@@ -32,7 +32,7 @@ class Affine:
     zero_point: int
 
     @classmethod
-    def covering(cls, low: float, high: float) -> Affine:
+    def covering(cls, low: float, high: float) -> QuantParams:
         """The 256 steps from `low` to `high`, widened to hold 0, shifted by less than a step so that 0 is one of them."""
         low, high = min(low, 0.0), max(high, 0.0)
         scale = float(torch.tensor(max(high - low, 256 * _LEAST) / (HIGHEST - LOWEST), dtype=torch.float32))  # as the file stores it
@@ -44,13 +44,13 @@ class Affine:
         return torch.fake_quantize_per_tensor_affine(values, self.scale, self.zero_point, LOWEST, HIGHEST)
 
 
-def input_affine(preprocessing: Preprocessing) -> Affine:
+def input_quant_params(preprocessing: Preprocessing) -> QuantParams:
     """How the int8 input means the raw byte b: stored b - 128, so 127.5 and 1 give scale 1/127.5 and zero point -1.
 
     The exact zero point, 127.5 - 128, is no integer; the real input is half a step (1/255) above what training saw.
     """
     scale = float(torch.tensor(1 / preprocessing.divisor, dtype=torch.float32))
-    return Affine(scale, int(preprocessing.shift * preprocessing.divisor) + LOWEST)
+    return QuantParams(scale, int(preprocessing.shift * preprocessing.divisor) + LOWEST)
 
 
 def weight_scales(weight: Tensor, per_channel: bool) -> Tensor:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.data.augmented import DrawnViews, draw_views
+from heatpose.data.augmented import AugmentedImages, draw_augmented
 from heatpose.data.sample import Person
 from heatpose.evaluation.metrics import bootstrap_interval, keypoint_similarity, mean_over_labelled, normalised_truth
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
-from heatpose.quantize.settings import PLAIN, AutoChoice, Recovery, Tuning
+from heatpose.quantize.settings import PLAIN, AutoChoice, PtqSettings, QatSettings
 from heatpose.runners import open_runner
 from heatpose.tflite.inspect import Artefact, Output
 
@@ -30,7 +30,7 @@ _BATCH = 16
 
 
 @dataclass(frozen=True)
-class Verdict:
+class HoldoutScore:
     """How a file did.
 
     Attributes:
@@ -46,7 +46,7 @@ class Verdict:
     drop_high: float
 
 
-class Judge:
+class HoldoutScorer:
     """Scores files on the same views.
 
     Several views of one person cost little and say much: rounding moves a keypoint by chance, in each view anew, while the number of labelled people is
@@ -60,26 +60,26 @@ class Judge:
         reference: The float file.
     """
 
-    def __init__(self, people: Sequence[Person], views: int, skeleton: Skeleton, preprocessing: Preprocessing, reference: Path) -> None:
+    def __init__(self, instances: Sequence[Person], views: int, skeleton: Skeleton, preprocessing: Preprocessing, reference: Path) -> None:
         self.skeleton = skeleton
-        drawn = draw_views(people, views, skeleton, preprocessing)
-        told = [number for number, person in enumerate(drawn.people) if person.labelled.any()]
-        self.views = DrawnViews(drawn.images[told], tuple(drawn.people[number] for number in told))
-        names = [person.image_path for person in self.views.people]
+        drawn = draw_augmented(instances, views, skeleton, preprocessing)
+        message = [number for number, person in enumerate(drawn.instances) if person.labelled.any()]
+        self.views = AugmentedImages(drawn.images[message], tuple(drawn.instances[number] for number in message))
+        names = [person.image_path for person in self.views.instances]
         self.images = len(set(names))
         self._image_of = np.unique([str(name) for name in names], return_inverse=True)[1]
         self._reference = self._values(reference)
 
-    def verdict(self, path: Path) -> Verdict:
+    def holdout_score(self, path: Path) -> HoldoutScore:
         """Scores a TFLite file."""
         values = self._values(path)
         lost = 100 * (self._reference - values)
         low, high = bootstrap_interval(lost)
-        return Verdict(100 * float(values.mean()), float(lost.mean()), low, high)
+        return HoldoutScore(100 * float(values.mean()), float(lost.mean()), low, high)
 
     def _values(self, path: Path) -> NDArray[np.float64]:
         """f64[images] OKS in [0, 1], mean over the views of each image."""
-        runner, truth = open_runner(path), normalised_truth(self.views.people)
+        runner, truth = open_runner(path), normalised_truth(self.views.instances)
         images = self.views.images
         poses = np.concatenate([runner.predict(images[start : start + _BATCH], "argmax") for start in range(0, len(images), _BATCH)])
         values = mean_over_labelled(keypoint_similarity(poses[..., :2], truth.keypoints, truth.area, self.skeleton.sigmas), truth.labelled)
@@ -87,7 +87,7 @@ class Judge:
         return mean
 
 
-def split_training(people: Sequence[Person], scored: set[int], auto: AutoChoice | None) -> tuple[list[Person], list[Person]]:
+def split_training(instances: Sequence[Person], scored: set[int], auto: AutoChoice | None) -> tuple[list[Person], list[Person]]:
     """Training people -> those that may calibrate and teach, and those that the automatic choice is made on.
 
     An image is in one part or the other, by a hash of its file name, and none of them is scored. The images that chose the checkpoint
@@ -95,13 +95,13 @@ def split_training(people: Sequence[Person], scored: set[int], auto: AutoChoice 
     """
     from heatpose.data.selection import in_held_out
 
-    usable = [person for person in people if person.image_id not in scored]
+    usable = [person for person in instances if person.image_id not in scored]
     if auto is None:
         return usable, []
-    rest, aside = list[Person](), list[Person]()
+    rest, holdout = list[Person](), list[Person]()
     for person in usable:
-        (aside if in_held_out(person, auto.share) else rest).append(person)
-    return (rest, aside) if rest else (usable, [])
+        (holdout if in_held_out(person, auto.holdout) else rest).append(person)
+    return (rest, holdout) if rest else (usable, [])
 
 
 Method = str
@@ -159,8 +159,8 @@ class Quantised:
     def sentence(self) -> str:
         """For the terminal: what was taken and what each way scored."""
         scored = [f"{a.method} lost {a.drop:.2f} [{a.drop_low:.2f}, {a.drop_high:.2f}]" for a in self.tried if a.drop is not None]
-        told = f"{'; '.join(scored)} on {self.judged_on} training images kept aside" if scored else ""
-        return " ".join(part for part in (f"{self.method}.", f"{told}." if told else "", self.note) if part)
+        message = f"{'; '.join(scored)} on {self.judged_on} training images kept aside" if scored else ""
+        return " ".join(part for part in (f"{self.method}.", f"{message}." if message else "", self.note) if part)
 
 
 @dataclass
@@ -187,15 +187,15 @@ class Quantiser:
     preprocessing: Preprocessing
     float_file: Path
     calibration: NDArray[np.uint8]
-    people: Sequence[Person]
-    aside: Sequence[Person]
+    instances: Sequence[Person]
+    holdout: Sequence[Person]
     output: Output
-    recovery: Mapping[str, Recovery]
-    tuning: Mapping[str, Tuning | None]
+    ptq: Mapping[str, PtqSettings]
+    qat: Mapping[str, QatSettings | None]
     auto: AutoChoice | None
     seed: int = 0
-    _judge: Judge | None = field(init=False, default=None)
-    _pictures: NDArray[np.uint8] | None = field(init=False, default=None)
+    _scorer: HoldoutScorer | None = field(init=False, default=None)
+    _images: NDArray[np.uint8] | None = field(init=False, default=None)
 
     def make(self, form: Artefact, tell: Callable[[str], object] = lambda _: None) -> Quantised:
         """Makes one file.
@@ -207,49 +207,49 @@ class Quantiser:
         Raises:
             HeatposeError: The network cannot be quantised, or there is nothing to tune with.
         """
-        judge = self._choosing()
+        scorer = self._choosing()
         tried: list[_Try] = []
-        for method, plan_of in self._ways(form, judge is not None):
+        for method, plan_of in self._ways(form, scorer is not None):
             tell(f"{form}: {method}")
             start = time.perf_counter()
             plan = plan_of()
             content = self._write(plan)
-            tried.append(_Try(self._attempt(method, content, start, judge), content, plan))
+            tried.append(_Try(self._attempt(method, content, start, scorer), content, plan))
             if self._good_enough(form, tried[-1].attempt):
                 break
         last = tried[-1]
-        taken = last if judge is None or self._good_enough(form, last.attempt) else min(tried, key=lambda entry: entry.attempt.drop or 0.0)
-        note = "" if judge is not None or self.auto is None else f"Only {self._shown()} training images are kept aside, too few to choose by."
+        taken = last if scorer is None or self._good_enough(form, last.attempt) else min(tried, key=lambda entry: entry.attempt.drop or 0.0)
+        note = "" if scorer is not None or self.auto is None else f"Only {self._shown()} training images are kept aside, too few to choose by."
         attempts = tuple(entry.attempt for entry in tried)
-        return Quantised(taken.content, taken.attempt.method, attempts, judge.images if judge else 0, note, _ranges(taken.plan))
+        return Quantised(taken.content, taken.attempt.method, attempts, scorer.images if scorer else 0, note, _ranges(taken.plan))
 
-    def _choosing(self) -> Judge | None:
+    def _choosing(self) -> HoldoutScorer | None:
         """Who decides; nobody where there is no choice or too little to judge by."""
         if self.auto is None or self._shown() < self.auto.least_images:
             return None
-        if self._judge is None:
-            self._judge = Judge(self.aside, self.auto.views, self.skeleton, self.preprocessing, self.float_file)
-        return self._judge
+        if self._scorer is None:
+            self._scorer = HoldoutScorer(self.holdout, self.auto.views, self.skeleton, self.preprocessing, self.float_file)
+        return self._scorer
 
     def _shown(self) -> int:
-        return len({person.image_path for person in self.aside})
+        return len({person.image_path for person in self.holdout})
 
     def _ways(self, form: Artefact, choosing: bool) -> list[tuple[Method, Callable[[], Plan]]]:
         """From the cheapest to the dearest; the one that is configured where nothing is chosen."""
         from heatpose.quantize.ptq import plan_int8
         from heatpose.quantize.qat import fine_tune
 
-        def planned(recovery: Recovery) -> Plan:
-            return plan_int8(self.network, self.calibration, self.preprocessing, per_channel=form == "int8_pc", recovery=recovery)
+        def planned(ptq: PtqSettings) -> Plan:
+            return plan_int8(self.network, self.calibration, self.preprocessing, per_channel=form == "int8_pc", ptq=ptq)
 
         @cache
-        def recovered() -> Plan:
-            return planned(self.recovery[form])
+        def with_ptq() -> Plan:
+            return planned(self.ptq[form])
 
-        found: list[tuple[Method, Callable[[], Plan]]] = [("plain", lambda: planned(PLAIN)), ("recovery", recovered)]
-        tuning = self.tuning.get(form)
-        if tuning is not None and (choosing or self.auto is None):
-            found.append(("tuning", lambda: fine_tune(recovered(), self.network, self._teaching_pictures(tuning.images), tuning)))
+        found: list[tuple[Method, Callable[[], Plan]]] = [("plain", lambda: planned(PLAIN)), ("recovery", with_ptq)]
+        qat = self.qat.get(form)
+        if qat is not None and (choosing or self.auto is None):
+            found.append(("tuning", lambda: fine_tune(with_ptq(), self.network, self._teaching_images(qat.images), qat)))
         return found if choosing else found[-1:]
 
     def _write(self, plan: Plan) -> bytes:
@@ -257,24 +257,24 @@ class Quantiser:
 
         return write_int8(self.float_file, plan, output=self.output)
 
-    def _attempt(self, method: Method, content: bytes, start: float, judge: Judge | None) -> Attempt:
-        if judge is None:
+    def _attempt(self, method: Method, content: bytes, start: float, scorer: HoldoutScorer | None) -> Attempt:
+        if scorer is None:
             return Attempt(method, None, None, None, None, time.perf_counter() - start)
         path = self.float_file.with_name(".candidate.tflite")
         path.write_bytes(content)
-        verdict = judge.verdict(path)
+        holdout_score = scorer.holdout_score(path)
         path.unlink()
-        return Attempt(method, verdict.oks, verdict.drop, verdict.drop_low, verdict.drop_high, time.perf_counter() - start)
+        return Attempt(method, holdout_score.oks, holdout_score.drop, holdout_score.drop_low, holdout_score.drop_high, time.perf_counter() - start)
 
     def _good_enough(self, form: Artefact, attempt: Attempt) -> bool:
         if self.auto is None or attempt.drop is None:
             return False
         return attempt.drop <= (self.auto.drop_pc if form == "int8_pc" else self.auto.drop_pt)
 
-    def _teaching_pictures(self, count: int) -> NDArray[np.uint8]:
-        if self._pictures is None:
-            self._pictures = draw_views(self.people, count, self.skeleton, self.preprocessing, self.seed + 1).images
-        return self._pictures
+    def _teaching_images(self, count: int) -> NDArray[np.uint8]:
+        if self._images is None:
+            self._images = draw_augmented(self.instances, count, self.skeleton, self.preprocessing, self.seed + 1).images
+        return self._images
 
 
 class _Try(NamedTuple):
@@ -289,4 +289,4 @@ def _ranges(plan: Plan) -> dict[str, tuple[float, float]]:
     def ends(scale: float, zero_point: int) -> Iterator[float]:
         return (scale * (stored - zero_point) for stored in (-128, 127))
 
-    return {name: (low, high) for name, (low, high) in ((name, tuple(ends(a.scale, a.zero_point))) for name, a in plan.affines.items())}
+    return {name: (low, high) for name, (low, high) in ((name, tuple(ends(a.scale, a.zero_point))) for name, a in plan.activation_params.items())}

@@ -6,32 +6,32 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Recovery:
+class PtqSettings:
     """Which steps are taken (conf/quant).
 
     Attributes:
-        bury_dead: Takes channels that never change out of the weight scales.
-        centre: Moves the middle of channel ranges into biases, where that is exact.
-        balance: 1 equalises activations, 0 weights; None leaves the channels as they are.
+        fold_constant_channels: Takes channels that never change out of the weight scales.
+        absorb_bias: Moves the middle of channel ranges into biases, where that is exact.
+        equalize: 1 equalises activations, 0 weights; None leaves the channels as they are.
         sweeps: Of the equalisation.
-        tail: Share of the values on each side that an activation's range may cut off.
+        clip_quantile: Share of the values on each side that an activation's range may cut off.
         logit_floor: Heatmap logits below this are stored as this; they mean "nothing here" (sigmoid(-8) is 3e-4), and steps are better spent above.
         correct_bias: Takes the mean rounding error off the biases.
         bias_images: How many calibration images that uses.
     """
 
-    bury_dead: bool = True
-    centre: bool = True
-    balance: float | None = 1.0
+    fold_constant_channels: bool = True
+    absorb_bias: bool = True
+    equalize: float | None = 1.0
     sweeps: int = 1
-    tail: float = 1e-3
+    clip_quantile: float = 1e-3
     logit_floor: float | None = -8.0
     correct_bias: bool = True
     bias_images: int = 64
 
 
 @dataclass(frozen=True)
-class Tuning:
+class QatSettings:
     """Quantisation-aware fine-tuning after recovery (conf/quant): the int8 network learns what the float network says.
 
     Attributes:
@@ -56,22 +56,22 @@ class AutoChoice:
     Attributes:
         drop_pc: OKS points that int8 per channel may lose there against the float file.
         drop_pt: The same per tensor.
-        share: Of the training images that are kept aside; they neither calibrate nor tune.
+        holdout: Share of the training images that are kept aside; they neither calibrate nor tune.
         views: Of the people on them that are scored: whole pictures and crops.
         least_images: With fewer nothing is chosen, and post-training recovery is taken.
     """
 
     drop_pc: float = 0.3
     drop_pt: float = 0.5
-    share: float = 0.3
+    holdout: float = 0.3
     views: int = 2000
     least_images: int = 20
 
 
-PLAIN = Recovery(bury_dead=False, centre=False, balance=None, tail=0.0, logit_floor=None, correct_bias=False)
+PLAIN = PtqSettings(fold_constant_channels=False, absorb_bias=False, equalize=None, clip_quantile=0.0, logit_floor=None, correct_bias=False)
 """No recovery: min/max ranges of the network as it is, what converters do."""
 
-PER_CHANNEL = Recovery()
+PER_CHANNEL = PtqSettings()
 """For one weight scale per output channel: those fit any weights, so the activations get equal ranges."""
-PER_TENSOR = Recovery(balance=0.5, sweeps=10, tail=3e-3)
+PER_TENSOR = PtqSettings(equalize=0.5, sweeps=10, clip_quantile=3e-3)
 """For one weight scale per tensor: between equal activation ranges and equal weight ranges."""

@@ -15,7 +15,7 @@ from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.channels import pyramid_steps, quantised_modules
 from heatpose.quantize.integer import Int8Add, Int8Conv, Int8Upsample
-from heatpose.quantize.scheme import LOWEST, Affine, input_affine, weight_scales
+from heatpose.quantize.scheme import LOWEST, QuantParams, input_quant_params, weight_scales
 
 _PROBE = 64  # side of the picture that shows how tensors are wired
 
@@ -32,14 +32,14 @@ class Plan:
     """
 
     network: MoveNet
-    affines: Mapping[str, Affine]
+    activation_params: Mapping[str, QuantParams]
     weight_scales: Mapping[str, Tensor]
     preprocessing: Preprocessing
 
     @classmethod
-    def of(cls, network: MoveNet, affines: Mapping[str, Affine], preprocessing: Preprocessing, per_channel: bool) -> Plan:
+    def of(cls, network: MoveNet, activation_params: Mapping[str, QuantParams], preprocessing: Preprocessing, per_channel: bool) -> Plan:
         """With weight scales that hold the largest weight of each output channel, or of each layer."""
-        return cls(network, affines, {name: weight_scales(block.conv.weight, per_channel) for name, block in blocks(network).items()}, preprocessing)
+        return cls(network, activation_params, {name: weight_scales(block.conv.weight, per_channel) for name, block in blocks(network).items()}, preprocessing)
 
 
 def blocks(network: nn.Module) -> dict[str, ConvBlock]:
@@ -62,23 +62,23 @@ class Int8Network(nn.Module):
         self.preprocessing = plan.preprocessing
         self.body = copy.deepcopy(plan.network).eval()
         sources = wiring(self.body)
-        stored = {**plan.affines, "": input_affine(plan.preprocessing)}
+        stored = {**plan.activation_params, "": input_quant_params(plan.preprocessing)}
         for name, module in quantised_modules(self.body).items():
             first, *second = (stored[source] for source in sources[name])
-            target = plan.affines[name]
+            target = plan.activation_params[name]
             integer = Int8Conv(module, first, target, plan.weight_scales[name]) if isinstance(module, ConvBlock) else Int8Add(first, second[0], target)
             self.body.set_submodule(name, integer)
         for step in pyramid_steps(self.body):
             if step.smooth is None:  # nearest repeats what is stored, and a fixed convolution is a layer like any
                 step.set_submodule("upsample", Int8Upsample())
         names = {module: name for name, module in plan.network.named_modules()}
-        self.scales = {head: plan.affines[names[module.output]].scale for head, module in plan.network.heads().items()}
+        self.scales = {head: plan.activation_params[names[module.output]].scale for head, module in plan.network.heads().items()}
 
     def steps(self, images: Tensor) -> Tensor:
         """Normalised f32[B, 3, S, S] as the file stores the same bytes: whole steps from the zero point."""
         settings = self.preprocessing
         stored = ((images + settings.shift) * settings.divisor).round() + LOWEST
-        return stored - input_affine(settings).zero_point
+        return stored - input_quant_params(settings).zero_point
 
     def forward(self, images: Tensor) -> Tensor | PoseMaps:
         """Normalised images f32[B, 3, S, S] -> the real values of the stored maps, as the float network's forward. No sigmoid."""
@@ -135,7 +135,7 @@ def wiring(network: MoveNet) -> dict[str, list[str]]:
                 kept.append(output)
 
             stack.callback(resize.register_forward_hook(hand_on).remove)
-        picture = torch.zeros(1, 3, _PROBE, _PROBE)
-        writers[id(picture)] = ""
-        network(picture)
+        image = torch.zeros(1, 3, _PROBE, _PROBE)
+        writers[id(image)] = ""
+        network(image)
     return found

@@ -18,14 +18,14 @@ from heatpose.errors import HeatposeError
 from heatpose.models.layers import ConvBlock
 from heatpose.models.tflite_walk import Located, locate
 from heatpose.quantize.channels import bias_of, quantised_modules
-from heatpose.quantize.scheme import LOWEST, Affine, input_affine, stored_weights
+from heatpose.quantize.scheme import LOWEST, QuantParams, input_quant_params, stored_weights
 from heatpose.quantize.simulate import Plan, blocks
 from heatpose.tflite.graph import Graph, Operator
 from heatpose.tflite.inspect import Output
 from heatpose.tflite.reader import read_graph
 from heatpose.tflite.writer import IMAGE, SHAPE, Model, dense_kernel
 
-_PROBABILITY = Affine(1 / 256, LOWEST)
+_PROBABILITY = QuantParams(1 / 256, LOWEST)
 """What the specification fixes for the output of LOGISTIC."""
 _KINDS = schema.BuiltinOperator
 _VERSIONS = {
@@ -71,13 +71,13 @@ class _Writer:
         self.stored = self._stored_tensors()
         self.scales = {id(block): plan.weight_scales[name] for name, block in blocks(plan.network).items()}
 
-    def _stored_tensors(self) -> dict[int, Affine]:
+    def _stored_tensors(self) -> dict[int, QuantParams]:
         """Tensor -> how it is stored, for every activation that becomes int8."""
         source, located = self.source, self.located
         modules = {id(module): name for name, module in quantised_modules(self.plan.network).items()}
-        stored = {source.inputs[0]: input_affine(self.plan.preprocessing)}
+        stored = {source.inputs[0]: input_quant_params(self.plan.preprocessing)}
         for module, operator in (*located.convolutions.items(), *located.additions.items()):
-            stored[operator.outputs[0]] = self.plan.affines[modules[id(module)]]
+            stored[operator.outputs[0]] = self.plan.activation_params[modules[id(module)]]
         for operator in located.resizes.values():  # resizing does not change the scale
             stored[operator.outputs[0]] = stored[operator.inputs[0]]
         for operator in source.operators:
@@ -121,24 +121,24 @@ class _Writer:
     def _store_activations(self, output: Output) -> dict[int, list[Any]]:
         """Makes the tensors int8, and float copies of those that float operators or the caller read. Returns operators to insert, by what they follow."""
         inserted: dict[int, list[Any]] = {}
-        for index, affine in self.stored.items():
+        for index, quant_params in self.stored.items():
             producer = self.source.producer(index)
             floats = [o for o in self.source.consumers(index) if o.index not in self.body]
             ends = index in self.source.outputs
             if output == "int8" and (floats or (ends and len(self.source.outputs) != 1)):
                 raise HeatposeError("A network whose decode is in the graph has no int8 output; choose quant.output=float32.")
             if producer is None or not (floats or (ends and output == "float32")):
-                self._make_int8(index, affine)
+                self._make_int8(index, quant_params)
                 continue
             tensor = self.graph.tensors[index]
-            stored = self.model.add_tensor(f"{tensor.name.decode()}/int8", tensor.shape.tolist(), schema.TensorType.INT8, None, _of(affine))
+            stored = self.model.add_tensor(f"{tensor.name.decode()}/int8", tensor.shape.tolist(), schema.TensorType.INT8, None, _of(quant_params))
             self._redirect(index, stored, producer)
             inserted[producer.index] = [self.model.operator(_KINDS.DEQUANTIZE, 2, [stored], [index])]
         return inserted
 
-    def _make_int8(self, index: int, affine: Affine) -> None:
+    def _make_int8(self, index: int, quant_params: QuantParams) -> None:
         tensor = self.graph.tensors[index]
-        tensor.type, tensor.quantization = schema.TensorType.INT8, _of(affine)
+        tensor.type, tensor.quantization = schema.TensorType.INT8, _of(quant_params)
 
     def _redirect(self, old: int, new: int, producer: Operator) -> None:
         """Lets the body write and read another tensor."""
@@ -151,9 +151,9 @@ class _Writer:
     def _quantize_input(self) -> Any:
         """The uint8 input and the QUANTIZE that moves it to int8, the same steps under another zero point."""
         (inner,) = self.source.inputs
-        affine, tensor = self.stored[inner], self.graph.tensors[inner]
+        quant_params, tensor = self.stored[inner], self.graph.tensors[inner]
         name, tensor.name = tensor.name.decode(), b"image/int8"
-        raw = Affine(affine.scale, affine.zero_point - LOWEST)
+        raw = QuantParams(quant_params.scale, quant_params.zero_point - LOWEST)
         outer = self.model.add_tensor(name, tensor.shape.tolist(), schema.TensorType.UINT8, None, _of(raw))
         self.graph.inputs = np.array([outer], np.int32)
         for signature in self.model.model.signatureDefs or []:
@@ -167,8 +167,8 @@ class _Writer:
             self.model.code(code, _VERSIONS[code])
 
 
-def _of(affine: Affine) -> Any:
-    return _quantization([affine.scale], [affine.zero_point], 0)
+def _of(quant_params: QuantParams) -> Any:
+    return _quantization([quant_params.scale], [quant_params.zero_point], 0)
 
 
 def _quantization(scales: Iterable[float], zero_points: Iterable[float], axis: int) -> Any:

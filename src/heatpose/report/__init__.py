@@ -15,7 +15,7 @@ REPORT = "report.html"
 """Name of a bundle's own report."""
 
 
-def write_report(bundles: Sequence[Path], out: Path, *, title: str | None = None, images: Path | None = None, pictures: bool = True) -> Path:
+def write_report(bundles: Sequence[Path], out: Path, *, title: str | None = None, images: Path | None = None, show_images: bool = True) -> Path:
     """Writes one page about one bundle, or one that compares several; whole or not at all.
 
     Args:
@@ -38,7 +38,7 @@ def write_report(bundles: Sequence[Path], out: Path, *, title: str | None = None
 
     if not bundles:
         raise HeatposeError("There is no bundle to report on; give folders below exports/.")
-    page = render(read_bundles(bundles), title=title, images=images, pictures=pictures)
+    page = render(read_bundles(bundles), title=title, images=images, show_images=show_images)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, page)

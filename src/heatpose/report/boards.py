@@ -40,7 +40,7 @@ class Taken:
 
     interval: Interval
     source: str
-    told: str
+    message: str
 
     def __str__(self) -> str:
         digits = 1 if self.interval.value < 100 else 0
@@ -81,8 +81,8 @@ def _on_board(bundle: Bundle, target: Target) -> OnBoard | None:
         expected = estimate(read_graph(artefact.path), target)
     except HeatposeError as error:
         return OnBoard(target.name, target.board, artefact, {}, (str(error),))
-    told = f"Estimated from {expected.based_on}" + (", outside what the estimate was fitted on" if expected.extrapolates else "")
-    figures = {name: Taken(value, "estimated", told) for name in QUANTITIES if (value := getattr(expected, name)) is not None}
+    message = f"Estimated from {expected.based_on}" + (", outside what the estimate was fitted on" if expected.extrapolates else "")
+    figures = {name: Taken(value, "estimated", message) for name in QUANTITIES if (value := getattr(expected, name)) is not None}
     return _with_result(bundle.folder / target.name, OnBoard(target.name, target.board, artefact, figures, (*expected.outside, *expected.notes)))
 
 
@@ -94,8 +94,8 @@ def _handed_over(bundle: Bundle, folder: Path) -> OnBoard | None:
         return None
     try:
         expected = content.get("estimate") or {}
-        told = f"Estimated from {expected.get('based_on')}"
-        figures = {name: Taken(Interval(**expected[name]), "estimated", told) for name in QUANTITIES if expected.get(name)}
+        message = f"Estimated from {expected.get('based_on')}"
+        figures = {name: Taken(Interval(**expected[name]), "estimated", message) for name in QUANTITIES if expected.get(name)}
     except UNREADABLE:
         figures = {}
     return _with_result(folder, OnBoard(folder.name, str(record.get("board", folder.name)), artefact, figures))
@@ -122,8 +122,8 @@ def _said(result: Mapping[str, Any]) -> dict[str, Taken]:
         value = result.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             source = "measured" if name == "ms" else "built"
-            told = f"Measured on {result.get('device') or 'a board'}" if name == "ms" else f"Built by ST Edge AI Core {tool}".rstrip()
-            found[name] = Taken(Interval(value, value, value), source, told)
+            message = f"Measured on {result.get('device') or 'a board'}" if name == "ms" else f"Built by ST Edge AI Core {tool}".rstrip()
+            found[name] = Taken(Interval(value, value, value), source, message)
     return found
 
 

@@ -162,7 +162,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Picture:
+class CachedImage:
     """One person: the picture once, label and prediction on it.
 
     Attributes:
@@ -192,7 +192,7 @@ class Gallery:
 
     kind: ClassVar[str] = "gallery"
     heading: str
-    pictures: Sequence[Picture]
+    images: Sequence[CachedImage]
 
 
 Block = Table | Figures | Tiles | Note | Notes | Commands | Gallery

@@ -24,16 +24,16 @@ def costs(bundles: Sequence[Bundle], boards: Boards) -> Section:
     for target, board in targets:
         blocks += guarded(f"What files take on {board}", lambda t=target, b=board: _board(bundles, boards, t, b))  # type: ignore[misc]
     figures = [figure for block in blocks if isinstance(block, Figures) for figure in block.figures]
-    told: list[Block] = [block for block in blocks if isinstance(block, Note)]
+    message: list[Block] = [block for block in blocks if isinstance(block, Note)]
     notes = list(dict.fromkeys(f"{entry.board}: {note}" for bundle in bundles for entry in boards[bundle.label] for note in entry.notes))
     if not targets:
-        told.append(missing("No board's cost is known: there is no int8 file whose RAM, flash and time could be estimated."))
+        message.append(missing("No board's cost is known: there is no int8 file whose RAM, flash and time could be estimated."))
     lead = (
         "Up and to the left is better. Filled points were built or measured, open ones are estimates with their interval; the dotted line joins the files "
         "that no other of this report beats. Grey points were published by others, for the same keypoints at every resolution."
     )
     unfolded = [Notes("About these numbers", notes)] if notes else []
-    return Section("costs", "Accuracy against cost", lead, [*([Figures(figures)] if figures else []), *told, *unfolded])
+    return Section("costs", "Accuracy against cost", lead, [*([Figures(figures)] if figures else []), *message, *unfolded])
 
 
 def _rank(target: tuple[str, str]) -> tuple[int, str]:
@@ -51,7 +51,7 @@ def _board(bundles: Sequence[Bundle], boards: Boards, target: str, board: str) -
         if points:
             form = entries[0][2].artefact.form
             spec = _plot(points, [row for row in rows if row.quantization == form], PUBLISHED.get((target, quantity)), title)
-            figures.append(Figure(f"pareto_{target}_{quantity}", f"{board}: {QUANTITIES[quantity]}", spec, _told(points), 340))
+            figures.append(Figure(f"pareto_{target}_{quantity}", f"{board}: {QUANTITIES[quantity]}", spec, _message(points), 340))
         elif not any(quantity in e.figures for *_, e in entries):
             absent.append(QUANTITIES[quantity].removesuffix(" KiB"))
     blocks: list[Block] = [Figures(figures)] if figures else []
@@ -67,8 +67,8 @@ def _score(entry: OnBoard) -> tuple[float, float] | None:
     return None if report is None else (float(report["oks"]), float(report["oks_standard_error"]))
 
 
-def _told(points: Sequence[Point]) -> str:
-    return "; ".join(dict.fromkeys(f"{taken.told}" for _, _, taken, _, _ in points)) + "."
+def _message(points: Sequence[Point]) -> str:
+    return "; ".join(dict.fromkeys(f"{taken.message}" for _, _, taken, _, _ in points)) + "."
 
 
 def _plot(points: Sequence[Point], rows: Sequence[Published], field: str | None, title: str) -> dict[str, object]:
@@ -100,9 +100,9 @@ def _trace(point: Point, title: str) -> Trace:
     between = taken.interval
     marker = {"size": 12, "symbol": "circle-open" if taken.source == "estimated" else "circle", "color": colour(position), "line": {"width": 2.5}}
     span = f" [{between.low:.1f} .. {between.high:.1f}]" if taken.source == "estimated" else ""
-    told = f"{plain(bundle.label)}<br>{title}: {between.value:.1f}{span}, {taken.source}<br>OKS {oks:.2f} ± {standard_error:.2f} %"
+    message = f"{plain(bundle.label)}<br>{title}: {between.value:.1f}{span}, {taken.source}<br>OKS {oks:.2f} ± {standard_error:.2f} %"
     return {
         "type": "scatter", "mode": "markers", "name": plain(bundle.label), "x": [between.value], "y": [oks], "marker": marker,
         "error_x": error([between.value], [between.low], [between.high]), "error_y": even([standard_error]),
-        "text": [told], "hovertemplate": "%{text}<extra></extra>",
+        "text": [message], "hovertemplate": "%{text}<extra></extra>",
     }  # fmt: skip

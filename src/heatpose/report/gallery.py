@@ -18,7 +18,7 @@ from heatpose.errors import HeatposeError
 from heatpose.evaluation.metrics import keypoint_similarity
 from heatpose.pose.skeleton import AREA_OF_BOX, Skeleton
 from heatpose.report.bundle import DEPLOYED, FORMS, Bundle
-from heatpose.report.content import Block, Drawing, Gallery, Joint, Limb, Note, Picture, Section, guarded, missing
+from heatpose.report.content import Block, CachedImage, Drawing, Gallery, Joint, Limb, Note, Section, guarded, missing
 from heatpose.report.summary import image_scores
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ THRESHOLD = 0.2
 """Keypoints that are not labelled are drawn where their score is at least this."""
 
 
-def gallery_record(reports: Mapping[str, EvalReport | None], people: Sequence[Person]) -> dict[str, Any] | None:
+def gallery_record(reports: Mapping[str, EvalReport | None], instances: Sequence[Person]) -> dict[str, Any] | None:
     """What `metrics.json` keeps for the pictures: the people with the lowest OKS, and some evenly from the rest.
 
     Args:
@@ -45,14 +45,14 @@ def gallery_record(reports: Mapping[str, EvalReport | None], people: Sequence[Pe
     """
     form = next((form for form in DEPLOYED if reports.get(form) is not None), None)
     report = None if form is None else reports[form]
-    if form is None or report is None or not people:
+    if form is None or report is None or not instances:
         return None
     order = np.argsort(report.oks_values, kind="stable")
     rest = order[WORST:]
     spread = rest[np.unique(np.linspace(0, len(rest) - 1, min(OTHERS, len(rest))).astype(int))] if len(rest) else rest
     chosen = [int(i) for i in (*order[:WORST], *spread)]
-    entries = [_entry(people[i], report.poses[i], float(report.oks_values[i])) for i in chosen]
-    return {"artefact": form, "folder": str(people[0].folder), "people": entries}
+    entries = [_entry(instances[i], report.poses[i], float(report.oks_values[i])) for i in chosen]
+    return {"artefact": form, "folder": str(instances[0].folder), "people": entries}
 
 
 def _entry(person: Person, pose: NDArray[np.float32], oks: float) -> dict[str, Any]:
@@ -67,20 +67,20 @@ def _entry(person: Person, pose: NDArray[np.float32], oks: float) -> dict[str, A
     }  # fmt: skip
 
 
-def gallery(bundles: Sequence[Bundle], images: Path | None, pictures: bool) -> Section:
+def gallery(bundles: Sequence[Bundle], images: Path | None, show_images: bool) -> Section:
     """The recorded people of each bundle."""
     lead = (
         "Whole pictures as the network saw them, cut to the person here; the label on the left, the prediction on the right. The person's left side is "
         "orange, the right one blue. Point at a keypoint for its name, and click a picture to enlarge it."
     )
-    if not pictures:
+    if not show_images:
         return Section("gallery", "Predictions", lead, [missing("Pictures were left out of this report.")])
     blocks: list[Block] = []
     for i, bundle in enumerate(bundles):
         limit = WORST + OTHERS if len(bundles) <= 2 else 6
         blocks += guarded(f"The pictures of '{bundle.label}'", lambda b=bundle, n=i, m=limit: _of_bundle(b, images, m, n))  # type: ignore[misc]
     if any(isinstance(block, Gallery) for block in blocks):
-        blocks.append(Note("The photographs are part of this page and keep their own licences; `heatpose report --no-pictures` leaves them out."))
+        blocks.append(Note("The photographs are part of this page and keep their own licences; `heatpose report --no-gallery` leaves them out."))
     return Section("gallery", "Predictions", lead, blocks)
 
 
@@ -96,7 +96,7 @@ def _of_bundle(bundle: Bundle, images: Path | None, limit: int, number: int) -> 
         try:
             path = _inside(folder, str(entry["file_name"]))
             oks = before.get(entry["image_id"])
-            found.append(_picture(entry, path, skeleton, oks, f"person_{number}_{i}"))
+            found.append(_image(entry, path, skeleton, oks, f"person_{number}_{i}"))
         except HeatposeError:
             absent += 1
     heading = f"{bundle.label}, {FORMS[record['artefact']]}: the lowest scores first, then some evenly from the rest"
@@ -113,7 +113,7 @@ def _inside(folder: Path, name: str) -> Path:
     return folder / (path.name if path.is_absolute() or ".." in path.parts else path)
 
 
-def _picture(entry: Mapping[str, Any], path: Path, skeleton: Skeleton, before: float | None, name: str) -> Picture:
+def _image(entry: Mapping[str, Any], path: Path, skeleton: Skeleton, before: float | None, name: str) -> CachedImage:
     """Raises HeatposeError where the file is not there."""
     from PIL import Image
 
@@ -134,11 +134,11 @@ def _picture(entry: Mapping[str, Any], path: Path, skeleton: Skeleton, before: f
         Drawing("prediction", *_drawn(points[1], labelled | (pose[:, 2] >= THRESHOLD), skeleton, hints)),
     ]
     share = np.sqrt(entry["box"][2] * entry["box"][3] / size.prod())
-    told = [f"image {entry['image_id']}", f"{int(labelled.sum())} of {len(skeleton)} labelled", f"side {100 * share:.0f} % of the picture's"]
-    told += [] if before is None else [f"float network {before:.1f} %"]
+    message = [f"image {entry['image_id']}", f"{int(labelled.sum())} of {len(skeleton)} labelled", f"side {100 * share:.0f} % of the picture's"]
+    message += [] if before is None else [f"float network {before:.1f} %"]
     extent = float(np.ptp(points[0][labelled], axis=0).max()) if labelled.any() else 0.0
     line = max(2.4, min(4.0, 0.022 * extent))
-    return Picture(name, _jpeg(tile), width, height, round(line, 2), drawings, f"{entry['oks']:.1f} %", ", ".join(told))
+    return CachedImage(name, _jpeg(tile), width, height, round(line, 2), drawings, f"{entry['oks']:.1f} %", ", ".join(message))
 
 
 def _view(box: Sequence[float], label: NDArray[np.float64], pose: NDArray[np.float64], size: NDArray[np.float64]) -> tuple[int, int, int, int]:
@@ -157,7 +157,7 @@ def _hints(entry: Mapping[str, Any], label: NDArray[np.float64], pose: NDArray[n
     area = AREA_OF_BOX * entry["box"][2] * entry["box"][3] / (entry["width"] * entry["height"])
     similarity = keypoint_similarity(pose[None, :, :2], label[None, :, :2], np.array([area]), skeleton.sigmas)[0]
     scored = [f", similarity {100 * s:.0f} %" if v > 0 else ", not labelled" for s, v in zip(similarity, label[:, 2], strict=True)]
-    return [f"{name}: score {score:.2f}{told}" for name, score, told in zip(skeleton.keypoints, pose[:, 2], scored, strict=True)]
+    return [f"{name}: score {score:.2f}{message}" for name, score, message in zip(skeleton.keypoints, pose[:, 2], scored, strict=True)]
 
 
 def _drawn(points: NDArray[np.float64], shown: NDArray[np.bool_], skeleton: Skeleton, hints: Sequence[str]) -> tuple[list[Limb], list[Joint]]:

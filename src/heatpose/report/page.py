@@ -17,7 +17,7 @@ from heatpose.report.costs import costs
 from heatpose.report.curves import curves
 from heatpose.report.gallery import gallery
 from heatpose.report.record import operators, reproduction
-from heatpose.report.scores import drift, losses, people
+from heatpose.report.scores import drift, instances, losses
 from heatpose.report.summary import summary
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TEMPLATES = "templates"
 
 
-def sections_of(bundles: Sequence[Bundle], images: Path | None = None, pictures: bool = True) -> Iterator[Section]:
+def sections_of(bundles: Sequence[Bundle], images: Path | None = None, show_images: bool = True) -> Iterator[Section]:
     """Every section, in the order of the page.
 
     Args:
@@ -40,17 +40,17 @@ def sections_of(bundles: Sequence[Bundle], images: Path | None = None, pictures:
         ("summary", "Summary", lambda: summary(bundles, boards)),
         ("costs", "Accuracy against cost", lambda: costs(bundles, boards)),
         ("losses", "What quantisation costs", lambda: losses(bundles)),
-        ("people", "Keypoints and people", lambda: people(bundles)),
+        ("people", "Keypoints and people", lambda: instances(bundles)),
         ("drift", "Drift of int8", lambda: drift(bundles)),
         ("curves", "Learning curves", lambda: curves(bundles)),
-        ("gallery", "Predictions", lambda: gallery(bundles, images, pictures)),
+        ("gallery", "Predictions", lambda: gallery(bundles, images, show_images)),
         ("operators", "Operators", lambda: operators(bundles)),
         ("reproduce", "Made again", lambda: reproduction(bundles)),
     )
     yield from (guarded_section(key, heading, make) for key, heading, make in parts)
 
 
-def render(bundles: Sequence[Bundle], *, title: str | None = None, images: Path | None = None, pictures: bool = True) -> str:
+def render(bundles: Sequence[Bundle], *, title: str | None = None, images: Path | None = None, show_images: bool = True) -> str:
     """The page as one text.
 
     Args:
@@ -59,7 +59,7 @@ def render(bundles: Sequence[Bundle], *, title: str | None = None, images: Path 
         images: As `sections_of`.
         pictures: As `sections_of`.
     """
-    sections = list(sections_of(bundles, images, pictures))
+    sections = list(sections_of(bundles, images, show_images))
     figures = {figure.name: figure.spec for section in sections for block in section.blocks if isinstance(block, Figures) for figure in block.figures}
     return _environment().get_template("report.html.j2").render(
         title=title or _title(bundles), bundles=bundles, sections=sections, figures=figures, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -25,11 +25,11 @@ def losses(bundles: Sequence[Bundle]) -> Section:
         names = list(dict.fromkeys(y for trace in traces for y in trace["y"]))
         ticks = {"tickmode": "array", "tickvals": names, "ticktext": [plain(short(html.unescape(name))) for name in names]}
         spec = figure(traces, x="OKS lost, points", yaxis={"autorange": "reversed", "type": "category", **ticks}, legend=len(bundles) > 1)
-        told = "Bars: 95 % interval. Red strokes: what the gate allows."
-        blocks.append(Figures([Figure("loss", "OKS lost against the float network", spec, told, 90 + 40 * len(names), True)]))
+        message = "Bars: 95 % interval. Red strokes: what the gate allows."
+        blocks.append(Figures([Figure("loss", "OKS lost against the float network", spec, message, 90 + 40 * len(names), True)]))
     else:
         blocks.append(missing("Nothing was scored, so that no loss is known."))
-    blocks += [_gates(bundle, i) for i, bundle in enumerate(bundles) if bundle.manifest.get("gates")]
+    blocks += [_checks(bundle, i) for i, bundle in enumerate(bundles) if bundle.manifest.get("gates")]
     return Section("losses", "What quantisation costs", "Each file against the float network it was made from, on the same pictures.", blocks)
 
 
@@ -57,11 +57,11 @@ def _limits(bundles: Sequence[Bundle]) -> list[Trace]:
     return [{"type": "scatter", "mode": "markers", "name": "limit of the gate", "x": x, "y": y, "marker": marker, "hovertemplate": "limit %{x}<extra></extra>"}]
 
 
-def _gates(bundle: Bundle, position: int) -> Table:
+def _checks(bundle: Bundle, position: int) -> Table:
     rows = []
-    for gate in bundle.manifest["gates"]:
-        verdict = Cell("passed", "passed", "good") if gate["passed"] else Cell("refused", "refused", "bad")
-        rows.append(Row([Cell(str(gate["artefact"])), Cell(str(gate["name"])), verdict, Cell(str(gate["sentence"]), mark="long")]))
+    for check in bundle.manifest["gates"]:
+        holdout_score = Cell("passed", "passed", "good") if check["passed"] else Cell("refused", "refused", "bad")
+        rows.append(Row([Cell(str(check["artefact"])), Cell(str(check["name"])), holdout_score, Cell(str(check["sentence"]), mark="long")]))
     return Table(("file", "gate", "verdict", "why"), rows, f"Gates of {bundle.label}", 9, f"gates_{position}")
 
 
@@ -77,7 +77,7 @@ def shown(bundles: Sequence[Bundle]) -> Iterator[tuple[str, Artefact, int, int]]
             yield f"{bundle.label} ({bundle.deployed.form})", bundle.deployed, i, i // 10
 
 
-def people(bundles: Sequence[Bundle]) -> Section:
+def instances(bundles: Sequence[Bundle]) -> Section:
     """OKS of each keypoint, and of small and large people."""
     chosen = [(name, artefact.report, look, symbol) for name, artefact, look, symbol in shown(bundles) if artefact.report is not None]
     lead = "Where the points are lost: which keypoints, and whether people are small in the picture. One keypoint counts over the people where it is labelled."
@@ -143,8 +143,8 @@ def _drift_of(bundle: Bundle, form: str) -> Mapping[str, Any] | None:
     artefact = bundle.artefact(form)
     found = None if artefact is None else artefact.entry.get("drift")
     if found is None:  # metrics.json of older versions: the gate has it as well
-        gates = (gate for gate in bundle.manifest.get("gates") or [] if gate.get("artefact") == form and gate.get("name") == "parity")
-        found = next((gate.get("numbers") for gate in gates), None)
+        checks = (check for check in bundle.manifest.get("gates") or [] if check.get("artefact") == form and check.get("name") == "parity")
+        found = next((check.get("numbers") for check in checks), None)
     return found if isinstance(found, Mapping) and found.get("per_keypoint") else None
 
 

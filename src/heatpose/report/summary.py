@@ -60,8 +60,8 @@ def _tiles(bundle: Bundle, boards: Boards) -> Tiles:
     deployed = bundle.deployed
     tiles = [Tile("input", f"{bundle.resolution} × {bundle.resolution}", f"{len(bundle.skeleton) if bundle.skeleton else '?'} keypoints")]
     if deployed is not None and deployed.report is not None:
-        told = f"± {deployed.report['oks_standard_error']:.2f}, {deployed.report['images']} pictures, {FORMS[deployed.form]}"
-        tiles.insert(0, Tile("OKS", f"{deployed.oks:.2f} %", told))
+        message = f"± {deployed.report['oks_standard_error']:.2f}, {deployed.report['images']} pictures, {FORMS[deployed.form]}"
+        tiles.insert(0, Tile("OKS", f"{deployed.oks:.2f} %", message))
         if deployed.form != "torch":
             tiles.append(_loss_tile(bundle, deployed))
     for entry in boards[bundle.label]:
@@ -73,19 +73,19 @@ def _tiles(bundle: Bundle, boards: Boards) -> Tiles:
 
 def _span(taken: Taken) -> str:
     between = taken.interval
-    return f"{between.low:.0f} to {between.high:.0f}, {taken.told[0].lower()}{taken.told[1:]}" if taken.source == "estimated" else taken.told
+    return f"{between.low:.0f} to {between.high:.0f}, {taken.message[0].lower()}{taken.message[1:]}" if taken.source == "estimated" else taken.message
 
 
 def _loss_tile(bundle: Bundle, deployed: Artefact) -> Tile:
     drop, limit = float(deployed.entry["drop"]), limit_of(bundle, deployed.form)
-    told = interval(deployed.entry) + ("" if limit is None else f", the gate allows {limit:g}")
-    return Tile("lost to the float network", f"{drop:.2f} points", told, "" if limit is None else "good" if drop <= limit else "bad")
+    message = interval(deployed.entry) + ("" if limit is None else f", the gate allows {limit:g}")
+    return Tile("lost to the float network", f"{drop:.2f} points", message, "" if limit is None else "good" if drop <= limit else "bad")
 
 
 def limit_of(bundle: Bundle, form: str) -> float | None:
     """OKS in points that the accuracy gate lets a file lose; None where it has no such gate."""
-    gates = (gate for gate in bundle.manifest.get("gates") or [] if gate["artefact"] == form and gate["name"] == "accuracy")
-    limit = next((gate["numbers"].get("limit") for gate in gates), None)
+    checks = (check for check in bundle.manifest.get("gates") or [] if check["artefact"] == form and check["name"] == "accuracy")
+    limit = next((check["numbers"].get("limit") for check in checks), None)
     return None if limit is None else float(limit)
 
 
@@ -105,12 +105,12 @@ def _row(bundle: Bundle, artefact: Artefact, boards: Boards) -> Row:
     on_board = [taken.get((target, quantity)) for _, target, quantity, _ in _BOARD_COLUMNS]
     return Row([
         Cell(bundle.label, bundle.label), Cell(artefact.title, artefact.title, hint=artefact.path.name if artefact.path else "not a file"),
-        _verdict(artefact), score, lost, number(None if report is None else report["ap"]), number(size, 0), number(entry.get("milliseconds"), 1),
-        *(NOTHING if value is None else Cell(str(value), value.interval.value, hint=value.told) for value in on_board),
+        _holdout_score(artefact), score, lost, number(None if report is None else report["ap"]), number(size, 0), number(entry.get("milliseconds"), 1),
+        *(NOTHING if value is None else Cell(str(value), value.interval.value, hint=value.message) for value in on_board),
     ])  # fmt: skip
 
 
-def _verdict(artefact: Artefact) -> Cell:
+def _holdout_score(artefact: Artefact) -> Cell:
     if artefact.form == "torch":
         return Cell("reference", "reference", "quiet")
     if artefact.rejected:
@@ -129,9 +129,9 @@ def _published(bundles: Sequence[Bundle]) -> list[Published]:
 
 
 def _published_row(row: Published) -> Row:
-    told = f"{row.variant}, {row.resolution} × {row.resolution}, trained on {row.training_data}; ST Edge AI Core {row.n6_stedgeai_core or '–'}"
+    message = f"{row.variant}, {row.resolution} × {row.resolution}, trained on {row.training_data}; ST Edge AI Core {row.n6_stedgeai_core or '–'}"
     figures = [number(getattr(row, key), 1 if key.endswith("ms") else 0) for *_, key in _BOARD_COLUMNS]
-    cells = [Cell(f"{row.variant} {row.resolution} ({row.training_data})", row.variant, hint=told), Cell(FORMS[row.quantization], FORMS[row.quantization]),
+    cells = [Cell(f"{row.variant} {row.resolution} ({row.training_data})", row.variant, hint=message), Cell(FORMS[row.quantization], FORMS[row.quantization]),
              Cell(f"published ({row.source})", "published", "quiet"), number(row.oks_percent), NOTHING, NOTHING, NOTHING, NOTHING, *figures]  # fmt: skip
     return Row(cells, "published")
 
@@ -161,8 +161,8 @@ def _against_first(bundles: Sequence[Bundle]) -> list[Block]:
                 break
             difference = np.array([a[image] - b[image] for image in a])
             low, high = bootstrap_interval(difference)
-            told = Cell(f"{difference.mean():+.2f} [{low:+.2f}, {high:+.2f}]", float(difference.mean()), "good" if low > 0 else "bad" if high < 0 else "")
-            rows.append(Row([Cell(other.label, other.label), Cell(artefact.title, artefact.title), told, number(len(difference), 0)]))
+            message = Cell(f"{difference.mean():+.2f} [{low:+.2f}, {high:+.2f}]", float(difference.mean()), "good" if low > 0 else "bad" if high < 0 else "")
+            rows.append(Row([Cell(other.label, other.label), Cell(artefact.title, artefact.title), message, number(len(difference), 0)]))
     if rows:
         caption = f"Difference from {first.label}, in points, on the same pictures, with the 95 % interval of a paired bootstrap; coloured where it excludes 0."
         blocks.append(Table(("network", "file", "difference [95 %]", "pictures"), rows, caption, 2, "against_first"))

@@ -22,12 +22,12 @@ from heatpose.errors import (
     HeatposeError,
     InterruptedRun,
     as_bug,
+    exit_on_user_error,
     first_line,
     sentence_of,
-    told_in_one_sentence,
 )
-from heatpose.sweeps import summary as members
-from heatpose.sweeps.summary import Member
+from heatpose.sweeps import summary as sweep_runs
+from heatpose.sweeps.summary import SweepRun
 from heatpose.training import result as record
 from heatpose.training.distributed import in_sweep
 from heatpose.training.result import RunResult
@@ -41,7 +41,7 @@ Task = Callable[[DictConfig], RunResult | None]
 
 
 
-def member_suffix() -> str:
+def sweep_suffix() -> str:
     """What tells this member of a sweep from the others, "_resolution-224_model.width-0.5"; "" outside sweeps."""
     swept = HydraConfig.get().job.override_dirname if in_sweep() else ""
     return f"_{safe_name(swept)}" if swept else ""
@@ -59,15 +59,15 @@ def safe_name(text: str) -> str:
 
 
 # For `run: ${name}${member_suffix:}` in conf/train.yaml. Registered on import, because launchers build members in processes of their own.
-OmegaConf.register_new_resolver("member_suffix", member_suffix, replace=True)
+OmegaConf.register_new_resolver("sweep_suffix", sweep_suffix, replace=True)
 
 
-class Members(Callback):
+class SweepRuns(Callback):
     """Hydra's callback (conf/train.yaml): members are named after what is swept alone, and told together at the end."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuses a folder of runs that cannot be written, before Hydra's own records meet it with a traceback."""
-        with told_in_one_sentence():
+        with exit_on_user_error():
             require_writable(Path(str(config.runs)))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -80,7 +80,7 @@ class Members(Callback):
         if "name" not in same:
             same |= {"name", "experiment"}  # either gives the run its name already
         folder = Path(config.runs) / _sweep_name(config, sorted(swept))
-        members.begin(folder)
+        sweep_runs.begin(folder)
         with open_dict(config):
             config.hydra.sweep.dir = str(folder)
             config.hydra.overrides.hydra += [
@@ -91,9 +91,9 @@ class Members(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Table, sweep.csv and report.html; exit status 1 where a member failed."""
-        failed = members.tell(Path(config.hydra.sweep.dir), str(config.name))
-        for member in failed:
-            print(f"error: {member.run}: {member.result.reason}", file=sys.stderr)
+        failed = sweep_runs.tell(Path(config.hydra.sweep.dir), str(config.name))
+        for sweep_run in failed:
+            print(f"error: {sweep_run.run}: {sweep_run.result.reason}", file=sys.stderr)
         if failed:
             print(f"error: {len(failed)} of the sweep's runs failed; the same command runs them again, and only them.", file=sys.stderr)
             sys.exit(1)
@@ -118,8 +118,8 @@ def run_entry(task: Task, config: DictConfig) -> float | tuple[float, ...] | Non
         failed trial.
     """
     if in_sweep():
-        return _run_member(task, config)
-    with told_in_one_sentence():
+        return _run_one(task, config)
+    with exit_on_user_error():
         result = _run(task, config)
         if result is not None and result.status == "failed":
             raise HeatposeError(result.reason)
@@ -137,11 +137,11 @@ def _run(task: Task, config: DictConfig) -> RunResult | None:
     return result
 
 
-def _run_member(task: Task, config: DictConfig) -> float | tuple[float, ...] | None:
+def _run_one(task: Task, config: DictConfig) -> float | tuple[float, ...] | None:
     """One member; whatever goes wrong in it is told and ends no other, except Ctrl-C, which ends the sweep."""
     job, began = HydraConfig.get(), time.monotonic()
-    member, place = Member(str(config.run), own_overrides(), RunResult("running")), (Path(job.sweep.dir), int(job.job.num))
-    member.write(*place)
+    sweep_run, place = SweepRun(str(config.run), own_overrides(), RunResult("running")), (Path(job.sweep.dir), int(job.job.num))
+    sweep_run.write(*place)
     try:
         result = _once(task, config)
     except InterruptedRun as stopped:
@@ -151,7 +151,7 @@ def _run_member(task: Task, config: DictConfig) -> float | tuple[float, ...] | N
         result = RunResult("failed", _reason(error), seconds=time.monotonic() - began)
     if result.status == "failed":
         print(f"error: {result.reason}", file=sys.stderr)
-    replace(member, result=result).write(*place)
+    replace(sweep_run, result=result).write(*place)
     return result.objectives(list(config.objectives))
 
 

@@ -22,7 +22,7 @@ Learn = Callable[[DictConfig], Learnt]
 """Trains as configured; the best checkpoint and the data, or None where nothing was to be trained."""
 
 
-def trained(config: DictConfig, learn: Learn) -> Learnt:
+def trained(config: DictConfig, fit_model: Learn) -> Learnt:
     """Trains the sweep's one network, if no other member has, and writes its weights as this member's checkpoint.
 
     Members that run side by side wait for each other here.
@@ -34,14 +34,14 @@ def trained(config: DictConfig, learn: Learn) -> Learnt:
         raise HeatposeError("Weights are shared by the members of a sweep over resolutions; add -m and, for example, resolution=192,224,256.")
     common = _common(config)
     if not is_first_process():
-        return learn(common)
+        return fit_model(common)
     folder = run_folder(common)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.shared.lock")):  # the run itself has a lock of its own
-        learnt = learn(common)
-    if learnt is None:
+        fitted = fit_model(common)
+    if fitted is None:
         return None
-    best, source = learnt
+    best, source = fitted
     return _resized(best, run_folder(config), int(config.resolution)), source
 
 

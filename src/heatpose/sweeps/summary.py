@@ -27,7 +27,7 @@ NO_RESULT = "It ended without a result: it was stopped from outside, or its proc
 
 
 @dataclass(frozen=True)
-class Member:
+class SweepRun:
     """One run of a sweep.
 
     Attributes:
@@ -54,21 +54,21 @@ def begin(sweep: Path) -> None:
         shutil.rmtree(sweep / FOLDER, ignore_errors=True)
 
 
-def members(sweep: Path) -> list[Member]:
+def sweep_runs(sweep: Path) -> list[SweepRun]:
     """In the order of the sweep, the last one of each name. One that began and did not end has failed."""
-    found: dict[str, Member] = {}
+    found: dict[str, SweepRun] = {}
     for path in sorted((sweep / FOLDER).glob("*.json")):
         content = read(path)
         result = RunResult.from_json(content.get("result", {}))
         if result.status == "running":
             result = replace(result, status="failed", reason=NO_RESULT)
-        member = Member(str(content.get("run")), dict(content.get("overrides", {})), result)
-        found.pop(member.run, None)
-        found[member.run] = member
+        sweep_run = SweepRun(str(content.get("run")), dict(content.get("overrides", {})), result)
+        found.pop(sweep_run.run, None)
+        found[sweep_run.run] = sweep_run
     return list(found.values())
 
 
-def tell(sweep: Path, name: str) -> list[Member]:
+def tell(sweep: Path, name: str) -> list[SweepRun]:
     """Prints the table of a sweep and writes it, and the report on its bundles, into its folder.
 
     Args:
@@ -78,7 +78,7 @@ def tell(sweep: Path, name: str) -> list[Member]:
     Returns:
         The members that failed.
     """
-    found = members(sweep)
+    found = sweep_runs(sweep)
     if not found or not is_first_process():
         return []
     _print(found, sweep)
@@ -88,7 +88,7 @@ def tell(sweep: Path, name: str) -> list[Member]:
     if bundles and _report(bundles, sweep / REPORT, f"Sweep {name}"):
         written.append(REPORT)
     print(f"{' and '.join(written)} are in '{sweep}'." if len(written) > 1 else f"{TABLE} is in '{sweep}'.")
-    return [member for member in found if member.result.status == "failed"]
+    return [sweep_run for sweep_run in found if sweep_run.result.status == "failed"]
 
 
 def _report(bundles: Sequence[Path], path: Path, title: str) -> bool:
@@ -104,19 +104,19 @@ def _report(bundles: Sequence[Path], path: Path, title: str) -> bool:
     return True
 
 
-def differing(found: Sequence[Member]) -> list[str]:
+def differing(found: Sequence[SweepRun]) -> list[str]:
     """Keys of overrides that are not the same in all members."""
-    keys = list(dict.fromkeys(key for member in found for key in member.overrides))
-    return [key for key in keys if len(found) == 1 or len({member.overrides.get(key) for member in found}) > 1]
+    keys = list(dict.fromkeys(key for sweep_run in found for key in sweep_run.overrides))
+    return [key for key in keys if len(found) == 1 or len({sweep_run.overrides.get(key) for sweep_run in found}) > 1]
 
 
-def _columns(found: Sequence[Member]) -> tuple[list[str], list[str], list[str]]:
+def _columns(found: Sequence[SweepRun]) -> tuple[list[str], list[str], list[str]]:
     """Overrides, artefacts and boards that some member has."""
-    files = [name for name in ("float32", "int8_pc", "int8_pt") if any(name in member.result.files for member in found)]
-    return differing(found), files, list(dict.fromkeys(board for member in found for board in member.result.boards))
+    files = [name for name in ("float32", "int8_pc", "int8_pt") if any(name in sweep_run.result.files for sweep_run in found)]
+    return differing(found), files, list(dict.fromkeys(board for sweep_run in found for board in sweep_run.result.boards))
 
 
-def write_csv(found: Sequence[Member], path: Path) -> None:
+def write_csv(found: Sequence[SweepRun], path: Path) -> None:
     """A line for each member: name, what it was given, OKS in percent, estimates of each board, status. Empty where nothing is known."""
     keys, files, boards = _columns(found)
     numbers = ("artefact", "oks", "ms", "ram_kib", "flash_kib", "extrapolates")
@@ -125,16 +125,16 @@ def write_csv(found: Sequence[Member], path: Path) -> None:
     with part.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow([*heads, "status", "reason", "seconds", "bundle"])
-        for member in found:
-            result = member.result
+        for sweep_run in found:
+            result = sweep_run.result
             estimated = (getattr(result.boards[board], n) if board in result.boards else None for board in boards for n in numbers)
-            given, scores = (member.overrides.get(key) for key in keys), (result.files.get(name) for name in files)
+            given, scores = (sweep_run.overrides.get(key) for key in keys), (result.files.get(name) for name in files)
             end = (result.status, result.reason, round(result.seconds, 1), result.bundle)
-            table.writerow(["" if cell is None else cell for cell in (member.run, *given, result.oks, *scores, *estimated, *end)])
+            table.writerow(["" if cell is None else cell for cell in (sweep_run.run, *given, result.oks, *scores, *estimated, *end)])
     os.replace(part, path)
 
 
-def _print(found: Sequence[Member], sweep: Path) -> None:
+def _print(found: Sequence[SweepRun], sweep: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -146,10 +146,10 @@ def _print(found: Sequence[Member], sweep: Path) -> None:
     for heading in ("OKS %", *(f"{name} %" for name in int8), *(f"{board}\n{n}" for board in boards for n in ("ms", "RAM KiB", "flash KiB"))):
         table.add_column(heading, justify="right")
     table.add_column("status")
-    for member in found:
-        given = [member.overrides.get(key, "") for key in keys] or [member.run]
-        cells = [*given, *_numbers(member.result, int8, boards), member.result.status]
-        table.add_row(*cells, style="red" if member.result.status == "failed" else None)
+    for sweep_run in found:
+        given = [sweep_run.overrides.get(key, "") for key in keys] or [sweep_run.run]
+        cells = [*given, *_numbers(sweep_run.result, int8, boards), sweep_run.result.status]
+        table.add_row(*cells, style="red" if sweep_run.result.status == "failed" else None)
     console = Console()
     if not console.is_terminal:  # rich assumes 80 columns then, and would cut figures
         console.width = 200
@@ -173,7 +173,7 @@ def _text(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _caption(found: Sequence[Member]) -> str:
-    starred = any(numbers.extrapolates for member in found for numbers in member.result.boards.values())
+def _caption(found: Sequence[SweepRun]) -> str:
+    starred = any(numbers.extrapolates for sweep_run in found for numbers in sweep_run.result.boards.values())
     remark = "; * outside the networks that they were fitted on" if starred else ""
     return f"Estimates of the int8 file that the board takes{remark}. `heatpose estimate` gives their intervals."

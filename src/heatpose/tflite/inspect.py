@@ -225,11 +225,11 @@ def check_artefact(
     Returns:
         What is violated, all of severity "error"; empty for a good file.
     """
-    gated = _GATED_ALWAYS if expect == "float32" else _GATED_INT8
+    checked = _GATED_ALWAYS if expect == "float32" else _GATED_INT8
     violated = [
         replace(finding, severity="error")
         for finding in inspection.findings
-        if finding.severity == "error" or finding.rule in gated
+        if finding.severity == "error" or finding.rule in checked
     ]
     own = (
         _float_errors(inspection) if expect == "float32" else _int8_errors(inspection, expect, preprocessing)

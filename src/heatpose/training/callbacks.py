@@ -43,8 +43,8 @@ class PredictionGrid(Callback):
         every: Epochs between pictures.
     """
 
-    def __init__(self, people: int = 8, every: int = 1) -> None:
-        self.people = people
+    def __init__(self, instances: int = 8, every: int = 1) -> None:
+        self.instances = instances
         self.every = every
         self.first: tuple[Batch, torch.Tensor | PoseMaps] | None = None
 
@@ -59,17 +59,17 @@ class PredictionGrid(Callback):
         """Draws and logs."""
         if self.first is None or not isinstance(pl_module, PoseModule) or trainer.current_epoch % self.every or not trainer.is_global_zero:
             return
-        picture = self._draw(pl_module, *self.first)
+        image = self._draw(pl_module, *self.first)
         self.first = None
         experiment = getattr(trainer.logger, "experiment", None)
         if experiment is not None and hasattr(experiment, "add_image"):
-            experiment.add_image("val/predictions", picture, trainer.global_step, dataformats="HWC")
+            experiment.add_image("val/predictions", image, trainer.global_step, dataformats="HWC")
 
     def _draw(self, module: PoseModule, batch: Batch, output: torch.Tensor | PoseMaps) -> NDArray[np.uint8]:
         logits = output.heatmaps if isinstance(output, PoseMaps) else output
-        heatmaps = logits[: self.people].float().sigmoid().cpu().numpy()
-        poses = module.poses(output)[: self.people] if isinstance(output, PoseMaps) else decode(heatmaps)
-        images = batch["image"][: self.people].cpu().numpy().astype(np.uint8).transpose(0, 2, 3, 1)
+        heatmaps = logits[: self.instances].float().sigmoid().cpu().numpy()
+        poses = module.poses(output)[: self.instances] if isinstance(output, PoseMaps) else decode(heatmaps)
+        images = batch["image"][: self.instances].cpu().numpy().astype(np.uint8).transpose(0, 2, 3, 1)
         tiles = []
         for i, image in enumerate(images):
             truth = np.concatenate([batch["points"][i].cpu().numpy() / module.preprocessing.size, batch["labelled"][i].cpu().numpy()[:, None]], 1)

@@ -20,7 +20,7 @@ _STARTED_BY_OTHERS = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
 
 
 @contextmanager
-def several_processes(*learnt: str) -> Iterator[None]:
+def several_processes(*trained: str) -> Iterator[None]:
     """For a training: Lightning starts the other processes with this one's command line, and leaves its settings in the environment.
 
     In a sweep that command line would start the whole sweep again; the others get what makes this member. Afterwards the process group is gone and
@@ -35,7 +35,7 @@ def several_processes(*learnt: str) -> Iterator[None]:
     argv, environment = sys.argv, {name: os.environ.get(name) for name in _FROM_LIGHTNING}
     if not any(name in os.environ for name in _STARTED_BY_OTHERS):
         _require_own_program()
-    sys.argv = [*program(argv[0]), *(member_arguments(argv[1:], learnt) if in_sweep() else argv[1:])]
+    sys.argv = [*program(argv[0]), *(sweep_run_arguments(argv[1:], trained) if in_sweep() else argv[1:])]
     try:
         yield
     finally:
@@ -59,10 +59,10 @@ def program(called: str) -> list[str]:
     return [str(Path(__file__).parents[1] / "cli" / "__main__.py"), *command]
 
 
-def member_arguments(arguments: Sequence[str], learnt: Sequence[str]) -> list[str]:
+def sweep_run_arguments(arguments: Sequence[str], trained: Sequence[str]) -> list[str]:
     """The command line that makes one member of a sweep: the call's options, the member's overrides, what the sweep has decided."""
     options = [a for a in arguments if a not in ("-m", "--multirun") and (a.startswith("-") or "=" not in a)]
-    return [*options, *HydraConfig.get().overrides.task, *learnt]
+    return [*options, *HydraConfig.get().overrides.task, *trained]
 
 
 def _require_own_program() -> None:

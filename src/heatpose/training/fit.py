@@ -90,8 +90,8 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
     try:
-        learnt = (f"run={module.metadata.get('run')}", f"resolution={module.preprocessing.size}", "shared_weights=false")
-        processes = several_processes(*learnt) if trainer.world_size > 1 else nullcontext()
+        trained = (f"run={module.metadata.get('run')}", f"resolution={module.preprocessing.size}", "shared_weights=false")
+        processes = several_processes(*trained) if trainer.world_size > 1 else nullcontext()
         with refused_in_one_sentence(), processes:
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except SystemExit as stopped:  # Lightning's answer to Ctrl-C

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
 from heatpose.utils.files import write_json
-from heatpose.utils.outputs import write_picture
+from heatpose.utils.outputs import write_image
 
 if TYPE_CHECKING:
     import lightning
@@ -63,7 +63,7 @@ def find_rate(module: PoseModule, data: PoseData, trainer: lightning.Trainer, fo
     folder.mkdir(parents=True, exist_ok=True)
     curve = {"lr": rates.tolist(), "loss": [loss if math.isfinite(loss) else None for loss in losses.tolist()]}
     write_json(folder / RECORD, {"suggestion": rate, "steps": len(rates), **curve})
-    write_picture(folder / CURVE, curve_picture(rates, losses, rate))
+    write_image(folder / CURVE, curve_image(rates, losses, rate))
     print(f"Suggested: optimizer.lr={rate:.1e} (where the loss falls fastest; the curve is in '{folder / CURVE}').")
     return rate
 
@@ -100,7 +100,7 @@ def steepest(rates: NDArray[np.float64], losses: NDArray[np.float64], skip: int 
     return float(rates[slope.argmin()]) if slope.min() < 0 else None
 
 
-def curve_picture(rates: NDArray[np.float64], losses: NDArray[np.float64], chosen: float, width: int = 900, height: int = 560) -> NDArray[np.uint8]:
+def curve_image(rates: NDArray[np.float64], losses: NDArray[np.float64], chosen: float, width: int = 900, height: int = 560) -> NDArray[np.uint8]:
     """The loss over the learning rate (logarithmic), u8[height, width, 3]; the chosen rate is marked."""
     from PIL import Image, ImageDraw
     from PIL.ImageFont import load_default
@@ -115,8 +115,8 @@ def curve_picture(rates: NDArray[np.float64], losses: NDArray[np.float64], chose
         x = left + (math.log10(rate) - first) / max(1, last - first) * (right - left)
         return x, bottom - min(1.0, (loss - low) / span) * (bottom - top)
 
-    picture, font = Image.new("RGB", (width, height), "white"), load_default(16)
-    draw = ImageDraw.Draw(picture)
+    image, font = Image.new("RGB", (width, height), "white"), load_default(16)
+    draw = ImageDraw.Draw(image)
     for power in range(first, last + 1):
         x, _ = place(10.0**power, low)
         draw.line((x, top, x, bottom), fill=(225, 225, 225))
@@ -131,4 +131,4 @@ def curve_picture(rates: NDArray[np.float64], losses: NDArray[np.float64], chose
     draw.ellipse((x - 6, y - 6, x + 6, y + 6), fill=(210, 60, 40))
     draw.text((x + 10 if x < width / 2 else x - 10, top), f"{chosen:.1e}", fill=(210, 60, 40), font=font, anchor="lt" if x < width / 2 else "rt")
     draw.text((left, 16), "training loss, smoothed, over the learning rate", fill="black", font=font)
-    return np.asarray(picture)
+    return np.asarray(image)

@@ -39,7 +39,7 @@ Maps = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Lessons:
+class DistillationSchedule:
     """How long a student learns.
 
     Attributes:
@@ -59,8 +59,8 @@ class Lessons:
     sharpen: float = 0.0
 
 
-def learn(
-    student: nn.Module, groups: list[dict[str, Any]], teacher: MoveNet, images: NDArray[np.uint8], preprocessing: Preprocessing, lessons: Lessons,
+def fit_model(
+    student: nn.Module, groups: list[dict[str, Any]], teacher: MoveNet, images: NDArray[np.uint8], preprocessing: Preprocessing, schedule: DistillationSchedule,
     *, progress: bool = True,
 ) -> None:  # fmt: skip
     """Trains a student by Adam: a short linear rise of the rates, then cosine to nothing.
@@ -78,19 +78,19 @@ def learn(
         HeatposeError: There are no images, or the loss is not a number any more.
     """
     if not len(images):
-        raise HeatposeError(f"There are no training pictures to learn from the float network on; give more training images, or choose {lessons.otherwise}.")
+        raise HeatposeError(f"There are no training pictures to learn from the float network on; give more training images, or choose {schedule.otherwise}.")
     keep_freed_memory()
-    lightning.seed_everything(lessons.seed, workers=True, verbose=False)
-    pictures = _Pictures(images, teacher, preprocessing, lessons)
-    generator = torch.Generator().manual_seed(lessons.seed)
-    sampler = RandomSampler(pictures, replacement=True, num_samples=lessons.steps * lessons.batch_size, generator=generator)
+    lightning.seed_everything(schedule.seed, workers=True, verbose=False)
+    photos = _Images(images, teacher, preprocessing, schedule)
+    generator = torch.Generator().manual_seed(schedule.seed)
+    sampler = RandomSampler(photos, replacement=True, num_samples=schedule.steps * schedule.batch_size, generator=generator)
     trainer = lightning.Trainer(
         max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
         enable_progress_bar=progress, callbacks=[Progress()] if progress else [], precision="32-true", deterministic=True,
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found .* module\\(s\\) in eval mode")  # batch norm as it was trained
-        trainer.fit(_Lesson(student, groups, lessons), DataLoader(pictures, lessons.batch_size, sampler=sampler, collate_fn=list))
+        trainer.fit(_Schedule(student, groups, schedule), DataLoader(photos, schedule.batch_size, sampler=sampler, collate_fn=list))
 
 
 def distance(found: Maps, teacher: Maps) -> Tensor:
@@ -135,27 +135,27 @@ def sharpened(images: Tensor, amounts: Tensor) -> Tensor:
     return (values + amounts.reshape(-1, 1, 1, 1) * (values - soft)).round().clamp(0, 255).byte()
 
 
-class _Lesson(lightning.LightningModule):
+class _Schedule(lightning.LightningModule):
     """The student and its optimiser."""
 
-    def __init__(self, student: nn.Module, groups: list[dict[str, Any]], lessons: Lessons) -> None:
+    def __init__(self, student: nn.Module, groups: list[dict[str, Any]], schedule: DistillationSchedule) -> None:
         super().__init__()
-        self.student, self.groups, self.lessons = student, groups, lessons
+        self.student, self.groups, self.schedule = student, groups, schedule
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
         """The distance to the teacher."""
-        pictures, teacher = batch
-        found = maps_of(self.student(pictures.contiguous(memory_format=torch.channels_last)))
+        images, teacher = batch
+        found = maps_of(self.student(images.contiguous(memory_format=torch.channels_last)))
         loss = distance(found, _split(teacher, found))
         if not torch.isfinite(loss):
-            raise HeatposeError(f"The loss against the float network is no number any more; lower {self.lessons.lower}.")
+            raise HeatposeError(f"The loss against the float network is no number any more; lower {self.schedule.lower}.")
         self.log("loss", loss, prog_bar=True)
         return loss
 
     def configure_optimizers(self) -> Any:
         """Adam, stepwise rates."""
         optimizer = torch.optim.Adam(self.groups)
-        steps = self.lessons.steps
+        steps = self.schedule.steps
         rise = max(1, steps // 20)
 
         def factor(step: int) -> float:
@@ -169,12 +169,12 @@ def _split(joined: Tensor, like: Maps) -> Maps:
     return dict(zip(like, torch.split(joined, [maps.shape[1] for maps in like.values()], 1), strict=True))
 
 
-class _Pictures(Dataset[list[Tensor]]):
+class _Images(Dataset[list[Tensor]]):
     """Pictures, as they are and mirrored, sharpened or not, and what the teacher says about them."""
 
-    def __init__(self, images: NDArray[np.uint8], teacher: MoveNet, preprocessing: Preprocessing, lessons: Lessons) -> None:
+    def __init__(self, images: NDArray[np.uint8], teacher: MoveNet, preprocessing: Preprocessing, schedule: DistillationSchedule) -> None:
         self.images, self.teacher, self.preprocessing = images, teacher, preprocessing
-        self.sharpen, self.chance = lessons.sharpen, torch.Generator().manual_seed(lessons.seed)
+        self.sharpen, self.chance = schedule.sharpen, torch.Generator().manual_seed(schedule.seed)
 
     def __len__(self) -> int:
         return 2 * len(self.images)
@@ -189,13 +189,13 @@ class _Pictures(Dataset[list[Tensor]]):
         if self.sharpen:
             drawn, amount = torch.rand(2, len(chosen), generator=self.chance)
             shown = sharpened(shown, _AMOUNT * amount * (drawn < self.sharpen))
-        pictures = self.preprocessing.normalise(shown).contiguous(memory_format=torch.channels_last)
+        images = self.preprocessing.normalise(shown).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
-            return [pictures, torch.cat(list(maps_of(self.teacher(pictures)).values()), 1)]
+            return [images, torch.cat(list(maps_of(self.teacher(images)).values()), 1)]
 
 
 @dataclass(frozen=True)
-class Settling:
+class UpsamplingTuning:
     """How long it learns (conf/quant).
 
     Attributes:
@@ -215,7 +215,7 @@ class Settling:
     sharpen: float = 0.6
 
 
-def settle(network: MoveNet, teacher: MoveNet, images: NDArray[np.uint8], preprocessing: Preprocessing, settling: Settling, *, progress: bool = True) -> None:
+def tune_upsampling(network: MoveNet, teacher: MoveNet, images: NDArray[np.uint8], preprocessing: Preprocessing, upsampling_tuning: UpsamplingTuning, *, progress: bool = True) -> None:
     """Trains a network in place. Batch-norm statistics and the fixed layers of the upsampling stay.
 
     Args:
@@ -232,7 +232,7 @@ def settle(network: MoveNet, teacher: MoveNet, images: NDArray[np.uint8], prepro
     network.eval().requires_grad_(True)
     for step in network.pyramid:
         step.upsample.requires_grad_(False)
-    groups = [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad], "lr": settling.rate}]
-    lessons = Lessons(settling.steps, settling.batch_size, settling.seed, "quant.settling.rate", "quant.settling=null", settling.sharpen)
-    learn(network, groups, teacher.eval(), images[: settling.images], preprocessing, lessons, progress=progress)
+    groups = [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad], "lr": upsampling_tuning.rate}]
+    schedule = DistillationSchedule(upsampling_tuning.steps, upsampling_tuning.batch_size, upsampling_tuning.seed, "quant.upsampling_tuning.rate", "quant.upsampling_tuning=null", upsampling_tuning.sharpen)
+    fit_model(network, groups, teacher.eval(), images[: upsampling_tuning.images], preprocessing, schedule, progress=progress)
     network.requires_grad_(False)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     """Writes u8[H, W, 3] in the format that the path ends in.
 
     Raises:
@@ -25,7 +25,7 @@ def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
     """
     from PIL import Image
 
-    _write_whole(path, lambda part: Image.fromarray(picture).save(part), "give a path that ends in .png or .jpg")
+    _write_whole(path, lambda part: Image.fromarray(image).save(part), "give a path that ends in .png or .jpg")
 
 
 def require_writable(*paths: Path | None) -> None:

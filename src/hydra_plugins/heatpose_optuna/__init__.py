@@ -44,7 +44,7 @@ class OptunaSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Called by Hydra with the command line's overrides."""
         # Imported here: Hydra imports every plugin at every start.
-        from heatpose.errors import told_in_one_sentence
+        from heatpose.errors import exit_on_user_error
         from heatpose.sweeps.optuna import Search, tell_best
 
         assert self.config is not None and self.hydra_context is not None
@@ -53,7 +53,7 @@ class OptunaSweeper(Sweeper):
         OmegaConf.save(self.config, folder / "multirun.yaml")
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
-        with told_in_one_sentence():
+        with exit_on_user_error():
             search = Search.open(folder, overrides, self.directions, list(self.config.objectives), self.seed)
             search.run(self._launch, self.trials, self.jobs)
         tell_best(search, folder)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from heatpose.data import formats
-from heatpose.data.coco import benchmark_people, people, read_labels
+from heatpose.data.coco import benchmark_instances, instances, read_labels
 from heatpose.data.formats.image_files import original_name
 from heatpose.data.locate import find_labels, find_part
 from heatpose.data.selection import in_held_out
@@ -49,8 +49,8 @@ def test_every_format_gives_the_same_people(
 ) -> None:
     write, called, precision = WRITERS[name]
     labels = read_labels(write(*rendered, tmp_path))
-    found, _ = people(labels, labels.source.folder, COCO_17)
-    wanted, _ = people(
+    found, _ = instances(labels, labels.source.folder, COCO_17)
+    wanted, _ = instances(
         read_labels(synthetic_root / "annotations/person_keypoints_val2017.json"),
         rendered[1],
         COCO_17,
@@ -74,7 +74,7 @@ def test_every_format_scores_the_same(
 
     def values(path: Path, images: Path | None = None) -> np.ndarray[Any, Any]:
         labels = read_labels(path, images)
-        chosen, _ = benchmark_people(labels, labels.source.folder, ST_13)
+        chosen, _ = benchmark_instances(labels, labels.source.folder, ST_13)
         return np.sort(100 * evaluate(runner, chosen, ST_13).oks_values)
 
     coco = tmp_path / "coco.json"
@@ -147,7 +147,7 @@ def test_a_root_of_every_format_trains(name: str, synthetic_root: Path, tmp_path
     path = synthetic_root / "annotations/person_keypoints_train2017.json"
     written = WRITERS[name][0](json.loads(path.read_text()), synthetic_root / "train2017", tmp_path)
     _rename_part(written, tmp_path)
-    wanted, _ = people(read_labels(path), synthetic_root / "train2017", ST_13)
+    wanted, _ = instances(read_labels(path), synthetic_root / "train2017", ST_13)
     source = CocoSource(str(tmp_path))
     source.prepare()
     assert len(source.training(ST_13)) == len(wanted)
@@ -303,7 +303,7 @@ def test_copies_of_an_image_are_held_out_together(
 ) -> None:
     writers.roboflow(*rendered, tmp_path)
     labels = read_labels(tmp_path)
-    found, _ = people(labels, labels.source.folder, ST_13)
+    found, _ = instances(labels, labels.source.folder, ST_13)
     copies = [
         [
             replace(p, image_path=Path(re.sub(r"rf\.\w", f"rf.{c}", str(p.image_path))))

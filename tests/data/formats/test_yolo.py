@@ -162,9 +162,9 @@ def test_parts_of_one_file_are_told_apart(
     small.write_text(f"train: images/train\n{small.read_text()}")
     skeleton = Skeleton("two", ("top", "foot"), (0.1, 0.1))
     assert len(CocoSource(str(small.parent)).training(skeleton)) == 2
-    told = capsys.readouterr().err
-    assert f"'{small} (train)': 2 images have an EXIF orientation tag; 2 are read" in told
-    assert f"'{small} (val)': 1 images have an EXIF orientation tag; 1 are read" in told
+    message = capsys.readouterr().err
+    assert f"'{small} (train)': 2 images have an EXIF orientation tag; 2 are read" in message
+    assert f"'{small} (val)': 1 images have an EXIF orientation tag; 1 are read" in message
 
 
 def test_two_dimensions_have_no_visibility(small: Path) -> None:

@@ -156,9 +156,9 @@ def label_studio(coco: Content, images: Path, folder: Path) -> Path:
     """A JSON of tasks whose images were uploaded, and the images as they were before that."""
     copy_images(coco, images, folder / "images")
     tasks = []
-    for image, people in instances(coco):
+    for image, persons in instances(coco):
         regions = []
-        for a in people:
+        for a in persons:
             x, y, w, h = a["bbox"]
             box = {
                 "x": x,
@@ -183,9 +183,9 @@ def label_studio(coco: Content, images: Path, folder: Path) -> Path:
 def labelme(coco: Content, images: Path, folder: Path) -> Path:
     """A JSON beside each image."""
     copy_images(coco, images, folder)
-    for image, people in instances(coco):
+    for image, persons in instances(coco):
         shapes = []
-        for number, a in enumerate(people):
+        for number, a in enumerate(persons):
             x, y, w, h = a["bbox"]
             usual = {"group_id": number, "description": "", "flags": {}, "mask": None}
             corners = [[x + w, y + h], [x, y]]  # drawn from the lower right corner
@@ -226,8 +226,8 @@ def yolo(coco: Content, images: Path, folder: Path, part: str = "val", dims: int
     """`data.yaml`, `images/<part>` and `labels/<part>`; a second call adds a part."""
     copy_images(coco, images, folder / "images" / part)
     (folder / "labels" / part).mkdir(parents=True)
-    for image, people in instances(coco):
-        text = "".join(yolo_line(a, image, dims) + "\n" for a in people)
+    for image, persons in instances(coco):
+        text = "".join(yolo_line(a, image, dims) + "\n" for a in persons)
         (folder / "labels" / part / Path(image["file_name"]).with_suffix(".txt").name).write_text(
             text
         )

@@ -71,17 +71,17 @@ def test_other_settings_give_another_folder_and_other_pictures() -> None:
         )
     }
     assert len(names) == 4
-    pictures = [
-        render_scene(SyntheticSettings(seed=seed), split, number).picture
+    images = [
+        render_scene(SyntheticSettings(seed=seed), split, number).image
         for seed, split, number in ((0, "train", 0), (1, "train", 0), (0, "val", 0), (0, "train", 1))
     ]
-    assert len({picture.tobytes() for picture in pictures}) == 4
+    assert len({image.tobytes() for image in images}) == 4
 
 
 def test_a_picture_does_not_depend_on_how_many_there_are() -> None:
     few = render_scene(SyntheticSettings(train_images=5), "train", 4)
     many = render_scene(SyntheticSettings(train_images=5000), "train", 4)
-    assert few.picture.tobytes() == many.picture.tobytes()
+    assert few.image.tobytes() == many.image.tobytes()
     assert few.annotations == many.annotations
 
 
@@ -99,9 +99,9 @@ def test_pycocotools_reads_the_labels(folder: Path, split: str) -> None:
     assert len(coco.getImgIds()) == wanted == len(list((folder / f"{split}2017").iterdir()))
     for image in coco.loadImgs(coco.getImgIds()):
         assert image["file_name"] == f"{image['id']:012d}.jpg"
-        with Image.open(folder / f"{split}2017" / image["file_name"]) as picture:
-            assert picture.format == "JPEG" and picture.mode == "RGB"
-            assert picture.size == (image["width"], image["height"])
+        with Image.open(folder / f"{split}2017" / image["file_name"]) as photo:
+            assert photo.format == "JPEG" and photo.mode == "RGB"
+            assert photo.size == (image["width"], image["height"])
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -152,13 +152,13 @@ def test_a_fifth_of_the_training_pictures_shows_several_people(scenes: list[Scen
     counts = np.array([len(scene.annotations) for scene in scenes])
     assert set(counts) == {1, 2, 3}
     assert 0.1 < (counts > 1).mean() < 0.32  # 0.2 +- 3 standard errors of 100 pictures
-    assert {scene.picture.size for scene in scenes} == {(320, 240), (240, 320), (240, 240)}
+    assert {scene.image.size for scene in scenes} == {(320, 240), (240, 320), (240, 240)}
 
 
 def test_people_are_large_enough_to_learn_from(scenes: list[Scene]) -> None:
     alone = [scene for scene in scenes if len(scene.annotations) == 1]
     boxes = np.array([scene.annotations[0]["bbox"] for scene in alone])
-    sizes = np.array([scene.picture.size for scene in alone])
+    sizes = np.array([scene.image.size for scene in alone])
     share = boxes[:, 2:].prod(1) / sizes.prod(1)
     assert np.quantile(share, 0.25) > 0.15 and np.quantile(share, 0.75) < 0.6
     assert (boxes[:, 3] / sizes[:, 1]).min() > 0.35
@@ -197,7 +197,7 @@ def test_what_is_drawn_is_where_the_labels_say(monkeypatch: pytest.MonkeyPatch) 
     changed = []
     for number, scene in zip(numbers, painted, strict=True):
         empty = render_scene(settings, "train", number)
-        difference = np.abs(np.asarray(scene.picture, int) - np.asarray(empty.picture, int)).max(-1)
+        difference = np.abs(np.asarray(scene.image, int) - np.asarray(empty.image, int)).max(-1)
         for annotation in scene.annotations:
             points = keypoints(annotation)
             columns, rows = np.floor(points[points[:, 2] == 2, :2].T).astype(int)

@@ -22,7 +22,7 @@ from heatpose.errors import HeatposeError
 
 FORMATS = (yolo, labelme, label_studio, coco)
 """In the order in which they are asked."""
-_told: set[str] = set()
+_message: set[str] = set()
 
 
 def read(path: Path, images: Path | None = None, part: str = "val") -> LabelSet:
@@ -40,8 +40,8 @@ def read(path: Path, images: Path | None = None, part: str = "val") -> LabelSet:
     """
     request = _request(path, images, part)
     labels: LabelSet = _format(request).read(request)
-    if labels.format != coco.NAME and labels.summary() not in _told:
-        _told.add(labels.summary())
+    if labels.format != coco.NAME and labels.summary() not in _message:
+        _message.add(labels.summary())
         print(labels.summary(), file=sys.stderr)
     return labels
 

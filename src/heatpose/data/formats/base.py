@@ -121,7 +121,7 @@ class Builder:
     def __init__(self, format: str, path: Path) -> None:
         self.result = LabelSet(format, path, path if path.is_dir() else path.parent, files=0)
         self._images: list[tuple[Path, int, int]] = []
-        self._people: list[tuple[int, Box | None, Mapping[str, Point]]] = []
+        self._instances: list[tuple[int, Box | None, Mapping[str, Point]]] = []
 
     def image(self, file: Path, width: int, height: int) -> int:
         """Adds an image file with its size in pixels; returns its id."""
@@ -130,7 +130,7 @@ class Builder:
 
     def instance(self, image_id: int, box: Box | None, points: Mapping[str, Point]) -> None:
         """Adds an instance: keypoint name -> point. Without a box it gets that of its points."""
-        self._people.append((image_id, box, points))
+        self._instances.append((image_id, box, points))
 
     def finish(self, keypoints: Sequence[str], images: Path | None) -> LabelSet:
         """The label set.
@@ -151,7 +151,7 @@ class Builder:
                 f"{counted}; label keypoints and export again."
             )
         result.folder = _folder([file for file, _, _ in self._images], images or result.folder)
-        boxless = sum(box is None for _, box, _ in self._people)
+        boxless = sum(box is None for _, box, _ in self._instances)
         if boxless:
             result.notes.append(f"{boxless} instances without a box have that of their keypoints")
         result.notes.append(f"the area of an instance, for COCO AP, is {AREA_OF_BOX:g} of its box")
@@ -162,7 +162,7 @@ class Builder:
             ],
             "annotations": [
                 _annotation(i, image_id, box, [points.get(name, NONE) for name in keypoints])
-                for i, (image_id, box, points) in enumerate(self._people, 1)
+                for i, (image_id, box, points) in enumerate(self._instances, 1)
             ],
             "categories": [{"id": 1, "name": "person", "keypoints": list(keypoints)}],
         }

@@ -153,7 +153,7 @@ def _instances(
     where: str,
     regions: list[Mapping[str, Any]],
     size: tuple[int, int],
-    people: set[str],
+    instances: set[str],
     result: LabelSet,
 ) -> list[Instance]:
     boxes: dict[str, Box] = {}
@@ -162,7 +162,7 @@ def _instances(
         kind, at = _kind(region), f"{where}, region {region.get('id', number)}"
         if region.get("image_rotation"):
             result.leave_out(TURNED, at)
-        elif kind == "rectanglelabels" and _label(region) in people:
+        elif kind == "rectanglelabels" and _label(region) in instances:
             boxes[str(region.get("id", number))] = _box(region, size, at)
         elif kind == "rectanglelabels":
             result.leave_out(OTHER_BOX, at)

@@ -126,8 +126,8 @@ class _Reader:
         self.builder = Builder(name, path)
         self.origin = 0
         names = yaml.classes
-        people = [key for key, name in names.items() if name.lower() == "person"]
-        self.classes = set(people) if people and len(names) > 1 else None
+        instances = [key for key, name in names.items() if name.lower() == "person"]
+        self.classes = set(instances) if instances and len(names) > 1 else None
 
     def count_orphans(self, folder: Path, used: set[Path]) -> None:
         """Label files below a folder that belong to no image."""

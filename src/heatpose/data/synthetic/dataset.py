@@ -86,7 +86,7 @@ class Scene:
         owner: u8 of the same shape, see `render.Canvas`.
     """
 
-    picture: Image.Image
+    image: Image.Image
     annotations: list[dict[str, Any]]
     silhouettes: list[NDArray[np.bool_]]
     owner: NDArray[np.uint8]
@@ -131,16 +131,16 @@ def render_scene(settings: SyntheticSettings, split: str, number: int) -> Scene:
     """Renders picture `number` (from 0) of a split, "train" or "val"."""
     # A stream for each concern: a change to the clothes leaves the scenery as it was.
     seeds = np.random.SeedSequence([settings.seed, _SPLITS.index(split), number]).spawn(4)
-    layout, scenery, people, camera = (np.random.default_rng(seed) for seed in seeds)
+    layout, scene, instances, camera = (np.random.default_rng(seed) for seed in seeds)
     several = split == "train" and layout.random() < settings.several_people
     count = int(layout.integers(2, 4)) if several else 1
     across, down = (4, 3) if several else _ASPECTS[int(layout.integers(len(_ASPECTS)))]
     unit = settings.short_side / min(across, down)
-    canvas = Canvas(background(scenery, round(across * unit), round(down * unit)))
-    placed, silhouettes = _populate(canvas, count, layout, people)
+    canvas = Canvas(background(scene, round(across * unit), round(down * unit)))
+    placed, silhouettes = _populate(canvas, count, layout, instances)
     boxes = [_box(silhouette) for silhouette in silhouettes]
-    if scenery.random() < 0.12:
-        occlude(scenery, canvas, boxes[0])
+    if scene.random() < 0.12:
+        occlude(scene, canvas, boxes[0])
     areas = [float(silhouette.sum()) / OVERSAMPLING**2 for silhouette in silhouettes]
     annotations = [
         {**_keypoints(canvas, *one, number=i), "bbox": list(boxes[i]), "area": areas[i]}
@@ -151,7 +151,7 @@ def render_scene(settings: SyntheticSettings, split: str, number: int) -> Scene:
 
 
 def _populate(
-    canvas: Canvas, count: int, layout: np.random.Generator, people: np.random.Generator
+    canvas: Canvas, count: int, layout: np.random.Generator, instances: np.random.Generator
 ) -> tuple[list[tuple[Pose, Points]], list[NDArray[np.bool_]]]:
     """Draws people side by side; returns each one's pose and keypoints f64[17, 2], and the silhouettes."""
     slope = np.deg2rad(layout.uniform(200, 340))
@@ -159,8 +159,8 @@ def _populate(
     width = canvas.size[0] / count
     placed, silhouettes = [], []
     for i in range(count):
-        pose = random_pose(people)
-        parts = dress(pose, people)
+        pose = random_pose(instances)
+        parts = dress(pose, instances)
         slot = (width * i, width) if count == 1 else (width * (i - 0.1), width * 1.2)
         close = count == 1 and layout.random() < 0.08
         scale, offset = _place(layout, pose, parts, slot, canvas.size[1], close)
@@ -224,8 +224,8 @@ def _write(folder: Path, settings: SyntheticSettings, progress: bool) -> None:
         scene = render_scene(settings, split, number)
         image_id = number + (1 if split == "train" else _FIRST_VAL_ID)
         file_name = f"{image_id:012d}.jpg"
-        scene.picture.save(folder / f"{split}2017" / file_name, quality=settings.quality)
-        width, height = scene.picture.size
+        scene.image.save(folder / f"{split}2017" / file_name, quality=settings.quality)
+        width, height = scene.image.size
         image = {"id": image_id, "file_name": file_name, "width": width, "height": height}
         labels[split]["images"].append(image)
         labels[split]["annotations"] += [

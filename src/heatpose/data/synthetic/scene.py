@@ -55,12 +55,12 @@ def occlude(rng: np.random.Generator, canvas: Canvas, box: tuple[float, float, f
     canvas.draw_occluder(np.array([[left, top], [right, top], [right, floor], [left, floor]]), colour)
 
 
-def photograph(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
+def photograph(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     """Adds exposure, colour cast and noise to a finished picture, and sometimes a little blur."""
     if rng.random() < 0.15:
-        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.0)))
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.0)))
     gain = rng.uniform(0.75, 1.2) * rng.uniform(0.93, 1.07, 3)
-    lit = picture.point([min(255, int(level * channel)) for channel in gain.tolist() for level in range(256)])
+    lit = image.point([min(255, int(level * channel)) for channel in gain.tolist() for level in range(256)])
     pixels = np.asarray(lit, np.int16)
     noise = np.frombuffer(rng.bytes(pixels.size), np.int8).reshape(pixels.shape) >> int(rng.integers(4, 8))
     return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from heatpose.errors import HeatposeError
 from heatpose.utils.image_files import SUFFIXES, load_image
 
-Picture = NDArray[np.uint8]
+CachedImage = NDArray[np.uint8]
 
 
-def pictures(sources: Sequence[Path]) -> Iterator[tuple[str, Picture]]:
+def images(sources: Sequence[Path]) -> Iterator[tuple[str, CachedImage]]:
     """Names and u8[H, W, 3] of all images among files and folders."""
     for source in sources:
         folder = source.is_dir()
@@ -32,7 +32,7 @@ def pictures(sources: Sequence[Path]) -> Iterator[tuple[str, Picture]]:
             yield path.name, load_image(path)
 
 
-def camera(source: str) -> Iterator[tuple[str, Picture]]:
+def camera(source: str) -> Iterator[tuple[str, CachedImage]]:
     """Images of a camera, until it ends.
 
     Args:
@@ -70,7 +70,7 @@ def opencv(what: str) -> Any:
     return cv2
 
 
-def show(drawn: Picture) -> bool:
+def show(drawn: CachedImage) -> bool:
     """Shows an image in a window; False when the user has pressed q or Escape.
 
     Raises:

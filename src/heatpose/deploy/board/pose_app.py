@@ -27,8 +27,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.deploy.board.images import Picture, camera, pictures, show
-from heatpose.errors import HeatposeError, told_in_one_sentence
+from heatpose.deploy.board.images import CachedImage, camera, images, show
+from heatpose.errors import HeatposeError, exit_on_user_error
 from heatpose.pose import codec
 from heatpose.pose.draw import draw_pose
 from heatpose.pose.preprocessing import Preprocessing
@@ -42,7 +42,7 @@ class Network(Protocol):
 
     path: str
 
-    def run(self, image: Picture) -> NDArray[np.float32]:
+    def run(self, image: CachedImage) -> NDArray[np.float32]:
         """u8[S, S, 3] raw bytes -> its output as real values, f32[1, ...]."""
         ...
 
@@ -61,7 +61,7 @@ class StaiNetwork:
         self.path = f"{'the NPU' if npu else 'the processor'} through stai_mpu"
         self._input, self._output = self._network.get_input_infos()[0], self._network.get_output_infos()[0]
 
-    def run(self, image: Picture) -> NDArray[np.float32]:
+    def run(self, image: CachedImage) -> NDArray[np.float32]:
         """See `Network.run`."""
         self._network.set_input(0, as_input(image, np.dtype(self._input.get_dtype())))
         self._network.run()
@@ -90,7 +90,7 @@ class LiteRTNetwork:
         self._network.allocate_tensors()
         self._input, self._output = self._network.get_input_details()[0], self._network.get_output_details()[0]
 
-    def run(self, image: Picture) -> NDArray[np.float32]:
+    def run(self, image: CachedImage) -> NDArray[np.float32]:
         """See `Network.run`."""
         self._network.set_tensor(self._input["index"], as_input(image, np.dtype(self._input["dtype"])))
         self._network.invoke()
@@ -99,7 +99,7 @@ class LiteRTNetwork:
         return raw.astype(np.float32) if raw.dtype.kind == "f" else dequantised(raw, scale, zero_point)
 
 
-def as_input(image: Picture, dtype: np.dtype[Any]) -> NDArray[Any]:
+def as_input(image: CachedImage, dtype: np.dtype[Any]) -> NDArray[Any]:
     """u8[S, S, 3] -> (1, S, S, 3) in the network's type: raw bytes, int8 less 128, or -1..1."""
     batch = image[None]
     if dtype == np.int8:
@@ -225,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.sources and options.camera is None:
         parser.error("give pictures, or --camera 0")
-    with told_in_one_sentence():
+    with exit_on_user_error():
         run(options)
 
 
@@ -235,8 +235,8 @@ def run(options: argparse.Namespace) -> None:
     threshold = model.threshold if options.threshold is None else options.threshold
     network = open_network(options.model, options.threads, model.npu_tflite)
     poses: dict[str, list[list[float]]] = {}
-    for count, (name, picture) in enumerate(pictures(options.sources) if options.camera is None else camera(options.camera), 1):
-        image = model.preprocessing.resize(picture)
+    for count, (name, photo) in enumerate(images(options.sources) if options.camera is None else camera(options.camera), 1):
+        image = model.preprocessing.resize(photo)
         start = time.perf_counter()
         output = network.run(image)
         ms = (time.perf_counter() - start) * 1000
@@ -245,7 +245,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"{name}: {seen} of {len(pose)} keypoints, {ms:.1f} ms", flush=True)
         poses[name] = pose.astype(float).round(6).tolist()
         if options.out is not None or options.window:
-            drawn = draw_pose(picture, pose, model.skeleton, threshold=threshold)
+            drawn = draw_pose(photo, pose, model.skeleton, threshold=threshold)
         if options.out is not None:
             _keep(options.out / Path(name).with_suffix(".png"), drawn)
         if options.window and not show(drawn):
@@ -256,7 +256,7 @@ def run(options: argparse.Namespace) -> None:
         _keep(options.out / "poses.json", json.dumps({"keypoints": list(model.skeleton.keypoints), "poses": poses}, indent=1))
 
 
-def _keep(path: Path, content: Picture | str) -> None:
+def _keep(path: Path, content: CachedImage | str) -> None:
     """Writes a picture or a text.
 
     Raises:

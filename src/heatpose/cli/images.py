@@ -24,7 +24,7 @@ from heatpose.cli.options import (
     tell_reading,
 )
 from heatpose.errors import HeatposeError
-from heatpose.utils.outputs import require_writable, write_json, write_picture
+from heatpose.utils.outputs import require_writable, write_image, write_json
 
 if TYPE_CHECKING:
     from heatpose.data.coco import CocoLabels
@@ -86,7 +86,7 @@ def data(
     """Audit a data set: what is kept and dropped, and why; what the people are like."""
     from rich.console import Console
 
-    from heatpose.data.coco import people
+    from heatpose.data.coco import instances
     from heatpose.data.contact_sheet import augmented_sheet_of, contact_sheet_of
     from heatpose.data.locate import find_part, labels_of
     from heatpose.data.report import audit_report, print_audit
@@ -105,9 +105,9 @@ def data(
     report = audit_report(labels, part.images, chosen, files, rules, scored)
     print_audit(report, Console())
     if sheet is not None:
-        write_picture(sheet, contact_sheet_of(people(labels, part.images, chosen)[0], chosen))
+        write_image(sheet, contact_sheet_of(instances(labels, part.images, chosen)[0], chosen))
     if augmented is not None:
-        write_picture(augmented, augmented_sheet_of(people(labels, part.images, chosen)[0], chosen, resolution))
+        write_image(augmented, augmented_sheet_of(instances(labels, part.images, chosen)[0], chosen, resolution))
     write_json(json_out, report.to_json())
     if coco is not None:
         write_json(coco, labels.source.content)
