@@ -1,4 +1,7 @@
-"""Export a checkpoint, or imported weights, as a proven bundle: `uv run export.py checkpoint=PATH name=NAME`; `heatpose export` is the same."""
+"""Exports a checkpoint as a validated bundle: `uv run export.py checkpoint=PATH name=NAME`.
+
+The same as `heatpose export`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Train a network, score it, export it: `uv run train.py experiment=quickstart`; `heatpose train` is the same."""
+"""Trains, scores and exports a network: `uv run train.py experiment=quickstart`.
+
+The same as `heatpose train`.
+"""
 
 from __future__ import annotations
 

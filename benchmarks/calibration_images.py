@@ -1,9 +1,12 @@
-"""How many calibration images an int8 file needs: recovery with 16 to 512 of them, judged by views of training people that do not calibrate.
+"""How many calibration images an int8 file needs.
+
+Recovery with 16 to 512 of them, judged by views of training people that do not calibrate.
 
     python benchmarks/calibration_images.py MODEL --train TRAIN --out calibration.csv
 
-MODEL is a checkpoint or a MoveNet TFLite file, TRAIN a folder in COCO's layout. Evaluation images have no part in it, because the default follows
-from it. Rows that the CSV holds already are not measured again.
+MODEL is a checkpoint or a MoveNet TFLite file, TRAIN a folder in COCO's layout. Evaluation images
+have no part in it, because the default follows from it. Rows that the CSV holds already are not
+measured again.
 """
 
 from __future__ import annotations
@@ -26,13 +29,26 @@ from heatpose.quantize.select import HoldoutScorer, split_training
 from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, AutoChoice
 from heatpose.quantize.write_int8 import write_int8
 
-FIELDS = ("network", "resolution", "form", "images", "seed", "oks", "drop", "low", "high", "seconds")
+FIELDS = (
+    "network",
+    "resolution",
+    "form",
+    "images",
+    "seed",
+    "oks",
+    "drop",
+    "low",
+    "high",
+    "seconds",
+)
 COUNTS = (16, 32, 64, 128, 256, 512)
 
 
 def main() -> None:
     """Measures what is missing and appends it row by row."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -43,9 +59,16 @@ def main() -> None:
     name, loaded = arguments.name or arguments.model.stem, load(arguments.model, arguments.size)
     skeleton, preprocessing = loaded.skeleton, loaded.preprocessing
     choice = AutoChoice()
-    instances, holdout = split_training(CocoSource(root=str(arguments.train)).training(skeleton), set(), choice)
+    instances, holdout = split_training(
+        CocoSource(root=str(arguments.train)).training(skeleton), set(), choice
+    )
     done = known(arguments.out, FIELDS, 5)
-    jobs = [(count, seed, form) for count in COUNTS for seed in range(arguments.seeds) for form in ("int8_pc", "int8_pt")]
+    jobs = [
+        (count, seed, form)
+        for count in COUNTS
+        for seed in range(arguments.seeds)
+        for form in ("int8_pc", "int8_pt")
+    ]
     with tempfile.TemporaryDirectory() as temporary:
         whole, made = Path(temporary) / "float.tflite", Path(temporary) / "int8.tflite"
         export_onnx(loaded.network, arguments.size, Path(temporary) / "net.onnx", sigmoid=True)
@@ -56,13 +79,30 @@ def main() -> None:
             if key in done:
                 continue
             start = time.perf_counter()
-            images = calibration_images(choose_calibration(instances, count, seed, ()), preprocessing)
+            images = calibration_images(
+                choose_calibration(instances, count, seed, ()), preprocessing
+            )
             per_channel = form == "int8_pc"
-            plan = plan_int8(loaded.network, images, preprocessing, per_channel=per_channel, ptq=PER_CHANNEL if per_channel else PER_TENSOR)
+            plan = plan_int8(
+                loaded.network,
+                images,
+                preprocessing,
+                per_channel=per_channel,
+                ptq=PER_CHANNEL if per_channel else PER_TENSOR,
+            )
             made.write_bytes(write_int8(whole, plan))
             seconds = time.perf_counter() - start
             holdout_score = scorer.holdout_score(made)
-            numbers = [f"{value:.2f}" for value in (holdout_score.oks, holdout_score.drop, holdout_score.drop_low, holdout_score.drop_high, seconds)]
+            numbers = [
+                f"{value:.2f}"
+                for value in (
+                    holdout_score.oks,
+                    holdout_score.drop,
+                    holdout_score.drop_low,
+                    holdout_score.drop_high,
+                    seconds,
+                )
+            ]
             with arguments.out.open("a", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerow([*key, *numbers])
 

@@ -1,8 +1,11 @@
-"""Ratios of the data engine, each out of one run on this machine: parts take turns, medians of the rounds.
+"""Ratios of the data engine, each out of one run on this machine.
+
+Parts take turns, medians of the rounds.
 
     python benchmarks/data_engine.py FOLDER [--rounds 5] [--out benchmarks/data_engine.csv]
 
-FOLDER takes generated pictures and their cache. The plain loader is the usual one: decode, one affine by Pillow, collate, sample by sample.
+FOLDER takes generated images and their cache. The plain loader is the usual one: decode, one
+affine by Pillow, collate, sample by sample.
 """
 
 from __future__ import annotations
@@ -46,8 +49,13 @@ AUGMENT = GeometricAugment()
 
 
 def pictures_of(folder: Path, sides: tuple[int, int], count: int) -> list[Person]:
-    """Rendered people on pictures of given sides, with noise so that a JPEG has a photograph's size; each file has one person."""
-    stock = CocoSource(str(build_synthetic(folder, SyntheticSettings(train_images=60, val_images=10)))).training(COCO_17)
+    """Rendered people on images of given sides.
+
+    With noise so that a JPEG has a photograph's size; each file has one person.
+    """
+    stock = CocoSource(
+        str(build_synthetic(folder, SyntheticSettings(train_images=60, val_images=10)))
+    ).training(COCO_17)
     random, found = np.random.default_rng(0), []
     place = folder / f"{sides[0]}x{sides[1]}"
     place.mkdir(exist_ok=True)
@@ -55,20 +63,34 @@ def pictures_of(folder: Path, sides: tuple[int, int], count: int) -> list[Person
         person, path = stock[number % len(stock)], place / f"{number:06d}.jpg"
         scale = np.array(sides) / (person.width, person.height)
         if not path.is_file():
-            pixels = np.asarray(Image.fromarray(labelled_image(person)).resize(sides, Image.Resampling.BICUBIC)).astype(np.int16)
+            pixels = np.asarray(
+                Image.fromarray(labelled_image(person)).resize(sides, Image.Resampling.BICUBIC)
+            ).astype(np.int16)
             noisy = np.clip(pixels + random.normal(0, 6, pixels.shape), 0, 255).astype(np.uint8)
             buffer = io.BytesIO()
             Image.fromarray(noisy).save(buffer, "JPEG", quality=85)
             path.write_bytes(buffer.getvalue())
-        x, y, w, h = (float(value) for value in (np.array(person.box).reshape(2, 2) * scale).reshape(-1))
+        x, y, w, h = (
+            float(value) for value in (np.array(person.box).reshape(2, 2) * scale).reshape(-1)
+        )
         others = (person.others.reshape(-1, 2, 2) * scale).reshape(-1, 4).astype(np.float32)
         moved = (person.keypoints * scale).astype(np.float32)
-        found.append(replace(person, image_path=path, width=sides[0], height=sides[1], keypoints=moved, box=(x, y, w, h), others=others))
+        found.append(
+            replace(
+                person,
+                image_path=path,
+                width=sides[0],
+                height=sides[1],
+                keypoints=moved,
+                box=(x, y, w, h),
+                others=others,
+            )
+        )
     return found
 
 
 def plain_batch(instances: list[Person], plan: BatchPlan) -> dict[str, torch.Tensor]:
-    """The same views as `TrainingViews`, the usual way."""
+    """The same views as `AugmentedBatches`, the usual way."""
     samples = []
     for place, index in zip(plan.positions, plan.instances, strict=True):
         random, person = generator(0, SAMPLE, plan.epoch, place), instances[index]
@@ -77,14 +99,29 @@ def plain_batch(instances: list[Person], plan: BatchPlan) -> dict[str, torch.Ten
         sampling = "nearest" if random.random() < AUGMENT.nearest else "bilinear"
         sample = view(image, person, transform, plan.size, mirrored, COCO_17.flip_order, sampling)
         image = np.ascontiguousarray(sample.image.transpose(2, 0, 1))
-        samples.append({"image": image, "points": sample.points, "labelled": sample.labelled, "box": sample.box})
+        samples.append(
+            {
+                "image": image,
+                "points": sample.points,
+                "labelled": sample.labelled,
+                "box": sample.box,
+            }
+        )
     return dict(default_collate(samples))
 
 
-def loader_rows(name: str, instances: list[Person], cache: Path, rounds: int) -> list[dict[str, Any]]:
-    """Batches a second of the plain loader and of the engine with a warm cache, by the time of this thread and by the clock on the wall."""
+def loader_rows(
+    name: str, instances: list[Person], cache: Path, rounds: int
+) -> list[dict[str, Any]]:
+    """Batches a second of the plain loader and of the engine with a warm cache.
+
+    By the time of this thread and by the clock on the wall.
+    """
     kept = open_cache(instances, cache, 640)
-    engine, packed = AugmentedBatches(instances, COCO_17, AUGMENT, kept), AugmentedBatches(instances, COCO_17, AUGMENT, kept, packed=True)
+    engine, packed = (
+        AugmentedBatches(instances, COCO_17, AUGMENT, kept),
+        AugmentedBatches(instances, COCO_17, AUGMENT, kept, packed=True),
+    )
     plans = list(EpochBatches(len(instances), BATCH, (SIZE,)))
     parts: dict[str, Callable[[int], object]] = {
         "plain": lambda number: plain_batch(instances, plans[number % len(plans)]),
@@ -92,10 +129,20 @@ def loader_rows(name: str, instances: list[Person], cache: Path, rounds: int) ->
         "sampled on the device": lambda number: packed[plans[number % len(plans)]],
     }
     rows = []
-    for clock, seconds in (("cpu", interleaved(parts, rounds, time.thread_time)), ("wall", interleaved(parts, rounds))):
+    for clock, seconds in (
+        ("cpu", interleaved(parts, rounds, time.thread_time)),
+        ("wall", interleaved(parts, rounds)),
+    ):
         for part in ("sampled here", "sampled on the device"):
             ratio = median_ratio(seconds["plain"], seconds[part])
-            rows.append({"measure": f"loader, {name} pictures, {part}", "clock": clock, "ratio": ratio, "wanted": ">= 5"})
+            rows.append(
+                {
+                    "measure": f"loader, {name} images, {part}",
+                    "clock": clock,
+                    "ratio": ratio,
+                    "wanted": ">= 5",
+                }
+            )
     return rows
 
 
@@ -121,15 +168,35 @@ class Given:
 def module_of() -> PoseModule:
     torch.manual_seed(0)
     optimizer = partial(torch.optim.AdamW, lr=1e-4, fused=True)
-    return PoseModule(MoveNet(17), SpatialCrossEntropy(COCO_17.sigmas), COCO_17, Preprocessing(SIZE), optimizer, warmup_cosine, Photometric())
+    return PoseModule(
+        MoveNet(17),
+        SpatialCrossEntropy(COCO_17.sigmas),
+        COCO_17,
+        Preprocessing(SIZE),
+        optimizer,
+        warmup_cosine,
+        Photometric(),
+    )
 
 
 def epoch_rows(instances: list[Person], cache: Path, rounds: int) -> list[dict[str, Any]]:
-    """An epoch by Lightning with the engine against as many bare steps on a batch in memory, the default network."""
+    """An epoch by Lightning with the engine against as many bare steps on a batch in memory.
+
+    The default network.
+    """
     limit = BATCH * EPOCH_BATCHES
 
     def data() -> PoseData:
-        return PoseData(Given(instances), COCO_17, Preprocessing(SIZE), AUGMENT, batch_size=BATCH, workers="auto", cache=str(cache), limit=limit)
+        return PoseData(
+            Given(instances),
+            COCO_17,
+            Preprocessing(SIZE),
+            AUGMENT,
+            batch_size=BATCH,
+            workers="auto",
+            cache=str(cache),
+            limit=limit,
+        )
 
     made = data()
     made.setup()
@@ -141,9 +208,15 @@ def epoch_rows(instances: list[Person], cache: Path, rounds: int) -> list[dict[s
 
     def epoch(number: int) -> None:
         trainer = lightning.Trainer(
-            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            limit_val_batches=0, gradient_clip_val=1.0,
-        )  # fmt: skip
+            max_epochs=1,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+            gradient_clip_val=1.0,
+        )
         started.clear()
         trainer.callbacks.append(Clock())
         trainer.fit(module, datamodule=made)
@@ -171,11 +244,21 @@ def epoch_rows(instances: list[Person], cache: Path, rounds: int) -> list[dict[s
 
     interleaved({"epoch": epoch, "bare": steps}, rounds)
     ratio = median_ratio(times["bare"][1:], times["epoch"][1:])
-    return [{"measure": "bare steps over a whole epoch, default network", "clock": "cpu", "ratio": ratio, "wanted": ">= 0.95"}]
+    return [
+        {
+            "measure": "bare steps over a whole epoch, default network",
+            "clock": "cpu",
+            "ratio": ratio,
+            "wanted": ">= 0.95",
+        }
+    ]
 
 
 def growth_rows(instances: list[Person], folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """Building the cache and one epoch of the loader for all people against half of them; memory likewise."""
+    """Building the cache and one epoch of the loader for all people against half of them.
+
+    Memory likewise.
+    """
 
     def run(share: int, number: int) -> None:
         some = instances[: len(instances) // share]
@@ -187,16 +270,33 @@ def growth_rows(instances: list[Person], folder: Path, rounds: int) -> list[dict
         memory[share].append(peak.own_mb)
 
     memory: dict[int, list[float]] = {1: [], 2: []}
-    seconds = interleaved({"all": partial(run, 1), "half": partial(run, 2)}, rounds, time.process_time)
-    time_ratio, memory_ratio = median_ratio(seconds["all"], seconds["half"]), float(np.median(memory[1]) / np.median(memory[2]))
+    seconds = interleaved(
+        {"all": partial(run, 1), "half": partial(run, 2)}, rounds, time.process_time
+    )
+    time_ratio, memory_ratio = (
+        median_ratio(seconds["all"], seconds["half"]),
+        float(np.median(memory[1]) / np.median(memory[2])),
+    )
     return [
-        {"measure": "twice the images: cache and an epoch of the loader", "clock": "cpu", "ratio": time_ratio, "wanted": "<= 2.1"},
-        {"measure": "twice the images: peak memory of the process's own", "clock": "", "ratio": memory_ratio, "wanted": "1"},
+        {
+            "measure": "twice the images: cache and an epoch of the loader",
+            "clock": "cpu",
+            "ratio": time_ratio,
+            "wanted": "<= 2.1",
+        },
+        {
+            "measure": "twice the images: peak memory of the process's own",
+            "clock": "",
+            "ratio": memory_ratio,
+            "wanted": "1",
+        },
     ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("data_engine.csv"))
@@ -206,7 +306,9 @@ def main() -> None:
     rows = []
     large = pictures_of(given.folder, COCO_SIDES, 192)
     rows += loader_rows("640 x 480", large, cache, 2 * given.rounds)
-    rows += loader_rows("384 x 288", pictures_of(given.folder, SMALL_SIDES, 192), cache, 2 * given.rounds)
+    rows += loader_rows(
+        "384 x 288", pictures_of(given.folder, SMALL_SIDES, 192), cache, 2 * given.rounds
+    )
     rows += growth_rows(large, given.folder, given.rounds)
     print(json.dumps(rows, indent=1), flush=True)
     rows += epoch_rows(large, cache, given.rounds)

@@ -1,8 +1,11 @@
-"""How long an export takes, step by step: a checkpoint becomes all three TFLite files with their gates, without a score on a data set.
+"""How long an export takes, step by step.
+
+A checkpoint becomes all three TFLite files with their gates, without a score on a data set.
 
     python benchmarks/export_time.py CHECKPOINT --train TRAIN
 
-TRAIN is a folder in COCO's layout, for the calibration. Everything happens in one fresh process, imports included.
+TRAIN is a folder in COCO's layout, for the calibration. Everything happens in one fresh process,
+imports included.
 """
 
 from __future__ import annotations
@@ -24,13 +27,23 @@ from heatpose.entries.evaluate_and_export import QuantSettings, export  # noqa: 
 
 def main() -> None:
     """Exports into a temporary folder and prints the seconds of each step."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--train", required=True)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         source = CocoSource(root=arguments.train)
-        result = export(arguments.checkpoint, source, name="timed", exports=Path(folder), quant=QuantSettings(), config={}, score=False)
+        result = export(
+            arguments.checkpoint,
+            source,
+            name="timed",
+            exports=Path(folder),
+            quant=QuantSettings(),
+            config={},
+            score=False,
+        )
     total = time.perf_counter() - START
     table = Table("step", "seconds", title="checkpoint to three TFLite files with gates")
     for step, seconds in result.seconds.items():

@@ -1,11 +1,13 @@
-"""Fits the estimator of `heatpose estimate` on published rows and writes `src/heatpose/deploy/coefficients.json`.
+"""Fits the estimator of `heatpose estimate` on published rows and writes
+`src/heatpose/deploy/coefficients.json`.
 
     python benchmarks/fit_estimator.py [--check]
 
-The published networks are built here, untrained, at each published width, resolution and number of outputs; their features are counted as those of any
-model are. A time is a sum of features times coefficients that are not negative, least squares of the relative error. Every row is predicted once
-without having been fitted on; the largest such error is the half width of the interval that users see. `--check` writes nothing and fails where the file
-differs.
+The published networks are built here, untrained, at each published width, resolution and number of
+outputs; their features are counted as those of any model are. A time is a sum of features times
+coefficients that are not negative, least squares of the relative error. Every row is predicted once
+without having been fitted on; the largest such error is the half width of the interval that users
+see. `--check` writes nothing and fails where the file differs.
 """
 
 from __future__ import annotations
@@ -40,24 +42,43 @@ FOLDER = Path(__file__).parents[1] / "src/heatpose/deploy"
 Array = NDArray[np.float64]
 TIME = ("weights", "traffic", "macs", "resized", "softmax", "inference")
 OPERATORS = (
-    "CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "RESIZE_BILINEAR", "QUANTIZE", "DEQUANTIZE", "LOGISTIC", "SOFTMAX", "FULLY_CONNECTED", "MEAN", "RESHAPE", "PAD",
-)  # fmt: skip
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "ADD",
+    "RESIZE_BILINEAR",
+    "QUANTIZE",
+    "DEQUANTIZE",
+    "LOGISTIC",
+    "SOFTMAX",
+    "FULLY_CONNECTED",
+    "MEAN",
+    "RESHAPE",
+    "PAD",
+)
 """What the N6's published networks are made of."""
 ROUNDED = 0.25
-"""Percent: sizes are published as rounded MiB, 5 KiB of 2304 apart. Rows of one size of weights say nothing about others."""
+"""Percent: sizes are published as rounded MiB, 5 KiB of 2304 apart.
+
+Rows of one size of weights say nothing about others.
+"""
 RANGE = ("weights", "traffic", "macs", "resized", "softmax")
 
 
 class Classifier(nn.Module):
-    """MobileNetV2 as ST's model zoo publishes it: global pooling, and a dense layer where there are classes."""
+    """MobileNetV2 as ST's model zoo publishes it.
+
+    Global pooling, and a dense layer where there are classes.
+    """
 
     def __init__(self, width: float, classes: int) -> None:
         super().__init__()
         last = 1280 if width <= 1 else round(1280 * width / 8) * 8
         self.features, self.pool, self.flat, self.dense = (
-            MobileNetV2(width, last), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            MobileNetV2(width, last),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
             nn.Linear(last, classes) if classes else nn.Identity(),
-        )  # fmt: skip
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """f32[B, 3, S, S] -> f32[B, classes]."""
@@ -67,7 +88,10 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class Row:
-    """A published network and what was measured; `pose` for MoveNet networks. None where nothing was published."""
+    """A published network and what was measured; `pose` for MoveNet networks.
+
+    None where nothing was published.
+    """
 
     name: str
     features: Features
@@ -82,9 +106,13 @@ class Row:
 
 @cache
 def graph(
-    network: str, width: float, outputs: int, size: int | tuple[int, int],
-    ending: Literal["LOGISTIC", "SOFTMAX"] | None, heads: Literal["heatmap", "all"],
-) -> Graph:  # fmt: skip
+    network: str,
+    width: float,
+    outputs: int,
+    size: int | tuple[int, int],
+    ending: Literal["LOGISTIC", "SOFTMAX"] | None,
+    heads: Literal["heatmap", "all"],
+) -> Graph:
     """A published network, untrained."""
     torch.manual_seed(0)
     built: nn.Module = MoveNet(outputs, width, heads=heads)
@@ -101,7 +129,14 @@ def planned(counted: Graph) -> float:
 
 
 @cache
-def features(network: str, width: float, outputs: int, size: int, ending: Literal["LOGISTIC", "SOFTMAX"], heads: Literal["heatmap", "all"]) -> Features:
+def features(
+    network: str,
+    width: float,
+    outputs: int,
+    size: int,
+    ending: Literal["LOGISTIC", "SOFTMAX"],
+    heads: Literal["heatmap", "all"],
+) -> Features:
     """Counts a published network."""
     return features_of(graph(network, width, outputs, size, ending, heads))
 
@@ -109,8 +144,10 @@ def features(network: str, width: float, outputs: int, size: int, ending: Litera
 GRAPHS: dict[str, Graph] = {}
 """Of the rows that were read, by name."""
 ENDINGS: dict[str, Literal["LOGISTIC", "SOFTMAX"] | None] = {
-    "softmax": "SOFTMAX", "sigmoid": "LOGISTIC", "none": None,
-}  # fmt: skip
+    "softmax": "SOFTMAX",
+    "sigmoid": "LOGISTIC",
+    "none": None,
+}
 
 
 def own_rows(core: str | None, use: str = "fit") -> list[Row]:
@@ -136,11 +173,16 @@ def _own_row(entry: Mapping[str, str]) -> Row:
     GRAPHS[name] = counted
     pose, board = entry["network"] == "movenet", entry["memory"] == "board"
     core = entry["n6_stedgeai_core"]
-    return Row(name, features_of(counted), pose, ms or 0.0, ram, flash, planned(counted), board, core)
+    return Row(
+        name, features_of(counted), pose, ms or 0.0, ram, flash, planned(counted), board, core
+    )
 
 
 def published_rows(time: Callable[[reference.Published], float | None], **wanted: Any) -> list[Row]:
-    """Rows of the registry that have a time; equal networks of different training data that share it count once."""
+    """Rows of the registry that have a time.
+
+    Equal networks of different training data that share it count once.
+    """
     found: dict[tuple[Any, ...], Row] = {}
     for row in reference.published(**wanted):
         ms = time(row)
@@ -181,14 +223,18 @@ class Fit:
         """For the file."""
         pose = [abs(self.left_out[row.name]) for row in rows if row.pose]
         return {
-            "coefficients": {name: float(f"{value:.6g}") for name, value in self.coefficients.items() if value},
+            "coefficients": {
+                name: float(f"{value:.6g}") for name, value in self.coefficients.items() if value
+            },
             "left_out_max_percent": round(max(map(abs, self.left_out.values())), 2),
             "left_out_max_percent_movenet": round(max(pose), 2),
             "left_out_percent": {name: round(error, 2) for name, error in self.left_out.items()},
         }
 
 
-def fit(rows: Sequence[Row], names: Sequence[str], what: str, known: Mapping[str, float] | None = None) -> Fit:
+def fit(
+    rows: Sequence[Row], names: Sequence[str], what: str, known: Mapping[str, float] | None = None
+) -> Fit:
     """Fits one quantity, and again without each row.
 
     Args:
@@ -200,7 +246,9 @@ def fit(rows: Sequence[Row], names: Sequence[str], what: str, known: Mapping[str
     known = known or {}
     scale = np.array([max(row.features.of(name) for row in rows) or 1 for name in names])
     matrix = np.array([[row.features.of(name) for name in names] for row in rows]) / scale
-    given = np.array([sum(value * row.features.of(name) for name, value in known.items()) for row in rows])
+    given = np.array(
+        [sum(value * row.features.of(name) for name, value in known.items()) for row in rows]
+    )
     wanted = np.array([float(getattr(row, what)) for row in rows])
 
     def solve(chosen: list[int]) -> Array:
@@ -211,13 +259,25 @@ def fit(rows: Sequence[Row], names: Sequence[str], what: str, known: Mapping[str
     for i, row in enumerate(rows):
         others = [j for j in range(len(rows)) if j != i]
         errors[row.name] = float((matrix[i] @ solve(others) + given[i]) / wanted[i] - 1) * 100
-    return Fit({**dict(zip(names, map(float, solve(list(range(len(rows)))) / scale), strict=True)), **known}, errors)
+    return Fit(
+        {
+            **dict(zip(names, map(float, solve(list(range(len(rows)))) / scale), strict=True)),
+            **known,
+        },
+        errors,
+    )
 
 
 def ranges(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[float]]:
-    """Between which values the rows' features lie. Less of what the processor does by itself, down to none, is no extrapolation: its term vanishes."""
+    """Between which values the rows' features lie.
+
+    Less of what the processor does by itself, down to none, is no extrapolation: its term vanishes.
+    """
     found = {name: [row.features.of(name) for row in rows] for name in names}
-    return {name: [0 if name in ("resized", "softmax") else min(values), max(values)] for name, values in found.items()}
+    return {
+        name: [0 if name in ("resized", "softmax") else min(values), max(values)]
+        for name, values in found.items()
+    }
 
 
 def size(rows: Sequence[Row], what: str, names: Sequence[str]) -> dict[str, Any]:
@@ -243,16 +303,22 @@ def plan(rows: Sequence[Row], every: Sequence[Row]) -> dict[str, Any]:
     worst = max(map(abs, errors.values()))
     pose = [abs(errors[row.name]) for row in known if row.pose]
     return {
-        "left_out_max_percent": round(worst, 2), "left_out_max_percent_movenet": round(max(pose), 2),
+        "left_out_max_percent": round(worst, 2),
+        "left_out_max_percent_movenet": round(max(pose), 2),
         "left_out_percent": {name: round(error, 2) for name, error in errors.items()},
         "interval_percent": round(widest, 2),
-    }  # fmt: skip
+    }
 
 
 def n6_profile(
-    rows: Sequence[Row], core: str, ms: dict[str, Any], memory: Sequence[Row],
-    flash: Sequence[str], notes: list[str], every: Sequence[Row],
-) -> dict[str, Any]:  # fmt: skip
+    rows: Sequence[Row],
+    core: str,
+    ms: dict[str, Any],
+    memory: Sequence[Row],
+    flash: Sequence[str],
+    notes: list[str],
+    every: Sequence[Row],
+) -> dict[str, Any]:
     """A profile of the N6.
 
     Args:
@@ -266,65 +332,150 @@ def n6_profile(
     """
     peak = [row for row in rows if not row.board]
     return {
-        "target": "stm32n6", "granularity": "int8_pc", "based_on": f"STM32N6570-DK, ST Edge AI Core {core}", "ms": ms,
+        "target": "stm32n6",
+        "granularity": "int8_pc",
+        "based_on": f"STM32N6570-DK, ST Edge AI Core {core}",
+        "ms": ms,
         "ram_kib": plan([*rows, *(row for row in memory if row not in rows)], every),
         "peak_kib": size(peak, "ram_kib", ("largest",)) if peak else None,
         "flash_kib": size([row for row in memory if row.flash_kib], "flash_kib", flash),
-        "ranges": {"ms": ranges(rows, RANGE), "memory": ranges(memory, ("weights", "largest"))}, "rows": [row.name for row in rows], "notes": notes,
+        "ranges": {"ms": ranges(rows, RANGE), "memory": ranges(memory, ("weights", "largest"))},
+        "rows": [row.name for row in rows],
+        "notes": notes,
         "operators": list(OPERATORS),
-    }  # fmt: skip
+    }
 
 
 def n6() -> dict[str, dict[str, Any]]:
-    """Both versions. How much of the newer one's time is resizes and how much softmax its rows cannot tell, for they have both in proportion."""
-    old = [*own_rows("2.0.0"), *published_rows(lambda row: row.n6_ms if row.n6_stedgeai_core == "2.0.0" else None)]
+    """Both versions. How much of the newer one's time is resizes and how much softmax its rows
+    cannot tell, for they have both in proportion.
+    """
+    old = [
+        *own_rows("2.0.0"),
+        *published_rows(lambda row: row.n6_ms if row.n6_stedgeai_core == "2.0.0" else None),
+    ]
     new = own_rows("4.0.0")
     memory_new = [row for row in new if row.board] + own_rows("4.0.0", "memory")
     first = fit(old, TIME, "ms")
     resized = first.coefficients["resized"]
     second = fit(new, [name for name in TIME if name != "resized"], "ms", {"resized": resized})
-    other = fit(new, [name for name in TIME if name != "softmax"], "ms").to_json(new)["coefficients"]
+    other = fit(new, [name for name in TIME if name != "softmax"], "ms").to_json(new)[
+        "coefficients"
+    ]
     memory = (
         "RAM is what the activations take in the board's memories as the target describes them; "
         "flash is weights and the compiler's program; code and the runtime library come on top."
     )
     shared = (
-        "The published MoveNet networks of this version end in a softmax. What of their time is softmax and what resizing cannot be told apart; the value "
-        "takes resizing from Core 2.0 and the rest as softmax, the upper end takes all of it as resizing."
+        "The published MoveNet networks of this version end in a softmax. What of their time is"
+        " softmax and what resizing cannot be told apart; the value takes resizing from Core 2.0"
+        " and the rest as softmax, the upper end takes all of it as resizing."
     )
     time = second.to_json(new) | {"alternatives": [other]}
     flash, every = ("weights", "macs"), [*old, *memory_new]
     return {
         "n6_core_4.0": n6_profile(new, "4.0.0", time, memory_new, flash, [shared, memory], every),
-        "n6_core_2.0": n6_profile(old, "2.0.0", first.to_json(old), [row for row in old if row.pose], ("weights", "traffic"), [memory], every),
+        "n6_core_2.0": n6_profile(
+            old,
+            "2.0.0",
+            first.to_json(old),
+            [row for row in old if row.pose],
+            ("weights", "traffic"),
+            [memory],
+            every,
+        ),
     }
 
 
-def linux(board: str, target: str, rows: Sequence[Row], names: Sequence[str], granularity: str, other: str | None, note: str) -> dict[str, Any]:
+def linux(
+    board: str,
+    target: str,
+    rows: Sequence[Row],
+    names: Sequence[str],
+    granularity: str,
+    other: str | None,
+    note: str,
+) -> dict[str, Any]:
     """A profile of a Linux board: time alone."""
     found = {
-        "target": target, "granularity": granularity, "based_on": f"{board}, X-LINUX-AI 5.0 to 6.1", "ms": fit(rows, names, "ms").to_json(rows),
-        "ram_kib": None, "flash_kib": None, "ranges": {"ms": ranges(rows, ("macs",)), "memory": {}}, "rows": [row.name for row in rows],
-        "notes": [note, "RAM on Linux is not published; the model file's size and the activations are the least it takes."],
-    }  # fmt: skip
+        "target": target,
+        "granularity": granularity,
+        "based_on": f"{board}, X-LINUX-AI 5.0 to 6.1",
+        "ms": fit(rows, names, "ms").to_json(rows),
+        "ram_kib": None,
+        "flash_kib": None,
+        "ranges": {"ms": ranges(rows, ("macs",)), "memory": {}},
+        "rows": [row.name for row in rows],
+        "notes": [
+            note,
+            (
+                "RAM on Linux is not published; the model file's size and the activations are the"
+                " least it takes."
+            ),
+        ],
+    }
     return found if other is None else found | {"other_granularity": other}
 
 
 def boards() -> dict[str, dict[str, Any]]:
     """STM32MP2 and STM32MP1."""
     sides = ("macs_power_of_two", "macs_other")
-    message = "The units of the STM32MP2 are faster where the input's side is a power of two; apart from that, time goes with multiply-accumulates."
-    cpu = "Published networks of one size differ by a factor of two on this processor, for reasons that the tables do not tell."
+    message = (
+        "The units of the STM32MP2 are faster where the input's side is a power of two; apart from"
+        " that, time goes with multiply-accumulates."
+    )
+    cpu = (
+        "Published networks of one size differ by a factor of two on this processor, for reasons"
+        " that the tables do not tell."
+    )
     tensor, channel = ({"quantization": form} for form in ("int8_pt", "int8_pc"))
     found = {
-        "mp257_npu": linux("STM32MP257", "stm32mp2", published_rows(lambda r: r.mp257_ms, **tensor), sides, "int8_pt", "mp257_gpu", message),
-        "mp257_gpu": linux("STM32MP257, GPU", "stm32mp2", published_rows(lambda r: r.mp257_ms, **channel), sides, "int8_pc", "mp257_npu", message),
+        "mp257_npu": linux(
+            "STM32MP257",
+            "stm32mp2",
+            published_rows(lambda r: r.mp257_ms, **tensor),
+            sides,
+            "int8_pt",
+            "mp257_gpu",
+            message,
+        ),
+        "mp257_gpu": linux(
+            "STM32MP257, GPU",
+            "stm32mp2",
+            published_rows(lambda r: r.mp257_ms, **channel),
+            sides,
+            "int8_pc",
+            "mp257_npu",
+            message,
+        ),
     }
-    for key, board, time in (("mp157", "STM32MP157", lambda r: r.mp157_ms), ("mp135", "STM32MP135", lambda r: r.mp135_ms)):
-        found[f"{key}_cpu"] = linux(board, "stm32mp1", published_rows(time, **channel), ("macs",), "int8_pc", f"{key}_cpu_pt", cpu)
-        found[f"{key}_cpu_pt"] = linux(board, "stm32mp1", published_rows(time, **tensor), ("macs",), "int8_pt", f"{key}_cpu", cpu)
-    for key in ("mp157_cpu", "mp135_cpu"):  # the per-tensor rows are all of one network, which says nothing about others
-        found[f"{key}_pt"]["ms"]["interval_percent"] = max(found[name]["ms"]["left_out_max_percent"] for name in (key, f"{key}_pt"))
+    for key, board, time in (
+        ("mp157", "STM32MP157", lambda r: r.mp157_ms),
+        ("mp135", "STM32MP135", lambda r: r.mp135_ms),
+    ):
+        found[f"{key}_cpu"] = linux(
+            board,
+            "stm32mp1",
+            published_rows(time, **channel),
+            ("macs",),
+            "int8_pc",
+            f"{key}_cpu_pt",
+            cpu,
+        )
+        found[f"{key}_cpu_pt"] = linux(
+            board,
+            "stm32mp1",
+            published_rows(time, **tensor),
+            ("macs",),
+            "int8_pt",
+            f"{key}_cpu",
+            cpu,
+        )
+    # the per-tensor rows are all of one network, which says nothing about others
+    for key in ("mp157_cpu", "mp135_cpu"):
+        found[f"{key}_pt"]["ms"]["interval_percent"] = max(
+            found[name]["ms"]["left_out_max_percent"] for name in (key, f"{key}_pt")
+        )
     return found
 
 
@@ -336,12 +487,17 @@ def held_out() -> list[str]:
     target, lines = load_target("stm32n6"), []
     left_out = profiles()["n6_core_4.0"]
     fits = (*own_rows("4.0.0"), *own_rows("4.0.0", "memory"))
-    for row, made in [(row, False) for row in own_rows(None, "held-out")] + [(row, True) for row in fits]:
+    for row, made in [(row, False) for row in own_rows(None, "held-out")] + [
+        (row, True) for row in fits
+    ]:
         profile = "n6_core_2.0" if row.core.startswith("2") else "n6_core_4.0"
         expected = estimate(GRAPHS[row.name], target, profile)
         cells = []
-        pairs = ((row.ram_kib if row.board else None, expected.ram_kib),
-                 (row.flash_kib if row.board else None, expected.flash_kib), (row.ms, expected.ms))  # fmt: skip
+        pairs = (
+            (row.ram_kib if row.board else None, expected.ram_kib),
+            (row.flash_kib if row.board else None, expected.flash_kib),
+            (row.ms, expected.ms),
+        )
         for what, (real, interval) in zip(("ram_kib", "flash_kib", "ms"), pairs, strict=True):
             if not real or interval is None:
                 cells.append("-")
@@ -350,32 +506,54 @@ def held_out() -> list[str]:
             if made:
                 error = left_out[what]["left_out_percent"].get(row.name, error)
             cells.append(f"{real:g} / {real * (1 + error / 100):.4g} ({error:+.1f} %)")
-        lines.append(f"| {row.name}{f', Core {row.core}' if row.core != '4.0.0' else ''}{'' if made else ' (held out)'} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {row.name}{f', Core {row.core}' if row.core != '4.0.0' else ''}"
+            f"{'' if made else ' (held out)'} |"
+            f" {' | '.join(cells)} |"
+        )
     return lines
 
 
 def coefficients() -> dict[str, Any]:
     """The content of the file."""
     units = "milliseconds or KiB (1024 bytes) per feature of heatpose.deploy.features"
-    return {"made_by": "benchmarks/fit_estimator.py", "units": units, "profiles": {**n6(), **boards()}}
+    return {
+        "made_by": "benchmarks/fit_estimator.py",
+        "units": units,
+        "profiles": {**n6(), **boards()},
+    }
 
 
 def main() -> None:
     """Writes or checks the file, and prints the errors."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail where the file differs")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, fail where the file differs"
+    )
     check = parser.parse_args().check
     content = coefficients()
     for name, profile in content["profiles"].items():
         for what in ("ms", "ram_kib", "peak_kib", "flash_kib"):
             if profile.get(what):
-                worst, pose = (profile[what][key] for key in ("left_out_max_percent", "left_out_max_percent_movenet"))
+                worst, pose = (
+                    profile[what][key]
+                    for key in ("left_out_max_percent", "left_out_max_percent_movenet")
+                )
                 count = len(profile[what]["left_out_percent"])
-                print(f"{name:14} {what:9} left out: {worst:6.2f} % over all rows, {pose:6.2f} % on MoveNet rows; {count} rows")
+                print(
+                    f"{name:14} {what:9} left out: {worst:6.2f} % over all rows, {pose:6.2f} % on"
+                    f" MoveNet rows; {count} rows"
+                )
     print("\n".join(["", "| row | RAM KiB | flash KiB | ms |", "|---|---|---|---|", *held_out()]))
     text, path = json.dumps(content, indent=1) + "\n", FOLDER / "coefficients.json"
     if check:
-        sys.exit(0 if path.read_text(encoding="utf-8") == text else "coefficients.json differs from what the rows give")
+        sys.exit(
+            0
+            if path.read_text(encoding="utf-8") == text
+            else "coefficients.json differs from what the rows give"
+        )
     path.write_text(text, encoding="utf-8")
 
 

@@ -1,4 +1,7 @@
-"""What the benchmarks share: interleaved repetitions, medians, and this process's memory by kind."""
+"""What the benchmarks share.
+
+Interleaved repetitions, medians, and this process's memory by kind.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ class Peak:
 
     Attributes:
         own_mb: Memory of the process's own.
-        mapped_mb: Pages of files that are mapped, the cache's among them: the kernel takes them back when it needs room.
+        mapped_mb: Pages of files that are mapped, the cache's among them: the kernel takes them
+            back when it needs room.
     """
 
     def __init__(self, every: float = 0.05) -> None:
@@ -27,21 +31,41 @@ class Peak:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stop.set()
         self._thread.join()
 
     def _watch(self) -> None:
         while True:
             lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-            found = {words[0]: float(words[1]) / 1e3 for words in lines if words and words[0].startswith("Rss")}
-            self.own_mb, self.mapped_mb = max(self.own_mb, found["RssAnon:"]), max(self.mapped_mb, found["RssFile:"])
+            found = {
+                words[0]: float(words[1]) / 1e3
+                for words in lines
+                if words and words[0].startswith("Rss")
+            }
+            self.own_mb, self.mapped_mb = (
+                max(self.own_mb, found["RssAnon:"]),
+                max(self.mapped_mb, found["RssFile:"]),
+            )
             if self._stop.wait(self._every):
                 return
 
 
-def interleaved(parts: Mapping[str, Callable[[int], object]], rounds: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, list[float]]:
-    """Runs every part once per round, in turn, so that whatever else the machine does meets all of them; seconds of each. Round 0 is not counted."""
+def interleaved(
+    parts: Mapping[str, Callable[[int], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Runs every part once per round, in turn.
+
+    So that whatever else the machine does meets all of them; seconds of each. Round 0 is not
+    counted.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for number in range(rounds + 1):
         for name, part in parts.items():

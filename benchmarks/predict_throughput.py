@@ -1,11 +1,16 @@
-"""How much of the interpreter's own speed `heatpose predict` keeps: poses per second over bare `interpreter.invoke` calls per second, in one run.
+"""How much of the interpreter's own speed `heatpose predict` keeps.
 
-    python benchmarks/predict_throughput.py MODEL.tflite [--frames 60] [--size 640 480] [--threads 1] [--repeats 9] [--json OUT]
+Poses per second over bare `interpreter.invoke` calls per second, in one run.
 
-Frames are smooth noise. "memory": they lie there, and poses are what comes out. "video": they are an .mp4, and what comes out are the files of
-`heatpose predict`, json and drawn video. Each repeat measures, one after the other, the bare interpreter and the four forms; the ratio of each repeat is
-taken against its own bare measurement, so that a load which changes between repeats does not count. Printed are the medians. "network thread" is the
-processor time of `invoke` over that of everything which the network's thread does for a frame: what is left of the speed where the other threads have
+    python benchmarks/predict_throughput.py MODEL.tflite [--frames 60] [--size 640 480] [--threads
+    1] [--repeats 9] [--json OUT]
+
+Frames are smooth noise. "memory": they lie there, and poses are what comes out. "video": they are
+an .mp4, and what comes out are the files of `heatpose predict`, json and drawn video. Each repeat
+measures, one after the other, the bare interpreter and the four forms; the ratio of each repeat is
+taken against its own bare measurement, so that a load which changes between repeats does not count.
+Printed are the medians. "network thread" is the processor time of `invoke` over that of everything
+which the network's thread does for a frame: what is left of the speed where the other threads have
 cores of their own. `heatpose --help` is timed in the end, the best of five.
 """
 
@@ -34,11 +39,18 @@ from heatpose.runners.tflite_runner import TFLiteRunner
 
 
 def _frames(count: int, width: int, height: int) -> list[Frame]:
-    """Smooth noise: what a picture holds costs the network and the resizing nothing more or less."""
+    """Smooth noise: what an image holds costs the network and the resizing nothing more or less."""
     from PIL import Image
 
     random = np.random.default_rng(0)
-    few = [np.array(Image.fromarray(random.integers(0, 255, (12, 16, 3), np.uint8)).resize((width, height), 3)) for _ in range(8)]
+    few = [
+        np.array(
+            Image.fromarray(random.integers(0, 255, (12, 16, 3), np.uint8)).resize(
+                (width, height), 3
+            )
+        )
+        for _ in range(8)
+    ]
     return [Frame(n, n / 30, few[n % len(few)]) for n in range(count)]
 
 
@@ -54,8 +66,11 @@ def _bare(runner: TFLiteRunner, count: int) -> Iterable[None]:
     return (interpreter.invoke() for _ in range(count))
 
 
-def _forms(estimator: Estimator, frames: list[Frame], folder: Path) -> dict[str, Callable[[], Iterable[Any]]]:
-    # A threshold of 0 draws every keypoint, a skeleton as large as the picture: no person costs more.
+def _forms(
+    estimator: Estimator, frames: list[Frame], folder: Path
+) -> dict[str, Callable[[], Iterable[Any]]]:
+    # A threshold of 0 draws every keypoint, a skeleton as large as the image: no person costs
+    # more.
     alone, shown = Drawing([estimator], 0.0, draw=False), Drawing([estimator], 0.0)
     film = Mp4(folder / "film.mp4", 30.0)
     for frame in frames:
@@ -63,7 +78,14 @@ def _forms(estimator: Estimator, frames: list[Frame], folder: Path) -> dict[str,
     film.finish()
 
     def files(drawing: Drawing) -> Iterable[Any]:
-        predict_video(film.path, folder / "out", drawing, VideoOptions(), Names(folder / "out", []), lambda done, total: None)
+        predict_video(
+            film.path,
+            folder / "out",
+            drawing,
+            VideoOptions(),
+            Names(folder / "out", []),
+            lambda done, total: None,
+        )
         return ()
 
     return {
@@ -76,7 +98,10 @@ def _forms(estimator: Estimator, frames: list[Frame], folder: Path) -> dict[str,
 
 def _network_thread(estimator: Estimator, frames: list[Frame]) -> float:
     assert isinstance(estimator.runner, TFLiteRunner)
-    tracker, interpreter = Tracker(estimator, smooth=True, crop=False, threshold=0.0), estimator.runner._interpreter
+    tracker, interpreter = (
+        Tracker(estimator, smooth=True, crop=False, threshold=0.0),
+        estimator.runner._interpreter,
+    )
     shares = []
     for frame in frames:
         prepared = tracker.prepare(frame)
@@ -90,7 +115,9 @@ def _network_thread(estimator: Estimator, frames: list[Frame]) -> float:
 
 def _help() -> float:
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "heatpose.cli", "--help"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "heatpose.cli", "--help"], check=True, stdout=subprocess.DEVNULL
+    )
     return time.perf_counter() - start
 
 
@@ -98,7 +125,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--frames", type=int, default=60)
-    parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT")
+    )
     parser.add_argument("--threads", type=int)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", type=Path)
@@ -110,13 +139,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         forms = _forms(estimator, frames, Path(folder))
         for _ in range(options.repeats):
-            for name, work in {"bare invoke": lambda: _bare(runner, options.frames), **forms}.items():
+            for name, work in {
+                "bare invoke": lambda: _bare(runner, options.frames),
+                **forms,
+            }.items():
                 rates.setdefault(name, []).append(_rate(options.frames, work))
-    result: dict[str, Any] = {"model": options.model.name, "kernels": runner.kernels, "frame": list(options.size), "frames": options.frames}
+    result: dict[str, Any] = {
+        "model": options.model.name,
+        "kernels": runner.kernels,
+        "frame": list(options.size),
+        "frames": options.frames,
+    }
     for name, values in rates.items():
         ratios = [value / bare for value, bare in zip(values, rates["bare invoke"], strict=True)]
-        result[name] = {"per_second": statistics.median(values), "ratio": statistics.median(ratios), "ratios": [round(ratio, 3) for ratio in ratios]}
-        print(f"{name:16s} {result[name]['per_second']:8.1f} /s   ratio {result[name]['ratio']:.2f}   {result[name]['ratios']}")
+        result[name] = {
+            "per_second": statistics.median(values),
+            "ratio": statistics.median(ratios),
+            "ratios": [round(ratio, 3) for ratio in ratios],
+        }
+        print(
+            f"{name:16s} {result[name]['per_second']:8.1f} /s   ratio {result[name]['ratio']:.2f}  "
+            f" {result[name]['ratios']}"
+        )
     result["network thread"] = _network_thread(estimator, frames)
     print(f"network thread   {result['network thread']:.3f}")
     result["help_seconds"] = min(_help() for _ in range(5))

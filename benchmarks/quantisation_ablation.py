@@ -1,9 +1,12 @@
-"""Scores int8 files with each recovery step on and off, against the float network on the same images.
+"""Scores int8 files with each recovery step on and off.
 
-    python benchmarks/quantisation_ablation.py MODEL --train TRAIN --evaluation DEV --out ablation.csv
+Against the float network on the same images.
 
-MODEL is a checkpoint or a MoveNet TFLite file; TRAIN and DEV are folders in COCO's layout, as data.root and data.eval_root take. Rows that the CSV
-holds already are not measured again.
+    python benchmarks/quantisation_ablation.py MODEL --train TRAIN --evaluation DEV --out
+    ablation.csv
+
+MODEL is a checkpoint or a MoveNet TFLite file; TRAIN and DEV are folders in COCO's layout, as
+data.root and data.eval_root take. Rows that the CSV holds already are not measured again.
 """
 
 from __future__ import annotations
@@ -43,11 +46,20 @@ def variants(full: PtqSettings) -> dict[str, PtqSettings]:
     equal = replace(dead, equalize=full.equalize, sweeps=full.sweeps)
     centred = replace(equal, absorb_bias=True)
     ranges = replace(centred, clip_quantile=full.clip_quantile, logit_floor=full.logit_floor)
-    added = {"plain": PLAIN, "+ dead channels": dead, "+ equalisation": equal, "+ centring": centred, "+ ranges": ranges, "+ bias (all)": full}
+    added = {
+        "plain": PLAIN,
+        "+ dead channels": dead,
+        "+ equalisation": equal,
+        "+ centring": centred,
+        "+ ranges": ranges,
+        "+ bias (all)": full,
+    }
     taken = {
-        "all but dead channels": replace(full, fold_constant_channels=False), "all but equalisation": replace(full, equalize=None),
-        "all but centring": replace(full, absorb_bias=False), "all but ranges": replace(full, clip_quantile=0.0, logit_floor=None),
-    }  # fmt: skip
+        "all but dead channels": replace(full, fold_constant_channels=False),
+        "all but equalisation": replace(full, equalize=None),
+        "all but centring": replace(full, absorb_bias=False),
+        "all but ranges": replace(full, clip_quantile=0.0, logit_floor=None),
+    }
     return added | taken
 
 
@@ -61,7 +73,10 @@ def load(model: Path, size: int) -> LoadedCheckpoint:
 
 
 def known(path: Path, fields: Sequence[str], keys: int) -> set[tuple[str, ...]]:
-    """The first `keys` fields of the rows that were measured before; begins the file where there is none."""
+    """The first `keys` fields of the rows that were measured before.
+
+    Begins the file where there is none.
+    """
     if not path.is_file():
         path.write_text(",".join(fields) + "\n", encoding="utf-8")
     with path.open(encoding="utf-8", newline="") as file:
@@ -75,7 +90,9 @@ def score(path: Path, instances: list[Person], skeleton: Skeleton) -> EvalReport
 
 def main() -> None:
     """Measures what is missing and appends it row by row."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     for name in ("--train", "--evaluation", "--out"):
         parser.add_argument(name, type=Path, required=True)
@@ -89,19 +106,28 @@ def main() -> None:
     source = CocoSource(root=str(arguments.train), eval_root=str(arguments.evaluation))
     training, evaluation = source.training(loaded.skeleton), source.evaluation(loaded.skeleton)
     assert evaluation is not None
-    images = calibration_images(choose_calibration(training, arguments.images, 0, shared_images(training, evaluation)), loaded.preprocessing)
+    images = calibration_images(
+        choose_calibration(training, arguments.images, 0, shared_images(training, evaluation)),
+        loaded.preprocessing,
+    )
     done = known(arguments.out, FIELDS, 4)
     with tempfile.TemporaryDirectory() as temporary:
         whole, made = Path(temporary) / "float.tflite", Path(temporary) / "int8.tflite"
         export_onnx(loaded.network, size, Path(temporary) / "net.onnx", sigmoid=True)
         whole.write_bytes(convert(Path(temporary) / "net.onnx"))
         reference = evaluate(TorchRunner(arguments.model, loaded), evaluation, loaded.skeleton)
-        jobs = [(form, label, r) for form, full in (("int8_pc", PER_CHANNEL), ("int8_pt", PER_TENSOR)) for label, r in variants(full).items()]
+        jobs = [
+            (form, label, r)
+            for form, full in (("int8_pc", PER_CHANNEL), ("int8_pt", PER_TENSOR))
+            for label, r in variants(full).items()
+        ]
         for form, label, ptq in track(jobs):
             key = (name, str(size), form, label)
             if key in done or (arguments.only_full and label not in ("plain", "+ bias (all)")):
                 continue
-            plan = plan_int8(loaded.network, images, loaded.preprocessing, per_channel=form == "int8_pc", ptq=ptq)
+            plan = plan_int8(
+                loaded.network, images, loaded.preprocessing, per_channel=form == "int8_pc", ptq=ptq
+            )
             made.write_bytes(write_int8(whole, plan))
             report = score(made, evaluation, loaded.skeleton)
             lost = paired_difference(reference, report)

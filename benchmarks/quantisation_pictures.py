@@ -3,8 +3,9 @@
     python benchmarks/quantisation_pictures.py docs/pictures
     python benchmarks/quantisation_pictures.py docs/pictures --model lightning.tflite
 
-The folder holds the numbers, and the pictures (SVG) are written beside them: `ablation.csv` as benchmarks/quantisation_ablation.py writes it, and
-`channels.csv`, the largest weight of each channel of one layer, which `--model` takes anew from a MoveNet TFLite file.
+The folder holds the numbers, and the images (SVG) are written beside them: `ablation.csv` as
+benchmarks/quantisation_ablation.py writes it, and `channels.csv`, the largest weight of each
+channel of one layer, which `--model` takes anew from a MoveNet TFLite file.
 """
 
 from __future__ import annotations
@@ -19,10 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 LAYER = "backbone.features.3.blocks.1.conv"
-"""The depthwise layer whose channels differ most in Google's Lightning; channel 0 of the CSV is the dead one."""
+"""The depthwise layer whose channels differ most in Google's Lightning.
+
+Channel 0 of the CSV is the dead one.
+"""
 STEPS = 127
 """Of int8 on each side of zero."""
-FORMS = {"int8_pc": ("one scale per channel (int8_pc)", "#1f6f8b"), "int8_pt": ("one scale per tensor (int8_pt)", "#d1603d")}
+FORMS = {
+    "int8_pc": ("one scale per channel (int8_pc)", "#1f6f8b"),
+    "int8_pt": ("one scale per tensor (int8_pt)", "#d1603d"),
+}
 GREY = "#8a8a8a"
 
 
@@ -49,45 +56,89 @@ def channels(weights: NDArray[np.float64], axes: Any) -> None:
     largest = np.abs(weights).max(1)
     step = largest.max() / STEPS
     lost = largest < step / 2
-    axes.bar(range(len(largest)), largest, color=np.where(lost, FORMS["int8_pt"][1], GREY), width=1.0)
+    axes.bar(
+        range(len(largest)), largest, color=np.where(lost, FORMS["int8_pt"][1], GREY), width=1.0
+    )
     axes.set_yscale("log")
     axes.axhline(step / 2, color="black", lw=1)
-    axes.text(len(largest), step / 2 * 1.15, f"half a step of one scale for all: {step / 2:.2f}", ha="right", va="bottom")
-    axes.annotate(f"the dead channel: {largest[0]:.0f}", (1, largest[0] * 0.75), (16, largest[0] * 0.55), arrowprops={"arrowstyle": "-", "lw": 0.6})
+    axes.text(
+        len(largest),
+        step / 2 * 1.15,
+        f"half a step of one scale for all: {step / 2:.2f}",
+        ha="right",
+        va="bottom",
+    )
+    axes.annotate(
+        f"the dead channel: {largest[0]:.0f}",
+        (1, largest[0] * 0.75),
+        (16, largest[0] * 0.55),
+        arrowprops={"arrowstyle": "-", "lw": 0.6},
+    )
     message = f"below the line every weight becomes 0:\n{lost.sum()} of {len(largest)} channels"
     axes.text(len(largest), largest[0] * 0.5, message, ha="right", color=FORMS["int8_pt"][1])
-    axes.set(xlabel="channels, sorted", ylabel="largest weight (absolute)", xlim=(-2, len(largest) + 1))
+    axes.set(
+        xlabel="channels, sorted", ylabel="largest weight (absolute)", xlim=(-2, len(largest) + 1)
+    )
 
 
 def one_filter(weights: NDArray[np.float64], axes: Any) -> None:
-    """The nine weights of the middle channel, as they are and as two ways of rounding leave them."""
+    """The nine weights of the middle channel.
+
+    As they are and as two ways of rounding leave them.
+    """
     middle = weights[len(weights) // 2]
     together, own = np.abs(weights).max() / STEPS, np.abs(middle).max() / STEPS
-    shown = {"float": (middle, GREY)} | {FORMS[f][0]: (np.round(middle / s) * s, FORMS[f][1]) for f, s in (("int8_pc", own), ("int8_pt", together))}
+    shown = {"float": (middle, GREY)} | {
+        FORMS[f][0]: (np.round(middle / s) * s, FORMS[f][1])
+        for f, s in (("int8_pc", own), ("int8_pt", together))
+    }
     for at, (label, (values, colour)) in enumerate(shown.items()):
         axes.bar(np.arange(9) + (at - 1) * 0.27, values, width=0.25, color=colour, label=label)
     axes.axhline(0, color="black", lw=0.6)
-    axes.set(xlabel="the nine weights of one channel (3 x 3)", ylabel="weight", xticks=range(9), xticklabels=range(1, 10))
+    axes.set(
+        xlabel="the nine weights of one channel (3 x 3)",
+        ylabel="weight",
+        xticks=range(9),
+        xticklabels=range(1, 10),
+    )
     axes.margins(y=0.35)
     axes.legend(frameon=False, loc="upper center", ncols=3, columnspacing=1.0, handlelength=1.2)
 
 
 def ablation(rows: list[dict[str, str]], axes: Any) -> None:
-    """Points lost with each set of steps, with its interval; the axis is broken by writing the number beside bars that are too long."""
+    """Points lost with each set of steps, with its interval.
+
+    The axis is broken by writing the number beside bars that are too long.
+    """
     labels = list(dict.fromkeys(row["recovery"] for row in rows))
     longest = 12.0
     for at, (form, (name, colour)) in enumerate(FORMS.items()):
         for row in (row for row in rows if row["form"] == form):
             place = labels.index(row["recovery"]) + (at - 0.5) * 0.38
             drop, low, high = (float(row[key]) for key in ("drop", "low", "high"))
-            axes.barh(place, min(drop, longest), height=0.36, color=colour, label=name if row["recovery"] == labels[0] else None)
+            axes.barh(
+                place,
+                min(drop, longest),
+                height=0.36,
+                color=colour,
+                label=name if row["recovery"] == labels[0] else None,
+            )
             if drop <= longest:
                 axes.plot([low, high], [place, place], color="black", lw=0.8)
-            axes.text(min(max(high, drop), longest) + 0.15, place, f"{drop:.2f}" + (" >" if drop > longest else ""), va="center", fontsize=8)
+            axes.text(
+                min(max(high, drop), longest) + 0.15,
+                place,
+                f"{drop:.2f}" + (" >" if drop > longest else ""),
+                va="center",
+                fontsize=8,
+            )
     for limit, form in ((0.5, "int8_pc"), (1.0, "int8_pt")):
         axes.axvline(limit, color=FORMS[form][1], lw=0.8, ls=":")
     axes.axhline(5.5, color=GREY, lw=0.5)
-    axes.set(yticks=range(len(labels)), yticklabels=["none" if label == "plain" else label for label in labels])
+    axes.set(
+        yticks=range(len(labels)),
+        yticklabels=["none" if label == "plain" else label for label in labels],
+    )
     axes.set(xlim=(-0.6, longest + 1.6), xlabel="OKS points lost against float")
     axes.invert_yaxis()
     axes.legend(frameon=False, loc="lower right")
@@ -98,7 +149,14 @@ def save(path: Path, draw: Any, width: float, height: float) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "heatpose", "font.family": "sans-serif", "font.size": 9}):
+    with rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "heatpose",
+            "font.family": "sans-serif",
+            "font.size": 9,
+        }
+    ):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
@@ -109,8 +167,10 @@ def save(path: Path, draw: Any, width: float, height: float) -> None:
 
 
 def main() -> None:
-    """Writes the three pictures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Writes the three images."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, help="measure the weights anew")
     arguments = parser.parse_args()

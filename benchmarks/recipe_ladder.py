@@ -1,9 +1,14 @@
-"""Trains the rungs of the recipe ladder (docs/training.md) from the same initial weights, and scores each on the evaluation images.
+"""Trains the rungs of the recipe ladder (docs/training.md) from the same initial weights.
 
-    python benchmarks/recipe_ladder.py --data TRAIN --evaluation DEV --init movenet_lightning.tflite --teacher TEACHER --out ladder.csv
+And scores each on the evaluation images.
 
-TRAIN and DEV are folders in COCO's layout, as data.root and data.eval_root take. Everything after `--` goes to train.py for every rung, for example
-`-- skeleton=st13 resolution=256 data.extra=[MORE]`. Rungs whose scores lie in --runs are not trained again, and one that was interrupted goes on.
+    python benchmarks/recipe_ladder.py --data TRAIN --evaluation DEV --init movenet_lightning.tflite
+    --teacher TEACHER --out ladder.csv
+
+TRAIN and DEV are folders in COCO's layout, as data.root and data.eval_root take. Everything after
+`--` goes to train.py for every rung, for example `-- skeleton=st13 resolution=256
+data.extra=[MORE]`. Rungs whose scores lie in --runs are not trained again, and one that was
+interrupted goes on.
 """
 
 from __future__ import annotations
@@ -25,9 +30,25 @@ from numpy.typing import NDArray
 REPOSITORY = Path(__file__).parents[1]
 RUNGS = ("a0", "a1", "b", "c", "d", "e", "f", "g")
 FIELDS = (
-    "recipe", "seed", "epochs", "steps", "people", "images", "oks", "standard_error", "against", "gain", "gain_low", "gain_high",
-    "initial_oks", "gain_over_initial", "over_initial_low", "over_initial_high", "seconds", "overrides",
-)  # fmt: skip
+    "recipe",
+    "seed",
+    "epochs",
+    "steps",
+    "people",
+    "images",
+    "oks",
+    "standard_error",
+    "against",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "initial_oks",
+    "gain_over_initial",
+    "over_initial_low",
+    "over_initial_high",
+    "seconds",
+    "overrides",
+)
 
 
 @dataclass(frozen=True)
@@ -53,16 +74,28 @@ class Plan:
     @property
     def data(self) -> list[str]:
         found = [f"data.root={self.arguments.data}", f"data.eval_root={self.arguments.evaluation}"]
-        return [*found, *([f"init.path={self.arguments.init}"] if self.arguments.init else []), *self.overrides]
+        return [
+            *found,
+            *([f"init.path={self.arguments.init}"] if self.arguments.init else []),
+            *self.overrides,
+        ]
 
     @property
     def length(self) -> list[str]:
-        """How long a run is: in steps, which all rungs then share, or in epochs, which are longer where there are more people."""
+        """How long a run is: in steps, which all rungs then share, or in epochs.
+
+        Which are longer where there are more people.
+        """
         if self.arguments.steps is None:
             return [f"trainer.max_epochs={self.arguments.epochs}"] if self.arguments.epochs else []
         every = max(1, self.arguments.steps // self.arguments.checks)
         steps = every * max(1, self.arguments.steps // every)
-        return [f"+trainer.max_steps={steps}", "trainer.max_epochs=-1", f"+trainer.val_check_interval={every}", "+trainer.check_val_every_n_epoch=null"]
+        return [
+            f"+trainer.max_steps={steps}",
+            "trainer.max_epochs=-1",
+            f"+trainer.val_check_interval={every}",
+            "+trainer.check_val_every_n_epoch=null",
+        ]
 
     def command(self, recipe: str, seed: int) -> list[str]:
         teacher = [f"distill.path={self.arguments.teacher}"] if recipe == "g" else []
@@ -73,12 +106,19 @@ class Plan:
 
 
 def train(plan: Plan, name: str, overrides: Sequence[str]) -> float:
-    """Runs train.py to its end, with its own progress on the terminal; returns the seconds it took."""
+    """Runs train.py to its end, with its own progress on the terminal.
+
+    Returns the seconds it took.
+    """
     start = time.perf_counter()
     places = [f"name={name}", f"runs={plan.arguments.runs}", "export=false", "evaluate=false"]
-    done = subprocess.run([sys.executable, str(REPOSITORY / "train.py"), *overrides, *places], check=False)
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "train.py"), *overrides, *places], check=False
+    )
     if done.returncode:
-        sys.exit(f"{name} failed with status {done.returncode}; the same command goes on from there.")
+        sys.exit(
+            f"{name} failed with status {done.returncode}; the same command goes on from there."
+        )
     return time.perf_counter() - start
 
 
@@ -93,11 +133,18 @@ def score(plan: Plan, name: str, checkpoint: Path, seconds: float) -> Scores:
 
         runner = open_runner(checkpoint)
         assert runner.skeleton is not None
-        instances = CocoSource(root=str(plan.arguments.data), eval_root=str(plan.arguments.evaluation)).evaluation(runner.skeleton)
+        instances = CocoSource(
+            root=str(plan.arguments.data), eval_root=str(plan.arguments.evaluation)
+        ).evaluation(runner.skeleton)
         assert instances is not None
         report = evaluate(runner, instances, runner.skeleton)
         part = kept.with_name("part.npz")
-        np.savez(part, values=100 * report.oks_values, instances=learnt_from(kept.parent), seconds=seconds)
+        np.savez(
+            part,
+            values=100 * report.oks_values,
+            instances=learnt_from(kept.parent),
+            seconds=seconds,
+        )
         part.replace(kept)
     found = np.load(kept)
     return Scores(found["values"], int(found["people"]), float(found["seconds"]))
@@ -105,7 +152,9 @@ def score(plan: Plan, name: str, checkpoint: Path, seconds: float) -> Scores:
 
 def learnt_from(folder: Path) -> int:
     """Training people of a run, as its configuration selects them."""
-    record = json.loads((folder / "configuration.json").read_text(encoding="utf-8"))["configuration"]
+    record = json.loads((folder / "configuration.json").read_text(encoding="utf-8"))[
+        "configuration"
+    ]
     from omegaconf import OmegaConf
 
     from heatpose.entries import build
@@ -124,7 +173,10 @@ def _inputs(config: object) -> tuple[object, ...]:
 
 
 def interval(a: Scores | None, b: Scores) -> tuple[str, str, str]:
-    """Mean of b - a over the same images with its paired 95 % bootstrap interval; empty without an a."""
+    """Mean of b - a over the same images with its paired 95 % bootstrap interval.
+
+    Empty without an a.
+    """
     from heatpose.evaluation.metrics import bootstrap_interval
 
     if a is None:
@@ -172,17 +224,34 @@ def run(plan: Plan, recipe: str, seed: int) -> Scores:
 
 def parsed() -> Plan:
     """The command line."""
-    own, rest = (sys.argv[1:], []) if "--" not in sys.argv else (sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    own, rest = (
+        (sys.argv[1:], [])
+        if "--" not in sys.argv
+        else (sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :])
+    )
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("--data", "--evaluation", "--out"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--init", type=Path, help="weights to begin with, as init.path takes")
-    parser.add_argument("--teacher", type=Path, help="for rung g, as distill.path takes; without it g is left out")
+    parser.add_argument(
+        "--teacher", type=Path, help="for rung g, as distill.path takes; without it g is left out"
+    )
     parser.add_argument("--rungs", nargs="+", choices=RUNGS, default=list(RUNGS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--epochs", type=int, help="of each rung; the recipes' own without it")
-    parser.add_argument("--steps", type=int, help="of each rung, instead of epochs: the same for all of them, however many people each learns from")
-    parser.add_argument("--checks", type=int, default=10, help="scores on the held-out people in a run of --steps")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help=(
+            "of each rung, instead of epochs: the same for all of them, however many people each"
+            " learns from"
+        ),
+    )
+    parser.add_argument(
+        "--checks", type=int, default=10, help="scores on the held-out people in a run of --steps"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     arguments = parser.parse_args(own)
     if arguments.teacher is None and "g" in arguments.rungs:
@@ -194,21 +263,53 @@ def parsed() -> Plan:
 def main() -> None:
     """Trains and scores what is missing, and appends it row by row."""
     plan = parsed()
-    rows, todo, finished = known(plan.arguments.out), list(jobs(plan)), dict[tuple[str, int], Scores]()
+    rows, todo, finished = (
+        known(plan.arguments.out),
+        list(jobs(plan)),
+        dict[tuple[str, int], Scores](),
+    )
     start = initial(plan)
     print(f"Initial weights: {start.mean:.2f} % OKS over {len(start.values)} images.")
     for number, (recipe, before, seed) in enumerate(todo, 1):
         print(f"[{number}/{len(todo)}] rung {recipe}, seed {seed}", flush=True)
         scores = finished[recipe, seed] = run(plan, recipe, seed)
-        line = (recipe, str(seed), str(plan.arguments.epochs or ""), str(plan.arguments.steps or ""), str(scores.instances), str(len(scores.values)))
+        line = (
+            recipe,
+            str(seed),
+            str(plan.arguments.epochs or ""),
+            str(plan.arguments.steps or ""),
+            str(scores.instances),
+            str(len(scores.values)),
+        )
         overrides = " ".join(plan.command(recipe, seed))
-        gain, gained = interval(finished.get((before, seed)) if before else None, scores), interval(start, scores)
+        gain, gained = (
+            interval(finished.get((before, seed)) if before else None, scores),
+            interval(start, scores),
+        )
         beside = f", {gain[0]} [{gain[1]}, {gain[2]}] over {before}" if before else ""
-        print(f"    {scores.mean:.2f} % OKS; {gained[0]} [{gained[1]}, {gained[2]}] over the initial weights{beside}")
-        if any(row["recipe"] == recipe and row["overrides"] == overrides and row["against"] == (before or "") for row in rows):
+        print(
+            f"    {scores.mean:.2f} % OKS; {gained[0]} [{gained[1]}, {gained[2]}] over the initial"
+            f" weights{beside}"
+        )
+        if any(
+            row["recipe"] == recipe
+            and row["overrides"] == overrides
+            and row["against"] == (before or "")
+            for row in rows
+        ):
             continue
         spread = scores.values.std(ddof=1) / np.sqrt(len(scores.values))
-        row = [*line, f"{scores.mean:.2f}", f"{spread:.2f}", before or "", *gain, f"{start.mean:.2f}", *gained, f"{scores.seconds:.0f}", overrides]
+        row = [
+            *line,
+            f"{scores.mean:.2f}",
+            f"{spread:.2f}",
+            before or "",
+            *gain,
+            f"{start.mean:.2f}",
+            *gained,
+            f"{scores.seconds:.0f}",
+            overrides,
+        ]
         with plan.arguments.out.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow(row)
 

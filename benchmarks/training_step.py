@@ -1,9 +1,12 @@
-"""What an optimiser step costs on a processor: as the system gives memory, with freed memory kept (`heatpose.utils.process`, the default), and with
+"""What an optimiser step costs on a processor.
+
+As the system gives memory, with freed memory kept (`heatpose.utils.process`, the default), and with
 `torch.compile` on top of that (`compile=true`). The same steps in fresh processes, taking turns.
 
     python benchmarks/training_step.py --rounds 3 --ways default kept compiled
 
-Prints the processor time of a step of each way over that of `kept`, and the peaks of memory. What is compiled in the first step is told apart.
+Prints the processor time of a step of each way over that of `kept`, and the peaks of memory. What
+is compiled in the first step is told apart.
 """
 
 from __future__ import annotations
@@ -26,7 +29,10 @@ WAYS = ("default", "kept", "compiled")
 
 
 def steps(way: str) -> dict[str, float]:
-    """Seconds of one optimiser step of the default network, of the first one, and the peak of memory in MB."""
+    """Seconds of one optimiser step of the default network, of the first one.
+
+    And the peak of memory in MB.
+    """
     if way != "default":
         keep_freed_memory()
     torch.manual_seed(0)
@@ -43,12 +49,18 @@ def steps(way: str) -> dict[str, float]:
         network(images).square().mean().backward()
         optimizer.step()
     seconds = (time.process_time() - start) / STEPS
-    return {"seconds": seconds, "first": start - begin, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {
+        "seconds": seconds,
+        "first": start - begin,
+        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 def main() -> None:
     """Runs all sorts of process in turn."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
@@ -61,14 +73,25 @@ def main() -> None:
         found = {way: measured(way) for way in (*ratios, "kept")}
         for way, of in ratios.items():
             of.append(found[way]["seconds"] / found["kept"]["seconds"])
-        print({way: {name: round(value, 2) for name, value in one.items()} for way, one in found.items()}, flush=True)
+        print(
+            {
+                way: {name: round(value, 2) for name, value in one.items()}
+                for way, one in found.items()
+            },
+            flush=True,
+        )
     for way, of in ratios.items():
-        print(f"{way}: {statistics.median(of):.2f} of the time of kept ({min(of):.2f} to {max(of):.2f})")
+        print(
+            f"{way}: {statistics.median(of):.2f} of the time of kept ({min(of):.2f} to"
+            f" {max(of):.2f})"
+        )
 
 
 def measured(way: str) -> dict[str, float]:
     """One way, in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, "--one", way], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--one", way], capture_output=True, text=True, check=True
+    )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 

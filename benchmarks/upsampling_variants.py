@@ -1,12 +1,18 @@
-"""Scores the ways of upsampling against each other: the float network, int8_pc with float and with int8 output, int8_pt.
+"""Scores the ways of upsampling against each other.
 
-    python benchmarks/upsampling_variants.py --model MODEL --train TRAIN --evaluation DEV --out variants.csv
-    python benchmarks/upsampling_variants.py --tuned bilinear=A.ckpt nearest=B.ckpt transposed=B.ckpt --train TRAIN --evaluation DEV --out tuned.csv
+The float network, int8_pc with float and with int8 output, int8_pt.
 
-MODEL is a checkpoint or a MoveNet TFLite file; TRAIN and DEV are folders in COCO's layout. With `--model` the variants are scored as imported and after
-a short fine-tuning of pyramid and head, in which every variant sees the same batches. With `--tuned` each variant's network comes from a checkpoint of
-`train.py`; one may serve several variants, for their weights are the same. Rows that the CSV holds already are not measured again. In a float row `lost`
-is bilinear's float OKS minus this one's, in the others the same variant's float OKS minus the file's; paired, with a 95 % interval.
+    python benchmarks/upsampling_variants.py --model MODEL --train TRAIN --evaluation DEV --out
+    variants.csv python benchmarks/upsampling_variants.py --tuned bilinear=A.ckpt nearest=B.ckpt
+    transposed=B.ckpt --train TRAIN --evaluation DEV --out tuned.csv
+
+MODEL is a checkpoint or a MoveNet TFLite file; TRAIN and DEV are folders in COCO's layout. With
+`--model` the variants are scored as imported and after a short fine-tuning of pyramid and head, in
+which every variant sees the same batches. With `--tuned` each variant's network comes from a
+checkpoint of `train.py`; one may serve several variants, for their weights are the same. Rows that
+the CSV holds already are not measured again. In a float row `lost` is bilinear's float OKS minus
+this one's, in the others the same variant's float OKS minus the file's; paired, with a 95 %
+interval.
 """
 
 from __future__ import annotations
@@ -72,7 +78,12 @@ class Material:
 def load(model: Path, size: int) -> LoadedCheckpoint:
     """The float network, bilinear."""
     if model.suffix == ".tflite":
-        return LoadedCheckpoint(from_movenet(MoveNet(17, norm=False), COCO_17, str(model)), COCO_17, Preprocessing(size), {})
+        return LoadedCheckpoint(
+            from_movenet(MoveNet(17, norm=False), COCO_17, str(model)),
+            COCO_17,
+            Preprocessing(size),
+            {},
+        )
     return load_checkpoint(model)
 
 
@@ -81,10 +92,21 @@ def tuned(network: MoveNet, material: Material, steps: int, workers: int) -> Mov
     torch.manual_seed(0)
     skeleton, preprocessing = material.loaded.skeleton, material.loaded.preprocessing
     data = PoseData(
-        material.source, skeleton, preprocessing, GeometricAugment(), batch_size=BATCH, workers=workers, held_out=0.15, min_keypoints=2, prominent_weight=2
+        material.source,
+        skeleton,
+        preprocessing,
+        GeometricAugment(),
+        batch_size=BATCH,
+        workers=workers,
+        held_out=0.15,
+        min_keypoints=2,
+        prominent_weight=2,
     )
     data.setup()
-    loss, photometric = SpatialCrossEntropy(skeleton.sigmas, spread=0.5, score_weight=5.0), Photometric(0.2, 0.3, 0.3)
+    loss, photometric = (
+        SpatialCrossEntropy(skeleton.sigmas, spread=0.5, score_weight=5.0),
+        Photometric(0.2, 0.3, 0.3),
+    )
     network.requires_grad_(True)
     network.backbone.requires_grad_(False)
     for step in network.pyramid:
@@ -95,7 +117,9 @@ def tuned(network: MoveNet, material: Material, steps: int, workers: int) -> Mov
     batches = (batch for _ in range(steps) for batch in data.train_dataloader())
     for _, batch in zip(track(range(steps), "fine-tuning"), batches, strict=False):
         output = network(preprocessing.normalise(photometric(batch["image"])))
-        value = torch.stack([*loss.terms(output, batch["points"], batch["labelled"], batch["box"]).values()]).sum()
+        value = torch.stack(
+            [*loss.terms(output, batch["points"], batch["labelled"], batch["box"]).values()]
+        ).sum()
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -105,7 +129,11 @@ def tuned(network: MoveNet, material: Material, steps: int, workers: int) -> Mov
 
 
 def float_file(network: MoveNet, size: int, folder: Path) -> Path:
-    """The variant's float TFLite. The int8 writer takes the graph of it and every number from the plan, so that one file serves all weights."""
+    """The variant's float TFLite.
+
+    The int8 writer takes the graph of it and every number from the plan, so that one file serves
+    all weights.
+    """
     whole = folder / f"{network.settings['upsample']}.tflite"
     if not whole.is_file():
         export_onnx(network, size, folder / "network.onnx", sigmoid=True)
@@ -113,13 +141,19 @@ def float_file(network: MoveNet, size: int, folder: Path) -> Path:
     return whole
 
 
-def int8_scores(network: MoveNet, material: Material, folder: Path, form: str) -> Iterator[tuple[str, EvalReport]]:
+def int8_scores(
+    network: MoveNet, material: Material, folder: Path, form: str
+) -> Iterator[tuple[str, EvalReport]]:
     """Names and scores of "int8_pc", with float and with int8 output, or of "int8_pt"."""
     per_channel = form == "int8_pc"
     ptq = PER_CHANNEL if per_channel else PER_TENSOR
-    plan = plan_int8(network, material.images, material.loaded.preprocessing, per_channel=per_channel, ptq=ptq)
+    plan = plan_int8(
+        network, material.images, material.loaded.preprocessing, per_channel=per_channel, ptq=ptq
+    )
     whole = float_file(network, material.loaded.preprocessing.size, folder)
-    outputs: dict[str, Output] = {form: "float32", f"{form}_int8_output": "int8"} if per_channel else {form: "float32"}
+    outputs: dict[str, Output] = (
+        {form: "float32", f"{form}_int8_output": "int8"} if per_channel else {form: "float32"}
+    )
     for name, output in outputs.items():
         made = folder / f"{name}.tflite"
         made.write_bytes(write_int8(whole, plan, output=output))
@@ -127,9 +161,14 @@ def int8_scores(network: MoveNet, material: Material, folder: Path, form: str) -
 
 
 class Stage:
-    """One set of networks, a way of upsampling each, whose float scores the others are held against."""
+    """One set of networks, a way of upsampling each.
 
-    def __init__(self, name: str, networks: dict[Upsampling, MoveNet], material: Material, out: Path) -> None:
+    Whose float scores the others are held against.
+    """
+
+    def __init__(
+        self, name: str, networks: dict[Upsampling, MoveNet], material: Material, out: Path
+    ) -> None:
         self.name, self.networks, self.material, self.out = name, networks, material, out
         self.floats: dict[Upsampling, EvalReport] = {}
 
@@ -150,13 +189,22 @@ class Stage:
                         continue
                     folder = Path(temporary) / kind
                     folder.mkdir(exist_ok=True)
-                    for name, report in int8_scores(self.networks[kind], self.material, folder, form):
+                    for name, report in int8_scores(
+                        self.networks[kind], self.material, folder, form
+                    ):
                         self._append(kind, name, self.float_score(kind), report)
 
     def _append(self, kind: str, file: str, against: EvalReport, report: EvalReport) -> None:
         lost = paired_difference(against, report)
         with self.out.open("a", encoding="utf-8", newline="") as rows:
-            csv.writer(rows).writerow([self.name, kind, file, *(f"{value:.2f}" for value in (report.oks, lost.mean, lost.low, lost.high))])
+            csv.writer(rows).writerow(
+                [
+                    self.name,
+                    kind,
+                    file,
+                    *(f"{value:.2f}" for value in (report.oks, lost.mean, lost.low, lost.high)),
+                ]
+            )
 
 
 def known(path: Path) -> set[tuple[str, ...]]:
@@ -169,18 +217,30 @@ def known(path: Path) -> set[tuple[str, ...]]:
 
 def main() -> None:
     """Measures what is missing and appends it row by row."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--model", type=Path)
-    given.add_argument("--tuned", nargs="+", metavar="KIND=CHECKPOINT", help="the first of bilinear, nearest, transposed is what the others are held against")
+    given.add_argument(
+        "--tuned",
+        nargs="+",
+        metavar="KIND=CHECKPOINT",
+        help="the first of bilinear, nearest, transposed is what the others are held against",
+    )
     for name in ("--train", "--evaluation", "--out"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--size", type=int, default=192, help="of a TFLite MODEL")
     parser.add_argument("--images", type=int, default=128, help="for calibration")
-    parser.add_argument("--steps", type=int, default=100, help="of the fine-tuning of MODEL; 0 leaves it out")
+    parser.add_argument(
+        "--steps", type=int, default=100, help="of the fine-tuning of MODEL; 0 leaves it out"
+    )
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
-    paths: dict[str, Path] = {kind: Path(path) for kind, _, path in (pair.partition("=") for pair in arguments.tuned or [])}
+    paths: dict[str, Path] = {
+        kind: Path(path)
+        for kind, _, path in (pair.partition("=") for pair in arguments.tuned or [])
+    }
     paths = paths or {kind: arguments.model for kind in KINDS}
     if unknown := sorted(set(paths) - set(KINDS)):
         parser.error(f"{unknown[0]} is no way of upsampling; there are {', '.join(KINDS)}")
@@ -189,12 +249,22 @@ def main() -> None:
     source = CocoSource(root=str(arguments.train), eval_root=str(arguments.evaluation))
     training, evaluation = source.training(loaded.skeleton), source.evaluation(loaded.skeleton)
     assert evaluation is not None
-    images = calibration_images(choose_calibration(training, arguments.images, 0, shared_images(training, evaluation)), loaded.preprocessing)
+    images = calibration_images(
+        choose_calibration(training, arguments.images, 0, shared_images(training, evaluation)),
+        loaded.preprocessing,
+    )
     material = Material(loaded, source, evaluation, images)
-    networks = {kind: with_upsampling(load(paths[kind], arguments.size).network, kind) for kind in kinds}
-    Stage("train.py" if arguments.tuned else "as imported", networks, material, arguments.out).measure()
+    networks = {
+        kind: with_upsampling(load(paths[kind], arguments.size).network, kind) for kind in kinds
+    }
+    Stage(
+        "train.py" if arguments.tuned else "as imported", networks, material, arguments.out
+    ).measure()
     if arguments.model and arguments.steps:
-        trained = {kind: tuned(network, material, arguments.steps, arguments.workers) for kind, network in networks.items()}
+        trained = {
+            kind: tuned(network, material, arguments.steps, arguments.workers)
+            for kind, network in networks.items()
+        }
         Stage(f"{arguments.steps} steps", trained, material, arguments.out).measure()
 
 

@@ -1,4 +1,7 @@
-"""What several test modules share: rendered people, a small checkpoint that knows where they are, the command line."""
+"""What several test modules share.
+
+Rendered people, a small checkpoint that knows where they are, the command line.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,16 @@ if TYPE_CHECKING:
     from tests.exporting import Case
 
 TRAIN_IMAGES, VAL_IMAGES = 40, 12
-if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores; torch, not imported yet, would start as many threads in each
+# several processes share the cores; torch, not imported yet, would start as many threads in each
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def load_module(path: Path, name: str | None = None) -> ModuleType:
-    """A file as a module, known by its own name or another: a script, or a helper, which the importing mode `importlib` does not find."""
+    """A file as a module, known by its own name or another.
+
+    A script, or a helper, which the importing mode `importlib` does not find.
+    """
     name = name or path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
@@ -55,7 +62,9 @@ MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
-    """`made_once(name, make)`: a folder that `make` fills in the first of the test processes that asks for it, while the others wait. Nobody changes it."""
+    """`made_once(name, make)`: a folder that `make` fills in the first of the test processes that
+    asks for it, while the others wait. Nobody changes it.
+    """
     own = tmp_path_factory.getbasetemp()
     common = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
@@ -74,18 +83,23 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
 
 @pytest.fixture(scope="session")
 def synthetic_root(made_once: MadeOnce) -> Path:
-    """A folder in COCO 2017 layout with 40 training and 12 evaluation pictures of rendered people.
+    """A folder in COCO 2017 layout with 40 training and 12 evaluation images of rendered people.
 
     `SyntheticSource(str(synthetic_root.parent), 40, 12)` finds it there without rendering again.
     """
     settings = SyntheticSettings(train_images=TRAIN_IMAGES, val_images=VAL_IMAGES)
-    (root,) = made_once("synthetic", lambda folder: build_synthetic(folder, settings, progress=False)).glob("*/")
+    (root,) = made_once(
+        "synthetic", lambda folder: build_synthetic(folder, settings, progress=False)
+    ).glob("*/")
     return root
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of random weights: 13 keypoints, width 0.35, 64 pixels, "trained" on `synthetic_root`."""
+    """A checkpoint of random weights.
+
+    13 keypoints, width 0.35, 64 pixels, "trained" on `synthetic_root`.
+    """
     # Imported here: tests of what needs no torch start without its seconds.
     import torch
 
@@ -95,7 +109,9 @@ def tiny_checkpoint(synthetic_root: Path, tmp_path_factory: pytest.TempPathFacto
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("tiny_checkpoint") / "best.ckpt"
     data = SyntheticSource(str(synthetic_root.parent), TRAIN_IMAGES, VAL_IMAGES).describe()
-    save_checkpoint(path, MoveNet(13, width=0.35), ST_13, Preprocessing(64), model="tiny", data=data)
+    save_checkpoint(
+        path, MoveNet(13, width=0.35), ST_13, Preprocessing(64), model="tiny", data=data
+    )
     return path
 
 
@@ -111,7 +127,9 @@ def shared() -> Path:
 
 @dataclass(frozen=True)
 class TinyRun:
-    """Makes the parts of a training run of seconds: 13 keypoints, width 0.35, 64 pixels, three steps an epoch, on the CPU.
+    """Makes the parts of a training run of seconds.
+
+    13 keypoints, width 0.35, 64 pixels, three steps an epoch, on the CPU.
 
     Attributes:
         root: Of `synthetic_root`.
@@ -131,10 +149,14 @@ class TinyRun:
 
         torch.manual_seed(seed)
         arguments: dict[str, Any] = {
-            "network": MoveNet(13, 0.35), "loss": SpatialCrossEntropy(ST_13.sigmas), "skeleton": ST_13,
-            "preprocessing": Preprocessing(64), "optimizer": partial(torch.optim.AdamW, lr=lr),
-            "scheduler": warmup_cosine, "metadata": {"run": "tiny"},
-        }  # fmt: skip
+            "network": MoveNet(13, 0.35),
+            "loss": SpatialCrossEntropy(ST_13.sigmas),
+            "skeleton": ST_13,
+            "preprocessing": Preprocessing(64),
+            "optimizer": partial(torch.optim.AdamW, lr=lr),
+            "scheduler": warmup_cosine,
+            "metadata": {"run": "tiny"},
+        }
         return PoseModule(**{**arguments, **settings})
 
     def data(self, **settings: Any) -> PoseData:
@@ -142,13 +164,23 @@ class TinyRun:
         from heatpose.data.augment import GeometricAugment
         from heatpose.data.datamodule import PoseData
 
-        settings = {"augment": GeometricAugment(), "batch_size": 8, "workers": 0, "held_out": 0.3, "limit": 24, **settings}
+        settings = {
+            "augment": GeometricAugment(),
+            "batch_size": 8,
+            "workers": 0,
+            "held_out": 0.3,
+            "limit": 24,
+            **settings,
+        }
         return PoseData(CocoSource(str(self.root)), ST_13, Preprocessing(64), **settings)
 
     def trainer(
-        self, epochs: int, *callbacks: lightning.Callback, decay: float = 0.6,
+        self,
+        epochs: int,
+        *callbacks: lightning.Callback,
+        decay: float = 0.6,
         precision: Any = "32-true",
-    ) -> lightning.Trainer:  # fmt: skip
+    ) -> lightning.Trainer:
         """Checkpoints and averaging as configured by default, and a table of what was logged."""
         import lightning
         from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
@@ -156,15 +188,30 @@ class TinyRun:
 
         from heatpose.training.fit import callbacks_of
 
-        best = ModelCheckpoint(monitor="val/oks", mode="max", filename="best", save_top_k=1, enable_version_counter=False)
+        best = ModelCheckpoint(
+            monitor="val/oks",
+            mode="max",
+            filename="best",
+            save_top_k=1,
+            enable_version_counter=False,
+        )
         last = ModelCheckpoint(filename="last", enable_version_counter=False)
-        configured = callbacks_of({"best": best, "last": last, "ema": EMAWeightAveraging(decay=decay)}, self.folder)
+        configured = callbacks_of(
+            {"best": best, "last": last, "ema": EMAWeightAveraging(decay=decay)}, self.folder
+        )
         return lightning.Trainer(
-            max_epochs=epochs, accelerator="cpu", devices=1, precision=precision,
+            max_epochs=epochs,
+            accelerator="cpu",
+            devices=1,
+            precision=precision,
             gradient_clip_val=1.0,
-            callbacks=[*callbacks, *configured], logger=CSVLogger(self.folder, name="", version="csv"), log_every_n_steps=1,
-            num_sanity_val_steps=0, enable_model_summary=False, enable_progress_bar=False,
-        )  # fmt: skip
+            callbacks=[*callbacks, *configured],
+            logger=CSVLogger(self.folder, name="", version="csv"),
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+        )
 
 
 @pytest.fixture
@@ -209,19 +256,26 @@ def fitted(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Fi
     module = run.module()
     result.best = fit(module, run.data(), run.trainer(3, History()), None)
     with (run.folder / "csv" / "metrics.csv").open() as table:
-        result.logged = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(table)]
+        result.logged = [
+            {k: float(v) for k, v in row.items() if v} for row in csv.DictReader(table)
+        ]
     return result
 
 
 @pytest.fixture(scope="session")
 def case(synthetic_root: Path, made_once: MadeOnce) -> Case:
     """A bundle of a tiny network on rendered people, and what it was made of; nobody changes it."""
-    # Looked for, not imported: onnx2tf lifts the recursion limit of the whole process, and a deeply nested file then ends it.
-    if not all(find_spec(tool) for tool in ("onnx2tf", "tensorflow", "onnxruntime", "ai_edge_litert")):
+    # Looked for, not imported: onnx2tf lifts the recursion limit of the whole process, and a deeply
+    # nested file then ends it.
+    if not all(
+        find_spec(tool) for tool in ("onnx2tf", "tensorflow", "onnxruntime", "ai_edge_litert")
+    ):
         pytest.skip("the export extra is not installed")
     from tests.exporting import make_case, read_case
 
-    return read_case(synthetic_root, made_once("exported", lambda folder: make_case(synthetic_root, folder)))
+    return read_case(
+        synthetic_root, made_once("exported", lambda folder: make_case(synthetic_root, folder))
+    )
 
 
 @dataclass(frozen=True)
@@ -253,10 +307,12 @@ def heatpose(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def hydra_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Hydra keeps its state in singletons: what a test composes or starts in this process is forgotten afterwards.
+    """Hydra keeps its state in singletons.
 
-    It also configures logging, which closes every handler of the process: absl's then closes the stream that
-    pytest captures, and each later test of the process fails.
+    What a test composes or starts in this process is forgotten afterwards.
+
+    It also configures logging, which closes every handler of the process: absl's then closes the
+    stream that pytest captures, and each later test of the process fails.
     """
     import logging
 
@@ -284,7 +340,10 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def disk_of(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Makes file systems of a size, as `mount` takes it; the test is skipped where none can be mounted."""
+    """Makes file systems of a size, as `mount` takes it.
+
+    The test is skipped where none can be mounted.
+    """
     folders: list[Path] = []
 
     def mounted(size: str) -> Path:
@@ -292,7 +351,11 @@ def disk_of(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
             pytest.skip("only root can mount a small file system")
         folder = tmp_path / f"disk{len(folders)}"
         folder.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+            capture_output=True,
+            text=True,
+        )
         if done.returncode:
             pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
         folders.append(folder)

@@ -12,9 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+]
 BLOCK = re.compile(r"^[ ]*```(?P<kind>\w+)\n(?P<text>.*?)^[ ]*```$", re.M | re.S)
-INDENTED = re.compile(r"^    ((?:uv run (?:--extra \w+ )*)?(?:heatpose|train\.py|export\.py) .*)$", re.M)
+INDENTED = re.compile(
+    r"^    ((?:uv run (?:--extra \w+ )*)?(?:heatpose|train\.py|export\.py) .*)$", re.M
+)
 """A command beside a table of results."""
 
 
@@ -38,11 +44,18 @@ class Documented:
 
 def blocks(page: Path, kind: str) -> Iterator[str]:
     """Texts of the blocks of one kind."""
-    return (found["text"] for found in BLOCK.finditer(page.read_text(encoding="utf-8")) if found["kind"] == kind)
+    return (
+        found["text"]
+        for found in BLOCK.finditer(page.read_text(encoding="utf-8"))
+        if found["kind"] == kind
+    )
 
 
 def commands(*programs: str) -> list[Documented]:
-    """The commands of all pages in the order in which they stand there, of some programs or of all of them."""
+    """The commands of all pages in the order in which they stand there.
+
+    Of some programs or of all of them.
+    """
     found = [_command(page.name, line) for page in PAGES for line in _lines(page)]
     return [command for command in found if not programs or command.program in programs]
 
@@ -50,7 +63,11 @@ def commands(*programs: str) -> list[Documented]:
 def _lines(page: Path) -> Iterator[str]:
     shown = [*blocks(page, "bash"), *INDENTED.findall(page.read_text(encoding="utf-8"))]
     for line in "\n".join(shown).replace("\\\n", " ").splitlines():
-        yield from (part for part in line.split(" && ") if part.strip() and not part.lstrip().startswith("#"))
+        yield from (
+            part
+            for part in line.split(" && ")
+            if part.strip() and not part.lstrip().startswith("#")
+        )
 
 
 def _command(page: str, line: str) -> Documented:

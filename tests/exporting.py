@@ -19,7 +19,8 @@ from heatpose.models.movenet import MoveNet
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import ST_13
 
-LENIENT = CheckLimits(drift_p50_px=100, drop_pc=100, drop_pt=100)  # random weights tell nothing about int8
+# random weights tell nothing about int8
+LENIENT = CheckLimits(drift_p50_px=100, drop_pc=100, drop_pt=100)
 
 
 @dataclass
@@ -34,11 +35,20 @@ class Case:
 
     def export(self, out: Path, **changes: Any) -> BundleResult:
         settings: dict[str, Any] = dict(
-            network=self.network, skeleton=ST_13, preprocessing=Preprocessing(64), name="tiny", model_name="net",
-            out=out, calibration_instances=self.training, evaluation_instances=self.evaluation, limits=LENIENT,
-            config={"resolution": 64}, provenance={"init": "random"}, calibration_count=16,
+            network=self.network,
+            skeleton=ST_13,
+            preprocessing=Preprocessing(64),
+            name="tiny",
+            model_name="net",
+            out=out,
+            calibration_instances=self.training,
+            evaluation_instances=self.evaluation,
+            limits=LENIENT,
+            config={"resolution": 64},
+            provenance={"init": "random"},
+            calibration_count=16,
             console=Console(quiet=True),
-        )  # fmt: skip
+        )
         return export_bundle(**{**settings, **changes})
 
 
@@ -73,5 +83,7 @@ def new_case(synthetic_root: Path) -> Case:
     network = a_lively_network()
     splits = {part: find_split(synthetic_root, part) for part in ("train", "val")}  # type: ignore[arg-type]
     training, _ = instances(read_labels(splits["train"].annotations), splits["train"].images, ST_13)
-    evaluation, _ = benchmark_instances(read_labels(splits["val"].annotations), splits["val"].images, ST_13)
+    evaluation, _ = benchmark_instances(
+        read_labels(splits["val"].annotations), splits["val"].images, ST_13
+    )
     return Case(network, training, evaluation, BundleResult(Path(), (), (), {}), {})

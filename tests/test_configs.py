@@ -58,7 +58,10 @@ def _group(group: str) -> list[str]:
 
 
 def _network(config: DictConfig, skeleton: Skeleton) -> MoveNet | None:
-    """The network with its first weights; None where they come from a file that the config does not name."""
+    """The network with its first weights.
+
+    None where they come from a file that the config does not name.
+    """
     try:
         return build.build_network(config, skeleton)
     except HeatposeError as error:
@@ -69,29 +72,48 @@ def _network(config: DictConfig, skeleton: Skeleton) -> MoveNet | None:
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_every_file_composes(compose: Compose, file: Path) -> None:
     group, choice = str(file.parent), file.stem
-    config = compose("train", *(["experiment=quickstart"] if group == "debug" else []), f"{group}={choice}")
+    config = compose(
+        "train", *(["experiment=quickstart"] if group == "debug" else []), f"{group}={choice}"
+    )
     assert HydraConfig.get().runtime.choices[group] == choice
     plain = build.plain(config)  # every interpolation resolves
     build.check_settings(config)
-    assert re.fullmatch(r"[\w-]+", plain["model_name"]) and re.fullmatch(r"[\w-]+", plain["name"])  # they name files
+    # they name files
+    assert re.fullmatch(r"[\w-]+", plain["model_name"]) and re.fullmatch(r"[\w-]+", plain["name"])
     if group not in ("experiment", "debug", "recipe", "sweep"):
         assert plain["model_name"] == HydraConfig.get().runtime.choices["model"]
         own = OmegaConf.load(CONF / file)
         own.pop("defaults", None)
-        assert set(own) <= set(OmegaConf.select(OmegaConf.create({"hydra": HydraConfig.get(), **config}), group.replace("/", ".")))
+        assert set(own) <= set(
+            OmegaConf.select(
+                OmegaConf.create({"hydra": HydraConfig.get(), **config}), group.replace("/", ".")
+            )
+        )
 
 
 @pytest.mark.parametrize(
     ("choice", "plugin"), [("parallel", "Joblib"), ("local_jobs", "Local"), ("slurm", "Slurm")]
-)  # fmt: skip
+)
 def test_a_launcher_is_the_plugins(compose: Compose, choice: str, plugin: str) -> None:
-    compose("train", f"hydra/launcher={choice}", "trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2")
+    compose(
+        "train",
+        f"hydra/launcher={choice}",
+        "trainer=ddp",
+        "trainer.devices=4",
+        "trainer.num_nodes=2",
+    )
     launcher = OmegaConf.to_container(HydraConfig.get().launcher, resolve=False)
     assert isinstance(launcher, dict) and launcher["_target_"].endswith(f".{plugin}Launcher")
-    assert Plugins.instance().class_name_to_class[launcher["_target_"]].__name__ == f"{plugin}Launcher"
+    assert (
+        Plugins.instance().class_name_to_class[launcher["_target_"]].__name__ == f"{plugin}Launcher"
+    )
     if choice == "slurm":  # a task for each GPU, which is what Lightning expects
         whole = OmegaConf.create({"trainer": {"devices": 4, "num_nodes": 2}, "launcher": launcher})
-        assert (whole.launcher.nodes, whole.launcher.tasks_per_node, whole.launcher.gpus_per_node) == (2, 4, 4)
+        assert (
+            whole.launcher.nodes,
+            whole.launcher.tasks_per_node,
+            whole.launcher.gpus_per_node,
+        ) == (2, 4, 4)
 
 
 def test_searches_ask_for_as_many_numbers_as_they_have_directions(compose: Compose) -> None:
@@ -118,7 +140,8 @@ def test_the_command_in_an_experiments_header_runs_it(compose: Compose, path: Pa
     command = COMMAND.fullmatch(header[1])
     assert command, f"{path.name} does not say how it is run"
     overrides = shlex.split(command["overrides"])
-    assert f"experiment={path.stem}" in overrides and len(header) > 2  # and a sentence on what it is
+    # and a sentence on what it is
+    assert f"experiment={path.stem}" in overrides and len(header) > 2
     config = compose(command["entry"], *overrides)
     assert config.name == config.run == path.stem and config.fit == (command["entry"] == "train")
     build.plain(config)  # every interpolation resolves
@@ -135,15 +158,20 @@ def test_an_experiment_builds(compose: Compose, path: Path, tmp_path: Path) -> N
     module = build.build_module(config, network, skeleton, preprocessing, source)
     trainer = build.build_trainer(config, tmp_path)
     assert isinstance(module, PoseModule) and trainer.max_epochs == config.trainer.max_epochs
-    assert module.metadata["model"] == config.model_name and module.metadata["data"]["kind"] in ("coco", "synthetic")
-    assert isinstance(build.build_data(config, source, skeleton, preprocessing), lightning.LightningDataModule)
+    assert module.metadata["model"] == config.model_name and module.metadata["data"]["kind"] in (
+        "coco",
+        "synthetic",
+    )
+    assert isinstance(
+        build.build_data(config, source, skeleton, preprocessing), lightning.LightningDataModule
+    )
     assert isinstance(instantiate(config.quant), QuantSettings)
     heatmaps = _heatmaps(network, config.resolution)
     assert heatmaps.shape == (1, len(skeleton), config.resolution // 4, config.resolution // 4)
 
 
 def _heatmaps(network: MoveNet, size: int) -> torch.Tensor:
-    """Logits for a black picture."""
+    """Logits for a black image."""
     with torch.inference_mode():
         maps = network.eval()(torch.full((1, 3, size, size), -1.0))
     logits = getattr(maps, "heatmaps", maps)  # four heads give their maps under names
@@ -151,16 +179,28 @@ def _heatmaps(network: MoveNet, size: int) -> torch.Tensor:
     return logits
 
 
-@pytest.mark.parametrize("path", [path for path in EXPERIMENTS if path.stem.startswith("st_movenet_")], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in EXPERIMENTS if path.stem.startswith("st_movenet_")],
+    ids=lambda path: path.stem,
+)
 def test_an_experiments_name_is_true(compose: Compose, path: Path) -> None:
     """st_movenet_<K>kpt_<S>[_w<100 times the width>]."""
-    message = re.fullmatch(r"st_movenet_(?P<keypoints>\d+)kpt_(?P<size>\d+)(_w(?P<width>\d{3}))?", path.stem)
+    message = re.fullmatch(
+        r"st_movenet_(?P<keypoints>\d+)kpt_(?P<size>\d+)(_w(?P<width>\d{3}))?", path.stem
+    )
     assert message
     config = compose("train", f"experiment={path.stem}")
-    assert len(config.skeleton.keypoints) == int(message["keypoints"]) and config.resolution == int(message["size"])
+    assert len(config.skeleton.keypoints) == int(message["keypoints"]) and config.resolution == int(
+        message["size"]
+    )
     assert config.model.width == int(message["width"] or 100) / 100
-    assert HydraConfig.get().runtime.choices["recipe"] == ("scratch" if message["width"] else "finetune")
-    assert config.model_name.endswith(f"_{message['keypoints']}kpt") and (f"_w{message['width']}_" in config.model_name) == bool(message["width"])
+    assert HydraConfig.get().runtime.choices["recipe"] == (
+        "scratch" if message["width"] else "finetune"
+    )
+    assert config.model_name.endswith(f"_{message['keypoints']}kpt") and (
+        f"_w{message['width']}_" in config.model_name
+    ) == bool(message["width"])
 
 
 def test_the_family_is_complete() -> None:
@@ -172,7 +212,9 @@ def test_the_family_is_complete() -> None:
 
 @pytest.mark.parametrize("model", _group("model"))
 @pytest.mark.parametrize("skeleton", _group("skeleton"))
-def test_models_take_their_keypoints_from_the_skeleton(compose: Compose, model: str, skeleton: str) -> None:
+def test_models_take_their_keypoints_from_the_skeleton(
+    compose: Compose, model: str, skeleton: str
+) -> None:
     config = compose("train", f"model={model}", f"skeleton={skeleton}", "model.width=0.35")
     keypoints = len(instantiate(config.skeleton))
     network = build.build_network(config, instantiate(config.skeleton)).eval()
@@ -201,17 +243,42 @@ def test_initial_weights(compose: Compose, init: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("loss", _group("loss"))
 def test_losses_take_a_batch(compose: Compose, loss: str) -> None:
     heads = "all" if loss == "four_heads" else "heatmap"
-    config = compose("train", "experiment=quickstart", f"loss={loss}", "model.width=0.35", f"+model.heads={heads}")
+    config = compose(
+        "train",
+        "experiment=quickstart",
+        f"loss={loss}",
+        "model.width=0.35",
+        f"+model.heads={heads}",
+    )
     skeleton, preprocessing, source = build.build_inputs(config)
-    module = build.build_module(config, build.build_network(config, skeleton), skeleton, preprocessing, source)
+    module = build.build_module(
+        config, build.build_network(config, skeleton), skeleton, preprocessing, source
+    )
     points, labelled = torch.rand(2, 13, 2) * 64, torch.ones(2, 13, dtype=torch.bool)
-    value = module.loss(module.network(torch.zeros(2, 3, 64, 64)), points, labelled, torch.full((2, 2), 40.0))
+    value = module.loss(
+        module.network(torch.zeros(2, 3, 64, 64)), points, labelled, torch.full((2, 2), 40.0)
+    )
     assert value.isfinite() and value > 0
     value.backward()
 
 
-@pytest.mark.parametrize("group", ["optimizer", "scheduler", "augment", "callbacks", "logger", "trainer", "data", "quant", "distill"])
-def test_the_other_groups_give_objects(compose: Compose, group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "group",
+    [
+        "optimizer",
+        "scheduler",
+        "augment",
+        "callbacks",
+        "logger",
+        "trainer",
+        "data",
+        "quant",
+        "distill",
+    ],
+)
+def test_the_other_groups_give_objects(
+    compose: Compose, group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compose("train")
     for name, value in HydraConfig.get().job.env_set.items():
         monkeypatch.setenv(name, str(value))  # as in a job
@@ -220,7 +287,8 @@ def test_the_other_groups_give_objects(compose: Compose, group: str, tmp_path: P
         built = instantiate(config[group])
         if group == "logger":
             assert isinstance(built, lightning.pytorch.loggers.Logger)
-            assert str(tmp_path) in str(built.log_dir or built.save_dir)  # MLflow has the latter alone
+            # MLflow has the latter alone
+            assert str(tmp_path) in str(built.log_dir or built.save_dir)
         elif group == "callbacks":
             assert all(isinstance(callback, lightning.Callback) for callback in built.values())
         elif group in ("optimizer", "scheduler", "trainer"):
@@ -232,21 +300,44 @@ LADDER = ("a0", "a1", "b", "c", "d", "e", "f", "g")
 
 def test_each_rung_of_the_ladder_is_the_one_before_and_what_it_says(compose: Compose) -> None:
     rungs = [build.plain(compose("train", f"recipe=ladder_{rung}")) for rung in LADDER]
-    changed = [{key for key in after if after[key] != before[key]} for before, after in zip(rungs[:-1], rungs[1:], strict=True)]
-    assert changed == [{"loss", "augment"}, {"loss"}, {"augment"}, {"scheduler", "callbacks"}, {"augment", "data"}, {"loss"}, {"distill"}]
+    changed = [
+        {key for key in after if after[key] != before[key]}
+        for before, after in zip(rungs[:-1], rungs[1:], strict=True)
+    ]
+    assert changed == [
+        {"loss", "augment"},
+        {"loss"},
+        {"augment"},
+        {"scheduler", "callbacks"},
+        {"augment", "data"},
+        {"loss"},
+        {"distill"},
+    ]
     kinds = [rung["loss"]["_target_"].rpartition(".")[2] for rung in rungs]
     assert kinds == ["OneHotMSE", "OneHotCrossEntropy", *["SpatialCrossEntropy"] * 6]
     assert [rung["data"]["module"]["select"] for rung in rungs] == ["prominent"] * 5 + ["all"] * 3
     assert [rung["callbacks"]["ema"] is not None for rung in rungs] == [False] * 4 + [True] * 4
     default = build.plain(compose("train"))
-    assert (rungs[-2]["augment"], rungs[-2]["loss"]) == (default["augment"], default["loss"]) and rungs[-1]["distill"]["required"]
+    assert (rungs[-2]["augment"], rungs[-2]["loss"]) == (
+        default["augment"],
+        default["loss"],
+    ) and rungs[-1]["distill"]["required"]
 
 
 @pytest.mark.parametrize("rung", LADDER)
-def test_a_rung_can_be_run_for_a_number_of_steps(compose: Compose, rung: str, tmp_path: Path) -> None:
+def test_a_rung_can_be_run_for_a_number_of_steps(
+    compose: Compose, rung: str, tmp_path: Path
+) -> None:
     """As benchmarks/recipe_ladder.py does."""
-    length = ["+trainer.max_steps=6", "trainer.max_epochs=-1", "+trainer.val_check_interval=3", "+trainer.check_val_every_n_epoch=null"]
-    trainer = build.build_trainer(compose("train", f"recipe=ladder_{rung}", "trainer.accelerator=cpu", *length), tmp_path)
+    length = [
+        "+trainer.max_steps=6",
+        "trainer.max_epochs=-1",
+        "+trainer.val_check_interval=3",
+        "+trainer.check_val_every_n_epoch=null",
+    ]
+    trainer = build.build_trainer(
+        compose("train", f"recipe=ladder_{rung}", "trainer.accelerator=cpu", *length), tmp_path
+    )
     assert (trainer.max_steps, trainer.max_epochs) == (6, -1)
 
 
@@ -264,7 +355,9 @@ def test_the_optimizer_and_its_schedule_run(compose: Compose) -> None:
 
 
 @pytest.mark.parametrize(("choice", "built_in"), [("coco17", COCO_17), ("st13", ST_13)])
-def test_skeleton_files_are_the_built_in_ones(compose: Compose, choice: str, built_in: Skeleton) -> None:
+def test_skeleton_files_are_the_built_in_ones(
+    compose: Compose, choice: str, built_in: Skeleton
+) -> None:
     assert Skeleton.from_yaml(CONF / "skeleton" / f"{choice}.yaml") == built_in
     assert instantiate(compose("train", f"skeleton={choice}").skeleton) == built_in
 
@@ -282,11 +375,18 @@ def test_no_skeleton_file_is_forgotten() -> None:
         ("none", ["float32"]),
     ],
 )
-def test_quantisation_files_differ_in_what_they_make(compose: Compose, choice: str, forms: list[str]) -> None:
+def test_quantisation_files_differ_in_what_they_make(
+    compose: Compose, choice: str, forms: list[str]
+) -> None:
     quant = instantiate(compose("export", f"quant={choice}").quant)
     assert list(quant.forms) == forms
     assert quant.limits == CheckLimits() == QuantSettings().limits  # the documented defaults
-    assert (quant.output, quant.sigmoid, quant.calibration_images, quant.calibration_seed) == (None, None, 128, 0)
+    assert (quant.output, quant.sigmoid, quant.calibration_images, quant.calibration_seed) == (
+        None,
+        None,
+        128,
+        0,
+    )
 
 
 def test_every_limit_of_the_gates_is_in_the_configuration(compose: Compose) -> None:

@@ -1,4 +1,7 @@
-"""What the pages tell a reader to type is understood, and the files that they print are the files that are there."""
+"""What the pages tell a reader to type is understood.
+
+And the files that they print are the files that are there.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,11 @@ def _composed(entry: str, arguments: list[str]) -> DictConfig:
         if isinstance(sweep, IntervalSweep):
             value = str(sweep.start)
         else:
-            value = next(iter(override.sweep_string_iterator())) if sweep else override.get_value_element_as_str()
+            value = (
+                next(iter(override.sweep_string_iterator()))
+                if sweep
+                else override.get_value_element_as_str()
+            )
         first.append(f"{override.get_key_element()}={value}")
     with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         return hydra.compose(entry, [*first, *extra])
@@ -46,7 +53,8 @@ def test_the_entries_understand_every_command_of_the_pages(entry: str) -> None:
     assert len(commands) >= 2
     for command in commands:
         config = _composed(entry, list(command.arguments))
-        plain = OmegaConf.to_container(config)  # every key that is set exists; what Hydra alone resolves stays as it is written
+        # every key that is set exists; what Hydra alone resolves stays as it is written
+        plain = OmegaConf.to_container(config)
         assert isinstance(plain, dict) and plain["name"], f"{command.page}: {command}"
 
 
@@ -69,15 +77,21 @@ def test_printed_settings_are_those_of_the_files() -> None:
         for text in documented.blocks(page, "yaml"):
             title = re.match(r"# ([\w/]+\.yaml)\n", text)
             if title is not None:
-                assert yaml.safe_load(text) == yaml.safe_load((REPOSITORY / title[1]).read_text(encoding="utf-8")), title[1]
+                assert yaml.safe_load(text) == yaml.safe_load(
+                    (REPOSITORY / title[1]).read_text(encoding="utf-8")
+                ), title[1]
                 shown += 1
     assert shown >= 2
 
 
 def test_the_list_of_experiments_is_complete() -> None:
     page = (REPOSITORY / "docs/experiments.md").read_text(encoding="utf-8")
-    first_cells = "".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
-    assert set(re.findall(r"`(\w+)`", first_cells)) == {path.stem for path in (REPOSITORY / "conf/experiment").glob("*.yaml")}
+    first_cells = "".join(
+        line.split("|")[1] for line in page.splitlines() if line.startswith("| `")
+    )
+    assert set(re.findall(r"`(\w+)`", first_cells)) == {
+        path.stem for path in (REPOSITORY / "conf/experiment").glob("*.yaml")
+    }
 
 
 def test_every_published_variant_has_an_experiment() -> None:

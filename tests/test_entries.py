@@ -1,4 +1,7 @@
-"""`heatpose train` and `heatpose export`: the same entries as train.py and export.py, Hydra's arguments untouched."""
+"""`heatpose train` and `heatpose export`.
+
+The same entries as train.py and export.py, Hydra's arguments untouched.
+"""
 
 from __future__ import annotations
 
@@ -30,31 +33,56 @@ def test_the_configuration_is_the_checkouts() -> None:
     assert configuration.conf_folder() == REPOSITORY / "conf"
 
 
-def test_a_package_without_its_configuration_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_package_without_its_configuration_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(configuration, "CONF_FOLDERS", (tmp_path, tmp_path / "conf"))
     with pytest.raises(HeatposeError, match="install heatpose again"):
         configuration.conf_folder()
 
 
-@pytest.mark.parametrize(("entry", "own"), [("train", {"fit": True}), ("export", {"fit": False, "checkpoint": None})])
-def test_overrides_and_options_are_hydras(heatpose: Heatpose, entry: str, own: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("entry", "own"), [("train", {"fit": True}), ("export", {"fit": False, "checkpoint": None})]
+)
+def test_overrides_and_options_are_hydras(
+    heatpose: Heatpose, entry: str, own: dict[str, object]
+) -> None:
     folder = REPOSITORY / "examples/upper_body5"
-    ran = heatpose(entry, "--config-dir", folder, "--cfg", "job", "experiment=upper_body5_192", "trainer.max_epochs=2")
+    ran = heatpose(
+        entry,
+        "--config-dir",
+        folder,
+        "--cfg",
+        "job",
+        "experiment=upper_body5_192",
+        "trainer.max_epochs=2",
+    )
     assert ran.status == 0, ran.err
     composed = yaml.safe_load(ran.out)
-    assert composed["trainer"]["max_epochs"] == 2 and composed["skeleton"]["name"] == "upper_body5" and own.items() <= composed.items()
+    assert (
+        composed["trainer"]["max_epochs"] == 2
+        and composed["skeleton"]["name"] == "upper_body5"
+        and own.items() <= composed.items()
+    )
 
 
 @pytest.mark.parametrize("argument", ["target=null", "loss="])
 def test_a_group_that_is_given_nothing_is_one_sentence(heatpose: Heatpose, argument: str) -> None:
     ran = heatpose("export", "checkpoint=a.ckpt", argument)
-    assert ran.status == 1 and ran.err.startswith(f"error: {argument} chooses nothing; leave it out, or choose one of ")
+    assert ran.status == 1 and ran.err.startswith(
+        f"error: {argument} chooses nothing; leave it out, or choose one of "
+    )
 
 
 def test_the_scripts_of_a_checkout_are_the_same(heatpose: Heatpose) -> None:
     settings = ["--cfg", "job", "experiment=quickstart", "resolution=96"]
     ran = heatpose("train", *settings)
-    script = subprocess.run([sys.executable, REPOSITORY / "train.py", *settings], check=True, capture_output=True, text=True)
+    script = subprocess.run(
+        [sys.executable, REPOSITORY / "train.py", *settings],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert ran.status == 0 and ran.out == script.stdout != ""
 
 
@@ -64,12 +92,21 @@ def test_an_unknown_setting_is_refused(heatpose: Heatpose) -> None:
 
 
 def test_help_is_hydras() -> None:
-    # In a process of its own: Hydra prints its help into a stream that pytest has closed by the end of the test.
-    ran = subprocess.run([sys.executable, "-m", "heatpose.cli", "export", "--help"], capture_output=True, text=True)
-    assert ran.returncode == 0 and "experiment: " in ran.stdout and "calibration_images: 128" in ran.stdout
+    # In a process of its own: Hydra prints its help into a stream that pytest has closed by the end
+    # of the test.
+    ran = subprocess.run(
+        [sys.executable, "-m", "heatpose.cli", "export", "--help"], capture_output=True, text=True
+    )
+    assert (
+        ran.returncode == 0
+        and "experiment: " in ran.stdout
+        and "calibration_images: 128" in ran.stdout
+    )
 
 
-def started(monkeypatch: pytest.MonkeyPatch, folder: Path, task: Callable[[DictConfig], None]) -> int:
+def started(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, task: Callable[[DictConfig], None]
+) -> int:
     """Exit status of an entry with that task."""
     arguments = ["experiment=quickstart", f"runs={folder}", "name=x"]
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
@@ -86,7 +123,8 @@ def test_ctrl_c_is_one_sentence(
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(10)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    # ignored where the tests run in the background
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         assert started(monkeypatch, tmp_path, task) == 1
     finally:

@@ -1,4 +1,7 @@
-"""Errors of libraries and of the system as sentences: raised by them where that is possible here."""
+"""Errors of libraries and of the system as sentences.
+
+Raised by them where that is possible here.
+"""
 
 from __future__ import annotations
 
@@ -93,8 +96,7 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setitem(sys.modules, module, None)
         said = sentence(lambda module=module: __import__(module))
         assert (
-            said
-            == f"The package '{module}' is not installed; install {remedy}, "
+            said == f"The package '{module}' is not installed; install {remedy}, "
             f"or run uv sync --extra {remedy[9:-1]}."
         )
     assert sentence(lambda: __import__("no_such_thing")).endswith(

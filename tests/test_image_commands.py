@@ -1,4 +1,7 @@
-"""The pictures of the site show the numbers that lie beside them, and those are the numbers of the text."""
+"""The images of the site show the numbers that lie beside them.
+
+And those are the numbers of the text.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,11 @@ def test_the_bars_have_the_tables_numbers() -> None:
         rows = list(csv.DictReader(file))
     written = re.findall(r">(-?\d+\.\d\d)(?: &gt;)?</text>", svg)
     assert len(rows) == 20 and sorted(written) == sorted(row["drop"] for row in rows)
-    for row in rows:  # each lost number is the float network's score less the file's, to the rounding of two numbers
-        assert abs(55.84 - float(row["oks"]) - float(row["drop"])) < 0.011 and float(row["low"]) < float(row["drop"]) < float(row["high"])
+    # each lost number is the float network's score less the file's, to the rounding of two numbers
+    for row in rows:
+        assert abs(55.84 - float(row["oks"]) - float(row["drop"])) < 0.011 and float(
+            row["low"]
+        ) < float(row["drop"]) < float(row["high"])
 
 
 def test_the_page_counts_what_the_weights_say() -> None:
@@ -39,4 +45,7 @@ def test_the_page_counts_what_the_weights_say() -> None:
     assert f"{(largest < step / 2).sum()} of the {len(largest)} channels" in PAGE
     middle = weights[72]
     rounded = np.round(middle / step)
-    assert (rounded == 0).sum() == 8 and f"{abs(rounded).max() * step:.2f} instead of {np.abs(middle).max():.2f}" in PAGE
+    assert (
+        (rounded == 0).sum() == 8
+        and f"{abs(rounded).max() * step:.2f} instead of {np.abs(middle).max():.2f}" in PAGE
+    )

@@ -1,4 +1,7 @@
-"""File names that shells, option parsers and formats stumble over: every command takes them, and none of them is run."""
+"""File names that shells, option parsers and formats stumble over.
+
+Every command takes them, and none of them is run.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,13 @@ ODD = "-odd 'quo\"tes' $(touch pwned) `touch pwned`; ünï 人 %s {0} [red] \\ \
 
 
 @pytest.fixture
-def place(tmp_path: Path, synthetic_root: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with an odd name, which is the working directory; in it a checkpoint, labels and pictures with odd names."""
+def place(
+    tmp_path: Path, synthetic_root: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A folder with an odd name, which is the working directory.
+
+    In it a checkpoint, labels and images with odd names.
+    """
     folder = tmp_path / ODD
     (folder / f"{ODD}images").mkdir(parents=True)
     shutil.copy(tiny_checkpoint, folder / f"{ODD}.ckpt")
@@ -35,11 +43,18 @@ def place(tmp_path: Path, synthetic_root: Path, tiny_checkpoint: Path, monkeypat
 
 def sane(place: Path) -> None:
     """Nothing in a name was run."""
-    assert not [path for path in place.parent.rglob("*") if path.name == "pwned"] and not Path("pwned").exists()
+    assert (
+        not [path for path in place.parent.rglob("*") if path.name == "pwned"]
+        and not Path("pwned").exists()
+    )
 
 
 def test_evaluate_and_compare(place: Path, heatpose: Callable[..., Any]) -> None:
-    model, labels, images = place / f"{ODD}.ckpt", place / "person_keypoints_odd.json", place / f"{ODD}images"
+    model, labels, images = (
+        place / f"{ODD}.ckpt",
+        place / "person_keypoints_odd.json",
+        place / f"{ODD}images",
+    )
     data = ("--annotations", labels, "--images", images)
     ran = heatpose("evaluate", model, *data, "--json", place / f"{ODD}.json")
     assert ran.status == 0, ran.err
@@ -51,7 +66,8 @@ def test_evaluate_and_compare(place: Path, heatpose: Callable[..., Any]) -> None
 
 
 def test_inspect_and_estimate(place: Path, heatpose: Callable[..., Any]) -> None:
-    ran = heatpose("inspect", "--json", f"{ODD}.json", "--", f"{ODD}.ckpt")  # relative, with its leading dash
+    # relative, with its leading dash
+    ran = heatpose("inspect", "--json", f"{ODD}.json", "--", f"{ODD}.ckpt")
     assert ran.status == 0 and json.loads(Path(f"{ODD}.json").read_text())["bytes"] > 0, ran.err
     ran = heatpose("estimate", "--target", "stm32n6", "--", f"{ODD}.ckpt")
     assert ran.status == 0, ran.err
@@ -59,7 +75,9 @@ def test_inspect_and_estimate(place: Path, heatpose: Callable[..., Any]) -> None
 
 
 def test_predict(place: Path, heatpose: Callable[..., Any]) -> None:
-    ran = heatpose("predict", place / f"{ODD}.ckpt", place / f"{ODD}images", "--out", place / f"{ODD}drawn")
+    ran = heatpose(
+        "predict", place / f"{ODD}.ckpt", place / f"{ODD}images", "--out", place / f"{ODD}drawn"
+    )
     assert ran.status == 0, ran.err
     entries = json.loads((place / f"{ODD}drawn" / "predictions.json").read_text())
     assert len(entries) == 12 and all(ODD in entry["file_name"] for entry in entries)
@@ -71,7 +89,9 @@ def test_predict(place: Path, heatpose: Callable[..., Any]) -> None:
 
 
 def test_data(place: Path, heatpose: Callable[..., Any]) -> None:
-    ran = heatpose("data", place, "--files", "--sheet", place / f"{ODD}.png", "--json", place / f"{ODD}.json")
+    ran = heatpose(
+        "data", place, "--files", "--sheet", place / f"{ODD}.png", "--json", place / f"{ODD}.json"
+    )
     assert ran.status == 0, ran.err
     assert (place / f"{ODD}.png").is_file() and json.loads((place / f"{ODD}.json").read_text())
     sane(place)
@@ -94,7 +114,14 @@ def test_verify(place: Path, heatpose: Callable[..., Any]) -> None:
 
 def test_what_is_not_there_is_one_sentence(place: Path, heatpose: Callable[..., Any]) -> None:
     absent = place / f"{ODD}absent.ckpt"
-    for arguments in (("inspect", absent), ("verify", absent), ("predict", absent, place, "--out", place / "out"), ("data", absent)):
+    for arguments in (
+        ("inspect", absent),
+        ("verify", absent),
+        ("predict", absent, place, "--out", place / "out"),
+        ("data", absent),
+    ):
         ran = heatpose(*arguments)
-        assert ran.status == 1 and ran.err.startswith("error: ") and ran.err.count("\n") == 1, ran.err
+        assert ran.status == 1 and ran.err.startswith("error: ") and ran.err.count("\n") == 1, (
+            ran.err
+        )
     sane(place)

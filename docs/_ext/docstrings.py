@@ -1,4 +1,7 @@
-"""The package's docstrings are plain text in Google's layout with `code` in single quotes; Sphinx reads them as reStructuredText."""
+"""The package's docstrings are plain text in Google's layout with `code` in single quotes.
+
+Sphinx reads them as reStructuredText.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ COLUMNS = re.compile(r"^\S+(?: \S+)*?\s{2,}\S")
 """A line like "fold.py         batch norm into the convolutions"."""
 
 
-def plain_text_to_rst(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+def plain_text_to_rst(
+    app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
     """Sphinx's autodoc-process-docstring; changes `lines` in place."""
     paragraphs = re.split(r"\n[ \t]*\n", "\n".join(lines))
     lines[:] = "\n\n".join(map(_paragraph, paragraphs)).splitlines()
@@ -19,11 +24,18 @@ def plain_text_to_rst(app: Any, what: str, name: str, obj: Any, options: Any, li
 
 def _paragraph(text: str) -> str:
     rows = text.splitlines()
-    if len(rows) > 1 and all(COLUMNS.match(row) or row.startswith("  ") for row in rows) and COLUMNS.match(rows[0]):
+    if (
+        len(rows) > 1
+        and all(COLUMNS.match(row) or row.startswith("  ") for row in rows)
+        and COLUMNS.match(rows[0])
+    ):
         return "\n".join(["::", "", *(f"   {row}" for row in rows)])
     pieces, end = [], 0
     for code in CODE.finditer(text):
-        pieces += [_escaped(text[end : code.start()]), _literal(code[2], text[code.end() : code.end() + 1])]
+        pieces += [
+            _escaped(text[end : code.start()]),
+            _literal(code[2], text[code.end() : code.end() + 1]),
+        ]
         end = code.end()
     return "".join([*pieces, _escaped(text[end:])])
 

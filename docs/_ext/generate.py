@@ -1,4 +1,7 @@
-"""Pages that are made from the project itself when the site is built: settings out of conf/, commands out of the command line, modules out of src/."""
+"""Pages that are made from the project itself when the site is built.
+
+Settings out of conf/, commands out of the command line, modules out of src/.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +22,37 @@ LONGEST_VALUE = 90
 """Characters; longer values are seen in the file, which is then shown."""
 SPECIAL = ("_target_", "_partial_", "_convert_")
 GROUPS = {
-    "data": "Where labels and images come from, and how they are loaded.", "skeleton": "The keypoints of the network.",
-    "model": "The network.", "init": "Where its first weights come from.", "loss": "What training makes small.",
-    "augment": "How pictures are changed in training.", "optimizer": "How weights are stepped.", "scheduler": "How the learning rate changes.",
-    "trainer": "Lightning's trainer.", "callbacks": "What happens beside the training: checkpoints, averaging, early end, pictures.",
-    "logger": "Where curves are written.", "quant": "What is exported, how it is made int8, and what the files must hold.",
-    "target": "The board that a run is for.", "recipe": "Where weights begin, steps and epochs, together.",
-    "experiment": "Whole runs by name.", "debug": "Small runs that find mistakes.", "sweep": "Searches over several runs.",
-}  # fmt: skip
+    "data": "Where labels and images come from, and how they are loaded.",
+    "skeleton": "The keypoints of the network.",
+    "model": "The network.",
+    "init": "Where its first weights come from.",
+    "loss": "What training makes small.",
+    "augment": "How images are changed in training.",
+    "optimizer": "How weights are stepped.",
+    "scheduler": "How the learning rate changes.",
+    "trainer": "Lightning's trainer.",
+    "callbacks": "What happens beside the training: checkpoints, averaging, early end, images.",
+    "logger": "Where curves are written.",
+    "quant": "What is exported, how it is made int8, and what the files must hold.",
+    "target": "The board that a run is for.",
+    "recipe": "Where weights begin, steps and epochs, together.",
+    "experiment": "Whole runs by name.",
+    "debug": "Small runs that find mistakes.",
+    "sweep": "Searches over several runs.",
+}
 INTERNAL = ("board", "cli", "entries")
 """Parts of the package that have a page of their own or that nobody imports."""
 
 
 def write_pages(repository: Path, made: Path) -> None:
-    """Writes every generated page anew, those that have not changed with their old times, so that Sphinx does not read them again."""
-    pages = {f"configuration/{name}.md": text for name, text in configuration(repository / "conf").items()}
+    """Writes every generated page anew, those that have not changed with their old times.
+
+    So that Sphinx does not read them again.
+    """
+    pages = {
+        f"configuration/{name}.md": text
+        for name, text in configuration(repository / "conf").items()
+    }
     pages |= {f"api/{name}.md": text for name, text in api(repository / "src").items()}
     pages["commands.md"] = commands()
     for old in made.rglob("*.md"):
@@ -62,13 +81,24 @@ class Setting:
 
 def configuration(conf: Path) -> dict[str, str]:
     """Page of each group, and the page of them all."""
-    groups = sorted(folder.name for folder in conf.iterdir() if folder.is_dir() and list(folder.rglob("*.yaml")))
+    groups = sorted(
+        folder.name for folder in conf.iterdir() if folder.is_dir() and list(folder.rglob("*.yaml"))
+    )
     pages = {group: _group_page(conf / group) for group in groups}
-    listed = "\n".join(f"| [{group}]({group}.md) | {', '.join(f'`{file}`' for file in _options(conf / group))} | {GROUPS.get(group, '')} |" for group in groups)
-    train, export = (_file_section(conf / f"{entry}.yaml", entry, level=2) for entry in ("train", "export"))
+    listed = "\n".join(
+        f"| [{group}]({group}.md) | {', '.join(f'`{file}`' for file in _options(conf / group))} "
+        f"| {GROUPS.get(group, '')} |"
+        for group in groups
+    )
+    train, export = (
+        _file_section(conf / f"{entry}.yaml", entry, level=2) for entry in ("train", "export")
+    )
     pages["index"] = (
-        "# Configuration\n\nEvery setting, its default and what it means, made from the files in `conf/` when this site is built. A group's choice is "
-        "set as `group=option`, a setting as `key=value`; `heatpose train --cfg job experiment=quickstart` prints what a command would use.\n\n"
+        "# Configuration\n\nEvery setting, its default and its meaning, generated from "
+        "the files in `conf/`. "
+        "A group's choice is "
+        "set as `group=option`, a setting as `key=value`; "
+        "`heatpose train --cfg job experiment=quickstart` prints the composed configuration.\n\n"
         f"## Groups\n\n| group | options | what |\n|---|---|---|\n{listed}\n\n{train}\n{export}\n"
         "```{toctree}\n:hidden:\n\n" + "\n".join(groups) + "\n```\n"
     )
@@ -76,21 +106,39 @@ def configuration(conf: Path) -> dict[str, str]:
 
 
 def _options(group: Path) -> list[str]:
-    return sorted(path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml"))
+    return sorted(
+        path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml")
+    )
 
 
 def _group_page(group: Path) -> str:
-    sections = [_file_section(group / f"{option}.yaml", f"{group.name}={option}", level=2, prefix=group.name) for option in _options(group)]
+    sections = [
+        _file_section(
+            group / f"{option}.yaml", f"{group.name}={option}", level=2, prefix=group.name
+        )
+        for option in _options(group)
+    ]
     return f"# {group.name}\n\n{GROUPS.get(group.name, '')}\n\n" + "\n".join(sections)
 
 
 def _file_section(path: Path, title: str, level: int, prefix: str = "") -> str:
-    """A file: what its first comment says, a table of its settings, and the file itself where the table cannot show everything."""
+    """A file: what its first comment says, a table of its settings.
+
+    And the file itself where the table cannot show everything.
+    """
     text = path.read_text(encoding="utf-8")
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     package = "" if "# @package _global_" in text else prefix
-    settings = list(_settings(node, text.splitlines(), package)) if isinstance(node, yaml.MappingNode) else []
-    rows = [f"| `{s.key}` | {_code(s.value)} | {_cell(s.comment or _documented(s))} |" for s in settings if s.key.rpartition(".")[2] not in SPECIAL]
+    settings = (
+        list(_settings(node, text.splitlines(), package))
+        if isinstance(node, yaml.MappingNode)
+        else []
+    )
+    rows = [
+        f"| `{s.key}` | {_code(s.value)} | {_cell(s.comment or _documented(s))} |"
+        for s in settings
+        if s.key.rpartition(".")[2] not in SPECIAL
+    ]
     table = "| setting | default | what |\n|---|---|---|\n" + "\n".join(rows) + "\n" if rows else ""
     made_of = [s.value for s in settings if s.key == f"{package}._target_".removeprefix(".")]
     built = f"Builds {_reference(made_of[0])}.\n\n" if made_of else ""
@@ -118,7 +166,9 @@ def _while_comment(lines: list[str]) -> Iterator[str]:
         yield line
 
 
-def _settings(node: yaml.MappingNode, lines: list[str], prefix: str, target: str = "") -> Iterator[Setting]:
+def _settings(
+    node: yaml.MappingNode, lines: list[str], prefix: str, target: str = ""
+) -> Iterator[Setting]:
     own = {key.value: value for key, value in node.value}
     target = own["_target_"].value if "_target_" in own else target
     for key, value in node.value:
@@ -129,7 +179,16 @@ def _settings(node: yaml.MappingNode, lines: list[str], prefix: str, target: str
         if isinstance(value, yaml.MappingNode) and not value.flow_style:
             if comment:
                 yield Setting(name, "", comment)
-            yield from _settings(value, lines, name, "" if "_target_" in dict(_pairs(value)) else f"{target}:{key.value}" if target else "")
+            yield from _settings(
+                value,
+                lines,
+                name,
+                ""
+                if "_target_" in dict(_pairs(value))
+                else f"{target}:{key.value}"
+                if target
+                else "",
+            )
         else:
             yield Setting(name, _source(value, lines), comment, target)
 
@@ -140,8 +199,14 @@ def _pairs(node: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node]]:
 
 def _comment(lines: list[str], line: int, value: yaml.Node) -> str:
     """The remark behind a setting, and the lines of remarks directly above it."""
-    last = line if isinstance(value, yaml.MappingNode) and not value.flow_style else min(value.end_mark.line, len(lines) - 1)
-    found = re.search(r"\s#\s?(.*)$", lines[line]) or re.search(r"\s#\s?(.*)$", lines[last] if last == line else "")
+    last = (
+        line
+        if isinstance(value, yaml.MappingNode) and not value.flow_style
+        else min(value.end_mark.line, len(lines) - 1)
+    )
+    found = re.search(r"\s#\s?(.*)$", lines[line]) or re.search(
+        r"\s#\s?(.*)$", lines[last] if last == line else ""
+    )
     above: list[str] = []
     while line > 0 and lines[line - 1].startswith(" ") and lines[line - 1].lstrip().startswith("#"):
         line -= 1
@@ -162,13 +227,19 @@ def _source(value: yaml.Node, lines: list[str]) -> str:
 
 
 def _documented(setting: Setting) -> str:
-    """What the docstring of the thing that is built says about an argument; only of this project's own."""
+    """What the docstring of the thing that is built says about an argument.
+
+    Only of this project's own.
+    """
     target, name = setting.target, setting.key.rpartition(".")[2]
     if not target.startswith("heatpose."):
         return ""
     thing = get_object(target.partition(":")[0])
     texts = [inspect.getdoc(thing) or "", inspect.getdoc(getattr(thing, "__init__", None)) or ""]
-    found = (re.search(rf"^ +{re.escape(name)}(?: \([^)]*\))?: (.*(?:\n {{8,}}.*)*)", text, re.M) for text in texts)
+    found = (
+        re.search(rf"^ +{re.escape(name)}(?: \([^)]*\))?: (.*(?:\n {{8,}}.*)*)", text, re.M)
+        for text in texts
+    )
     return next((" ".join(match[1].split()) for match in found if match), "")
 
 
@@ -202,8 +273,10 @@ def commands() -> str:
     group = typer.main.get_command(app)
     sections = [_command(name, command) for name, command in getattr(group, "commands").items()]  # noqa: B009
     return (
-        "# Commands\n\nMade from the command line itself. Exit status: 0 success, 1 a failed gate or bad input (one sentence on stderr), 2 wrong usage. In a "
-        "checkout each is `uv run heatpose ...`; `uv run train.py` and `uv run export.py` are `heatpose train` and `heatpose export`.\n\n" + "\n".join(sections)
+        "# Commands\n\nGenerated from the command line. Exit status: 0 success, "
+        "1 a failed acceptance check or bad input (one sentence on stderr), 2 wrong usage. In a "
+        "checkout each is `uv run heatpose ...`; `uv run train.py` and `uv run export.py` are "
+        "`heatpose train` and `heatpose export`.\n\n" + "\n".join(sections)
     )
 
 
@@ -213,7 +286,11 @@ def _command(name: str, command: Any) -> str:
         if parameter.name == "help":
             continue
         required = "required" if parameter.required else _default(parameter)
-        kind = parameter.opts[-1] if parameter.param_type_name == "option" else (parameter.metavar or parameter.name).upper()
+        kind = (
+            parameter.opts[-1]
+            if parameter.param_type_name == "option"
+            else (parameter.metavar or parameter.name).upper()
+        )
         rows.append(f"| `{kind}` | {required} | {_cell(getattr(parameter, 'help', None) or '')} |")
     table = "| argument | default | what |\n|---|---|---|\n" + "\n".join(rows) + "\n"
     return f"## heatpose {name}\n\n{(command.help or '').strip()}\n\n{table}"
@@ -230,16 +307,31 @@ def _default(parameter: Any) -> str:
 
 
 def api(src: Path) -> dict[str, str]:
-    """Page of each subpackage with its public modules, one of the modules beside them, and the page of them all."""
+    """Page of each subpackage with its public modules, one of the modules beside them.
+
+    And the page of them all.
+    """
     package = src / "heatpose"
-    folders = sorted(f for f in package.iterdir() if (f / "__init__.py").is_file() and f.name not in INTERNAL)
+    folders = sorted(
+        f for f in package.iterdir() if (f / "__init__.py").is_file() and f.name not in INTERNAL
+    )
     pages = {f"heatpose.{folder.name}": _package_page(folder, src) for folder in folders}
-    alone = [_module(path, src) for path in sorted(package.glob("*.py")) if not path.stem.startswith("_")]
-    pages["heatpose"] = "# heatpose\n\n" + _first_paragraph(package / "__init__.py") + "\n\n" + "\n".join(alone)
-    listed = "\n".join(f"- [](heatpose.{folder.name}.md): {_first_paragraph(folder / '__init__.py')}" for folder in folders)
+    alone = [
+        _module(path, src) for path in sorted(package.glob("*.py")) if not path.stem.startswith("_")
+    ]
+    pages["heatpose"] = (
+        "# heatpose\n\n" + _first_paragraph(package / "__init__.py") + "\n\n" + "\n".join(alone)
+    )
+    listed = "\n".join(
+        f"- [](heatpose.{folder.name}.md): {_first_paragraph(folder / '__init__.py')}"
+        for folder in folders
+    )
     pages["index"] = (
-        "# Modules\n\nThe package as a library. What begins with an underscore may change at any time. Nothing heavy is loaded before it is used, and "
-        f"TensorFlow only by the process that converts.\n\n- [](heatpose.md): the modules beside the packages.\n{listed}\n\n"
+        "# Modules\n\nThe package as a library. "
+        "What begins with an underscore may change at any time. "
+        "Nothing heavy is loaded before it is used, and "
+        "TensorFlow only by the process that converts.\n\n"
+        f"- [](heatpose.md): the modules beside the packages.\n{listed}\n\n"
         "```{toctree}\n:hidden:\n\n" + "\n".join(name for name in sorted(pages)) + "\n```\n"
     )
     return pages
@@ -251,7 +343,11 @@ def _first_paragraph(path: Path) -> str:
 
 
 def _package_page(folder: Path, src: Path) -> str:
-    modules = sorted(p for p in folder.rglob("*.py") if not p.stem.startswith("_") and not set(INTERNAL) & set(p.relative_to(folder).parts))
+    modules = sorted(
+        p
+        for p in folder.rglob("*.py")
+        if not p.stem.startswith("_") and not set(INTERNAL) & set(p.relative_to(folder).parts)
+    )
     inside = "\n".join(_module(path, src) for path in modules)
     about = f"```{{eval-rst}}\n.. automodule:: heatpose.{folder.name}\n```\n"
     return f"# heatpose.{folder.name}\n\n{about}\n{inside}"

@@ -20,12 +20,16 @@ from importlib.util import find_spec
 class HeatposeError(Exception):
     """A mistake in the input or the surroundings, told in one sentence.
 
-    The command line prints the sentence on stderr and exits with status 1; a traceback would hide it.
+    The command line prints the sentence on stderr and exits with status 1; a traceback would hide
+    it.
     """
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, without its further paragraphs; its kind where it says nothing."""
+    """What a library's error says, without its further paragraphs.
+
+    Its kind where it says nothing.
+    """
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
@@ -95,7 +99,17 @@ def _output_has_no_reader() -> bool:
 
 ROOM = "make room or choose another folder, and run the same command again"
 FOLDERS = "choose another file or folder"
-_FULL_OR_CLOSED = ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EMFILE", "EFBIG", "EIO", "ESTALE"]
+_FULL_OR_CLOSED = [
+    "ENOSPC",
+    "EDQUOT",
+    "EROFS",
+    "EACCES",
+    "EPERM",
+    "EMFILE",
+    "EFBIG",
+    "EIO",
+    "ESTALE",
+]
 SYSTEM = {
     # Windows lacks some of them.
     **{getattr(errno, name): ROOM for name in _FULL_OR_CLOSED if hasattr(errno, name)},
@@ -107,7 +121,10 @@ SYSTEM = {
 
 
 def _disk_sentence(error: BaseException | None) -> str:
-    """A full or read-only disk, met where nobody expected it, as a sentence; "" for other errors."""
+    """A full or read-only disk, met where nobody expected it, as a sentence.
+
+    "" for other errors.
+    """
     while error is not None and not (isinstance(error, OSError) and error.errno in SYSTEM):
         error = error.__cause__ or error.__context__
     if error is None:
@@ -119,7 +136,8 @@ def _disk_sentence(error: BaseException | None) -> str:
 def _sentence(error: HeatposeError) -> str:
     """The error's text in one line.
 
-    A process of torch's data loader hands its error over with the whole traceback as the text; the sentence is at its end.
+    A process of torch's data loader hands its error over with the whole traceback as the text; the
+    sentence is at its end.
     """
     name = f"{HeatposeError.__module__}.{HeatposeError.__qualname__}: "
     return " ".join(str(error).rpartition(name)[2].splitlines())
@@ -196,9 +214,9 @@ def _loader(error: BaseException) -> str:
         or any(w in text for w in SHARED_MEMORY)
     ):
         return (
-            f"A process of the data loader was ended by the system ({text.rstrip('. ')}), most "
-            "often for want of memory; lower data.workers (0 needs no further process), or give the "
-            "container more shared memory (--shm-size)."
+            f"A process of the data loader was ended by the system ({text.rstrip('. ')}), most"
+            " often for want of memory; lower data.workers (0 needs no further process), or give"
+            " the container more shared memory (--shm-size)."
         )
     if "ancdata" in text or "Too many open files" in text:
         return "Too many files are open; lower data.workers, or raise the limit (ulimit -n 65536)."

@@ -25,7 +25,7 @@ class SmallCoco:
     Attributes:
         archives: As `COCO_ARCHIVES`.
         labels: The two label files' names.
-        pictures: Name below the root -> bytes.
+        images: Name below the root -> bytes.
     """
 
     archives: dict[str, Archive]
@@ -41,7 +41,11 @@ class SmallCoco:
     def found(root: Path) -> set[str]:
         """Everything below a root but the lock and the marker."""
         kept = {".heatpose-download.lock", MARKER}
-        return {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and p.name not in kept}
+        return {
+            p.relative_to(root).as_posix()
+            for p in root.rglob("*")
+            if p.is_file() and p.name not in kept
+        }
 
 
 class Zips:

@@ -25,10 +25,17 @@ def labels(count: int = 12, seed: int = 0) -> dict[str, Any]:
         inside = rng.uniform(0.05, 0.95, (17, 2)) * box[2:] + box[:2]
         points = [value for point in inside.round(2).tolist() for value in (*point, 2)]
         images.append({"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT})
-        annotations.append({
-            "id": 100 + i, "image_id": i, "category_id": 1, "iscrowd": 0, "keypoints": points,
-            "bbox": [round(value, 2) for value in box], "area": 0.6 * box[2] * box[3],
-        })  # fmt: skip
+        annotations.append(
+            {
+                "id": 100 + i,
+                "image_id": i,
+                "category_id": 1,
+                "iscrowd": 0,
+                "keypoints": points,
+                "bbox": [round(value, 2) for value in box],
+                "area": 0.6 * box[2] * box[3],
+            }
+        )
     category = {"id": 1, "name": "person", "keypoints": list(COCO_17.keypoints)}
     return {"images": images, "annotations": annotations, "categories": [category]}
 

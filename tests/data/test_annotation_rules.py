@@ -1,4 +1,7 @@
-"""Annotations as tools write them: filled in and counted, or one sentence that names them and whose remedy works."""
+"""Annotations as tools write them.
+
+Filled in and counted, or one sentence that names them and whose remedy works.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,14 @@ import numpy as np
 import pytest
 
 from heatpose.data.annotation_rules import CORNER, NO_AREA, NO_BBOX, NO_KEYPOINTS
-from heatpose.data.coco import CROWD, NO_KEYPOINT, CocoLabels, benchmark_instances, instances, read_labels
+from heatpose.data.coco import (
+    CROWD,
+    NO_KEYPOINT,
+    CocoLabels,
+    benchmark_instances,
+    instances,
+    read_labels,
+)
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import COCO_17
@@ -49,8 +59,17 @@ def test_a_missing_box_is_made_from_the_keypoints(given: Any, tmp_path: Path) ->
     first, second, *rest = instances(found, tmp_path, COCO_17)[0]
     assert found.assumed == {NO_BBOX: 12}
     assert first.box == (14, 24, 112, 192)  # 80 by 160, and a tenth of 160 around
-    left, top, right, bottom = second.box[0], second.box[1], second.box[0] + second.box[2], sum(second.box[1::2])
-    assert (left, right) == (0, WIDTH) and top == pytest.approx(68.15) and bottom == pytest.approx(131.85)
+    left, top, right, bottom = (
+        second.box[0],
+        second.box[1],
+        second.box[0] + second.box[2],
+        sum(second.box[1::2]),
+    )
+    assert (
+        (left, right) == (0, WIDTH)
+        and top == pytest.approx(68.15)
+        and bottom == pytest.approx(131.85)
+    )
     for person in rest:
         points = person.keypoints - person.box[:2]
         assert ((points >= 0) & (points <= person.box[2:])).all()
@@ -101,7 +120,9 @@ def test_a_file_without_any_keypoints_is_of_another_kind(tmp_path: Path) -> None
     refused(content, tmp_path, "no keypoints, nor has any other; give the person_keypoints file")
 
 
-@pytest.mark.parametrize("values", [(None, None, 0), (None, None, None), (float("nan"), 3, 0), (50, 60, 0)])
+@pytest.mark.parametrize(
+    "values", [(None, None, 0), (None, None, None), (float("nan"), 3, 0), (50, 60, 0)]
+)
 def test_what_is_not_labelled_has_no_place(values: tuple[Any, ...], tmp_path: Path) -> None:
     content = labels(3)
     content["annotations"][2]["keypoints"][:3] = values
@@ -114,7 +135,11 @@ def test_what_is_not_labelled_has_no_place(values: tuple[Any, ...], tmp_path: Pa
 def test_a_labelled_keypoint_needs_coordinates(values: tuple[Any, ...], tmp_path: Path) -> None:
     content = labels(3)
     content["annotations"][2]["keypoints"][3:6] = values
-    refused(content, tmp_path, f"{THIRD}has no coordinates for 'left_eye', .*or 0, 0, 0 for a keypoint that")
+    refused(
+        content,
+        tmp_path,
+        f"{THIRD}has no coordinates for 'left_eye', .*or 0, 0, 0 for a keypoint that",
+    )
     content["annotations"][2]["keypoints"][3:6] = 0, 0, 0
     assert kept(content, tmp_path)[2].labelled.sum() == 16
 
@@ -123,13 +148,19 @@ def test_a_labelled_keypoint_needs_coordinates(values: tuple[Any, ...], tmp_path
 def test_a_confidence_in_place_of_the_visibility_is_refused(v: Any, tmp_path: Path) -> None:
     content = labels(3)
     content["annotations"][2]["keypoints"][5] = v
-    refused(content, tmp_path, f"{THIRD}has the visibility .* for 'left_eye', .*write 2 for keypoints to be")
+    refused(
+        content,
+        tmp_path,
+        f"{THIRD}has the visibility .* for 'left_eye', .*write 2 for keypoints to be",
+    )
     content["annotations"][2]["keypoints"][5] = 2
     assert kept(content, tmp_path)[2].labelled.all()
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (-1, -1), (0.0, -3)])
-def test_labelled_points_at_the_origin_are_not_labelled(corner: tuple[float, float], tmp_path: Path) -> None:
+def test_labelled_points_at_the_origin_are_not_labelled(
+    corner: tuple[float, float], tmp_path: Path
+) -> None:
     content = labels(3)
     content["annotations"][0]["keypoints"][3:9] = [*corner, 2, *corner, 1]
     found = read(content, tmp_path)
@@ -142,14 +173,20 @@ def test_a_whole_file_of_them_has_nothing_to_score(tmp_path: Path) -> None:
     content = labels(3)
     for entry in content["annotations"]:
         entry["keypoints"] = [0, 0, 2] * 17
-    with pytest.raises(HeatposeError, match=r"labelled at \(0, 0\) or before it, taken as not labelled \(51\)"):
+    with pytest.raises(
+        HeatposeError, match=r"labelled at \(0, 0\) or before it, taken as not labelled \(51\)"
+    ):
         benchmark_instances(read(content, tmp_path), tmp_path, COCO_17)
 
 
 def test_one_annotation_id_twice_is_refused(tmp_path: Path) -> None:
     content = labels(3)
     content["annotations"][2]["id"] = "101"
-    refused(content, tmp_path, r"annotation 101 \(image '3\.png'\) has the id of .* 101 \(image '1\.png'\)")
+    refused(
+        content,
+        tmp_path,
+        r"annotation 101 \(image '3\.png'\) has the id of .* 101 \(image '1\.png'\)",
+    )
     for entry in content["annotations"]:
         del entry["id"]
     assert len({person.annotation_id for person in kept(content, tmp_path)}) == 3
@@ -159,10 +196,15 @@ def test_an_annotation_without_an_id_is_named_by_its_place(tmp_path: Path) -> No
     content = labels(3)
     del content["annotations"][2]["id"]
     content["annotations"][2]["bbox"] = [1, 2, "x", 3]
-    refused(content, tmp_path, r"annotation number 3 in the list \(image '3\.png'\) has no usable box")
+    refused(
+        content, tmp_path, r"annotation number 3 in the list \(image '3\.png'\) has no usable box"
+    )
 
 
-@pytest.mark.parametrize(("value", "crowd"), [(1, True), ("1", True), (True, True), (0, False), ("0", False), (None, False)])
+@pytest.mark.parametrize(
+    ("value", "crowd"),
+    [(1, True), ("1", True), (True, True), (0, False), ("0", False), (None, False)],
+)
 def test_crowds_as_tools_write_them(value: Any, crowd: bool, tmp_path: Path) -> None:
     content = labels(3)
     content["annotations"][2]["iscrowd"] = value
@@ -172,8 +214,12 @@ def test_crowds_as_tools_write_them(value: Any, crowd: bool, tmp_path: Path) -> 
     assert len(kept(content, tmp_path)) == 3
 
 
-@pytest.mark.parametrize("values", ["text", 3, {"nose": 1}, [1, 2], [[1, 2, 2]] * 17, ["a"] * 51, [10**400] * 51])
+@pytest.mark.parametrize(
+    "values", ["text", 3, {"nose": 1}, [1, 2], [[1, 2, 2]] * 17, ["a"] * 51, [10**400] * 51]
+)
 def test_keypoints_of_another_form_are_refused(values: Any, tmp_path: Path) -> None:
     content = labels(3)
     content["annotations"][2]["keypoints"] = values
-    refused(content, tmp_path, f"{THIRD}has .* keypoint numbers, but its category names 17 keypoints")
+    refused(
+        content, tmp_path, f"{THIRD}has .* keypoint numbers, but its category names 17 keypoints"
+    )

@@ -1,4 +1,7 @@
-"""Augmented views: labels must stay on what they label, crops on the picture, and nobody larger than the labelled person in them."""
+"""Augmented views: labels must stay on what they label, crops on the image.
+
+And nobody larger than the labelled person in them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,12 @@ from heatpose.data.sample import Person
 from heatpose.pose import geometry
 from heatpose.pose.skeleton import Skeleton
 
-TRIPLE = Skeleton("triple", ("nose", "left_hand", "right_hand"), (0.1, 0.1, 0.1), flip_pairs=(("left_hand", "right_hand"),))
+TRIPLE = Skeleton(
+    "triple",
+    ("nose", "left_hand", "right_hand"),
+    (0.1, 0.1, 0.1),
+    flip_pairs=(("left_hand", "right_hand"),),
+)
 SIZE = 192
 
 
@@ -36,13 +44,23 @@ def a_person(
     points = np.zeros((3, 2)) if keypoints is None else keypoints
     neighbours = np.array(others or [], np.float32).reshape(-1, 4)
     return Person(
-        image_path=Path("none.png"), image_id=1, annotation_id=1, width=width, height=height,
-        keypoints=points.astype(np.float32), labelled=np.ones(3, np.bool_), box=box, area=box[2] * box[3] / 2,
-        alone=not len(neighbours), others=neighbours,
-    )  # fmt: skip
+        image_path=Path("none.png"),
+        image_id=1,
+        annotation_id=1,
+        width=width,
+        height=height,
+        keypoints=points.astype(np.float32),
+        labelled=np.ones(3, np.bool_),
+        box=box,
+        area=box[2] * box[3] / 2,
+        alone=not len(neighbours),
+        others=neighbours,
+    )
 
 
-def dots(points: NDArray[np.float64], width: int, height: int, radius: float = 7) -> NDArray[np.uint8]:
+def dots(
+    points: NDArray[np.float64], width: int, height: int, radius: float = 7
+) -> NDArray[np.uint8]:
     """A black image with a disc around point k in colour k."""
     v, u = np.mgrid[:height, :width] + 0.5
     image = np.zeros((height, width, 3), np.uint8)
@@ -59,21 +77,36 @@ def centroid(image: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def errors(augment: GeometricAugment, sampling: str, draws: int = 60) -> NDArray[np.float64]:
-    """Centroid of each keypoint's dot in drawn views, minus where the label went: f64[N, 2] input pixels."""
+    """Centroid of each keypoint's dot in drawn views, minus where the label went.
+
+    f64[N, 2] input pixels.
+    """
     random = np.random.default_rng(0)
     found = []
     for draw in range(draws):
         width, height = int(random.integers(200, 420)), int(random.integers(200, 420))
-        points = np.stack([random.uniform(40, width - 40, 3), random.uniform(40, height - 40, 3)], 1)
+        points = np.stack(
+            [random.uniform(40, width - 40, 3), random.uniform(40, height - 40, 3)], 1
+        )
         if min(np.linalg.norm(points[a] - points[b]) for a, b in ((0, 1), (0, 2), (1, 2))) < 20:
             continue
         box = (30.0, 30.0, width - 60.0, height - 60.0)
-        crowded = [(0.0, 0.0, width * 0.5, height * 0.9)] if draw % 2 else None  # every second one is cropped
+        # every second one is cropped
+        crowded = [(0.0, 0.0, width * 0.5, height * 0.9)] if draw % 2 else None
         person = a_person(width, height, box, points, crowded)
         transform, mirrored = augment.transform(person, SIZE, random)
-        sample = view(dots(points, width, height), person, transform, SIZE, mirrored, TRIPLE.flip_order, sampling)
+        sample = view(
+            dots(points, width, height),
+            person,
+            transform,
+            SIZE,
+            mirrored,
+            TRIPLE.flip_order,
+            sampling,
+        )
         for k, point in enumerate(sample.points):
-            colour = TRIPLE.flip_order[k] if mirrored else k  # the left hand of the mirror image is the right hand's dot
+            # the left hand of the mirror image is the right hand's dot
+            colour = TRIPLE.flip_order[k] if mirrored else k
             if ((point > 12) & (point < SIZE - 12)).all():
                 found.append(centroid(sample.image[..., colour]) - point)
     return np.array(found)
@@ -94,7 +127,8 @@ def test_labels_stay_on_what_they_label(augment: GeometricAugment, sampling: str
     found = errors(augment, sampling)
     assert len(found) > 60
     assert np.linalg.norm(found, axis=1).max() < 0.75
-    assert (np.abs(found.mean(0)) < 0.08).all()  # half a pixel of the image or of the input would show
+    # half a pixel of the image or of the input would show
+    assert (np.abs(found.mean(0)) < 0.08).all()
 
 
 def test_a_mirrored_view_swaps_left_and_right() -> None:
@@ -103,11 +137,14 @@ def test_a_mirrored_view_swaps_left_and_right() -> None:
     labelled = np.array([True, True, False])
     person = Person(**{**person.__dict__, "labelled": labelled})
     transform = geometry.compose(geometry.stretch(320, 240, SIZE), geometry.mirror(SIZE))
-    sample = view(dots(keypoints, 320, 240), person, transform, SIZE, True, TRIPLE.flip_order, "nearest")
+    sample = view(
+        dots(keypoints, 320, 240), person, transform, SIZE, True, TRIPLE.flip_order, "nearest"
+    )
     expected = [[(320 - x) * 0.6, y * 0.8] for x, y in keypoints[[0, 2, 1]]]
     np.testing.assert_allclose(sample.points, expected, atol=1e-4)
     assert sample.labelled.tolist() == [True, False, True]
-    assert sample.points[1, 0] < sample.points[2, 0]  # what is now the left hand lies where a left hand was
+    # what is now the left hand lies where a left hand was
+    assert sample.points[1, 0] < sample.points[2, 0]
 
 
 def test_a_mirrored_view_is_the_mirror_image() -> None:
@@ -116,7 +153,9 @@ def test_a_mirrored_view_is_the_mirror_image() -> None:
     for probability in (0, 1):
         augment = GeometricAugment(whole=1, rotate=0, mirror=probability)
         transform, mirrored = augment.transform(person, 160, np.random.default_rng(0))
-        images.append(view(image, person, transform, 160, mirrored, TRIPLE.flip_order, "bilinear").image)
+        images.append(
+            view(image, person, transform, 160, mirrored, TRIPLE.flip_order, "bilinear").image
+        )
     np.testing.assert_array_equal(images[1], images[0][:, ::-1])
 
 
@@ -129,25 +168,34 @@ def test_the_boxs_sides_are_measured_in_the_view(augment: GeometricAugment) -> N
         person = a_person(box=(x, y, w, h))
         transform, mirrored = augment.transform(person, SIZE, random)
         sample = view(image, person, transform, SIZE, mirrored, TRIPLE.flip_order, "nearest")
-        corners = geometry.apply(transform, np.array([[x, y], [x + w, y], [x, y + h]])).astype(float)
+        corners = geometry.apply(transform, np.array([[x, y], [x + w, y], [x, y + h]])).astype(
+            float
+        )
         lengths = [np.linalg.norm(corners[i] - corners[0]) for i in (1, 2)]
         np.testing.assert_allclose(sample.box, lengths, rtol=1e-4)
 
 
 def region_of(transform: geometry.Matrix) -> Box:
     """The rectangle of the image that an unrotated, unmirrored transform maps onto the input."""
-    (x, y), (right, bottom) = geometry.apply(geometry.invert(transform), np.array([[0.0, 0.0], [SIZE, SIZE]]))
+    (x, y), (right, bottom) = geometry.apply(
+        geometry.invert(transform), np.array([[0.0, 0.0], [SIZE, SIZE]])
+    )
     return float(x), float(y), float(right - x), float(bottom - y)
 
 
 def some_people(count: int, random: np.random.Generator) -> list[Person]:
-    """People anywhere on pictures of any form, every second one with a neighbour."""
+    """People anywhere on images of any form, every second one with a neighbour."""
     instances = []
     for i in range(count):
         width, height = (int(side) for side in random.integers(100, 700, 2))
         w, h = random.uniform(0.05, 0.95) * width, random.uniform(0.05, 0.95) * height
         x, y = random.uniform(0, width - w), random.uniform(0, height - h)
-        other = (random.uniform(0, width * 0.8), random.uniform(0, height * 0.8), width * 0.2, height * 0.2)
+        other = (
+            random.uniform(0, width * 0.8),
+            random.uniform(0, height * 0.8),
+            width * 0.2,
+            height * 0.2,
+        )
         instances.append(a_person(width, height, (x, y, w, h), others=[other] if i % 2 else None))
     return instances
 
@@ -168,7 +216,7 @@ def test_a_region_stays_on_the_picture_and_holds_the_person_where_it_can(crop: f
             if side <= limit:
                 assert start >= -slack and start + side <= limit + slack
             else:
-                assert start <= slack and start + side >= limit - slack  # all of the picture
+                assert start <= slack and start + side >= limit - slack  # all of the image
             if side >= length:
                 assert start <= first + slack and start + side >= first + length - slack
             else:
@@ -202,7 +250,10 @@ def test_a_crop_is_not_magnified_more_than_allowed() -> None:
 
 
 def largest_neighbour(person: Person, crop: Box) -> float:
-    """Pixels of the largest other person within the crop over the person's own, by counting (whole numbers)."""
+    """Pixels of the largest other person within the crop over the person's own, by counting.
+
+    (whole numbers).
+    """
     cells = np.zeros((person.height, person.width), np.bool_)
     largest = 0
     for x, y, w, h in person.others.astype(int):
@@ -219,7 +270,10 @@ def test_prominent_means_no_other_person_fills_more_than_the_limit() -> None:
     answers = []
     for _ in range(300):
         box = (*random.integers(0, 60, 2).tolist(), *random.integers(10, 60, 2).tolist())
-        others = [(*random.integers(-20, 100, 2).tolist(), *random.integers(5, 80, 2).tolist()) for _ in range(int(random.integers(1, 4)))]
+        others = [
+            (*random.integers(-20, 100, 2).tolist(), *random.integers(5, 80, 2).tolist())
+            for _ in range(int(random.integers(1, 4)))
+        ]
         person = a_person(120, 120, box, others=others)
         crop = (*random.integers(0, 60, 2).tolist(), *random.integers(10, 60, 2).tolist())
         assert prominent(person) == (largest_neighbour(person, (0, 0, 120, 120)) < PROMINENCE)
@@ -240,14 +294,18 @@ def test_someone_who_is_not_prominent_is_cropped_until_he_is() -> None:
 
 def test_someone_inside_a_larger_person_does_not_suit() -> None:
     augment = GeometricAugment()
-    assert not augment.suits(a_person(640, 480, (300, 200, 60, 80), others=[(200.0, 50.0, 300.0, 400.0)]), SIZE)
+    assert not augment.suits(
+        a_person(640, 480, (300, 200, 60, 80), others=[(200.0, 50.0, 300.0, 400.0)]), SIZE
+    )
     assert augment.suits(a_person(640, 480, (300, 200, 60, 80)), SIZE)
 
 
 def test_the_fixed_view_is_the_whole_picture_of_someone_prominent() -> None:
     alone, small = a_person(), a_person(others=[(0.0, 0.0, 40.0, 40.0)])
     for person in (alone, small):
-        np.testing.assert_array_equal(fixed_transform(person, SIZE), geometry.stretch(320, 240, SIZE))
+        np.testing.assert_array_equal(
+            fixed_transform(person, SIZE), geometry.stretch(320, 240, SIZE)
+        )
 
 
 def test_the_fixed_view_of_the_others_is_one_crop_around_them() -> None:
@@ -264,7 +322,10 @@ def test_the_fixed_view_of_the_others_is_one_crop_around_them() -> None:
 def test_drawing_repeats_with_the_same_generator() -> None:
     person = a_person(others=[(0.0, 0.0, 40.0, 40.0)])
     augment = GeometricAugment()
-    draws = [[augment.transform(person, SIZE, np.random.default_rng(seed)) for seed in range(9)] for _ in (0, 1)]
+    draws = [
+        [augment.transform(person, SIZE, np.random.default_rng(seed)) for seed in range(9)]
+        for _ in (0, 1)
+    ]
     for (first, mirrored), (second, again) in zip(*draws, strict=True):
         np.testing.assert_array_equal(first, second)
         assert mirrored == again
@@ -279,16 +340,23 @@ def test_probabilities_are_kept() -> None:
     turned = [abs(transform[0, 1]) > 1e-9 for transform, _ in drawn]
     assert np.mean(turned) == pytest.approx(0.25, abs=0.04)
     upright = [t for (t, _), rotated in zip(drawn, turned, strict=True) if not rotated]
-    whole = [abs(abs(t[0, 0]) - SIZE / 320) < 1e-9 and abs(t[1, 1] - SIZE / 240) < 1e-9 for t in upright]
+    whole = [
+        abs(abs(t[0, 0]) - SIZE / 320) < 1e-9 and abs(t[1, 1] - SIZE / 240) < 1e-9 for t in upright
+    ]
     assert np.mean(whole) == pytest.approx(0.4, abs=0.05)
     degrees = [np.degrees(np.arctan2(t[1, 0] / 320 * 240, t[0, 0])) for t, m in drawn if not m]
     assert max(degrees) > 15 and min(degrees) < -15
 
 
-def images(seed: int) -> torch.Tensor:
-    """Equal pictures u8[64, 3, 16, 16] with values in the middle, which no change drives to the ends."""
+def photos(seed: int) -> torch.Tensor:
+    """Equal images u8[64, 3, 16, 16] with values in the middle.
+
+    Which no change drives to the ends.
+    """
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(100, 156, (1, 3, 16, 16), generator=generator, dtype=torch.uint8).expand(64, -1, -1, -1)
+    return torch.randint(100, 156, (1, 3, 16, 16), generator=generator, dtype=torch.uint8).expand(
+        64, -1, -1, -1
+    )
 
 
 def draws(count: int = 64) -> torch.Tensor:
@@ -302,7 +370,9 @@ def test_colours_stay_in_range_and_differ_between_images() -> None:
     assert changed.dtype == torch.float32 and changed.shape == images.shape
     assert changed.min() == 0 and changed.max() == 255
     assert len({image.mean().item() for image in changed}) == 8
-    torch.testing.assert_close(Photometric(0, 0, 0)(images, draws(8)), images.float(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        Photometric(0, 0, 0)(images, draws(8)), images.float(), atol=1e-3, rtol=0
+    )
 
 
 def test_brightness_adds_one_number_per_image() -> None:
@@ -322,7 +392,9 @@ def test_contrast_stretches_about_the_images_mean() -> None:
     factors = changed.flatten(1).std(1) / images.flatten(1).std(1)
     assert 0.699 < factors.min() < 0.75 and 1.25 < factors.max() < 1.301
     centre = images.mean((1, 2, 3), keepdim=True)
-    torch.testing.assert_close(changed, centre + (images - centre) * factors[:, None, None, None], atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        changed, centre + (images - centre) * factors[:, None, None, None], atol=0.01, rtol=0
+    )
 
 
 def test_saturation_stretches_about_grey() -> None:
@@ -333,4 +405,6 @@ def test_saturation_stretches_about_grey() -> None:
     torch.testing.assert_close(changed.mean(1, keepdim=True), grey, atol=0.01, rtol=0)
     factors = (changed - grey).flatten(1).std(1) / (images - grey).flatten(1).std(1)
     assert 0.699 < factors.min() < 0.75 and 1.25 < factors.max() < 1.301
-    torch.testing.assert_close(changed, grey + (images - grey) * factors[:, None, None, None], atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        changed, grey + (images - grey) * factors[:, None, None, None], atol=0.01, rtol=0
+    )

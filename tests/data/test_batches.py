@@ -1,4 +1,7 @@
-"""Plans of batches: everyone once or as weighted, one size for all processes, the same numbers again for the same seed and epoch."""
+"""Plans of batches: everyone once or as weighted, one size for all processes.
+
+The same numbers again for the same seed and epoch.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,13 @@ from heatpose.data.batches import BatchPlan, EpochBatches, generator, sampling_w
 from heatpose.data.sample import Person
 
 
-def plans(instances: int = 50, batch_size: int = 8, sizes: tuple[int, ...] = (64,), epoch: int = 0, **settings: object) -> list[BatchPlan]:
+def plans(
+    instances: int = 50,
+    batch_size: int = 8,
+    sizes: tuple[int, ...] = (64,),
+    epoch: int = 0,
+    **settings: object,
+) -> list[BatchPlan]:
     batches = EpochBatches(instances, batch_size, sizes, **settings)  # type: ignore[arg-type]
     batches.set_epoch(epoch)
     found = list(batches)
@@ -39,13 +48,18 @@ def test_positions_count_through_the_epoch() -> None:
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_processes_share_the_batches_of_one(ranks: int) -> None:
     alone = plans(sizes=(64, 96, 128))
-    together = [plans(batch_size=8 // ranks, sizes=(64, 96, 128), rank=rank, ranks=ranks) for rank in range(ranks)]
+    together = [
+        plans(batch_size=8 // ranks, sizes=(64, 96, 128), rank=rank, ranks=ranks)
+        for rank in range(ranks)
+    ]
     assert {len(found) for found in together} == {len(alone)}
     for number, whole in enumerate(alone):
         parts = [found[number] for found in together]
         assert {part.size for part in parts} == {whole.size}
         assert {len(part.instances) for part in parts} == {8 // ranks}
-        pairs = [pair for part in parts for pair in zip(part.positions, part.instances, strict=True)]
+        pairs = [
+            pair for part in parts for pair in zip(part.positions, part.instances, strict=True)
+        ]
         assert sorted(pairs) == list(zip(whole.positions, whole.instances, strict=True))
 
 
@@ -56,7 +70,11 @@ def test_a_last_small_batch_has_people_for_every_process() -> None:
 
 
 def test_each_batch_has_one_of_the_sizes_in_equal_parts() -> None:
-    sizes = [plan.size for epoch in range(20) for plan in plans(instances=480, sizes=(64, 96, 128), epoch=epoch)]
+    sizes = [
+        plan.size
+        for epoch in range(20)
+        for plan in plans(instances=480, sizes=(64, 96, 128), epoch=epoch)
+    ]
     counts = np.array([sizes.count(size) for size in (64, 96, 128)])
     assert counts.sum() == 1200 and counts.min() > 340
     assert sizes[:60] != sizes[60:120]
@@ -64,19 +82,41 @@ def test_each_batch_has_one_of_the_sizes_in_equal_parts() -> None:
 
 def test_weights_decide_how_often_someone_comes_up() -> None:
     weights = np.arange(1, 51, dtype=float)
-    found = np.bincount([p for epoch in range(200) for p in drawn(plans(weights=weights, epoch=epoch))], minlength=50)
+    found = np.bincount(
+        [p for epoch in range(200) for p in drawn(plans(weights=weights, epoch=epoch))],
+        minlength=50,
+    )
     expected = weights / weights.sum() * found.sum()
     assert (np.abs(found - expected) < 5 * np.sqrt(expected)).all()
 
 
-def a_person(side: float, labelled: int, others: list[tuple[float, float, float, float]] | None = None) -> Person:
+def a_person(
+    side: float, labelled: int, others: list[tuple[float, float, float, float]] | None = None
+) -> Person:
     flags = np.arange(4) < labelled
     neighbours = np.array(others or [], np.float32).reshape(-1, 4)
-    return Person(Path("x"), 1, 1, 100, 100, np.zeros((4, 2), np.float32), flags, (0, 0, side, side), side**2, not len(neighbours), neighbours)
+    return Person(
+        Path("x"),
+        1,
+        1,
+        100,
+        100,
+        np.zeros((4, 2), np.float32),
+        flags,
+        (0, 0, side, side),
+        side**2,
+        not len(neighbours),
+        neighbours,
+    )
 
 
 def test_weights_by_prominence_size_and_keypoints() -> None:
-    instances = [a_person(40, 4), a_person(20, 4), a_person(40, 2), a_person(20, 4, [(0, 0, 100, 100)])]
+    instances = [
+        a_person(40, 4),
+        a_person(20, 4),
+        a_person(40, 2),
+        a_person(20, 4, [(0, 0, 100, 100)]),
+    ]
     assert sampling_weights(instances) is None
 
     def relative(**settings: float) -> list[float]:
@@ -92,8 +132,17 @@ def test_weights_by_prominence_size_and_keypoints() -> None:
 
 
 def test_generators_repeat_and_differ_by_everything_that_they_are_for() -> None:
-    keys = [(0, 1, 0, 0), (1, 1, 0, 0), (0, 2, 0, 0), (0, 1, 1, 0), (0, 1, 0, 1), (2**32 - 1, 3, 139, 200_000)]
+    keys = [
+        (0, 1, 0, 0),
+        (1, 1, 0, 0),
+        (0, 2, 0, 0),
+        (0, 1, 1, 0),
+        (0, 1, 0, 1),
+        (2**32 - 1, 3, 139, 200_000),
+    ]
     numbers = [generator(*key).random() for key in keys]
     assert len({*numbers}) == len(keys) and numbers == [generator(*key).random() for key in keys]
-    many = np.array([generator(0, 3, epoch, place).random() for epoch in range(20) for place in range(100)])
+    many = np.array(
+        [generator(0, 3, epoch, place).random() for epoch in range(20) for place in range(100)]
+    )
     assert abs(many.mean() - 0.5) < 0.03 and abs(np.corrcoef(many[:-1], many[1:])[0, 1]) < 0.08

@@ -1,4 +1,7 @@
-"""The label reader against pycocotools on a small handmade file, and against files that are wrong."""
+"""The label reader against pycocotools on a small handmade file.
+
+And against files that are wrong.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,15 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from heatpose.data.coco import CROWD, NO_BOX, NO_KEYPOINT, SEVERAL, benchmark_instances, instances, read_labels
+from heatpose.data.coco import (
+    CROWD,
+    NO_BOX,
+    NO_KEYPOINT,
+    SEVERAL,
+    benchmark_instances,
+    instances,
+    read_labels,
+)
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
 
@@ -27,7 +38,9 @@ def keypoints(*labelled: int, visibility: int = 2, seed: int = 0) -> list[float]
     rng = np.random.default_rng([seed, *labelled])
     values: list[float] = []
     for k in range(17):
-        values += [*rng.uniform(0, 100, 2).round(2).tolist(), visibility] if k in labelled else [0, 0, 0]
+        values += (
+            [*rng.uniform(0, 100, 2).round(2).tolist(), visibility] if k in labelled else [0, 0, 0]
+        )
     return values
 
 
@@ -44,11 +57,15 @@ def person(number: int, image: int, points: list[float], **other: Any) -> dict[s
 
 
 def dataset() -> dict[str, Any]:
-    """Alone, alone with a dog, two people, one and a crowd, a crowd, no box, no keypoint, nobody, a face."""
+    """Alone, alone with a dog, two people, one and a crowd, a crowd, no box, no keypoint, nobody.
+
+    A face.
+    """
     crowd = {"iscrowd": 1, "segmentation": {"counts": [0, 10], "size": [2, 5]}}
     return {
         "images": [
-            {"id": i, "file_name": f"{i}.jpg", "width": 100 + i, "height": 90 + i} for i in range(10, 19)
+            {"id": i, "file_name": f"{i}.jpg", "width": 100 + i, "height": 90 + i}
+            for i in range(10, 19)
         ],
         "categories": [
             {"id": DOG, "name": "dog"},
@@ -57,7 +74,14 @@ def dataset() -> dict[str, Any]:
         "annotations": [
             person(101, 10, keypoints(*range(17))),
             person(102, 11, keypoints(0, 3, 9, visibility=1)),
-            {"id": 103, "image_id": 11, "category_id": DOG, "iscrowd": 0, "bbox": [0, 0, 5, 5], "area": 25},
+            {
+                "id": 103,
+                "image_id": 11,
+                "category_id": DOG,
+                "iscrowd": 0,
+                "bbox": [0, 0, 5, 5],
+                "area": 25,
+            },
             person(104, 12, keypoints(5, 6)),
             person(105, 12, keypoints(11, seed=1)),
             person(106, 13, keypoints(5, 6, 7)),
@@ -102,14 +126,20 @@ def test_a_skeleton_of_the_body_has_other_reasons(tmp_path: Path) -> None:
 
 
 def check_against_pycocotools(path: Path, folder: Path, category: int) -> int:
-    """Compares every kept person with pycocotools' reading of the file; returns how many were compared."""
+    """Compares every kept person with pycocotools' reading of the file.
+
+    Returns how many were compared.
+    """
     coco = by_pycocotools(path)
     wanted = {}
     for image_id in coco.getImgIds():
         everyone = coco.loadAnns(coco.getAnnIds(imgIds=image_id, catIds=[category], iscrowd=None))
         for a in everyone:
             if not a["iscrowd"] and a["num_keypoints"] and min(a["bbox"][2:]) > 0:
-                wanted[a["id"]] = (a, [other["bbox"] for other in everyone if other["id"] != a["id"]])
+                wanted[a["id"]] = (
+                    a,
+                    [other["bbox"] for other in everyone if other["id"] != a["id"]],
+                )
     kept, _ = instances(read_labels(path), folder, COCO_17)
     assert {p.annotation_id for p in kept} == set(wanted)
     for p in kept:
@@ -120,8 +150,13 @@ def check_against_pycocotools(path: Path, folder: Path, category: int) -> int:
         np.testing.assert_array_equal(p.others, np.array(others, np.float32).reshape(-1, 4))
         assert p.box == tuple(a["bbox"]) and p.area == a["area"]
         points = np.array(a["keypoints"]).reshape(17, 3)
-        assert p.labelled.tolist() == (points[:, 2] > 0).tolist() and p.labelled.sum() == a["num_keypoints"]
-        np.testing.assert_array_equal(p.keypoints[p.labelled], points[p.labelled, :2].astype(np.float32))
+        assert (
+            p.labelled.tolist() == (points[:, 2] > 0).tolist()
+            and p.labelled.sum() == a["num_keypoints"]
+        )
+        np.testing.assert_array_equal(
+            p.keypoints[p.labelled], points[p.labelled, :2].astype(np.float32)
+        )
     return len(kept)
 
 
@@ -138,11 +173,16 @@ def test_real_labels_agree_with_pycocotools(shared: Path) -> None:
 def test_the_area_falls_back_on_the_box(tmp_path: Path) -> None:
     content = dataset()
     del content["annotations"][0]["area"]
-    assert instances(read_labels(write(tmp_path, content)), tmp_path, COCO_17)[0][0].area == 30.0 * 40.0
+    assert (
+        instances(read_labels(write(tmp_path, content)), tmp_path, COCO_17)[0][0].area
+        == 30.0 * 40.0
+    )
 
 
 @pytest.mark.parametrize("face", [(), (0,), (1, 4), (0, 1, 2, 3, 4)])
-def test_the_head_is_the_mean_of_the_labelled_face_points(tmp_path: Path, face: tuple[int, ...]) -> None:
+def test_the_head_is_the_mean_of_the_labelled_face_points(
+    tmp_path: Path, face: tuple[int, ...]
+) -> None:
     content = dataset()
     points = keypoints(*face, 5, 16, seed=3)
     content["annotations"] = [person(1, 10, points)]
@@ -153,7 +193,9 @@ def test_the_head_is_the_mean_of_the_labelled_face_points(tmp_path: Path, face: 
     head = (sum(xs) / len(xs), sum(ys) / len(ys)) if face else (0, 0)
     np.testing.assert_allclose(p.keypoints[0], head, rtol=1e-6)
     assert np.flatnonzero(p.labelled[1:]).tolist() == [0, 11]
-    np.testing.assert_allclose(p.keypoints[[1, 12]].reshape(-1), [*points[15:17], *points[48:50]], rtol=1e-6)
+    np.testing.assert_allclose(
+        p.keypoints[[1, 12]].reshape(-1), [*points[15:17], *points[48:50]], rtol=1e-6
+    )
 
 
 Edit = Callable[[dict[str, Any]], Any]
@@ -184,7 +226,10 @@ def put(value: Any, *keys: Any) -> Edit:
 FIRST = ("annotations", 0)
 IMAGE = ("images", 0)
 WRONG: dict[str, tuple[Edit, str]] = {
-    "no keypoints in the category": (remove("categories", 1, "keypoints"), "no category with keypoints"),
+    "no keypoints in the category": (
+        remove("categories", 1, "keypoints"),
+        "no category with keypoints",
+    ),
     "too few numbers": (put([1, 2, 2], *FIRST, "keypoints"), "has 3 keypoint numbers"),
     "a keypoint that is NaN": (put(float("nan"), *FIRST, "keypoints", 0), "three finite numbers"),
     "a keypoint that is text": (put("1", *FIRST, "keypoints"), "has 1 keypoint numbers"),
@@ -192,7 +237,10 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a box of three": (put([1, 2, 3], *FIRST, "bbox"), "no usable box"),
     "an image that is not listed": (remove("images", 0), "belongs to image 10"),
     "no annotations": (put([], "annotations"), "no person annotation"),
-    "annotations of dogs only": (put(dataset()["annotations"][2:3], "annotations"), "no person annotation"),
+    "annotations of dogs only": (
+        put(dataset()["annotations"][2:3], "annotations"),
+        "no person annotation",
+    ),
     "no images": (remove("images"), "not in COCO keypoint form"),
     "no categories": (remove("categories"), "not in COCO keypoint form"),
     "images that are no list": (put(3, "images"), "not in COCO keypoint form"),

@@ -32,16 +32,24 @@ def test_a_download_has_the_official_layout_and_the_second_call_fetches_nothing(
     assert coco.found(root) == coco.files
     assert all((root / name).read_bytes() == content for name, content in coco.images.items())
     split = find_split(root, "val")
-    assert split.annotations == root / "annotations" / coco.labels[1] and split.images == root / "val2017"
+    assert (
+        split.annotations == root / "annotations" / coco.labels[1]
+        and split.images == root / "val2017"
+    )
     marker = json.loads((root / MARKER).read_text())
-    assert marker["val2017"]["sha256"] == coco.archives["val2017"].sha256 and marker["val2017"]["files"] == 5
+    assert (
+        marker["val2017"]["sha256"] == coco.archives["val2017"].sha256
+        and marker["val2017"]["files"] == 5
+    )
     requests, served = len(server.requests), server.served
     assert served == coco.archives["annotations"].size + coco.archives["val2017"].size
     download_coco(root, ["val2017"], server.url, coco.archives)
     assert (len(server.requests), server.served) == (requests, served)
 
 
-def test_images_that_a_user_unpacked_himself_are_not_fetched(server: Any, coco: Any, tmp_path: Path) -> None:
+def test_images_that_a_user_unpacked_himself_are_not_fetched(
+    server: Any, coco: Any, tmp_path: Path
+) -> None:
     for name, content in coco.images.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
@@ -52,7 +60,9 @@ def test_images_that_a_user_unpacked_himself_are_not_fetched(server: Any, coco: 
     assert (tmp_path / "annotations" / coco.labels[0]).read_text() == "mine"
 
 
-def test_an_image_folder_that_is_not_whole_is_left_alone(server: Any, coco: Any, tmp_path: Path) -> None:
+def test_an_image_folder_that_is_not_whole_is_left_alone(
+    server: Any, coco: Any, tmp_path: Path
+) -> None:
     (tmp_path / "val2017").mkdir()
     (tmp_path / "val2017" / "mine.jpg").write_bytes(b"mine")
     with pytest.raises(HeatposeError, match="holds 1 images"):
@@ -60,7 +70,9 @@ def test_an_image_folder_that_is_not_whole_is_left_alone(server: Any, coco: Any,
     assert server.requests == [] and coco.found(tmp_path) == {"val2017/mine.jpg"}
 
 
-def test_a_picture_cut_after_the_download_is_noticed(server: Any, coco: Any, tmp_path: Path) -> None:
+def test_a_picture_cut_after_the_download_is_noticed(
+    server: Any, coco: Any, tmp_path: Path
+) -> None:
     download_coco(tmp_path, ["val2017"], server.url, coco.archives)
     (tmp_path / next(iter(coco.images))).write_bytes(b"cut")
     with pytest.raises(HeatposeError, match="move it away"):
@@ -70,7 +82,9 @@ def test_a_picture_cut_after_the_download_is_noticed(server: Any, coco: Any, tmp
 def test_a_wrong_checksum_leaves_nothing(server: Any, coco: Any, tmp_path: Path) -> None:
     path = coco.archives["val2017"].path
     server.files[path] = server.files[path][:-1] + b"?"
-    with pytest.raises(HeatposeError, match=r"val2017.zip.part' has the wrong checksum .*run again"):
+    with pytest.raises(
+        HeatposeError, match=r"val2017.zip.part' has the wrong checksum .*run again"
+    ):
         download_coco(tmp_path, ["val2017"], server.url, coco.archives)
     assert coco.found(tmp_path) == coco.files - set(coco.images)
 
@@ -108,14 +122,18 @@ def test_an_unknown_split_is_refused(tmp_path: Path) -> None:
         download_coco(tmp_path, ["test2017"])
 
 
-def test_a_kill_while_unpacking_leaves_no_half_folder(server: Any, coco: Any, tmp_path: Path) -> None:
+def test_a_kill_while_unpacking_leaves_no_half_folder(
+    server: Any, coco: Any, tmp_path: Path
+) -> None:
     (tmp_path / ".val2017.part").mkdir()  # what a killed unpacking leaves
     (tmp_path / ".val2017.part" / "half.jpg").write_bytes(b"half")
     download_coco(tmp_path, ["val2017"], server.url, coco.archives)
     assert coco.found(tmp_path) == coco.files
 
 
-def test_an_archive_that_was_fetched_before_is_only_verified(server: Any, coco: Any, tmp_path: Path) -> None:
+def test_an_archive_that_was_fetched_before_is_only_verified(
+    server: Any, coco: Any, tmp_path: Path
+) -> None:
     for path, data in server.files.items():
         (tmp_path / Path(path).name).write_bytes(data)
     download_coco(tmp_path, ["val2017"], server.url, coco.archives)
@@ -134,7 +152,8 @@ def test_an_archive_of_the_user_that_is_another_is_named_and_kept(
 def test_two_runs_at_once_fetch_once(server: Any, coco: Any, tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         runs = [
-            pool.submit(download_coco, tmp_path, ["val2017"], server.url, coco.archives) for _ in range(2)
+            pool.submit(download_coco, tmp_path, ["val2017"], server.url, coco.archives)
+            for _ in range(2)
         ]
     assert [run.result() for run in runs] == [None, None]
     assert server.served == sum(item.size for item in coco.archives.values())

@@ -16,12 +16,23 @@ from heatpose.data.sample import Person
 from tests.data.labelled import photo
 
 
-def person(path: Path, image_id: int = 1, box: tuple[float, float, float, float] = (9, 9, 40, 60)) -> Person:
+def person(
+    path: Path, image_id: int = 1, box: tuple[float, float, float, float] = (9, 9, 40, 60)
+) -> Person:
     """Someone on a photograph of 96 by 80."""
     return Person(
-        image_path=path, image_id=image_id, annotation_id=1, width=96, height=80, box=box, area=100, alone=True,
-        keypoints=np.zeros((1, 2), np.float32), labelled=np.ones(1, bool), others=np.zeros((0, 4), np.float32),
-    )  # fmt: skip
+        image_path=path,
+        image_id=image_id,
+        annotation_id=1,
+        width=96,
+        height=80,
+        box=box,
+        area=100,
+        alone=True,
+        keypoints=np.zeros((1, 2), np.float32),
+        labelled=np.ones(1, bool),
+        others=np.zeros((0, 4), np.float32),
+    )
 
 
 def saved(path: Path, seed: int) -> Path:
@@ -69,9 +80,13 @@ def test_an_image_that_was_compressed_again_is_found(tmp_path: Path) -> None:
     half = replace(person(small, 5, (4.5, 4.5, 20, 30)), width=48, height=40)
     assert same_images([half], [person(path, 7)]) == {small}  # by its name
     renamed = small.rename(tmp_path / "2.jpg")
-    assert same_images([replace(half, image_path=renamed, image_id=7)], [person(path, 7)]) == {renamed}  # by its id
+    # by its id
+    assert same_images([replace(half, image_path=renamed, image_id=7)], [person(path, 7)]) == {
+        renamed
+    }
     elsewhere = replace(half, image_path=renamed, image_id=7, box=(20, 4, 20, 30))
-    assert same_images([elsewhere], [person(path, 7)]) == set()  # a fixed camera sees someone walk by
+    # a fixed camera sees someone walk by
+    assert same_images([elsewhere], [person(path, 7)]) == set()
 
 
 def test_black_frames_are_not_the_same_image(tmp_path: Path) -> None:

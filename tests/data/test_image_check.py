@@ -56,7 +56,9 @@ def test_only_the_asked_ones_are_decoded_but_all_are_looked_for(
     assert check_images(entries, tmp_path, []).decoded == 0
 
 
-def test_a_name_that_no_file_can_have_is_missing(entries: dict[int, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_name_that_no_file_can_have_is_missing(
+    entries: dict[int, dict[str, Any]], tmp_path: Path
+) -> None:
     """Found by spoiled labels."""
     long = {**next(iter(entries.values())), "file_name": "A" * 5000}
     check = check_images({1: long}, tmp_path, [1])
@@ -64,7 +66,10 @@ def test_a_name_that_no_file_can_have_is_missing(entries: dict[int, dict[str, An
 
 
 def test_what_is_done_to_pixels_is_counted(tmp_path: Path) -> None:
-    """16 bits of which few are used, transparency and several frames are told; they are not faults."""
+    """16 bits of which few are used, transparency and several frames are told.
+
+    They are not faults.
+    """
     ramp = np.arange(600, dtype=np.uint16).reshape(20, 30)
     for bits in (10, 12, 14, 16):
         values = (ramp.astype(np.uint32) * (2**bits - 1) // 599).astype(np.uint16)

@@ -1,4 +1,7 @@
-"""Categories and images as tools write them: the same people come out, or one sentence whose remedy works."""
+"""Categories and images as tools write them.
+
+The same people come out, or one sentence whose remedy works.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,20 @@ def refused(content: Content, folder: Path, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "number"),
-    [(3, 3), ("3", 3), (3.0, 3), (" -4 ", -4), (3.5, None), ("a", None), (None, None), (True, None), ([3], None),
-     (float("inf"), None), ("9" * 30, None)],
-)  # fmt: skip
+    [
+        (3, 3),
+        ("3", 3),
+        (3.0, 3),
+        (" -4 ", -4),
+        (3.5, None),
+        ("a", None),
+        (None, None),
+        (True, None),
+        ([3], None),
+        (float("inf"), None),
+        ("9" * 30, None),
+    ],
+)
 def test_ids_are_whole_numbers(value: Any, number: int | None) -> None:
     assert whole_number(value) == number
 
@@ -81,9 +95,15 @@ def no_category_name(content: Content) -> None:
 
 
 AS_TOOLS_WRITE_THEM: list[Callable[[Content], None]] = [
-    text_ids, text_category, category_by_name, no_category_ids, two_categories, others_have_no_keypoints,
-    an_unused_category, no_category_name,
-]  # fmt: skip
+    text_ids,
+    text_category,
+    category_by_name,
+    no_category_ids,
+    two_categories,
+    others_have_no_keypoints,
+    an_unused_category,
+    no_category_name,
+]
 
 
 @pytest.mark.parametrize("edit", AS_TOOLS_WRITE_THEM)
@@ -122,7 +142,9 @@ def test_categories_with_different_keypoints_are_listed(tmp_path: Path) -> None:
 def test_keypoint_names_can_be_added_to_the_category(tmp_path: Path) -> None:
     content = labels()
     names = content["categories"][0].pop("keypoints")
-    refused(content, tmp_path, "no category with keypoints; write the keypoint names as 'keypoints' of")
+    refused(
+        content, tmp_path, "no category with keypoints; write the keypoint names as 'keypoints' of"
+    )
     content["categories"][0]["keypoints"] = names
     assert read(content, tmp_path).keypoint_names == names
     content["categories"][0]["keypoints"] = [*names[:16], names[0]]
@@ -136,7 +158,11 @@ def test_one_image_id_for_two_files_is_refused(tmp_path: Path) -> None:
     for entry in second["annotations"]:
         entry["id"] += 100
     joined = {**first, **{key: first[key] + second[key] for key in ("images", "annotations")}}
-    refused(joined, tmp_path, r"image id 1 twice, for '1\.png' and 'more/1\.png'; number the images of one")
+    refused(
+        joined,
+        tmp_path,
+        r"image id 1 twice, for '1\.png' and 'more/1\.png'; number the images of one",
+    )
     for entry in second["images"]:
         entry["id"] += 10
     for entry in second["annotations"]:
@@ -148,10 +174,18 @@ def test_one_file_with_two_image_ids_is_refused(tmp_path: Path) -> None:
     content = labels(3)
     content["images"].append({**content["images"][0], "id": 9, "file_name": "./1.png"})
     content["annotations"][1]["image_id"] = 9
-    refused(content, tmp_path, r"lists '\./1\.png' under two image ids, 1 and 9; list it once and give its")
+    refused(
+        content,
+        tmp_path,
+        r"lists '\./1\.png' under two image ids, 1 and 9; list it once and give its",
+    )
     content["images"].pop()
     content["annotations"][1]["image_id"] = 1
-    assert [p.alone for p in instances(read(content, tmp_path), tmp_path, COCO_17)[0]] == [False, False, True]
+    assert [p.alone for p in instances(read(content, tmp_path), tmp_path, COCO_17)[0]] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_an_image_that_is_listed_twice_is_counted(tmp_path: Path) -> None:
@@ -164,6 +198,10 @@ def test_an_image_that_is_listed_twice_is_counted(tmp_path: Path) -> None:
 def test_an_image_id_that_is_no_number_is_refused(tmp_path: Path) -> None:
     content = labels(3)
     content["images"][1]["id"] = content["annotations"][1]["image_id"] = "b7"
-    refused(content, tmp_path, r"image '2\.png' has the id 'b7', which is not a whole number; number the im")
+    refused(
+        content,
+        tmp_path,
+        r"image '2\.png' has the id 'b7', which is not a whole number; number the im",
+    )
     content["images"][1]["id"] = content["annotations"][1]["image_id"] = 2
     assert len(read(content, tmp_path).images) == 3

@@ -19,10 +19,14 @@ def make(root: Path, labels: str, images: str) -> None:
 
 @pytest.mark.parametrize("folder", ["annotations", "."])
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_both_layouts_are_found(folder: str, split: Literal["train", "val"], tmp_path: Path) -> None:
+def test_both_layouts_are_found(
+    folder: str, split: Literal["train", "val"], tmp_path: Path
+) -> None:
     make(tmp_path, f"{folder}/person_keypoints_{split}2017.json", f"{split}2017")
     found = find_split(str(tmp_path), split)
-    assert found == Split(tmp_path / folder / f"person_keypoints_{split}2017.json", tmp_path / f"{split}2017")
+    assert found == Split(
+        tmp_path / folder / f"person_keypoints_{split}2017.json", tmp_path / f"{split}2017"
+    )
 
 
 def test_the_official_layout_wins(tmp_path: Path) -> None:

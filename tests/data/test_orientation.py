@@ -32,10 +32,18 @@ def write(folder: Path, images: dict[str, tuple[int, tuple[int, int], tuple[int,
         Image.fromarray(noise).save(folder / name, exif=exif)
         entry = {"id": number, "file_name": name, "width": labelled[0], "height": labelled[1]}
         entries.append(entry)
-    marks = [{
-        "id": e["id"], "image_id": e["id"], "category_id": 1, "bbox": [5, 5, 30, 30], "area": 500,
-        "keypoints": [10, 12, 2] * 17, "iscrowd": 0,
-    } for e in entries]  # fmt: skip
+    marks = [
+        {
+            "id": e["id"],
+            "image_id": e["id"],
+            "category_id": 1,
+            "bbox": [5, 5, 30, 30],
+            "area": 500,
+            "keypoints": [10, 12, 2] * 17,
+            "iscrowd": 0,
+        }
+        for e in entries
+    ]
     category = {"id": 1, "name": "person", "keypoints": list(COCO_17.keypoints)}
     content = {"images": entries, "annotations": marks, "categories": [category]}
     (folder / LABELS).write_text(json.dumps(content))
@@ -70,10 +78,16 @@ def test_labels_for_the_upright_image_get_it(tmp_path: Path) -> None:
 
 def test_labels_for_the_stored_pixels_get_them_where_the_size_tells(tmp_path: Path) -> None:
     """And so do images of the same file that fit both ways."""
-    write(tmp_path, {
-        "quarter.png": (6, WIDE, WIDE), "half.png": (3, WIDE, WIDE), "mirror.png": (2, TALL, TALL),
-        "square.png": (8, SQUARE, SQUARE), "none.png": (0, WIDE, WIDE),
-    })  # fmt: skip
+    write(
+        tmp_path,
+        {
+            "quarter.png": (6, WIDE, WIDE),
+            "half.png": (3, WIDE, WIDE),
+            "mirror.png": (2, TALL, TALL),
+            "square.png": (8, SQUARE, SQUARE),
+            "none.png": (0, WIDE, WIDE),
+        },
+    )
     found, readings = read(tmp_path)
     for name, person in found.items():
         np.testing.assert_array_equal(labelled_image(person), stored(tmp_path / name))
@@ -159,10 +173,16 @@ def test_what_was_decided_is_one_line() -> None:
 
 
 def test_the_check_of_files_knows_the_orientation(tmp_path: Path) -> None:
-    write(tmp_path, {
-        "a.jpg": (6, WIDE, TALL), "b.jpg": (6, WIDE, WIDE), "c.jpg": (6, WIDE, (9, 9)),
-        "d.jpg": (0, WIDE, TALL), "e.tif": (6, WIDE, TALL),
-    })  # fmt: skip
+    write(
+        tmp_path,
+        {
+            "a.jpg": (6, WIDE, TALL),
+            "b.jpg": (6, WIDE, WIDE),
+            "c.jpg": (6, WIDE, (9, 9)),
+            "d.jpg": (0, WIDE, TALL),
+            "e.tif": (6, WIDE, TALL),
+        },
+    )
     images = read_labels(tmp_path / LABELS).images
     check = check_images(images, tmp_path, images)
     assert list(check.wrong_size) == ["c.jpg", "d.jpg"]

@@ -1,4 +1,7 @@
-"""Numbers of the right shape that mean something else: refused, and right once the remedy is applied."""
+"""Numbers of the right shape that mean something else.
+
+Refused, and right once the remedy is applied.
+"""
 
 from __future__ import annotations
 
@@ -88,13 +91,29 @@ def half_as_large(entry: Entry) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Entry], None], Callable[[Entry], None], str]] = {
-    "corners": (corners, sides, "boxes reach beyond the image .* look like two corners; .* subtract x and y"),
-    "centres": (centres, from_centres, "look like its centre; subtract half of the width and height"),
+    "corners": (
+        corners,
+        sides,
+        "boxes reach beyond the image .* look like two corners; .* subtract x and y",
+    ),
+    "centres": (
+        centres,
+        from_centres,
+        "look like its centre; subtract half of the width and height",
+    ),
     "fractions": (fractions, pixels, "all between 0 and 1; give pixels, x times the image's width"),
     "box of fractions": (small_box, large_box, "'bbox' is all between 0 and 1; give pixels"),
     "exchanged": (exchange, exchange, "x and y of the keypoints look exchanged; write x, y, v"),
-    "far away": (far_away, without_box, "boxes reach beyond the image .* or leave it out to have it made"),
-    "another scale": (twice_as_large, half_as_large, "beyond the image|outside the image; give pixels of the image"),
+    "far away": (
+        far_away,
+        without_box,
+        "boxes reach beyond the image .* or leave it out to have it made",
+    ),
+    "another scale": (
+        twice_as_large,
+        half_as_large,
+        "beyond the image|outside the image; give pixels of the image",
+    ),
 }
 
 
@@ -108,7 +127,11 @@ def test_all_annotations_mean_something_else(what: str, tmp_path: Path) -> None:
     with pytest.raises(HeatposeError, match=message) as caught:
         kept(content, tmp_path)
     message_here = str(caught.value)
-    assert "\n" not in message_here and "labels.json', annotation 1" in message_here and ".png')" in message_here
+    assert (
+        "\n" not in message_here
+        and "labels.json', annotation 1" in message_here
+        and ".png')" in message_here
+    )
     for entry in content["annotations"]:
         remedy(entry)
     found = kept(content, tmp_path)
@@ -122,7 +145,9 @@ def test_one_of_many_is_named(what: str, tmp_path: Path) -> None:
     spoil, _, message = WRONG[what]
     content = labels()
     spoil(content["annotations"][6])
-    with pytest.raises(HeatposeError, match=rf"annotation 107 \(image '7\.png'\): .*{message[:20]}"):
+    with pytest.raises(
+        HeatposeError, match=rf"annotation 107 \(image '7\.png'\): .*{message[:20]}"
+    ):
         kept(content, tmp_path)
 
 
@@ -158,7 +183,9 @@ def test_whole_people_with_boxes_drawn_beyond_the_border_are_right(tmp_path: Pat
 @pytest.mark.parametrize("keypoints", [1, 2])
 def test_few_keypoints_near_the_corner_are_no_fractions(keypoints: int, tmp_path: Path) -> None:
     content = labels()
-    content["annotations"][0]["keypoints"] = [0.5, 0.7, 2] * keypoints + [0, 0, 0] * (17 - keypoints)
+    content["annotations"][0]["keypoints"] = [0.5, 0.7, 2] * keypoints + [0, 0, 0] * (
+        17 - keypoints
+    )
     assert len(kept(content, tmp_path)) == 12
 
 
@@ -169,5 +196,8 @@ def test_a_crowds_box_is_nobodys(tmp_path: Path) -> None:
 
 
 def test_real_labels_are_plausible(shared: Path) -> None:
-    for part in ("coco_val_dev/person_keypoints_val2017.json", "coco_train_small/person_keypoints_train2017.json"):
+    for part in (
+        "coco_val_dev/person_keypoints_val2017.json",
+        "coco_train_small/person_keypoints_train2017.json",
+    ):
         assert read_labels(shared / "data" / part).assumed == {}

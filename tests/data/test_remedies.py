@@ -11,7 +11,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 REPOSITORY = Path(__file__).parents[2]
-SOURCES = [*sorted((REPOSITORY / "src" / "heatpose" / "data").glob("*.py")), REPOSITORY / "src" / "heatpose" / "pose" / "skeleton.py"]
+SOURCES = [
+    *sorted((REPOSITORY / "src" / "heatpose" / "data").glob("*.py")),
+    REPOSITORY / "src" / "heatpose" / "pose" / "skeleton.py",
+]
 SETTING = re.compile(r"(?<![\w./])(?:data|augment|distill)(?:\.[a-z_]+)+(?=[= ;.,)]|$)")
 
 
@@ -19,12 +22,16 @@ def named(path: Path) -> set[str]:
     """Settings in the texts of a module, without its docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     documentation = {
-        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     }
     texts = (
         node.value
         for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in documentation
     )
     return {match for text in texts for match in SETTING.findall(text)}
 
@@ -37,7 +44,9 @@ def config() -> DictConfig:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_every_setting_in_a_message_exists(path: Path, config: DictConfig) -> None:
-    unknown = {key for key in named(path) if OmegaConf.is_missing(config, key) or _absent(config, key)}
+    unknown = {
+        key for key in named(path) if OmegaConf.is_missing(config, key) or _absent(config, key)
+    }
     assert not unknown
 
 
@@ -53,4 +62,11 @@ def _absent(config: DictConfig, key: str) -> bool:
 
 def test_settings_are_found() -> None:
     found = set().union(*map(named, SOURCES))
-    assert {"data.root", "data.download", "data.cache", "data.short_side", "data.module.min_side", "data.module.limit"} <= found
+    assert {
+        "data.root",
+        "data.download",
+        "data.cache",
+        "data.short_side",
+        "data.module.min_side",
+        "data.module.limit",
+    } <= found

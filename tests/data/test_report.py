@@ -1,4 +1,4 @@
-"""The audit's numbers against counts made by hand, its printing, and the pictures."""
+"""The audit's numbers against counts made by hand, its printing, and the images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from rich.console import Console
 
 from heatpose.data.annotation_rules import NO_BBOX
 from heatpose.data.augment import GeometricAugment
-from heatpose.data.coco import CROWD, NO_BOX, NO_KEYPOINT, SEVERAL, CocoLabels, instances, read_labels
+from heatpose.data.coco import (
+    CROWD,
+    NO_BOX,
+    NO_KEYPOINT,
+    SEVERAL,
+    CocoLabels,
+    instances,
+    read_labels,
+)
 from heatpose.data.contact_sheet import TILE, contact_sheet_of
 from heatpose.data.datamodule import PoseData
 from heatpose.data.report import audit_report, print_audit
@@ -48,7 +56,10 @@ def person(
 
 @pytest.fixture
 def labels(tmp_path: Path) -> CocoLabels:
-    """Image 1: a person of 50 %. 2: two, one of them without keypoints. 3: a crowd. 4: nobody. 5: no box."""
+    """Image 1: a person of 50 %.
+
+    2: two, one of them without keypoints. 3: a crowd. 4: nobody. 5: no box.
+    """
     instances = [
         person(1, [0, 0, 100, 50], {LEFT_WRIST: (20, 30), RIGHT_WRIST: (60, 30), 0: (101, 5)}),
         person(2, [10, 10, 10, 5], {5: (1, 1)}),
@@ -75,7 +86,10 @@ def test_the_numbers_are_those_counted_by_hand(labels: CocoLabels, tmp_path: Pat
     assert report.training.kept == 2
     assert report.training.dropped == {NO_KEYPOINT: 1, CROWD: 1, NO_BOX: 1}
     assert report.training.examples == {NO_KEYPOINT: [2], CROWD: [3], NO_BOX: [5]}
-    assert report.benchmark.kept == 1 and report.benchmark.dropped == {**report.training.dropped, SEVERAL: 1}
+    assert report.benchmark.kept == 1 and report.benchmark.dropped == {
+        **report.training.dropped,
+        SEVERAL: 1,
+    }
     counts = {name: count for name, count in report.labelled.items() if count}
     assert counts == {"nose": 1, "left_shoulder": 1, "left_wrist": 1, "right_wrist": 1}
     assert report.labelled_per_person == [0, 1, 0, 1, *[0] * 14]
@@ -167,7 +181,9 @@ def test_one_of_several_is_shown_from_near(labels: CocoLabels, tmp_path: Path) -
     points[LEFT_WRIST] = (230, 160)
     labelled = np.arange(17) == LEFT_WRIST
     box = (200.0, 100.0, 60.0, 120.0)
-    one = replace(kept[0], width=400, height=300, alone=False, box=box, keypoints=points, labelled=labelled)
+    one = replace(
+        kept[0], width=400, height=300, alone=False, box=box, keypoints=points, labelled=labelled
+    )
     sheet = contact_sheet_of([one], COCO_17)
     left, top, width, height = 160, 60, 141, 201  # the box and 40 px, a third of 120, on each side
     scale = TILE / height
@@ -176,7 +192,9 @@ def test_one_of_several_is_shown_from_near(labels: CocoLabels, tmp_path: Path) -
     np.testing.assert_allclose(centre_of(sheet, LEFT), want, atol=1.5)
 
 
-def test_the_sheet_is_seeded_and_cut_to_the_people_there_are(labels: CocoLabels, tmp_path: Path) -> None:
+def test_the_sheet_is_seeded_and_cut_to_the_people_there_are(
+    labels: CocoLabels, tmp_path: Path
+) -> None:
     kept, _ = instances(labels, tmp_path, COCO_17)
     one = contact_sheet_of(kept, COCO_17, seed=1)
     np.testing.assert_array_equal(one, contact_sheet_of(kept, COCO_17, seed=1))
@@ -188,7 +206,10 @@ def test_the_sheet_is_seeded_and_cut_to_the_people_there_are(labels: CocoLabels,
 
 
 def test_training_and_audit_count_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A small camera, an image of the evaluation part, a person without a box: the numbers are those of a training."""
+    """A small camera, an image of the evaluation part, a person without a box.
+
+    The numbers are those of a training.
+    """
     train, val = labelled.labels(40), labelled.labels(6, seed=1)
     for entry in train["annotations"][:25]:
         entry["bbox"][2:] = [30, 30]
@@ -205,14 +226,23 @@ def test_training_and_audit_count_alike(tmp_path: Path, capsys: pytest.CaptureFi
     rules = TrainingRules(size=64)
     scored = source.evaluation(COCO_17) or ()
     report = audit_report(read_labels(path), tmp_path / "train2017", COCO_17, False, rules, scored)
-    assert report.training.dropped == {EVALUATED: 1} and report.training.kept == len(source.training(COCO_17)) == 39
+    assert (
+        report.training.dropped == {EVALUATED: 1}
+        and report.training.kept == len(source.training(COCO_17)) == 39
+    )
     assert report.trained is not None and report.refused is None and report.assumed == {NO_BBOX: 1}
     assert report.trained.kept == len(data.train_instances) + len(data.validation_instances) == 14
     assert report.held_out == len(data.validation_instances) > 0
     (small,) = report.trained.dropped
     assert report.trained.dropped[small] == 25 and "data.module.min_side=36" in small
     text = " ".join(printed(report).split())
-    for part in (small, "25", EVALUATED, f"assumed: {NO_BBOX} (1)", f"held out ({report.held_out})"):
+    for part in (
+        small,
+        "25",
+        EVALUATED,
+        f"assumed: {NO_BBOX} (1)",
+        f"held out ({report.held_out})",
+    ):
         assert part in text
     assert f"{small} (25)" in capsys.readouterr().err
 

@@ -12,18 +12,38 @@ import numpy as np
 import pytest
 
 from heatpose.data.sample import Person
-from heatpose.data.selection import HIDDEN, LIMIT, NOT_PROMINENT, TrainingRules, split_instances, why_empty
+from heatpose.data.selection import (
+    HIDDEN,
+    LIMIT,
+    NOT_PROMINENT,
+    TrainingRules,
+    split_instances,
+    why_empty,
+)
 
 BESIDE = np.array([[110, 0, 90, 160]], np.float32)
 AROUND = np.array([[0, 0, 190, 150]], np.float32)
 
 
-def someone(name: str, box: tuple[float, float, float, float] = (10, 10, 80, 100), labelled: int = 13, **changes: Any) -> Person:
+def someone(
+    name: str,
+    box: tuple[float, float, float, float] = (10, 10, 80, 100),
+    labelled: int = 13,
+    **changes: Any,
+) -> Person:
     person = Person(
-        image_path=Path("images") / name, image_id=1, annotation_id=1, width=200, height=160, box=box, area=9.0,
-        keypoints=np.full((13, 2), 50, np.float32), labelled=np.arange(13) < labelled, alone=True,
+        image_path=Path("images") / name,
+        image_id=1,
+        annotation_id=1,
+        width=200,
+        height=160,
+        box=box,
+        area=9.0,
+        keypoints=np.full((13, 2), 50, np.float32),
+        labelled=np.arange(13) < labelled,
+        alone=True,
         others=np.zeros((0, 4), np.float32),
-    )  # fmt: skip
+    )
     return replace(person, **changes)
 
 
@@ -31,41 +51,76 @@ def group(name: str, count: int = 40, **changes: Any) -> list[Person]:
     return [someone(f"{name}{i}.png", **changes) for i in range(count)]
 
 
-PLAIN, POOR, SMALL = group("plain", 400), group("poor", labelled=2), group("small", box=(10, 10, 20, 30))
+PLAIN, POOR, SMALL = (
+    group("plain", 400),
+    group("poor", labelled=2),
+    group("small", box=(10, 10, 20, 30)),
+)
 SEVERAL = group("beside", 200, alone=False, others=BESIDE)
 WITHIN = group("within", box=(60, 40, 45, 45), alone=False, others=AROUND)
 EVERYONE = [*PLAIN, *POOR, *SMALL, *SEVERAL, *WITHIN]
 
 
 def test_every_person_is_in_a_part_or_left_out_for_a_reason() -> None:
-    split = split_instances(EVERYONE, TrainingRules(held_out=0.2, select="alone", limit=300, size=64))
+    split = split_instances(
+        EVERYONE, TrainingRules(held_out=0.2, select="alone", limit=300, size=64)
+    )
     dropped = split.audit.dropped
     assert dropped["fewer labelled keypoints than data.module.min_keypoints=3"] == len(POOR)
     assert dropped["box smaller than data.module.min_side=36 pixels"] == len(SMALL)
     assert dropped[HIDDEN] == len(WITHIN)
-    assert dropped["not selected by data.module.select=alone"] + dropped[NOT_PROMINENT] == len(SEVERAL)
+    assert dropped["not selected by data.module.select=alone"] + dropped[NOT_PROMINENT] == len(
+        SEVERAL
+    )
     assert len(split.trained) == 300 and dropped[LIMIT] == len(PLAIN) - len(split.chosen) - 300 > 0
     assert len(split.trained) + len(split.chosen) + sum(dropped.values()) == len(EVERYONE)
     assert split.audit.kept == len(split.trained) + len(split.chosen)
     numbers = [int(number) for number in re.findall(r"\((\d+)\)", split.account)]
     assert numbers == list(dropped.values())
-    assert f"300 of {len(EVERYONE)} people to learn from, {len(split.chosen)} held out" in split.account
+    assert (
+        f"300 of {len(EVERYONE)} people to learn from, {len(split.chosen)} held out"
+        in split.account
+    )
 
 
 def test_nothing_left_out_is_not_listed() -> None:
     split = split_instances(PLAIN, TrainingRules())
-    assert not split.audit.dropped and "left out" not in split.account and why_empty(split, PLAIN, TrainingRules()) is None
+    assert (
+        not split.audit.dropped
+        and "left out" not in split.account
+        and why_empty(split, PLAIN, TrainingRules()) is None
+    )
 
 
 NOBODY: dict[str, tuple[Sequence[Person], TrainingRules, str]] = {
-    "eight images": (PLAIN[:8], TrainingRules(held_out=1e-3), "None of the 8 images with usable people is held out"),
-    "two images": (PLAIN[:2], TrainingRules(), "None of the 2 images with usable people is held out"),
-    "all held out": (PLAIN[:8], TrainingRules(held_out=0.999), "Nobody is left to learn from, 8 people are held out"),
+    "eight images": (
+        PLAIN[:8],
+        TrainingRules(held_out=1e-3),
+        "None of the 8 images with usable people is held out",
+    ),
+    "two images": (
+        PLAIN[:2],
+        TrainingRules(),
+        "None of the 2 images with usable people is held out",
+    ),
+    "all held out": (
+        PLAIN[:8],
+        TrainingRules(held_out=0.999),
+        "Nobody is left to learn from, 8 people are held out",
+    ),
     "small": (SMALL, TrainingRules(), "None of the 40 people can be learnt from"),
     "poor": (POOR, TrainingRules(), "None of the 40 people can be learnt from"),
-    "small and poor": ([*group("both", labelled=1, box=(9, 9, 9, 9))], TrainingRules(), "None of the 40 people"),
-    "several": (group("beside", 6, alone=False, others=BESIDE), TrainingRules(select="alone", size=64), "Nobody is left|None of"),
-}  # fmt: skip
+    "small and poor": (
+        [*group("both", labelled=1, box=(9, 9, 9, 9))],
+        TrainingRules(),
+        "None of the 40 people",
+    ),
+    "several": (
+        group("beside", 6, alone=False, others=BESIDE),
+        TrainingRules(select="alone", size=64),
+        "Nobody is left|None of",
+    ),
+}
 
 
 @pytest.mark.parametrize("what", NOBODY)
@@ -73,7 +128,11 @@ def test_the_remedy_of_an_empty_part_works(what: str) -> None:
     instances, rules, message = NOBODY[what]
     message_here = why_empty(split_instances(instances, rules), instances, rules)
     assert message_here is not None and re.match(message, message_here) and "\n" not in message_here
-    changes = dict(re.findall(r"data\.module\.(\w+)=([\w.]+)", message_here.rpartition("; set ")[2].rstrip(".")))
+    changes = dict(
+        re.findall(
+            r"data\.module\.(\w+)=([\w.]+)", message_here.rpartition("; set ")[2].rstrip(".")
+        )
+    )
     assert changes
     values = {name: value if name == "select" else float(value) for name, value in changes.items()}
     again = split_instances(instances, replace(rules, **values))  # type: ignore[arg-type]
@@ -85,7 +144,9 @@ def test_without_a_remedy_more_images_are_asked_for(instances: Sequence[Person])
     rules = TrainingRules()
     message = why_empty(split_instances(instances, rules), instances, rules)
     assert message is not None and message.endswith("; add images of other people.")
-    assert why_empty(split_instances([*instances, *PLAIN], rules), [*instances, *PLAIN], rules) is None
+    assert (
+        why_empty(split_instances([*instances, *PLAIN], rules), [*instances, *PLAIN], rules) is None
+    )
 
 
 def test_a_share_is_told_with_as_many_digits_as_it_needs() -> None:

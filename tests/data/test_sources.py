@@ -1,4 +1,7 @@
-"""Where people come from: folders in and out of the official layout, descriptions, and the wall between training and evaluation."""
+"""Where people come from: folders in and out of the official layout, descriptions.
+
+And the wall between training and evaluation.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,10 @@ from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
 from tests.data.labelled import labels, save_photos, write
 
 
-def write_part(folder: Path, json_path: str, images: str, names: Sequence[str], instances: int = 1) -> Path:
-    """A small part of a data set: `people` people on each of the pictures `names`."""
+def write_part(
+    folder: Path, json_path: str, images: str, names: Sequence[str], instances: int = 1
+) -> Path:
+    """A small part of a data set: `instances` people on each of the images `names`."""
     (folder / images).mkdir(parents=True, exist_ok=True)
     labels = folder / json_path
     labels.parent.mkdir(parents=True, exist_ok=True)
@@ -29,12 +34,22 @@ def write_part(folder: Path, json_path: str, images: str, names: Sequence[str], 
         Image.fromarray(np.full((48, 64, 3), 40 * i % 256, np.uint8)).save(folder / images / name)
         entries.append({"id": i + 1, "file_name": name, "width": 64, "height": 48})
         for j in range(instances):
-            annotations.append({
-                "id": 10 * i + j, "image_id": i + 1, "category_id": 1, "iscrowd": 0, "bbox": [8 * j, 4, 40, 40], "area": 900,
-                "keypoints": [20, 20, 2] * 17, "num_keypoints": 17,
-            })  # fmt: skip
+            annotations.append(
+                {
+                    "id": 10 * i + j,
+                    "image_id": i + 1,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "bbox": [8 * j, 4, 40, 40],
+                    "area": 900,
+                    "keypoints": [20, 20, 2] * 17,
+                    "num_keypoints": 17,
+                }
+            )
     category = {"id": 1, "name": "person", "keypoints": list(COCO_17.keypoints)}
-    labels.write_text(json.dumps({"images": entries, "annotations": annotations, "categories": [category]}))
+    labels.write_text(
+        json.dumps({"images": entries, "annotations": annotations, "categories": [category]})
+    )
     return folder
 
 
@@ -44,10 +59,18 @@ def numbered(first: int, count: int) -> list[str]:
 
 @pytest.fixture
 def official(tmp_path: Path) -> Path:
-    """The official layout: five training pictures, three evaluation pictures."""
+    """The official layout: five training images, three evaluation images."""
     root = tmp_path / "coco"
-    write_part(root, "annotations/person_keypoints_train2017.json", "train2017", numbered(0, 5), instances=2)
-    return write_part(root, "annotations/person_keypoints_val2017.json", "val2017", numbered(100, 3))
+    write_part(
+        root,
+        "annotations/person_keypoints_train2017.json",
+        "train2017",
+        numbered(0, 5),
+        instances=2,
+    )
+    return write_part(
+        root, "annotations/person_keypoints_val2017.json", "val2017", numbered(100, 3)
+    )
 
 
 def files(instances: Sequence[Any] | None) -> list[str]:
@@ -66,8 +89,10 @@ def test_the_official_layout(official: Path) -> None:
 
 
 def test_evaluation_people_are_never_learnt_from(official: Path, tmp_path: Path) -> None:
-    """The same pictures under another root, as when a whole data set was put into both parts."""
-    extra = write_part(tmp_path / "extra", "person_keypoints_more.json", "pictures", [*numbered(100, 2), "new.png"])
+    """The same images under another root, as when a whole data set was put into both parts."""
+    extra = write_part(
+        tmp_path / "extra", "person_keypoints_more.json", "pictures", [*numbered(100, 2), "new.png"]
+    )
     source = CocoSource(str(official), extra=[str(extra)])
     evaluated = {Path(name).name for name in files(source.evaluation(ST_13))}
     trained = {Path(name).name for name in files(source.training(ST_13))}
@@ -75,8 +100,15 @@ def test_evaluation_people_are_never_learnt_from(official: Path, tmp_path: Path)
     assert trained == {*numbered(0, 5), "new.png"}
 
 
-def test_evaluation_people_from_elsewhere_are_left_out_of_training(official: Path, tmp_path: Path) -> None:
-    other = write_part(tmp_path / "other", "annotations/person_keypoints_val2017.json", "val2017", [*numbered(3, 2), "own.png"])
+def test_evaluation_people_from_elsewhere_are_left_out_of_training(
+    official: Path, tmp_path: Path
+) -> None:
+    other = write_part(
+        tmp_path / "other",
+        "annotations/person_keypoints_val2017.json",
+        "val2017",
+        [*numbered(3, 2), "own.png"],
+    )
     for name in numbered(3, 2):
         shutil.copy(official / "train2017" / name, other / "val2017" / name)
     source = CocoSource(str(official), eval_root=str(other))
@@ -84,8 +116,13 @@ def test_evaluation_people_from_elsewhere_are_left_out_of_training(official: Pat
     assert [Path(name).name for name in files(source.training(ST_13))] == numbered(0, 3)
 
 
-def test_frames_of_several_videos_are_learnt_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Equal base names in two folders of the training part and in the evaluation part; ids count from 1 in both."""
+def test_frames_of_several_videos_are_learnt_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Equal base names in two folders of the training part and in the evaluation part.
+
+    Ids count from 1 in both.
+    """
     root, frames = tmp_path / "videos", [f"frame_{i:06d}.png" for i in range(5)]
     train, val = labels(10), labels(5, seed=1)
     names = [f"{folder}/{name}" for folder in "ab" for name in frames]
@@ -105,12 +142,17 @@ def test_frames_of_several_videos_are_learnt_from(tmp_path: Path, capsys: pytest
     assert trained == [name for name in names if name not in (f"a/{frames[3]}", f"b/{frames[0]}")]
     source.training(ST_13)
     path = root / "person_keypoints_train2017.json"
-    message = f"{path}: 8 of 10 person annotations usable for training; left out: on an image that is evaluated (2).\n"
+    message = (
+        f"{path}: 8 of 10 person annotations usable for training; left out: on an image that is"
+        " evaluated (2).\n"
+    )
     assert capsys.readouterr().err == message  # once
 
 
 def test_extra_folders_are_for_training_alone(official: Path, tmp_path: Path) -> None:
-    extra = write_part(tmp_path / "extra", "person_keypoints_lsp.json", "images", ["a.png", "b.png"])
+    extra = write_part(
+        tmp_path / "extra", "person_keypoints_lsp.json", "images", ["a.png", "b.png"]
+    )
     plain, more = CocoSource(str(official)), CocoSource(str(official), extra=(str(extra),))
     assert len(more.training(ST_13)) == len(plain.training(ST_13)) + 2
     assert files(more.evaluation(ST_13)) == files(plain.evaluation(ST_13))
@@ -122,11 +164,14 @@ def test_a_root_without_evaluation_part_has_no_evaluation_people(official: Path)
     source = CocoSource(str(official))
     assert source.evaluation(ST_13) is None and len(source.training(ST_13)) == 10
     with pytest.raises(HeatposeError):
-        CocoSource(str(official), eval_root=str(official)).evaluation(ST_13)  # asked for, so it must be there
+        # asked for, so it must be there
+        CocoSource(str(official), eval_root=str(official)).evaluation(ST_13)
 
 
 def test_mistakes_are_one_sentence(official: Path, tmp_path: Path) -> None:
-    with pytest.raises(HeatposeError, match=r"No data: set data\.root=FOLDER .* data\.download=true"):
+    with pytest.raises(
+        HeatposeError, match=r"No data: set data\.root=FOLDER .* data\.download=true"
+    ):
         CocoSource().training(ST_13)
     with pytest.raises(HeatposeError, match="none"):
         CocoSource(str(tmp_path / "none")).training(ST_13)
@@ -137,23 +182,33 @@ def test_mistakes_are_one_sentence(official: Path, tmp_path: Path) -> None:
 
 def test_labels_without_any_labelled_keypoint_are_one_sentence(official: Path) -> None:
     path = official / "annotations" / "person_keypoints_train2017.json"
-    path.write_text(path.read_text().replace("[20, 20, 2, ", "[20, 20, 0, ").replace("20, 20, 2", "20, 20, 0"))
-    with pytest.raises(HeatposeError, match="has no person with a labelled keypoint of skeleton 'st13'"):
+    path.write_text(
+        path.read_text().replace("[20, 20, 2, ", "[20, 20, 0, ").replace("20, 20, 2", "20, 20, 0")
+    )
+    with pytest.raises(
+        HeatposeError, match="has no person with a labelled keypoint of skeleton 'st13'"
+    ):
         CocoSource(str(official)).training(ST_13)
 
 
 @pytest.mark.parametrize("images", [".", "images", "b/../images"])
-@pytest.mark.parametrize("labels", ["person_keypoints_a.json", "annotations/person_keypoints_a.json"])
+@pytest.mark.parametrize(
+    "labels", ["person_keypoints_a.json", "annotations/person_keypoints_a.json"]
+)
 def test_the_one_label_file_of_a_folder_is_found(labels: str, images: str, tmp_path: Path) -> None:
-    (tmp_path / "b").mkdir()  # a subfolder without the pictures, first in order
+    (tmp_path / "b").mkdir()  # a subfolder without the images, first in order
     folder = write_part(tmp_path, labels, images, ["1.png", "2.png"])
     split = find_labels(folder)
     assert split.annotations == folder / labels
-    assert (split.images / "1.png").is_file() and split.images.resolve() == (folder / images).resolve()
+    assert (split.images / "1.png").is_file() and split.images.resolve() == (
+        folder / images
+    ).resolve()
 
 
 def test_no_or_several_label_files_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(HeatposeError, match=r"should hold one person_keypoints_\*\.json, but has 0"):
+    with pytest.raises(
+        HeatposeError, match=r"should hold one person_keypoints_\*\.json, but has 0"
+    ):
         find_labels(tmp_path)
     for name in ("a", "b"):
         write_part(tmp_path, f"person_keypoints_{name}.json", "images", ["1.png"])
@@ -164,7 +219,10 @@ def test_no_or_several_label_files_are_one_sentence(tmp_path: Path) -> None:
 def test_labels_without_their_pictures_are_one_sentence(tmp_path: Path) -> None:
     write_part(tmp_path, "person_keypoints_a.json", "images", ["1.png"])
     (tmp_path / "images" / "1.png").unlink()
-    with pytest.raises(HeatposeError, match="has labels for '1.png', but the image is neither there nor in a subfolder"):
+    with pytest.raises(
+        HeatposeError,
+        match="has labels for '1.png', but the image is neither there nor in a subfolder",
+    ):
         find_labels(tmp_path)
 
 
@@ -190,7 +248,8 @@ def test_rendered_people_are_a_source(synthetic_root: Path) -> None:
     source: Source = SyntheticSource(str(synthetic_root.parent), 40, 12)
     before = sorted(entry.name for entry in synthetic_root.parent.iterdir())
     source.prepare()
-    assert sorted(entry.name for entry in synthetic_root.parent.iterdir()) == before  # found, not rendered again
+    # found, not rendered again
+    assert sorted(entry.name for entry in synthetic_root.parent.iterdir()) == before
     evaluation, training = source.evaluation(ST_13), source.training(ST_13)
     assert len(files(evaluation)) == 12 and len(files(training)) == 40
     assert not {Path(n).name for n in files(evaluation)} & {Path(n).name for n in files(training)}
@@ -206,7 +265,8 @@ SOURCES = [
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_description_makes_the_same_source(source: Source) -> None:
-    description = json.loads(json.dumps(source.describe()))  # plain values: they go into checkpoints
+    # plain values: they go into checkpoints
+    description = json.loads(json.dumps(source.describe()))
     again = from_description(description)
     assert type(again) is type(source) and again.describe() == source.describe()
 

@@ -1,4 +1,7 @@
-"""Batches of views: the same pictures wherever they are sampled, the same batches however they are loaded, and what is painted over them."""
+"""Batches of views: the same images wherever they are sampled.
+
+The same batches however they are loaded, and what is painted over them.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,12 @@ from heatpose.pose.skeleton import ST_13
 @pytest.fixture(scope="module")
 def instances(synthetic_root: Path) -> list[Person]:
     found = CocoSource(str(synthetic_root)).training(ST_13)
-    return [replace(p, others=p.others if i % 2 else np.array([[0, 0, 60, 200]], np.float32), alone=False) for i, p in enumerate(found)]
+    return [
+        replace(
+            p, others=p.others if i % 2 else np.array([[0, 0, 60, 200]], np.float32), alone=False
+        )
+        for i, p in enumerate(found)
+    ]
 
 
 def plan(instances: list[Person], size: int = 64, count: int = 16) -> BatchPlan:
@@ -34,7 +42,9 @@ def plan(instances: list[Person], size: int = 64, count: int = 16) -> BatchPlan:
 
 
 def views(instances: list[Person], **settings: Any) -> AugmentedBatches:
-    return AugmentedBatches(instances, ST_13, **{"augment": GeometricAugment(), "pictures": ImageFiles(), **settings})
+    return AugmentedBatches(
+        instances, ST_13, **{"augment": GeometricAugment(), "pictures": ImageFiles(), **settings}
+    )
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -43,28 +53,43 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("size", [64, 96])
 @pytest.mark.parametrize("extra", [{}, {"antialias": 1.0, "mask_others": 1.0}])
-def test_packed_batches_become_the_same_pictures(instances: list[Person], size: int, extra: dict[str, float]) -> None:
+def test_packed_batches_become_the_same_pictures(
+    instances: list[Person], size: int, extra: dict[str, float]
+) -> None:
     augment = GeometricAugment(**extra)  # type: ignore[arg-type]
-    here, there = (views(instances, augment=augment, packed=packed)[plan(instances, size)] for packed in (False, True))
+    here, there = (
+        views(instances, augment=augment, packed=packed)[plan(instances, size)]
+        for packed in (False, True)
+    )
     assert "image" not in there
     there = sampled(there)
     assert here.keys() == there.keys() and here["image"].shape == (16, 3, size, size)
     for name in here.keys() - {"image"}:
         assert torch.equal(here[name], there[name])
     found = distance(here["image"], there["image"])
-    assert found.mean() < 0.2 and (found > 4).float().mean() < 0.002  # OpenCV's 32nds of a pixel, and edges under nearest
+    # OpenCV's 32nds of a pixel, and edges under nearest
+    assert found.mean() < 0.2 and (found > 4).float().mean() < 0.002
 
 
 def test_views_are_pillows_of_the_whole_picture(instances: list[Person]) -> None:
-    """The cut, the cache and the new sampling against the plain way: decode, one affine by Pillow."""
+    """The cut, the cache and the new sampling against the plain way.
+
+    Decode, one affine by Pillow.
+    """
     dataset, one = views(instances), plan(instances)
     batch = dataset[one]
     for number, person in enumerate(instances[:16]):
         view = dataset.view(one, number)
         image = np.asarray(Image.open(person.image_path).convert("RGB"))
-        want = geometry.warp(image, view.labels["matrix"].astype(np.float64), 64, "nearest" if view.nearest else "bilinear")
+        want = geometry.warp(
+            image,
+            view.labels["matrix"].astype(np.float64),
+            64,
+            "nearest" if view.nearest else "bilinear",
+        )
         found = distance(batch["image"][number].permute(1, 2, 0), torch.from_numpy(want.copy()))
-        # Bilinear fades over half a pixel at the picture's border, where Pillow cuts off; nearest differs where a place is on a pixel's edge.
+        # Bilinear fades over half a pixel at the image's border, where Pillow cuts off; nearest
+        # differs where a place is on a pixel's edge.
         assert (found > 4).float().mean() < 0.12
         inner = found[8:-8, 8:-8]
         assert view.nearest or inner.median() <= 1
@@ -74,26 +99,49 @@ def test_labels_are_where_the_transform_takes_them(instances: list[Person]) -> N
     batch = views(instances, augment=GeometricAugment(mirror=0.5))[plan(instances)]
     assert 0 < batch["mirrored"].sum() < 16
     for number, person in enumerate(instances[:16]):
-        points = person.keypoints @ batch["matrix"][number, :, :2].numpy().T + batch["matrix"][number, :, 2].numpy()
+        points = (
+            person.keypoints @ batch["matrix"][number, :, :2].numpy().T
+            + batch["matrix"][number, :, 2].numpy()
+        )
         order = ST_13.flip_order if batch["mirrored"][number] else list(range(13))
         np.testing.assert_allclose(batch["points"][number], points[order], atol=1e-3)
         np.testing.assert_array_equal(batch["labelled"][number], person.labelled[order])
 
 
 def test_the_cache_changes_nothing(instances: list[Person], tmp_path: Path) -> None:
-    files, kept = views(instances)[plan(instances)], views(instances, images=open_cache(instances, tmp_path, None))[plan(instances)]
-    assert files.keys() == kept.keys() and all(torch.equal(files[name], kept[name]) for name in files)
+    files, kept = (
+        views(instances)[plan(instances)],
+        views(instances, images=open_cache(instances, tmp_path, None))[plan(instances)],
+    )
+    assert files.keys() == kept.keys() and all(
+        torch.equal(files[name], kept[name]) for name in files
+    )
 
 
-def test_smaller_kept_pictures_show_the_same_and_are_not_magnified_more(instances: list[Person], tmp_path: Path) -> None:
+def test_smaller_kept_pictures_show_the_same_and_are_not_magnified_more(
+    instances: list[Person], tmp_path: Path
+) -> None:
     kept = open_cache(instances, tmp_path, 120)
     smaller = views(instances, images=kept, augment=GeometricAugment(nearest=0, rotate=0))
     one = plan(instances)
     for number, person in enumerate(instances[:16]):
         view = smaller.view(one, number)
-        assert np.abs(np.linalg.det(view.inverse[:, :2])) > 0.98 / GeometricAugment().magnification ** 2
-        whole = geometry.warp(ImageFiles().image(person).pixels, view.labels["matrix"].astype(np.float64), 64, "bilinear")
-        assert np.abs(geometry.warp_one(view.pixels, view.inverse, False, 64).astype(int) - whole).mean() < 20
+        assert (
+            np.abs(np.linalg.det(view.inverse[:, :2]))
+            > 0.98 / GeometricAugment().magnification ** 2
+        )
+        whole = geometry.warp(
+            ImageFiles().image(person).pixels,
+            view.labels["matrix"].astype(np.float64),
+            64,
+            "bilinear",
+        )
+        assert (
+            np.abs(
+                geometry.warp_one(view.pixels, view.inverse, False, 64).astype(int) - whole
+            ).mean()
+            < 20
+        )
 
 
 def loaded(data: PoseData, epoch: int) -> list[dict[str, torch.Tensor]]:
@@ -104,13 +152,22 @@ def loaded(data: PoseData, epoch: int) -> list[dict[str, torch.Tensor]]:
 
 
 def data(root: Path, **settings: Any) -> PoseData:
-    made = PoseData(CocoSource(str(root)), ST_13, Preprocessing(64), GeometricAugment(), **{"batch_size": 8, "workers": 0, "held_out": 0.3, **settings})
+    made = PoseData(
+        CocoSource(str(root)),
+        ST_13,
+        Preprocessing(64),
+        GeometricAugment(),
+        **{"batch_size": 8, "workers": 0, "held_out": 0.3, **settings},
+    )
     made.setup()
     return made
 
 
 def same(first: list[dict[str, torch.Tensor]], second: list[dict[str, torch.Tensor]]) -> bool:
-    return len(first) == len(second) and all(a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a) for a, b in zip(first, second, strict=True))
+    return len(first) == len(second) and all(
+        a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+        for a, b in zip(first, second, strict=True)
+    )
 
 
 def test_batches_depend_on_seed_and_epoch_alone(synthetic_root: Path) -> None:
@@ -132,9 +189,21 @@ def test_someone_who_comes_up_twice_is_seen_twice_otherwise(instances: list[Pers
 
 def test_other_people_are_painted_grey_outside_the_persons_box() -> None:
     person = replace(
-        Person(Path("x"), 1, 1, 80, 60, np.zeros((13, 2), np.float32), np.ones(13, np.bool_), (30, 10, 20, 40), 800.0, False, np.zeros((0, 4), np.float32)),
+        Person(
+            Path("x"),
+            1,
+            1,
+            80,
+            60,
+            np.zeros((13, 2), np.float32),
+            np.ones(13, np.bool_),
+            (30, 10, 20, 40),
+            800.0,
+            False,
+            np.zeros((0, 4), np.float32),
+        ),
         others=np.array([[-5, 20, 45, 20], [60, 0, 100, 30]], np.float32),
-    )  # fmt: skip
+    )
     image = np.random.default_rng(0).integers(0, 100, (60, 80, 3), np.uint8)
     before = image.copy()
     pixels, inverse = cut(CachedImage(image), geometry.stretch(80, 60, 64), 64, alone=person)
@@ -161,14 +230,20 @@ def test_averaging_keeps_a_fine_pattern_grey() -> None:
         spread[averaged] = geometry.warp_one(pixels, inverse, False, 64)[2:-2, 2:-2].std()
     assert spread[True] < spread[False] / 1.5
     ramp = np.arange(250, dtype=np.uint8)[None, :, None].repeat(250, 0).repeat(3, 2)
-    pixels, inverse = cut(CachedImage(ramp), geometry.region((0, 0, 250, 250), 64), 64, averaged=True)
+    pixels, inverse = cut(
+        CachedImage(ramp), geometry.region((0, 0, 250, 250), 64), 64, averaged=True
+    )
     shrunk = geometry.warp_one(pixels, inverse, False, 64)[32, 2:-2, 0].astype(float)
-    np.testing.assert_allclose(shrunk, ((np.arange(64) + 0.5) * 250 / 64 - 0.5)[2:-2], atol=0.6)  # nothing has moved
+    # nothing has moved
+    np.testing.assert_allclose(shrunk, ((np.arange(64) + 0.5) * 250 / 64 - 0.5)[2:-2], atol=0.6)
 
 
 def test_patches_lie_on_the_person(instances: list[Person]) -> None:
     occlusion = Occlusion(probability=0.6, patches=3, side=(0.1, 0.3))
-    batches = [views(instances, occlusion=occlusion)[replace_epoch(plan(instances), epoch)] for epoch in range(6)]
+    batches = [
+        views(instances, occlusion=occlusion)[replace_epoch(plan(instances), epoch)]
+        for epoch in range(6)
+    ]
     patches = torch.cat([batch["patches"] for batch in batches])
     used = patches[..., 2] > patches[..., 0]
     assert 0.45 < used.any(1).float().mean() < 0.75
@@ -177,7 +252,10 @@ def test_patches_lie_on_the_person(instances: list[Person]) -> None:
     for batch in batches:
         for number, person in enumerate(instances[:16]):
             x, y, w, h = person.box
-            corners = geometry.apply(batch["matrix"][number].double().numpy(), np.array([[x, y], [x + w, y], [x, y + h], [x + w, y + h]]))
+            corners = geometry.apply(
+                batch["matrix"][number].double().numpy(),
+                np.array([[x, y], [x + w, y], [x, y + h], [x + w, y + h]]),
+            )
             low, high = corners.min(0) - 1, corners.max(0) + 1
             for left, top, right, bottom, *_ in batch["patches"][number].numpy():
                 if right > left:

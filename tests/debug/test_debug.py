@@ -1,4 +1,7 @@
-"""`heatpose debug-quant` on a real bundle: numbers against the files' own tensors, and what is written."""
+"""`heatpose debug-quant` on a real bundle.
+
+Numbers against the files' own tensors, and what is written.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +29,30 @@ def file(case: Case, form: str) -> Path:
 @pytest.fixture(scope="module")
 def images(case: Case) -> np.ndarray:
     instances = case.evaluation[:6]
-    return np.stack([Preprocessing(64).resize(load_image(person.image_path)) for person in instances])
+    return np.stack(
+        [Preprocessing(64).resize(load_image(person.image_path)) for person in instances]
+    )
 
 
 def layers(case: Case, images: np.ndarray, form: str) -> list[Layer]:
     return compare_layers(file(case, "float32"), file(case, form), images)
 
 
-def test_every_convolution_sum_and_resize_is_compared_in_order(case: Case, images: np.ndarray) -> None:
+def test_every_convolution_sum_and_resize_is_compared_in_order(
+    case: Case, images: np.ndarray
+) -> None:
     found = layers(case, images, "int8_pc")
-    counts = {name: sum(layer.operator == name for layer in found) for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "RESIZE_BILINEAR")}
+    counts = {
+        name: sum(layer.operator == name for layer in found)
+        for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "RESIZE_BILINEAR")
+    }
     assert counts == {"CONV_2D": 44, "DEPTHWISE_CONV_2D": 21, "ADD": 13, "RESIZE_BILINEAR": 3}
     assert [layer.position for layer in found] == sorted(layer.position for layer in found)
     assert found[0].decibels > 30  # one rounding of a sum
     assert found[-1].decibels < found[0].decibels  # noise grows along the network
-    assert all(layer.worst <= layer.decibels + 1e-6 or math.isinf(layer.decibels) for layer in found[:3])
+    assert all(
+        layer.worst <= layer.decibels + 1e-6 or math.isinf(layer.decibels) for layer in found[:3]
+    )
     assert all(0 < layer.used <= 1 for layer in found)
 
 
@@ -59,9 +71,13 @@ def test_noise_is_what_the_best_line_leaves() -> None:
         sums.add(exact[rows], (exact[rows] + noise[rows]) * [3, 0.5, 20] + [1, -4, 0])
     signal, left = sums.variances()
     for c in range(3):
-        slope, offset = np.polyfit((exact[..., c] + noise[..., c]).ravel(), exact[..., c].ravel(), 1)
+        slope, offset = np.polyfit(
+            (exact[..., c] + noise[..., c]).ravel(), exact[..., c].ravel(), 1
+        )
         rest = exact[..., c].ravel() - slope * (exact[..., c] + noise[..., c]).ravel() - offset
-        assert left[c] == pytest.approx(rest.var(), rel=1e-6) and signal[c] == pytest.approx(exact[..., c].var(), rel=1e-6)
+        assert left[c] == pytest.approx(rest.var(), rel=1e-6) and signal[c] == pytest.approx(
+            exact[..., c].var(), rel=1e-6
+        )
 
 
 def test_ties_and_dead_maps_are_counted() -> None:
@@ -76,18 +92,42 @@ def test_ties_and_dead_maps_are_counted() -> None:
 
 def test_the_folder_has_tables_plot_and_picture(case: Case, tmp_path: Path) -> None:
     images = [person.image_path for person in case.evaluation[:6]]
-    folder = debug_bundle(case.result.folder, images, "int8_pt", tmp_path / "out", 100, Console(quiet=True))
+    folder = debug_bundle(
+        case.result.folder, images, "int8_pt", tmp_path / "out", 100, Console(quiet=True)
+    )
     rows = list(csv.DictReader((folder / "drift.csv").open()))
     assert [row["keypoint"] for row in rows] == ["all", *ST_13.keypoints]
     drift = drift_of(file(case, "float32"), file(case, "int8_pt"), images, ST_13, 100)
     assert float(rows[0]["p95"]) == pytest.approx(drift.total.p95, rel=1e-3)
     assert float(rows[1]["tied"]) == pytest.approx(drift.outputs["head"].tied, rel=1e-3)
-    assert np.isclose(drift.distances.mean(), np.mean([np.linalg.norm((a - b)[:, :2], axis=1).mean() * 64 for a, b in zip(*drift.poses, strict=True)]))
+    assert np.isclose(
+        drift.distances.mean(),
+        np.mean(
+            [
+                np.linalg.norm((a - b)[:, :2], axis=1).mean() * 64
+                for a, b in zip(*drift.poses, strict=True)
+            ]
+        ),
+    )
     assert len(list(csv.DictReader((folder / "layers.csv").open()))) == 81
-    assert "signal to noise" in (folder / "layers.html").read_text() and load_image(folder / "worst.jpg").ndim == 3
+    assert (
+        "signal to noise" in (folder / "layers.html").read_text()
+        and load_image(folder / "worst.jpg").ndim == 3
+    )
 
 
-@pytest.mark.parametrize(("form", "message"), [("int8_xy", "no int8_xy file"), (None, "is no bundle")])
-def test_what_is_missing_is_named(case: Case, tmp_path: Path, form: str | None, message: str) -> None:
+@pytest.mark.parametrize(
+    ("form", "message"), [("int8_xy", "no int8_xy file"), (None, "is no bundle")]
+)
+def test_what_is_missing_is_named(
+    case: Case, tmp_path: Path, form: str | None, message: str
+) -> None:
     with pytest.raises(HeatposeError, match=message):
-        debug_bundle(case.result.folder if form else tmp_path, [tmp_path], form or "int8_pc", tmp_path / "out", 5, Console(quiet=True))
+        debug_bundle(
+            case.result.folder if form else tmp_path,
+            [tmp_path],
+            form or "int8_pc",
+            tmp_path / "out",
+            5,
+            Console(quiet=True),
+        )

@@ -104,7 +104,9 @@ def _checkout(folder: Path, board: str, release: str, config: str) -> Path:
     application = folder / "Application" / board
     (application / "Inc").mkdir(parents=True)
     (folder / "Model" / board).mkdir(parents=True)
-    (folder / "Release_Notes.md").write_text(f"## Update history\n\n### v{release} / x\n\n### v1.0.0\n")
+    (folder / "Release_Notes.md").write_text(
+        f"## Update history\n\n### v{release} / x\n\n### v1.0.0\n"
+    )
     (application / "Inc/app_config.h").write_text(config)
     (application / "Makefile").write_text(MAKEFILE.format(board=board))
     (folder / "Model" / board / "network.c").write_text("theirs")
@@ -112,7 +114,9 @@ def _checkout(folder: Path, board: str, release: str, config: str) -> Path:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
 
 
 @pytest.fixture(params=["stm32n6", "nucleo_n657x0"])
@@ -124,7 +128,9 @@ def built(request: pytest.FixtureRequest, bundle: Path, install: Install) -> Pat
     return folder
 
 
-def _run(folder: Path, *arguments: object, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+def _run(
+    folder: Path, *arguments: object, path: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     places = "/usr/bin:/bin" if path is None else f"{path}:/usr/bin:/bin"
     command = [sys.executable, "into_application.py", *map(str, arguments)]
     return subprocess.run(command, cwd=folder, env={"PATH": places}, capture_output=True, text=True)
@@ -140,7 +146,10 @@ def test_into_a_checkout_and_out_again(built: Path, tmp_path: Path) -> None:
     assert _files(checkout) == before
     assert _run(built, checkout).returncode == 0
     config = (checkout / f"Application/{board}/Inc/app_config.h").read_text()
-    assert "#define AI_POSE_PP_POSE_KEYPOINTS_NB        (13)" in config and "(0.200000003f)" not in config
+    assert (
+        "#define AI_POSE_PP_POSE_KEYPOINTS_NB        (13)" in config
+        and "(0.200000003f)" not in config
+    )
     assert "#define AI_POSE_PP_CONF_THRESHOLD           (0.2f)" in config
     assert "#define AI_SPE_MOVENET_POSTPROC_HEATMAP_WIDTH        (16)" in config
     assert config.index("#define BINDINGS_NB (1") < config.index("extern const int bindings")
@@ -163,8 +172,10 @@ def test_build_sign_and_flash_are_the_applications_own(built: Path, tmp_path: Pa
     checkout = _checkout(tmp_path / "app", board, "2.3.1", CONFIG_22)
     tools = tmp_path / "tools"
     tools.mkdir()
-    for name, text in (("STM32_SigningTool_CLI", f"echo \"$@\" > {tmp_path}/signed"),
-                       ("STM32_Programmer_CLI", "echo 'STM32CubeProgrammer version: 2.22.0'")):  # fmt: skip
+    for name, text in (
+        ("STM32_SigningTool_CLI", f'echo "$@" > {tmp_path}/signed'),
+        ("STM32_Programmer_CLI", "echo 'STM32CubeProgrammer version: 2.22.0'"),
+    ):
         (tools / name).write_text(f"#!/bin/sh\n{text}\n")
         (tools / name).chmod(0o755)
     ran = _run(built, checkout, "--flash", path=tools)
@@ -174,7 +185,9 @@ def test_build_sign_and_flash_are_the_applications_own(built: Path, tmp_path: Pa
     assert (checkout / f"Application/{board}/flashed_weights").exists()
     shutil.rmtree(checkout)
     _checkout(checkout, board, "2.3.1", CONFIG_22)
-    (tools / "STM32_Programmer_CLI").write_text("#!/bin/sh\necho 'STM32CubeProgrammer version: 2.18.0'\n")
+    (tools / "STM32_Programmer_CLI").write_text(
+        "#!/bin/sh\necho 'STM32CubeProgrammer version: 2.18.0'\n"
+    )
     assert _run(built, checkout, "--build", path=tools).returncode == 0
     assert "--align" not in (tmp_path / "signed").read_text()  # older tools refuse it
 
@@ -184,7 +197,10 @@ def test_pairs_and_folders_that_do_not_fit_are_refused(built: Path, tmp_path: Pa
     board = json.loads((built / "application.json").read_text())["folder"]
     wrong = _checkout(tmp_path / "app", board, "2.2.0", CONFIG_22)
     before = _files(wrong)
-    for folder, words in ((wrong, "cannot build a network of ST Edge AI Core 4.0.0"), (tmp_path, "git clone")):
+    for folder, words in (
+        (wrong, "cannot build a network of ST Edge AI Core 4.0.0"),
+        (tmp_path, "git clone"),
+    ):
         ran = _run(built, folder)
         assert ran.returncode == 1 and words in ran.stderr and "Traceback" not in ran.stderr
     assert _files(wrong) == before
@@ -206,7 +222,9 @@ def test_older_releases_have_an_array_of_bindings(bundle: Path) -> None:
     script = load_module(folder / "into_application.py")
     now = script.configured(CONFIG_21, (folder / "app_config_block.h").read_text())
     assert "#define NN_WIDTH (64)" in now and "{ 1, 2, UTIL_LCD_COLOR_ORANGE },\n};" not in now
-    changed = [line for line in difflib.ndiff(CONFIG_21.split("\n"), now.split("\n")) if line[0] == "+"]
+    changed = [
+        line for line in difflib.ndiff(CONFIG_21.split("\n"), now.split("\n")) if line[0] == "+"
+    ]
     assert len([line for line in changed if "UTIL_LCD_COLOR_" in line]) >= 10
     with pytest.raises(script.Refused, match="paste app_config_block"):
         script.configured("#define X 1\n", "#define X 2\n")
@@ -226,8 +244,8 @@ def test_the_edited_configuration_compiles(bundle: Path, tmp_path: Path, config:
     use = "#ifdef USE_BINDINGS\nBINDINGS;\n#endif\n"
     rows = "sizeof bindings / sizeof bindings[0]"
     (tmp_path / "main.c").write_text(
-        f'{colours}#include "app_config.h"\n{use}#include <stdio.h>\n'
-        f'int main(void) {{ printf("%d %d %d", (int)({rows}), bindings[0][0], AI_POSE_PP_POSE_KEYPOINTS_NB); return 0; }}\n'
+        f'{colours}#include "app_config.h"\n{use}#include <stdio.h>\nint main(void) {{ printf("%d'
+        f' %d %d", (int)({rows}), bindings[0][0], AI_POSE_PP_POSE_KEYPOINTS_NB); return 0; }}\n'
     )
     command = [gcc, "-std=gnu11", "-Wall", "-Werror", "main.c", "-o", "app"]
     subprocess.run(command, cwd=tmp_path, check=True)
@@ -241,10 +259,22 @@ def test_weights_as_intel_hex_like_objcopy(bundle: Path, tmp_path: Path) -> None
     objcopy = shutil.which("arm-none-eabi-objcopy") or shutil.which("objcopy")
     if objcopy is None:
         pytest.skip("no objcopy on this machine")
-    script = load_module(write_package(bundle, load_target("stm32n6")).folder / "into_application.py")
+    script = load_module(
+        write_package(bundle, load_target("stm32n6")).folder / "into_application.py"
+    )
     content = bytes(range(256)) * 300 + b"end"
     (tmp_path / "in.bin").write_bytes(content)
-    command = [objcopy, "-I", "binary", "in.bin", "--change-addresses", "0x70380000", "-O", "ihex", "out.hex"]
+    command = [
+        objcopy,
+        "-I",
+        "binary",
+        "in.bin",
+        "--change-addresses",
+        "0x70380000",
+        "-O",
+        "ihex",
+        "out.hex",
+    ]
     subprocess.run(command, cwd=tmp_path, check=True)
     reference = (tmp_path / "out.hex").read_text().split()
     data = [line for line in script.intel_hex(content, 0x70380000).decode().split()]

@@ -1,4 +1,7 @@
-"""Estimates: what is counted, what the shipped coefficients are worth, and when they are said to be outside what they were fitted on."""
+"""Estimates: what is counted, what the shipped coefficients are worth.
+
+And when they are said to be outside what they were fitted on.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,13 @@ def fitting() -> ModuleType:
     return load_module(Path(__file__).parents[2] / "benchmarks/fit_estimator.py")
 
 
-def _expected(width: float = 1.0, size: int = 192, keypoints: int = 13, profile: str | None = None, target: object = N6) -> Estimate:
+def _expected(
+    width: float = 1.0,
+    size: int = 192,
+    keypoints: int = 13,
+    profile: str | None = None,
+    target: object = N6,
+) -> Estimate:
     assert target in (N6, MP2, MP1)
     return estimate(graph_of_network(MoveNet(keypoints, width), size), target, profile)  # type: ignore[arg-type]
 
@@ -42,28 +51,54 @@ def _expected(width: float = 1.0, size: int = 192, keypoints: int = 13, profile:
 def test_features_of_a_file_counted_by_hand(tflite_files: dict[str, Path]) -> None:
     features = features_of(read_graph(tflite_files["int8_out"]))
     side, half, quarter, eighth = 64 * 64, 32 * 32, 16 * 16, 8 * 8
-    convolutions = half * 27 * 8 + quarter * 72 * 8 + eighth * 9 * 8 + eighth * 8 * 12 + quarter * 8 * 12 + quarter * 12 * 13
+    convolutions = (
+        half * 27 * 8
+        + quarter * 72 * 8
+        + eighth * 9 * 8
+        + eighth * 8 * 12
+        + quarter * 8 * 12
+        + quarter * 12 * 13
+    )
     assert features.macs == convolutions == features.macs_power_of_two and features.macs_other == 0
     assert features.resized == quarter * 12 and features.softmax == 0 and features.inference == 1
     assert features.largest == side * 3  # the image
     read_and_written = (
         2 * side * 3  # quantise
-        + side * 3 + half * 8 + half * 8 + quarter * 8 + quarter * 8 + eighth * 8 + eighth * 8 + eighth * 12  # stem, second, depthwise, project
-        + quarter * 8 + quarter * 12 + 3 * quarter * 12 + quarter * 12 + quarter * 13 + 2 * quarter * 13  # lateral, sum, head, sigmoid
-    )  # fmt: skip
+        # stem, second, depthwise, project
+        + side * 3
+        + half * 8
+        + half * 8
+        + quarter * 8
+        + quarter * 8
+        + eighth * 8
+        + eighth * 8
+        + eighth * 12
+        # lateral, sum, head, sigmoid
+        + quarter * 8
+        + quarter * 12
+        + 3 * quarter * 12
+        + quarter * 12
+        + quarter * 13
+        + 2 * quarter * 13
+    )
     assert features.traffic == read_and_written
 
 
 @pytest.mark.parametrize("keypoints", [13, 17])
 def test_a_network_counts_as_its_file_will(shared: Path, keypoints: int) -> None:
-    """Against Google's own int8 file, whose graph is this network's with four heads and a decode: the backbone and pyramid agree."""
+    """Against Google's own int8 file, whose graph is this network's with four heads and a decode.
+
+    The backbone and pyramid agree.
+    """
     path = shared / "models/movenet_singlepose_lightning_int8_4.tflite"
     if not path.is_file():
         pytest.skip("the MoveNet file is not there")
     real, own = read_graph(path), graph_of_network(MoveNet(keypoints, norm=False), 192)
 
     def convolutions(graph: object) -> list[tuple[str, tuple[int, ...]]]:
-        return [(o.name, graph.tensors[o.inputs[1]].shape) for o in graph.operators if "CONV" in o.name]  # type: ignore[attr-defined]
+        return [
+            (o.name, graph.tensors[o.inputs[1]].shape) for o in graph.operators if "CONV" in o.name
+        ]  # type: ignore[attr-defined]
 
     count = len(convolutions(own)) - 3  # without the head
     theirs = convolutions(real)
@@ -75,7 +110,9 @@ def test_a_training_network_is_left_as_it_was() -> None:
     network = MoveNet(13, 0.35).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     graph_of_network(network, 64)
-    assert network.training and all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert network.training and all(
+        torch.equal(value, before[name]) for name, value in network.state_dict().items()
+    )
     assert not any(module._forward_hooks for module in network.modules())
 
 
@@ -93,13 +130,21 @@ def test_the_shipped_coefficients_are_what_the_rows_give(fitting: ModuleType) ->
             if profile.get(what):
                 fitted = profile[what].get("coefficients", {})  # RAM is planned, not fitted
                 assert fitted == pytest.approx(shipped[what].get("coefficients", {}), rel=1e-3)
-                assert profile[what]["left_out_percent"] == pytest.approx(shipped[what]["left_out_percent"], abs=0.05)
+                assert profile[what]["left_out_percent"] == pytest.approx(
+                    shipped[what]["left_out_percent"], abs=0.05
+                )
 
 
 @pytest.mark.slow
 def test_left_out_errors_by_another_solver(fitting: ModuleType) -> None:
-    """Multiplicative updates instead of trying all subsets: another way to the same non-negative least squares."""
-    rows = [*fitting.own_rows("2.0.0"), *fitting.published_rows(lambda row: row.n6_ms if row.n6_stedgeai_core == "2.0.0" else None)]
+    """Multiplicative updates instead of trying all subsets.
+
+    Another way to the same non-negative least squares.
+    """
+    rows = [
+        *fitting.own_rows("2.0.0"),
+        *fitting.published_rows(lambda row: row.n6_ms if row.n6_stedgeai_core == "2.0.0" else None),
+    ]
     assert len(rows) == 12
     matrix = np.array([[row.features.of(name) / row.ms for name in fitting.TIME] for row in rows])
     matrix /= matrix.max(0)
@@ -109,40 +154,78 @@ def test_left_out_errors_by_another_solver(fitting: ModuleType) -> None:
         for _ in range(200_000):
             solution *= (kept.T @ np.ones(11)) / (kept.T @ (kept @ solution) + 1e-300)
         error = (matrix[left] @ solution - 1) * 100
-        assert error == pytest.approx(profiles()["n6_core_2.0"]["ms"]["left_out_percent"][rows[left].name], abs=0.15)
+        assert error == pytest.approx(
+            profiles()["n6_core_2.0"]["ms"]["left_out_percent"][rows[left].name], abs=0.15
+        )
 
 
 def test_the_errors_that_are_promised() -> None:
     for name in ("n6_core_2.0", "n6_core_4.0"):
         ms = profiles()[name]["ms"]
         assert ms["left_out_max_percent"] <= 10 and ms["left_out_max_percent_movenet"] <= 3
-        assert ms["left_out_max_percent"] == max(abs(error) for error in ms["left_out_percent"].values()) and len(ms["left_out_percent"]) >= 11
+        assert (
+            ms["left_out_max_percent"]
+            == max(abs(error) for error in ms["left_out_percent"].values())
+            and len(ms["left_out_percent"]) >= 11
+        )
     assert profiles()["n6_core_4.0"]["ram_kib"]["left_out_max_percent"] <= 6
 
 
 @pytest.mark.parametrize(
     ("profile", "size", "keypoints", "ms", "ram", "flash"),
-    [("n6_core_2.0", 192, 13, 18.44, 1674, 3036.17), ("n6_core_2.0", 224, 17, 22.33, 2058, 3088.56), ("n6_core_2.0", 256, 17, 27.01, 2360, 3141.36)],
+    [
+        ("n6_core_2.0", 192, 13, 18.44, 1674, 3036.17),
+        ("n6_core_2.0", 224, 17, 22.33, 2058, 3088.56),
+        ("n6_core_2.0", 256, 17, 27.01, 2360, 3141.36),
+    ],
 )
-def test_published_networks_lie_in_their_intervals(profile: str, size: int, keypoints: int, ms: float, ram: float, flash: float) -> None:
+def test_published_networks_lie_in_their_intervals(
+    profile: str, size: int, keypoints: int, ms: float, ram: float, flash: float
+) -> None:
     expected = _expected(size=size, keypoints=keypoints, profile=profile)
     assert not expected.extrapolates and expected.ms and expected.ram_kib and expected.flash_kib
-    for interval, published in ((expected.ms, ms), (expected.ram_kib, ram), (expected.flash_kib, flash)):
-        assert interval.low <= published <= interval.high and interval.low < interval.value < interval.high
+    for interval, published in (
+        (expected.ms, ms),
+        (expected.ram_kib, ram),
+        (expected.flash_kib, flash),
+    ):
+        assert (
+            interval.low <= published <= interval.high
+            and interval.low < interval.value < interval.high
+        )
 
 
 def test_newer_core_without_a_softmax_spans_both_explanations() -> None:
-    plain, ending = (graph_of_network(MoveNet(17), 192, output="int8", ending=end) for end in ("LOGISTIC", "SOFTMAX"))  # type: ignore[arg-type]
+    plain, ending = (
+        graph_of_network(MoveNet(17), 192, output="int8", ending=end)
+        for end in ("LOGISTIC", "SOFTMAX")
+    )  # type: ignore[arg-type]
     without, published = estimate(plain, N6), estimate(ending, N6)
     assert published.ms and published.ms.low <= 22.17 <= published.ms.high
     assert published.peak_kib and published.peak_kib.low <= 914.88 <= published.peak_kib.high
-    assert without.ms and without.ms.value < published.ms.low and without.ms.high > 22 and any("softmax" in note for note in without.notes)
+    assert (
+        without.ms
+        and without.ms.value < published.ms.low
+        and without.ms.high > 22
+        and any("softmax" in note for note in without.notes)
+    )
 
 
 def test_larger_networks_take_more() -> None:
     small, large = _expected(0.5, 192), _expected(1.0, 256)
-    assert small.ms and large.ms and small.ram_kib and large.ram_kib and small.flash_kib and large.flash_kib
-    assert small.ms.high < large.ms.low and small.ram_kib.value < large.ram_kib.value and small.flash_kib.value < large.flash_kib.value
+    assert (
+        small.ms
+        and large.ms
+        and small.ram_kib
+        and large.ram_kib
+        and small.flash_kib
+        and large.flash_kib
+    )
+    assert (
+        small.ms.high < large.ms.low
+        and small.ram_kib.value < large.ram_kib.value
+        and small.flash_kib.value < large.flash_kib.value
+    )
 
 
 # When they do not apply.
@@ -153,7 +236,11 @@ def test_outside_the_rows_it_says_so_and_widens() -> None:
     assert expected.extrapolates and any("weights" in text for text in expected.outside)
     assert expected.flash_kib and expected.flash_kib.high >= 1.25 * expected.flash_kib.value
     huge = _expected(1.4, 320)
-    assert any("(time)" in text for text in huge.outside) and huge.ms and huge.ms.high / huge.ms.value >= 1.25
+    assert (
+        any("(time)" in text for text in huge.outside)
+        and huge.ms
+        and huge.ms.high / huge.ms.value >= 1.25
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,9 +265,7 @@ def test_a_network_of_another_family_gets_no_numbers(tflite_files: dict[str, Pat
 # RAM in the board's memories, against builds.
 
 
-@pytest.mark.parametrize(
-    ("size", "real"), [(192, 1674), (224, 2058), (256, 2352)]
-)
+@pytest.mark.parametrize(("size", "real"), [(192, 1674), (224, 2058), (256, 2352)])
 def test_ram_of_real_builds_within_ten_percent(size: int, real: float) -> None:
     expected = _expected(size=size)
     assert expected.ram_kib and expected.ram_kib.value == pytest.approx(real, rel=0.1)
@@ -211,8 +296,13 @@ def test_operators_that_no_row_has_are_named(shared: Path) -> None:
     if not path.is_file():
         pytest.skip("the MoveNet file is not there")
     decoded = estimate(read_graph(path), N6)
-    assert any("ARG_MAX" in text and "GATHER_ND" in text for text in decoded.outside) and decoded.ms and decoded.ms.high >= 1.25 * decoded.ms.value
-    assert not estimate(read_graph(path), MP2).extrapolates  # there, networks with a decode are among the rows
+    assert (
+        any("ARG_MAX" in text and "GATHER_ND" in text for text in decoded.outside)
+        and decoded.ms
+        and decoded.ms.high >= 1.25 * decoded.ms.value
+    )
+    # there, networks with a decode are among the rows
+    assert not estimate(read_graph(path), MP2).extrapolates
 
 
 def test_mp2_takes_the_profile_of_the_files_granularity(tflite_files: dict[str, Path]) -> None:
@@ -220,12 +310,21 @@ def test_mp2_takes_the_profile_of_the_files_granularity(tflite_files: dict[str, 
     channel = estimate(read_graph(tflite_files["int8_pc"]), MP2)
     assert channel.profile == "mp257_gpu" and any("per channel" in note for note in channel.notes)
     expected = _expected(target=MP2)  # not exported yet: the target's own granularity
-    assert expected.profile == "mp257_npu" and expected.ms and expected.ms.low <= 7.93 <= expected.ms.high and expected.ram_kib is None
+    assert (
+        expected.profile == "mp257_npu"
+        and expected.ms
+        and expected.ms.low <= 7.93 <= expected.ms.high
+        and expected.ram_kib is None
+    )
 
 
 def test_mp1_says_how_little_is_known() -> None:
     expected = _expected(target=MP1)
-    assert expected.ms and expected.ms.high / expected.ms.low > 2 and any("factor of two" in note for note in expected.notes)
+    assert (
+        expected.ms
+        and expected.ms.high / expected.ms.low > 2
+        and any("factor of two" in note for note in expected.notes)
+    )
 
 
 def test_unknown_profiles() -> None:
@@ -237,8 +336,12 @@ def test_unknown_profiles() -> None:
 
 def test_plain_values(tflite_files: dict[str, Path]) -> None:
     content = estimate(read_graph(tflite_files["int8_pc"]), N6).to_json()
-    assert {"ms", "ram_kib", "flash_kib", "extrapolates", "features", "profile"} <= set(content) and set(content["ms"]) == {"value", "low", "high"}
-    assert str(Interval(18.44, 17.9, 101.26)) == "18.4 [17.9 .. 101.3]" and math.isfinite(content["ms"]["value"])
+    assert {"ms", "ram_kib", "flash_kib", "extrapolates", "features", "profile"} <= set(
+        content
+    ) and set(content["ms"]) == {"value", "low", "high"}
+    assert str(Interval(18.44, 17.9, 101.26)) == "18.4 [17.9 .. 101.3]" and math.isfinite(
+        content["ms"]["value"]
+    )
 
 
 # Budgets.
@@ -246,7 +349,10 @@ def test_plain_values(tflite_files: dict[str, Path]) -> None:
 
 def test_a_network_that_cannot_fit_is_refused_before_training() -> None:
     target = replace(N6, budget=Budget(ram_kib=400))
-    with pytest.raises(HeatposeError, match=r"will not fit stm32n6: RAM: .* KiB expected, the budget is 400 KiB\..*target=null"):
+    with pytest.raises(
+        HeatposeError,
+        match=r"will not fit stm32n6: RAM: .* KiB expected, the budget is 400 KiB\..*target=null",
+    ):
         check_budget(network_estimate(MoveNet(13), 192, target), target)
 
 

@@ -37,15 +37,23 @@ def output(tmp_path: Path) -> Path:
 def test_a_folder(n6: DeploymentPackage, output: Path) -> None:
     outcome = import_results(n6, output)
     result = json.loads((n6.folder / "result.json").read_text())
-    assert outcome.status == result["status"] == "imported" and result["flash_kib"] == forms.FLASH / 1024 and result["model_sha256"] == n6.model.sha256
-    assert (n6.folder / "tool_output/network.c").is_file() and not (n6.folder / "tool_output/st_ai_ws").exists()
+    assert (
+        outcome.status == result["status"] == "imported"
+        and result["flash_kib"] == forms.FLASH / 1024
+        and result["model_sha256"] == n6.model.sha256
+    )
+    assert (n6.folder / "tool_output/network.c").is_file() and not (
+        n6.folder / "tool_output/st_ai_ws"
+    ).exists()
     again = import_results(n6, n6.folder / "tool_output")  # its own folder
     assert again.facts == outcome.facts and (n6.folder / "tool_output/network.c").is_file()
 
 
 def test_a_build_with_its_validation(n6: DeploymentPackage, output: Path) -> None:
     (output / "network_c_info_valid.json").write_text(json.dumps(forms.validation_c_info()))
-    (output / "console.log").write_text(f"ST Edge AI Core v4.0.0-20500 359356bb0\n{forms.validate_report()}")
+    (output / "console.log").write_text(
+        f"ST Edge AI Core v4.0.0-20500 359356bb0\n{forms.validate_report()}"
+    )
     outcome = import_results(n6, output.parent)
     assert outcome.facts.ms == 18.44 and outcome.facts.ram_internal == forms.RAM
     assert "duration" in (n6.folder / "stedgeai.log").read_text()
@@ -59,20 +67,34 @@ def test_an_archive(n6: DeploymentPackage, output: Path, tmp_path: Path) -> None
 
 def test_a_clouds_benchmark_of_a_linux_board(bundle: Path, tmp_path: Path) -> None:
     mp2 = write_package(bundle, load_target("stm32mp2"))
-    answer = {"board": "STM32MP257F-EV1", "exec_time": {"duration_ms": 8.2, "npu_percent": 82.1}, "tool_version": "2.2.0", "model_size": 1, "ram_peak": 2}
+    answer = {
+        "board": "STM32MP257F-EV1",
+        "exec_time": {"duration_ms": 8.2, "npu_percent": 82.1},
+        "tool_version": "2.2.0",
+        "model_size": 1,
+        "ram_peak": 2,
+    }
     (tmp_path / "in").mkdir()
     (tmp_path / "in/benchmark.json").write_text(json.dumps({"benchmark": answer}))
     (tmp_path / "in/pose_64_int8_pt.nb").write_bytes(b"VPMN")
     outcome = import_results(mp2, tmp_path / "in")
-    assert (outcome.facts.ms, outcome.facts.device, outcome.facts.tool_version) == (8.2, "STM32MP257F-EV1", "2.2.0")
-    assert outcome.products == ("benchmark.json", "pose_64_int8_pt.nb") and any("do not say which model" in text for text in outcome.warnings)
+    assert (outcome.facts.ms, outcome.facts.device, outcome.facts.tool_version) == (
+        8.2,
+        "STM32MP257F-EV1",
+        "2.2.0",
+    )
+    assert outcome.products == ("benchmark.json", "pose_64_int8_pt.nb") and any(
+        "do not say which model" in text for text in outcome.warnings
+    )
 
 
 def test_a_clouds_benchmark_of_a_microcontroller(n6: DeploymentPackage, tmp_path: Path) -> None:
     content = forms.c_info()
     content["environment"]["tools"][0]["input_model"]["name"] = "pose_64_int8_pc"
     (tmp_path / "in").mkdir()
-    (tmp_path / "in/answer.json").write_text(json.dumps({"benchmark": {"info": content, "report": {}}}))
+    (tmp_path / "in/answer.json").write_text(
+        json.dumps({"benchmark": {"info": content, "report": {}}})
+    )
     assert import_results(n6, tmp_path / "in").facts.ram_internal == forms.RAM
 
 
@@ -81,17 +103,26 @@ def test_refusals(n6: DeploymentPackage, output: Path, tmp_path: Path) -> None:
     (tmp_path / "text.zip").write_text("no archive")
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr("../outside.json", "{}")
-    for source, words in (("absent", "no folder"), ("empty", "no result"), ("text.zip", "no zip archive"), ("evil.zip", "leads out")):
+    for source, words in (
+        ("absent", "no folder"),
+        ("empty", "no result"),
+        ("text.zip", "no zip archive"),
+        ("evil.zip", "leads out"),
+    ):
         with pytest.raises(HeatposeError, match=words):
             import_results(n6, tmp_path / source)
     (tmp_path / "failed").mkdir()
     (tmp_path / "failed/stedgeai.log").write_text("ST Edge AI Core v4.0.0-20500 359356bb0\n")
     with pytest.raises(HeatposeError, match="holds no result"):
         import_results(n6, tmp_path / "failed")
-    (tmp_path / "failed/stedgeai.log").write_text("ST Edge AI Core v4.0.0-20500 359356bb0\nE103(CliRuntimeError): Error calling the Neural Art compiler\n")
+    (tmp_path / "failed/stedgeai.log").write_text(
+        "ST Edge AI Core v4.0.0-20500 359356bb0\nE103(CliRuntimeError): Error calling the Neural"
+        " Art compiler\n"
+    )
     with pytest.raises(HeatposeError, match="run that failed: The NPU's compiler failed"):
         import_results(n6, tmp_path / "failed")
-    (output / "network_c_info.json").write_text(json.dumps(forms.c_info()))  # of the model `pose_192`
+    # of the model `pose_192`
+    (output / "network_c_info.json").write_text(json.dumps(forms.c_info()))
     with pytest.raises(HeatposeError, match="'pose_192'.*'pose_64_int8_pc'"):
         import_results(n6, output)
     assert not (n6.folder / "result.json").exists()

@@ -104,11 +104,16 @@ def test_an_nb_runs_on_the_npu_or_is_refused_in_a_sentence(board: Path) -> None:
     assert "use the .tflite file" in ran.stderr and "Traceback" not in ran.stderr
 
 
-CREATE = "void *tflite_plugin_create_delegate(char **k, char **v, unsigned long n, void *e) { return 0; }"
+CREATE = (
+    "void *tflite_plugin_create_delegate(char **k, char **v, unsigned long n, void *e) { return"
+    " 0; }"
+)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a shared library of Linux")
-@pytest.mark.parametrize("code", ["int nothing;", f"{CREATE} void tflite_plugin_destroy_delegate(void *d) {{}}"])
+@pytest.mark.parametrize(
+    "code", ["int nothing;", f"{CREATE} void tflite_plugin_destroy_delegate(void *d) {{}}"]
+)
 def test_an_mp2_tries_the_delegate_and_goes_on_without(
     bundle: Path, board: Path, tmp_path: Path, code: str
 ) -> None:
@@ -132,9 +137,15 @@ def test_an_mp2_tries_the_delegate_and_goes_on_without(
 
 @pytest.mark.parametrize(
     ("camera", "asked"),
-    [("0", "camera 0 0"), ("/dev/video3", "camera '/dev/video3' 0"),
-     ("libcamerasrc ! videoconvert ! appsink", "camera 'libcamerasrc ! videoconvert ! appsink' 1800")],
-)  # fmt: skip
+    [
+        ("0", "camera 0 0"),
+        ("/dev/video3", "camera '/dev/video3' 0"),
+        (
+            "libcamerasrc ! videoconvert ! appsink",
+            "camera 'libcamerasrc ! videoconvert ! appsink' 1800",
+        ),
+    ],
+)
 def test_cameras_and_the_window(board: Path, camera: str, asked: str) -> None:
     ran = _run(board, "pose.tflite", "--camera", camera, "--window")
     assert ran.returncode == 0, ran.stderr
@@ -159,6 +170,8 @@ def test_the_threshold_is_the_bundles(bundle: Path) -> None:
     assert json.loads((linux / "pose_model.json").read_text())["threshold"] == 0.35
     folder = write_package(bundle, load_target("stm32n6")).folder
     assert "#define HEATPOSE_SCORE_THRESHOLD 0.35f" in (folder / "heatpose_model.h").read_text()
-    assert "AI_POSE_PP_CONF_THRESHOLD           (0.35f)" in (folder / "app_config_block.h").read_text()
+    assert (
+        "AI_POSE_PP_CONF_THRESHOLD           (0.35f)" in (folder / "app_config_block.h").read_text()
+    )
     for name in ("heatpose_model.h", "app_config_block.h", "README.md"):
         assert "recall of 0.9 on held-out images" in (folder / name).read_text()

@@ -12,7 +12,9 @@ from heatpose.deploy.c_info import read_c_info
 from heatpose.deploy.facts import Facts, ReportError, SoftwareOperator, merged
 from heatpose.deploy.text_report import facts_in, read_text_report
 
-SOFTWARE = tuple(SoftwareOperator(f"epoch_{number}", operator) for number, operator in forms.SOFTWARE.items())
+SOFTWARE = tuple(
+    SoftwareOperator(f"epoch_{number}", operator) for number, operator in forms.SOFTWARE.items()
+)
 
 
 def _c_info(tmp_path: Path, content: object) -> Facts:
@@ -24,17 +26,28 @@ def _c_info(tmp_path: Path, content: object) -> Facts:
 def test_c_info_of_an_npu_build(tmp_path: Path) -> None:
     facts = _c_info(tmp_path, forms.c_info())
     assert (facts.ram_internal, facts.ram_external, facts.flash) == (forms.RAM, 0, forms.FLASH)
-    assert (facts.epochs_hw, facts.epochs_sw, facts.epochs_hybrid) == (71, 4, 0) and facts.software == SOFTWARE
-    assert facts.macc == forms.MACC and facts.tool_version == "4.0.0-20500 359356bb0" and facts.compiler_version == "1.1.3-262"
+    assert (facts.epochs_hw, facts.epochs_sw, facts.epochs_hybrid) == (
+        71,
+        4,
+        0,
+    ) and facts.software == SOFTWARE
+    assert (
+        facts.macc == forms.MACC
+        and facts.tool_version == "4.0.0-20500 359356bb0"
+        and facts.compiler_version == "1.1.3-262"
+    )
     assert facts.runtime_flash is None and facts.ms is None and facts.declares_sizes()
-    assert facts.pools is not None and {pool.name for pool in facts.pools} == set(forms.POOLS)  # without the virtual one
+    # without the virtual one
+    assert facts.pools is not None and {pool.name for pool in facts.pools} == set(forms.POOLS)
     flash = next(pool for pool in facts.pools if pool.name == "octoFlash")
     assert flash.address == 0x70380000 and flash.external and not flash.writable
 
 
 def test_c_info_with_external_ram_zero_macc_and_hybrid_epochs(tmp_path: Path) -> None:
     content = forms.c_info(macc=0, spilled=4096)
-    content["graphs"][0]["nodes"][2]["subgraph_nodes"].append({"name": "Gather_3", "type": "Gather", "mapping": "NODE_SW_FLOAT"})
+    content["graphs"][0]["nodes"][2]["subgraph_nodes"].append(
+        {"name": "Gather_3", "type": "Gather", "mapping": "NODE_SW_FLOAT"}
+    )
     facts = _c_info(tmp_path, content)
     assert facts.ram_external == 4096 and facts.macc is None
     assert facts.epochs_hybrid == 1 and facts.epochs_hw == 70 and facts.software is not None
@@ -43,16 +56,34 @@ def test_c_info_with_external_ram_zero_macc_and_hybrid_epochs(tmp_path: Path) ->
 
 def test_c_info_of_a_processor_build_and_of_a_validation(tmp_path: Path) -> None:
     facts = _c_info(tmp_path, forms.processor_c_info())
-    assert (facts.ram_internal, facts.ram_external, facts.flash, facts.macc) == (23936, None, 492504, 5345)
+    assert (facts.ram_internal, facts.ram_external, facts.flash, facts.macc) == (
+        23936,
+        None,
+        492504,
+        5345,
+    )
     assert (facts.runtime_flash, facts.runtime_ram, facts.epochs_hw) == (10846, 1984, None)
     measured = _c_info(tmp_path, forms.validation_c_info(18.5))
-    assert (measured.ms, measured.rmse, measured.cosine) == (18.5, 0.0012, 0.9998) and not measured.declares_sizes()
+    assert (measured.ms, measured.rmse, measured.cosine) == (
+        18.5,
+        0.0012,
+        0.9998,
+    ) and not measured.declares_sizes()
     assert "STM32N6" in str(measured.device)
     both = merged([facts, measured])
     assert both.ms == 18.5 and both.flash == 492504
 
 
-@pytest.mark.parametrize("content", [[], {}, {"json_schema_version": "3.0"}, {"json_schema_version": "2.0", "memory_footprint": {"activations": "x"}}, 3])
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        {},
+        {"json_schema_version": "3.0"},
+        {"json_schema_version": "2.0", "memory_footprint": {"activations": "x"}},
+        3,
+    ],
+)
 def test_garbage_for_c_info(tmp_path: Path, content: object) -> None:
     with pytest.raises(ReportError, match="network_c_info"):
         _c_info(tmp_path, content)
@@ -65,31 +96,56 @@ def test_no_json_at_all(tmp_path: Path) -> None:
             read_c_info(tmp_path / name)
 
 
-@pytest.mark.parametrize(("generation", "version"), [("old", "2.2.0-20266 2adc00962"), ("new", "3.0.0-20426 123672867"), ("blobs", "4.0.0-20500 359356bb0")])
+@pytest.mark.parametrize(
+    ("generation", "version"),
+    [
+        ("old", "2.2.0-20266 2adc00962"),
+        ("new", "3.0.0-20426 123672867"),
+        ("blobs", "4.0.0-20500 359356bb0"),
+    ],
+)
 def test_text_report_of_an_npu_build(tmp_path: Path, generation: str, version: str) -> None:
     path = tmp_path / "network_generate_report.txt"
     path.write_text(forms.report(generation, version))
     facts = read_text_report(path)
     assert facts.tool_version == version and facts.macc == forms.MACC and facts.model == "pose_192"
-    assert (facts.epochs_hw, facts.epochs_sw, facts.epochs_hybrid) == (71, 4, 0) and facts.software == SOFTWARE
+    assert (facts.epochs_hw, facts.epochs_sw, facts.epochs_hybrid) == (
+        71,
+        4,
+        0,
+    ) and facts.software == SOFTWARE
     assert (facts.ram_internal, facts.ram_external) == (forms.RAM, 0)
-    assert facts.flash == pytest.approx(forms.FLASH, abs=1024**2 / 2000 + 1)  # printed as MB with three decimals
+    # printed as MB with three decimals
+    assert facts.flash == pytest.approx(forms.FLASH, abs=1024**2 / 2000 + 1)
     assert (facts.runtime_flash, facts.runtime_ram) == (18531, 13)
 
 
 def test_units_are_1024_based() -> None:
-    row = "\tnpuRAM5    [0x342E0000 - 0x34350000]:    240.000 kB /    448.000 kB  ( 53.57 % used) -- weights:          0  B (  0.00 % used)  "
+    row = (
+        "\tnpuRAM5    [0x342E0000 - 0x34350000]:    240.000 kB /    448.000 kB  ( 53.57 % used) --"
+        " weights:          0  B (  0.00 % used)  "
+    )
     assert facts_in(row + "activations:    240.000 kB ( 53.57 % used)").ram_internal == 245760
 
 
 def test_an_unknown_table_of_epochs_is_not_guessed_at() -> None:
     facts = facts_in(forms.report("unknown", "5.0.0-1 abcdef0"))
-    assert facts.epochs_hw is None and facts.epochs_sw is None and facts.software is None and facts.ram_internal == forms.RAM
+    assert (
+        facts.epochs_hw is None
+        and facts.epochs_sw is None
+        and facts.software is None
+        and facts.ram_internal == forms.RAM
+    )
 
 
 def test_text_report_of_a_processor_build_and_of_a_validation() -> None:
     facts = facts_in(forms.processor_report())
-    assert (facts.ram_internal, facts.flash, facts.macc, facts.epochs_hw) == (24960, 492504, 5345, None)
+    assert (facts.ram_internal, facts.flash, facts.macc, facts.epochs_hw) == (
+        24960,
+        492504,
+        5345,
+        None,
+    )
     measured = facts_in(forms.validate_report())
     assert (measured.ms, measured.rmse, measured.cosine) == (18.44, 0.0012, 0.9998)
     assert measured.device == "stm32 family - 0x486 - STM32N6xx @800/400MHz"
@@ -122,24 +178,51 @@ def samples(shared: Path) -> Path:
 
 def test_real_core_3_0_build_says_the_same_in_both_files(samples: Path) -> None:
     folder = samples / "n6_npu_core3.0_mobilenetv2"
-    exact, printed = read_c_info(folder / "network_c_info.json"), read_text_report(folder / "network_generate_report.txt")
-    assert (exact.ram_internal, exact.flash, exact.epochs_hw, exact.epochs_sw) == (245760, 212609, 55, 1)
+    exact, printed = (
+        read_c_info(folder / "network_c_info.json"),
+        read_text_report(folder / "network_generate_report.txt"),
+    )
+    assert (exact.ram_internal, exact.flash, exact.epochs_hw, exact.epochs_sw) == (
+        245760,
+        212609,
+        55,
+        1,
+    )
     assert exact.software == printed.software == (SoftwareOperator("epoch_56", "Softmax"),)
-    assert (printed.ram_internal, printed.flash, printed.epochs_hw) == (245760, 212609, 55) and printed.macc == 22464344
+    assert (printed.ram_internal, printed.flash, printed.epochs_hw) == (
+        245760,
+        212609,
+        55,
+    ) and printed.macc == 22464344
 
 
 def test_real_core_2_2_console_and_validation(samples: Path) -> None:
     console = read_text_report(samples / "n6_cubemx_console/mobilenet_v2_224.txt")
     assert console.ram_internal == 2107392 and console.epochs_sw == 3 and console.ms == 20.694
-    assert console.software is not None and [entry.operator for entry in console.software] == ["DequantizeLinear", "GlobalAveragePool", "QuantizeLinear"]
+    assert console.software is not None and [entry.operator for entry in console.software] == [
+        "DequantizeLinear",
+        "GlobalAveragePool",
+        "QuantizeLinear",
+    ]
     folder = samples / "n6_target_validate_core2.2/Conv2d_16f_3x3"
     measured = read_c_info(folder / "network_c_info.json")
-    assert measured.ms == pytest.approx(0.0793, abs=1e-4) and read_text_report(folder / "network_validate_report.txt").ms == 0.079
+    assert (
+        measured.ms == pytest.approx(0.0793, abs=1e-4)
+        and read_text_report(folder / "network_validate_report.txt").ms == 0.079
+    )
 
 
 def test_real_core_4_builds(samples: Path) -> None:
-    blobs = read_text_report(samples / "n6_devcloud/core4.0_conv2d_32f_7x7_epochController_report.txt")
-    assert (blobs.epochs_hw, blobs.epochs_sw, blobs.ram_internal, blobs.flash, blobs.macc) == (5, 0, 1585152, 4704, 19660800)
+    blobs = read_text_report(
+        samples / "n6_devcloud/core4.0_conv2d_32f_7x7_epochController_report.txt"
+    )
+    assert (blobs.epochs_hw, blobs.epochs_sw, blobs.ram_internal, blobs.flash, blobs.macc) == (
+        5,
+        0,
+        1585152,
+        4704,
+        19660800,
+    )
     audio = read_text_report(samples / "n6_npu_core4.0.1_stt/g800_st_summary.txt")
     assert (audio.epochs_hw, audio.ram_internal) == (618, 925 * 1024)
     processor = read_c_info(samples / "packetqc/network_c_info.json")

@@ -1,4 +1,4 @@
-"""A board beside a run: its budget before training, its hand-off after the export."""
+"""A board beside a run: its budget before training, its deployment package after the export."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def test_a_budget_ends_the_run_or_warns(capsys: pytest.CaptureFixture[str]) -> N
         build.check_budget(_config(budget={"ms": 5}), MoveNet(13), Preprocessing(192))
     build.check_budget(_config(budget={"ms": 19}), MoveNet(13), Preprocessing(192))
     assert "may not fit" in capsys.readouterr().out
-    build.check_budget(_config(estimator=None, budget={"ms": 5}), MoveNet(13), Preprocessing(192))  # nothing to hold against it
+    # nothing to hold against it
+    build.check_budget(_config(estimator=None, budget={"ms": 5}), MoveNet(13), Preprocessing(192))
 
 
 def test_a_finished_bundle_is_handed_over(bundle: Path) -> None:

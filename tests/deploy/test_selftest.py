@@ -18,7 +18,8 @@ from heatpose.runners import open_runner
 
 SOURCES = ("heatpose_selftest.c", "postprocess.c")
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
-# What both programs print: the test of the expected output, of one with a keypoint spoilt, and the pose's bits.
+# What both programs print: the test of the expected output, of one with a keypoint spoilt, and the
+# pose's bits.
 BODY = """
 static signed char spoilt[HEATPOSE_SELFTEST_VALUES];
 static uint32_t bits(float value) { union { float f; uint32_t u; } both; both.f = value; return both.u; }
@@ -45,7 +46,9 @@ static void check(void) {
   for (i = 0; i < HEATPOSE_KEYPOINTS; i++) { put(bits(pose[i].x)); put(bits(pose[i].y)); put(bits(pose[i].score)); }
 }
 """
-HOST = '#include <stdio.h>\nstatic void put(uint32_t value) { printf("%08x\\n", (unsigned)value); }\n'
+HOST = (
+    '#include <stdio.h>\nstatic void put(uint32_t value) { printf("%08x\\n", (unsigned)value); }\n'
+)
 DEVICE = """
 static uint32_t call(uint32_t operation, const void *argument) {
   register uint32_t r0 __asm("r0") = operation;
@@ -123,23 +126,43 @@ def test_on_this_machine(package: tuple[Path, DeployModel], level: str, standard
     _program(folder, model, HOST, "int main(void) { check(); return 0; }\n")
     command = [gcc, f"-std={standard}", *WARNINGS, level, "main.c", *SOURCES, "-o", "app", "-lm"]
     subprocess.run(command, cwd=folder, check=True)
-    _same(subprocess.run([folder / "app"], capture_output=True, text=True, check=True).stdout, model)
+    _same(
+        subprocess.run([folder / "app"], capture_output=True, text=True, check=True).stdout, model
+    )
 
 
 @pytest.mark.parametrize("level", ["-O0", "-O3"])
 def test_on_a_cortex_m55(package: tuple[Path, DeployModel], level: str) -> None:
-    """As ST's application is compiled: GNU C11, hardware floats; fused multiply-adds are allowed."""
+    """As ST's application is compiled: GNU C11, hardware floats.
+
+    Fused multiply-adds are allowed.
+    """
     compiler, machine = shutil.which("arm-none-eabi-gcc"), shutil.which("qemu-system-arm")
     if compiler is None or machine is None:
-        pytest.skip("no arm-none-eabi-gcc or no qemu-system-arm (Debian: gcc-arm-none-eabi, qemu-system-arm)")
+        pytest.skip(
+            "no arm-none-eabi-gcc or no qemu-system-arm (Debian: gcc-arm-none-eabi,"
+            " qemu-system-arm)"
+        )
     folder, model = package
     _program(folder, model, DEVICE, RESET)
     (folder / "link.ld").write_text(LINK)
     core = ["-mcpu=cortex-m55", "-mthumb", "-mfpu=fpv5-d16", "-mfloat-abi=hard", "-std=gnu11"]
     built = [compiler, *core, level, "-nostartfiles", "-T", "link.ld", "-specs=nosys.specs"]
     subprocess.run([*built, "main.c", *SOURCES, "-o", "app.elf", "-lm"], cwd=folder, check=True)
-    command = [machine, "-M", "mps3-an547", "-nographic", "-monitor", "none", "-serial", "none",
-               "-semihosting-config", "enable=on,target=native", "-kernel", "app.elf"]  # fmt: skip
+    command = [
+        machine,
+        "-M",
+        "mps3-an547",
+        "-nographic",
+        "-monitor",
+        "none",
+        "-serial",
+        "none",
+        "-semihosting-config",
+        "enable=on,target=native",
+        "-kernel",
+        "app.elf",
+    ]
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     _same(ran.stdout + ran.stderr, model)
 
@@ -149,7 +172,9 @@ def test_the_header_is_c_plus_plus_too(package: tuple[Path, DeployModel]) -> Non
     if compiler is None:
         pytest.skip("no g++ on this machine")
     folder, _ = package
-    (folder / "main.cpp").write_text('#include "heatpose_selftest.h"\nint main() { return HEATPOSE_SELFTEST_STEPS - 8; }\n')
+    (folder / "main.cpp").write_text(
+        '#include "heatpose_selftest.h"\nint main() { return HEATPOSE_SELFTEST_STEPS - 8; }\n'
+    )
     command = [compiler, "-std=c++11", *WARNINGS, "-Wno-unused-variable", "main.cpp", "-o", "cpp"]
     subprocess.run(command, cwd=folder, check=True)
     assert subprocess.run([folder / "cpp"]).returncode == STEPS - 8 == 0

@@ -33,7 +33,9 @@ def _found(target: Target, explicit: Path | None = None, **environment: str) -> 
 
 
 def test_version_and_components(install: Install) -> None:
-    found = find_installation(N6, install(version="2.2.0", components={"StellarStudioAI": "2.0.0", "STM32MP2": "1.0"}), {})
+    found = find_installation(
+        N6, install(version="2.2.0", components={"StellarStudioAI": "2.0.0", "STM32MP2": "1.0"}), {}
+    )
     assert found.version == (2, 2, 0, 20266) and found.version_text == "2.2.0-20266"
     assert found.components == {"StellarStudioAI": "2.0.0", "STM32MP2": "1.0"}
 
@@ -53,7 +55,11 @@ def test_order_of_the_places(install: Install, tmp_path: Path) -> None:
     assert _found(N6, STEDGEAI_CORE_DIR=str(core), STEDGEAI_CORE_DIR_STM32N6=str(own)) == (2, 2, 0)
     assert N6.tool is not None
     assert _found(replace(N6, tool=replace(N6.tool, path=str(own)))) == (2, 2, 0)
-    assert _found(N6, tmp_path / "STEdgeAI" / "4.0", STEDGEAI_CORE_DIR_STM32N6=str(own)) == (4, 0, 0)
+    assert _found(N6, tmp_path / "STEdgeAI" / "4.0", STEDGEAI_CORE_DIR_STM32N6=str(own)) == (
+        4,
+        0,
+        0,
+    )
 
 
 def test_the_search_path_comes_last(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +69,9 @@ def test_the_search_path_comes_last(install: Install, monkeypatch: pytest.Monkey
 
 
 def test_mp2_finds_its_own_version_beside_a_newer_one(install: Install) -> None:
-    assert install("4.0", version="4.0.0") and install("2.2", version="2.2.0", components=MP2_COMPONENTS)
+    assert install("4.0", version="4.0.0") and install(
+        "2.2", version="2.2.0", components=MP2_COMPONENTS
+    )
     assert _found(MP2) == (2, 2, 0) and _found(N6) == (4, 0, 0)
 
 
@@ -75,7 +83,9 @@ def test_mp2_finds_its_own_version_beside_a_newer_one(install: Install) -> None:
         (N6, {"mode": "other_program"}, "edgetool 7.1"),
     ],
 )
-def test_what_does_not_fit_is_refused(install: Install, target: Target, behaviour: dict[str, object], words: str) -> None:
+def test_what_does_not_fit_is_refused(
+    install: Install, target: Target, behaviour: dict[str, object], words: str
+) -> None:
     root = install(**behaviour)
     for explicit in (root, None):  # named, or found
         with pytest.raises(HeatposeError, match=words):

@@ -25,7 +25,12 @@ def _with(tmp_path: Path, **changes: object) -> Path:
 
 def test_built_in_targets_ask_for_the_granularity_that_their_hardware_takes() -> None:
     artefacts = {name: load_target(name).artefact for name in built_in()}
-    assert artefacts == {"nucleo_n657x0": "int8_pc", "stm32n6": "int8_pc", "stm32mp2": "int8_pt", "stm32mp1": "int8_pc"}
+    assert artefacts == {
+        "nucleo_n657x0": "int8_pc",
+        "stm32n6": "int8_pc",
+        "stm32mp2": "int8_pt",
+        "stm32mp1": "int8_pc",
+    }
 
 
 @pytest.mark.parametrize(("name", "kib"), [("stm32n6", ON_CHIP), ("nucleo_n657x0", 400 + 4 * 448)])
@@ -35,7 +40,11 @@ def test_n6_memory_map_adds_up(name: str, kib: int) -> None:
     assert npu is not None
     ram = [pool for pool in npu.pools if pool.rights == "ACC_WRITE" and pool.address < 0x60000000]
     assert sum(pool.kib for pool in ram) == npu.on_chip_kib() == kib == target.budget.ram_kib
-    assert all(a.address + a.kib * 1024 <= b.address for a, b in zip(npu.pools, npu.pools[1:], strict=False) if b.address > a.address)
+    assert all(
+        a.address + a.kib * 1024 <= b.address
+        for a, b in zip(npu.pools, npu.pools[1:], strict=False)
+        if b.address > a.address
+    )
     weights = npu.weights_pool()
     assert weights is not None and weights.name == "octoFlash" and weights.address == 0x70380000
     assert weights.kib == target.budget.flash_kib
@@ -50,7 +59,12 @@ def test_the_nucleo_has_no_external_ram_and_its_own_loader() -> None:
 
 def test_mp2_tool_is_limited_to_the_versions_that_know_it() -> None:
     tool = load_target("stm32mp2").tool
-    assert tool is not None and tool.supports((2, 2, 0)) and tool.supports((2, 0, 0)) and not tool.supports((3, 0, 0))
+    assert (
+        tool is not None
+        and tool.supports((2, 2, 0))
+        and tool.supports((2, 0, 0))
+        and not tool.supports((3, 0, 0))
+    )
     n6 = load_target("stm32n6").tool
     assert n6 is not None and n6.supports((4, 0, 1)) and not n6.supports((1, 0, 0))
 
@@ -63,10 +77,26 @@ def test_hydra_builds_the_same_object(name: str) -> None:
 
 def test_a_board_of_ones_own_by_path(tmp_path: Path) -> None:
     ram = {"name": "ram", "file": "RAM", "address": 0x20000000, "kib": 512}
-    pools = [ram, {"name": "rom", "file": "ROM", "address": 0x8000000, "kib": 4096, "rights": "ACC_READ"}]
-    target = load_target(str(_with(tmp_path, name="mine", npu={"profile": "p", "options": "-O3", "pools": pools}, budget=None)))
+    pools = [
+        ram,
+        {"name": "rom", "file": "ROM", "address": 0x8000000, "kib": 4096, "rights": "ACC_READ"},
+    ]
+    target = load_target(
+        str(
+            _with(
+                tmp_path,
+                name="mine",
+                npu={"profile": "p", "options": "-O3", "pools": pools},
+                budget=None,
+            )
+        )
+    )
     assert target.npu is not None and target.npu.pools[0] == Pool("ram", "RAM", 0x20000000, 512)
-    assert target.name == "mine" and target.budget.ram_kib is None and target.npu.weights_pool() == target.npu.pools[1]
+    assert (
+        target.name == "mine"
+        and target.budget.ram_kib is None
+        and target.npu.weights_pool() == target.npu.pools[1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,13 +110,24 @@ def test_a_board_of_ones_own_by_path(tmp_path: Path) -> None:
         ({"tool": {"target": "stm32n6"}}, "tool"),
         ({"tool": {"target": "stm32n6", "oldest": 2.0, "product": "x"}}, "oldest"),
         ({"flashing": {"kind": "usb"}}, "usb"),
-        ({"npu": {"profile": "p", "options": "", "pools": [{"name": "x", "file": "X", "address": -1, "kib": 1}]}}, "'x'"),
+        (
+            {
+                "npu": {
+                    "profile": "p",
+                    "options": "",
+                    "pools": [{"name": "x", "file": "X", "address": -1, "kib": 1}],
+                }
+            },
+            "'x'",
+        ),
         ({"rules": {"software": {"ADD": 3}}}, "ADD"),
         ({"output_dtype": "int4"}, "output_dtype"),
         ({"export": {"output": "int4"}}, "export.output"),
     ],
 )
-def test_a_malformed_file_is_refused_by_name(tmp_path: Path, changes: dict[str, object], word: str) -> None:
+def test_a_malformed_file_is_refused_by_name(
+    tmp_path: Path, changes: dict[str, object], word: str
+) -> None:
     with pytest.raises(HeatposeError, match=word):
         load_target(str(_with(tmp_path, **changes)))
 

@@ -1,4 +1,7 @@
-"""A teacher's answers on disk: made once, for what they were made from, and safe against a killed build."""
+"""A teacher's answers on disk.
+
+Made once, for what they were made from, and safe against a killed build.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ Teachers = Callable[..., Path]
 
 
 class Counted:
-    """The real runner, which counts the pictures it was shown and can be killed at one of them."""
+    """The real runner, which counts the images it was shown and can be killed at one of them."""
 
     def __init__(self, path: Path) -> None:
         self.runner = open_runner(path)
@@ -37,7 +40,7 @@ class Counted:
         return getattr(self.runner, name)
 
     def heatmaps(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if images.any():  # the empty picture that tells whether there are maps is no person
+        if images.any():  # the empty image that tells whether there are maps is no person
             self.seen += len(images)
         if self.seen > self.last:
             raise KeyboardInterrupt
@@ -57,7 +60,9 @@ def settings(teachers: Teachers, tmp_path: Path) -> DistillSettings:
     return DistillSettings(str(teachers("maps")), folder=str(tmp_path / "kept"))
 
 
-def test_answers_are_those_of_the_teacher_to_a_byte(settings: DistillSettings, dotted: list[Person], teachers: Teachers) -> None:
+def test_answers_are_those_of_the_teacher_to_a_byte(
+    settings: DistillSettings, dotted: list[Person], teachers: Teachers
+) -> None:
     kept = teacher_maps(settings, dotted, DOTS, progress=False)
     assert isinstance(kept.maps, np.memmap) and kept.maps.dtype == np.uint8
     teacher = Teacher(open_runner(teachers("maps")), DOTS)
@@ -66,16 +71,21 @@ def test_answers_are_those_of_the_teacher_to_a_byte(settings: DistillSettings, d
         answer = teacher.ask(show(person, box, SIZE)[None])
         assert answer.maps is not None
         back = (kept.maps[i] / 255 - 1) * RANGE
-        np.testing.assert_allclose(back, np.maximum(answer.maps[0], -RANGE), atol=RANGE / 255 / 2 + 1e-5)
+        np.testing.assert_allclose(
+            back, np.maximum(answer.maps[0], -RANGE), atol=RANGE / 255 / 2 + 1e-5
+        )
         want = [box[0], box[1]] + answer.points[0] * (box[2] - box[0])
         np.testing.assert_allclose(kept.points[i], want, atol=1e-4)
         np.testing.assert_array_equal(kept.scores[i], answer.scores[0])
         assert np.abs(kept.points[i] - person.keypoints)[person.labelled].max() < 2
     assert kept.agreement(dotted, DOTS) > 95
-    assert copy.deepcopy(kept) is kept  # averaged weights copy the module; the maps of all of COCO are gigabytes
+    # averaged weights copy the module; the maps of all of COCO are gigabytes
+    assert copy.deepcopy(kept) is kept
 
 
-def test_nobody_is_asked_about_twice(settings: DistillSettings, dotted: list[Person], counted: Counted) -> None:
+def test_nobody_is_asked_about_twice(
+    settings: DistillSettings, dotted: list[Person], counted: Counted
+) -> None:
     first = teacher_maps(settings, dotted, DOTS, progress=False)
     assert counted.seen == len(dotted)
     again = teacher_maps(settings, dotted, DOTS, progress=False)
@@ -85,8 +95,12 @@ def test_nobody_is_asked_about_twice(settings: DistillSettings, dotted: list[Per
 
 
 @pytest.mark.parametrize("last", [0, 5, 8])
-def test_a_killed_build_goes_on_where_it_was(last: int, settings: DistillSettings, dotted: list[Person], counted: Counted, tmp_path: Path) -> None:
-    whole = teacher_maps(replace(settings, folder=str(tmp_path / "whole")), dotted, DOTS, progress=False)
+def test_a_killed_build_goes_on_where_it_was(
+    last: int, settings: DistillSettings, dotted: list[Person], counted: Counted, tmp_path: Path
+) -> None:
+    whole = teacher_maps(
+        replace(settings, folder=str(tmp_path / "whole")), dotted, DOTS, progress=False
+    )
     counted.seen, counted.last = 0, last
     with pytest.raises(KeyboardInterrupt):
         teacher_maps(settings, dotted, DOTS, progress=False)
@@ -100,15 +114,37 @@ def test_a_killed_build_goes_on_where_it_was(last: int, settings: DistillSetting
     assert not list(Path(settings.folder).glob("*.part"))
 
 
-def test_a_folder_is_for_what_it_was_made_from(settings: DistillSettings, dotted: list[Person], teachers: Teachers) -> None:
+def test_a_folder_is_for_what_it_was_made_from(
+    settings: DistillSettings, dotted: list[Person], teachers: Teachers
+) -> None:
     runner = open_runner(teachers("maps"))
-    names = [cache_key(runner, dotted, DOTS, settings), cache_key(open_runner(teachers("pose")), dotted, DOTS, settings)]
-    names += [cache_key(runner, instances, DOTS, settings) for instances in (dotted[:-1], dotted[::-1], [replace(dotted[0], box=(1, 2, 3, 4)), *dotted[1:]])]
-    names += [cache_key(runner, [replace(dotted[0], reading="upright"), *dotted[1:]], DOTS, settings)]
-    names += [cache_key(runner, dotted, replace(DOTS, keypoints=["red", "blue", "green"]), settings)]
-    names += [cache_key(runner, dotted, DOTS, replace(settings, **changed)) for changed in ({"margin": 1.5}, {"margin": None}, {"min_score": 0.5})]
+    names = [
+        cache_key(runner, dotted, DOTS, settings),
+        cache_key(open_runner(teachers("pose")), dotted, DOTS, settings),
+    ]
+    names += [
+        cache_key(runner, instances, DOTS, settings)
+        for instances in (
+            dotted[:-1],
+            dotted[::-1],
+            [replace(dotted[0], box=(1, 2, 3, 4)), *dotted[1:]],
+        )
+    ]
+    names += [
+        cache_key(runner, [replace(dotted[0], reading="upright"), *dotted[1:]], DOTS, settings)
+    ]
+    names += [
+        cache_key(runner, dotted, replace(DOTS, keypoints=["red", "blue", "green"]), settings)
+    ]
+    names += [
+        cache_key(runner, dotted, DOTS, replace(settings, **changed))
+        for changed in ({"margin": 1.5}, {"margin": None}, {"min_score": 0.5})
+    ]
     assert len(set(names)) == len(names)
-    same = [cache_key(runner, dotted, DOTS, replace(settings, **changed)) for changed in ({"weight": 9.0}, {"temperature": 2.0}, {"fill": True})]
+    same = [
+        cache_key(runner, dotted, DOTS, replace(settings, **changed))
+        for changed in ({"weight": 9.0}, {"temperature": 2.0}, {"fill": True})
+    ]
     assert set(same) == {names[0]}  # what is done with the answers changes none of them
 
 

@@ -24,8 +24,13 @@ from .conftest import DOTS
 SIZE, CELLS = 128, 32
 
 
-def at_the_labels(instances: list[Person], grid: int | None, sigma: float = 1.2, margin: float | None = 1.0) -> TeacherMaps:
-    """A teacher whose maps are Gaussians of `sigma` cells around the labels, on a grid of any resolution."""
+def at_the_labels(
+    instances: list[Person], grid: int | None, sigma: float = 1.2, margin: float | None = 1.0
+) -> TeacherMaps:
+    """A teacher whose maps are Gaussians of `sigma` cells around the labels.
+
+    On a grid of any resolution.
+    """
     views = np.array([view_matrix(view_box(person, margin)) for person in instances])
     points = np.stack([person.keypoints for person in instances])
     scores = np.array([[1.0, 0.5, 0.25]] * len(instances), np.float32)
@@ -40,7 +45,9 @@ def at_the_labels(instances: list[Person], grid: int | None, sigma: float = 1.2,
     return TeacherMaps(maps, points, scores, views)
 
 
-def views(instances: list[Person], rounds: int = 6) -> tuple[torch.Tensor, list[geometry.Matrix], list[bool]]:
+def views(
+    instances: list[Person], rounds: int = 6
+) -> tuple[torch.Tensor, list[geometry.Matrix], list[bool]]:
     """Random training views of all people."""
     random = np.random.default_rng(0)
     augment = GeometricAugment(degrees=40, rotate=0.8, crop=0.5, person_share=(0.3, 0.9))
@@ -50,10 +57,14 @@ def views(instances: list[Person], rounds: int = 6) -> tuple[torch.Tensor, list[
 
 
 @pytest.mark.parametrize(("grid", "margin"), [(12, 1.0), (24, 1.0), (64, 1.0), (48, None)])
-def test_a_warped_map_lies_where_the_warped_label_lies(grid: int, margin: float | None, dotted: list[Person]) -> None:
+def test_a_warped_map_lies_where_the_warped_label_lies(
+    grid: int, margin: float | None, dotted: list[Person]
+) -> None:
     """Whatever the view does, its mirror and the teacher's resolution: to half a cell."""
     instances = [person for person in dotted if person.labelled.all()]
-    term = Distillation(at_the_labels(instances, grid, margin=margin), DistillSettings(temperature=0.5), DOTS)
+    term = Distillation(
+        at_the_labels(instances, grid, margin=margin), DistillSettings(temperature=0.5), DOTS
+    )
     index, matrices, mirrored = views(instances)
     assert 5 < sum(mirrored) < len(mirrored) - 5
     batch = term.look_up(index, torch.from_numpy(np.array(matrices, np.float32)))
@@ -65,15 +76,26 @@ def test_a_warped_map_lies_where_the_warped_label_lies(grid: int, margin: float 
         np.testing.assert_allclose(batch["teacher_points"][b].numpy(), points, atol=1e-2)
         scores = [0.5, 1.0, 0.25] if mirror else [1.0, 0.5, 0.25]
         for k, (x, y) in enumerate(points / 4):
-            if not (2.5 < x < CELLS - 2.5 and 2.5 < y < CELLS - 2.5):  # at the edge a part of the map is missing
+            # at the edge a part of the map is missing
+            if not (2.5 < x < CELLS - 2.5 and 2.5 < y < CELLS - 2.5):
                 assert weight[b, k] == 0 or (-0.5 < x < CELLS + 0.5 and -0.5 < y < CELLS + 0.5)
                 continue
             distribution = target[b, k].numpy()
             assert distribution.sum() == pytest.approx(1, abs=1e-4) and weight[b, k] == scores[k]
-            assert abs((distribution.sum(0) * middle).sum() - x) < 0.5 and abs((distribution.sum(1) * middle).sum() - y) < 0.5
+            assert (
+                abs((distribution.sum(0) * middle).sum() - x) < 0.5
+                and abs((distribution.sum(1) * middle).sum() - y) < 0.5
+            )
             found = decode(distribution[None, None], "refined")[0, 0, :2] * CELLS
             # The highest cell can be no nearer than half a cell of the coarser of the two maps.
-            coarser = max(1.0, np.linalg.norm(np.linalg.inv(batch["teacher_frame"][b, :, :2].numpy()), axis=0).max() / grid / 4)
+            coarser = max(
+                1.0,
+                np.linalg.norm(
+                    np.linalg.inv(batch["teacher_frame"][b, :, :2].numpy()), axis=0
+                ).max()
+                / grid
+                / 4,
+            )
             assert np.abs(found - (x, y)).max() < 0.5 * coarser + 0.02
             checked += 1
     assert checked > 60
@@ -82,28 +104,51 @@ def test_a_warped_map_lies_where_the_warped_label_lies(grid: int, margin: float 
 def test_a_point_that_left_the_view_teaches_nothing(dotted: list[Person]) -> None:
     instances = dotted[1:2]
     (x, y) = instances[0].keypoints[0]
-    matrix = geometry.region((x + 12, y - 40, 80, 80), SIZE)  # the point is beyond the left edge, its map's skirt within
+    # the point is beyond the left edge, its map's skirt within
+    matrix = geometry.region((x + 12, y - 40, 80, 80), SIZE)
     for grid in (24, None):
         term = Distillation(at_the_labels(instances, grid), DistillSettings(), DOTS)
-        batch = term.look_up(torch.tensor([0]), torch.from_numpy(matrix[None])) | {"box": torch.full((1, 2), 60.0)}
+        batch = term.look_up(torch.tensor([0]), torch.from_numpy(matrix[None])) | {
+            "box": torch.full((1, 2), 60.0)
+        }
         weight = term.target(batch, CELLS)[1]
-        inside = (geometry.apply(matrix, instances[0].keypoints) >= 0).all(-1) & (geometry.apply(matrix, instances[0].keypoints) < SIZE).all(-1)
+        inside = (geometry.apply(matrix, instances[0].keypoints) >= 0).all(-1) & (
+            geometry.apply(matrix, instances[0].keypoints) < SIZE
+        ).all(-1)
         assert not inside[0] and weight[0, 0] == 0
         assert ((weight[0] > 0).numpy() == inside).all()
 
 
 @pytest.fixture
 def identity(dotted: list[Person]) -> Any:
-    """A batch of two people, each seen as the teacher saw them, and the term for settings and a grid."""
+    """A batch of two people, each seen as the teacher saw them.
+
+    And the term for settings and a grid.
+    """
     instances = [dotted[1], dotted[2]]
 
-    def make(grid: int | None = CELLS, **settings: Any) -> tuple[Distillation, dict[str, torch.Tensor]]:
+    def make(
+        grid: int | None = CELLS, **settings: Any
+    ) -> tuple[Distillation, dict[str, torch.Tensor]]:
         term = Distillation(at_the_labels(instances, grid), DistillSettings(**settings), DOTS)
-        matrices = np.stack([geometry.region((left, top, right - left, bottom - top), SIZE) for left, top, right, bottom in (view_box(p, 1.0) for p in instances)])
+        matrices = np.stack(
+            [
+                geometry.region((left, top, right - left, bottom - top), SIZE)
+                for left, top, right, bottom in (view_box(p, 1.0) for p in instances)
+            ]
+        )
         batch = {
-            "points": torch.from_numpy(np.stack([geometry.apply(m, p.keypoints) for m, p in zip(matrices, instances, strict=True)])),
-            "labelled": torch.from_numpy(np.stack([p.labelled for p in instances])), "box": torch.tensor([[96.0, 128.0], [96.0, 128.0]]),
-        }  # fmt: skip
+            "points": torch.from_numpy(
+                np.stack(
+                    [
+                        geometry.apply(m, p.keypoints)
+                        for m, p in zip(matrices, instances, strict=True)
+                    ]
+                )
+            ),
+            "labelled": torch.from_numpy(np.stack([p.labelled for p in instances])),
+            "box": torch.tensor([[96.0, 128.0], [96.0, 128.0]]),
+        }
         return term, batch | term.look_up(torch.tensor([0, 1]), torch.from_numpy(matrices))
 
     return make
@@ -111,7 +156,10 @@ def identity(dotted: list[Person]) -> Any:
 
 @pytest.mark.parametrize(("temperature", "weight"), [(1.0, 1.0), (2.0, 0.3), (0.5, 1.0)])
 def test_the_divergence_is_the_formula(temperature: float, weight: float, identity: Any) -> None:
-    """Seen as the teacher saw it, the warp changes nothing: softmax by softmax, by loops over cells, and by torch's own divergence."""
+    """Seen as the teacher saw it, the warp changes nothing.
+
+    Softmax by softmax, by loops over cells, and by torch's own divergence.
+    """
     term, batch = identity(temperature=temperature, weight=weight)
     student = torch.randn(2, 3, CELLS, CELLS, generator=torch.Generator().manual_seed(0)) * 2
     teacher = (batch["teacher_maps"].float() / 255 - 1) * RANGE
@@ -121,25 +169,36 @@ def test_the_divergence_is_the_formula(temperature: float, weight: float, identi
         for k in range(3):
             q = (teacher[b, k].flatten().double() / temperature).softmax(0).tolist()
             p = (student[b, k].flatten().double() / temperature).softmax(0).tolist()
-            costs.append(math.fsum(qi * (math.log(qi) - math.log(pi)) for qi, pi in zip(q, p, strict=True)))
+            costs.append(
+                math.fsum(qi * (math.log(qi) - math.log(pi)) for qi, pi in zip(q, p, strict=True))
+            )
         instances.append(sum(w * c for w, c in zip(weights, costs, strict=True)) / sum(weights))
     want = weight * temperature**2 * sum(instances) / 2
     assert term(student, batch).item() == pytest.approx(want, rel=1e-3)
     log_p = (student / temperature).flatten(2).log_softmax(-1)
-    whole = functional.kl_div(log_p, (teacher / temperature).flatten(2).log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    whole = functional.kl_div(
+        log_p, (teacher / temperature).flatten(2).log_softmax(-1), reduction="none", log_target=True
+    ).sum(-1)
     scores = batch["teacher_scores"]
-    assert weight * temperature**2 * ((whole * scores).sum(1) / scores.sum(1)).mean().item() == pytest.approx(want, rel=1e-4)
+    assert weight * temperature**2 * (
+        (whole * scores).sum(1) / scores.sum(1)
+    ).mean().item() == pytest.approx(want, rel=1e-4)
 
 
 def test_a_student_like_the_teacher_costs_nothing_and_scores_weigh(identity: Any) -> None:
     term, batch = identity()
-    teacher = (batch["teacher_maps"].float() / 255 - 1) * RANGE + 5  # the level of a softmax's logits is free
+    # the level of a softmax's logits is free
+    teacher = (batch["teacher_maps"].float() / 255 - 1) * RANGE + 5
     assert term(teacher, batch).item() == pytest.approx(0, abs=1e-3)
     batch["teacher_scores"][0, 1] = 0
     student = torch.zeros(2, 3, CELLS, CELLS, requires_grad=True)
     term(student, batch).backward()
     assert student.grad is not None
-    assert (student.grad[0, 1] == 0).all() and (student.grad[0, 0].abs().max() > 0) and torch.isfinite(student.grad).all()
+    assert (
+        (student.grad[0, 1] == 0).all()
+        and (student.grad[0, 0].abs().max() > 0)
+        and torch.isfinite(student.grad).all()
+    )
 
 
 @pytest.mark.parametrize("height", [1e4, -1e4])
@@ -150,7 +209,9 @@ def test_extreme_logits_have_finite_gradients(height: float, identity: Any) -> N
         student[:, :, 3, 3] = height
         cost = term(student.requires_grad_(), batch)
         cost.backward()
-        assert torch.isfinite(cost) and student.grad is not None and torch.isfinite(student.grad).all()
+        assert (
+            torch.isfinite(cost) and student.grad is not None and torch.isfinite(student.grad).all()
+        )
 
 
 def test_a_teacher_of_points_is_learnt_as_the_kernel(identity: Any) -> None:
@@ -171,6 +232,8 @@ def test_missing_labels_are_filled_by_score(identity: Any) -> None:
     batch["points"][0, 1:] = -1
     points, weight = term.labels(batch)
     assert weight.tolist() == [[1, 0.5, 0], [1, 1, 1]]  # a score of 0.25 is too little
-    assert torch.equal(points[0, 1], batch["teacher_points"][0, 1]) and torch.equal(points[1], batch["points"][1])
+    assert torch.equal(points[0, 1], batch["teacher_points"][0, 1]) and torch.equal(
+        points[1], batch["points"][1]
+    )
     plain, batch = identity()
     assert plain.labels(batch) == (batch["points"], batch["labelled"])

@@ -20,15 +20,19 @@ from heatpose.training.fit import fit
 
 @pytest.fixture
 def taught(tiny_run: Any, tiny_checkpoint: Path, tmp_path: Path) -> Any:
-    """The tiny run's data and the term of a teacher of random weights that has looked at its people."""
+    """The tiny run's data and the term of a teacher of random weights that has looked at its
+    people.
+    """
     data = tiny_run.data()
     data.setup()
     settings = DistillSettings(str(tiny_checkpoint), weight=0.5, folder=str(tmp_path / "kept"))
-    return data, Distillation(teacher_maps(settings, data.train_instances, ST_13, progress=False), settings, ST_13)
+    return data, Distillation(
+        teacher_maps(settings, data.train_instances, ST_13, progress=False), settings, ST_13
+    )
 
 
 def test_a_batch_says_who_it_shows_and_how(tiny_run: Any) -> None:
-    """With the index and the matrix a label goes from the picture to where the batch has it."""
+    """With the index and the matrix a label goes from the image to where the batch has it."""
     data = tiny_run.data()
     data.setup()
     for batch in data.train_dataloader():
@@ -49,9 +53,12 @@ def test_a_run_learns_from_both(tiny_run: Any, taught: Any) -> None:
     epochs = [row for row in rows if "train/distill_loss" in row]
     assert len(epochs) == 2
     for row in epochs:
-        assert row["train/loss_epoch"] == pytest.approx(row["train/heatmap_loss"] + row["train/distill_loss"], rel=1e-4)
+        assert row["train/loss_epoch"] == pytest.approx(
+            row["train/heatmap_loss"] + row["train/distill_loss"], rel=1e-4
+        )
     assert epochs[0]["train/distill_loss"] > 0
-    assert not any("val/distill_loss" in row for row in rows)  # the labels alone choose the checkpoint
+    # the labels alone choose the checkpoint
+    assert not any("val/distill_loss" in row for row in rows)
     assert sum("val/oks" in row for row in rows) == 2
 
 
@@ -74,4 +81,6 @@ def test_nobody_is_asked_in_validation(tiny_run: Any, taught: Any) -> None:
     data, term = taught
     module = tiny_run.module(distillation=term).eval()
     batch = next(iter(data.val_dataloader()))
-    assert not [name for name in module.on_before_batch_transfer(batch, 0) if name.startswith("teacher")]
+    assert not [
+        name for name in module.on_before_batch_transfer(batch, 0) if name.startswith("teacher")
+    ]

@@ -30,16 +30,25 @@ def data(synthetic_root: Path, tmp_path: Path) -> Path:
 
 def test_a_whole_data_set(data: Path) -> None:
     checks = data_checks(data)
-    assert [(check.name, check.status) for check in checks] == [("data, train", "ok"), ("data, val", "ok")]
+    assert [(check.name, check.status) for check in checks] == [
+        ("data, train", "ok"),
+        ("data, val", "ok"),
+    ]
     labels = data / "annotations/person_keypoints_val2017.json"
-    assert "on 12 images" in checks[1].found and sha256(labels.read_bytes()).hexdigest() in checks[1].found
+    assert (
+        "on 12 images" in checks[1].found
+        and sha256(labels.read_bytes()).hexdigest() in checks[1].found
+    )
 
 
 def test_missing_images_and_labels(data: Path) -> None:
     next((data / "val2017").iterdir()).unlink()
     (data / "annotations/person_keypoints_train2017.json").unlink()
     train, val = data_checks(data)
-    assert (train.status, val.status) == ("warn", "fail") and "person_keypoints_train2017.json" in train.remedy
+    assert (train.status, val.status) == (
+        "warn",
+        "fail",
+    ) and "person_keypoints_train2017.json" in train.remedy
     assert val.found.startswith("1 of 12 images are missing")
     labels = data / "annotations/person_keypoints_val2017.json"
     labels.unlink()
@@ -60,14 +69,21 @@ def test_one_label_file_is_looked_at_once(data: Path) -> None:
 
 
 def test_files_that_changed_since_their_download(data: Path) -> None:
-    archive = Archive(path="zips/val2017.zip", folder="val2017", size=1, sha256="", unpacked=1, files=12)
+    archive = Archive(
+        path="zips/val2017.zip", folder="val2017", size=1, sha256="", unpacked=1, files=12
+    )
     assert changed_folders(data, {"val2017": archive}) is None
     size = sum(path.stat().st_size for path in (data / "val2017").iterdir())
-    (data / MARKER).write_text(json.dumps({"val2017": {"files": 12, "bytes": size}, "other": {"files": 1, "bytes": 1}}))
+    (data / MARKER).write_text(
+        json.dumps({"val2017": {"files": 12, "bytes": size}, "other": {"files": 1, "bytes": 1}})
+    )
     assert changed_folders(data, {"val2017": archive}) == []
     next((data / "val2017").iterdir()).unlink()
     assert changed_folders(data, {"val2017": archive}) == ["val2017"]
-    assert data_checks(data)[-1].status == "fail" and "data.download=true" in data_checks(data)[-1].remedy
+    assert (
+        data_checks(data)[-1].status == "fail"
+        and "data.download=true" in data_checks(data)[-1].remedy
+    )
 
 
 def test_disks(tmp_path: Path) -> None:
@@ -83,16 +99,24 @@ def test_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     found = {check.name: check for check in program_checks({})}
-    assert {found[name].status for name in ("git", "C compiler", "ST Edge AI Core for stm32n6")} == {"warn"}
+    assert {
+        found[name].status for name in ("git", "C compiler", "ST Edge AI Core for stm32n6")
+    } == {"warn"}
     for name, content in (("git", "#!/bin/sh\n"), ("stedgeai", STEDGEAI.format(version="3.0.0"))):
         (tmp_path / name).write_text(content)
         (tmp_path / name).chmod(stat.S_IRWXU)
     (tmp_path / "atonn").touch()
     found = {check.name: check for check in program_checks({})}
-    assert found["git"].status == found["ST Edge AI Core for stm32n6"].status == "ok" and "3.0.0" in found["ST Edge AI Core for stm32n6"].found
+    assert (
+        found["git"].status == found["ST Edge AI Core for stm32n6"].status == "ok"
+        and "3.0.0" in found["ST Edge AI Core for stm32n6"].found
+    )
     (tmp_path / "atonn").unlink()
     found = {check.name: check for check in program_checks({})}
-    assert found["ST Edge AI Core for stm32n6"].status == "warn" and "atonn" in found["ST Edge AI Core for stm32n6"].remedy
+    assert (
+        found["ST Edge AI Core for stm32n6"].status == "warn"
+        and "atonn" in found["ST Edge AI Core for stm32n6"].remedy
+    )
 
 
 def test_the_command(heatpose: Heatpose, data: Path, tmp_path: Path) -> None:
@@ -100,7 +124,17 @@ def test_the_command(heatpose: Heatpose, data: Path, tmp_path: Path) -> None:
     ran = heatpose("doctor", "--data", data, "--json", out)
     content = json.loads(out.read_text())
     names = [check["name"] for check in content["checks"]]
-    assert {"python", "torch", "numpy", "processor", "memory", "accelerator", "disk", "git", "data, val"} <= set(names)
+    assert {
+        "python",
+        "torch",
+        "numpy",
+        "processor",
+        "memory",
+        "accelerator",
+        "disk",
+        "git",
+        "data, val",
+    } <= set(names)
     assert all(name in ran.out for name in ("python", "processor", "data, val"))
     assert all(bool(check["remedy"]) == (check["status"] != "ok") for check in content["checks"])
     failed = [check["name"] for check in content["checks"] if check["status"] == "fail"]
@@ -108,15 +142,19 @@ def test_the_command(heatpose: Heatpose, data: Path, tmp_path: Path) -> None:
     shutil.rmtree(data / "val2017")
     shutil.rmtree(data / "train2017")
     ran = heatpose("doctor", "--data", data, "--json", out)
-    assert ran.status == 1 and "error: " in ran.err and "data" in ran.err and json.loads(out.read_text())["status"] == "fail"
+    assert (
+        ran.status == 1
+        and "error: " in ran.err
+        and "data" in ran.err
+        and json.loads(out.read_text())["status"] == "fail"
+    )
 
 
 def test_it_loads_torch_and_nothing_else_that_is_heavy() -> None:
     code = (
-        "import sys\n"
-        "from heatpose.doctor import examine\n"
-        "examine()\n"
-        "sys.exit(str([name for name in ('tensorflow', 'onnx2tf', 'torchvision', 'lightning', 'onnxruntime', 'cv2') if name in sys.modules] or 0))\n"
+        "import sys\nfrom heatpose.doctor import examine\nexamine()\nsys.exit(str([name for name in"
+        " ('tensorflow', 'onnx2tf', 'torchvision', 'lightning', 'onnxruntime', 'cv2') if name in"
+        " sys.modules] or 0))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stderr.strip() == "0", done.stderr

@@ -17,9 +17,14 @@ from heatpose.utils.process import Ended
 from tests.conftest import Heatpose
 
 NAMES = [
-    "images", "training", "scoring", "export", "speed of steps", "speed of training",
+    "images",
+    "training",
+    "scoring",
+    "export",
+    "speed of steps",
+    "speed of training",
     "speed of two trainings",
-]  # fmt: skip
+]
 
 
 @pytest.mark.slow

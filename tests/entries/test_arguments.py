@@ -65,7 +65,10 @@ def check(*overrides: str) -> None:
         ),
         (
             "+trainer.foo=1",
-            "trainer.foo is not a setting of lightning.Trainer; it takes what its documentation lists.",
+            (
+                "trainer.foo is not a setting of lightning.Trainer; it takes what its documentation"
+                " lists."
+            ),
         ),
         ("+loss.score_wieght=1", "did you mean loss.score_weight?"),
         (

@@ -1,4 +1,7 @@
-"""From a composed configuration to a trained and scored network, and what the entries do in between."""
+"""From a composed configuration to a trained and scored network.
+
+And what the entries do in between.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +37,30 @@ CONF = Path(__file__).parents[2] / "conf"
 
 @pytest.fixture
 def config(synthetic_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DictConfig:
-    """The quick start on the tests' pictures, one epoch of a tiny network."""
+    """The quick start on the tests' images, one epoch of a tiny network."""
     return composed(
-        monkeypatch, "train", "experiment=quickstart", f"data.source.root={synthetic_root.parent}",
-        "data.source.train_images=40", "data.source.val_images=12", "data.batch_size=8", "data.workers=0",
-        "data.module.held_out=0.3", "data.module.limit=24", "model.width=0.35", "resolution=64", "trainer.max_epochs=1",
-        "trainer.accelerator=cpu", "trainer.precision=32-true", "logger=csv", "export=false", "callbacks.progress=null",
-        f"runs={tmp_path}/runs", f"exports={tmp_path}/exports", f"data.cache={tmp_path}/pictures",
-    )  # fmt: skip
+        monkeypatch,
+        "train",
+        "experiment=quickstart",
+        f"data.source.root={synthetic_root.parent}",
+        "data.source.train_images=40",
+        "data.source.val_images=12",
+        "data.batch_size=8",
+        "data.workers=0",
+        "data.module.held_out=0.3",
+        "data.module.limit=24",
+        "model.width=0.35",
+        "resolution=64",
+        "trainer.max_epochs=1",
+        "trainer.accelerator=cpu",
+        "trainer.precision=32-true",
+        "logger=csv",
+        "export=false",
+        "callbacks.progress=null",
+        f"runs={tmp_path}/runs",
+        f"exports={tmp_path}/exports",
+        f"data.cache={tmp_path}/pictures",
+    )
 
 
 def composed(monkeypatch: pytest.MonkeyPatch, entry: str, *overrides: str) -> DictConfig:
@@ -58,7 +77,11 @@ def composed(monkeypatch: pytest.MonkeyPatch, entry: str, *overrides: str) -> Di
 def test_the_configured_run_trains_and_scores(config: DictConfig, tmp_path: Path) -> None:
     build.quiet(config)
     skeleton, preprocessing, source = build.build_inputs(config)
-    assert skeleton == ST_13 and preprocessing == Preprocessing(64) and isinstance(source, SyntheticSource)
+    assert (
+        skeleton == ST_13
+        and preprocessing == Preprocessing(64)
+        and isinstance(source, SyntheticSource)
+    )
     folder = tmp_path / "runs" / "quickstart"
     assert training.open_run(folder, build.run_identity(config), config.resume) is None
     network = build.build_network(config, skeleton)
@@ -68,7 +91,9 @@ def test_the_configured_run_trains_and_scores(config: DictConfig, tmp_path: Path
     best = training.fit(module, data, build.build_trainer(config, folder), None)
     assert best == folder / "checkpoints" / "best.ckpt"
     loaded = load_checkpoint(best)
-    assert loaded.metadata["run"] == "quickstart" and loaded.metadata["model"] == "st_movenet_heatmaps"
+    assert (
+        loaded.metadata["run"] == "quickstart" and loaded.metadata["model"] == "st_movenet_heatmaps"
+    )
     assert loaded.metadata["data"] == source.describe()
     assert (folder / "csv" / "metrics.csv").is_file()
 
@@ -81,7 +106,9 @@ def test_the_configured_run_trains_and_scores(config: DictConfig, tmp_path: Path
     assert build.finish(config, best, source).oks is None
 
 
-def test_a_source_without_evaluation_part_has_no_score(config: DictConfig, tiny_checkpoint: Path) -> None:
+def test_a_source_without_evaluation_part_has_no_score(
+    config: DictConfig, tiny_checkpoint: Path
+) -> None:
     class Unscored(SyntheticSource):
         def evaluation(self, skeleton: Any) -> None:
             return None
@@ -98,13 +125,17 @@ def test_a_seed_fixes_the_first_weights(config: DictConfig) -> None:
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
-def test_losses_get_the_skeletons_sigmas_where_they_take_them(config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_get_the_skeletons_sigmas_where_they_take_them(
+    config: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     skeleton, preprocessing, source = build.build_inputs(config)
     network = MoveNet(13, 0.35)
     module = build.build_module(config, network, skeleton, preprocessing, source)
     assert isinstance(module.loss, SpatialCrossEntropy)
     torch.testing.assert_close(module.loss.sigmas, torch.tensor(ST_13.sigmas))
-    config = composed(monkeypatch, "train", "experiment=quickstart", "loss=gaussian_mse", "loss.sigma=1.5")
+    config = composed(
+        monkeypatch, "train", "experiment=quickstart", "loss=gaussian_mse", "loss.sigma=1.5"
+    )
     module = build.build_module(config, network, skeleton, preprocessing, source)
     assert isinstance(module.loss, GaussianMSE) and module.loss.sigma == 1.5
 
@@ -112,16 +143,31 @@ def test_losses_get_the_skeletons_sigmas_where_they_take_them(config: DictConfig
 def test_the_trainer_has_the_configured_callbacks(config: DictConfig, tmp_path: Path) -> None:
     trainer: Any = build.build_trainer(config, tmp_path)
     kinds = [type(callback).__name__ for callback in trainer.callbacks]
-    assert kinds.count("ModelCheckpoint") == 2 and "EMAWeightAveraging" in kinds and "EarlyStopping" in kinds
+    assert (
+        kinds.count("ModelCheckpoint") == 2
+        and "EMAWeightAveraging" in kinds
+        and "EarlyStopping" in kinds
+    )
     assert any(isinstance(callback, PredictionGrid) for callback in trainer.callbacks)
     assert "Progress" not in kinds  # null in this configuration
-    folders = {c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, lightning.pytorch.callbacks.ModelCheckpoint)}
+    folders = {
+        c.dirpath
+        for c in trainer.checkpoint_callbacks
+        if isinstance(c, lightning.pytorch.callbacks.ModelCheckpoint)
+    }
     assert folders == {str(tmp_path / "checkpoints")}
 
 
 def test_the_best_and_the_last_checkpoint_are_callbacks_of_their_own(config: DictConfig) -> None:
-    """One with `save_last` would write last.ckpt only when the best one changes, and after it: it holds the best one's state."""
-    names = [name for name, entry in config.callbacks.items() if entry and entry._target_.endswith("ModelCheckpoint")]
+    """One with `save_last` would write last.ckpt only when the best one changes, and after it.
+
+    It holds the best one's state.
+    """
+    names = [
+        name
+        for name, entry in config.callbacks.items()
+        if entry and entry._target_.endswith("ModelCheckpoint")
+    ]
     assert [config.callbacks[name].filename for name in names] == ["best", "last"]
     assert not any(config.callbacks[name].get("save_last") for name in names)
     assert config.callbacks[names[1]].get("monitor") is None
@@ -133,13 +179,17 @@ def test_an_export_takes_the_data_that_the_checkpoint_names(
     config = composed(monkeypatch, "export", f"checkpoint={tiny_checkpoint}")
     source = build.source_for(config)
     assert source == SyntheticSource(str(synthetic_root.parent), 40, 12)
-    config = composed(monkeypatch, "export", f"checkpoint={tiny_checkpoint}", f"data.root={synthetic_root}")
+    config = composed(
+        monkeypatch, "export", f"checkpoint={tiny_checkpoint}", f"data.root={synthetic_root}"
+    )
     source = build.source_for(config)
     assert isinstance(source, CocoSource) and source.root == str(synthetic_root)
     unknown = tmp_path / "unknown.ckpt"
     save_checkpoint(unknown, MoveNet(13, 0.35), ST_13, Preprocessing(64))
     config = composed(monkeypatch, "export", f"checkpoint={unknown}")
-    with pytest.raises(HeatposeError, match=r"does not say what data it was trained on; set data\.root=FOLDER"):
+    with pytest.raises(
+        HeatposeError, match=r"does not say what data it was trained on; set data\.root=FOLDER"
+    ):
         build.source_for(config)
 
 
@@ -148,7 +198,14 @@ def test_an_export_can_change_the_upsampling(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
 ) -> None:
     pytest.importorskip("onnx", reason="the export extra is not installed")
-    overrides = [f"checkpoint={tiny_checkpoint}", "name=changed", f"exports={tmp_path}", "evaluate=false", "quant.forms=[]", f"quant.upsample={wanted}"]
+    overrides = [
+        f"checkpoint={tiny_checkpoint}",
+        "name=changed",
+        f"exports={tmp_path}",
+        "evaluate=false",
+        "quant.forms=[]",
+        f"quant.upsample={wanted}",
+    ]
     overrides += ["quant.upsampling_tuning.steps=2", "quant.upsampling_tuning.images=8"]
     config = composed(monkeypatch, "export", *overrides)
     build.finish(config, tiny_checkpoint, build.source_for(config))
@@ -156,8 +213,12 @@ def test_an_export_can_change_the_upsampling(
     operators = inspect_onnx(next((tmp_path / "changed").glob("*.onnx"))).operators
     changed = wanted == "transposed"
     assert manifest["network"]["upsample"] == ("transposed" if changed else "bilinear")
-    assert manifest["provenance"].get("upsampling", {}).get("trained") == ("bilinear" if changed else None)
-    assert (operators.get("ConvTranspose", 0), operators.get("Resize", 0)) == ((3, 0) if changed else (0, 3))
+    assert manifest["provenance"].get("upsampling", {}).get("trained") == (
+        "bilinear" if changed else None
+    )
+    assert (operators.get("ConvTranspose", 0), operators.get("Resize", 0)) == (
+        (3, 0) if changed else (0, 3)
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,7 +228,10 @@ def test_an_export_can_change_the_upsampling(
         (["quant.calibration_images=many"], "sets no activation range"),
         (["quant.forms=[int4]"], "int4"),
         (["quant.output=int4"], "int4"),
-        (["quant.upsample=cubic"], "quant.upsample=cubic is unknown; choose one of bilinear, nearest, transposed"),
+        (
+            ["quant.upsample=cubic"],
+            "quant.upsample=cubic is unknown; choose one of bilinear, nearest, transposed",
+        ),
         (["name=a/b"], "'a/b' is no name for a bundle"),
         (["model_name=a/b"], "'a/b' is no model name"),
     ],
@@ -175,14 +239,18 @@ def test_an_export_can_change_the_upsampling(
 def test_what_an_export_would_refuse_is_refused_before_the_training(
     overrides: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    config = composed(monkeypatch, "train", "experiment=quickstart", f"exports={tmp_path}", *overrides)
+    config = composed(
+        monkeypatch, "train", "experiment=quickstart", f"exports={tmp_path}", *overrides
+    )
     with pytest.raises((HeatposeError, InstantiationException)) as refused:
         build.check(config)
     cause = refused.value if isinstance(refused.value, HeatposeError) else refused.value.__cause__
     assert isinstance(cause, HeatposeError) and sentence in str(cause)
 
 
-def test_a_place_that_is_taken_is_refused_before_the_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_place_that_is_taken_is_refused_before_the_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "quickstart").mkdir()
     config = composed(monkeypatch, "train", "experiment=quickstart", f"exports={tmp_path}")
     with pytest.raises(HeatposeError, match="is no bundle"):
@@ -191,7 +259,9 @@ def test_a_place_that_is_taken_is_refused_before_the_training(monkeypatch: pytes
     build.check(config)
 
 
-def test_absent_export_tools_are_missed_before_the_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_absent_export_tools_are_missed_before_the_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     config = composed(monkeypatch, "train", "experiment=quickstart", f"exports={tmp_path}")
     with pytest.raises(HeatposeError, match=r"onnx2tf and tensorflow.*heatpose\[export\]"):
@@ -203,7 +273,9 @@ def test_absent_export_tools_are_missed_before_the_training(monkeypatch: pytest.
 def test_plain_values_are_plain(config: DictConfig) -> None:
     def check(value: Any) -> None:
         assert type(value) in (dict, list, str, int, float, bool, type(None)), value
-        for entry in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        for entry in (
+            value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        ):
             check(entry)
 
     values = build.plain(config)
@@ -216,6 +288,9 @@ def test_remarks_that_no_user_can_act_on_are_quiet(config: DictConfig) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         build.quiet(config)
-        warnings.warn("The 'train_dataloader' does not have many workers which may be a bottleneck.", stacklevel=1)
+        warnings.warn(
+            "The 'train_dataloader' does not have many workers which may be a bottleneck.",
+            stacklevel=1,
+        )
         warnings.warn("something else", stacklevel=1)
     assert [str(entry.message) for entry in caught] == ["something else"]

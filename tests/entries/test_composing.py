@@ -102,8 +102,17 @@ def test_an_unknown_choice(heatpose: Heatpose, given: str, near: str) -> None:
 def test_a_choice_in_a_sweep(tmp_path: Path) -> None:
     # In a process of its own: Hydra closes the log handlers of the process that starts a sweep, and
     # absl's handler takes the stream that pytest captures with it.
-    command = [sys.executable, "-m", "heatpose.cli", "train", "-m", "experiment=quikstart,quickstart"]
-    ran = subprocess.run([*command, f"runs={tmp_path}"], capture_output=True, text=True, timeout=300)
+    command = [
+        sys.executable,
+        "-m",
+        "heatpose.cli",
+        "train",
+        "-m",
+        "experiment=quikstart,quickstart",
+    ]
+    ran = subprocess.run(
+        [*command, f"runs={tmp_path}"], capture_output=True, text=True, timeout=300
+    )
     assert ran.returncode == 1
     assert "did you mean experiment=quickstart?" in ran.stderr and "Traceback" not in ran.stderr
 

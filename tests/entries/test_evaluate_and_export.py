@@ -12,7 +12,13 @@ from heatpose.entries.evaluate_and_export import QuantSettings, endings
 
 
 @pytest.mark.parametrize(
-    ("board", "expected"), [(None, ("float32", True)), ("stm32n6", ("int8", True)), ("stm32mp2", ("float32", True)), ("stm32mp1", ("float32", True))]
+    ("board", "expected"),
+    [
+        (None, ("float32", True)),
+        ("stm32n6", ("int8", True)),
+        ("stm32mp2", ("float32", True)),
+        ("stm32mp1", ("float32", True)),
+    ],
 )
 def test_the_target_decides_how_files_end(board: str | None, expected: tuple[str, bool]) -> None:
     assert endings(QuantSettings(), load_target(board) if board else None) == expected

@@ -1,4 +1,7 @@
-"""The scoring loop against a second implementation of the published protocol, in loops and fractions only."""
+"""The scoring loop against a second implementation of the published protocol.
+
+In loops and fractions only.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ SINGLE = 19  # images of the data set below that the benchmark scores: more than
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`labels.json` and `images/`: noise of awkward sizes and formats, and every kind of image that is not scored."""
+    """`labels.json` and `images/`.
+
+    Noise of awkward sizes and formats, and every kind of image that is not scored.
+    """
     folder = tmp_path_factory.mktemp("dataset")
     (folder / "images").mkdir()
     rng = np.random.default_rng(7)
@@ -53,13 +59,17 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng.shuffle(annotations)  # the order of the file is the order of the report
     person = {"id": 1, "name": "person", "keypoints": list(COCO_17.keypoints)}
     dog = {"id": 2, "name": "dog"}
-    annotations.append({"id": 999, "image_id": images[0]["id"], "category_id": 2, "bbox": [0, 0, 5, 5]})
+    annotations.append(
+        {"id": 999, "image_id": images[0]["id"], "category_id": 2, "bbox": [0, 0, 5, 5]}
+    )
     content = {"images": images, "annotations": annotations, "categories": [dog, person]}
     (folder / "labels.json").write_text(json.dumps(content))
     return folder
 
 
-def _image(rng: np.random.Generator, folder: Path, number: int, mode: str = "RGB") -> dict[str, Any]:
+def _image(
+    rng: np.random.Generator, folder: Path, number: int, mode: str = "RGB"
+) -> dict[str, Any]:
     """Blocks of random colours, in sizes that no network has."""
     width, height = (int(side) for side in rng.integers(40, 300, 2))
     small = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
@@ -69,7 +79,10 @@ def _image(rng: np.random.Generator, folder: Path, number: int, mode: str = "RGB
 
 
 def _person(rng: np.random.Generator, image: dict[str, Any], number: int) -> dict[str, Any]:
-    """Points all over the picture, some unlabelled and some outside; the face is often partly labelled."""
+    """Points all over the image, some unlabelled and some outside.
+
+    The face is often partly labelled.
+    """
     points = []
     for _ in range(17):
         x = round(float(rng.uniform(-0.05, 1.05)) * image["width"], 2)
@@ -84,7 +97,9 @@ def _person(rng: np.random.Generator, image: dict[str, Any], number: int) -> dic
     return entry | {"keypoints": points, "num_keypoints": labelled, "bbox": box, "area": area}
 
 
-def _not_scored(kind: str, rng: np.random.Generator, image: dict[str, Any], number: int) -> list[dict[str, Any]]:
+def _not_scored(
+    kind: str, rng: np.random.Generator, image: dict[str, Any], number: int
+) -> list[dict[str, Any]]:
     one, other = _person(rng, image, number), _person(rng, image, number + 1)
     if kind == "crowd":
         return [one | {"iscrowd": 1}]
@@ -98,7 +113,9 @@ def _not_scored(kind: str, rng: np.random.Generator, image: dict[str, Any], numb
 
 
 @pytest.fixture(scope="module", params=[13, 17])
-def runner(request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> PoseRunner:
+def runner(
+    request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> PoseRunner:
     """A real network of random weights, with ST's and with COCO's keypoints."""
     if request.param == 13:
         return open_runner(tiny_checkpoint, threads=1)
@@ -114,7 +131,9 @@ def report(runner: PoseRunner, dataset: Path) -> EvalReport:
 
 
 def _instances(dataset: Path, skeleton: Skeleton) -> list[Person]:
-    return benchmark_instances(read_labels(dataset / "labels.json"), dataset / "images", skeleton)[0]
+    return benchmark_instances(read_labels(dataset / "labels.json"), dataset / "images", skeleton)[
+        0
+    ]
 
 
 def _evaluate(runner: PoseRunner, dataset: Path, **how: str) -> EvalReport:
@@ -132,12 +151,22 @@ class Protocol:
         self.annotations = [a for a in content["annotations"] if a["category_id"] == 1]
 
     def selected(self) -> list[dict[str, Any]]:
-        """Rule 1: exactly one person annotation, which is no crowd and has a box and a labelled keypoint."""
+        """Rule 1: exactly one person annotation.
+
+        Which is no crowd and has a box and a labelled keypoint.
+        """
         kept = []
         for annotation in self.annotations:
-            alone = sum(other["image_id"] == annotation["image_id"] for other in self.annotations) == 1
+            alone = (
+                sum(other["image_id"] == annotation["image_id"] for other in self.annotations) == 1
+            )
             real_box = annotation["bbox"][2] > 0 and annotation["bbox"][3] > 0
-            if alone and not annotation["iscrowd"] and real_box and any(annotation["keypoints"][2::3]):
+            if (
+                alone
+                and not annotation["iscrowd"]
+                and real_box
+                and any(annotation["keypoints"][2::3])
+            ):
                 kept.append(annotation)
         return kept
 
@@ -171,19 +200,29 @@ class Protocol:
         if keypoints == 17:
             return points
         face = [(x, y) for x, y, v in points[:5] if v]
-        head = (statistics.fmean(x for x, _ in face), statistics.fmean(y for _, y in face), 1) if face else (0.0, 0.0, 0)
+        head = (
+            (statistics.fmean(x for x, _ in face), statistics.fmean(y for _, y in face), 1)
+            if face
+            else (0.0, 0.0, 0)
+        )
         return [head, *points[5:]]
 
-    def similarities(self, annotation: dict[str, Any], pose: list[tuple[float, float]]) -> list[float | None]:
+    def similarities(
+        self, annotation: dict[str, Any], pose: list[tuple[float, float]]
+    ) -> list[float | None]:
         """Rule 4, per keypoint; None where it is not labelled."""
         image = self.images[annotation["image_id"]]
         width, height = image["width"], image["height"]
         area = 0.53 * (annotation["bbox"][2] / width) * (annotation["bbox"][3] / height)
         sigmas = SIGMAS_17 if len(pose) == 17 else SIGMAS_13
         similarities: list[float | None] = []
-        for (px, py), (x, y, v), sigma in zip(pose, self.truth(annotation, len(pose)), sigmas, strict=True):
+        for (px, py), (x, y, v), sigma in zip(
+            pose, self.truth(annotation, len(pose)), sigmas, strict=True
+        ):
             d2 = (px - x / width) ** 2 + (py - y / height) ** 2
-            similarities.append(math.exp(-d2 / (2 * (2 * sigma) ** 2 * (area + 1e-7))) if v else None)
+            similarities.append(
+                math.exp(-d2 / (2 * (2 * sigma) ** 2 * (area + 1e-7))) if v else None
+            )
         return similarities
 
 
@@ -206,15 +245,21 @@ def test_the_whole_protocol(runner: PoseRunner, report: EvalReport, dataset: Pat
     assert report.image_ids == [annotation["image_id"] for annotation in protocol.selected()]
     assert report.images == len(oks) == SINGLE > scoring.BATCH
     assert report.oks_values.tolist() == pytest.approx(oks, abs=1e-6)
-    assert report.oks == pytest.approx(100 * statistics.fmean(oks), abs=1e-4) and 1 < report.oks < 60
+    assert (
+        report.oks == pytest.approx(100 * statistics.fmean(oks), abs=1e-4) and 1 < report.oks < 60
+    )
     error = 100 * statistics.stdev(oks) / math.sqrt(len(oks))
     assert report.oks_standard_error == pytest.approx(error, abs=1e-4)
     for k, name in enumerate(skeleton_of(runner).keypoints):
         column = [person[k] for person in instances if person[k] is not None]
-        assert report.oks_per_keypoint[name] == pytest.approx(100 * statistics.fmean(column), abs=1e-4)
+        assert report.oks_per_keypoint[name] == pytest.approx(
+            100 * statistics.fmean(column), abs=1e-4
+        )
 
 
-def test_ap_is_that_of_pycocotools_on_the_label_file(runner: PoseRunner, report: EvalReport, dataset: Path, tmp_path: Path) -> None:
+def test_ap_is_that_of_pycocotools_on_the_label_file(
+    runner: PoseRunner, report: EvalReport, dataset: Path, tmp_path: Path
+) -> None:
     content = json.loads((dataset / "labels.json").read_text())
     for annotation in content["annotations"]:
         if annotation["category_id"] == 1:
@@ -227,19 +272,27 @@ def test_ap_is_that_of_pycocotools_on_the_label_file(runner: PoseRunner, report:
     for image_id, pose in zip(report.image_ids, report.poses.astype(float), strict=True):
         image = truth.imgs[image_id]
         flat = [v for x, y, s in pose for v in (x * image["width"], y * image["height"], s)]
-        results.append({"image_id": image_id, "category_id": 1, "keypoints": flat, "score": pose[:, 2].mean()})
+        results.append(
+            {"image_id": image_id, "category_id": 1, "keypoints": flat, "score": pose[:, 2].mean()}
+        )
     evaluation = COCOeval(truth, truth.loadRes(results), "keypoints")
     evaluation.params.kpt_oks_sigmas = np.array(SIGMAS_17 if runner.keypoints == 17 else SIGMAS_13)
     evaluation.params.imgIds, evaluation.params.catIds = sorted(report.image_ids), [1]
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    assert [report.ap, report.ap50] == pytest.approx([100 * evaluation.stats[0], 100 * evaluation.stats[1]], abs=1e-6)
+    assert [report.ap, report.ap50] == pytest.approx(
+        [100 * evaluation.stats[0], 100 * evaluation.stats[1]], abs=1e-6
+    )
 
 
 def test_a_perfect_model_scores_a_hundred(dataset: Path) -> None:
     instances = _instances(dataset, COCO_17)
-    inside = [p for p in instances if (p.keypoints >= 0).all() and (p.keypoints <= (p.width, p.height)).all()]
+    inside = [
+        p
+        for p in instances
+        if (p.keypoints >= 0).all() and (p.keypoints <= (p.width, p.height)).all()
+    ]
     perfect = Oracle(inside or instances)
     report = evaluate(perfect, perfect.instances, COCO_17, progress=False)
     assert report.oks == pytest.approx(100, abs=1e-3) and report.ap == pytest.approx(100)
@@ -269,11 +322,29 @@ class Oracle:
 def test_json_has_the_keys_of_the_contract(runner: PoseRunner, report: EvalReport) -> None:
     content = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert set(content) == {
-        "model", "sha256", "images", "keypoints", "protocol", "oks", "oks_standard_error", "oks_per_keypoint", "ap", "ap50",
-        "oks_per_size", "per_image", "seconds", "images_per_second", "assumed", "computed",
-    }  # fmt: skip
+        "model",
+        "sha256",
+        "images",
+        "keypoints",
+        "protocol",
+        "oks",
+        "oks_standard_error",
+        "oks_per_keypoint",
+        "ap",
+        "ap50",
+        "oks_per_size",
+        "per_image",
+        "seconds",
+        "images_per_second",
+        "assumed",
+        "computed",
+    }
     assert set(content["protocol"]) >= {"sampling", "decode", "coordinates"}
-    assert (content["model"], content["images"], content["keypoints"]) == (runner.name, SINGLE, runner.keypoints)
+    assert (content["model"], content["images"], content["keypoints"]) == (
+        runner.name,
+        SINGLE,
+        runner.keypoints,
+    )
     assert list(content["oks_per_keypoint"]) == list(skeleton_of(runner).keypoints)
     assert all(set(entry) == {"image_id", "oks", "size"} for entry in content["per_image"])
     mean = statistics.fmean(entry["oks"] for entry in content["per_image"])
@@ -282,16 +353,26 @@ def test_json_has_the_keys_of_the_contract(runner: PoseRunner, report: EvalRepor
     assert len(content["sha256"]) == 64
 
 
-def test_a_keypoint_that_nobody_has_labelled_has_no_score(runner: PoseRunner, dataset: Path) -> None:
+def test_a_keypoint_that_nobody_has_labelled_has_no_score(
+    runner: PoseRunner, dataset: Path
+) -> None:
     skeleton = skeleton_of(runner)
     k = skeleton.index("left_ankle")
-    instances = [replace(p, labelled=p.labelled & (np.arange(len(skeleton)) != k)) for p in _instances(dataset, skeleton)]
+    instances = [
+        replace(p, labelled=p.labelled & (np.arange(len(skeleton)) != k))
+        for p in _instances(dataset, skeleton)
+    ]
     report = evaluate(runner, instances, skeleton, progress=False)
     assert report.oks_per_keypoint["left_ankle"] is None
-    assert json.loads(json.dumps(report.to_json(), allow_nan=False))["oks_per_keypoint"]["left_ankle"] is None
+    assert (
+        json.loads(json.dumps(report.to_json(), allow_nan=False))["oks_per_keypoint"]["left_ankle"]
+        is None
+    )
 
 
-def test_sampling_and_decode_change_the_poses_and_are_named(runner: PoseRunner, report: EvalReport, dataset: Path) -> None:
+def test_sampling_and_decode_change_the_poses_and_are_named(
+    runner: PoseRunner, report: EvalReport, dataset: Path
+) -> None:
     bilinear = _evaluate(runner, dataset, sampling="bilinear")
     refined = _evaluate(runner, dataset, decode="refined")
     assert (bilinear.protocol["sampling"], refined.protocol["decode"]) == ("bilinear", "refined")
@@ -300,8 +381,12 @@ def test_sampling_and_decode_change_the_poses_and_are_named(runner: PoseRunner, 
     assert 0 < moved.max() <= 0.5 + 1e-5  # at most half a cell
 
 
-@pytest.mark.parametrize(("how", "named"), [({"sampling": "cubic"}, "cubic"), ({"decode": "mean"}, "mean")])
-def test_unknown_ways_are_refused(runner: PoseRunner, dataset: Path, how: dict[str, str], named: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "named"), [({"sampling": "cubic"}, "cubic"), ({"decode": "mean"}, "mean")]
+)
+def test_unknown_ways_are_refused(
+    runner: PoseRunner, dataset: Path, how: dict[str, str], named: str
+) -> None:
     with pytest.raises(HeatposeError, match=named):
         _evaluate(runner, dataset, **how)
 
@@ -313,7 +398,9 @@ def test_another_number_of_keypoints_is_refused(runner: PoseRunner, dataset: Pat
 
 
 @pytest.mark.parametrize("harm", ["missing", "truncated", "other size"])
-def test_an_image_that_cannot_be_read_is_named(runner: PoseRunner, dataset: Path, tmp_path: Path, harm: str) -> None:
+def test_an_image_that_cannot_be_read_is_named(
+    runner: PoseRunner, dataset: Path, tmp_path: Path, harm: str
+) -> None:
     instances = _instances(dataset, skeleton_of(runner))
     bad = tmp_path / "bad.png"
     if harm == "truncated":
@@ -348,7 +435,8 @@ def test_pairing_takes_out_what_the_images_share(report: EvalReport) -> None:
     assert found.high - found.low < 0.2 and 0.9 < found.low < 1.0 < found.high < 1.1
     nothing = paired_difference(a, a)
     assert (nothing.mean, nothing.low, nothing.high) == (0, 0, 0)
-    assert paired_difference(a, _scored(report, hard.tolist())) == found  # the same numbers every time
+    # the same numbers every time
+    assert paired_difference(a, _scored(report, hard.tolist())) == found
 
 
 def test_paired_difference_needs_the_same_images(report: EvalReport) -> None:

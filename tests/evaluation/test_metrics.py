@@ -1,4 +1,7 @@
-"""The protocol's OKS in plain loops, COCO's AP by COCO's own code, intervals that can be computed by hand."""
+"""The protocol's OKS in plain loops, COCO's AP by COCO's own code.
+
+Intervals that can be computed by hand.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,15 @@ def crowd_of(count: int, skeleton: Skeleton, seed: int = 0) -> list[Person]:
         labelled = rng.random(len(skeleton)) < rng.uniform(0.2, 1)
         labelled[rng.integers(len(skeleton))] = True
         box = (5.0, 7.0, float(rng.uniform(40, width - 10)), float(rng.uniform(40, height - 10)))
-        points = (rng.random((len(skeleton), 2)) * box[2:] + box[:2]).astype(np.float32) * labelled[:, None]
+        points = (rng.random((len(skeleton), 2)) * box[2:] + box[:2]).astype(np.float32) * labelled[
+            :, None
+        ]
         area = float(box[2] * box[3] * rng.uniform(0.3, 0.7))
         others = np.zeros((0, 4), np.float32)
         result.append(
-            Person(Path("x.jpg"), 10 + i, i, width, height, points, labelled, box, area, True, others)
+            Person(
+                Path("x.jpg"), 10 + i, i, width, height, points, labelled, box, area, True, others
+            )
         )
     return result
 
@@ -49,7 +56,9 @@ def poses_near(instances: list[Person], seed: int = 1) -> NDArray[np.float32]:
     return stacked
 
 
-def oks_by_hand(person: Person, pose: NDArray[np.float32], sigmas: list[float]) -> tuple[float, list[float]]:
+def oks_by_hand(
+    person: Person, pose: NDArray[np.float32], sigmas: list[float]
+) -> tuple[float, list[float]]:
     """Protocol rule 4, one number at a time."""
     area = 0.53 * (person.box[2] / person.width) * (person.box[3] / person.height)
     similarities, total, count = [], 0.0, 0
@@ -67,7 +76,9 @@ def test_oks_is_the_protocols(skeleton: Skeleton) -> None:
     instances = crowd_of(40, skeleton)
     poses = poses_near(instances)
     truth = metrics.normalised_truth(instances)
-    similarity = metrics.keypoint_similarity(poses[..., :2], truth.keypoints, truth.area, skeleton.sigmas)
+    similarity = metrics.keypoint_similarity(
+        poses[..., :2], truth.keypoints, truth.area, skeleton.sigmas
+    )
     oks = metrics.mean_over_labelled(similarity, truth.labelled)
     assert similarity.shape == (40, len(skeleton)) and oks.shape == (40,)
     for i, person in enumerate(instances):
@@ -83,7 +94,9 @@ def test_the_truth_is_perfect_and_a_far_guess_is_worth_nothing() -> None:
         similarity = metrics.keypoint_similarity(
             truth.keypoints + shift, truth.keypoints, truth.area, COCO_17.sigmas
         )
-        np.testing.assert_allclose(metrics.mean_over_labelled(similarity, truth.labelled), want, atol=1e-6)
+        np.testing.assert_allclose(
+            metrics.mean_over_labelled(similarity, truth.labelled), want, atol=1e-6
+        )
 
 
 def test_only_labelled_keypoints_count() -> None:
@@ -92,18 +105,23 @@ def test_only_labelled_keypoints_count() -> None:
     other = np.where(truth.labelled[..., None], poses[..., :2], 9.0)
     scores = [
         metrics.mean_over_labelled(
-            metrics.keypoint_similarity(guess, truth.keypoints, truth.area, COCO_17.sigmas), truth.labelled
+            metrics.keypoint_similarity(guess, truth.keypoints, truth.area, COCO_17.sigmas),
+            truth.labelled,
         )
         for guess in (poses[..., :2], other)
     ]
     np.testing.assert_array_equal(scores[0], scores[1])
 
 
-def evaluation_of(instances: list[Person], poses: NDArray[np.float32], skeleton: Skeleton) -> COCOeval:
+def evaluation_of(
+    instances: list[Person], poses: NDArray[np.float32], skeleton: Skeleton
+) -> COCOeval:
     """COCO's evaluation, fed by this test: pixels, the true area, all people in one file."""
     truth, guesses = [], []
     for i, (person, pose) in enumerate(zip(instances, poses, strict=True)):
-        points = [v for k in range(len(skeleton)) for v in (*person.keypoints[k], 2 * person.labelled[k])]
+        points = [
+            v for k in range(len(skeleton)) for v in (*person.keypoints[k], 2 * person.labelled[k])
+        ]
         fields = {"image_id": person.image_id, "category_id": 1}
         count = int(person.labelled.sum())
         label = {
@@ -138,18 +156,25 @@ def pixel_oks(person: Person, pose: NDArray[np.float32], sigmas: list[float]) ->
         if person.labelled[k]:
             dx = float(pose[k, 0]) * person.width - float(person.keypoints[k, 0])
             dy = float(pose[k, 1]) * person.height - float(person.keypoints[k, 1])
-            values.append(math.exp(-(dx**2 + dy**2) / (2 * (2 * sigma) ** 2 * (person.area + np.spacing(1)))))
+            values.append(
+                math.exp(-(dx**2 + dy**2) / (2 * (2 * sigma) ** 2 * (person.area + np.spacing(1))))
+            )
     return sum(values) / len(values)
 
 
 def average_precision(oks: list[float], scores: list[float], threshold: float) -> float:
-    """Area under the interpolated precision at 101 recalls; one prediction and one truth per image."""
+    """Area under the interpolated precision at 101 recalls.
+
+    One prediction and one truth per image.
+    """
     order = sorted(range(len(oks)), key=lambda i: -scores[i])
     hits, points = 0, []
     for n, i in enumerate(order, start=1):
         hits += oks[i] >= threshold
         points.append((hits / len(oks), hits / n))
-    highest = [max([p for r, p in points if r >= recall], default=0.0) for recall in np.linspace(0, 1, 101)]
+    highest = [
+        max([p for r, p in points if r >= recall], default=0.0) for recall in np.linspace(0, 1, 101)
+    ]
     return sum(highest) / 101
 
 
@@ -161,7 +186,8 @@ def test_average_precision_is_cocos(skeleton: Skeleton) -> None:
     evaluation = evaluation_of(instances, poses, skeleton)
     oks = [float(evaluation.computeOks(person.image_id, 1)[0, 0]) for person in instances]
     by_hand = [
-        pixel_oks(person, pose, list(skeleton.sigmas)) for person, pose in zip(instances, poses, strict=True)
+        pixel_oks(person, pose, list(skeleton.sigmas))
+        for person, pose in zip(instances, poses, strict=True)
     ]
     np.testing.assert_allclose(oks, by_hand, rtol=1e-4, atol=1e-7)
     scores = [float(pose[:, 2].mean()) for pose in poses]
@@ -191,7 +217,9 @@ def test_several_people_on_one_image_are_all_counted() -> None:
 def test_results_are_cocos_format() -> None:
     instances = crowd_of(3, COCO_17)
     poses = poses_near(instances)
-    for person, pose, result in zip(instances, poses, metrics.coco_results(instances, poses), strict=True):
+    for person, pose, result in zip(
+        instances, poses, metrics.coco_results(instances, poses), strict=True
+    ):
         assert result["image_id"] == person.image_id and result["category_id"] == 1
         values = np.array(result["keypoints"]).reshape(17, 3)
         np.testing.assert_allclose(values[:, 0], pose[:, 0] * person.width, rtol=1e-5)

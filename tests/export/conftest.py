@@ -1,4 +1,7 @@
-"""Small real models: a pose-like convolution graph in every form, and one with what gates refuse."""
+"""Small real models: a pose-like convolution graph in every form.
+
+And one with what gates refuse.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,17 @@ SIZE = 32
 
 
 def _pose_like(tf: Any) -> Callable[[Any], Any]:
-    """Strided, pointwise and depthwise convolutions, an addition, a resize, a sigmoid: f32[1, 16, 16, 5]."""
+    """Strided, pointwise and depthwise convolutions, an addition, a resize, a sigmoid.
+
+    f32[1, 16, 16, 5].
+    """
     rng = np.random.default_rng(3)
     stem = tf.constant(rng.normal(0, 0.3, (3, 3, 3, 8)), tf.float32)
     depthwise = tf.constant(rng.normal(0, 0.3, (3, 3, 8, 1)), tf.float32)
     project = tf.constant(rng.normal(0, 0.3, (1, 1, 8, 12)), tf.float32)
     lateral = tf.constant(rng.normal(0, 0.3, (1, 1, 8, 12)), tf.float32)
-    # The last channel is a hundred times smaller, which is where one scale per tensor and per channel differ.
+    # The last channel is a hundred times smaller, which is where one scale per tensor and per
+    # channel differ.
     head = tf.constant(rng.normal(0, 0.3, (1, 1, 12, 5)) * [1, 1, 1, 1, 0.01], tf.float32)
     bias = tf.constant(rng.normal(0, 0.1, 8), tf.float32)
 
@@ -30,7 +37,9 @@ def _pose_like(tf: Any) -> Callable[[Any], Any]:
         fine = tf.nn.relu6(tf.nn.conv2d(image, stem, 2, "SAME") + bias)
         deep = tf.nn.relu6(tf.nn.depthwise_conv2d(fine, depthwise, [1, 2, 2, 1], "SAME"))
         deep = tf.nn.conv2d(deep, project, 1, "SAME")
-        deep = tf.compat.v1.image.resize_bilinear(deep, (SIZE // 2, SIZE // 2), half_pixel_centers=True)
+        deep = tf.compat.v1.image.resize_bilinear(
+            deep, (SIZE // 2, SIZE // 2), half_pixel_centers=True
+        )
         merged = deep + tf.nn.conv2d(fine, lateral, 1, "SAME")
         return tf.sigmoid(tf.nn.conv2d(merged, head, 1, "SAME"))
 
@@ -38,7 +47,10 @@ def _pose_like(tf: Any) -> Callable[[Any], Any]:
 
 
 def _awkward(tf: Any) -> Callable[[Any], Any]:
-    """Padding, a transpose, a transposed convolution, a sine (no int8 kernel), a dense layer: f32[1, 4]."""
+    """Padding, a transpose, a transposed convolution, a sine (no int8 kernel), a dense layer.
+
+    f32[1, 4].
+    """
     rng = np.random.default_rng(4)
     stem = tf.constant(rng.normal(0, 0.3, (3, 3, 3, 6)), tf.float32)
     up = tf.constant(rng.normal(0, 0.3, (3, 3, 5, 6)), tf.float32)
@@ -63,7 +75,10 @@ def _images() -> Iterator[list[NDArray[np.float32]]]:
 
 @pytest.fixture(scope="session")
 def small_models(made_once: MadeOnce) -> dict[str, Path]:
-    """TFLite files by form; "int8_pc" and "int8_pt" take uint8 and give float32, "float_io" takes float32."""
+    """TFLite files by form; "int8_pc" and "int8_pt" take uint8 and give float32.
+
+    "float_io" takes float32.
+    """
     return {path.stem: path for path in made_once("small_models", _write_all).iterdir()}
 
 

@@ -1,4 +1,7 @@
-"""Bundles of a tiny network on rendered people. TensorFlow runs once; the other exports reuse what it made."""
+"""Bundles of a tiny network on rendered people.
+
+TensorFlow runs once; the other exports reuse what it made.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,13 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 def test_the_bundle_holds_what_it_promises(case: Case) -> None:
     names = {path.name for path in case.result.folder.iterdir()}
     models = {"net_64.onnx", *(f"net_64_{form}.tflite" for form in case.converted)}
-    assert names == models | {"manifest.json", "metrics.json", "calibration.json", "README.md", "report.html"}
+    assert names == models | {
+        "manifest.json",
+        "metrics.json",
+        "calibration.json",
+        "README.md",
+        "report.html",
+    }
     manifest = read(case.result.folder, "manifest.json")
     for name in names - {"manifest.json"}:
         digest = hashlib.sha256((case.result.folder / name).read_bytes()).hexdigest()
@@ -48,24 +57,34 @@ def test_the_bundle_holds_what_it_promises(case: Case) -> None:
     assert manifest["skeleton"] == ST_13.to_dict()
     assert manifest["preprocessing"] == Preprocessing(64).to_dict()
     assert manifest["config"] == {"resolution": 64} and manifest["provenance"] == {"init": "random"}
-    assert manifest["data"]["training"]["images"] == 40 and manifest["data"]["evaluation"]["images"] == 12
+    assert (
+        manifest["data"]["training"]["images"] == 40
+        and manifest["data"]["evaluation"]["images"] == 12
+    )
     assert manifest["passed"] is True and case.result.passed
-    assert [path.name for path in case.result.folder.parent.iterdir()] == ["tiny"]  # nothing temporary
+    # nothing temporary
+    assert [path.name for path in case.result.folder.parent.iterdir()] == ["tiny"]
 
 
 def test_the_int8_files_are_integer_and_take_raw_bytes(case: Case) -> None:
     for form, granularity in (("int8_pc", "per_channel"), ("int8_pt", "per_tensor")):
         found = inspect_tflite(case.result.folder / f"net_64_{form}.tflite")
         assert (found.inputs[0].shape, found.inputs[0].dtype) == ((1, 64, 64, 3), "uint8")
-        assert found.inputs[0].scale == pytest.approx(1 / 127.5, rel=1e-6)  # pinned by a 0 and a 255
+        # pinned by a 0 and a 255
+        assert found.inputs[0].scale == pytest.approx(1 / 127.5, rel=1e-6)
         assert found.inputs[0].zero_point in (127, 128)
         assert (found.outputs[0].shape, found.outputs[0].dtype) == ((1, 16, 16, 13), "float32")
         assert found.granularity == granularity and found.full_integer
         # Width 0.35 keeps every residual of the full network: the same 84 operators.
         assert found.operators == {
-            "QUANTIZE": 1, "CONV_2D": 44, "DEPTHWISE_CONV_2D": 21, "ADD": 13, "RESIZE_BILINEAR": 3,
-            "LOGISTIC": 1, "DEQUANTIZE": 1,
-        }  # fmt: skip
+            "QUANTIZE": 1,
+            "CONV_2D": 44,
+            "DEPTHWISE_CONV_2D": 21,
+            "ADD": 13,
+            "RESIZE_BILINEAR": 3,
+            "LOGISTIC": 1,
+            "DEQUANTIZE": 1,
+        }
 
 
 def test_the_float_file_is_the_network(case: Case) -> None:
@@ -143,7 +162,11 @@ def test_a_wrong_network_behind_a_file_is_noticed(
     with torch.no_grad():
         other.head.output.norm.bias.add_(0.5)  # type: ignore[operator, union-attr]
     monkeypatch.setattr(assembly, "convert", lambda onnx, **_: case.converted["float32"])
-    monkeypatch.setattr(Quantiser, "make", lambda *_: Quantised(case.converted["int8_pt"], "recovery", (), 0, "", {}))
+    monkeypatch.setattr(
+        Quantiser,
+        "make",
+        lambda *_: Quantised(case.converted["int8_pt"], "recovery", (), 0, "", {}),
+    )
     result = case.export(tmp_path, network=other, forms=("float32", "int8_pc"))
     failed = {(check["artefact"], check["name"]) for check in result.checks if not check["passed"]}
     assert failed == {("float32", "parity"), ("int8_pc", "flatbuffer")}
@@ -166,7 +189,11 @@ def test_an_older_bundle_is_replaced_whole(case: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", ["convert", "rows_of", "model_card"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, HeatposeError])
 def test_an_interrupted_export_leaves_the_older_bundle_and_nothing_else(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, error: type[BaseException]
+    case: Case,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    error: type[BaseException],
 ) -> None:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "manifest.json").write_text("{}", encoding="utf-8")
@@ -189,13 +216,18 @@ REFUSALS: dict[str, Refusal] = {
     "no name for a bundle": lambda case: {"name": "../elsewhere"},
     "no model name for a bundle": lambda case: {"model_name": ""},
     "form .* is unknown": lambda case: {"forms": ("int4",)},
-    "has no int8 output": lambda case: {"network": MoveNet(13, width=0.35, heads="all"), "output": "int8"},
+    "has no int8 output": lambda case: {
+        "network": MoveNet(13, width=0.35, heads="all"),
+        "output": "int8",
+    },
     "13 heatmaps, but skeleton": lambda case: {"skeleton": COCO_17},
 }
 
 
 @pytest.mark.parametrize("words", REFUSALS)
-def test_bad_input_is_one_sentence_and_leaves_nothing(case: Case, tmp_path: Path, words: str) -> None:
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    case: Case, tmp_path: Path, words: str
+) -> None:
     with pytest.raises(HeatposeError, match=words):
         case.export(tmp_path / "exports", **REFUSALS[words](case))
     assert files_of(tmp_path) == {}

@@ -35,8 +35,11 @@ def _read(case: Case) -> tuple[dict[str, Any], str]:
 def test_the_head_is_yaml_with_the_keys_that_hubs_read(case: Case) -> None:
     head, _ = _read(case)
     assert (head["library_name"], head["pipeline_tag"]) == ("litert", "keypoint-detection")
-    assert {"pose-estimation", "tflite", "int8"} <= set(head["tags"]) and len(set(head["tags"])) == len(head["tags"])
-    assert head["license"] == "other" and head["license_name"] and head["license_link"]  # "random" says nothing about terms
+    assert {"pose-estimation", "tflite", "int8"} <= set(head["tags"]) and len(
+        set(head["tags"])
+    ) == len(head["tags"])
+    # "random" says nothing about terms
+    assert head["license"] == "other" and head["license_name"] and head["license_link"]
     assert "datasets" not in head  # rendered people are in no hub
     assert set(head["metrics"]) == {"oks", "ap"}
 
@@ -46,21 +49,42 @@ def test_the_model_index_has_the_scores(case: Case) -> None:
     (result,) = model["results"]
     metrics = json.loads((case.result.folder / "metrics.json").read_text())["artefacts"]
     assert model["name"] == "tiny" and set(result) == {"task", "dataset", "metrics"}
-    assert result["task"]["type"] == "keypoint-detection" and {"type", "name"} <= set(result["dataset"])
+    assert result["task"]["type"] == "keypoint-detection" and {"type", "name"} <= set(
+        result["dataset"]
+    )
     found = [(entry["type"], entry["value"]) for entry in result["metrics"]]
-    assert found == [(kind, round(entry["report"][key], 2)) for entry in metrics.values() for kind, key in (("oks", "oks"), ("ap", "ap"))]
+    assert found == [
+        (kind, round(entry["report"][key], 2))
+        for entry in metrics.values()
+        for kind, key in (("oks", "oks"), ("ap", "ap"))
+    ]
     assert len({entry["name"] for entry in result["metrics"]}) == len(found)
 
 
 def test_the_card_says_what_a_user_must_know(case: Case) -> None:
     body = _read(case)[1]
-    for heading in ("Files", "Score", "Gates", "On a board", "Use", "Intended use and limits", "Data, weights, licences"):
+    for heading in (
+        "Files",
+        "Score",
+        "Gates",
+        "On a board",
+        "Use",
+        "Intended use and limits",
+        "Data, weights, licences",
+    ):
         assert f"\n## {heading}\n" in body
-    assert "STM32N6570-DK | int8_pc" in body and "STM32MP257F-EV1 | int8_pt" in body and "40 images" in body and "12 images" in body
+    assert (
+        "STM32N6570-DK | int8_pc" in body
+        and "STM32MP257F-EV1 | int8_pt" in body
+        and "40 images" in body
+        and "12 images" in body
+    )
     assert "heatpose predict MODEL" in body and "one person" in body.lower()
 
 
-MOVENET, SCRATCH, IMAGENET = ({"_target_": f"heatpose.models.init.from_{name}"} for name in ("movenet", "scratch", "imagenet"))
+MOVENET, SCRATCH, IMAGENET = (
+    {"_target_": f"heatpose.models.init.from_{name}"} for name in ("movenet", "scratch", "imagenet")
+)
 COCO, SYNTHETIC = {"kind": "coco", "root": "/data/people", "extra": []}, {"kind": "synthetic"}
 
 
@@ -76,14 +100,22 @@ COCO, SYNTHETIC = {"kind": "coco", "root": "/data/people", "extra": []}, {"kind"
         (SCRATCH, None, "best.ckpt", "other"),
     ],
 )
-def test_one_licence_is_named_only_where_one_covers_all(init: Any, data: Any, checkpoint: str, licence: str) -> None:
+def test_one_licence_is_named_only_where_one_covers_all(
+    init: Any, data: Any, checkpoint: str, licence: str
+) -> None:
     job: Any = Job({"init": init, "data": data, "checkpoint": checkpoint})
     assert head_entries(job, [])["license"] == licence
 
 
 def test_coco_is_known_by_its_images(tmp_path: Path) -> None:
     instances = [SimpleNamespace(image_id=image) for image in sorted(known_images())[:5]]
-    job: Any = Job({"init": MOVENET, "data": COCO, "checkpoint": "best.ckpt"}, evaluation_instances=instances)
-    assert head_entries(job, [])["datasets"] == ["coco"] and "CC BY 4.0" in terms(job).data and "'people'" in terms(job).data
+    job: Any = Job(
+        {"init": MOVENET, "data": COCO, "checkpoint": "best.ckpt"}, evaluation_instances=instances
+    )
+    assert (
+        head_entries(job, [])["datasets"] == ["coco"]
+        and "CC BY 4.0" in terms(job).data
+        and "'people'" in terms(job).data
+    )
     job.evaluation_instances = [SimpleNamespace(image_id=3)]
     assert "datasets" not in head_entries(job, []) and "CC BY" not in terms(job).data

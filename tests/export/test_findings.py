@@ -26,10 +26,15 @@ def test_findings_name_the_operators(small_models: dict[str, Path]) -> None:
     assert named == floats | {("pad_operator", "PAD"), ("transpose_operator", "TRANSPOSE")}
     for form in ("int8_pc", "int8_pt", "int8_out"):
         assert inspect_tflite(small_models[form]).findings == ()
-    assert _rules(inspect_tflite(small_models["float32"]).findings) == {"raw_bytes_input", "float_operator"}
+    assert _rules(inspect_tflite(small_models["float32"]).findings) == {
+        "raw_bytes_input",
+        "float_operator",
+    }
 
 
-def _with_quantization(graph: Graph, index: int, change: Callable[[Quantization], Quantization]) -> Graph:
+def _with_quantization(
+    graph: Graph, index: int, change: Callable[[Quantization], Quantization]
+) -> Graph:
     """The graph with one tensor's quantisation changed."""
     tensors = list(graph.tensors)
     quantization = tensors[index].quantization
@@ -47,7 +52,9 @@ def _shifted(zero_point: int) -> Callable[[Quantization], Quantization]:
 
 
 def _one_scale(quantization: Quantization) -> Quantization:
-    return replace(quantization, scales=quantization.scales[:1], zero_points=quantization.zero_points[:1])
+    return replace(
+        quantization, scales=quantization.scales[:1], zero_points=quantization.zero_points[:1]
+    )
 
 
 def _first(graph: Graph, name: str) -> Any:
@@ -70,7 +77,7 @@ def _first(graph: Graph, name: str) -> Any:
         ("input", _shifted(128), set()),
         ("sigmoid", _scaled(0.5), {("warning", "output_saturation")}),
     ],
-)  # fmt: skip
+)
 def test_broken_quantisation_is_found(
     small_models: dict[str, Path],
     tensor: str,
@@ -88,14 +95,18 @@ def test_broken_quantisation_is_found(
         "sigmoid": _first(graph, "LOGISTIC").outputs[0],
     }[tensor]
     assert find_all(graph) == []
-    assert {(f.severity, f.rule) for f in find_all(_with_quantization(graph, index, change))} == found
+    assert {
+        (f.severity, f.rule) for f in find_all(_with_quantization(graph, index, change))
+    } == found
 
 
 def test_missing_scale_and_custom_operator_are_found(small_models: dict[str, Path]) -> None:
     graph = read_graph(small_models["int8_pc"])
     output = _first(graph, "ADD").outputs[0]
     tensors = [replace(t, quantization=None) if t.index == output else t for t in graph.tensors]
-    operators = [replace(o, name="FlexErf") if o.name == "RESIZE_BILINEAR" else o for o in graph.operators]
+    operators = [
+        replace(o, name="FlexErf") if o.name == "RESIZE_BILINEAR" else o for o in graph.operators
+    ]
     found = find_all(replace(graph, tensors=tuple(tensors), operators=tuple(operators)))
     assert _rules(found) == {"degenerate_range", "custom_operator"}
     assert any("int8 without a scale" in finding.message for finding in found)

@@ -35,8 +35,13 @@ def model(request: pytest.FixtureRequest, small_models: dict[str, Path]) -> Path
 
 @pytest.fixture
 def interpreter(model: Path) -> Any:
-    """The reference: the interpreter with its built-in kernels, so that no delegate rewrites the graph."""
-    litert = pytest.importorskip("ai_edge_litert.interpreter", reason="the export extra is not installed")
+    """The reference: the interpreter with its built-in kernels.
+
+    So that no delegate rewrites the graph.
+    """
+    litert = pytest.importorskip(
+        "ai_edge_litert.interpreter", reason="the export extra is not installed"
+    )
     plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     reference = litert.Interpreter(
         str(model), experimental_op_resolver_type=plain, experimental_preserve_all_tensors=True
@@ -50,7 +55,10 @@ def test_tensors_are_the_interpreters(model: Path, interpreter: Any) -> None:
     details = {d["index"]: d for d in interpreter.get_tensor_details()}
     assert len(details) >= len(graph.tensors) > 10
     for tensor in graph.tensors:
-        detail, quantization = details[tensor.index], details[tensor.index]["quantization_parameters"]
+        detail, quantization = (
+            details[tensor.index],
+            details[tensor.index]["quantization_parameters"],
+        )
         assert (tensor.name, tensor.shape) == (detail["name"], tuple(detail["shape"]))
         assert tensor.dtype == np.dtype(detail["dtype"]).name
         if tensor.quantization is None:
@@ -91,7 +99,10 @@ def test_options(small_models: dict[str, Path]) -> None:
     assert convolutions[0] == stem
     assert convolutions.count(stem | {"stride": (1, 1), "activation": "NONE"}) == 3
     assert _only(graph, "DEPTHWISE_CONV_2D").options == stem | {"depth_multiplier": 1}
-    assert _only(graph, "RESIZE_BILINEAR").options == {"half_pixel_centers": True, "align_corners": False}
+    assert _only(graph, "RESIZE_BILINEAR").options == {
+        "half_pixel_centers": True,
+        "align_corners": False,
+    }
     assert _only(graph, "ADD").options == {"activation": "NONE"}
     assert _only(graph, "LOGISTIC").options == {}
     awkward = read_graph(small_models["awkward"])
@@ -101,7 +112,10 @@ def test_options(small_models: dict[str, Path]) -> None:
 
 
 def _reads_or_refuses(path: Path, content: bytes) -> bool:
-    """Whether a file is read; any exception but HeatposeError, or seconds of work, fails the test."""
+    """Whether a file is read; any exception but HeatposeError, or seconds of work.
+
+    Fails the test.
+    """
     path.write_bytes(content)
     start, graph = time.perf_counter(), None
     with contextlib.suppress(HeatposeError):
@@ -114,21 +128,29 @@ def _reads_or_refuses(path: Path, content: bytes) -> bool:
 
 
 @pytest.mark.parametrize("form", ["int8_pc", "float16"])
-def test_truncated_files_are_refused(small_models: dict[str, Path], tmp_path: Path, form: str) -> None:
+def test_truncated_files_are_refused(
+    small_models: dict[str, Path], tmp_path: Path, form: str
+) -> None:
     content = small_models[form].read_bytes()
     lengths = [*range(0, 64, 3), *range(64, len(content) - 64, 67)]
-    assert not any(_reads_or_refuses(tmp_path / "cut.tflite", content[:length]) for length in lengths)
+    assert not any(
+        _reads_or_refuses(tmp_path / "cut.tflite", content[:length]) for length in lengths
+    )
 
 
 @pytest.mark.parametrize("form", ["int8_pc", "float16"])
-def test_flipped_bytes_are_read_or_refused(small_models: dict[str, Path], tmp_path: Path, form: str) -> None:
+def test_flipped_bytes_are_read_or_refused(
+    small_models: dict[str, Path], tmp_path: Path, form: str
+) -> None:
     rng, content = np.random.default_rng(11), small_models[form].read_bytes()
     hostile = (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, len(content), len(content) - 4)
     outcomes = []
     for trial in range(300):
         broken = bytearray(content)
         if trial % 2:
-            struct.pack_into("<I", broken, int(rng.integers(8, len(content) - 4)) & ~3, rng.choice(hostile))
+            struct.pack_into(
+                "<I", broken, int(rng.integers(8, len(content) - 4)) & ~3, rng.choice(hostile)
+            )
         else:
             for place in rng.integers(8, len(content), rng.choice([1, 3, 10])):
                 broken[place] ^= rng.integers(1, 256)
@@ -183,10 +205,15 @@ def _hand_made(
 
 def test_operator_names_of_hand_made_files(tmp_path: Path) -> None:
     path = tmp_path / "hand.tflite"
-    for code, name in [(tflite.BuiltinOperator.TANH, "TANH"), (tflite.BuiltinOperator.CUSTOM, "Swirl")]:
+    for code, name in [
+        (tflite.BuiltinOperator.TANH, "TANH"),
+        (tflite.BuiltinOperator.CUSTOM, "Swirl"),
+    ]:
         path.write_bytes(_hand_made(code=code))
         graph = read_graph(path)
-        assert [(o.name, o.inputs, o.outputs, o.options) for o in graph.operators] == [(name, (0,), (1,), {})]
+        assert [(o.name, o.inputs, o.outputs, o.options) for o in graph.operators] == [
+            (name, (0,), (1,), {})
+        ]
         assert [t.name for t in graph.tensors] == ["xxxx", "xxxx"]
 
 

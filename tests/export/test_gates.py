@@ -26,17 +26,35 @@ LIMITS = CheckLimits()
 def a_report(values: Sequence[float], name: str = "model") -> EvalReport:
     oks = np.asarray(values, np.float64)
     return EvalReport(
-        model=name, sha256="", images=len(oks), keypoints=1, protocol={}, oks=100 * float(oks.mean()),
-        oks_standard_error=0, oks_per_keypoint={}, ap=0, ap50=0, image_ids=list(range(len(oks))), oks_values=oks,
-        poses=np.zeros((len(oks), 1, 3), np.float32), seconds=1,
-    )  # fmt: skip
+        model=name,
+        sha256="",
+        images=len(oks),
+        keypoints=1,
+        protocol={},
+        oks=100 * float(oks.mean()),
+        oks_standard_error=0,
+        oks_per_keypoint={},
+        ap=0,
+        ap50=0,
+        image_ids=list(range(len(oks))),
+        oks_values=oks,
+        poses=np.zeros((len(oks), 1, 3), np.float32),
+        seconds=1,
+    )
 
 
 @pytest.mark.parametrize(
     ("form", "drop", "passed"),
-    [("int8_pc", 0.4, True), ("int8_pc", 0.6, False), ("int8_pt", 0.9, True), ("int8_pt", 1.1, False)],
+    [
+        ("int8_pc", 0.4, True),
+        ("int8_pc", 0.6, False),
+        ("int8_pt", 0.9, True),
+        ("int8_pt", 1.1, False),
+    ],
 )
-def test_the_mean_drop_is_held_against_the_limit_of_the_form(form: str, drop: float, passed: bool) -> None:
+def test_the_mean_drop_is_held_against_the_limit_of_the_form(
+    form: str, drop: float, passed: bool
+) -> None:
     rng = np.random.default_rng(0)
     reference = rng.uniform(0.2, 0.9, 400)
     result = accuracy_check(form, a_report(reference), a_report(reference - drop / 100), LIMITS)  # type: ignore[arg-type]
@@ -62,7 +80,9 @@ def test_not_scored_says_so_and_passes() -> None:
     ("logits", "pose", "passed"),
     [(1e-3, 0.05, True), (2e-3, 0.0, False), (0.0, 0.06, False), (float("nan"), 0.0, False)],
 )
-def test_float_files_must_be_equal_in_logits_and_poses(logits: float, pose: float, passed: bool) -> None:
+def test_float_files_must_be_equal_in_logits_and_poses(
+    logits: float, pose: float, passed: bool
+) -> None:
     assert float_check("onnx", FloatParity(logits, pose, 0, 10), LIMITS).passed is passed
 
 
@@ -76,9 +96,14 @@ def test_only_a_collapse_fails_by_drift(p50: float, passed: bool) -> None:
 def test_the_full_network_has_the_84_operators() -> None:
     # Read off files that were converted by three independent converters.
     expected = {
-        "QUANTIZE": 1, "CONV_2D": 44, "DEPTHWISE_CONV_2D": 21, "ADD": 13, "RESIZE_BILINEAR": 3, "LOGISTIC": 1,
+        "QUANTIZE": 1,
+        "CONV_2D": 44,
+        "DEPTHWISE_CONV_2D": 21,
+        "ADD": 13,
+        "RESIZE_BILINEAR": 3,
+        "LOGISTIC": 1,
         "DEQUANTIZE": 1,
-    }  # fmt: skip
+    }
     network = MoveNet(17)
     found = expected_operators(network, "int8_pc", sigmoid=True, output="float32")
     assert found == expected and sum(found.values()) == 84

@@ -14,7 +14,10 @@ from heatpose.tflite.reader import read_graph
 
 
 def _kernels(path: Path) -> dict[tuple[str, tuple[int, ...]], NDArray[np.float32]]:
-    """Real convolution kernels by operator and shape, which the small pose-like graph has each once."""
+    """Real convolution kernels by operator and shape.
+
+    Which the small pose-like graph has each once.
+    """
     graph = read_graph(path)
     kernels: dict[tuple[str, tuple[int, ...]], NDArray[np.float32]] = {}
     for operator in graph.operators:
@@ -26,7 +29,9 @@ def _kernels(path: Path) -> dict[tuple[str, tuple[int, ...]], NDArray[np.float32
     return kernels
 
 
-@pytest.mark.parametrize(("form", "steps"), [("float16", 2**11), ("int8_pc", 2 * 127), ("int8_pt", 2 * 127)])
+@pytest.mark.parametrize(
+    ("form", "steps"), [("float16", 2**11), ("int8_pc", 2 * 127), ("int8_pt", 2 * 127)]
+)
 def test_dequantised_weights_are_the_float_ones_to_half_a_step(
     small_models: dict[str, Path], form: str, steps: int
 ) -> None:
@@ -39,10 +44,14 @@ def test_dequantised_weights_are_the_float_ones_to_half_a_step(
         assert 0 < error.max() <= 1.01 / steps
 
 
-def test_dequantised_is_scale_times_difference_channel_by_channel(small_models: dict[str, Path]) -> None:
+def test_dequantised_is_scale_times_difference_channel_by_channel(
+    small_models: dict[str, Path],
+) -> None:
     graph = read_graph(small_models["int8_pc"])
     tensors = [
-        t for t in graph.tensors if t.data is not None and t.quantization and t.quantization.scales.size > 1
+        t
+        for t in graph.tensors
+        if t.data is not None and t.quantization and t.quantization.scales.size > 1
     ]
     assert {t.quantization.axis for t in tensors if t.quantization} == {0, 3}
     for tensor in tensors:

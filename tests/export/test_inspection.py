@@ -45,7 +45,10 @@ def test_json_is_the_contracts(small_models: dict[str, Path]) -> None:
     report = json.loads(json.dumps(inspect_tflite(path).to_json(), allow_nan=False))
     assert list(report) == KEYS
     content = path.read_bytes()
-    assert (report["sha256"], report["bytes"]) == (hashlib.sha256(content).hexdigest(), len(content))
+    assert (report["sha256"], report["bytes"]) == (
+        hashlib.sha256(content).hexdigest(),
+        len(content),
+    )
     (image,) = report["inputs"]
     assert image | {"name": "", "scale": 0} == {
         "name": "",
@@ -56,14 +59,19 @@ def test_json_is_the_contracts(small_models: dict[str, Path]) -> None:
     }
     assert image["scale"] == pytest.approx(1 / 127.5, rel=1e-6)
     (heatmaps,) = report["outputs"]
-    assert (heatmaps["shape"], heatmaps["dtype"], heatmaps["scale"]) == ([1, 16, 16, 5], "float32", None)
+    assert (heatmaps["shape"], heatmaps["dtype"], heatmaps["scale"]) == (
+        [1, 16, 16, 5],
+        "float32",
+        None,
+    )
     once = dict.fromkeys(
         ("QUANTIZE", "DEPTHWISE_CONV_2D", "RESIZE_BILINEAR", "ADD", "LOGISTIC", "DEQUANTIZE"), 1
     )
     assert report["operators"] == once | {"CONV_2D": 4}
     awkward = inspect_tflite(small_models["awkward"]).to_json()
     assert all(
-        list(finding) == ["severity", "rule", "operator", "message"] for finding in awkward["findings"]
+        list(finding) == ["severity", "rule", "operator", "message"]
+        for finding in awkward["findings"]
     )
     assert len(awkward["findings"]) >= 4
 
@@ -125,7 +133,9 @@ def test_gate_knows_the_networks_range(small_models: dict[str, Path]) -> None:
     assert _rules(check_artefact(flat, "int8_pc")) == {"input_layout"}
 
 
-def test_flipped_bytes_never_break_the_inspection(small_models: dict[str, Path], tmp_path: Path) -> None:
+def test_flipped_bytes_never_break_the_inspection(
+    small_models: dict[str, Path], tmp_path: Path
+) -> None:
     rng, content = np.random.default_rng(12), small_models["int8_pt"].read_bytes()
     path, outcomes = tmp_path / "flipped.tflite", Counter[str]()
     for _ in range(400):
@@ -150,7 +160,9 @@ def test_published_movenet() -> None:
     assert inspection.operators["CONV_2D"] == 50
     assert inspection.operators["DEPTHWISE_CONV_2D"] == 24
     assert _rules(inspection.findings) == {"raw_bytes_input", "float_operator"}
-    assert {"CAST #0", "SQRT #123", "DIV #127"} <= {finding.operator for finding in inspection.findings}
+    assert {"CAST #0", "SQRT #123", "DIV #127"} <= {
+        finding.operator for finding in inspection.findings
+    }
     assert check_artefact(inspection, "int8_pc")
 
 
@@ -175,7 +187,13 @@ def test_onnx(tmp_path: Path) -> None:
     path = _onnx_file(tmp_path / "small.onnx")
     report = json.loads(json.dumps(inspect_onnx(path).to_json(), allow_nan=False))
     assert list(report) == KEYS
-    port = {"name": "image", "shape": [-1, 3, 8, 8], "dtype": "float32", "scale": None, "zero_point": None}
+    port = {
+        "name": "image",
+        "shape": [-1, 3, 8, 8],
+        "dtype": "float32",
+        "scale": None,
+        "zero_point": None,
+    }
     assert report["inputs"] == [port]
     assert report["outputs"] == [port | {"name": "heatmaps", "shape": [-1, 4, 8, 8]}]
     assert report["operators"] == {"Conv": 1, "Constant": 1, "Cast": 1, "Add": 1}

@@ -56,7 +56,12 @@ def plan(made: Float, images: np.ndarray, per_channel: bool) -> Plan:  # noqa: F
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
-def test_the_file_holds_the_plans_numbers(made: Float, images: np.ndarray, per_channel: bool, tmp_path: Path) -> None:  # noqa: F811
+def test_the_file_holds_the_plans_numbers(
+    made: Float,
+    images: np.ndarray,  # noqa: F811
+    per_channel: bool,
+    tmp_path: Path,
+) -> None:
     wanted = plan(made, images, per_channel)
     path = tmp_path / "net.tflite"
     path.write_bytes(write_int8(made.path, wanted))
@@ -65,18 +70,31 @@ def test_the_file_holds_the_plans_numbers(made: Float, images: np.ndarray, per_c
     located = locate(graph, wanted.network)
     names = {id(module): name for name, module in quantised_modules(wanted.network).items()}
     for module, operator in (*located.convolutions.items(), *located.additions.items()):
-        stored, quant_params = graph.tensors[operator.outputs[0]], wanted.activation_params[names[id(module)]]
+        stored, quant_params = (
+            graph.tensors[operator.outputs[0]],
+            wanted.activation_params[names[id(module)]],
+        )
         assert stored.dtype == "int8" and stored.quantization is not None
-        assert (float(stored.quantization.scales[0]), int(stored.quantization.zero_points[0])) == (quant_params.scale, quant_params.zero_point)
+        assert (float(stored.quantization.scales[0]), int(stored.quantization.zero_points[0])) == (
+            quant_params.scale,
+            quant_params.zero_point,
+        )
     for block, operator in located.convolutions.items():
         weight = graph.tensors[operator.inputs[1]]
-        assert weight.quantization is not None and weight.quantization.scales.size == (block.conv.out_channels if per_channel else 1)
-        values = weight.dequantized().transpose((3, 0, 1, 2) if operator.name.startswith("DEPTH") else (0, 3, 1, 2))
+        assert weight.quantization is not None and weight.quantization.scales.size == (
+            block.conv.out_channels if per_channel else 1
+        )
+        values = weight.dequantized().transpose(
+            (3, 0, 1, 2) if operator.name.startswith("DEPTH") else (0, 3, 1, 2)
+        )
         largest = float(block.conv.weight.detach().abs().max())
         assert np.abs(values - block.conv.weight.detach().numpy()).max() <= 0.51 * largest / 127
         bias = graph.tensors[operator.inputs[2]]
         assert bias.quantization is not None and block.conv.bias is not None
-        assert (np.abs(bias.dequantized() - block.conv.bias.detach().numpy()) <= 0.51 * bias.quantization.scales + 1e-5).all()
+        assert (
+            np.abs(bias.dequantized() - block.conv.bias.detach().numpy())
+            <= 0.51 * bias.quantization.scales + 1e-5
+        ).all()
 
 
 def test_constants_are_aligned(made: Float, images: np.ndarray, tmp_path: Path) -> None:  # noqa: F811
@@ -90,7 +108,12 @@ def test_constants_are_aligned(made: Float, images: np.ndarray, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
-def test_the_file_computes_what_the_simulation_does(made: Float, images: np.ndarray, per_channel: bool, tmp_path: Path) -> None:  # noqa: F811
+def test_the_file_computes_what_the_simulation_does(
+    made: Float,
+    images: np.ndarray,  # noqa: F811
+    per_channel: bool,
+    tmp_path: Path,
+) -> None:
     wanted = plan(made, images, per_channel)
     path = tmp_path / "net.tflite"
     path.write_bytes(write_int8(made.path, wanted))
@@ -104,7 +127,8 @@ def test_the_file_computes_what_the_simulation_does(made: Float, images: np.ndar
     with torch.no_grad():
         normalised = PREPROCESSING.normalise(torch.from_numpy(images).permute(0, 3, 1, 2))
         expected = torch.sigmoid(simulated(wanted)(normalised)).numpy()
-    # To the last step: what differs is the sigmoid alone, which the file stores in steps of 1/256 up to 255/256.
+    # To the last step: what differs is the sigmoid alone, which the file stores in steps of 1/256
+    # up to 255/256.
     assert np.abs(found - expected.clip(0, 255 / 256)).max() <= 0.5 / 256 + 1e-6
     cells = expected.reshape(*expected.shape[:2], -1)
     assert len({tuple(row) for row in cells.argmax(-1).tolist()}) > 1  # the maps do say something
@@ -120,7 +144,11 @@ def test_int8_output_ends_with_the_sigmoid(made: Float, images: np.ndarray, tmp_
     path.write_bytes(write_int8(made.path, wanted, output="int8"))
     found = inspect_tflite(path)
     (port,) = found.outputs
-    assert (port.dtype, port.scale, port.zero_point) == ("int8", 1 / 256, -128) and found.full_integer and "DEQUANTIZE" not in found.operators
+    assert (
+        (port.dtype, port.scale, port.zero_point) == ("int8", 1 / 256, -128)
+        and found.full_integer
+        and "DEQUANTIZE" not in found.operators
+    )
 
 
 def test_layers_that_became_one_operator_are_refused(images: np.ndarray, tmp_path: Path) -> None:  # noqa: F811

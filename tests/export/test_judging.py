@@ -19,7 +19,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def scorer(case: Case) -> HoldoutScorer:
-    return HoldoutScorer(case.training, 60, ST_13, Preprocessing(64), case.result.folder / "net_64_float32.tflite")
+    return HoldoutScorer(
+        case.training, 60, ST_13, Preprocessing(64), case.result.folder / "net_64_float32.tflite"
+    )
 
 
 def test_a_file_loses_nothing_against_itself(case: Case, scorer: HoldoutScorer) -> None:
@@ -35,17 +37,34 @@ def test_scores_by_hand(case: Case, scorer: HoldoutScorer) -> None:
             pose = runner.predict(image[None], "argmax")[0]
             area = 0.53 * person.box[2] * person.box[3] / 64**2
             similar = [
-                math.exp(-float(((pose[k, :2] - person.keypoints[k] / 64) ** 2).sum()) / (2 * (2 * ST_13.sigmas[k]) ** 2 * area))
-                for k in range(13) if person.labelled[k]
-            ]  # fmt: skip
-            found.setdefault(form, {}).setdefault(person.image_path.name, []).append(100 * sum(similar) / len(similar))
-    means = {form: np.array([np.mean(values) for values in images.values()]) for form, images in found.items()}
+                math.exp(
+                    -float(((pose[k, :2] - person.keypoints[k] / 64) ** 2).sum())
+                    / (2 * (2 * ST_13.sigmas[k]) ** 2 * area)
+                )
+                for k in range(13)
+                if person.labelled[k]
+            ]
+            found.setdefault(form, {}).setdefault(person.image_path.name, []).append(
+                100 * sum(similar) / len(similar)
+            )
+    means = {
+        form: np.array([np.mean(values) for values in images.values()])
+        for form, images in found.items()
+    }
     holdout_score = scorer.holdout_score(case.result.folder / "net_64_int8_pt.tflite")
-    assert scorer.images == len(means["float32"]) == len({person.image_path for person in case.training})
+    assert (
+        scorer.images
+        == len(means["float32"])
+        == len({person.image_path for person in case.training})
+    )
     assert holdout_score.oks == pytest.approx(means["int8_pt"].mean(), abs=1e-3)
-    assert holdout_score.drop == pytest.approx((means["float32"] - means["int8_pt"]).mean(), abs=1e-3)
+    assert holdout_score.drop == pytest.approx(
+        (means["float32"] - means["int8_pt"]).mean(), abs=1e-3
+    )
     error = (means["float32"] - means["int8_pt"]).std(ddof=1) / math.sqrt(scorer.images)
-    assert holdout_score.drop_high - holdout_score.drop_low == pytest.approx(2 * 1.96 * error, rel=0.2)
+    assert holdout_score.drop_high - holdout_score.drop_low == pytest.approx(
+        2 * 1.96 * error, rel=0.2
+    )
 
 
 def test_images_that_judge_neither_calibrate_nor_tune_and_none_is_scored(case: Case) -> None:
@@ -54,7 +73,9 @@ def test_images_that_judge_neither_calibrate_nor_tune_and_none_is_scored(case: C
     judged, taught = ({person.image_path for person in part} for part in (holdout, instances))
     assert holdout and instances and not judged & taught
     assert not scored & {person.image_id for person in (*instances, *holdout)}
-    assert len(instances) + len(holdout) == sum(person.image_id not in scored for person in case.training)
+    assert len(instances) + len(holdout) == sum(
+        person.image_id not in scored for person in case.training
+    )
 
 
 def test_where_all_would_judge_nobody_does(case: Case) -> None:

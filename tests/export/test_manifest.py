@@ -11,7 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heatpose.bundles.manifest import data_entry, file_table, git_state, instances_hash, surroundings
+from heatpose.bundles.manifest import (
+    data_entry,
+    file_table,
+    git_state,
+    instances_hash,
+    surroundings,
+)
 from heatpose.data.coco import instances, read_labels
 from heatpose.data.layout import find_split
 from heatpose.data.sample import Person
@@ -27,7 +33,10 @@ def somebody(synthetic_root: Path) -> list[Person]:
 
 def test_the_hash_of_people_is_that_of_their_labels(somebody: list[Person]) -> None:
     digest = instances_hash(somebody)
-    moved = [replace(person, image_path=Path("/elsewhere") / person.image_path.name) for person in somebody]
+    moved = [
+        replace(person, image_path=Path("/elsewhere") / person.image_path.name)
+        for person in somebody
+    ]
     assert instances_hash(list(reversed(moved))) == digest
     keypoints = somebody[0].keypoints + np.float32(0.5)
     assert instances_hash([replace(somebody[0], keypoints=keypoints), *somebody[1:]]) != digest
@@ -51,7 +60,11 @@ def test_every_file_but_the_manifest_is_hashed(tmp_path: Path) -> None:
 
 def test_json_is_written_whole(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"b": 1, "a": "ä", "path": Path("p")})
-    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"b": 1, "a": "ä", "path": "p"}
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {
+        "b": 1,
+        "a": "ä",
+        "path": "p",
+    }
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 

@@ -20,9 +20,15 @@ def test_macs_by_hand(small_models: dict[str, Path]) -> None:
     stem, depthwise = 16 * 16 * 8 * 27, 8 * 8 * 8 * 9
     project, lateral, head = 8 * 8 * 12 * 8, 16 * 16 * 12 * 8, 16 * 16 * 5 * 12
     for form in ("float32", "float16", "int8_pc", "int8_pt"):
-        assert inspect_tflite(small_models[form]).macs == stem + depthwise + project + lateral + head
-    # 35 x 35 padded, valid: 17 x 17; transposed: 3 x 3 x 5 products for each of 17 x 17 x 6 inputs; dense.
-    assert inspect_tflite(small_models["awkward"]).macs == 17 * 17 * 6 * 27 + 17 * 17 * 6 * 9 * 5 + 5 * 4
+        assert (
+            inspect_tflite(small_models[form]).macs == stem + depthwise + project + lateral + head
+        )
+    # 35 x 35 padded, valid: 17 x 17; transposed: 3 x 3 x 5 products for each of 17 x 17 x 6 inputs;
+    # dense.
+    assert (
+        inspect_tflite(small_models["awkward"]).macs
+        == 17 * 17 * 6 * 27 + 17 * 17 * 6 * 9 * 5 + 5 * 4
+    )
 
 
 def test_weight_bytes_by_hand(small_models: dict[str, Path]) -> None:
@@ -57,7 +63,8 @@ def test_peak_activations(small_models: dict[str, Path]) -> None:
     for path in small_models.values():
         graph = read_graph(path)
         assert peak_activation_bytes(graph) == _peak_by_brute_force(graph)
-    # The addition: two inputs and an output of 16 x 16 x 12, one byte each in int8 and four in float.
+    # The addition: two inputs and an output of 16 x 16 x 12, one byte each in int8 and four in
+    # float.
     assert inspect_tflite(small_models["int8_pc"]).peak_activation_bytes == 3 * 16 * 16 * 12
     assert inspect_tflite(small_models["float32"]).peak_activation_bytes == 4 * 3 * 16 * 16 * 12
 
@@ -65,8 +72,15 @@ def test_peak_activations(small_models: dict[str, Path]) -> None:
 def _lightning_macs() -> int:
     """MobileNetV2 1.0 at 192, FPN and the four heads, from their published tables."""
     total, size, channels = 96 * 96 * 32 * 27, 96, 32
-    for expand, width, repeat, stride in [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2),
-                                          (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]:  # fmt: skip
+    for expand, width, repeat, stride in [
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ]:
         for block in range(repeat):
             inner = channels * expand
             total += size * size * channels * inner if expand > 1 else 0
@@ -84,4 +98,6 @@ def test_published_movenet() -> None:
     graph = read_graph(LIGHTNING)
     assert macs(graph) == _lightning_macs()
     # The second block's depthwise convolution: 96 x 96 x 96 in, 48 x 48 x 96 out.
-    assert peak_activation_bytes(graph) == _peak_by_brute_force(graph) == 96 * 96 * 96 + 48 * 48 * 96
+    assert (
+        peak_activation_bytes(graph) == _peak_by_brute_force(graph) == 96 * 96 * 96 + 48 * 48 * 96
+    )

@@ -27,7 +27,9 @@ def test_the_file_computes_what_torch_computes(tmp_path: Path, sigmoid: bool) ->
     export_onnx(network, 64, tmp_path / "net.onnx", sigmoid=sigmoid)
     assert network.training  # left as it was
     image = np.random.default_rng(0).uniform(-1, 1, (1, 3, 64, 64)).astype(np.float32)
-    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        tmp_path / "net.onnx", providers=["CPUExecutionProvider"]
+    )
     (found,) = session.run(["heatmaps"], {"image": image})
     with torch.no_grad():
         expected = network.eval()(torch.from_numpy(image))

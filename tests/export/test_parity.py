@@ -11,7 +11,10 @@ SIZE = 64  # maps of 16 x 16 cells
 
 
 def bumps(images: int = 4, keypoints: int = 3, seed: int = 0) -> tuple[Maps, np.ndarray]:
-    """Logit maps with one clear peak each, and the peaks' cells (column, row), away from the border."""
+    """Logit maps with one clear peak each.
+
+    And the peaks' cells (column, row), away from the border.
+    """
     cells = np.random.default_rng(seed).integers(3, 12, (images, keypoints, 2))
     rows, columns = np.mgrid[:16, :16]
     d2 = (columns - cells[..., 0, None, None]) ** 2 + (rows - cells[..., 1, None, None]) ** 2
@@ -91,7 +94,8 @@ def test_drift_sees_less_than_a_cell() -> None:
     (u, v), peak = cells[0, 0], logits[0, 0].max()
     before, after = logits[0, 0, v, u - 1], logits[0, 0, v, u + 1] + 0.2
     found[0, 0, v, u + 1] = after
-    vertex = (after - before) / (2 * (2 * peak - before - after))  # of the parabola through the three
+    # of the parabola through the three
+    vertex = (after - before) / (2 * (2 * peak - before - after))
     drift = pixel_drift(logits, found, size=SIZE, names=["a"])
     assert drift.p50 == pytest.approx(4 * vertex, abs=1e-4)
     assert drift.moved == 0

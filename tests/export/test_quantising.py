@@ -1,4 +1,7 @@
-"""The automatic choice: the cheapest way that keeps the score, on images that neither calibrate nor tune."""
+"""The automatic choice: the cheapest way that keeps the score.
+
+On images that neither calibrate nor tune.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +22,42 @@ def quantisation(case: Case, out: Path, choice: AutoChoice) -> dict:
     return json.loads((result.folder / "manifest.json").read_text())["quantisation"]
 
 
-@pytest.mark.parametrize(("limit", "methods"), [(100.0, ["plain"]), (-100.0, ["plain", "recovery", "tuning"])])
-def test_it_stops_at_the_first_that_is_good_enough_else_takes_the_best(case: Case, tmp_path: Path, limit: float, methods: list[str]) -> None:
-    found = quantisation(case, tmp_path, AutoChoice(drop_pc=limit, drop_pt=limit, holdout=0.5, views=60, least_images=2))
+@pytest.mark.parametrize(
+    ("limit", "methods"), [(100.0, ["plain"]), (-100.0, ["plain", "recovery", "tuning"])]
+)
+def test_it_stops_at_the_first_that_is_good_enough_else_takes_the_best(
+    case: Case, tmp_path: Path, limit: float, methods: list[str]
+) -> None:
+    found = quantisation(
+        case,
+        tmp_path,
+        AutoChoice(drop_pc=limit, drop_pt=limit, holdout=0.5, views=60, least_images=2),
+    )
     for form in ("int8_pc", "int8_pt"):
         tried = found[form]["tried"]
         assert [attempt["method"] for attempt in tried] == methods
         best = min(tried, key=lambda attempt: attempt["drop"])
         assert found[form]["method"] == best["method"] and found[form]["judged_on"] >= 2
-        assert all(attempt["drop_low"] <= attempt["drop"] <= attempt["drop_high"] for attempt in tried)
+        assert all(
+            attempt["drop_low"] <= attempt["drop"] <= attempt["drop_high"] for attempt in tried
+        )
 
 
 def test_with_too_few_images_it_takes_the_recovery_and_says_so(case: Case, tmp_path: Path) -> None:
     found = quantisation(case, tmp_path, AutoChoice(least_images=10**6))
     for form in ("int8_pc", "int8_pt"):
-        assert found[form]["method"] == "recovery" and "too few" in found[form]["note"] and found[form]["judged_on"] == 0
+        assert (
+            found[form]["method"] == "recovery"
+            and "too few" in found[form]["note"]
+            and found[form]["judged_on"] == 0
+        )
 
 
 def test_the_record_has_every_range(case: Case) -> None:
     record = json.loads((case.result.folder / "calibration.json").read_text())
     for form in ("int8_pc", "int8_pt"):
         ranges = record["ranges"][form]
-        assert {"head.output", "backbone.features.0"} <= set(ranges) and all(low <= 0 <= high and low < high for low, high in ranges.values())
+        assert {"head.output", "backbone.features.0"} <= set(ranges) and all(
+            low <= 0 <= high and low < high for low, high in ranges.values()
+        )
         assert ranges["backbone.features.0"][0] == 0  # ReLU6

@@ -1,4 +1,7 @@
-"""Networks that upsample by nearest or by a transposed convolution, through ONNX, float TFLite and int8."""
+"""Networks that upsample by nearest or by a transposed convolution, through ONNX.
+
+Float TFLite and int8.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ if not all(find_spec(tool) for tool in ("onnx2tf", "tensorflow", "ai_edge_litert
 pytestmark = pytest.mark.slow
 PREPROCESSING = Preprocessing(SIZE)
 BODY = {"CONV_2D": 44, "ADD": 13, "LOGISTIC": 1}
-UPSAMPLING = {"nearest": {"DEPTHWISE_CONV_2D": 24, "RESIZE_NEAREST_NEIGHBOR": 3}, "transposed": {"DEPTHWISE_CONV_2D": 21, "TRANSPOSE_CONV": 3}}
+UPSAMPLING = {
+    "nearest": {"DEPTHWISE_CONV_2D": 24, "RESIZE_NEAREST_NEIGHBOR": 3},
+    "transposed": {"DEPTHWISE_CONV_2D": 21, "TRANSPOSE_CONV": 3},
+}
 
 
 @dataclass
@@ -53,7 +59,9 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def own(network: MoveNet, images: np.ndarray) -> np.ndarray:  # noqa: F811
     with torch.no_grad():
-        return torch.sigmoid(network(PREPROCESSING.normalise(torch.from_numpy(images).permute(0, 3, 1, 2)))).numpy()
+        return torch.sigmoid(
+            network(PREPROCESSING.normalise(torch.from_numpy(images).permute(0, 3, 1, 2)))
+        ).numpy()
 
 
 def test_float_files_compute_what_the_network_does(exported: Exported, images: np.ndarray) -> None:  # noqa: F811
@@ -74,18 +82,35 @@ def test_the_float_file_has_the_variants_operators_and_nothing_else(exported: Ex
 
 @pytest.mark.parametrize(("form", "output"), [("int8_pc", "float32"), ("int8_pt", "int8")])
 def test_int8_files_pass_their_gate_and_compute_what_was_simulated(
-    exported: Exported, images: np.ndarray, form: str, output: str, tmp_path: Path  # noqa: F811
-) -> None:  # fmt: skip
+    exported: Exported,
+    images: np.ndarray,  # noqa: F811
+    form: str,
+    output: str,
+    tmp_path: Path,
+) -> None:
     per_channel = form == "int8_pc"
-    plan = plan_int8(exported.network, images, PREPROCESSING, per_channel=per_channel, ptq=PER_CHANNEL if per_channel else PER_TENSOR)
+    plan = plan_int8(
+        exported.network,
+        images,
+        PREPROCESSING,
+        per_channel=per_channel,
+        ptq=PER_CHANNEL if per_channel else PER_TENSOR,
+    )
     path = tmp_path / "net.tflite"
     path.write_bytes(write_int8(exported.tflite, plan, output=output))  # type: ignore[arg-type]
     operators = expected_operators(exported.network, form, sigmoid=True, output=output)  # type: ignore[arg-type]
-    assert operators == BODY | UPSAMPLING[exported.network.settings["upsample"]] | {"QUANTIZE": 1} | ({"DEQUANTIZE": 1} if output == "float32" else {})
+    assert operators == BODY | UPSAMPLING[exported.network.settings["upsample"]] | {
+        "QUANTIZE": 1
+    } | ({"DEQUANTIZE": 1} if output == "float32" else {})
     check = flatbuffer_check(path, form, PREPROCESSING, operators)  # type: ignore[arg-type]
     assert check.passed, check.sentence
-    found, expected, exact = open_runner(path).heatmaps(images), own(simulated(plan), images), own(exported.network, images)
-    # One step of difference in a sum moves everything behind it a little, so the two agree to the size of the rounding itself.
+    found, expected, exact = (
+        open_runner(path).heatmaps(images),
+        own(simulated(plan), images),
+        own(exported.network, images),
+    )
+    # One step of difference in a sum moves everything behind it a little, so the two agree to the
+    # size of the rounding itself.
     assert np.abs(found - expected).mean() <= max(0.004, 0.7 * np.abs(expected - exact).mean())
     check_fixed_layers(read_graph(path), plan.network)
 
@@ -98,30 +123,49 @@ def check_fixed_layers(graph: Graph, network: MoveNet) -> None:
         assert smooth is not None and smooth.conv.bias is not None
         operator = located.convolutions[smooth]
         transposed = operator.name == "TRANSPOSE_CONV"
-        weight, bias = (graph.tensors[operator.inputs[i]] for i in ((1, 3) if transposed else (1, 2)))
-        values = np.stack([weight.dequantized()[c, :, :, c] for c in range(weight.shape[0])]) if transposed else weight.dequantized()[0].transpose(2, 0, 1)
+        weight, bias = (
+            graph.tensors[operator.inputs[i]] for i in ((1, 3) if transposed else (1, 2))
+        )
+        values = (
+            np.stack([weight.dequantized()[c, :, :, c] for c in range(weight.shape[0])])
+            if transposed
+            else weight.dequantized()[0].transpose(2, 0, 1)
+        )
         wanted = smooth.conv.weight.detach().numpy()[:, 0]
         assert np.abs(values - wanted).max() <= 0.51 * np.abs(wanted).max() / 127
         assert bias.quantization is not None
-        assert (np.abs(bias.dequantized() - smooth.conv.bias.detach().numpy()) <= 0.51 * bias.quantization.scales + 1e-5).all()
+        assert (
+            np.abs(bias.dequantized() - smooth.conv.bias.detach().numpy())
+            <= 0.51 * bias.quantization.scales + 1e-5
+        ).all()
         if transposed:
-            assert np.count_nonzero(weight.data) == np.count_nonzero(values)  # nothing off the diagonal
+            # nothing off the diagonal
+            assert np.count_nonzero(weight.data) == np.count_nonzero(values)
 
 
 def test_a_dense_kernel_is_diagonal() -> None:
     weight = np.arange(1, 2 * 3 * 4 + 1, dtype=np.int8).reshape(2, 1, 3, 4)
     dense = dense_kernel(weight)
-    assert dense.shape == (2, 3, 4, 2) and (dense[0, :, :, 0] == weight[0, 0]).all() and (dense[1, :, :, 1] == weight[1, 0]).all()
+    assert (
+        dense.shape == (2, 3, 4, 2)
+        and (dense[0, :, :, 0] == weight[0, 0]).all()
+        and (dense[1, :, :, 1] == weight[1, 0]).all()
+    )
     assert np.count_nonzero(dense) == weight.size
 
 
-def test_other_transposed_convolutions_stay_as_they_are(small_models: dict[str, Path], tmp_path: Path) -> None:
+def test_other_transposed_convolutions_stay_as_they_are(
+    small_models: dict[str, Path], tmp_path: Path
+) -> None:
     without = small_models["float32"].read_bytes()
     assert without_crops(without) is without
     path = tmp_path / "awkward.tflite"
     path.write_bytes(without_crops(small_models["awkward"].read_bytes()))
     before, after = (
-        [(o.name, dict(o.options), [graph.tensors[i].shape for i in o.outputs]) for o in graph.operators]
+        [
+            (o.name, dict(o.options), [graph.tensors[i].shape for i in o.outputs])
+            for o in graph.operators
+        ]
         for graph in map(read_graph, (small_models["awkward"], path))
     )
     assert before == after and any(name == "TRANSPOSE_CONV" for name, *_ in after)

@@ -1,4 +1,7 @@
-"""`heatpose verify`: a bundle that is not what was exported is found out, whatever was done to it."""
+"""`heatpose verify`: a bundle that is not what was exported is found out.
+
+Whatever was done to it.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,27 @@ from heatpose.bundles.verify import verify_bundle
 from heatpose.errors import HeatposeError
 from heatpose.utils.files import sha256, write_json
 
-CONTENTS = {"pose_64_float32.tflite": bytes(range(256)) * 40, "pose_64.onnx": b"onnx" * 99, "metrics.json": b"{}", "README.md": b"# pose\n"}
+CONTENTS = {
+    "pose_64_float32.tflite": bytes(range(256)) * 40,
+    "pose_64.onnx": b"onnx" * 99,
+    "metrics.json": b"{}",
+    "README.md": b"# pose\n",
+}
 
 
 @pytest.fixture
 def sealed(tmp_path: Path) -> Path:
-    """A bundle with four files and a hand-off with one."""
+    """A bundle with four files and a deployment package with one."""
     folder = tmp_path / "exports" / "pose"
     (folder / "stm32n6").mkdir(parents=True)
     for name, content in CONTENTS.items():
         (folder / name).write_bytes(content)
     write_json(folder / "manifest.json", {"format": 1, "files": file_table(folder)})
     (folder / "stm32n6" / "run.sh").write_text("#!/bin/sh\n")
-    write_json(folder / "stm32n6" / "deploy.json", {"files": {"run.sh": sha256(folder / "stm32n6" / "run.sh")}})
+    write_json(
+        folder / "stm32n6" / "deploy.json",
+        {"files": {"run.sh": sha256(folder / "stm32n6" / "run.sh")}},
+    )
     return folder
 
 
@@ -41,7 +52,10 @@ def test_a_bundle_as_it_was_exported(sealed: Path, heatpose: Callable[..., Any])
 
 def test_a_name_that_no_file_can_have_is_a_finding(sealed: Path) -> None:
     """Found by spoiled manifests."""
-    write_json(sealed / "manifest.json", {"format": 1, "files": {**file_table(sealed), "a" * 5000: {"bytes": 1, "sha256": "0"}}})
+    write_json(
+        sealed / "manifest.json",
+        {"format": 1, "files": {**file_table(sealed), "a" * 5000: {"bytes": 1, "sha256": "0"}}},
+    )
     (finding,) = verify_bundle(sealed).findings
     assert "aaa' cannot be read (File name too long)." in finding
 
@@ -52,14 +66,18 @@ def test_every_flipped_bit_is_found(sealed: Path) -> None:
         path = sealed / name
         before = path.read_bytes()
         at = chance.randrange(len(before))
-        path.write_bytes(before[:at] + bytes([before[at] ^ 1 << chance.randrange(8)]) + before[at + 1 :])
+        path.write_bytes(
+            before[:at] + bytes([before[at] ^ 1 << chance.randrange(8)]) + before[at + 1 :]
+        )
         (finding,) = verify_bundle(sealed).findings
         assert name in finding and "has changed" in finding
         path.write_bytes(before)
     assert not verify_bundle(sealed).findings
 
 
-def test_all_that_is_wrong_is_told_and_the_status_is_1(sealed: Path, heatpose: Callable[..., Any], tmp_path: Path) -> None:
+def test_all_that_is_wrong_is_told_and_the_status_is_1(
+    sealed: Path, heatpose: Callable[..., Any], tmp_path: Path
+) -> None:
     (sealed / "README.md").unlink()
     (sealed / "metrics.json").write_text("{ }")
     (sealed / "other_64_int8_pc.tflite").write_bytes(b"x")
@@ -85,7 +103,18 @@ def test_a_manifest_cannot_make_it_read_elsewhere(sealed: Path, name: str) -> No
     assert "outside of it" in finding
 
 
-@pytest.mark.parametrize("manifest", ["", "[1]", "{ half", '{"files": [1]}', '{"files": {}}', '{"files": {"README.md": 3}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "",
+        "[1]",
+        "{ half",
+        '{"files": [1]}',
+        '{"files": {}}',
+        '{"files": {"README.md": 3}}',
+        "[" * 100_000,
+    ],
+)
 def test_a_damaged_manifest_is_a_sentence(sealed: Path, manifest: str) -> None:
     (sealed / "manifest.json").write_text(manifest)
     if manifest.endswith("3}}"):

@@ -2,10 +2,12 @@
 
     python tests/faults/fuzzing.py SEEDS READER... --count 10000 --seed 0 --found FOLDER
 
-SEEDS is a folder of real files (`seeds.py` makes one). Each input has a number, and number, seed and SEEDS give it again: `--first N --count 1`.
+SEEDS is a folder of real files (`seeds.py` makes one). Each input has a number, and number, seed
+and SEEDS give it again: `--first N --count 1`.
 
-The reader runs in a child. What the child may not do with any input: end, take longer than 10 seconds, need more than 2 GiB, raise anything but
-`HeatposeError`, write outside its folder, start a program, run code of the file, or connect anywhere.
+The reader runs in a child. What the child may not do with any input: end, take longer than 10
+seconds, need more than 2 GiB, raise anything but `HeatposeError`, write outside its folder, start a
+program, run code of the file, or connect anywhere.
 """
 
 from __future__ import annotations
@@ -29,7 +31,16 @@ from typing import Any
 
 HANG_S = 10.0
 MEMORY = 2 * 1024**3
-FORBIDDEN = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.spawn", "socket.connect", "shutil.rmtree", "ctypes.dlopen")
+FORBIDDEN = (
+    "os.system",
+    "subprocess.Popen",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "socket.connect",
+    "shutil.rmtree",
+    "ctypes.dlopen",
+)
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
@@ -38,7 +49,10 @@ class Forbidden(BaseException):
 
 
 class Guard:
-    """Python's audit hook: sees every file opened for writing, every program started, every piece of code run."""
+    """Python's audit hook: sees every file opened for writing, every program started.
+
+    Every piece of code run.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.active = str(folder), False
@@ -48,12 +62,27 @@ class Guard:
             return
         if event == "open":
             path, mode, flags = arguments
-            writes = flags is not None and flags & WRITES or isinstance(mode, str) and set(mode) & set("wax+")
-            if writes and isinstance(path, str | bytes) and not os.path.realpath(os.fsdecode(path)).startswith((self.folder, "/dev/null")):
+            writes = (
+                flags is not None
+                and flags & WRITES
+                or isinstance(mode, str)
+                and set(mode) & set("wax+")
+            )
+            if (
+                writes
+                and isinstance(path, str | bytes)
+                and not os.path.realpath(os.fsdecode(path)).startswith((self.folder, "/dev/null"))
+            ):
                 raise Forbidden(f"wrote to {path!r}")
-        elif event in FORBIDDEN and not (event == "shutil.rmtree" and str(arguments[0]).startswith(self.folder)):
+        elif event in FORBIDDEN and not (
+            event == "shutil.rmtree" and str(arguments[0]).startswith(self.folder)
+        ):
             raise Forbidden(f"{event} {arguments!r:.200}")
-        elif event == "exec" and getattr(arguments[0], "co_filename", "").startswith("<string") and not _annotation():
+        elif (
+            event == "exec"
+            and getattr(arguments[0], "co_filename", "").startswith("<string")
+            and not _annotation()
+        ):
             raise Forbidden("ran code of its own")
 
 
@@ -98,7 +127,10 @@ def work(name: str, seeds: Path, folder: Path, seed: int, numbers: range) -> Non
         try:
             reader.read(path)
         except Exception as error:
-            print(json.dumps({"seed": file.name, "error": f"{type(error).__name__}: {error}"}), file=steps)
+            print(
+                json.dumps({"seed": file.name, "error": f"{type(error).__name__}: {error}"}),
+                file=steps,
+            )
     guard = Guard(folder)
     sys.addaudithook(guard)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -123,12 +155,23 @@ def _read(reader: Any, path: Path) -> str:
         reader.read(path)
     except HeatposeError as error:
         text = str(error)
-        return "refused" if text.strip() and "Traceback" not in text else f"an error without a sentence: {text[:200]}"
+        return (
+            "refused"
+            if text.strip() and "Traceback" not in text
+            else f"an error without a sentence: {text[:200]}"
+        )
     except (Exception, Forbidden) as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "heatpose" in frame.filename]
+        ours = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if "heatpose" in frame.filename
+        ]
         place = ours[-1] if ours else where
-        return f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno} {place.name}: {str(error)[:150]}"
+        return (
+            f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno} {place.name}:"
+            f" {str(error)[:150]}"
+        )
     return ""
 
 
@@ -164,7 +207,11 @@ def fuzz(name: str, seeds: Path, *, count: int, seed: int = 0, first: int = 0) -
             folder = Path(temporary).resolve() / "here"
             folder.mkdir()
             number = _watch(campaign, seeds, folder, seed, range(number, first + count)) + 1
-            if strays := [path.name for path in Path(temporary).iterdir() if path.name not in ("here", "stderr")]:
+            if strays := [
+                path.name
+                for path in Path(temporary).iterdir()
+                if path.name not in ("here", "stderr")
+            ]:
                 campaign.find(f"wrote outside its folder: {strays}", number)
     campaign.seconds = time.monotonic() - start
     return campaign
@@ -172,9 +219,24 @@ def fuzz(name: str, seeds: Path, *, count: int, seed: int = 0, first: int = 0) -
 
 def _watch(campaign: Campaign, seeds: Path, folder: Path, seed: int, numbers: range) -> int:
     """One child, until it is done, has ended or is ended; returns the last number it was given."""
-    arguments = ["--worker", campaign.reader, str(seeds), str(folder), str(seed), str(numbers.start), str(numbers.stop)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONHASHSEED": "0"}
-    child = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, env=environment)
+    arguments = [
+        "--worker",
+        campaign.reader,
+        str(seeds),
+        str(folder),
+        str(seed),
+        str(numbers.start),
+        str(numbers.stop),
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONHASHSEED": "0",
+    }
+    child = subprocess.Popen(
+        [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, env=environment
+    )
     assert child.stdout is not None
     number, since, reading, waiting = numbers.start - 1, _seconds_used(child.pid), False, b""
     silent = 0
@@ -182,8 +244,14 @@ def _watch(campaign: Campaign, seeds: Path, folder: Path, seed: int, numbers: ra
         selector.register(child.stdout, selectors.EVENT_READ)
         while True:
             ready = selector.select(HANG_S)
-            if not ready and (not reading or _seconds_used(child.pid) - since < HANG_S) and (silent := silent + 1) < 60:
-                continue  # the machine has other work: seconds of the processor are counted, and ten minutes of silence are too long all the same
+            if (
+                not ready
+                and (not reading or _seconds_used(child.pid) - since < HANG_S)
+                and (silent := silent + 1) < 60
+            ):
+                # the machine has other work: seconds of the processor are counted, and ten minutes
+                # of silence are too long all the same
+                continue
             chunk, silent = os.read(child.stdout.fileno(), 1 << 16) if ready else None, 0
             if chunk is None:
                 child.kill()
@@ -191,8 +259,14 @@ def _watch(campaign: Campaign, seeds: Path, folder: Path, seed: int, numbers: ra
                 break
             if not chunk:
                 if child.wait() != 0:
-                    words = (folder.parent / "stderr").read_text(errors="replace").strip().splitlines()
-                    campaign.find(f"ended the process with status {child.returncode}: {' | '.join(words[-2:])[-200:]}", number)
+                    words = (
+                        (folder.parent / "stderr").read_text(errors="replace").strip().splitlines()
+                    )
+                    campaign.find(
+                        f"ended the process with status {child.returncode}:"
+                        f" {' | '.join(words[-2:])[-200:]}",
+                        number,
+                    )
                     if number < numbers.start:
                         raise RuntimeError(f"the worker does not start: {words[-5:]}")
                 break
@@ -208,7 +282,9 @@ def _watch(campaign: Campaign, seeds: Path, folder: Path, seed: int, numbers: ra
                     if step["told"] not in ("", "refused"):
                         campaign.find(step["told"], number)
                 else:
-                    campaign.findings.setdefault(f"seed {step['seed']} is not read: {step['error']}", [])
+                    campaign.findings.setdefault(
+                        f"seed {step['seed']} is not read: {step['error']}", []
+                    )
                 since = _seconds_used(child.pid)
     child.kill()
     child.wait()
@@ -238,14 +314,26 @@ def main() -> int:
     options = parser.parse_args()
     found = False
     for name in options.readers:
-        campaign = fuzz(name, options.seeds.resolve(), count=options.count, seed=options.seed, first=options.first)
-        print(f"{name}: {campaign.inputs} inputs, {campaign.refused} refused, {campaign.seconds:.0f} s, slowest {campaign.slowest:.1f} s", flush=True)
+        campaign = fuzz(
+            name,
+            options.seeds.resolve(),
+            count=options.count,
+            seed=options.seed,
+            first=options.first,
+        )
+        print(
+            f"{name}: {campaign.inputs} inputs, {campaign.refused} refused,"
+            f" {campaign.seconds:.0f} s, slowest {campaign.slowest:.1f} s",
+            flush=True,
+        )
         for what, numbers in sorted(campaign.findings.items(), key=lambda item: -len(item[1])):
             found = True
             print(f"  {len(numbers)}x {what}  {numbers[:3]}", flush=True)
             if options.found is not None and numbers:
                 options.found.mkdir(parents=True, exist_ok=True)
-                (options.found / f"{name}_{options.seed}_{numbers[0]}").write_bytes(spoiled(name, options.seeds.resolve(), options.seed, numbers[0]))
+                (options.found / f"{name}_{options.seed}_{numbers[0]}").write_bytes(
+                    spoiled(name, options.seeds.resolve(), options.seed, numbers[0])
+                )
     return int(found)
 
 

@@ -1,9 +1,13 @@
-"""Kills what writes files, at random moments, and looks at what is left and at what the next run makes of it.
+"""Kills what writes files, at random moments.
 
-    python tests/faults/kill_campaign.py FOLDER --what json download rendering cache training export onnx report --moments 20 --seed 0
+And looks at what is left and at what the next run makes of it.
 
-Every victim is the head of a process group of its own, which gets SIGKILL at a moment drawn between 0 and what an undisturbed run takes. Then each
-file that a next run would read must be whole or absent, and the next run must end as an undisturbed one does.
+    python tests/faults/kill_campaign.py FOLDER --what json download rendering cache training export
+    onnx report --moments 20 --seed 0
+
+Every victim is the head of a process group of its own, which gets SIGKILL at a moment drawn between
+0 and what an undisturbed run takes. Then each file that a next run would read must be whole or
+absent, and the next run must end as an undisturbed one does.
 """
 
 from __future__ import annotations
@@ -15,14 +19,29 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from kill_files import build_caches, download, kill_cache, kill_download, kill_json, kill_rendering, render, write_jsons
+from kill_files import (
+    build_caches,
+    download,
+    kill_cache,
+    kill_download,
+    kill_json,
+    kill_rendering,
+    render,
+    write_jsons,
+)
 from kill_runs import kill_export, kill_report, kill_training
 from kills import Tally
 
 KINDS: dict[str, Callable[[Path, int, int], Tally]] = {
-    "json": kill_json, "download": kill_download, "rendering": kill_rendering, "cache": kill_cache, "training": kill_training, "export": kill_export,
-    "onnx": partial(kill_export, forms="[]"), "report": kill_report,
-}  # fmt: skip
+    "json": kill_json,
+    "download": kill_download,
+    "rendering": kill_rendering,
+    "cache": kill_cache,
+    "training": kill_training,
+    "export": kill_export,
+    "onnx": partial(kill_export, forms="[]"),
+    "report": kill_report,
+}
 VICTIMS: dict[str, Callable[..., None]] = {
     "json": lambda folder: write_jsons(Path(folder)),
     "download": lambda folder, url, described: download(Path(folder), url, Path(described)),

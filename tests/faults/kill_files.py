@@ -1,4 +1,7 @@
-"""Kills of what writes files without a network to train: small json files, downloads, rendered people, caches of pictures (`kill_campaign.py`)."""
+"""Kills of what writes files without a network to train.
+
+Small json files, downloads, rendered people, caches of images (`kill_campaign.py`).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ from kills import Tally, campaign, json_file, json_files
 
 VICTIM = [sys.executable, str(Path(__file__).with_name("kill_campaign.py")), "--victim"]
 
-# --- the small files -------------------------------------------------------------------------------------------------------------------------------
+# --- the small files
+# --------------------------------------------------------------------------------------------------
 
 
 def write_jsons(folder: Path) -> None:
@@ -39,11 +43,26 @@ def kill_json(folder: Path, moments: int, seed: int) -> Tally:
     """Whole or absent, and the next write succeeds."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [*VICTIM, "json", str(folder)]
-    absent = lambda: [f"'{name}' is missing" for name in ("manifest.json", "result.json") if not (folder / name).is_file()]  # noqa: E731
-    return campaign("json", lambda: command, lambda: json_files(folder), lambda: json_files(folder) + absent(), moments, seed)
+
+    def absent():
+        return [
+            f"'{name}' is missing"
+            for name in ("manifest.json", "result.json")
+            if not (folder / name).is_file()
+        ]
+
+    return campaign(
+        "json",
+        lambda: command,
+        lambda: json_files(folder),
+        lambda: json_files(folder) + absent(),
+        moments,
+        seed,
+    )
 
 
-# --- download --------------------------------------------------------------------------------------------------------------------------------------
+# --- download
+# --------------------------------------------------------------------------------------------------
 
 
 class _Slow(http.server.SimpleHTTPRequestHandler):
@@ -71,7 +90,11 @@ def _archives(served: Path) -> dict[str, dict[str, Any]]:
     """Small zips in the official layout; returns what `Archive` takes."""
     chance, described = random.Random(0), {}
     parts = {
-        "annotations": ("annotations", ("person_keypoints_train2017.json", "person_keypoints_val2017.json"), 2),
+        "annotations": (
+            "annotations",
+            ("person_keypoints_train2017.json", "person_keypoints_val2017.json"),
+            2,
+        ),
         "val2017": ("val2017", tuple(f"{i:012d}.jpg" for i in range(120)), 120),
     }
     for name, (folder, names, count) in parts.items():
@@ -82,9 +105,14 @@ def _archives(served: Path) -> dict[str, dict[str, Any]]:
         content = sink.getvalue()
         (served / f"{name}.zip").write_bytes(content)
         described[name] = {
-            "path": f"{name}.zip", "folder": folder, "size": len(content), "sha256": hashlib.sha256(content).hexdigest(), "unpacked": 10_000 * count,
-            "files": count, "names": names if name == "annotations" else (),
-        }  # fmt: skip
+            "path": f"{name}.zip",
+            "folder": folder,
+            "size": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "unpacked": 10_000 * count,
+            "files": count,
+            "names": names if name == "annotations" else (),
+        }
     return described
 
 
@@ -94,7 +122,15 @@ def download(folder: Path, url: str, described: Path) -> None:
     from heatpose.data.download import download_coco
 
     entries = json.loads(described.read_text())
-    download_coco(folder, ("val2017",), url, {name: Archive(**{**entry, "names": tuple(entry["names"])}) for name, entry in entries.items()})
+    download_coco(
+        folder,
+        ("val2017",),
+        url,
+        {
+            name: Archive(**{**entry, "names": tuple(entry["names"])})
+            for name, entry in entries.items()
+        },
+    )
 
 
 def kill_download(folder: Path, moments: int, seed: int) -> Tally:
@@ -103,7 +139,9 @@ def kill_download(folder: Path, moments: int, seed: int) -> Tally:
     served.mkdir(parents=True)
     described = _archives(served)
     (folder / "archives.json").write_text(json.dumps(described))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Slow, directory=str(served)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(_Slow, directory=str(served))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     expected = {}
     for name in described:
@@ -112,16 +150,36 @@ def kill_download(folder: Path, moments: int, seed: int) -> Tally:
 
     def start() -> list[str]:
         shutil.rmtree(root, ignore_errors=True)
-        return [*VICTIM, "download", str(root), f"http://127.0.0.1:{server.server_port}", str(folder / "archives.json")]
+        return [
+            *VICTIM,
+            "download",
+            str(root),
+            f"http://127.0.0.1:{server.server_port}",
+            str(folder / "archives.json"),
+        ]
 
     def check() -> list[str]:
-        found = [f"'{name}' is not whole" for name, data in expected.items() if (root / name).is_file() and (root / name).read_bytes() != data]
+        found = [
+            f"'{name}' is not whole"
+            for name, data in expected.items()
+            if (root / name).is_file() and (root / name).read_bytes() != data
+        ]
         images = len(list((root / "val2017").glob("*"))) if (root / "val2017").exists() else 0
-        return found + ([f"val2017 has {images} of 120 pictures"] if images not in (0, 120) else []) + json_file(root / ".heatpose-download.json")
+        return (
+            found
+            + ([f"val2017 has {images} of 120 images"] if images not in (0, 120) else [])
+            + json_file(root / ".heatpose-download.json")
+        )
 
     def finished() -> list[str]:
-        missing = [f"'{name}' is missing or wrong" for name, data in expected.items() if not (root / name).is_file() or (root / name).read_bytes() != data]
-        left = [f"'{path.name}' was left" for path in root.iterdir() if path.suffix in (".part", ".zip")]
+        missing = [
+            f"'{name}' is missing or wrong"
+            for name, data in expected.items()
+            if not (root / name).is_file() or (root / name).read_bytes() != data
+        ]
+        left = [
+            f"'{path.name}' was left" for path in root.iterdir() if path.suffix in (".part", ".zip")
+        ]
         return missing + left
 
     try:
@@ -130,7 +188,8 @@ def kill_download(folder: Path, moments: int, seed: int) -> Tally:
         server.shutdown()
 
 
-# --- rendering -------------------------------------------------------------------------------------------------------------------------------------
+# --- rendering
+# --------------------------------------------------------------------------------------------------
 
 
 def render(folder: Path) -> None:
@@ -149,28 +208,48 @@ def kill_rendering(folder: Path, moments: int, seed: int) -> Tally:
         return [*VICTIM, "rendering", str(folder)]
 
     def contents() -> dict[str, str]:
-        files = (path for path in folder.rglob("*") if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts))
-        return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        files = (
+            path
+            for path in folder.rglob("*")
+            if path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        )
+        return {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in files
+        }
 
     def check() -> list[str]:
-        return [f"'{name}' is not whole" for name, digest in contents().items() if whole.get(name) != digest]
+        return [
+            f"'{name}' is not whole"
+            for name, digest in contents().items()
+            if whole.get(name) != digest
+        ]
 
     def finished() -> list[str]:
         if not whole:
             whole.update(contents())
-        return [] if contents() == whole and whole else ["the set is not the one that an undisturbed run renders"]
+        return (
+            []
+            if contents() == whole and whole
+            else ["the set is not the one that an undisturbed run renders"]
+        )
 
     return campaign("rendering", start, check, finished, moments, seed)
 
 
-# --- cache of decoded pictures ---------------------------------------------------------------------------------------------------------------------
+# --- cache of decoded images
+# --------------------------------------------------------------------------------------------------
 
 SIDES = range(24, 64, 2)
-"""Each short side has a cache of its own: the victim builds them one after the other, so that a kill meets a build nearly always."""
+"""Each short side has a cache of its own.
+
+The victim builds them one after the other, so that a kill meets a build nearly always.
+"""
 
 
 def build_caches(images: Path, place: Path) -> None:
-    """Victim: decodes the same pictures into one cache after the other."""
+    """Victim: decodes the same images into one cache after the other."""
     import numpy as np
 
     from heatpose.data.image_cache import open_cache
@@ -178,7 +257,19 @@ def build_caches(images: Path, place: Path) -> None:
 
     none = np.zeros((0, 4), np.float32)
     instances = [
-        Person(path, number, number, 96, 120, np.zeros((13, 2), np.float32), np.ones(13, np.bool_), (0, 0, 9, 9), 81, True, none)
+        Person(
+            path,
+            number,
+            number,
+            96,
+            120,
+            np.zeros((13, 2), np.float32),
+            np.ones(13, np.bool_),
+            (0, 0, 9, 9),
+            81,
+            True,
+            none,
+        )
         for number, path in enumerate(sorted(images.iterdir()))
     ]
     for side in SIDES:
@@ -186,7 +277,10 @@ def build_caches(images: Path, place: Path) -> None:
 
 
 def kill_cache(folder: Path, moments: int, seed: int) -> Tally:
-    """A cache is whole, byte for byte, or absent; the next run goes on with those that are whole and builds the others."""
+    """A cache is whole, byte for byte, or absent.
+
+    The next run goes on with those that are whole and builds the others.
+    """
     import numpy as np
     from PIL import Image
 
@@ -197,7 +291,9 @@ def kill_cache(folder: Path, moments: int, seed: int) -> Tally:
     images.mkdir(parents=True)
     noise = np.random.default_rng(0)
     for number in range(40):
-        Image.fromarray(noise.integers(0, 256, (120, 96, 3), np.uint8)).save(images / f"{number}.jpg")
+        Image.fromarray(noise.integers(0, 256, (120, 96, 3), np.uint8)).save(
+            images / f"{number}.jpg"
+        )
     whole: dict[str, str] = {}
 
     def start() -> list[str]:
@@ -211,18 +307,28 @@ def kill_cache(folder: Path, moments: int, seed: int) -> Tally:
             if path.is_dir() and path.suffix != ".part":
                 try:
                     ImageCache(path)
-                    found[path.name] = hashlib.sha256((path / "pixels.u8").read_bytes() + (path / "index.json").read_bytes()).hexdigest()
+                    found[path.name] = hashlib.sha256(
+                        (path / "pixels.u8").read_bytes() + (path / "index.json").read_bytes()
+                    ).hexdigest()
                 except HeatposeError as error:
                     found[path.name] = str(error)
         return found
 
     def check() -> list[str]:
-        return [f"cache '{name}' is not whole: {digest}" for name, digest in contents().items() if whole[name] != digest]
+        return [
+            f"cache '{name}' is not whole: {digest}"
+            for name, digest in contents().items()
+            if whole[name] != digest
+        ]
 
     def finished() -> list[str]:
         if not whole:
             whole.update(contents())
         left = [f"'{path.name}' was left" for path in place.glob("*.part")]
-        return left + ([] if contents() == whole and len(whole) == len(SIDES) else ["the caches are not those of an undisturbed run"])
+        return left + (
+            []
+            if contents() == whole and len(whole) == len(SIDES)
+            else ["the caches are not those of an undisturbed run"]
+        )
 
     return campaign("cache", start, check, finished, moments, seed)

@@ -1,4 +1,7 @@
-"""Kills of trainings, exports and reports of a tiny network on rendered people (`kill_campaign.py`)."""
+"""Kills of trainings, exports and reports of a tiny network on rendered people.
+
+(`kill_campaign.py`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,11 @@ from typing import Any
 
 from kills import REPOSITORY, Tally, Warm, campaign, difference, json_files
 
-NO_LIMITS = ["quant.limits.drift_p50_px=1000", "quant.limits.drop_pc=100", "quant.limits.drop_pt=100"]
+NO_LIMITS = [
+    "quant.limits.drift_p50_px=1000",
+    "quant.limits.drop_pc=100",
+    "quant.limits.drop_pt=100",
+]
 """What a network of random weights loses is noise."""
 
 
@@ -27,10 +34,31 @@ def warmed(folder: Path) -> Iterator[Warm]:
 def entry(name: str, folder: Path, data: Path, *overrides: str) -> list[str]:
     """`train.py` or `export.py` with a network and data that are tiny."""
     source = [f"data.source.root={data}", "data.source.train_images=12", "data.source.val_images=6"]
-    loaders = ["data.workers=0", "data.batch_size=4", "data.module.held_out=0.3", "resolution=64", "trainer.accelerator=cpu", "trainer.precision=32-true"]
-    network = ["model.width=0.1", "+model.last_channels=16", "+model.pyramid=[8,8,8,8]", "+model.head_channels=8", "callbacks.pictures=null"]
+    loaders = [
+        "data.workers=0",
+        "data.batch_size=4",
+        "data.module.held_out=0.3",
+        "resolution=64",
+        "trainer.accelerator=cpu",
+        "trainer.precision=32-true",
+    ]
+    network = [
+        "model.width=0.1",
+        "+model.last_channels=16",
+        "+model.pyramid=[8,8,8,8]",
+        "+model.head_channels=8",
+        "callbacks.pictures=null",
+    ]
     places = [f"runs={folder}/runs", f"exports={folder}/exports"]
-    return [str(REPOSITORY / f"{name}.py"), "experiment=quickstart", *source, *loaders, *network, *places, *overrides]
+    return [
+        str(REPOSITORY / f"{name}.py"),
+        "experiment=quickstart",
+        *source,
+        *loaders,
+        *network,
+        *places,
+        *overrides,
+    ]
 
 
 def broken_checkpoints(folder: Path) -> list[str]:
@@ -53,7 +81,9 @@ def broken_bundles(folder: Path) -> list[str]:
     from heatpose.errors import HeatposeError
 
     broken = []
-    for bundle in (path for path in folder.glob("*") if path.is_dir() and not path.name.startswith(".")):
+    for bundle in (
+        path for path in folder.glob("*") if path.is_dir() and not path.name.startswith(".")
+    ):
         try:
             broken += verify_bundle(bundle).findings
         except HeatposeError as error:
@@ -64,7 +94,17 @@ def broken_bundles(folder: Path) -> list[str]:
 def prepared(warm: Warm, folder: Path) -> Path:
     """Renders the data; a checkpoint of random weights."""
     checkpoint = folder / "first.ckpt"
-    ended = warm(entry("train", folder, folder / "data", "name=first", "fit=false", "export=false", "evaluate=false"))
+    ended = warm(
+        entry(
+            "train",
+            folder,
+            folder / "data",
+            "name=first",
+            "fit=false",
+            "export=false",
+            "evaluate=false",
+        )
+    )
     if ended.status:
         raise RuntimeError(f"nothing can be prepared: {ended.said}")
     shutil.move(folder / "runs/first/checkpoints/initial.ckpt", checkpoint)
@@ -73,17 +113,32 @@ def prepared(warm: Warm, folder: Path) -> Path:
 
 
 def kill_training(folder: Path, moments: int, seed: int) -> Tally:
-    """Every checkpoint can be read, and the run ends as if it had not been killed: the same weights to 1e-6."""
+    """Every checkpoint can be read, and the run ends as if it had not been killed.
+
+    The same weights to 1e-6.
+    """
     whole: dict[str, Any] = {}
 
     def start() -> list[str]:
         shutil.rmtree(folder / "runs", ignore_errors=True)
-        return entry("train", folder, folder / "data", "name=killed", "trainer.max_epochs=3", "export=false", "evaluate=false")
+        return entry(
+            "train",
+            folder,
+            folder / "data",
+            "name=killed",
+            "trainer.max_epochs=3",
+            "export=false",
+            "evaluate=false",
+        )
 
     def weights() -> dict[str, Any]:
         import torch
 
-        return dict(torch.load(folder / "runs/killed/checkpoints/last.ckpt", weights_only=True)["state_dict"])
+        return dict(
+            torch.load(folder / "runs/killed/checkpoints/last.ckpt", weights_only=True)[
+                "state_dict"
+            ]
+        )
 
     def check() -> list[str]:
         return broken_checkpoints(folder / "runs") + json_files(folder / "runs")
@@ -94,7 +149,11 @@ def kill_training(folder: Path, moments: int, seed: int) -> Tally:
             whole.update(found)
         apart = difference(found, whole)
         left = [f"'{path.name}' was left" for path in folder.rglob("*.part")]
-        return check() + left + ([f"the weights are {apart:.1e} from the undisturbed run's"] if apart > 1e-6 else [])
+        return (
+            check()
+            + left
+            + ([f"the weights are {apart:.1e} from the undisturbed run's"] if apart > 1e-6 else [])
+        )
 
     with warmed(folder) as warm:
         prepared(warm, folder)
@@ -103,26 +162,52 @@ def kill_training(folder: Path, moments: int, seed: int) -> Tally:
 
 def exporting(folder: Path, checkpoint: Path, forms: str) -> list[str]:
     """The command line of an export; the checkpoint knows its data."""
-    chosen = [f"checkpoint={checkpoint}", "name=killed", f"quant.forms={forms}", "quant.calibration_images=4", *NO_LIMITS]
-    return [str(REPOSITORY / "export.py"), *chosen, f"runs={folder}/runs", f"exports={folder}/exports"]
+    chosen = [
+        f"checkpoint={checkpoint}",
+        "name=killed",
+        f"quant.forms={forms}",
+        "quant.calibration_images=4",
+        *NO_LIMITS,
+    ]
+    return [
+        str(REPOSITORY / "export.py"),
+        *chosen,
+        f"runs={folder}/runs",
+        f"exports={folder}/exports",
+    ]
 
 
 def kill_export(folder: Path, moments: int, seed: int, forms: str = "[float32,int8_pt]") -> Tally:
     """The older bundle stays whole until the new one takes its place."""
 
     def finished() -> list[str]:
-        temporary = [f"'{path.name}' was left" for path in (folder / "exports").iterdir() if path.is_dir() and path.name.startswith(".")]
+        temporary = [
+            f"'{path.name}' was left"
+            for path in (folder / "exports").iterdir()
+            if path.is_dir() and path.name.startswith(".")
+        ]
         missing = [] if list((folder / "exports/killed").glob("*.onnx")) else ["there is no bundle"]
         return broken_bundles(folder / "exports") + temporary + missing
 
     with warmed(folder) as warm:
         command = exporting(folder, prepared(warm, folder), forms)
         what = "export" if forms != "[]" else "export of ONNX alone"
-        return campaign(what, lambda: command, lambda: broken_bundles(folder / "exports"), finished, moments, seed, warm)
+        return campaign(
+            what,
+            lambda: command,
+            lambda: broken_bundles(folder / "exports"),
+            finished,
+            moments,
+            seed,
+            warm,
+        )
 
 
 def kill_report(folder: Path, moments: int, seed: int) -> Tally:
-    """The page is the older one or the new one, whole; the bundle that it is part of is whole after the next run."""
+    """The page is the older one or the new one, whole.
+
+    The bundle that it is part of is whole after the next run.
+    """
     bundle = folder / "exports/killed"
     page = bundle / "report.html"
 
@@ -132,12 +217,20 @@ def kill_report(folder: Path, moments: int, seed: int) -> Tally:
         return json_files(bundle) + ([] if whole else ["the page is not whole"])
 
     def finished() -> list[str]:
-        left = [f"'{path.name}' was left" for path in bundle.iterdir() if path.name.endswith(".part")]
+        left = [
+            f"'{path.name}' was left" for path in bundle.iterdir() if path.name.endswith(".part")
+        ]
         return check() + broken_bundles(folder / "exports") + left
 
     with warmed(folder) as warm:
         ended = warm(exporting(folder, prepared(warm, folder), "[]"))
         if ended.status:
             raise RuntimeError(f"there is no bundle to report on: {ended.said}")
-        command = [str(REPOSITORY / "src/heatpose/cli/__main__.py"), "report", str(bundle), "--out", str(page)]
+        command = [
+            str(REPOSITORY / "src/heatpose/cli/__main__.py"),
+            "report",
+            str(bundle),
+            "--out",
+            str(page),
+        ]
         return campaign("report", lambda: command, check, finished, moments, seed, warm)

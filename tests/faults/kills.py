@@ -1,4 +1,7 @@
-"""What the kill campaigns share: victims, moments, and what is looked at afterwards (`kill_campaign.py`)."""
+"""What the kill campaigns share.
+
+Victims, moments, and what is looked at afterwards (`kill_campaign.py`).
+"""
 
 from __future__ import annotations
 
@@ -38,13 +41,19 @@ class Tally:
     undisturbed_s: float = 0.0
 
     def __str__(self) -> str:
-        lines = [f"{self.what}: {self.kills} killed, {self.late} already done, {self.undisturbed_s:.1f} s undisturbed, {len(self.lost)} losses"]
+        lines = [
+            f"{self.what}: {self.kills} killed, {self.late} already done,"
+            f" {self.undisturbed_s:.1f} s undisturbed, {len(self.lost)} losses"
+        ]
         return "\n".join(lines + [f"  {text}" for text in self.lost])
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A run of a victim: its status, whether it was killed, the end of what it said, and what it took by its clock."""
+    """A run of a victim: its status, whether it was killed, the end of what it said.
+
+    And what it took by its clock.
+    """
 
     status: int
     killed: bool
@@ -53,7 +62,10 @@ class Ended:
 
 
 class Victim(Protocol):
-    """Starts a command in a process group of its own, which is killed after some seconds of its clock, or runs to its end."""
+    """Starts a command in a process group of its own.
+
+    Which is killed after some seconds of its clock, or runs to its end.
+    """
 
     def __call__(self, command: list[str], kill_after: float | None = None) -> Ended: ...
 
@@ -62,7 +74,14 @@ def cold(command: list[str], kill_after: float | None = None) -> Ended:
     """A program as a person starts it; its clock is the wall's."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     begin = time.monotonic()
-    child = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    child = subprocess.Popen(
+        command,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+    )
     killed = False
     try:
         out, _ = child.communicate(timeout=kill_after)
@@ -70,26 +89,43 @@ def cold(command: list[str], kill_after: float | None = None) -> Ended:
         os.killpg(child.pid, signal.SIGKILL)
         killed = True
         out, _ = child.communicate()
-    return Ended(child.returncode, killed, out.decode(errors="replace")[-600:], time.monotonic() - begin)
+    return Ended(
+        child.returncode, killed, out.decode(errors="replace")[-600:], time.monotonic() - begin
+    )
 
 
 class Warm:
-    """Forks of a process that has imported everything (`tests/integration/warm.py`), so that the moments fall into the work and not into imports.
+    """Forks of a process that has imported everything (`tests/integration/warm.py`).
 
-    Its clock counts seconds of the processor, of all processes of the group: other programs on the machine do not move the moments.
+    So that the moments fall into the work and not into imports.
+
+    Its clock counts seconds of the processor, of all processes of the group: other programs on the
+    machine do not move the moments.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.server = subprocess.Popen([sys.executable, str(WARM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self.server = subprocess.Popen(
+            [sys.executable, str(WARM)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
 
     def __call__(self, command: list[str], kill_after: float | None = None) -> Ended:
         assert self.server.stdin is not None and self.server.stdout is not None
         said = self.folder / "said.txt"
         said.unlink(missing_ok=True)
-        job = {"argv": command, "cwd": str(self.folder), "out": str(said), "err": str(said), "group": True}
+        job = {
+            "argv": command,
+            "cwd": str(self.folder),
+            "out": str(said),
+            "err": str(said),
+            "group": True,
+        }
         print(json.dumps(job), file=self.server.stdin, flush=True)
         group, used, killed = int(self.server.stdout.readline()), 0.0, False
         while (now := seconds_used(group)) is not None:
@@ -101,7 +137,12 @@ class Warm:
             time.sleep(POLL_S)
         status = int(self.server.stdout.readline())
         end_of_group(group)
-        return Ended(status, killed and status < 0, said.read_text(errors="replace")[-600:] if said.exists() else "", used)
+        return Ended(
+            status,
+            killed and status < 0,
+            said.read_text(errors="replace")[-600:] if said.exists() else "",
+            used,
+        )
 
     def close(self) -> None:
         """Ends the process."""
@@ -123,9 +164,16 @@ def sweep_runs(group: int) -> list[list[str]]:
 
 
 def seconds_used(group: int) -> float | None:
-    """Processor seconds of a group so far, ended children included; None where nobody of it lives."""
+    """Processor seconds of a group so far, ended children included.
+
+    None where nobody of it lives.
+    """
     found = sweep_runs(group)
-    return sum(int(value) for fields in found for value in fields[11:15]) / os.sysconf("SC_CLK_TCK") if found else None
+    return (
+        sum(int(value) for fields in found for value in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+        if found
+        else None
+    )
 
 
 def end_of_group(group: int) -> None:
@@ -135,9 +183,14 @@ def end_of_group(group: int) -> None:
 
 
 def campaign(
-    what: str, start: Callable[[], list[str]], check: Callable[[], list[str]], finished: Callable[[], list[str]], moments: int, seed: int,
+    what: str,
+    start: Callable[[], list[str]],
+    check: Callable[[], list[str]],
+    finished: Callable[[], list[str]],
+    moments: int,
+    seed: int,
     victim: Victim = cold,
-) -> Tally:  # fmt: skip
+) -> Tally:
     """Kills `start`'s command at random moments.
 
     Args:
@@ -152,7 +205,10 @@ def campaign(
     tally, chance = Tally(what), random.Random(f"{what} {seed}")
     whole = victim(start())
     tally.undisturbed_s = whole.seconds
-    tally.lost += [f"undisturbed: {text}" for text in (finished() if whole.status == 0 else [f"status {whole.status}: {whole.said}"])]
+    tally.lost += [
+        f"undisturbed: {text}"
+        for text in (finished() if whole.status == 0 else [f"status {whole.status}: {whole.said}"])
+    ]
     for number in range(moments):
         command = start()
         moment = chance.uniform(0, tally.undisturbed_s)
@@ -161,8 +217,16 @@ def campaign(
         where = f"moment {number} ({moment:.2f} s)"
         tally.lost += [f"{where}: {text}" for text in check()]
         again = victim(command)
-        tally.lost += [f"{where}, next run: {text}" for text in (finished() if again.status == 0 else [f"status {again.status}: {again.said}"])]
-        print(f"{what} {where}: {'killed' if killed else 'already done'}, {len(tally.lost)} losses", flush=True)
+        tally.lost += [
+            f"{where}, next run: {text}"
+            for text in (
+                finished() if again.status == 0 else [f"status {again.status}: {again.said}"]
+            )
+        ]
+        print(
+            f"{what} {where}: {'killed' if killed else 'already done'}, {len(tally.lost)} losses",
+            flush=True,
+        )
     return tally
 
 
@@ -183,7 +247,17 @@ def json_file(path: Path) -> list[str]:
 
 
 def difference(found: dict[str, Any], whole: dict[str, Any]) -> float:
-    """Largest absolute difference of the tensors of two state dicts; infinite where their names are not the same."""
+    """Largest absolute difference of the tensors of two state dicts.
+
+    Infinite where their names are not the same.
+    """
     if found.keys() != whole.keys():
         return float("inf")
-    return max((float((found[name].double() - value.double()).abs().max()) for name, value in whole.items() if value.numel()), default=0.0)
+    return max(
+        (
+            float((found[name].double() - value.double()).abs().max())
+            for name, value in whole.items()
+            if value.numel()
+        ),
+        default=0.0,
+    )

@@ -1,9 +1,11 @@
-"""Scores and exports a tiny network over and over in one process, and looks whether memory, open files and threads grow.
+"""Scores and exports a tiny network over and over in one process.
+
+And looks whether memory, open files and threads grow.
 
     python tests/faults/long_loop.py FOLDER --data COCO_FOLDER --rounds 300 --conversions 10
 
-Each round scores the checkpoint and the int8 file on twelve pictures and writes a bundle with ONNX; every (rounds / conversions)th makes the TFLite
-files as well, which a process of its own converts.
+Each round scores the checkpoint and the int8 file on twelve images and writes a bundle with ONNX;
+every (rounds / conversions)th makes the TFLite files as well, which a process of its own converts.
 """
 
 from __future__ import annotations
@@ -27,7 +29,11 @@ MODEL = Path(__file__).parent / "files/tiny_64_int8_pt.tflite"
 def measured() -> tuple[float, int, int]:
     """Memory of this process in MB, its open files, its threads."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6, len(os.listdir("/proc/self/fd")), threading.active_count()
+    return (
+        pages * resource.getpagesize() / 1e6,
+        len(os.listdir("/proc/self/fd")),
+        threading.active_count(),
+    )
 
 
 class Work:
@@ -45,10 +51,14 @@ class Work:
 
         train, val = find_split(data, "train"), find_split(data, "val")
         self.training = instances(read_labels(train.annotations), train.images, ST_13)[0][:8]
-        self.evaluation = benchmark_instances(read_labels(val.annotations), val.images, ST_13)[0][:12]
+        self.evaluation = benchmark_instances(read_labels(val.annotations), val.images, ST_13)[0][
+            :12
+        ]
         torch.manual_seed(0)
         self.folder, self.skeleton, self.preprocessing = folder, ST_13, Preprocessing(64)
-        self.network = MoveNet(13, 0.1, last_channels=16, pyramid=(8, 8, 8, 8), head_channels=8).eval()
+        self.network = MoveNet(
+            13, 0.1, last_channels=16, pyramid=(8, 8, 8, 8), head_channels=8
+        ).eval()
         self.checkpoint = folder / "tiny.ckpt"
         save_checkpoint(self.checkpoint, self.network, ST_13, self.preprocessing)
 
@@ -62,10 +72,21 @@ class Work:
         for path in (self.checkpoint, MODEL):
             evaluate(open_runner(path, threads=1), self.evaluation, self.skeleton, progress=False)
         export_bundle(
-            network=self.network, skeleton=self.skeleton, preprocessing=self.preprocessing, name="loop", model_name="net", out=self.folder / "exports",
-            calibration_instances=self.training, evaluation_instances=self.evaluation, config={}, provenance={}, forms=forms,
-            limits=CheckLimits(drift_p50_px=1000, drop_pc=100, drop_pt=100), calibration_count=4, console=Console(quiet=True),
-        )  # fmt: skip
+            network=self.network,
+            skeleton=self.skeleton,
+            preprocessing=self.preprocessing,
+            name="loop",
+            model_name="net",
+            out=self.folder / "exports",
+            calibration_instances=self.training,
+            evaluation_instances=self.evaluation,
+            config={},
+            provenance={},
+            forms=forms,
+            limits=CheckLimits(drift_p50_px=1000, drop_pc=100, drop_pt=100),
+            calibration_count=4,
+            console=Console(quiet=True),
+        )
 
 
 def slope(values: list[float]) -> tuple[float, float]:
@@ -78,8 +99,13 @@ def slope(values: list[float]) -> tuple[float, float]:
 
 
 def main() -> int:
-    """Status 1 where open files or threads grow, or, over 50 rounds or more, memory by more than 0.1 MB a round and three standard errors."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Status 1 where open files or threads grow, or, over 50 rounds or more.
+
+    Memory by more than 0.1 MB a round and three standard errors.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=300)
@@ -96,8 +122,10 @@ def main() -> int:
     memory = slope([row[0] for row in rows])
     half = rows[len(rows) // 2 :]
     print(
-        f"{len(rows)} rounds, {time.process_time() - begin:.0f} s of the processor; over the second half memory {memory[0]:+.4f} +- {memory[1]:.4f} MB a round "
-        f"({half[0][0]:.0f} to {half[-1][0]:.0f} MB), open files {half[0][1]} to {half[-1][1]}, threads {half[0][2]} to {half[-1][2]}"
+        f"{len(rows)} rounds, {time.process_time() - begin:.0f} s of the processor; over the second"
+        f" half memory {memory[0]:+.4f} +- {memory[1]:.4f} MB a round ({half[0][0]:.0f} to"
+        f" {half[-1][0]:.0f} MB), open files {half[0][1]} to {half[-1][1]}, threads {half[0][2]} to"
+        f" {half[-1][2]}"
     )
     grows = len(rows) >= 50 and memory[0] > max(0.1, 3 * memory[1])
     return int(grows or half[-1][1] > half[0][1] or half[-1][2] > half[0][2])

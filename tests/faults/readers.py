@@ -1,4 +1,7 @@
-"""The readers of files from elsewhere, each as a person reaches it, and what real files of its kind are spoiled for it."""
+"""The readers of files from elsewhere, each as a person reaches it.
+
+And what real files of its kind are spoiled for it.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,10 @@ class _EvilBuiltin:
         return exec, ("open('pwned', 'w').close()",)
 
 
-MALICIOUS = [("*", pickle.dumps(evil, protocol=2)) for evil in (_Evil(), _EvilBuiltin(), {"heatpose": _Evil(), "state_dict": {}})]
+MALICIOUS = [
+    ("*", pickle.dumps(evil, protocol=2))
+    for evil in (_Evil(), _EvilBuiltin(), {"heatpose": _Evil(), "state_dict": {}})
+]
 """Pickles that would leave a file named `pwned`."""
 
 
@@ -63,7 +69,10 @@ def board(name: str) -> Any:
 
 @cache
 def parse_once() -> None:
-    """Commands are processes of their own and parse a model anew; here the same bytes are parsed once, whoever asks. Errors are not kept."""
+    """Commands are processes of their own and parse a model anew.
+
+    Here the same bytes are parsed once, whoever asks. Errors are not kept.
+    """
     from heatpose.tflite import reader as flatbuffer
 
     flatbuffer._parse = lru_cache(maxsize=8)(flatbuffer._parse)
@@ -145,7 +154,10 @@ def onnx(path: Path) -> None:
 
 
 def checkpoint(path: Path) -> None:
-    """`heatpose inspect` and `evaluate`, the start of another training, and the data that a checkpoint names."""
+    """`heatpose inspect` and `evaluate`, the start of another training.
+
+    And the data that a checkpoint names.
+    """
     from heatpose.data.sources import from_description
     from heatpose.models.checkpoint import load_checkpoint
     from heatpose.runners.torch_runner import TorchRunner
@@ -165,7 +177,13 @@ def report(path: Path) -> None:
 
     facts, warnings = collect([path])
     target = board("stm32n6")
-    outcome = Outcome(target.name, "imported", facts, warnings=tuple(warnings), over_budget=budget_excess(facts, target))
+    outcome = Outcome(
+        target.name,
+        "imported",
+        facts,
+        warnings=tuple(warnings),
+        over_budget=budget_excess(facts, target),
+    )
     outcome_table(outcome), outcome_lines(outcome, path.parent)
     json.dumps(outcome.to_json())
 
@@ -220,7 +238,10 @@ def _mostly(places: Callable[[bytes], Sequence[int]]) -> mutation.Mutate:
 
 
 def _outside_weights(content: bytes) -> Sequence[int]:
-    """Positions that are not inside long stretches without zeros or repetition: tables have many zero bytes, weights few."""
+    """Positions that are not inside long stretches without zeros or repetition.
+
+    Tables have many zero bytes, weights few.
+    """
     data = np.frombuffer(content, np.uint8)
     structure = np.convolve(data == 0, np.ones(16), "same") >= 4
     return np.flatnonzero(structure).tolist()
@@ -234,16 +255,25 @@ def _checkpoint(content: bytes, others: Sequence[bytes], chance: random.Random) 
 
 
 def _archive(content: bytes, others: Sequence[bytes], chance: random.Random) -> bytes:
-    extra = [("../evil.jpg", b"x"), ("/tmp/evil.jpg", b"x"), ("val2017/../../evil.jpg", b"x"), ("val2017/a.jpg", bytes(3_000_000))]
+    extra = [
+        ("../evil.jpg", b"x"),
+        ("/tmp/evil.jpg", b"x"),
+        ("val2017/../../evil.jpg", b"x"),
+        ("val2017/a.jpg", bytes(3_000_000)),
+    ]
     return mutation.spoiled_zip(content, others, chance, extra)
 
 
 def _text_or_json(content: bytes, others: Sequence[bytes], chance: random.Random) -> bytes:
-    return (mutation.spoiled_json if content[:1] == b"{" else mutation.spoiled_bytes)(content, others, chance)
+    return (mutation.spoiled_json if content[:1] == b"{" else mutation.spoiled_bytes)(
+        content, others, chance
+    )
 
 
 READERS: dict[str, Reader] = {
-    "labels": Reader("person_keypoints_val2017.json", "labels/*.json", labels, mutation.spoiled_json),
+    "labels": Reader(
+        "person_keypoints_val2017.json", "labels/*.json", labels, mutation.spoiled_json
+    ),
     "image": Reader("picture.jpg", "images/*", image, mutation.spoiled_picture),
     "tflite": Reader("model.tflite", "models/*.tflite", tflite, _TABLES),
     "tflite_run": Reader("model.tflite", "models/*.tflite", run_model, _TABLES),
@@ -251,7 +281,9 @@ READERS: dict[str, Reader] = {
     "onnx_run": Reader("model.onnx", "models/*.onnx", run_model, _TABLES),
     "checkpoint": Reader("best.ckpt", "models/*.ckpt", checkpoint, _checkpoint),
     "report": Reader("network_c_info.json", "reports/*.json", report, mutation.spoiled_json),
-    "text_report": Reader("network_generate_report.txt", "reports/*.txt", report, mutation.spoiled_bytes),
+    "text_report": Reader(
+        "network_generate_report.txt", "reports/*.txt", report, mutation.spoiled_bytes
+    ),
     "manifest": Reader("manifest.json", "manifests/*.json", manifest, mutation.spoiled_json),
     "yaml": Reader("own.yaml", "yaml/*.yaml", yaml, mutation.spoiled_bytes),
     "archive": Reader("val2017.zip", "archives/*.zip", archive, _archive),

@@ -2,8 +2,9 @@
 
     python tests/faults/seeds.py FOLDER --data COCO_FOLDER
 
-Labels and pictures are cut from a data set in COCO 2017 layout; the network is a tiny one of random weights, as a checkpoint, as an ONNX file, and
-as the int8 file that its export gave (`files/`). More files of one's own can be put beside them.
+Labels and images are cut from a data set in COCO 2017 layout; the network is a tiny one of random
+weights, as a checkpoint, as an ONNX file, and as the int8 file that its export gave (`files/`).
+More files of one's own can be put beside them.
 """
 
 from __future__ import annotations
@@ -27,12 +28,20 @@ def labels(folder: Path, data: Path) -> None:
     content = json.loads((data / "annotations/person_keypoints_val2017.json").read_text())
     images = content["images"][:6]
     ids = {image["id"] for image in images}
-    instances = [{k: v for k, v in a.items() if k != "segmentation"} for a in content["annotations"] if a["image_id"] in ids]
-    (folder / "a.json").write_text(json.dumps({"categories": content["categories"], "images": images, "annotations": instances}))
+    instances = [
+        {k: v for k, v in a.items() if k != "segmentation"}
+        for a in content["annotations"]
+        if a["image_id"] in ids
+    ]
+    (folder / "a.json").write_text(
+        json.dumps(
+            {"categories": content["categories"], "images": images, "annotations": instances}
+        )
+    )
 
 
 def images(folder: Path, data: Path) -> None:
-    """One picture in every format that is decoded, and in several modes."""
+    """One image in every format that is decoded, and in several modes."""
     from PIL import Image
 
     image = Image.open(sorted((data / "val2017").iterdir())[0]).convert("RGB").resize((96, 128))
@@ -49,14 +58,24 @@ def images(folder: Path, data: Path) -> None:
 
 def reports(folder: Path) -> None:
     """Reports of ST Edge AI Core in all their forms."""
-    spec = importlib.util.spec_from_file_location("report_forms", REPOSITORY / "tests/deploy/report_forms.py")
+    spec = importlib.util.spec_from_file_location(
+        "report_forms", REPOSITORY / "tests/deploy/report_forms.py"
+    )
     assert spec is not None and spec.loader is not None
     forms: Any = importlib.util.module_from_spec(spec)
     assert isinstance(forms, ModuleType)
     spec.loader.exec_module(forms)
-    for name, content in (("npu", forms.c_info()), ("processor", forms.processor_c_info()), ("validation", forms.validation_c_info())):
+    for name, content in (
+        ("npu", forms.c_info()),
+        ("processor", forms.processor_c_info()),
+        ("validation", forms.validation_c_info()),
+    ):
         (folder / f"{name}.json").write_text(json.dumps(content))
-    for generation, version in (("old", "2.2.0-20266 2adc00962"), ("new", "3.0.0-20426 123672867"), ("blobs", "4.0.0-20500 359356bb0")):
+    for generation, version in (
+        ("old", "2.2.0-20266 2adc00962"),
+        ("new", "3.0.0-20426 123672867"),
+        ("blobs", "4.0.0-20500 359356bb0"),
+    ):
         (folder / f"{generation}.txt").write_text(forms.report(generation, version))
     (folder / "processor.txt").write_text(forms.processor_report())
     (folder / "validation.txt").write_text(forms.validate_report())
@@ -75,7 +94,14 @@ def networks(folder: Path) -> None:
 
     torch.manual_seed(0)
     network = MoveNet(13, 0.1, last_channels=16, pyramid=(8, 8, 8, 8), head_channels=8)
-    save_checkpoint(folder / "tiny.ckpt", network, ST_13, Preprocessing(64), model="tiny", data={"kind": "coco", "root": "data"})
+    save_checkpoint(
+        folder / "tiny.ckpt",
+        network,
+        ST_13,
+        Preprocessing(64),
+        model="tiny",
+        data={"kind": "coco", "root": "data"},
+    )
     export_onnx(network.eval(), 64, folder / "tiny.onnx", sigmoid=True)
     text = description(ST_13, Preprocessing(64), probabilities=True, pose=None)
     (folder / TFLITE.name).write_bytes(into_tflite(TFLITE.read_bytes(), text))
@@ -90,7 +116,17 @@ def manifests(folder: Path, beside: Path) -> None:
     shutil.copy(TFLITE, beside)
     checks = [{"artefact": "int8_pt", "passed": False, "sentence": "Keypoints moved."}]
     known = {"skeleton": ST_13.to_dict(), "preprocessing": Preprocessing(64).to_dict()}
-    (folder / "manifest.json").write_text(json.dumps({"format": 1, **known, "files": file_table(beside), "gates": checks, "config": {"seed": 0}}))
+    (folder / "manifest.json").write_text(
+        json.dumps(
+            {
+                "format": 1,
+                **known,
+                "files": file_table(beside),
+                "gates": checks,
+                "config": {"seed": 0},
+            }
+        )
+    )
 
 
 def archives(folder: Path) -> None:
@@ -108,7 +144,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     options = parser.parse_args()
-    places = {name: options.folder / name for name in ("labels", "images", "models", "reports", "manifests", "yaml", "archives", "beside/manifest")}
+    places = {
+        name: options.folder / name
+        for name in (
+            "labels",
+            "images",
+            "models",
+            "reports",
+            "manifests",
+            "yaml",
+            "archives",
+            "beside/manifest",
+        )
+    }
     for place in places.values():
         place.mkdir(parents=True, exist_ok=True)
     labels(places["labels"], options.data)

@@ -1,4 +1,7 @@
-"""Full disks and folders that take no writes: one sentence, and what was there before is there afterwards."""
+"""Full disks and folders that take no writes.
+
+One sentence, and what was there before is there afterwards.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ from heatpose.training.fit import WholeCheckpointIO
 from heatpose.utils.files import require_writable, write_json
 from heatpose.utils.outputs import write_json as write_result
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="small file systems are mounted as on Linux")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="small file systems are mounted as on Linux"
+)
 FULL = "No space left on device"
 
 
@@ -37,7 +42,9 @@ def test_a_full_disk_is_told_before_a_run_begins(small_disk: Path) -> None:
     assert not list((small_disk / "runs").iterdir())
 
 
-def test_checkpoints_that_do_not_fit_leave_the_older_ones(small_disk: Path, tiny_checkpoint: Path) -> None:
+def test_checkpoints_that_do_not_fit_leave_the_older_ones(
+    small_disk: Path, tiny_checkpoint: Path
+) -> None:
     loaded = load_checkpoint(tiny_checkpoint)
     writer, path = WholeCheckpointIO(), small_disk / "checkpoints" / "last.ckpt"
     writer.save_checkpoint({"epoch": 1, "weights": torch.arange(10)}, path)
@@ -46,13 +53,17 @@ def test_checkpoints_that_do_not_fit_leave_the_older_ones(small_disk: Path, tiny
         writer.save_checkpoint({"epoch": 2, "weights": torch.zeros(10**6)}, path)
     with pytest.raises(HeatposeError, match="cannot be written"):  # 2 MB
         save_checkpoint(path, loaded.network, loaded.skeleton, loaded.preprocessing)
-    assert [entry.name for entry in path.parent.iterdir()] == ["last.ckpt"] and path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == [
+        "last.ckpt"
+    ] and path.read_bytes() == before
     writer.save_checkpoint({"epoch": 3}, path)  # there is room for this again
     assert torch.load(path, weights_only=True) == {"epoch": 3}
 
 
 @pytest.mark.parametrize("write", [write_json, write_result])
-def test_json_files_that_do_not_fit_leave_the_older_ones(small_disk: Path, write: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_files_that_do_not_fit_leave_the_older_ones(
+    small_disk: Path, write: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     path = small_disk / "result.json"
     write(path, {"a": 1})
     with pytest.raises(SystemExit) as ended, exit_on_user_error():
@@ -61,7 +72,9 @@ def test_json_files_that_do_not_fit_leave_the_older_ones(small_disk: Path, write
     assert json.loads(path.read_text()) == {"a": 1}
 
 
-def test_results_for_a_full_disk(small_disk: Path, tiny_checkpoint: Path, synthetic_root: Path, heatpose: Callable[..., Any]) -> None:
+def test_results_for_a_full_disk(
+    small_disk: Path, tiny_checkpoint: Path, synthetic_root: Path, heatpose: Callable[..., Any]
+) -> None:
     images = sorted((synthetic_root / "val2017").iterdir())[:2]
     (small_disk / "out").mkdir()
     fill(small_disk)
@@ -70,29 +83,52 @@ def test_results_for_a_full_disk(small_disk: Path, tiny_checkpoint: Path, synthe
     assert not list((small_disk / "out").iterdir())
 
 
-def test_results_for_a_read_only_folder(read_only: Path, tiny_checkpoint: Path, synthetic_root: Path, heatpose: Callable[..., Any]) -> None:
+def test_results_for_a_read_only_folder(
+    read_only: Path, tiny_checkpoint: Path, synthetic_root: Path, heatpose: Callable[..., Any]
+) -> None:
     image = next((synthetic_root / "val2017").iterdir())
-    labels, images = synthetic_root / "annotations/person_keypoints_val2017.json", synthetic_root / "val2017"
+    labels, images = (
+        synthetic_root / "annotations/person_keypoints_val2017.json",
+        synthetic_root / "val2017",
+    )
     for arguments in (
         ("predict", tiny_checkpoint, image, "--out", read_only / "out"),
-        ("evaluate", tiny_checkpoint, "--annotations", labels, "--images", images, "--json", read_only / "out.json"),
+        (
+            "evaluate",
+            tiny_checkpoint,
+            "--annotations",
+            labels,
+            "--images",
+            images,
+            "--json",
+            read_only / "out.json",
+        ),
         ("inspect", tiny_checkpoint, "--json", read_only / "out.json"),
         ("data", synthetic_root, "--split", "val", "--sheet", read_only / "out.png"),
     ):
         ran = heatpose(*arguments)
-        assert ran.status == 1 and "Read-only file system" in ran.err and str(read_only) in ran.err, arguments
+        assert (
+            ran.status == 1 and "Read-only file system" in ran.err and str(read_only) in ran.err
+        ), arguments
     assert os.listdir(read_only) == ["kept.txt"]
 
 
 def test_errors_of_the_surroundings_are_sentences(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever meets them, and whatever they were wrapped in; a mistake of the code is still shown as one."""
+    """Whoever meets them, and whatever they were wrapped in.
+
+    A mistake of the code is still shown as one.
+    """
     with pytest.raises(SystemExit), exit_on_user_error():
         try:
             raise OSError(28, FULL, "/a/b")
         except OSError as error:
             raise ValueError("cannot go on") from error
     message = capsys.readouterr().err
-    assert message == f"error: '/a/b' cannot be used ({FULL}); make room or choose another folder, and run the same command again.\n"
+    assert (
+        message
+        == f"error: '/a/b' cannot be used ({FULL}); make room or choose another folder, and run the"
+        " same command again.\n"
+    )
     with pytest.raises(ValueError, match="a mistake"), exit_on_user_error():
         raise ValueError("a mistake")
     with pytest.raises(FileNotFoundError), exit_on_user_error():

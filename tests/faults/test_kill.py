@@ -1,4 +1,7 @@
-"""Kills at a few random moments; `kill_campaign.py` does it at many more, and kills exports as well (docs/reliability.md)."""
+"""Kills at a few random moments.
+
+`kill_campaign.py` does it at many more, and kills exports as well (docs/reliability.md).
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,21 @@ CAMPAIGN = Path(__file__).with_name("kill_campaign.py")
 
 
 def killed(folder: Path, what: str, moments: int) -> None:
-    command = [sys.executable, str(CAMPAIGN), str(folder), "--what", what, "--moments", str(moments), "--seed", "1"]
+    command = [
+        sys.executable,
+        str(CAMPAIGN),
+        str(folder),
+        "--what",
+        what,
+        "--moments",
+        str(moments),
+        "--seed",
+        "1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0 and " 0 losses" in done.stdout.splitlines()[-1], done.stdout + done.stderr
+    assert done.returncode == 0 and " 0 losses" in done.stdout.splitlines()[-1], (
+        done.stdout + done.stderr
+    )
 
 
 @pytest.mark.parametrize(("what", "moments"), [("json", 3), ("download", 3), ("cache", 3)])

@@ -29,9 +29,16 @@ class Ran:
     err: str
 
     def exit_on_user_error(self, *words: str) -> str:
-        """The sentence of a refused call: alone on stderr, with exit status 1 and without a traceback."""
+        """The sentence of a refused call.
+
+        Alone on stderr, with exit status 1 and without a traceback.
+        """
         # LiteRT's delegate, and the account of the data, which a run prints before it is refused.
-        lines = [line for line in self.err.splitlines() if line and not line.startswith(("INFO:", "Training: "))]
+        lines = [
+            line
+            for line in self.err.splitlines()
+            if line and not line.startswith(("INFO:", "Training: "))
+        ]
         assert self.status == 1 and len(lines) == 1, self.err
         assert lines[0].startswith("error: ") and lines[0].endswith("."), lines[0]
         assert "Traceback" not in self.out
@@ -40,12 +47,17 @@ class Ran:
 
 
 class Warm:
-    """A process that has imported everything and runs command lines in forks of itself (`warm.py`)."""
+    """A process that has imported everything and runs command lines in forks of itself.
+
+    (`warm.py`).
+    """
 
     def __init__(self, folder: Path) -> None:
         command = [sys.executable, str(Path(__file__).with_name("warm.py"))]
         self.folder = folder
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+        )
 
     def run(self, argv: list[str], cwd: Path) -> Ran:
         """Runs a script to its end."""
@@ -82,14 +94,30 @@ class Place:
     @property
     def tiny(self) -> list[str]:
         """Overrides for a run that takes seconds."""
-        source = [f"data.source.root={self.data.parent}", "data.source.train_images=40", "data.source.val_images=12"]
+        source = [
+            f"data.source.root={self.data.parent}",
+            "data.source.train_images=40",
+            "data.source.val_images=12",
+        ]
         loaders = ["data.workers=0", "data.batch_size=16", "resolution=64", "model.width=0.35"]
-        return ["experiment=quickstart", *source, *loaders, "trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.precision=32-true"]
+        return [
+            "experiment=quickstart",
+            *source,
+            *loaders,
+            "trainer.max_epochs=1",
+            "trainer.accelerator=cpu",
+            "trainer.precision=32-true",
+        ]
 
     def command(self, entry: str, *overrides: str) -> list[str]:
-        """The command line; what it writes stays below the folder, unless the overrides name another place."""
+        """The command line; what it writes stays below the folder.
+
+        Unless the overrides name another place.
+        """
         named = {word.partition("=")[0] for word in overrides}
-        places = [f"{place}={self.folder}/{place}" for place in ("runs", "exports") if place not in named]
+        places = [
+            f"{place}={self.folder}/{place}" for place in ("runs", "exports") if place not in named
+        ]
         return [sys.executable, str(REPOSITORY / f"{entry}.py"), *overrides, *places]
 
     def run(self, entry: str, *overrides: str) -> Ran:
@@ -99,23 +127,37 @@ class Place:
     def run_cold(self, entry: str, *overrides: str) -> Ran:
         """Runs `train` or `export` to its end, as a person would start it."""
         done = subprocess.run(
-            self.command(entry, *overrides), cwd=self.folder, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True
+            self.command(entry, *overrides),
+            cwd=self.folder,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
         )
         return Ran(done.returncode, done.stdout, done.stderr)
 
     def start(self, entry: str, *overrides: str) -> subprocess.Popen[bytes]:
         """Starts `train` or `export` as the head of a group of processes, silent."""
         silent = subprocess.DEVNULL
-        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a test run in the background ignores Ctrl-C, and its children would with it
+        # a test run in the background ignores Ctrl-C, and its children would with it
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(
-            self.command(entry, *overrides), cwd=self.folder, env=environment(), start_new_session=True, stdin=silent, stdout=silent, stderr=silent
+            self.command(entry, *overrides),
+            cwd=self.folder,
+            env=environment(),
+            start_new_session=True,
+            stdin=silent,
+            stdout=silent,
+            stderr=silent,
         )
 
     def left(self) -> list[str]:
         """Files that are no records of Hydra's and no cache, relative to the folder."""
         files = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
-        return sorted(path.as_posix() for path in files if not {"hydra", "data_cache"} & {*path.parts})
+        return sorted(
+            path.as_posix() for path in files if not {"hydra", "data_cache"} & {*path.parts}
+        )
 
 
 @pytest.fixture(scope="session")
@@ -162,11 +204,19 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def quickstart(made_once: MadeOnce, synthetic_root: Path, warm: Warm) -> Finished:
-    """One tiny run of the quick start, started cold, that several modules look at; none of them changes it."""
+    """One tiny run of the quick start, started cold, that several modules look at.
+
+    None of them changes it.
+    """
     if find_spec("onnx2tf") is None:  # looked for, not imported: it changes the whole process
         pytest.skip("the export extra is not installed")
     # What a network that has hardly learnt anything loses is noise.
-    no_limits = ["quant.limits.drop_pc=1000", "quant.limits.drop_pt=1000", "quant.limits.drift_p50_px=1000", "quant.calibration_images=8"]
+    no_limits = [
+        "quant.limits.drop_pc=1000",
+        "quant.limits.drop_pt=1000",
+        "quant.limits.drift_p50_px=1000",
+        "quant.calibration_images=8",
+    ]
 
     def make(folder: Path) -> None:
         place = Place(folder / "place", synthetic_root, warm)
@@ -176,4 +226,7 @@ def quickstart(made_once: MadeOnce, synthetic_root: Path, warm: Warm) -> Finishe
         (folder / "said.txt").write_text(ran.out, encoding="utf-8")
 
     folder = made_once("quickstart", make)
-    return Finished(Place(folder / "place", synthetic_root, warm), (folder / "said.txt").read_text(encoding="utf-8"))
+    return Finished(
+        Place(folder / "place", synthetic_root, warm),
+        (folder / "said.txt").read_text(encoding="utf-8"),
+    )

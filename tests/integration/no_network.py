@@ -1,4 +1,6 @@
-"""A hook that ends a process with status 70 where it connects to another machine or asks for one's address (`test_fresh_processes.py`)."""
+"""A hook that ends a process with status 70 where it connects to another machine or asks for one's
+address (`test_fresh_processes.py`).
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,12 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
         asked = arguments[1]
     elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
         asked = arguments
-    if isinstance(asked, tuple) and asked and asked[0] is not None and not str(asked[0]).startswith(LOOPBACK):  # paths of local sockets are no tuples
+    # paths of local sockets are no tuples
+    if (
+        isinstance(asked, tuple)
+        and asked
+        and asked[0] is not None
+        and not str(asked[0]).startswith(LOOPBACK)
+    ):
         print(f"{event}: {asked}", file=sys.stderr, flush=True)
         os._exit(70)

@@ -1,4 +1,7 @@
-"""Bad input to the entries: one sentence on stderr, exit status 1, no traceback, nothing half-written."""
+"""Bad input to the entries: one sentence on stderr, exit status 1, no traceback.
+
+Nothing half-written.
+"""
 
 from __future__ import annotations
 
@@ -44,22 +47,44 @@ def _text(folder: Path, name: str) -> Path:
         (["trainer.devices=3"], ["data.batch_size=16", "multiple of 3"]),
     ],
     ids=[
-        "resolution", "no number", "limit", "calibration", "name", "no data", "absent data", "no TFLite", "no checkpoint", "other keypoints",
-        "no teacher", "absent teacher", "weighting",
-        "precision", "strategy", "devices",
+        "resolution",
+        "no number",
+        "limit",
+        "calibration",
+        "name",
+        "no data",
+        "absent data",
+        "no TFLite",
+        "no checkpoint",
+        "other keypoints",
+        "no teacher",
+        "absent teacher",
+        "weighting",
+        "precision",
+        "strategy",
+        "devices",
     ],
 )
 def test_training_refuses(place: Any, overrides: list[str], words: list[str]) -> None:
     _text(place.folder, "notes.tflite"), _text(place.folder, "notes.ckpt")
-    save_checkpoint(place.folder / "seventeen.ckpt", MoveNet(17, width=0.35), COCO_17, Preprocessing(64))
+    save_checkpoint(
+        place.folder / "seventeen.ckpt", MoveNet(17, width=0.35), COCO_17, Preprocessing(64)
+    )
     before = place.left()
-    tiny = place.tiny if "data=coco_person" not in overrides else [o for o in place.tiny if "data." not in o]
+    tiny = (
+        place.tiny
+        if "data=coco_person" not in overrides
+        else [o for o in place.tiny if "data." not in o]
+    )
     place.run("train", *tiny, *overrides).exit_on_user_error(*words)
     assert place.left() == before
 
 
 def test_weights_that_cannot_be_fetched(place: Any, offline: Path) -> None:
-    """A machine without a network: what the sentence says is tried with a file that is no network."""
+    """A machine without a network.
+
+    What the sentence says is tried with a file that is no network.
+    """
     tiny = [*place.tiny, "init=movenet_lightning", "model=movenet_lightning_heatmaps"]
     ran = place.run_cold("train", *tiny)
     said = ran.exit_on_user_error("tfhub.dev", "kaggle.com", "init.path=FILE")
@@ -72,10 +97,19 @@ def test_a_broken_training_image_ends_the_run_with_its_name(place: Any) -> None:
     """Also where a process of the data loader meets it."""
     copy = _damaged(place, "train")
     run = [o for o in place.tiny if "data." not in o and not o.startswith("experiment")]
-    overrides = [*run, "skeleton=st13", f"data.root={copy}", "data.workers=1", "data.cache=off", "data.batch_size=8", "name=broken"]
+    overrides = [
+        *run,
+        "skeleton=st13",
+        f"data.root={copy}",
+        "data.workers=1",
+        "data.cache=off",
+        "data.batch_size=8",
+        "name=broken",
+    ]
     place.run("train", *overrides).exit_on_user_error("cannot be decoded", ".jpg")
     assert not list(place.folder.rglob("*.ckpt")) and not (place.folder / "exports").exists()
-    # The run that failed is in nobody's way: the same name with other settings is not refused as another run.
+    # The run that failed is in nobody's way: the same name with other settings is not refused as
+    # another run.
     fixed = [o.replace(str(copy), str(place.data)) for o in overrides]
     ran = place.run("train", *fixed, "export=false", "evaluate=false")
     assert ran.status == 0, ran.err
@@ -101,7 +135,9 @@ def test_exporting_refuses(place: Any, tiny_checkpoint: Path) -> None:
     place.run("export", f"checkpoint={notes}", "name=bad").exit_on_user_error("notes.ckpt")
     place.run("export", "checkpoint=absent.ckpt", "name=bad").exit_on_user_error("absent.ckpt")
     place.run("export", f"checkpoint={tiny_checkpoint}", "name=a/b").exit_on_user_error("a/b")
-    ran = place.run("export", f"checkpoint={tiny_checkpoint}", "name=bad", "quant.calibration_images=0")
+    ran = place.run(
+        "export", f"checkpoint={tiny_checkpoint}", "name=bad", "quant.calibration_images=0"
+    )
     ran.exit_on_user_error("quant.calibration_images=0")
     assert place.left() == before and not list(place.folder.glob("exports/*"))
 
@@ -110,12 +146,14 @@ def test_a_folder_that_is_no_bundle_is_left_alone(place: Any, tiny_checkpoint: P
     thesis = place.folder / "exports/mine/thesis.txt"
     thesis.parent.mkdir(parents=True)
     thesis.write_text("years of work")
-    place.run("export", f"checkpoint={tiny_checkpoint}", "name=mine").exit_on_user_error("mine", "no bundle")
+    place.run("export", f"checkpoint={tiny_checkpoint}", "name=mine").exit_on_user_error(
+        "mine", "no bundle"
+    )
     assert thesis.read_text() == "years of work" and len(list(thesis.parent.iterdir())) == 1
 
 
 def _damaged(place: Any, split: str | None) -> Path:
-    """A copy of the rendered people, one picture of `split` cut off."""
+    """A copy of the rendered people, one image of `split` cut off."""
     copy = Path(place.folder, "data")
     for path in place.data.rglob("*"):
         if path.is_file():

@@ -1,4 +1,7 @@
-"""Trainings and exports on a disk that fills up, and on one that takes nothing: one sentence, and what was there before is as it was."""
+"""Trainings and exports on a disk that fills up, and on one that takes nothing.
+
+One sentence, and what was there before is as it was.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,13 @@ from heatpose.bundles.verify import verify_bundle
 
 pytestmark = [pytest.mark.slow]
 FULL = "No space left on device"
-TINY = ["model.width=0.1", "+model.last_channels=16", "+model.pyramid=[8,8,8,8]", "+model.head_channels=8", "callbacks.pictures=null"]
+TINY = [
+    "model.width=0.1",
+    "+model.last_channels=16",
+    "+model.pyramid=[8,8,8,8]",
+    "+model.head_channels=8",
+    "callbacks.pictures=null",
+]
 ROOM = 200_000
 """Bytes left: enough to begin with, and too little for a checkpoint."""
 
@@ -30,13 +39,23 @@ def fill(folder: Path) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_a_disk_that_fills_up_in_the_middle(place: Any, disk_of: Callable[[str], Path]) -> None:
     disk = disk_of("24m")
     small = [o for o in place.tiny if not o.startswith("model.width")] + TINY
-    train = [*small, f"runs={disk}/runs", f"exports={place.folder}/exports", "export=false", "evaluate=false"]
+    train = [
+        *small,
+        f"runs={disk}/runs",
+        f"exports={place.folder}/exports",
+        "export=false",
+        "evaluate=false",
+    ]
     ran = place.run("train", *train, "name=first")
     assert ran.status == 0, ran.err
     checkpoint = disk / "runs/first/checkpoints/best.ckpt"
@@ -64,7 +83,16 @@ def test_a_disk_that_fills_up_in_the_middle(place: Any, disk_of: Callable[[str],
 
 def test_a_folder_that_takes_no_writes(place: Any, read_only: Path, tiny_checkpoint: Path) -> None:
     small = [*place.tiny, "export=false", "evaluate=false"]
-    place.run("train", *small, f"runs={read_only}/runs").exit_on_user_error(str(read_only), "Read-only", "another folder")
-    exported = [f"checkpoint={tiny_checkpoint}", "name=mine", "quant.forms=[]", "quant.calibration_images=4"]
-    place.run("export", *exported, f"exports={read_only}/exports").exit_on_user_error(str(read_only), "Read-only", "another folder")
+    place.run("train", *small, f"runs={read_only}/runs").exit_on_user_error(
+        str(read_only), "Read-only", "another folder"
+    )
+    exported = [
+        f"checkpoint={tiny_checkpoint}",
+        "name=mine",
+        "quant.forms=[]",
+        "quant.calibration_images=4",
+    ]
+    place.run("export", *exported, f"exports={read_only}/exports").exit_on_user_error(
+        str(read_only), "Read-only", "another folder"
+    )
     assert [path.name for path in read_only.iterdir()] == ["kept.txt"]

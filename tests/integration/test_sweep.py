@@ -18,14 +18,22 @@ from heatpose.tflite.reader import read_graph
 pytestmark = pytest.mark.slow
 
 
-NO_LIMITS = ["quant.limits.drop_pc=1000", "quant.limits.drift_p50_px=1000", "quant.calibration_images=8"]
+NO_LIMITS = [
+    "quant.limits.drop_pc=1000",
+    "quant.limits.drift_p50_px=1000",
+    "quant.calibration_images=8",
+]
 """What a network that has hardly learnt anything loses is noise."""
 
 
 def tiny(place: Any, *overrides: str) -> list[str]:
     """Overrides of a sweep of seconds; what `overrides` set takes the place of the usual."""
     own = {override.partition("=")[0] for override in overrides}
-    return ["-m", *(override for override in place.tiny if override.partition("=")[0] not in own), *overrides]
+    return [
+        "-m",
+        *(override for override in place.tiny if override.partition("=")[0] not in own),
+        *overrides,
+    ]
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -39,58 +47,116 @@ def test_a_sweep_goes_all_the_way_and_is_not_run_twice(place: Any) -> None:
     ran = place.run("train", *sweep)
     errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
     assert ran.status == 1 and "Traceback" not in ran.err, ran.err
-    assert errors[-2].startswith("error: quickstart_resolution-100: ") and "multiple of 32" in errors[-2] and "1 of the sweep's runs failed" in errors[-1]
-    folder, bundle = Path(place.folder, "runs/quickstart_sweep_resolution"), Path(place.folder, "exports/quickstart_resolution-64")
+    assert (
+        errors[-2].startswith("error: quickstart_resolution-100: ")
+        and "multiple of 32" in errors[-2]
+        and "1 of the sweep's runs failed" in errors[-1]
+    )
+    folder, bundle = (
+        Path(place.folder, "runs/quickstart_sweep_resolution"),
+        Path(place.folder, "exports/quickstart_resolution-64"),
+    )
     whole, failed = table(folder)
     scores = json.loads((bundle / "metrics.json").read_text())["artefacts"]
     assert float(whole["oks"]) == pytest.approx(scores["torch"]["report"]["oks"])
-    assert float(whole["int8_pc_oks"]) == float(whole["stm32n6_oks"]) == pytest.approx(scores["int8_pc"]["report"]["oks"])
+    assert (
+        float(whole["int8_pc_oks"])
+        == float(whole["stm32n6_oks"])
+        == pytest.approx(scores["int8_pc"]["report"]["oks"])
+    )
     board = load_target("stm32n6")
     expected = estimate(read_graph(next(bundle.glob("*_int8_pc.tflite"))), board)
-    assert expected.ms is not None and float(whole["stm32n6_ms"]) == pytest.approx(expected.ms.value)
+    assert expected.ms is not None and float(whole["stm32n6_ms"]) == pytest.approx(
+        expected.ms.value
+    )
     assert failed["status"] == "failed" and failed["stm32n6_ms"] == ""
     assert bundle.name in (folder / "report.html").read_text(encoding="utf-8")
-    assert {path.name for path in folder.iterdir()} == {"members", "multirun.yaml", "report.html", "sweep.csv"}
+    assert {path.name for path in folder.iterdir()} == {
+        "members",
+        "multirun.yaml",
+        "report.html",
+        "sweep.csv",
+    }
 
     before = (bundle / "manifest.json").read_bytes()
     again = place.run("train", *sweep)
-    assert again.status == 1 and "quickstart_resolution-64: finished before with this configuration, not run again" in again.out
+    assert (
+        again.status == 1
+        and "quickstart_resolution-64: finished before with this configuration, not run again"
+        in again.out
+    )
     assert (bundle / "manifest.json").read_bytes() == before and table(folder)[0] == whole
 
 
 def test_every_member_has_a_run_of_its_own(place: Any) -> None:
     ran = place.run("train", *tiny(place, "resolution=64,96", "export=false"))
     assert ran.status == 0, ran.err
-    sweep_runs = {size: Path(place.folder, f"runs/quickstart_resolution-{size}") for size in (64, 96)}
+    sweep_runs = {
+        size: Path(place.folder, f"runs/quickstart_resolution-{size}") for size in (64, 96)
+    }
     for size, folder in sweep_runs.items():
         loaded = load_checkpoint(folder / "checkpoints/best.ckpt")
         assert loaded.preprocessing.size == size and loaded.metadata["run"] == folder.name
-        assert json.loads((folder / "configuration.json").read_text())["configuration"]["resolution"] == size
-        assert list((folder / "tensorboard").iterdir()) and (folder / "hydra/config/config.yaml").is_file()
+        assert (
+            json.loads((folder / "configuration.json").read_text())["configuration"]["resolution"]
+            == size
+        )
+        assert (
+            list((folder / "tensorboard").iterdir())
+            and (folder / "hydra/config/config.yaml").is_file()
+        )
         assert json.loads((folder / "result.json").read_text())["boards"]["stm32n6"]["ms"] > 0
-    assert {path.name for path in place.folder.joinpath("runs").iterdir()} == {"quickstart_sweep_resolution", *(path.name for path in sweep_runs.values())}
+    assert {path.name for path in place.folder.joinpath("runs").iterdir()} == {
+        "quickstart_sweep_resolution",
+        *(path.name for path in sweep_runs.values()),
+    }
 
 
 def test_resolutions_can_share_one_training(place: Any) -> None:
-    ran = place.run("train", *tiny(place, "sweep=shared_weights", "resolution=64,96", "export=false"))
+    ran = place.run(
+        "train", *tiny(place, "sweep=shared_weights", "resolution=64,96", "export=false")
+    )
     assert ran.status == 0, ran.err
     runs = Path(place.folder, "runs")
     shared = load_checkpoint(runs / "quickstart_shared/checkpoints/best.ckpt")
-    assert json.loads((runs / "quickstart_shared/configuration.json").read_text())["configuration"]["data"]["module"]["resolutions"] == [64, 96]
+    assert json.loads((runs / "quickstart_shared/configuration.json").read_text())["configuration"][
+        "data"
+    ]["module"]["resolutions"] == [64, 96]
     assert ran.out.count("train/loss_epoch") == 1  # one training
     for size in (64, 96):
-        sweep_run = load_checkpoint(runs / f"quickstart_shared_resolution-{size}/checkpoints/best.ckpt")
+        sweep_run = load_checkpoint(
+            runs / f"quickstart_shared_resolution-{size}/checkpoints/best.ckpt"
+        )
         assert sweep_run.preprocessing.size == size
-        assert all(torch.equal(value, shared.network.state_dict()[name]) for name, value in sweep_run.network.state_dict().items())
+        assert all(
+            torch.equal(value, shared.network.state_dict()[name])
+            for name, value in sweep_run.network.state_dict().items()
+        )
     times = [float(row["stm32n6_ms"]) for row in table(runs / "quickstart_shared_sweep_resolution")]
     assert times[0] < times[1]
 
 
-@pytest.mark.parametrize("launcher", [["parallel", "hydra.launcher.n_jobs=2"], ["local_jobs"]], ids=lambda launcher: launcher[0])
+@pytest.mark.parametrize(
+    "launcher",
+    [["parallel", "hydra.launcher.n_jobs=2"], ["local_jobs"]],
+    ids=lambda launcher: launcher[0],
+)
 def test_members_run_in_processes_of_their_own(place: Any, launcher: list[str]) -> None:
     """The one that fails, with the resolution that no network has, is told as well."""
-    ran = place.run_cold("train", *tiny(place, f"hydra/launcher={launcher[0]}", *launcher[1:], "resolution=64,100", "export=false", "evaluate=false"))
-    assert ran.status == 1 and "error: quickstart_resolution-100: Resolution 100 is not" in ran.err, ran.err
+    ran = place.run_cold(
+        "train",
+        *tiny(
+            place,
+            f"hydra/launcher={launcher[0]}",
+            *launcher[1:],
+            "resolution=64,100",
+            "export=false",
+            "evaluate=false",
+        ),
+    )
+    assert (
+        ran.status == 1 and "error: quickstart_resolution-100: Resolution 100 is not" in ran.err
+    ), ran.err
     rows = table(Path(place.folder, "runs/quickstart_sweep_resolution"))
     assert [row["status"] for row in rows] == ["finished", "failed"]
     assert Path(place.folder, "runs/quickstart_resolution-64/checkpoints/best.ckpt").is_file()
@@ -98,33 +164,66 @@ def test_members_run_in_processes_of_their_own(place: Any, launcher: list[str]) 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-4), ("bf16-mixed", 0.02)])
 def test_two_processes_learn_what_one_does(precision: str, tolerance: float, place: Any) -> None:
-    """The same batches, shared out: loss and score differ by rounding. Without batch norm, whose statistics on processors are each process's own.
+    """The same batches, shared out: loss and score differ by rounding.
+
+    Without batch norm, whose statistics on processors are each process's own.
 
     In a sweep, because a further process must not start the sweep again.
     """
-    common = ["model.norm=false", "evaluate=false", "export=false", "logger=csv", "trainer.log_every_n_steps=1", "trainer.max_epochs=2", "data.batch_size=8"]
+    common = [
+        "model.norm=false",
+        "evaluate=false",
+        "export=false",
+        "logger=csv",
+        "trainer.log_every_n_steps=1",
+        "trainer.max_epochs=2",
+        "data.batch_size=8",
+    ]
     common.append(f"trainer.precision={precision}")
     curves = []
     for processes in (2, 1):
-        devices = [f"trainer.devices={processes}", f"trainer.strategy={'ddp' if processes > 1 else 'auto'}", f"name=p{processes}"]
+        devices = [
+            f"trainer.devices={processes}",
+            f"trainer.strategy={'ddp' if processes > 1 else 'auto'}",
+            f"name=p{processes}",
+        ]
         ran = place.run("train", *tiny(place, *common, *devices))
         assert ran.status == 0, ran.err
         with Path(place.folder, f"runs/p{processes}/csv/metrics.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        curves.append({name: [float(row[name]) for row in rows if row[name]] for name in ("train/loss_step", "train/loss_epoch", "val/oks")})
+        curves.append(
+            {
+                name: [float(row[name]) for row in rows if row[name]]
+                for name in ("train/loss_step", "train/loss_epoch", "val/oks")
+            }
+        )
     assert len(curves[0]["train/loss_step"]) >= 4 and len(curves[0]["val/oks"]) == 2
     for name, values in curves[0].items():
         if precision == "32-true" or "loss" in name:  # the score steps from cell to cell
             assert values == pytest.approx(curves[1][name], rel=tolerance), name
-    written = [path.relative_to(place.folder / "runs/p2").as_posix() for path in (place.folder / "runs/p2").rglob("*") if path.suffix in (".ckpt", ".csv")]
+    written = [
+        path.relative_to(place.folder / "runs/p2").as_posix()
+        for path in (place.folder / "runs/p2").rglob("*")
+        if path.suffix in (".ckpt", ".csv")
+    ]
     assert sorted(written) == ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "csv/metrics.csv"]
-    assert [row["run"] for row in table(place.folder / "runs/p2_sweep")] == ["p2"]  # one member, though two processes read the command line
+    # one member, though two processes read the command line
+    assert [row["run"] for row in table(place.folder / "runs/p2_sweep")] == ["p2"]
 
 
 def test_a_failing_member_stops_no_other(place: Any) -> None:
     few = "data.module.held_out=1.0e-9"  # nobody is left to choose the checkpoint on
-    ran = place.run("train", "-m", *place.tiny, "evaluate=false", "export=false", "resolution=100,64", few)
+    ran = place.run(
+        "train", "-m", *place.tiny, "evaluate=false", "export=false", "resolution=100,64", few
+    )
     errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
-    assert ran.status == 1 and len(errors) == 5 and "2 of the sweep's runs failed" in errors[-1] and "Traceback" not in ran.err
+    assert (
+        ran.status == 1
+        and len(errors) == 5
+        and "2 of the sweep's runs failed" in errors[-1]
+        and "Traceback" not in ran.err
+    )
     assert "multiple of 32" in errors[0] and "held out" in errors[1]
-    assert [error.partition(": ")[2] for error in errors[:2]] == [error.split(": ", 2)[2] for error in errors[2:4]]
+    assert [error.partition(": ")[2] for error in errors[:2]] == [
+        error.split(": ", 2)[2] for error in errors[2:4]
+    ]

@@ -1,4 +1,7 @@
-"""The whole way, in processes of their own: train, export, score; and what the bundle says about itself."""
+"""The whole way, in processes of their own: train, export, score.
+
+And what the bundle says about itself.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,17 @@ from heatpose.runners import open_runner
 pytestmark = pytest.mark.slow
 
 # What a network that has hardly learnt anything loses is noise.
-NO_LIMITS = ["quant.limits.drop_pc=1000", "quant.limits.drop_pt=1000", "quant.limits.drift_p50_px=1000", "quant.calibration_images=8"]
+NO_LIMITS = [
+    "quant.limits.drop_pc=1000",
+    "quant.limits.drop_pt=1000",
+    "quant.limits.drift_p50_px=1000",
+    "quant.calibration_images=8",
+]
 MODEL = "st_movenet_heatmaps_64"
-MODELS = [f"{MODEL}.onnx", *(f"{MODEL}_{form}.tflite" for form in ("float32", "int8_pc", "int8_pt"))]
+MODELS = [
+    f"{MODEL}.onnx",
+    *(f"{MODEL}_{form}.tflite" for form in ("float32", "int8_pc", "int8_pt")),
+]
 
 
 Trained = Any  # the finished run of conftest.py
@@ -47,29 +58,50 @@ def _mean_oks(path: Path, data: Path) -> float:
 
 def test_one_table_tells_everything(trained: Trained) -> None:
     for row in ("torch", "onnx", "float32", "int8_pc", "int8_pt"):
-        (line,) = [line for line in trained.out.splitlines() if line.strip("│ ").startswith(f"{row} ")]
+        (line,) = [
+            line for line in trained.out.splitlines() if line.strip("│ ").startswith(f"{row} ")
+        ]
         assert ("reference" if row == "torch" else "passed") in line
         assert f"{trained.read('metrics.json')['artefacts'][row]['report']['oks']:.2f} ±" in line
 
 
 def test_the_bundle_is_whole_and_its_hashes_are_true(trained: Trained) -> None:
     found = {path.name for path in trained.bundle.iterdir() if path.is_file()}
-    assert {*MODELS, "metrics.json", "calibration.json", "README.md", "report.html", "manifest.json"} <= found
+    assert {
+        *MODELS,
+        "metrics.json",
+        "calibration.json",
+        "README.md",
+        "report.html",
+        "manifest.json",
+    } <= found
     manifest = trained.read("manifest.json")
     files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
     assert files == {
-        name: ((trained.bundle / name).stat().st_size, _sha256(trained.bundle / name)) for name in found - {"manifest.json"}
+        name: ((trained.bundle / name).stat().st_size, _sha256(trained.bundle / name))
+        for name in found - {"manifest.json"}
     }
-    assert manifest["passed"] and manifest["resolution"] == 64 and manifest["skeleton"]["name"] == "st13"
-    assert manifest["config"]["trainer"]["max_epochs"] == 1 and manifest["config"]["quant"]["limits"]["drop_pc"] == 1000
+    assert (
+        manifest["passed"]
+        and manifest["resolution"] == 64
+        and manifest["skeleton"]["name"] == "st13"
+    )
+    assert (
+        manifest["config"]["trainer"]["max_epochs"] == 1
+        and manifest["config"]["quant"]["limits"]["drop_pc"] == 1000
+    )
     assert manifest["provenance"]["checkpoint"] == "best.ckpt"
-    assert not [path.name for path in trained.bundle.parent.iterdir() if path.name != "quickstart"]  # nothing temporary
+    # nothing temporary
+    assert not [path.name for path in trained.bundle.parent.iterdir() if path.name != "quickstart"]
 
 
 def test_the_board_of_the_run_is_told_and_handed_over(trained: Trained) -> None:
     assert "Expected on STM32N6570-DK" in trained.out and "stm32n6 is ready" in trained.out
     record = json.loads((trained.bundle / "stm32n6/deploy.json").read_text())
-    assert record["model_sha256"] == trained.read("manifest.json")["files"][f"{MODEL}_int8_pc.tflite"]["sha256"]
+    assert (
+        record["model_sha256"]
+        == trained.read("manifest.json")["files"][f"{MODEL}_int8_pc.tflite"]["sha256"]
+    )
     assert (trained.bundle / "stm32n6/run.sh").is_file()
 
 
@@ -78,10 +110,15 @@ def test_the_bundles_scores_are_measured_again(trained: Trained) -> None:
     for name, artefact in zip(MODELS, ("onnx", "float32", "int8_pc", "int8_pt"), strict=True):
         report = artefacts[artefact]["report"]
         assert (report["model"], report["sha256"]) == (name, _sha256(trained.bundle / name))
-        assert _mean_oks(trained.bundle / name, trained.place.data) == pytest.approx(report["oks"], abs=1e-6)
-        assert artefacts[artefact]["drop"] == pytest.approx(artefacts["torch"]["report"]["oks"] - report["oks"])
+        assert _mean_oks(trained.bundle / name, trained.place.data) == pytest.approx(
+            report["oks"], abs=1e-6
+        )
+        assert artefacts[artefact]["drop"] == pytest.approx(
+            artefacts["torch"]["report"]["oks"] - report["oks"]
+        )
     oks = _mean_oks(trained.checkpoint, trained.place.data)
-    # Folding the norms changes the last bits, and the best cells of an untrained network are near ties.
+    # Folding the norms changes the last bits, and the best cells of an untrained network are near
+    # ties.
     assert oks == pytest.approx(artefacts["torch"]["report"]["oks"], abs=1)
 
 
@@ -93,14 +130,23 @@ def test_calibration_is_on_training_images_only(trained: Trained) -> None:
     chosen = {entry["image_id"]: entry["sha256"] for entry in calibration["images"]}
     assert len(chosen) == calibration["count"] == 8
     assert chosen.items() <= training.items() and not chosen.keys() & scored
-    evaluated = {entry["image_id"] for entry in trained.read("metrics.json")["artefacts"]["torch"]["report"]["per_image"]}
+    evaluated = {
+        entry["image_id"]
+        for entry in trained.read("metrics.json")["artefacts"]["torch"]["report"]["per_image"]
+    }
     assert evaluated == scored
-    assert trained.read("manifest.json")["calibration"]["sha256"] == _sha256(trained.bundle / "calibration.json")
+    assert trained.read("manifest.json")["calibration"]["sha256"] == _sha256(
+        trained.bundle / "calibration.json"
+    )
 
 
 def test_the_checkpoint_says_where_it_comes_from(trained: Trained) -> None:
     loaded = load_checkpoint(trained.checkpoint)
-    assert (loaded.skeleton.name, loaded.preprocessing.size, loaded.network.settings["width"]) == ("st13", 64, 0.35)
+    assert (loaded.skeleton.name, loaded.preprocessing.size, loaded.network.settings["width"]) == (
+        "st13",
+        64,
+        0.35,
+    )
     assert loaded.metadata["data"]["kind"] == "synthetic" and loaded.metadata["run"] == "quickstart"
     assert list(Path(trained.place.folder, "runs/quickstart/tensorboard").glob("events.*"))
 
@@ -137,7 +183,15 @@ def test_resume_false_starts_anew(place: Any) -> None:
 
 def test_a_failed_gate_keeps_the_file_under_another_name(trained: Trained, place: Any) -> None:
     limits = [*NO_LIMITS, "quant.limits.drop_pc=-1000"]
-    ran = place.run("export", f"checkpoint={trained.checkpoint}", "name=bad", "quant=int8_pc", "quant.output=int8", *limits)  # as stm32n6 had it
+    # as stm32n6 had it
+    ran = place.run(
+        "export",
+        f"checkpoint={trained.checkpoint}",
+        "name=bad",
+        "quant=int8_pc",
+        "quant.output=int8",
+        *limits,
+    )
     ran.exit_on_user_error("int8_pc", "gate")
     assert "REJECTED" in ran.out and "limit -1000" in ran.out
     bundle = place.folder / "exports/bad"
@@ -145,7 +199,9 @@ def test_a_failed_gate_keeps_the_file_under_another_name(trained: Trained, place
     assert f"{MODEL}_int8_pc.rejected.tflite" in names and f"{MODEL}_int8_pc.tflite" not in names
     assert {f"{MODEL}_float32.tflite", f"{MODEL}.onnx"} <= names  # they passed
     manifest = json.loads((bundle / "manifest.json").read_text())
-    assert not manifest["passed"] and [g["artefact"] for g in manifest["gates"] if not g["passed"]] == ["int8_pc"]
+    assert not manifest["passed"] and [
+        g["artefact"] for g in manifest["gates"] if not g["passed"]
+    ] == ["int8_pc"]
     # The checkpoint alone says what it was trained on; the same images calibrate.
     calibration = json.loads((bundle / "calibration.json").read_text())
     before = trained.read("calibration.json")
@@ -156,9 +212,13 @@ def test_a_failed_gate_keeps_the_file_under_another_name(trained: Trained, place
 
 
 def test_an_export_that_is_killed_leaves_no_bundle(trained: Trained, place: Any) -> None:
-    with place.start("export", f"checkpoint={trained.checkpoint}", "name=killed", *NO_LIMITS) as running:
+    with place.start(
+        "export", f"checkpoint={trained.checkpoint}", "name=killed", *NO_LIMITS
+    ) as running:
         end = time.monotonic() + 300
-        while not list(place.folder.glob("exports/.killed.*/new/*.onnx")) and time.monotonic() < end:
+        while (
+            not list(place.folder.glob("exports/.killed.*/new/*.onnx")) and time.monotonic() < end
+        ):
             assert running.poll() is None, "the export ended before it could be killed"
             time.sleep(0.05)
         os.killpg(running.pid, signal.SIGKILL)  # the converter's process as well
@@ -166,9 +226,13 @@ def test_an_export_that_is_killed_leaves_no_bundle(trained: Trained, place: Any)
 
 
 def test_an_export_that_is_interrupted_cleans_up(trained: Trained, place: Any) -> None:
-    with place.start("export", f"checkpoint={trained.checkpoint}", "name=stopped", *NO_LIMITS) as running:
+    with place.start(
+        "export", f"checkpoint={trained.checkpoint}", "name=stopped", *NO_LIMITS
+    ) as running:
         end = time.monotonic() + 300
-        while not list(place.folder.glob("exports/.stopped.*/new/*.onnx")) and time.monotonic() < end:
+        while (
+            not list(place.folder.glob("exports/.stopped.*/new/*.onnx")) and time.monotonic() < end
+        ):
             assert running.poll() is None, "the export ended before it could be interrupted"
             time.sleep(0.05)
         os.killpg(running.pid, signal.SIGINT)  # Ctrl-C reaches every process of the terminal
@@ -178,13 +242,27 @@ def test_an_export_that_is_interrupted_cleans_up(trained: Trained, place: Any) -
 
 def test_a_run_with_a_teacher_asks_it_once(place: Any, tiny_checkpoint: Path) -> None:
     """A second run finds the answers; the teacher's keypoints have to be the student's."""
-    options = [*place.tiny, "export=false", "evaluate=false", "logger=csv", f"distill.path={tiny_checkpoint}", f"distill.folder={place.folder}/kept"]
+    options = [
+        *place.tiny,
+        "export=false",
+        "evaluate=false",
+        "logger=csv",
+        f"distill.path={tiny_checkpoint}",
+        f"distill.folder={place.folder}/kept",
+    ]
     for name in ("first", "second"):
         ran = place.run("train", *options, f"name={name}")
         assert ran.status == 0, ran.err
         assert "Teacher best.ckpt agrees with the labels of " in ran.out
     kept = [path for path in Path(place.folder, "kept").iterdir() if path.is_dir()]
-    assert len(kept) == 1 and {path.name for path in kept[0].iterdir()} == {"maps.npy", "points.npy", "scores.npy", "done.json"}
+    assert len(kept) == 1 and {path.name for path in kept[0].iterdir()} == {
+        "maps.npy",
+        "points.npy",
+        "scores.npy",
+        "done.json",
+    }
     table = next(Path(place.folder, "runs/first").rglob("metrics.csv")).read_text()
     assert "train/distill_loss" in table.splitlines()[0]
-    place.run("train", *options, "skeleton=coco17", "name=third").exit_on_user_error("nose", "choose another teacher")
+    place.run("train", *options, "skeleton=coco17", "name=third").exit_on_user_error(
+        "nose", "choose another teacher"
+    )

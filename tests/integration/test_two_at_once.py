@@ -1,4 +1,7 @@
-"""Two processes that want the same run or bundle, and names that Hydra's command line has to quote."""
+"""Two processes that want the same run or bundle.
+
+And names that Hydra's command line has to quote.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +22,48 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def holder(place: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process that trains the run `quickstart` and exports the bundle `quickstart`, as far as others can see."""
+    """A process that trains the run `quickstart` and exports the bundle `quickstart`.
+
+    As far as others can see.
+    """
     code = (
-        "import sys, time; from pathlib import Path; from heatpose.utils.files import only_one\n"
-        "with only_one(Path(sys.argv[1]), 'quickstart', ''), only_one(Path(sys.argv[2]), 'quickstart', ''):\n    print('held', flush=True); time.sleep(600)"
+        "import sys, time; from pathlib import Path; from heatpose.utils.files import"
+        " only_one\nwith only_one(Path(sys.argv[1]), 'quickstart', ''), only_one(Path(sys.argv[2]),"
+        " 'quickstart', ''):\n    print('held', flush=True); time.sleep(600)"
     )
-    command = [sys.executable, "-c", code, str(place.folder / "runs"), str(place.folder / "exports")]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        str(place.folder / "runs"),
+        str(place.folder / "exports"),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         yield process
         process.kill()
 
 
-def test_the_second_of_two_is_told_so_and_a_killed_one_is_in_nobodys_way(place: Any, holder: subprocess.Popen[str], tiny_checkpoint: Path) -> None:
+def test_the_second_of_two_is_told_so_and_a_killed_one_is_in_nobodys_way(
+    place: Any, holder: subprocess.Popen[str], tiny_checkpoint: Path
+) -> None:
     train = [*place.tiny, "export=false", "evaluate=false"]
     place.run("train", *train).exit_on_user_error("The run", "another process", "name=")
-    export = [f"checkpoint={tiny_checkpoint}", "name=quickstart", "quant.forms=[]", "quant.calibration_images=4"]
+    export = [
+        f"checkpoint={tiny_checkpoint}",
+        "name=quickstart",
+        "quant.forms=[]",
+        "quant.calibration_images=4",
+    ]
     place.run("export", *export).exit_on_user_error("The bundle", "another process")
-    assert not list(place.folder.rglob("*.ckpt")) and not (place.folder / "exports/quickstart").exists()
-    (place.folder / "exports/.quickstart.abcd1234/new").mkdir(parents=True)  # as a killed export leaves it
-    (place.folder / "exports/.quickstart2.abcd1234").mkdir()  # of another bundle, which may be in the making
+    assert (
+        not list(place.folder.rglob("*.ckpt"))
+        and not (place.folder / "exports/quickstart").exists()
+    )
+    # as a killed export leaves it
+    (place.folder / "exports/.quickstart.abcd1234/new").mkdir(parents=True)
+    # of another bundle, which may be in the making
+    (place.folder / "exports/.quickstart2.abcd1234").mkdir()
     holder.kill()
     holder.wait()
     ran = place.run("export", *export)
@@ -50,12 +75,23 @@ def test_the_second_of_two_is_told_so_and_a_killed_one_is_in_nobodys_way(place: 
 def test_two_trainings_at_once_share_a_cache(place: Any) -> None:
     """They come to it together: one builds, one waits, and both learn the same from it."""
     cache = place.folder / "caches"
-    train = [*place.tiny, f"data.cache={cache}", "data.module.limit=16", "export=false", "evaluate=false"]
+    train = [
+        *place.tiny,
+        f"data.cache={cache}",
+        "data.module.limit=16",
+        "export=false",
+        "evaluate=false",
+    ]
     started = [place.start("train", *train, f"name={name}") for name in ("one", "other")]
     assert [process.wait() for process in started] == [0, 0]
     (only,) = (path for path in cache.iterdir() if path.is_dir())
     assert ImageCache(only).rows
-    one, other = (torch.load(place.folder / "runs" / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for name in ("one", "other"))
+    one, other = (
+        torch.load(place.folder / "runs" / name / "checkpoints/last.ckpt", weights_only=True)[
+            "state_dict"
+        ]
+        for name in ("one", "other")
+    )
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
@@ -67,15 +103,30 @@ def test_odd_names_of_folders_runs_and_bundles(place: Any, tmp_path: Path) -> No
     def quoted(value: object) -> str:
         return "'" + str(value).replace("'", "\\'") + "'"
 
-    places = [f"runs={quoted(odd / 'runs')}", f"exports={quoted(odd / 'exports')}", f"name={quoted(name)}"]
-    data = [o for o in place.tiny if not o.startswith("data.source.root")] + [f"data.source.root={quoted(odd / 'data')}"]
+    places = [
+        f"runs={quoted(odd / 'runs')}",
+        f"exports={quoted(odd / 'exports')}",
+        f"name={quoted(name)}",
+    ]
+    data = [o for o in place.tiny if not o.startswith("data.source.root")] + [
+        f"data.source.root={quoted(odd / 'data')}"
+    ]
     (odd / "data").symlink_to(place.data.parent)
     script = str(Path(__file__).parents[2] / "train.py")
     ran = place.warm.run([script, *data, *places, "export=false"], place.folder)
     assert ran.status == 0, ran.err
     best = odd / "runs" / name / "checkpoints" / "best.ckpt"
     export = script.replace("train.py", "export.py")
-    ran = place.warm.run([export, f"checkpoint={quoted(best)}", *places, "quant.forms=[]", "quant.calibration_images=4"], place.folder)
+    ran = place.warm.run(
+        [
+            export,
+            f"checkpoint={quoted(best)}",
+            *places,
+            "quant.forms=[]",
+            "quant.calibration_images=4",
+        ],
+        place.folder,
+    )
     assert ran.status == 0, ran.err
     assert not verify_bundle(odd / "exports" / name).findings
     assert not [path for path in tmp_path.rglob("*") if path.name == "pwned"]

@@ -1,6 +1,8 @@
-"""Runs the entries one after the other without the ten seconds that importing torch and Lightning takes each time.
+"""Runs the entries one after the other without the ten seconds that importing torch and Lightning
+takes each time.
 
-They are imported once; each command line from standard input then runs in a fork, which is a process like any other.
+They are imported once; each command line from standard input then runs in a fork, which is a
+process like any other.
 """
 
 from __future__ import annotations
@@ -15,9 +17,12 @@ from typing import Any
 
 
 def serve() -> None:
-    """Takes jobs as lines of json, `argv`, `cwd`, `out` and `err`; answers each with its exit status.
+    """Takes jobs as lines of json, `argv`, `cwd`, `out` and `err`.
 
-    A job with `group` becomes the head of a group of processes, which is told in a line before: it may be killed.
+    Answers each with its exit status.
+
+    A job with `group` becomes the head of a group of processes, which is told in a line before: it
+    may be killed.
     """
     import heatpose.entries.build
     import heatpose.entries.evaluate_and_export
@@ -40,7 +45,11 @@ def serve() -> None:
 def run(job: dict[str, Any]) -> int:
     """Runs a script as `python argv...` would; returns the exit status."""
     os.chdir(job["cwd"])
-    files = (os.devnull, os.O_RDONLY), (job["out"], os.O_WRONLY | os.O_CREAT), (job["err"], os.O_WRONLY | os.O_CREAT)
+    files = (
+        (os.devnull, os.O_RDONLY),
+        (job["out"], os.O_WRONLY | os.O_CREAT),
+        (job["err"], os.O_WRONLY | os.O_CREAT),
+    )
     for number, (path, flags) in enumerate(files):
         os.dup2(os.open(path, flags), number)
     sys.argv = job["argv"]

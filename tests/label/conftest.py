@@ -98,9 +98,15 @@ def make_teacher(tmp_path: Path) -> MakeTeacher:
         for k, name in enumerate(COCO_17.keypoints):
             moving[k, 0, 0, abs(shift) - (shift if name in names else 0)] = 1
         constants = {
-            "weight": weight, "bias": bias, "ramp": ramp[None], "moving": moving,
-            "low": -8.0, "high": 8.0, "most": 1.6, "times": 2.5,
-        }  # fmt: skip
+            "weight": weight,
+            "bias": bias,
+            "ramp": ramp[None],
+            "moving": moving,
+            "low": -8.0,
+            "high": 8.0,
+            "most": 1.6,
+            "times": 2.5,
+        }
         pads = [0, abs(shift), 0, abs(shift)]
         nodes = [
             helper.make_node("Mul", ["image", "image"], ["squared"]),

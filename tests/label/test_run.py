@@ -24,9 +24,12 @@ from heatpose.pose.skeleton import COCO_17
 DrawPerson = Callable[..., Any]
 MakeTeacher = Callable[..., Path]
 REASONS = (
-    "no person found", "too few sure keypoints", "teacher disagrees with its mirror image",
-    "person too small", "unreadable image",
-)  # fmt: skip
+    "no person found",
+    "too few sure keypoints",
+    "teacher disagrees with its mirror image",
+    "person too small",
+    "unreadable image",
+)
 
 
 def labels_of(content: dict[str, Any], name: str) -> np.ndarray:
@@ -77,9 +80,13 @@ def test_labels_are_where_the_people_were_drawn(
 
 @pytest.mark.parametrize(("shift", "labelled"), [(0, 17), (1, 17), (2, 15)])
 def test_keypoints_that_the_mirror_image_moves_are_left_out(
-    shift: int, labelled: int, tmp_path: Path, heatpose: Any, draw_person: DrawPerson,
+    shift: int,
+    labelled: int,
+    tmp_path: Path,
+    heatpose: Any,
+    draw_person: DrawPerson,
     make_teacher: MakeTeacher,
-) -> None:  # fmt: skip
+) -> None:
     """Moved by 1/64 of the crop they differ by 1/32 = 3.1 %, by 2/64 by 6.3 %: 4 % decides."""
     photos, out = tmp_path / "photos", tmp_path / "labels.json"
     draw_person(photos / "a.png", (240, 180))
@@ -114,9 +121,11 @@ def test_every_image_is_counted_once(
     assert "not read: 1 videos" in ran.out and all(reason in ran.out for reason in wanted)
     left_out = {e["file_name"]: e["reason"] for e in json.loads(out.read_text())["left_out"]}
     assert left_out == {
-        "empty.png": REASONS[0], "few.png": REASONS[1], "small.png": REASONS[3],
+        "empty.png": REASONS[0],
+        "few.png": REASONS[1],
+        "small.png": REASONS[3],
         "broken.jpg": REASONS[4],
-    }  # fmt: skip
+    }
 
 
 def test_a_teacher_that_is_wrong_everywhere_labels_nothing(
@@ -164,9 +173,11 @@ def test_what_is_not_a_folder_of_images(
     (tmp_path / "films/a.mp4").write_bytes(b"")
     draw_person(tmp_path / "photos/a.png", (240, 180))
     for images, words in {
-        "nothing": "There is no image", "films": "has 1 videos and no image; write frames",
-        "photos/a.png": "is a file; give the folder", "missing": "does not exist; give the folder",
-    }.items():  # fmt: skip
+        "nothing": "There is no image",
+        "films": "has 1 videos and no image; write frames",
+        "photos/a.png": "is a file; give the folder",
+        "missing": "does not exist; give the folder",
+    }.items():
         ran = heatpose("label", tmp_path / images, "--out", out, "--teacher", teacher)
         assert ran.status == 1 and words in ran.err and len(ran.err.splitlines()) == 1, ran.err
     ran = heatpose("label", tmp_path / "photos", "--out", out)
@@ -255,9 +266,11 @@ def test_given_boxes_are_labelled_one_by_one(
     assert "not read: 1 images that only the boxes name" in ran.out
     counts = json.loads(out.read_text())["info"]["counts"]
     assert counts["left_out"] == {
-        "no person found": 1, "given box outside of the image": 1, "no box given": 1,
+        "no person found": 1,
+        "given box outside of the image": 1,
+        "no box given": 1,
         "boxes for another image size": 1,
-    }  # fmt: skip
+    }
     found = labels_of(json.loads(out.read_text()), "two.png")
     for labels, places in zip(found, both, strict=False):
         assert np.linalg.norm(labels[:, :2] - places, axis=1).max() < 7

@@ -24,7 +24,12 @@ def files(made_once: MadeOnce) -> Path:
 def _make(folder: Path) -> None:
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     program = Path(__file__).with_name("make_tflite_files.py")
-    result = subprocess.run([sys.executable, str(program), str(folder)], env={**os.environ, **quiet}, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, str(program), str(folder)],
+        env={**os.environ, **quiet},
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 0, result.stderr[-2000:]
 
 

@@ -1,8 +1,10 @@
-"""Writes TFLite files of one convolution behind preprocessing in many forms. Not a test: a program of its
+"""Writes TFLite files of one convolution behind preprocessing in many forms.
+
+Not a test: a program of its
 own, because TensorFlow changes the process that it runs in.
 
-A file whose name begins with `right_` makes `bytes / 127.5 - 1` of bytes, one that begins with `wrong_` does not.
-Each is converted to float32 and to float16.
+A file whose name begins with `right_` makes `bytes / 127.5 - 1` of bytes, one that begins with
+`wrong_` does not. Each is converted to float32 and to float16.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ SIZE = 32
 RIGHT: dict[str, Callable[[Any], Any]] = {
     "right_division": lambda x: x / 127.5 - 1,
     "right_multiplication": lambda x: x * (1 / 127.5) - 1,
-    "right_each_channel": lambda x: (x - tf.constant([127.5, 127.5, 127.5])) * tf.constant([1 / 127.5] * 3),
+    "right_each_channel": lambda x: (
+        (x - tf.constant([127.5, 127.5, 127.5])) * tf.constant([1 / 127.5] * 3)
+    ),
     "right_negated": lambda x: (tf.constant(127.5) - x) * (-1 / 127.5),
     "right_list_of_images": lambda x: tf.expand_dims(tf.unstack(x)[0] * 2.0, 0) / 255.0 - 1,
     "right_squeezed": lambda x: tf.expand_dims(tf.squeeze(x, 0) - 127.5, 0) / 127.5,
@@ -28,13 +32,15 @@ RIGHT: dict[str, Callable[[Any], Any]] = {
 }
 WRONG: dict[str, Callable[[Any], Any]] = {
     "wrong_unit_range": lambda x: x / 255.0,
-    "wrong_imagenet": lambda x: (x / 255.0 - tf.constant([0.485, 0.456, 0.406])) / tf.constant([0.229, 0.224, 0.225]),
+    "wrong_imagenet": lambda x: (
+        (x / 255.0 - tf.constant([0.485, 0.456, 0.406])) / tf.constant([0.229, 0.224, 0.225])
+    ),
     "wrong_one_channel": lambda x: x / 127.5 - tf.constant([1.0, 1.0, 0.9]),
     "wrong_layout": lambda x: tf.transpose(x, (0, 2, 1, 3)) / 127.5 - 1,
     "wrong_clipped": lambda x: tf.nn.relu(x / 127.5 - 1),
     "wrong_channels": lambda x: tf.reverse(x, [3]) / 127.5 - 1,
     "wrong_constant": lambda x: x * 0.0 + 0.5,
-}  # fmt: skip
+}
 
 
 def written(folder: Path, name: str, preprocessing: Callable[[Any], Any]) -> None:
@@ -47,7 +53,10 @@ def written(folder: Path, name: str, preprocessing: Callable[[Any], Any]) -> Non
     for form in ("float32", "float16"):
         made = tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module())
         if form == "float16":
-            made.optimizations, made.target_spec.supported_types = [tf.lite.Optimize.DEFAULT], [tf.float16]
+            made.optimizations, made.target_spec.supported_types = (
+                [tf.lite.Optimize.DEFAULT],
+                [tf.float16],
+            )
         (folder / f"{name}_{form}.tflite").write_bytes(made.convert())
 
 

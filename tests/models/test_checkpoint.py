@@ -31,7 +31,15 @@ def network() -> MoveNet:
 @pytest.fixture
 def path(network: MoveNet, tmp_path: Path) -> Path:
     path = tmp_path / "new" / "a.ckpt"
-    save_checkpoint(path, network, ST_13, Preprocessing(96, "bilinear"), run="test", epoch=3, data={"kind": "coco"})
+    save_checkpoint(
+        path,
+        network,
+        ST_13,
+        Preprocessing(96, "bilinear"),
+        run="test",
+        epoch=3,
+        data={"kind": "coco"},
+    )
     return path
 
 
@@ -40,12 +48,17 @@ def test_comes_back_as_it_was(path: Path, network: MoveNet) -> None:
     assert loaded.skeleton == ST_13 and loaded.preprocessing == Preprocessing(96, "bilinear")
     assert loaded.metadata == {"run": "test", "epoch": 3, "data": {"kind": "coco"}}
     assert loaded.network.settings == network.settings and not loaded.network.training
-    for (name, found), want in zip(loaded.network.state_dict().items(), network.state_dict().values(), strict=True):
+    for (name, found), want in zip(
+        loaded.network.state_dict().items(), network.state_dict().values(), strict=True
+    ):
         assert torch.equal(found, want), name
-    assert [entry.name for entry in path.parent.iterdir()] == ["a.ckpt"]  # nothing half-written beside it
+    # nothing half-written beside it
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.ckpt"]
 
 
-def test_a_description_that_knows_of_no_heads_is_one_of_heatmaps(path: Path, network: MoveNet) -> None:
+def test_a_description_that_knows_of_no_heads_is_one_of_heatmaps(
+    path: Path, network: MoveNet
+) -> None:
     """Checkpoints from before there were four."""
     loaded = load_checkpoint(rewritten(path, lambda c: c[KEY]["network"].pop("heads")))
     assert loaded.network.settings == network.settings and not loaded.network.four_heads
@@ -56,10 +69,17 @@ def test_four_heads_come_back(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "four.ckpt", network, ST_13, Preprocessing(64))
     loaded = load_checkpoint(tmp_path / "four.ckpt")
     assert loaded.network.four_heads and loaded.network.settings == network.settings
-    assert all(torch.equal(a, b) for a, b in zip(loaded.network.state_dict().values(), network.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            loaded.network.state_dict().values(), network.state_dict().values(), strict=True
+        )
+    )
 
 
-def test_a_failed_save_keeps_the_old_file(path: Path, network: MoveNet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_keeps_the_old_file(
+    path: Path, network: MoveNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = path.read_bytes()
 
     def full(content: object, file: Path) -> None:
@@ -110,11 +130,16 @@ def test_a_truncated_file_is_one_sentence(share: float, path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"hello, this is text\n" * 50, b"\x00" * 1000, b"PK\x03\x04 no zip", b"\x80\x02}q\x00."])
+@pytest.mark.parametrize(
+    "content",
+    [b"hello, this is text\n" * 50, b"\x00" * 1000, b"PK\x03\x04 no zip", b"\x80\x02}q\x00."],
+)
 def test_a_file_of_another_kind_is_one_sentence(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     path.write_bytes(content)
-    with pytest.raises(HeatposeError, match="is no readable checkpoint|but no Heatpose checkpoint") as caught:
+    with pytest.raises(
+        HeatposeError, match="is no readable checkpoint|but no Heatpose checkpoint"
+    ) as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
 
@@ -159,14 +184,18 @@ CHANGES: dict[str, Callable[[Content], object]] = {
     "another width": lambda c: c[KEY]["network"].update(width=0.5),
     "a weight less": lambda c: c["state_dict"].pop("network.top.conv.weight"),
     "a weight more": lambda c: c["state_dict"].update({"network.extra": torch.zeros(1)}),
-    "a weight of another shape": lambda c: c["state_dict"].update({"network.top.conv.weight": torch.zeros(3)}),
+    "a weight of another shape": (
+        lambda c: c["state_dict"].update({"network.top.conv.weight": torch.zeros(3)})
+    ),
     "no weights": lambda c: c["state_dict"].clear(),
     "weights are text": lambda c: c.update(state_dict="none"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_parts_that_do_not_fit_are_one_sentence(change: Callable[[Content], object], path: Path) -> None:
+def test_parts_that_do_not_fit_are_one_sentence(
+    change: Callable[[Content], object], path: Path
+) -> None:
     with pytest.raises(HeatposeError, match="does not fit its own description") as caught:
         load_checkpoint(rewritten(path, change))
     assert "\n" not in str(caught.value)
@@ -178,21 +207,30 @@ def test_a_bad_resolution_is_one_sentence(path: Path) -> None:
 
 
 def test_a_skeleton_of_another_length_is_refused(path: Path) -> None:
-    with pytest.raises(HeatposeError, match="has 13 heatmaps, but its skeleton 'coco17' has 17 keypoints"):
+    with pytest.raises(
+        HeatposeError, match="has 13 heatmaps, but its skeleton 'coco17' has 17 keypoints"
+    ):
         load_checkpoint(rewritten(path, lambda c: c[KEY].update(skeleton=COCO_17.to_dict())))
 
 
 def test_weights_of_something_else_are_left_alone(path: Path) -> None:
     """Lightning stores the loss's and the average's state beside the network's."""
-    change = lambda c: c["state_dict"].update({"loss.sigmas": torch.zeros(3), "net": torch.zeros(1)})  # noqa: E731
+
+    def change(c):
+        return c["state_dict"].update({"loss.sigmas": torch.zeros(3), "net": torch.zeros(1)})
+
     assert load_checkpoint(rewritten(path, change)).network.keypoints == 13
 
 
 def test_weights_for_other_keypoints_are_refused() -> None:
     check_skeleton("a.ckpt", ST_13, ST_13)
     check_skeleton("a.ckpt", replace(ST_13, name="other", edges=()), ST_13)
-    with pytest.raises(HeatposeError, match=r"has 17 keypoints \('coco17'\), but skeleton 'st13' has 13"):
+    with pytest.raises(
+        HeatposeError, match=r"has 17 keypoints \('coco17'\), but skeleton 'st13' has 13"
+    ):
         check_skeleton("a.ckpt", COCO_17, ST_13)
-    swapped = replace(ST_13, keypoints=(ST_13.keypoints[1], ST_13.keypoints[0], *ST_13.keypoints[2:]), merge={})
+    swapped = replace(
+        ST_13, keypoints=(ST_13.keypoints[1], ST_13.keypoints[0], *ST_13.keypoints[2:]), merge={}
+    )
     with pytest.raises(HeatposeError, match="'a.ckpt' was made for keypoints"):
         check_skeleton("a.ckpt", swapped, ST_13)

@@ -14,9 +14,18 @@ from heatpose.models.checkpoint import inspect_checkpoint, load_checkpoint
 from heatpose.pose.skeleton import ST_13
 
 CONTRACT = {
-    "sha256", "bytes", "inputs", "outputs", "operators", "granularity", "full_integer", "weights_bytes", "macs",
-    "peak_activation_bytes", "findings",
-}  # fmt: skip
+    "sha256",
+    "bytes",
+    "inputs",
+    "outputs",
+    "operators",
+    "granularity",
+    "full_integer",
+    "weights_bytes",
+    "macs",
+    "peak_activation_bytes",
+    "findings",
+}
 
 
 def multiplications(path: Path, size: int) -> int:

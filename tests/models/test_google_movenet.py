@@ -38,22 +38,39 @@ def instances(shared: Path, skeleton: Skeleton = COCO_17) -> list[Person]:
 
 def test_googles_file_is_lightning(lightning: Path) -> None:
     network = import_movenet(lightning)
-    assert network.keypoints == 17 and network.settings["width"] == 1.0 and not network.settings["norm"]
+    assert (
+        network.keypoints == 17
+        and network.settings["width"] == 1.0
+        and not network.settings["norm"]
+    )
     assert network.four_heads and len(network.conv_blocks()) == 65 + 9
     heatmaps = import_movenet(lightning, MoveNet(17))
     assert sum(p.numel() for p in heatmaps.parameters()) == 2_303_577
-    assert all(torch.equal(network.state_dict()[name], value) for name, value in heatmaps.state_dict().items())
+    assert all(
+        torch.equal(network.state_dict()[name], value)
+        for name, value in heatmaps.state_dict().items()
+    )
     assert all(torch.isfinite(p).all() for p in network.parameters())
     assert all(block.conv.weight.abs().sum() > 0 for block in network.conv_blocks())
 
 
 @pytest.fixture(scope="module")
 def inside(shared: Path, lightning: Path) -> tuple[Any, Values, Any]:
-    """Google's file run on a picture: its graph, the real values of any of its int8 activations as NCHW, and its pose y, x, score."""
-    interpreters = pytest.importorskip("ai_edge_litert.interpreter", reason="the export extra is not installed")
+    """Google's file run on an image.
+
+    Its graph, the real values of any of its int8 activations as NCHW, and its pose y, x, score.
+    """
+    interpreters = pytest.importorskip(
+        "ai_edge_litert.interpreter", reason="the export extra is not installed"
+    )
     graph = read_graph(lightning)
-    kernels = interpreters.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # XNNPACK would not keep what it computes in between
-    interpreter = interpreters.Interpreter(str(lightning), experimental_preserve_all_tensors=True, experimental_op_resolver_type=kernels)
+    # XNNPACK would not keep what it computes in between
+    kernels = interpreters.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = interpreters.Interpreter(
+        str(lightning),
+        experimental_preserve_all_tensors=True,
+        experimental_op_resolver_type=kernels,
+    )
     interpreter.allocate_tensors()
     person = instances(shared)[3]
     image = Preprocessing(192).resize(load_image(person.image_path, person.width, person.height))
@@ -64,13 +81,22 @@ def inside(shared: Path, lightning: Path) -> tuple[Any, Values, Any]:
         form = graph.tensors[tensor].quantization
         assert form is not None
         stored = interpreter.get_tensor(tensor).astype(np.float64)
-        return torch.from_numpy((stored - form.zero_points[0]) * form.scales[0]).float().permute(0, 3, 1, 2)
+        return (
+            torch.from_numpy((stored - form.zero_points[0]) * form.scales[0])
+            .float()
+            .permute(0, 3, 1, 2)
+        )
 
     return graph, values, interpreter.get_tensor(graph.outputs[0])[0, 0]
 
 
-def test_every_layer_computes_what_the_file_computes(inside: tuple[Any, Values, Any], lightning: Path) -> None:
-    """From the file's own int8 input of each layer, its output is the file's to within its rounding, half a step."""
+def test_every_layer_computes_what_the_file_computes(
+    inside: tuple[Any, Values, Any], lightning: Path
+) -> None:
+    """From the file's own int8 input of each layer.
+
+    Its output is the file's to within its rounding, half a step.
+    """
     graph, values, _ = inside
     network = import_movenet(lightning)
     located = locate(graph, network)
@@ -80,20 +106,31 @@ def test_every_layer_computes_what_the_file_computes(inside: tuple[Any, Values, 
         form = graph.tensors[operator.outputs[0]].quantization
         scale, zero = float(form.scales[0]), int(form.zero_points[0])
         with torch.inference_mode():
-            found = module(*(values(index) for index in operator.inputs if graph.constant(index) is None))
+            found = module(
+                *(values(index) for index in operator.inputs if graph.constant(index) is None)
+            )
         limited = found.clamp((-128 - zero) * scale, (127 - zero) * scale)
         steps = ((limited - values(operator.outputs[0])) / scale).abs()
         assert steps.max() < 1.01 and steps.mean() < 0.3, f"{operator.name} #{operator.index}"
         assert steps.quantile(0.99) < 0.52 if steps.numel() < 1e7 else True
 
 
-def test_the_decode_of_the_files_own_maps_is_its_pose(inside: tuple[Any, Values, Any], lightning: Path) -> None:
-    """Up to the file's rounding of lengths to a fifth of a cell and of coordinates to three quarters of a pixel."""
+def test_the_decode_of_the_files_own_maps_is_its_pose(
+    inside: tuple[Any, Values, Any], lightning: Path
+) -> None:
+    """Up to the file's rounding of lengths to a fifth of a cell and of coordinates to three
+    quarters of a pixel.
+    """
     graph, values, pose = inside
     network = import_movenet(lightning)
     operators = locate(graph, network).convolutions
     heads = network.heads()
-    maps = PoseMaps(*(values(operators[heads[name].output].outputs[0]) for name in ("centre", "regression", "heatmap", "offset")))
+    maps = PoseMaps(
+        *(
+            values(operators[heads[name].output].outputs[0])
+            for name in ("centre", "regression", "heatmap", "offset")
+        )
+    )
     found = decode_maps(maps)[0].numpy()
     sure = pose[:, 2] > 0.3
     assert sure.sum() >= 10
@@ -104,24 +141,44 @@ def test_the_decode_of_the_files_own_maps_is_its_pose(inside: tuple[Any, Values,
 
 def scored(shared: Path, network: MoveNet, skeleton: Skeleton) -> EvalReport:
     loaded = LoadedCheckpoint(network, skeleton, Preprocessing(192), {})
-    return evaluate(TorchRunner(Path("memory"), loaded), instances(shared, skeleton), skeleton, progress=False)
+    return evaluate(
+        TorchRunner(Path("memory"), loaded), instances(shared, skeleton), skeleton, progress=False
+    )
 
 
 @pytest.mark.slow
-def test_googles_heatmap_network_scores_what_was_measured_before(shared: Path, lightning: Path) -> None:
-    assert scored(shared, import_movenet(lightning, MoveNet(17)), COCO_17).oks == pytest.approx(55.84, abs=0.15)
+def test_googles_heatmap_network_scores_what_was_measured_before(
+    shared: Path, lightning: Path
+) -> None:
+    assert scored(shared, import_movenet(lightning, MoveNet(17)), COCO_17).oks == pytest.approx(
+        55.84, abs=0.15
+    )
 
 
 @pytest.mark.slow
 def test_thirteen_keypoints_start_above_54_without_training(shared: Path, lightning: Path) -> None:
-    assert scored(shared, from_movenet(MoveNet(13, norm=False), ST_13, str(lightning)), ST_13).oks >= 54
+    assert (
+        scored(shared, from_movenet(MoveNet(13, norm=False), ST_13, str(lightning)), ST_13).oks
+        >= 54
+    )
 
 
 @pytest.mark.slow
 def test_the_imported_network_sees_what_googles_file_sees(shared: Path, lightning: Path) -> None:
-    """As near as the file comes to itself: run by another set of kernels, its own keypoints move further than the float network's are away."""
+    """As near as the file comes to itself.
+
+    Run by another set of kernels, its own keypoints move further than the float network's are away.
+    """
     ours = scored(shared, import_movenet(lightning), COCO_17)
-    files = [evaluate(open_runner(lightning, reference_kernels=slow), instances(shared), COCO_17, progress=False) for slow in (False, True)]
+    files = [
+        evaluate(
+            open_runner(lightning, reference_kernels=slow),
+            instances(shared),
+            COCO_17,
+            progress=False,
+        )
+        for slow in (False, True)
+    ]
     sure = files[0].poses[..., 2] > 0.3
 
     def apart(a: EvalReport, b: EvalReport) -> float:

@@ -1,4 +1,7 @@
-"""Files that are no MoveNet, or a damaged one: really modified files, and the layer that each message names."""
+"""Files that are no MoveNet, or a damaged one.
+
+Really modified files, and the layer that each message names.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,9 @@ def cut(model: Any, operator: Operator) -> None:
     """Takes an operator out; what read its output reads its input."""
     graph = model.subgraphs[0]
     for other in graph.operators:
-        other.inputs = [operator.inputs[0] if index == operator.outputs[0] else index for index in other.inputs]
+        other.inputs = [
+            operator.inputs[0] if index == operator.outputs[0] else index for index in other.inputs
+        ]
     del graph.operators[operator.index]
 
 
@@ -86,26 +91,87 @@ def set_options(name: str, value: int) -> Callable[[Any, Operator], None]:
 
 
 CHANGES: dict[str, tuple[Change, str]] = {
-    "activation": (lambda m, p: set_options("fusedActivationFunction", 1)(m, p.block(4, 0)), "block 4, expand, activation RELU6 was expected, .* RELU$"),
-    "stride": (lambda m, p: set_options("strideW", 1)(m, p.block(2, 1)), r"block 2, depthwise, stride \(2, 2\) was expected, .* \(2, 1\)"),
-    "padding": (lambda m, p: set_options("padding", 1)(m, p.block(1, 0)), "block 1, depthwise, padding SAME was expected, .* VALID"),
-    "dilation": (lambda m, p: set_options("dilationHFactor", 2)(m, p.block(9, 1)), r"block 9, depthwise, dilation \(1, 1\) was expected"),
-    "channels": (lambda m, p: fewer_outputs(m, p.block(5, 2)), r"block 5, project, the graph needs a CONV_2D with weights \(\d+, \d+, 1, 1\), but .* \(\d+,"),
-    "weights": (lambda m, p: emptied(m, p.block(12, 0).inputs[1]), "block 12, expand, the graph needs a CONV_2D .* without constant weights"),
-    "bias": (lambda m, p: emptied(m, p.block(12, 0).inputs[2]), "block 12, expand, the bias is no constant"),
-    "short bias": (lambda m, p: fewer_outputs(m, p.block(12, 0), 2), r"block 12, expand, a bias of \d+ values was expected, but the file has \d+"),
-    "missing layer": (lambda m, p: cut(m, p.block(8, 1)), "block 8, depthwise, the graph needs a DEPTHWISE_CONV_2D"),
-    "addition": (lambda m, p: renamed(m, p.located.additions[p.network.backbone.features[3].add], "SUB"), "block 3, the graph needs an addition"),  # type: ignore[index]
-    "resize": (lambda m, p: renamed(m, p.located.resizes[p.pyramid(1).upsample], "RESIZE_NEAREST_NEIGHBOR"), "pyramid step 1, .* a bilinear resize"),
-    "corners": (lambda m, p: set_options("alignCorners", True)(m, p.located.resizes[p.pyramid(0).upsample]), "pyramid step 0, the resize does not use"),
-    "half pixels": (lambda m, p: set_options("halfPixelCenters", False)(m, p.located.resizes[p.pyramid(2).upsample]), "pyramid step 2, the resize does not"),
-    "hidden layer": (lambda m, p: emptied(m, p.head("heatmap", "hidden").inputs[1]), "heatmap head, hidden, weights .* were expected, .* no constant"),
-    "head": (lambda m, p: renamed(m, p.head("heatmap", "hidden"), "RELU"), "heatmap head, a depthwise, a 1x1 and a 1x1 convolution are expected"),
+    "activation": (
+        lambda m, p: set_options("fusedActivationFunction", 1)(m, p.block(4, 0)),
+        "block 4, expand, activation RELU6 was expected, .* RELU$",
+    ),
+    "stride": (
+        lambda m, p: set_options("strideW", 1)(m, p.block(2, 1)),
+        r"block 2, depthwise, stride \(2, 2\) was expected, .* \(2, 1\)",
+    ),
+    "padding": (
+        lambda m, p: set_options("padding", 1)(m, p.block(1, 0)),
+        "block 1, depthwise, padding SAME was expected, .* VALID",
+    ),
+    "dilation": (
+        lambda m, p: set_options("dilationHFactor", 2)(m, p.block(9, 1)),
+        r"block 9, depthwise, dilation \(1, 1\) was expected",
+    ),
+    "channels": (
+        lambda m, p: fewer_outputs(m, p.block(5, 2)),
+        (
+            r"block 5, project, the graph needs a CONV_2D with weights \(\d+, \d+, 1, 1\), but .*"
+            r" \(\d+,"
+        ),
+    ),
+    "weights": (
+        lambda m, p: emptied(m, p.block(12, 0).inputs[1]),
+        "block 12, expand, the graph needs a CONV_2D .* without constant weights",
+    ),
+    "bias": (
+        lambda m, p: emptied(m, p.block(12, 0).inputs[2]),
+        "block 12, expand, the bias is no constant",
+    ),
+    "short bias": (
+        lambda m, p: fewer_outputs(m, p.block(12, 0), 2),
+        r"block 12, expand, a bias of \d+ values was expected, but the file has \d+",
+    ),
+    "missing layer": (
+        lambda m, p: cut(m, p.block(8, 1)),
+        "block 8, depthwise, the graph needs a DEPTHWISE_CONV_2D",
+    ),
+    "addition": (
+        lambda m, p: renamed(m, p.located.additions[p.network.backbone.features[3].add], "SUB"),
+        "block 3, the graph needs an addition",
+    ),  # type: ignore[index]
+    "resize": (
+        lambda m, p: renamed(
+            m, p.located.resizes[p.pyramid(1).upsample], "RESIZE_NEAREST_NEIGHBOR"
+        ),
+        "pyramid step 1, .* a bilinear resize",
+    ),
+    "corners": (
+        lambda m, p: set_options("alignCorners", True)(m, p.located.resizes[p.pyramid(0).upsample]),
+        "pyramid step 0, the resize does not use",
+    ),
+    "half pixels": (
+        lambda m, p: set_options("halfPixelCenters", False)(
+            m, p.located.resizes[p.pyramid(2).upsample]
+        ),
+        "pyramid step 2, the resize does not",
+    ),
+    "hidden layer": (
+        lambda m, p: emptied(m, p.head("heatmap", "hidden").inputs[1]),
+        "heatmap head, hidden, weights .* were expected, .* no constant",
+    ),
+    "head": (
+        lambda m, p: renamed(m, p.head("heatmap", "hidden"), "RELU"),
+        "heatmap head, a depthwise, a 1x1 and a 1x1 convolution are expected",
+    ),
 }
 FOUR_HEADS: dict[str, tuple[Change, str]] = {
-    "no sigmoid": (lambda m, p: renamed(m, p.following(p.head("centre", "output")), "TANH"), "centre head, .* only these heads: "),
-    "no regression": (lambda m, p: cut(m, p.head("regression", "hidden")), "regression head, .* only these heads: .*heatmap"),
-    "no offset": (lambda m, p: cut(m, p.head("offset", "output")), "offset head, .* only these heads: .*heatmap"),
+    "no sigmoid": (
+        lambda m, p: renamed(m, p.following(p.head("centre", "output")), "TANH"),
+        "centre head, .* only these heads: ",
+    ),
+    "no regression": (
+        lambda m, p: cut(m, p.head("regression", "hidden")),
+        "regression head, .* only these heads: .*heatmap",
+    ),
+    "no offset": (
+        lambda m, p: cut(m, p.head("offset", "output")),
+        "offset head, .* only these heads: .*heatmap",
+    ),
 }
 
 
@@ -124,35 +190,64 @@ def modified(source: Path, folder: Path, change: Change) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES.keys())
-def test_the_first_layer_that_does_not_fit_is_named(files: Path, change: Change, message: str, tmp_path: Path) -> None:
+def test_the_first_layer_that_does_not_fit_is_named(
+    files: Path, change: Change, message: str, tmp_path: Path
+) -> None:
     path = modified(files / "plain_float32.tflite", tmp_path, change)
-    with pytest.raises(HeatposeError, match=rf"modified\.tflite' is not a MoveNet that can be imported: at {message.rstrip('$')}") as caught:
+    with pytest.raises(
+        HeatposeError,
+        match=rf"modified\.tflite' is not a MoveNet that can be imported: at {message.rstrip('$')}",
+    ) as caught:
         import_movenet(path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("change", "message"), FOUR_HEADS.values(), ids=FOUR_HEADS.keys())
-def test_a_head_that_is_not_there_is_named(files: Path, change: Change, message: str, tmp_path: Path) -> None:
+def test_a_head_that_is_not_there_is_named(
+    files: Path, change: Change, message: str, tmp_path: Path
+) -> None:
     path = modified(files / "thunder_float32.tflite", tmp_path, change)
-    with pytest.raises(HeatposeError, match=f"is not the network that is asked for: at {message}") as caught:
+    with pytest.raises(
+        HeatposeError, match=f"is not the network that is asked for: at {message}"
+    ) as caught:
         import_movenet(path, MoveNet(17, 1.75, heads="all"))
     assert "\n" not in str(caught.value)
 
 
 def test_googles_file_without_a_layer_is_refused(lightning: Path, tmp_path: Path) -> None:
-    path = modified(lightning, tmp_path, lambda m, p: renamed(m, p.located.additions[p.pyramid(2).add], "SUB"))
-    with pytest.raises(HeatposeError, match="at pyramid step 2, the graph needs an addition of its two branches"):
+    path = modified(
+        lightning, tmp_path, lambda m, p: renamed(m, p.located.additions[p.pyramid(2).add], "SUB")
+    )
+    with pytest.raises(
+        HeatposeError, match="at pyramid step 2, the graph needs an addition of its two branches"
+    ):
         import_movenet(path)
-    path = modified(lightning, tmp_path, lambda m, p: emptied(m, p.head("offset", "depthwise").inputs[1]))
-    with pytest.raises(HeatposeError, match="at offset head, depthwise, weights .* were expected, but the file has no constant"):
+    path = modified(
+        lightning, tmp_path, lambda m, p: emptied(m, p.head("offset", "depthwise").inputs[1])
+    )
+    with pytest.raises(
+        HeatposeError,
+        match="at offset head, depthwise, weights .* were expected, but the file has no constant",
+    ):
         import_movenet(path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("file", "layer"), [("other_head", "block 1, depthwise, activation"), ("no_head", "block 1, depthwise, the"), ("unit_range", "input")])
-def test_a_graph_that_is_no_movenet_is_refused_with_the_layer(files: Path, file: str, layer: str) -> None:
-    with pytest.raises(HeatposeError, match=rf"{file}.tflite' is not a MoveNet that can be imported: at {layer}"):
+@pytest.mark.parametrize(
+    ("file", "layer"),
+    [
+        ("other_head", "block 1, depthwise, activation"),
+        ("no_head", "block 1, depthwise, the"),
+        ("unit_range", "input"),
+    ],
+)
+def test_a_graph_that_is_no_movenet_is_refused_with_the_layer(
+    files: Path, file: str, layer: str
+) -> None:
+    with pytest.raises(
+        HeatposeError, match=rf"{file}.tflite' is not a MoveNet that can be imported: at {layer}"
+    ):
         import_movenet(files / f"{file}.tflite")
 
 
@@ -161,5 +256,13 @@ def test_only_an_unchanged_copy_comes_in(lightning: Path, tmp_path: Path) -> Non
     network = import_movenet(modified(lightning, tmp_path, lambda m, p: None))
     graph = read_graph(lightning)
     assert network.four_heads and network.settings == import_movenet(lightning).settings
-    features = graph.constant(0) is None and locate(graph, network).convolutions[network.pyramid[2].pointwise]  # type: ignore[union-attr,index]
-    assert features and set(find_heads(graph, features.outputs[0])) == {"heatmap", "centre", "regression", "offset"}
+    features = (
+        graph.constant(0) is None
+        and locate(graph, network).convolutions[network.pyramid[2].pointwise]
+    )  # type: ignore[union-attr,index]
+    assert features and set(find_heads(graph, features.outputs[0])) == {
+        "heatmap",
+        "centre",
+        "regression",
+        "offset",
+    }

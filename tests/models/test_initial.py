@@ -1,4 +1,7 @@
-"""First weights: channels rearranged for another skeleton, torchvision's ImageNet weights, checkpoints."""
+"""First weights: channels rearranged for another skeleton, torchvision's ImageNet weights.
+
+Checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,13 @@ from torch import nn
 
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import save_checkpoint
-from heatpose.models.init import from_checkpoint, from_imagenet, from_movenet, from_scratch, map_keypoints
+from heatpose.models.init import (
+    from_checkpoint,
+    from_imagenet,
+    from_movenet,
+    from_scratch,
+    map_keypoints,
+)
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
@@ -33,7 +42,11 @@ def distinct(keypoints: int, norm: bool) -> MoveNet:
     output = network.head.output
     with torch.no_grad():
         output.conv.weight.normal_(std=0.3)
-        vectors = (output.norm.weight, output.norm.bias, output.norm.running_mean) if norm else (output.conv.bias,)
+        vectors = (
+            (output.norm.weight, output.norm.bias, output.norm.running_mean)
+            if norm
+            else (output.conv.bias,)
+        )
         for vector in vectors:
             assert isinstance(vector, torch.Tensor)
             vector.normal_()
@@ -53,9 +66,15 @@ def test_body_channels_are_copied_and_the_head_starts_as_the_nose(norm: bool) ->
 
 def test_a_reordered_skeleton_takes_its_channels_along() -> None:
     order = list(reversed(range(13)))
-    turned = replace(ST_13, keypoints=[ST_13.keypoints[k] for k in order], sigmas=[ST_13.sigmas[k] for k in order])
+    turned = replace(
+        ST_13,
+        keypoints=[ST_13.keypoints[k] for k in order],
+        sigmas=[ST_13.sigmas[k] for k in order],
+    )
     network = distinct(13, norm=False)
-    torch.testing.assert_close(logits(map_keypoints(network, ST_13, turned)), logits(network)[:, order])
+    torch.testing.assert_close(
+        logits(map_keypoints(network, ST_13, turned)), logits(network)[:, order]
+    )
 
 
 def test_a_keypoint_the_network_does_not_know_starts_at_random() -> None:
@@ -64,7 +83,9 @@ def test_a_keypoint_the_network_does_not_know_starts_at_random() -> None:
     torch.manual_seed(1)
     mapped = map_keypoints(network, COCO_17, target)
     before, after = logits(network), logits(mapped)
-    torch.testing.assert_close(after[:, [0, 2]], before[:, [COCO_17.index("left_knee"), COCO_17.index("nose")]])
+    torch.testing.assert_close(
+        after[:, [0, 2]], before[:, [COCO_17.index("left_knee"), COCO_17.index("nose")]]
+    )
     assert all((after[:, 1] - before[:, k]).abs().max() > 0.1 for k in range(17))
     bias = mapped.head.output.conv.bias
     assert bias is not None and bias[1].item() == pytest.approx(-4.6)  # of a fresh network
@@ -97,7 +118,10 @@ def test_the_same_keypoints_need_no_mapping() -> None:
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A file in the form of torchvision's, with random weights and statistics, and the network it came from."""
+    """A file in the form of torchvision's, with random weights and statistics.
+
+    And the network it came from.
+    """
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
     theirs = models.mobilenet_v2(weights=None, num_classes=10)
@@ -135,17 +159,27 @@ def test_imagenet_weights_land_in_their_layers(imagenet: tuple[Path, Any]) -> No
 
 
 @pytest.mark.parametrize("options", [{"width": 0.5}, {"norm": False}])
-def test_imagenet_weights_exist_for_one_width_with_norm(options: dict[str, Any], imagenet: tuple[Path, Any]) -> None:
-    with pytest.raises(HeatposeError, match=r"for width 1\.0 with batch norm only; set model\.width=1\.0"):
+def test_imagenet_weights_exist_for_one_width_with_norm(
+    options: dict[str, Any], imagenet: tuple[Path, Any]
+) -> None:
+    with pytest.raises(
+        HeatposeError, match=r"for width 1\.0 with batch norm only; set model\.width=1\.0"
+    ):
         from_imagenet(MoveNet(13, **options), ST_13, str(imagenet[0]))
 
 
-def test_imagenet_files_that_are_none_are_one_sentence(imagenet: tuple[Path, Any], tmp_path: Path) -> None:
-    text, single, cut, other = (tmp_path / f"{name}.pth" for name in ("text", "single", "cut", "other"))
+def test_imagenet_files_that_are_none_are_one_sentence(
+    imagenet: tuple[Path, Any], tmp_path: Path
+) -> None:
+    text, single, cut, other = (
+        tmp_path / f"{name}.pth" for name in ("text", "single", "cut", "other")
+    )
     text.write_text("no weights")
     torch.save(torch.zeros(3), single)
     state = imagenet[1].state_dict()
-    torch.save({name: value for name, value in state.items() if not name.startswith("features.4.")}, cut)
+    torch.save(
+        {name: value for name, value in state.items() if not name.startswith("features.4.")}, cut
+    )
     torch.save({**state, "features.4.conv.0.0.weight": torch.zeros(3, 3, 1, 1)}, other)
     for path, message in (
         (text, "could not be read"),
@@ -163,11 +197,21 @@ def test_a_checkpoint_is_taken_as_it_is(tmp_path: Path) -> None:
     network = distinct(13, norm=True)
     path = tmp_path / "a.ckpt"
     save_checkpoint(path, network, ST_13, Preprocessing(64))
-    torch.testing.assert_close(logits(from_checkpoint(MoveNet(13, 0.35), ST_13, str(path))), logits(network))
+    torch.testing.assert_close(
+        logits(from_checkpoint(MoveNet(13, 0.35), ST_13, str(path))), logits(network)
+    )
     for wanted, skeleton, message in (
         (MoveNet(17, 0.35), COCO_17, "has 13 keypoints"),
-        (MoveNet(13, 0.5), ST_13, r"has width 0\.35, but model\.width is 0\.5; set model\.width=0\.35"),
-        (MoveNet(13, 0.35, heads="all"), ST_13, r"has heads heatmap, but model\.heads is all; set model\.heads=heatmap"),
+        (
+            MoveNet(13, 0.5),
+            ST_13,
+            r"has width 0\.35, but model\.width is 0\.5; set model\.width=0\.35",
+        ),
+        (
+            MoveNet(13, 0.35, heads="all"),
+            ST_13,
+            r"has heads heatmap, but model\.heads is all; set model\.heads=heatmap",
+        ),
     ):
         with pytest.raises(HeatposeError, match=message):
             from_checkpoint(wanted, skeleton, str(path))
@@ -179,5 +223,7 @@ def test_weights_without_a_path_are_one_sentence() -> None:
         from_checkpoint(MoveNet(13, 0.35), ST_13)
     with pytest.raises(HeatposeError, match=r"cannot be fetched .* set init\.path=FILE"):
         from_movenet(MoveNet(13, 0.35), ST_13)
-    with pytest.raises(HeatposeError, match="init.variant=storm is unknown; choose lightning or th"):
+    with pytest.raises(
+        HeatposeError, match="init.variant=storm is unknown; choose lightning or th"
+    ):
         from_movenet(MoveNet(13, 0.35), ST_13, variant="storm")

@@ -15,13 +15,18 @@ Array = NDArray[np.float64]
 
 
 def same_convolution(x: Array, weight: Array, stride: int, depthwise: bool) -> Array:
-    """TensorFlow's SAME: the output has ceil(in / stride) rows, and the odd padding goes below and to the right.
+    """TensorFlow's SAME: the output has ceil(in / stride) rows.
+
+    And the odd padding goes below and to the right.
 
     x [C, H, W], weight [O, I, k, k] -> [O, ceil(H / stride), ceil(W / stride)].
     """
     outputs, kernel = weight.shape[0], weight.shape[2]
     sides = [math.ceil(side / stride) for side in x.shape[1:]]
-    first = [-(max((out - 1) * stride + kernel - side, 0) // 2) for out, side in zip(sides, x.shape[1:], strict=True)]
+    first = [
+        -(max((out - 1) * stride + kernel - side, 0) // 2)
+        for out, side in zip(sides, x.shape[1:], strict=True)
+    ]
     result = np.zeros((outputs, *sides))
     for o, v, u in np.ndindex(*result.shape):
         for dy, dx in np.ndindex(kernel, kernel):
@@ -35,7 +40,9 @@ def same_convolution(x: Array, weight: Array, stride: int, depthwise: bool) -> A
 @pytest.mark.parametrize("depthwise", [False, True])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2)])
 @pytest.mark.parametrize("sides", [(8, 8), (6, 10), (2, 4)])
-def test_pads_as_tensorflow_does(sides: tuple[int, int], kernel: int, stride: int, depthwise: bool) -> None:
+def test_pads_as_tensorflow_does(
+    sides: tuple[int, int], kernel: int, stride: int, depthwise: bool
+) -> None:
     torch.manual_seed(0)
     channels, outputs = 4, 4 if depthwise else 5
     block = ConvBlock(channels, outputs, kernel, stride, depthwise=depthwise, norm=False)
@@ -51,7 +58,10 @@ def test_pads_as_tensorflow_does(sides: tuple[int, int], kernel: int, stride: in
 
 
 def test_a_stride_of_two_does_not_shift_the_image() -> None:
-    """Padding before instead of after, torch's habit, would move every pixel of the output by one input pixel."""
+    """Padding before instead of after, torch's habit.
+
+    Would move every pixel of the output by one input pixel.
+    """
     block = ConvBlock(1, 1, 3, 2, norm=False)
     with torch.no_grad():
         block.conv.weight.zero_()
@@ -60,7 +70,10 @@ def test_a_stride_of_two_does_not_shift_the_image() -> None:
         torch.testing.assert_close(block(image), image[..., ::2, ::2])
 
 
-@pytest.mark.parametrize(("activation", "limits"), [("relu6", (0, 6)), ("relu", (0, math.inf)), ("none", (-math.inf, math.inf))])
+@pytest.mark.parametrize(
+    ("activation", "limits"),
+    [("relu6", (0, 6)), ("relu", (0, math.inf)), ("none", (-math.inf, math.inf))],
+)
 @pytest.mark.parametrize("norm", [False, True])
 def test_norm_then_activation(norm: bool, activation: str, limits: tuple[float, float]) -> None:
     torch.manual_seed(1)
@@ -69,7 +82,12 @@ def test_norm_then_activation(norm: bool, activation: str, limits: tuple[float, 
     scale, shift = torch.ones(4), torch.zeros(4)
     if norm:
         assert isinstance(block.norm, torch.nn.BatchNorm2d)
-        running = {"weight": torch.rand(4) + 0.5, "bias": torch.randn(4), "running_mean": torch.randn(4), "running_var": torch.rand(4) + 0.1}
+        running = {
+            "weight": torch.rand(4) + 0.5,
+            "bias": torch.randn(4),
+            "running_mean": torch.randn(4),
+            "running_var": torch.rand(4) + 0.1,
+        }
         block.norm.load_state_dict({**block.norm.state_dict(), **running})
         scale = running["weight"] / (running["running_var"] + block.norm.eps).sqrt()
         shift = running["bias"] - running["running_mean"] * scale
@@ -81,7 +99,10 @@ def test_norm_then_activation(norm: bool, activation: str, limits: tuple[float, 
 
 
 def rounded_by_the_paper(channels: int, width: float) -> int:
-    """The nearest multiple of 8 (halves up), at least 8, and one step more where that loses over a tenth."""
+    """The nearest multiple of 8 (halves up), at least 8.
+
+    And one step more where that loses over a tenth.
+    """
     wanted = channels * width
     candidates = [8 * step for step in range(1, 1000)]
     nearest = min(candidates, key=lambda c: (abs(c - wanted), -c))

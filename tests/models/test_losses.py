@@ -10,15 +10,27 @@ import torch
 from torch import Tensor
 
 from heatpose.errors import HeatposeError
-from heatpose.models.losses import Focal, GaussianMSE, HeatmapLoss, OneHotCrossEntropy, OneHotMSE, SpatialCrossEntropy, masked_mean
+from heatpose.models.losses import (
+    Focal,
+    GaussianMSE,
+    HeatmapLoss,
+    OneHotCrossEntropy,
+    OneHotMSE,
+    SpatialCrossEntropy,
+    masked_mean,
+)
 
 BATCH, KEYPOINTS, CELLS = 3, 4, 8
 SIZE = 4 * CELLS
 SIGMAS = [0.026, 0.079, 0.107, 0.35]
 LOSSES: list[HeatmapLoss] = [
-    GaussianMSE(1.5), SpatialCrossEntropy(SIGMAS, spread=0.7, score_weight=3.0), SpatialCrossEntropy(SIGMAS, spread=1.0, score_weight=2.0, place_weight=0.0),
-    OneHotMSE(), OneHotCrossEntropy(), Focal(SIGMAS),
-]  # fmt: skip
+    GaussianMSE(1.5),
+    SpatialCrossEntropy(SIGMAS, spread=0.7, score_weight=3.0),
+    SpatialCrossEntropy(SIGMAS, spread=1.0, score_weight=2.0, place_weight=0.0),
+    OneHotMSE(),
+    OneHotCrossEntropy(),
+    Focal(SIGMAS),
+]
 
 
 @pytest.fixture
@@ -32,31 +44,46 @@ def batch() -> dict[str, Tensor]:
     points[1, 0] = torch.tensor([SIZE + 3.0, 5.0])
     return {
         "logits": torch.randn(BATCH, KEYPOINTS, CELLS, CELLS, requires_grad=True),
-        "points": points, "labelled": labelled, "box": torch.rand(BATCH, 2) * 20 + 10,
-    }  # fmt: skip
+        "points": points,
+        "labelled": labelled,
+        "box": torch.rand(BATCH, 2) * 20 + 10,
+    }
 
 
 def distances(point: list[float]) -> dict[tuple[int, int], float]:
     """Squared distance of each cell's centre (row, column) to a point in input pixels."""
     x, y = point
-    return {(v, u): ((u + 0.5) * 4 - x) ** 2 + ((v + 0.5) * 4 - y) ** 2 for v in range(CELLS) for u in range(CELLS)}
+    return {
+        (v, u): ((u + 0.5) * 4 - x) ** 2 + ((v + 0.5) * 4 - y) ** 2
+        for v in range(CELLS)
+        for u in range(CELLS)
+    }
 
 
 def sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-value))
 
 
-def gaussian_mse(logits: list[list[float]], point: list[float], area: float, sigma_k: float) -> float:
+def gaussian_mse(
+    logits: list[list[float]], point: list[float], area: float, sigma_k: float
+) -> float:
     spread = 2 * (1.5 * 4) ** 2
-    squares: list[float] = [(sigmoid(logits[v][u]) - math.exp(-d / spread)) ** 2 for (v, u), d in distances(point).items()]
+    squares: list[float] = [
+        (sigmoid(logits[v][u]) - math.exp(-d / spread)) ** 2
+        for (v, u), d in distances(point).items()
+    ]
     return math.fsum(squares)
 
 
-def cross_entropy(logits: list[list[float]], point: list[float], area: float, sigma_k: float) -> float:
+def cross_entropy(
+    logits: list[list[float]], point: list[float], area: float, sigma_k: float
+) -> float:
     cells = distances(point)
     oks = {cell: math.exp(-d / (2 * (2 * sigma_k) ** 2 * area)) for cell, d in cells.items()}
     floor = {cell: math.exp(-d / (2 * (0.5 * 4) ** 2)) for cell, d in cells.items()}
-    target: dict[tuple[int, int], float] = {cell: max(oks[cell] ** (1 / 0.7**2), floor[cell]) for cell in cells}
+    target: dict[tuple[int, int], float] = {
+        cell: max(oks[cell] ** (1 / 0.7**2), floor[cell]) for cell in cells
+    }
     total, partition = sum(target.values()), sum(math.exp(logits[v][u]) for v, u in cells)
     placed = -sum(t / total * (logits[v][u] - math.log(partition)) for (v, u), t in target.items())
     score = 0.0
@@ -66,23 +93,36 @@ def cross_entropy(logits: list[list[float]], point: list[float], area: float, si
     return placed + 3.0 * score / len(cells)
 
 
-def expected_oks(logits: list[list[float]], point: list[float], area: float, sigma_k: float) -> float:
+def expected_oks(
+    logits: list[list[float]], point: list[float], area: float, sigma_k: float
+) -> float:
     """Binary cross entropy against the kernel, alone."""
     score = 0.0
     for (v, u), d in distances(point).items():
-        wanted = max(math.exp(-d / (2 * (2 * sigma_k) ** 2 * area)), math.exp(-d / (2 * (0.5 * 4) ** 2)))
+        wanted = max(
+            math.exp(-d / (2 * (2 * sigma_k) ** 2 * area)), math.exp(-d / (2 * (0.5 * 4) ** 2))
+        )
         p = sigmoid(logits[v][u])
         score -= wanted * math.log(p) + (1 - wanted) * math.log(1 - p)
     return 2.0 * score / CELLS**2
 
 
-def one_hot_mse(logits: list[list[float]], point: list[float], area: float, sigma_k: float) -> float:
+def one_hot_mse(
+    logits: list[list[float]], point: list[float], area: float, sigma_k: float
+) -> float:
     cell = (int(point[1] // 4), int(point[0] // 4))
-    return math.fsum((sigmoid(logits[v][u]) - (cell == (v, u))) ** 2 for v in range(CELLS) for u in range(CELLS))
+    return math.fsum(
+        (sigmoid(logits[v][u]) - (cell == (v, u))) ** 2 for v in range(CELLS) for u in range(CELLS)
+    )
 
 
-def one_hot_cross_entropy(logits: list[list[float]], point: list[float], area: float, sigma_k: float) -> float:
-    return math.log(math.fsum(math.exp(value) for row in logits for value in row)) - logits[int(point[1] // 4)][int(point[0] // 4)]
+def one_hot_cross_entropy(
+    logits: list[list[float]], point: list[float], area: float, sigma_k: float
+) -> float:
+    return (
+        math.log(math.fsum(math.exp(value) for row in logits for value in row))
+        - logits[int(point[1] // 4)][int(point[0] // 4)]
+    )
 
 
 def focal(logits: list[list[float]], point: list[float], area: float, sigma_k: float) -> float:
@@ -93,7 +133,9 @@ def focal(logits: list[list[float]], point: list[float], area: float, sigma_k: f
         if (v, u) == (row, column):
             total -= (1 - p) ** 2 * math.log(p)
         else:
-            total -= (1 - math.exp(-d / (2 * (2 * sigma_k) ** 2 * area))) ** 4 * p**2 * math.log(1 - p)
+            total -= (
+                (1 - math.exp(-d / (2 * (2 * sigma_k) ** 2 * area))) ** 4 * p**2 * math.log(1 - p)
+            )
     return total
 
 
@@ -123,7 +165,9 @@ def test_is_the_formula(loss: HeatmapLoss, formula: Any, batch: dict[str, Tensor
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_what_is_not_labelled_or_outside_has_exactly_no_gradient(loss: HeatmapLoss, batch: dict[str, Tensor]) -> None:
+def test_what_is_not_labelled_or_outside_has_exactly_no_gradient(
+    loss: HeatmapLoss, batch: dict[str, Tensor]
+) -> None:
     loss(**batch).backward()
     gradient = batch["logits"].grad
     assert gradient is not None
@@ -134,7 +178,9 @@ def test_what_is_not_labelled_or_outside_has_exactly_no_gradient(loss: HeatmapLo
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_moving_an_unlabelled_point_changes_nothing(loss: HeatmapLoss, batch: dict[str, Tensor]) -> None:
+def test_moving_an_unlabelled_point_changes_nothing(
+    loss: HeatmapLoss, batch: dict[str, Tensor]
+) -> None:
     before = loss(**batch).item()
     batch["points"][~batch["labelled"]] = 7.5
     assert loss(**batch).item() == before
@@ -145,12 +191,16 @@ def test_a_batch_without_labels_costs_nothing(loss: HeatmapLoss, batch: dict[str
     batch["labelled"][:] = False
     cost = loss(**batch)
     cost.backward()
-    assert cost.item() == 0 and batch["logits"].grad is not None and (batch["logits"].grad == 0).all()
+    assert (
+        cost.item() == 0 and batch["logits"].grad is not None and (batch["logits"].grad == 0).all()
+    )
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("far", [1e3, 1e6, -1e6, 1e12])
-def test_points_far_outside_and_boxes_without_area_stay_finite(loss: HeatmapLoss, far: float, batch: dict[str, Tensor]) -> None:
+def test_points_far_outside_and_boxes_without_area_stay_finite(
+    loss: HeatmapLoss, far: float, batch: dict[str, Tensor]
+) -> None:
     batch["points"][0, 0] = far
     batch["points"][1] = far
     batch["box"][0] = 0
@@ -164,7 +214,8 @@ def test_points_far_outside_and_boxes_without_area_stay_finite(loss: HeatmapLoss
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_descent_puts_the_peak_on_the_keypoint(loss: HeatmapLoss, batch: dict[str, Tensor]) -> None:
-    points = torch.tensor([[[6.0, 10.0], [30.0, 2.0], [14.0, 18.0], [2.0, 26.0]]])  # centres of cells
+    # centres of cells
+    points = torch.tensor([[[6.0, 10.0], [30.0, 2.0], [14.0, 18.0], [2.0, 26.0]]])
     logits = torch.zeros(1, KEYPOINTS, CELLS, CELLS, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=0.3)
     box, labelled = torch.tensor([[24.0, 24.0]]), torch.ones(1, KEYPOINTS, dtype=torch.bool)
@@ -183,7 +234,9 @@ def test_descent_puts_the_peak_on_the_keypoint(loss: HeatmapLoss, batch: dict[st
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("height", [1e2, 1e4, -1e4, 3e38])
-def test_extreme_logits_have_finite_gradients(loss: HeatmapLoss, height: float, batch: dict[str, Tensor]) -> None:
+def test_extreme_logits_have_finite_gradients(
+    loss: HeatmapLoss, height: float, batch: dict[str, Tensor]
+) -> None:
     """A peak in the wrong cell, in every cell, and the negative of both."""
     logits = torch.zeros(BATCH, KEYPOINTS, CELLS, CELLS)
     logits[:, :, 5, 6] = height
@@ -200,33 +253,56 @@ def test_very_wrong_keypoints_still_have_a_gradient() -> None:
     logits = torch.zeros(1, 1, CELLS, CELLS)
     logits[0, 0, 7, 7] = 60
     logits.requires_grad_()
-    OneHotCrossEntropy()(logits, torch.tensor([[[2.0, 2.0]]]), torch.tensor([[True]]), torch.ones(1, 2)).backward()
+    OneHotCrossEntropy()(
+        logits, torch.tensor([[[2.0, 2.0]]]), torch.tensor([[True]]), torch.ones(1, 2)
+    ).backward()
     assert logits.grad is not None
-    assert logits.grad[0, 0, 0, 0].item() == pytest.approx(-1) and logits.grad[0, 0, 7, 7].item() == pytest.approx(1)
+    assert logits.grad[0, 0, 0, 0].item() == pytest.approx(-1) and logits.grad[
+        0, 0, 7, 7
+    ].item() == pytest.approx(1)
 
 
 def test_softmax_against_one_cell_is_torchs_own(batch: dict[str, Tensor]) -> None:
-    inside = [(b, k) for b in range(BATCH) for k in range(KEYPOINTS) if all(0 <= value < SIZE for value in batch["points"][b, k].tolist())]
+    inside = [
+        (b, k)
+        for b in range(BATCH)
+        for k in range(KEYPOINTS)
+        if all(0 <= value < SIZE for value in batch["points"][b, k].tolist())
+    ]
     kept = [(b, k) for b, k in inside if batch["labelled"][b, k]]
     rows = torch.stack([batch["logits"][b, k].flatten() for b, k in kept])
-    cells = torch.tensor([int(batch["points"][b, k, 1] // 4) * CELLS + int(batch["points"][b, k, 0] // 4) for b, k in kept])
+    cells = torch.tensor(
+        [
+            int(batch["points"][b, k, 1] // 4) * CELLS + int(batch["points"][b, k, 0] // 4)
+            for b, k in kept
+        ]
+    )
     want = torch.nn.functional.cross_entropy(rows, cells)
-    assert OneHotCrossEntropy(weighting="keypoint")(**batch).item() == pytest.approx(want.item(), rel=1e-6)
+    assert OneHotCrossEntropy(weighting="keypoint")(**batch).item() == pytest.approx(
+        want.item(), rel=1e-6
+    )
 
 
 def test_the_target_with_the_least_cost_is_the_kernel() -> None:
-    """Descent on the expected-OKS loss ends in the metric's own kernel: the sigmoid says what choosing the cell would earn."""
+    """Descent on the expected-OKS loss ends in the metric's own kernel.
+
+    The sigmoid says what choosing the cell would earn.
+    """
     point, box, sigma = [13.0, 18.5], [30.0, 20.0], 0.15
     logits = torch.zeros(1, 1, CELLS, CELLS, requires_grad=True)
     loss = SpatialCrossEntropy([sigma], spread=1.0, score_weight=64.0, place_weight=0.0)
     optimizer = torch.optim.Adam([logits], lr=0.2)
     for _ in range(300):
         optimizer.zero_grad()
-        loss(logits, torch.tensor([[point]]), torch.tensor([[True]]), torch.tensor([box])).backward()
+        loss(
+            logits, torch.tensor([[point]]), torch.tensor([[True]]), torch.tensor([box])
+        ).backward()
         optimizer.step()
     for (v, u), d in distances(point).items():
         # In the protocol's own normalised coordinates.
-        oks = math.exp(-(d / SIZE**2) / (2 * (2 * sigma) ** 2 * 0.53 * (box[0] / SIZE) * (box[1] / SIZE)))
+        oks = math.exp(
+            -(d / SIZE**2) / (2 * (2 * sigma) ** 2 * 0.53 * (box[0] / SIZE) * (box[1] / SIZE))
+        )
         assert logits[0, 0, v, u].sigmoid().item() == pytest.approx(oks, abs=0.02)
 
 
@@ -238,23 +314,35 @@ def test_what_counts_once() -> None:
     assert masked_mean(cost, weight, "map").item() == pytest.approx(20 / 12)
     half = torch.tensor([[1.0, 0.5, 0.0, 0.5]])
     assert masked_mean(cost[:1], half).item() == (1 + 1 + 2) / 2
-    with pytest.raises(HeatposeError, match=r"weighting=image is unknown; choose one of person, keypoint, map"):
+    with pytest.raises(
+        HeatposeError, match=r"weighting=image is unknown; choose one of person, keypoint, map"
+    ):
         OneHotMSE(weighting="image")
 
 
 def test_half_a_weight_is_half_a_keypoint(batch: dict[str, Tensor]) -> None:
     loss = OneHotCrossEntropy(weighting="keypoint")
     points, box = batch["points"].clamp(0, SIZE - 1), batch["box"]
-    alone = [loss(batch["logits"], points, torch.eye(KEYPOINTS)[k].expand(BATCH, -1), box).item() for k in (0, 1)]
+    alone = [
+        loss(batch["logits"], points, torch.eye(KEYPOINTS)[k].expand(BATCH, -1), box).item()
+        for k in (0, 1)
+    ]
     weights = torch.tensor([1.0, 0.5, 0.0, 0.0]).expand(BATCH, -1)
-    assert loss(batch["logits"], points, weights, box).item() == pytest.approx((alone[0] + 0.5 * alone[1]) / 1.5, rel=1e-5)
+    assert loss(batch["logits"], points, weights, box).item() == pytest.approx(
+        (alone[0] + 0.5 * alone[1]) / 1.5, rel=1e-5
+    )
 
 
 def test_a_sharp_kernel_keeps_half_a_cell() -> None:
-    """A small far person's OKS kernel falls between the centres: without the floor no cell would be the target."""
+    """A small far person's OKS kernel falls between the centres.
+
+    Without the floor no cell would be the target.
+    """
     loss = SpatialCrossEntropy([0.026])
     logits = torch.zeros(1, 1, CELLS, CELLS, requires_grad=True)
-    loss(logits, torch.tensor([[[12.0, 12.0]]]), torch.tensor([[True]]), torch.tensor([[2.0, 2.0]])).backward()
+    loss(
+        logits, torch.tensor([[[12.0, 12.0]]]), torch.tensor([[True]]), torch.tensor([[2.0, 2.0]])
+    ).backward()
     assert logits.grad is not None
     corner = logits.grad[0, 0, 2:4, 2:4]  # the point is the corner of these four cells
     assert (corner < 0).all() and corner.flatten().std() < 1e-6
@@ -263,7 +351,9 @@ def test_a_sharp_kernel_keeps_half_a_cell() -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_logits_are_computed_in_float32(loss: HeatmapLoss, dtype: torch.dtype, batch: dict[str, Tensor]) -> None:
+def test_half_precision_logits_are_computed_in_float32(
+    loss: HeatmapLoss, dtype: torch.dtype, batch: dict[str, Tensor]
+) -> None:
     rounded = batch["logits"].detach().to(dtype)
     cost = loss(rounded, batch["points"], batch["labelled"], batch["box"])
     assert cost.dtype == torch.float32
@@ -278,5 +368,8 @@ def test_each_person_counts_once() -> None:
     logits, points = torch.randn(2, KEYPOINTS, CELLS, CELLS), torch.rand(2, KEYPOINTS, 2) * SIZE
     labelled, box = torch.ones(2, KEYPOINTS, dtype=torch.bool), torch.ones(2, 2)
     labelled[1, 1:] = False
-    alone = [loss(logits[b : b + 1], points[b : b + 1], labelled[b : b + 1], box[:1]).item() for b in (0, 1)]
+    alone = [
+        loss(logits[b : b + 1], points[b : b + 1], labelled[b : b + 1], box[:1]).item()
+        for b in (0, 1)
+    ]
     assert loss(logits, points, labelled, box).item() == pytest.approx(sum(alone) / 2, rel=1e-6)

@@ -17,12 +17,17 @@ def test_taps_have_their_strides_and_channels(size: int, width: float) -> None:
     with torch.inference_mode():
         taps = backbone(torch.zeros(2, 3, size, size))
     channels = [scaled_channels(c, width) for c in (24, 32, 64)] + [1280]
-    assert [tuple(tap.shape) for tap in taps] == [(2, c, size // s, size // s) for c, s in zip(channels, (4, 8, 16, 32), strict=True)]
+    assert [tuple(tap.shape) for tap in taps] == [
+        (2, c, size // s, size // s) for c, s in zip(channels, (4, 8, 16, 32), strict=True)
+    ]
     assert backbone.channels == channels
 
 
 def test_taps_are_movenets() -> None:
-    """The last outputs with 24, 32 and 64 channels: the additions of blocks 2, 5 and 9 in Google's file."""
+    """The last outputs with 24, 32 and 64 channels.
+
+    The additions of blocks 2, 5 and 9 in Google's file.
+    """
     torch.manual_seed(0)
     backbone = MobileNetV2().eval()
     x = torch.randn(1, 3, 64, 64)
@@ -44,7 +49,11 @@ def test_layers_are_torchvisions(width: float) -> None:
 
     def layers(network: nn.Module) -> list[tuple[object, ...]]:
         return [
-            (tuple(m.weight.shape), m.stride, m.groups) if isinstance(m, nn.Conv2d) else ("norm", m.num_features)
+            (
+                (tuple(m.weight.shape), m.stride, m.groups)
+                if isinstance(m, nn.Conv2d)
+                else ("norm", m.num_features)
+            )
             for m in network.modules()
             if isinstance(m, nn.Conv2d | nn.BatchNorm2d)
         ]
@@ -55,13 +64,17 @@ def test_layers_are_torchvisions(width: float) -> None:
 
 
 def test_stride_one_layers_compute_what_torchvisions_do() -> None:
-    """With stride 1 the two paddings agree: with shared weights a stage without stride gives the same numbers."""
+    """With stride 1 the two paddings agree.
+
+    With shared weights a stage without stride gives the same numbers.
+    """
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
     theirs = models.mobilenet_v2(weights=None).features.eval()
     ours = MobileNetV2().eval()
     ours.load_state_dict(
-        dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True))  # in the order of the layers
+        # in the order of the layers
+        dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True))
     )
     for place, channels in ((3, 24), (5, 32), (9, 64), (11, 64), (17, 160)):
         x = torch.randn(2, channels, 12, 12)

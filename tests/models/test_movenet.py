@@ -20,7 +20,10 @@ def test_gives_one_map_of_logits_per_keypoint(keypoints: int, size: int, width: 
     network = MoveNet(keypoints, width).eval()
     with torch.inference_mode():
         logits = network(torch.zeros(2, 3, size, size))
-    assert logits.shape == (2, keypoints, size // STRIDE, size // STRIDE) and logits.dtype == torch.float32
+    assert (
+        logits.shape == (2, keypoints, size // STRIDE, size // STRIDE)
+        and logits.dtype == torch.float32
+    )
 
 
 @pytest.mark.parametrize("size", range(32, 289, 32))
@@ -35,10 +38,20 @@ def count(network: torch.nn.Module) -> int:
 
 
 def test_has_the_size_of_movenet_lightning() -> None:
-    """2.3 million parameters, counted by hand over the layers of the published graph with its biases."""
+    """2.3 million parameters, counted by hand over the layers of the published graph with its
+    biases.
+    """
     backbone = [(3, 32, 3, 1)]
     channels = 32
-    for t, c, n, _ in ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)):  # fmt: skip
+    for t, c, n, _ in (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ):
         for _ in range(n):
             hidden = t * channels
             backbone += [(channels, hidden, 1, 1)] if t > 1 else []
@@ -67,7 +80,9 @@ def test_a_map_starts_near_a_hundredth_everywhere() -> None:
 
 @pytest.mark.parametrize("norm", [True, False])
 def test_settings_build_the_same_network_again(norm: bool) -> None:
-    network = MoveNet(5, 0.5, norm=norm, last_channels=640, pyramid=(48, 24, 16, 16), head_channels=32)
+    network = MoveNet(
+        5, 0.5, norm=norm, last_channels=640, pyramid=(48, 24, 16, 16), head_channels=32
+    )
     again = MoveNet(**network.settings)
     again.load_state_dict(network.state_dict())
     image = torch.randn(1, 3, 64, 64)
@@ -84,19 +99,30 @@ def test_four_heads_share_everything_before_them(norm: bool) -> None:
         maps = network(images)
         features = network.features(network.backbone(images))
         for name, head in network.heads().items():
-            torch.testing.assert_close(getattr(maps, "heatmaps" if name == "heatmap" else name), head(features))
-    assert isinstance(maps, PoseMaps) and [m.shape for m in maps] == [(2, c, 16, 24) for c in (1, 10, 5, 10)]
+            torch.testing.assert_close(
+                getattr(maps, "heatmaps" if name == "heatmap" else name), head(features)
+            )
+    assert isinstance(maps, PoseMaps) and [m.shape for m in maps] == [
+        (2, c, 16, 24) for c in (1, 10, 5, 10)
+    ]
     assert len(network.conv_blocks()) == 65 + 9 and network.four_heads
 
 
 def test_the_further_heads_change_nothing_about_the_first() -> None:
-    """Names and first weights are those of the network with one head: its checkpoints go on being read."""
+    """Names and first weights are those of the network with one head.
+
+    Its checkpoints go on being read.
+    """
     torch.manual_seed(3)
     alone = MoveNet(5, 0.35)
     torch.manual_seed(3)
     state = MoveNet(5, 0.35, heads="all").state_dict()
     assert all(torch.equal(state[name], value) for name, value in alone.state_dict().items())
-    assert {name.partition(".")[0] for name in set(state) - set(alone.state_dict())} == {"centre", "regression", "offset"}
+    assert {name.partition(".")[0] for name in set(state) - set(alone.state_dict())} == {
+        "centre",
+        "regression",
+        "offset",
+    }
     assert not alone.four_heads and list(alone.heads()) == ["heatmap"]
 
 
@@ -110,19 +136,29 @@ def test_vectors_start_near_nothing_and_scores_near_a_hundredth() -> None:
 
 
 def test_other_heads_are_refused() -> None:
-    with pytest.raises(HeatposeError, match="heads 'centre' is unknown; choose heads=heatmap or heads=all"):
+    with pytest.raises(
+        HeatposeError, match="heads 'centre' is unknown; choose heads=heatmap or heads=all"
+    ):
         MoveNet(5, 0.35, heads="centre")  # type: ignore[arg-type]
 
 
 def upsampled(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Twice as large by bilinear interpolation between pixel centres, the border repeated: [H, W] -> [2H, 2W]."""
+    """Twice as large by bilinear interpolation between pixel centres, the border repeated.
+
+    [H, W] -> [2H, 2W].
+    """
     rows, columns = x.shape
     result = np.zeros((2 * rows, 2 * columns))
     for v, u in np.ndindex(*result.shape):
-        y, z = np.clip((v + 0.5) / 2 - 0.5, 0, rows - 1), np.clip((u + 0.5) / 2 - 0.5, 0, columns - 1)
+        y, z = (
+            np.clip((v + 0.5) / 2 - 0.5, 0, rows - 1),
+            np.clip((u + 0.5) / 2 - 0.5, 0, columns - 1),
+        )
         top, left = int(y), int(z)
         for row, share in ((top, 1 - (y - top)), (min(top + 1, rows - 1), y - top)):
-            result[v, u] += share * ((1 - (z - left)) * x[row, left] + (z - left) * x[row, min(left + 1, columns - 1)])
+            result[v, u] += share * (
+                (1 - (z - left)) * x[row, left] + (z - left) * x[row, min(left + 1, columns - 1)]
+            )
     return result
 
 
@@ -130,7 +166,9 @@ def test_a_pyramid_step_is_upsample_add_depthwise_pointwise() -> None:
     torch.manual_seed(0)
     step = PyramidStep(tap=6, inputs=4, outputs=3, norm=False)
     top, tap = torch.randn(1, 4, 3, 5), torch.randn(1, 6, 6, 10)
-    larger = torch.from_numpy(np.stack([upsampled(map_) for map_ in top[0].double().numpy()]))[None].float()
+    larger = torch.from_numpy(np.stack([upsampled(map_) for map_ in top[0].double().numpy()]))[
+        None
+    ].float()
     blocks = [step.lateral, step.depthwise, step.pointwise]
     assert all(isinstance(block, ConvBlock) for block in blocks)
     with torch.no_grad():
@@ -144,5 +182,7 @@ def test_every_weight_reaches_the_logits() -> None:
     torch.manual_seed(0)
     network = MoveNet(4, 0.35).train()
     network(torch.randn(2, 3, 64, 64)).square().sum().backward()
-    idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+    idle = [
+        name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum()
+    ]
     assert not idle

@@ -80,8 +80,8 @@ def test_it_is_fetched_once_and_where_from_is_told(
     assert published_file(file) == cache / "net.tflite" and kept(cache) == ["net.tflite"]
     said = capsys.readouterr().out
     assert (
-        said
-        == f"Somebody's network is fetched from {server.url}/a.tflite and kept as '{cache}/net.tflite'.\n"
+        said == f"Somebody's network is fetched from {server.url}/a.tflite and kept as"
+        f" '{cache}/net.tflite'.\n"
     )
     assert published_file(file).read_bytes() == DATA and len(server.requests) == 1
     assert capsys.readouterr().out == ""
@@ -109,7 +109,10 @@ def test_a_broken_transfer_goes_on(
 def test_an_archive_whose_part_is_whole_is_fetched_anew(
     server: Any, offer: Callable[..., Address], cache: Path
 ) -> None:
-    """Killed between the last byte and the name: a server of archives answers 416 to what is behind it."""
+    """Killed between the last byte and the name.
+
+    A server of archives answers 416 to what is behind it.
+    """
     content = packed(DATA)
     cache.mkdir(parents=True)
     (cache / "net.tflite.tar.gz.part").write_bytes(content)

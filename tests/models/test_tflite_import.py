@@ -1,4 +1,7 @@
-"""Weights out of TFLite files: round trips through the export's own tools, in every number format, with one head and with four."""
+"""Weights out of TFLite files.
+
+Round trips through the export's own tools, in every number format, with one head and with four.
+"""
 
 from __future__ import annotations
 
@@ -49,11 +52,18 @@ def outputs(network: MoveNet, size: int = SIZE) -> list[Tensor]:
         ("thunder_float32", "thunder", 256, 4),
     ],
 )
-def test_float_files_give_the_same_network(files: Path, file: str, name: str, size: int, head_count: int) -> None:
+def test_float_files_give_the_same_network(
+    files: Path, file: str, name: str, size: int, head_count: int
+) -> None:
     network, source = import_movenet(files / f"{file}.tflite"), original(files, name)
-    assert network.settings == source.settings and not network.training and len(network.heads()) == head_count
+    assert (
+        network.settings == source.settings
+        and not network.training
+        and len(network.heads()) == head_count
+    )
     wanted, found = outputs(source, size), outputs(network, size)
-    assert len(found) == head_count and min(want.std() for want in wanted) > 0.1  # else this would compare biases only
+    # else this would compare biases only
+    assert len(found) == head_count and min(want.std() for want in wanted) > 0.1
     for want, map_ in zip(wanted, found, strict=True):
         torch.testing.assert_close(map_, want, atol=1e-4, rtol=1e-4)
 
@@ -63,7 +73,9 @@ def test_float_files_give_the_same_network(files: Path, file: str, name: str, si
 def test_float16_files_give_the_weights_rounded_to_half_precision(files: Path, name: str) -> None:
     network, source = import_movenet(files / f"{name}_float16.tflite"), original(files, name)
     assert network.settings == source.settings
-    for (parameter, found), want in zip(network.named_parameters(), source.parameters(), strict=True):
+    for (parameter, found), want in zip(
+        network.named_parameters(), source.parameters(), strict=True
+    ):
         torch.testing.assert_close(found, want.half().float(), atol=1e-7, rtol=1e-5, msg=parameter)
     for found_map, want_map in zip(outputs(network), outputs(source), strict=True):
         assert (found_map - want_map).std() < 0.02 * want_map.std()
@@ -72,11 +84,18 @@ def test_float16_files_give_the_weights_rounded_to_half_precision(files: Path, n
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["plain_int8_pc", "plain_int8_pt", "thunder_int8"])
 def test_int8_files_give_the_weights_within_half_a_scale(files: Path, file: str) -> None:
-    network, source = import_movenet(files / f"{file}.tflite"), original(files, file.partition("_")[0])
+    network, source = (
+        import_movenet(files / f"{file}.tflite"),
+        original(files, file.partition("_")[0]),
+    )
     assert network.settings == source.settings
     for found, want in zip(network.conv_blocks(), source.conv_blocks(), strict=True):
         weight = want.conv.weight
-        largest = weight.abs().max() if file == "plain_int8_pt" else weight.abs().amax((1, 2, 3), keepdim=True)
+        largest = (
+            weight.abs().max()
+            if file == "plain_int8_pt"
+            else weight.abs().amax((1, 2, 3), keepdim=True)
+        )
         assert ((found.conv.weight - weight).abs() <= 0.501 * largest / 127).all()
     if file != "plain_int8_pt":
         for found_map, want_map in zip(outputs(network), outputs(source), strict=True):
@@ -86,7 +105,10 @@ def test_int8_files_give_the_weights_within_half_a_scale(files: Path, file: str)
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["plain_int8_pc", "plain_int8_pt", "thunder_int8"])
 def test_int8_files_give_the_biases_within_half_a_scale(files: Path, file: str) -> None:
-    source, network = original(files, file.partition("_")[0]), import_movenet(files / f"{file}.tflite")
+    source, network = (
+        original(files, file.partition("_")[0]),
+        import_movenet(files / f"{file}.tflite"),
+    )
     graph = read_graph(files / f"{file}.tflite")
     operators = locate(graph, network).convolutions
     for found, want in zip(network.conv_blocks(), source.conv_blocks(), strict=True):
@@ -98,13 +120,17 @@ def test_int8_files_give_the_biases_within_half_a_scale(files: Path, file: str) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["float32", "float16"])
-def test_thunders_file_and_what_was_imported_from_it_see_the_same_poses(files: Path, form: str) -> None:
+def test_thunders_file_and_what_was_imported_from_it_see_the_same_poses(
+    files: Path, form: str
+) -> None:
     if find_spec("ai_edge_litert") is None:
         pytest.skip("the export extra is not installed")
     path = files / f"thunder_{form}.tflite"
     images = np.random.default_rng(1).integers(0, 256, (4, 256, 256, 3), np.uint8)
     with torch.inference_mode():
-        maps = import_movenet(path)(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1)
+        maps = import_movenet(path)(
+            torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        )
         poses, clear = decode_maps(maps).numpy(), decode_margins(maps).numpy() > 4e-3
     difference = open_runner(path, threads=1).predict(images) - poses
     assert clear.mean() > 0.5
@@ -121,7 +147,11 @@ def test_every_layer_is_located_once(files: Path) -> None:
         located = locate(graph, network)
         assert set(located.convolutions) == set(network.conv_blocks())
         assert len(located.additions) == 13 and len(located.resizes) == 3
-        operators = [o.index for found in (located.convolutions, located.additions, located.resizes) for o in found.values()]
+        operators = [
+            o.index
+            for found in (located.convolutions, located.additions, located.resizes)
+            for o in found.values()
+        ]
         assert len(operators) - len(set(operators)) == shared_operators
         kinds = {"CONV_2D", "DEPTHWISE_CONV_2D", "RESIZE_BILINEAR"}
         assert kinds <= {o.name for o in graph.operators}
@@ -148,11 +178,29 @@ def test_heads_without_a_decode_give_the_heatmaps(files: Path) -> None:
 def test_another_network_than_asked_for_is_refused_at_its_first_layer(files: Path) -> None:
     path = str(files / "plain_float32.tflite")
     for wanted, message in (
-        (MoveNet(17, norm=False), r"at stem, weights \(32, 3, 3, 3\) were expected, but the file has \(16, 3, 3, 3\); set model\.width=0\.35, or"),
-        (MoveNet(17, 0.35, pyramid=(64, 32, 24, 32)), r"at pyramid step 2, pointwise, .*; set model\.pyramid=\[64,32,24,24\], or"),
-        (MoveNet(17, 0.35, last_channels=640), r"at last backbone convolution, .*; set model\.last_channels=1280, or"),
-        (MoveNet(17, 0.35, head_channels=64), r"at heatmap head, hidden, .*; set model\.head_channels=96, or"),
-        (MoveNet(17, 0.35, heads="all"), r"at centre head, .* only these heads: heatmap; set model\.heads=heatmap, or"),
+        (
+            MoveNet(17, norm=False),
+            (
+                r"at stem, weights \(32, 3, 3, 3\) were expected, but the file has \(16, 3, 3, 3\);"
+                r" set model\.width=0\.35, or"
+            ),
+        ),
+        (
+            MoveNet(17, 0.35, pyramid=(64, 32, 24, 32)),
+            r"at pyramid step 2, pointwise, .*; set model\.pyramid=\[64,32,24,24\], or",
+        ),
+        (
+            MoveNet(17, 0.35, last_channels=640),
+            r"at last backbone convolution, .*; set model\.last_channels=1280, or",
+        ),
+        (
+            MoveNet(17, 0.35, head_channels=64),
+            r"at heatmap head, hidden, .*; set model\.head_channels=96, or",
+        ),
+        (
+            MoveNet(17, 0.35, heads="all"),
+            r"at centre head, .* only these heads: heatmap; set model\.heads=heatmap, or",
+        ),
     ):
         with pytest.raises(HeatposeError, match="is not the network that is asked for: " + message):
             from_movenet(wanted, COCO_17, path)
@@ -162,12 +210,23 @@ def test_another_network_than_asked_for_is_refused_at_its_first_layer(files: Pat
 
 @pytest.mark.slow
 def test_other_keypoints_take_the_channels_of_every_head(files: Path) -> None:
-    chosen = replace(COCO_17, name="arms", keypoints=("right_wrist", "nose", "left_wrist"), sigmas=(0.1,) * 3, flip_pairs=(), edges=())
-    network = from_movenet(MoveNet(3, 1.75, heads="all"), chosen, str(files / "thunder_float32.tflite"))
+    chosen = replace(
+        COCO_17,
+        name="arms",
+        keypoints=("right_wrist", "nose", "left_wrist"),
+        sigmas=(0.1,) * 3,
+        flip_pairs=(),
+        edges=(),
+    )
+    network = from_movenet(
+        MoveNet(3, 1.75, heads="all"), chosen, str(files / "thunder_float32.tflite")
+    )
     whole = outputs(import_movenet(files / "thunder_float32.tflite"))
     rows = [COCO_17.index(name) for name in chosen.keypoints]
     pairs = [2 * row + axis for row in rows for axis in (0, 1)]
-    for found, want, channels in zip(outputs(network), whole, ([0], pairs, rows, pairs), strict=True):
+    for found, want, channels in zip(
+        outputs(network), whole, ([0], pairs, rows, pairs), strict=True
+    ):
         torch.testing.assert_close(found, want[:, channels])
 
 

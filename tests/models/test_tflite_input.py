@@ -1,4 +1,7 @@
-"""The preprocessing inside a TFLite file: what LiteRT feeds to the first convolution decides what is right."""
+"""The preprocessing inside a TFLite file.
+
+What LiteRT feeds to the first convolution decides what is right.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,17 @@ from tests.conftest import MadeOnce
 
 NAMES = {
     "right": [
-        "division", "multiplication", "each_channel", "negated", "list_of_images", "squeezed", "flat", "in_integers",
+        "division",
+        "multiplication",
+        "each_channel",
+        "negated",
+        "list_of_images",
+        "squeezed",
+        "flat",
+        "in_integers",
     ],
     "wrong": ["unit_range", "imagenet", "one_channel", "layout", "clipped", "channels", "constant"],
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +60,9 @@ def at_the_stem(path: Path) -> tuple[np.ndarray, np.ndarray]:
         str(path), experimental_preserve_all_tensors=True, experimental_op_resolver_type=kernels
     )
     interpreter.allocate_tensors()
-    image = np.random.default_rng(1).integers(0, 256, interpreter.get_input_details()[0]["shape"], np.uint8)
+    image = np.random.default_rng(1).integers(
+        0, 256, interpreter.get_input_details()[0]["shape"], np.uint8
+    )
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
     interpreter.invoke()
     graph = read_graph(path)
@@ -59,13 +71,18 @@ def at_the_stem(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", cases("right"))
-def test_any_order_of_operators_that_gives_minus_one_to_one_is_accepted(preprocessed: Path, name: str) -> None:
+def test_any_order_of_operators_that_gives_minus_one_to_one_is_accepted(
+    preprocessed: Path, name: str
+) -> None:
     path = preprocessed / f"{name}.tflite"
     image, fed = at_the_stem(path)
     graph = read_graph(path)
     scale = input_scale(graph, "file")
-    # The converter moves factors into the weights of the convolution; what is left must be their inverse.
-    np.testing.assert_allclose(fed, scale * (image / 127.5 - 1), rtol=0, atol=0.02 * np.abs(scale).max())
+    # The converter moves factors into the weights of the convolution; what is left must be their
+    # inverse.
+    np.testing.assert_allclose(
+        fed, scale * (image / 127.5 - 1), rtol=0, atol=0.02 * np.abs(scale).max()
+    )
     assert first_convolution(graph, "file")[0].name == "CONV_2D"
 
 
@@ -76,4 +93,8 @@ def test_everything_else_is_refused_at_the_input(preprocessed: Path, name: str) 
     assert np.abs(fed - (image / 127.5 - 1)).max() > 0.05
     with pytest.raises(LayerMismatch) as caught:
         input_scale(read_graph(path), "file")
-    assert caught.value.layer == "input" and str(caught.value).endswith(".") and "\n" not in str(caught.value)
+    assert (
+        caught.value.layer == "input"
+        and str(caught.value).endswith(".")
+        and "\n" not in str(caught.value)
+    )

@@ -1,4 +1,7 @@
-"""Three ways of doubling a map's side: where they agree, where they do not, and how a network changes from one to another."""
+"""Three ways of doubling a map's side.
+
+Where they agree, where they do not, and how a network changes from one to another.
+"""
 
 from __future__ import annotations
 
@@ -61,12 +64,16 @@ def test_the_dense_form_computes_the_same() -> None:
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_pyramid_step_agrees_with_the_published_one_but_for_the_border(kind: Upsampling) -> None:
     torch.manual_seed(0)
-    published, other = PyramidStep(6, 4, 3, norm=False), PyramidStep(6, 4, 3, norm=False, upsampling=kind)
+    published, other = (
+        PyramidStep(6, 4, 3, norm=False),
+        PyramidStep(6, 4, 3, norm=False, upsampling=kind),
+    )
     other.load_state_dict({**other.state_dict(), **published.state_dict()})
     top, tap = torch.randn(1, 4, 6, 6), torch.randn(1, 6, 12, 12)
     with torch.no_grad():
         want, found = published(top, tap), other(top, tap)
-    torch.testing.assert_close(found[..., 2:-2, 2:-2], want[..., 2:-2, 2:-2])  # behind the upsampling comes a 3x3
+    # behind the upsampling comes a 3x3
+    torch.testing.assert_close(found[..., 2:-2, 2:-2], want[..., 2:-2, 2:-2])
     assert (found - want).abs().max() > 0.1 * want.std()
     assert published.smooth is None and other.smooth is not None
 
@@ -76,7 +83,9 @@ def test_the_two_others_are_one_function(network: MoveNet) -> None:
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         taps = network.backbone(image)
-        bilinear, nearest, transposed = (with_upsampling(network, kind).features(taps) for kind in KINDS)
+        bilinear, nearest, transposed = (
+            with_upsampling(network, kind).features(taps) for kind in KINDS
+        )
     torch.testing.assert_close(nearest, transposed, rtol=1e-5, atol=1e-5 * float(bilinear.std()))
     assert (nearest - bilinear).abs().max() > 0.01 * bilinear.std()
 
@@ -87,7 +96,9 @@ def test_there_and_back_is_the_network_itself(network: MoveNet) -> None:
     for kind in ("nearest", "transposed", "bilinear"):
         other = with_upsampling(other, kind)  # type: ignore[arg-type]
         assert other.settings == {**network.settings, "upsample": kind} and not other.training
-    for (name, found), want in zip(other.state_dict().items(), network.state_dict().values(), strict=True):
+    for (name, found), want in zip(
+        other.state_dict().items(), network.state_dict().values(), strict=True
+    ):
         assert torch.equal(found, want), name
 
 
@@ -98,21 +109,34 @@ def test_training_leaves_the_fixed_weights_alone(network: MoveNet, kind: Upsampl
     optimizer = torch.optim.AdamW(changed.parameters(), lr=0.1, weight_decay=0.1)
     changed(torch.randn(2, 3, 64, 64)).square().mean().backward()
     optimizer.step()
-    same = {name for name, value in changed.state_dict().items() if torch.equal(value, before[name])}
-    assert same == {f"pyramid.{i}.upsample.smooth.conv.{part}" for i in range(3) for part in ("weight", "bias")}
+    same = {
+        name for name, value in changed.state_dict().items() if torch.equal(value, before[name])
+    }
+    assert same == {
+        f"pyramid.{i}.upsample.smooth.conv.{part}" for i in range(3) for part in ("weight", "bias")
+    }
 
 
-def test_checkpoints_from_before_there_were_three_are_bilinear(network: MoveNet, tmp_path: Path) -> None:
+def test_checkpoints_from_before_there_were_three_are_bilinear(
+    network: MoveNet, tmp_path: Path
+) -> None:
     path = tmp_path / "old.ckpt"
     save_checkpoint(path, network, ST_13, Preprocessing(64))
     content: dict[str, Any] = torch.load(path, weights_only=True)
     del content[KEY]["network"]["upsample"]
     torch.save(content, path)
-    assert load_checkpoint(path).network.settings == network.settings and network.settings["upsample"] == "bilinear"
+    assert (
+        load_checkpoint(path).network.settings == network.settings
+        and network.settings["upsample"] == "bilinear"
+    )
 
 
-@pytest.mark.parametrize(("saved", "wanted"), [*pairwise(KINDS), ("transposed", "bilinear"), ("nearest", "nearest")])
-def test_a_checkpoint_starts_any_way_of_upsampling(network: MoveNet, tmp_path: Path, saved: Upsampling, wanted: Upsampling) -> None:
+@pytest.mark.parametrize(
+    ("saved", "wanted"), [*pairwise(KINDS), ("transposed", "bilinear"), ("nearest", "nearest")]
+)
+def test_a_checkpoint_starts_any_way_of_upsampling(
+    network: MoveNet, tmp_path: Path, saved: Upsampling, wanted: Upsampling
+) -> None:
     save_checkpoint(tmp_path / "a.ckpt", with_upsampling(network, saved), ST_13, Preprocessing(64))
     assert load_checkpoint(tmp_path / "a.ckpt").network.settings["upsample"] == saved
     started = from_checkpoint(MoveNet(13, 0.35, upsample=wanted), ST_13, str(tmp_path / "a.ckpt"))
@@ -122,5 +146,8 @@ def test_a_checkpoint_starts_any_way_of_upsampling(network: MoveNet, tmp_path: P
 
 
 def test_others_are_refused() -> None:
-    with pytest.raises(HeatposeError, match="Upsampling 'cubic' is unknown; choose one of bilinear, nearest, transposed"):
+    with pytest.raises(
+        HeatposeError,
+        match="Upsampling 'cubic' is unknown; choose one of bilinear, nearest, transposed",
+    ):
         MoveNet(5, 0.35, upsample="cubic")  # type: ignore[arg-type]

@@ -15,7 +15,11 @@ from packaging.utils import canonicalize_name
 from tests.conftest import load_module
 
 REPOSITORY = Path(__file__).parents[2]
-OTHERWISE = {"docutils": "public domain, only an Emacs mode that comes with it is GPL; the site alone needs it"}
+OTHERWISE = {
+    "docutils": (
+        "public domain, only an Emacs mode that comes with it is GPL; the site alone needs it"
+    )
+}
 """Packages with the letters in their licence and why they are no matter."""
 
 
@@ -27,14 +31,23 @@ def licences() -> ModuleType:
 def test_no_package_is_gpl(licences: ModuleType) -> None:
     needed = licences.needed()
     found = {name: licences.licence(name) for name in needed}
-    assert {"torch", "numpy", "hydra-core"} <= {name for name, part in needed.items() if part == "required"}
-    strong = {name for name, text in found.items() if re.search(r"(?<!L)(?<!Lesser )(A?GPL|General Public License)", text)}
+    assert {"torch", "numpy", "hydra-core"} <= {
+        name for name, part in needed.items() if part == "required"
+    }
+    strong = {
+        name
+        for name, text in found.items()
+        if re.search(r"(?<!L)(?<!Lesser )(A?GPL|General Public License)", text)
+    }
     assert strong <= set(OTHERWISE), "a licence that the project must not depend on"
     assert not [name for name in strong if needed[name] == "required"]
 
 
 def test_licences_are_read_as_they_are_stated(licences: ModuleType) -> None:
-    """Three ways in which packages state one, read off their pages; also where this package, which others bring, has taken the finding over."""
+    """Three ways in which packages state one, read off their pages.
+
+    Also where this package, which others bring, has taken the finding over.
+    """
     importlib.import_module("importlib_metadata")
     assert licences.licence("rich") == "MIT"
     assert licences.licence("lightning") == "Apache-2.0"
@@ -43,7 +56,16 @@ def test_licences_are_read_as_they_are_stated(licences: ModuleType) -> None:
 
 def test_the_notices_name_every_package_that_is_asked_for() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    lines = [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
     asked = {canonicalize_name(Requirement(line).name) for line in lines} - {"heatpose"}
-    named = set(re.findall(r"^\| ([\w.-]+) \|", (REPOSITORY / "THIRD_PARTY_NOTICES.md").read_text(encoding="utf-8"), re.M))
+    named = set(
+        re.findall(
+            r"^\| ([\w.-]+) \|",
+            (REPOSITORY / "THIRD_PARTY_NOTICES.md").read_text(encoding="utf-8"),
+            re.M,
+        )
+    )
     assert asked <= named, "write the notices anew: uv run python docs/_ext/licences.py"

@@ -17,7 +17,8 @@ STRIDE, CELLS = 4, 12
 
 def some_points(batch: int = 3, keypoints: int = 5) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.rand((batch, keypoints, 2), generator=generator) * 60 - 6  # some lie outside the 48 px input
+    # some lie outside the 48 px input
+    return torch.rand((batch, keypoints, 2), generator=generator) * 60 - 6
 
 
 def squared_distance(points: torch.Tensor, b: int, k: int, v: int, u: int) -> float:
@@ -30,7 +31,9 @@ def test_every_cell_has_the_distance_of_its_centre() -> None:
     d2 = codec.squared_distances(points, CELLS, STRIDE)
     assert d2.shape == (3, 5, CELLS, CELLS)
     for index in np.ndindex(*d2.shape):
-        assert d2[index].item() == pytest.approx(squared_distance(points, *index), rel=1e-4, abs=1e-3)
+        assert d2[index].item() == pytest.approx(
+            squared_distance(points, *index), rel=1e-4, abs=1e-3
+        )
 
 
 def test_the_point_on_a_centre_and_the_edges_of_the_input() -> None:
@@ -125,7 +128,9 @@ def test_refinement_finds_a_parabolas_vertex_exactly(scale: float) -> None:
 
 
 def refined_by_hand(heatmap: NDArray[np.float32]) -> tuple[float, float]:
-    """x and y in cells: numpy's own parabola through the first highest cell and its two neighbours, along each axis."""
+    """x and y in cells: numpy's own parabola through the first highest cell and its two neighbours,
+    along each axis.
+    """
     v, u = first_highest(heatmap)
     place = []
     for line, at in ((heatmap[v], u), (heatmap[:, u], v)):
@@ -145,7 +150,9 @@ def test_refinement_is_a_parabola_through_three_cells(shape: tuple[int, ...], ti
     refined = codec.decode(heatmaps, "refined")
     for b, k in np.ndindex(*shape[:2]):
         x, y = refined_by_hand(heatmaps[b, k])
-        assert refined[b, k, 0] * shape[3] == pytest.approx(x, abs=1e-4) and refined[b, k, 1] * shape[2] == pytest.approx(y, abs=1e-4)
+        assert refined[b, k, 0] * shape[3] == pytest.approx(x, abs=1e-4) and refined[
+            b, k, 1
+        ] * shape[2] == pytest.approx(y, abs=1e-4)
         assert refined[b, k, 2] == heatmaps[b, k].max()
 
 
@@ -190,17 +197,26 @@ def test_a_place_is_the_kernel_as_a_distribution() -> None:
 def test_a_points_cell_and_its_middle() -> None:
     points = torch.tensor([[[0.0, 0.0], [47.99, 4.0], [13.0, 17.5], [-3.0, 60.0]]])
     assert codec.cell_index(points, CELLS).tolist() == [[0, CELLS + 11, 4 * CELLS + 3, 11 * CELLS]]
-    assert codec.cell_middles(points).tolist() == [[[2.0, 2.0], [46.0, 6.0], [14.0, 18.0], [-2.0, 62.0]]]
+    assert codec.cell_middles(points).tolist() == [
+        [[2.0, 2.0], [46.0, 6.0], [14.0, 18.0], [-2.0, 62.0]]
+    ]
 
 
 def bilinear(values: NDArray[np.float32], x: float, y: float) -> float:
-    """Between the centres of a map's cells, 0 outside; x and y in cells from the upper left corner."""
+    """Between the centres of a map's cells, 0 outside.
+
+    X and y in cells from the upper left corner.
+    """
     left, top = math.floor(x - 0.5), math.floor(y - 0.5)
     total = 0.0
     for row in (top, top + 1):
         for column in (left, left + 1):
             if 0 <= row < values.shape[0] and 0 <= column < values.shape[1]:
-                total += (1 - abs(x - 0.5 - column)) * (1 - abs(y - 0.5 - row)) * float(values[row, column])
+                total += (
+                    (1 - abs(x - 0.5 - column))
+                    * (1 - abs(y - 0.5 - row))
+                    * float(values[row, column])
+                )
     return total
 
 
@@ -208,7 +224,10 @@ def bilinear(values: NDArray[np.float32], x: float, y: float) -> float:
 def test_warped_maps_are_means_of_samples(samples: int) -> None:
     random = np.random.default_rng(5)
     maps = random.uniform(size=(2, 3, 10, 7)).astype(np.float32)
-    transform = np.array([[[0.02, 0.01, -0.1], [-0.012, 0.03, 0.2]], [[-0.025, 0.0, 1.0], [0.0, 0.02, 0.1]]], np.float32)
+    transform = np.array(
+        [[[0.02, 0.01, -0.1], [-0.012, 0.03, 0.2]], [[-0.025, 0.0, 1.0], [0.0, 0.02, 0.1]]],
+        np.float32,
+    )
     warped = codec.warp_maps(torch.from_numpy(maps), torch.from_numpy(transform), CELLS, samples)
     for b, k, v, u in np.ndindex(2, 3, CELLS, CELLS):
         values = []
@@ -221,7 +240,10 @@ def test_warped_maps_are_means_of_samples(samples: int) -> None:
 
 def test_mixed_precision_moves_no_map() -> None:
     generator = torch.Generator().manual_seed(6)
-    maps, transform = torch.rand(1, 2, 48, 48, generator=generator), torch.tensor([[[0.011, 0.002, 0.07], [-0.003, 0.013, 0.11]]])
+    maps, transform = (
+        torch.rand(1, 2, 48, 48, generator=generator),
+        torch.tensor([[[0.011, 0.002, 0.07], [-0.003, 0.013, 0.11]]]),
+    )
     with torch.autocast("cpu", torch.bfloat16):
         mixed = codec.warp_maps(maps, transform, CELLS, 2)
     assert torch.equal(mixed, codec.warp_maps(maps, transform, CELLS, 2))

@@ -1,4 +1,4 @@
-"""Pictures: what is drawn is where it belongs, and nothing else changes."""
+"""Images: what is drawn is where it belongs, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from heatpose.pose.draw import CENTRE, LEFT, RIGHT, contact_sheet, draw_pose, heatmap_overlay, side_colours
+from heatpose.pose.draw import (
+    CENTRE,
+    LEFT,
+    RIGHT,
+    contact_sheet,
+    draw_pose,
+    heatmap_overlay,
+    side_colours,
+)
 from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
 
 THREE = Skeleton(
@@ -65,7 +73,9 @@ def test_the_rest_of_the_image_and_the_original_stay() -> None:
 def test_the_place_is_exact_to_a_pixel() -> None:
     """The centre of gravity of a lone joint's disc, in the continuous frame."""
     one = Skeleton("one", ("tip",), (0.1,))
-    drawn = draw_pose(np.zeros((200, 400, 3), np.uint8), np.array([[0.25, 0.6, 1]], np.float32), one)
+    drawn = draw_pose(
+        np.zeros((200, 400, 3), np.uint8), np.array([[0.25, 0.6, 1]], np.float32), one
+    )
     weight = drawn.astype(float).sum(-1)
     rows, columns = np.mgrid[0:200, 0:400] + 0.5
     assert (weight * columns).sum() / weight.sum() == pytest.approx(100, abs=0.5)
@@ -88,7 +98,9 @@ def test_weak_and_senseless_keypoints_are_left_out() -> None:
 
 def test_lines_grow_with_the_picture_but_not_beyond_the_person() -> None:
     def share(side: int, pose: NDArray[Any]) -> float:
-        return float((draw_pose(_grey(side, side), pose, THREE) != _grey(side, side)).any(-1).mean())
+        return float(
+            (draw_pose(_grey(side, side), pose, THREE) != _grey(side, side)).any(-1).mean()
+        )
 
     assert share(1600, POSE) == pytest.approx(share(800, POSE), rel=0.2)
     small = POSE * [0.1, 0.1, 1] + [0.4, 0.4, 0]
@@ -120,7 +132,10 @@ def test_overlay_cuts_what_is_no_probability() -> None:
 
 
 def test_sheet_holds_every_tile() -> None:
-    tiles = [np.full((h, w, 3), 10 * i, np.uint8) for i, (h, w) in enumerate([(20, 30), (40, 10), (40, 30), (5, 5)])]
+    tiles = [
+        np.full((h, w, 3), 10 * i, np.uint8)
+        for i, (h, w) in enumerate([(20, 30), (40, 10), (40, 30), (5, 5)])
+    ]
     sheet = contact_sheet(tiles, 3, gap=2)
     assert sheet.shape == (2 * 42 + 2, 3 * 32 + 2, 3)
     np.testing.assert_array_equal(sheet[12:32, 2:32], tiles[0])  # 20 rows in the middle of 40
@@ -140,6 +155,10 @@ def test_sheet_has_captions() -> None:
 
 def test_sheet_takes_odd_captions_and_refuses_nonsense() -> None:
     assert contact_sheet([_grey()], 1, ["日本\n\udcff [red]"]).shape[2] == 3
-    for tiles, columns, captions in (([], 1, None), ([_grey()], 0, None), ([_grey()], 1, ["a", "b"])):
+    for tiles, columns, captions in (
+        ([], 1, None),
+        ([_grey()], 0, None),
+        ([_grey()], 1, ["a", "b"]),
+    ):
         with pytest.raises(ValueError, match="A sheet needs"):
             contact_sheet(tiles, columns, captions)

@@ -16,14 +16,19 @@ from heatpose.pose.preprocessing import Preprocessing
 
 
 def coordinates_as_colours(width: int, height: int) -> NDArray[np.uint8]:
-    """u8[H, W, 3] that says where each pixel is from: low bits of x and y, and their high bits together."""
+    """u8[H, W, 3] that says where each pixel is from.
+
+    Low bits of x and y, and their high bits together.
+    """
     y, x = np.mgrid[:height, :width]
-    image: NDArray[np.uint8] = np.stack([x % 256, y % 256, x // 256 * 16 + y // 256], -1).astype(np.uint8)
+    image: NDArray[np.uint8] = np.stack([x % 256, y % 256, x // 256 * 16 + y // 256], -1).astype(
+        np.uint8
+    )
     return image
 
 
 def origin(image: NDArray[np.uint8]) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
-    """x and y that a picture's pixels came from."""
+    """x and y that an image's pixels came from."""
     a = image.astype(int)
     return a[..., 0] + 256 * (a[..., 2] // 16), a[..., 1] + 256 * (a[..., 2] % 16)
 
@@ -31,7 +36,8 @@ def origin(image: NDArray[np.uint8]) -> tuple[NDArray[np.int_], NDArray[np.int_]
 def nearest(target: int, source: int) -> tuple[NDArray[np.int_], NDArray[np.bool_]]:
     """floor((dst + 0.5) * source / target) in whole numbers, and where the division leaves nothing.
 
-    There the sampled place is the border of two pixels, and a computation in floating point may take either.
+    There the sampled place is the border of two pixels, and a computation in floating point may
+    take either.
     """
     doubled = [(2 * i + 1) * source for i in range(target)]
     tie = np.array([value % (2 * target) == 0 for value in doubled])
@@ -81,8 +87,13 @@ def test_stretching_is_pillows_resize(width: int, height: int, size: int) -> Non
 
 def test_bilinear_interpolates_between_pixel_centres() -> None:
     image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
-    transform = geometry.compose(geometry.stretch(7, 9, 32), geometry.rotation_scale(20, 0.7, (16, 16)))
-    warped, back = geometry.warp(image, transform, 32, "bilinear", fill=77), geometry.invert(transform)
+    transform = geometry.compose(
+        geometry.stretch(7, 9, 32), geometry.rotation_scale(20, 0.7, (16, 16))
+    )
+    warped, back = (
+        geometry.warp(image, transform, 32, "bilinear", fill=77),
+        geometry.invert(transform),
+    )
     checked = 0
     for v in range(32):
         for u in range(32):
@@ -165,7 +176,10 @@ def test_the_mirror_reverses_the_pixels() -> None:
 @pytest.mark.parametrize("sampling", ["nearest", "bilinear"])
 @pytest.mark.parametrize("seed", range(8))
 def test_a_dot_stays_under_its_keypoint(seed: int, sampling: str) -> None:
-    """Draws a disc around a point, warps the picture, and finds the disc's centre where the point goes."""
+    """Draws a disc around a point, warps the image.
+
+    And finds the disc's centre where the point goes.
+    """
     rng = np.random.default_rng(seed)
     width, height, size = 420, 300, 192
     point = rng.uniform(140, 220, 2)
@@ -201,14 +215,24 @@ def picture_of(width: int, height: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("size", [192, 224, 256])
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (427, 640), (500, 333), (96, 192)])
 def test_nearest_of_an_unmoved_picture_is_the_protocols(width: int, height: int, size: int) -> None:
-    image, inverse = picture_of(width, height), geometry.invert(geometry.stretch(width, height, size))
+    image, inverse = (
+        picture_of(width, height),
+        geometry.invert(geometry.stretch(width, height, size)),
+    )
     exact = Preprocessing(size).resize(image)
     np.testing.assert_array_equal(geometry.warp_one(image, inverse, True, size), exact)
-    batch = geometry.warp_batch(torch.from_numpy(image)[None], torch.from_numpy(inverse).float()[None], torch.tensor([True]), size)
+    batch = geometry.warp_batch(
+        torch.from_numpy(image)[None],
+        torch.from_numpy(inverse).float()[None],
+        torch.tensor([True]),
+        size,
+    )
     np.testing.assert_array_equal(batch[0].permute(1, 2, 0), exact)
 
 
-def sampled_by_hand(image: NDArray[np.uint8], inverse: geometry.Matrix, nearest: bool, size: int) -> NDArray[np.float64]:
+def sampled_by_hand(
+    image: NDArray[np.uint8], inverse: geometry.Matrix, nearest: bool, size: int
+) -> NDArray[np.float64]:
     """Pixel by pixel, black outside."""
     padded = np.zeros((image.shape[0] + 2, image.shape[1] + 2, 3))
     padded[1:-1, 1:-1] = image
@@ -219,30 +243,43 @@ def sampled_by_hand(image: NDArray[np.uint8], inverse: geometry.Matrix, nearest:
             if not (-0.5 < x < image.shape[1] + 0.5 and -0.5 < y < image.shape[0] + 0.5):
                 continue
             if nearest:
-                result[v, u] = padded[int(np.floor(y + geometry.ON_EDGE)) + 1, int(np.floor(x + geometry.ON_EDGE)) + 1]
+                result[v, u] = padded[
+                    int(np.floor(y + geometry.ON_EDGE)) + 1, int(np.floor(x + geometry.ON_EDGE)) + 1
+                ]
                 continue
             left, top = int(np.floor(x - 0.5)), int(np.floor(y - 0.5))
             a, b = x - 0.5 - left, y - 0.5 - top
             near = padded[top + 1 : top + 3, left + 1 : left + 3]
-            result[v, u] = (near * np.array([[(1 - a) * (1 - b), a * (1 - b)], [(1 - a) * b, a * b]])[..., None]).sum((0, 1))
+            result[v, u] = (
+                near * np.array([[(1 - a) * (1 - b), a * (1 - b)], [(1 - a) * b, a * b]])[..., None]
+            ).sum((0, 1))
     return result
 
 
 @pytest.mark.parametrize("opencv", [True, False])
 @pytest.mark.parametrize("nearest", [True, False])
-def test_a_batch_is_sampled_as_by_hand(nearest: bool, opencv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_sampled_as_by_hand(
+    nearest: bool, opencv: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not opencv:
         monkeypatch.setattr(geometry, "_opencv", lambda: None)
     images = [picture_of(50, 41), picture_of(33, 60)]
     transforms = [
-        geometry.compose(geometry.region((5, 6, 40, 30), 32), geometry.rotation_scale(20, 1, (16, 16))),
+        geometry.compose(
+            geometry.region((5, 6, 40, 30), 32), geometry.rotation_scale(20, 1, (16, 16))
+        ),
         geometry.compose(geometry.region((-7, 10, 50, 45), 32), geometry.mirror(32)),
     ]
     inverses = [geometry.invert(transform) for transform in transforms]
     canvas = np.zeros((2, 60, 50, 3), np.uint8)
     for place, image in zip(canvas, images, strict=True):
         place[: image.shape[0], : image.shape[1]] = image
-    batch = geometry.warp_batch(torch.from_numpy(canvas), torch.from_numpy(np.stack(inverses)).float(), torch.tensor([nearest] * 2), 32)
+    batch = geometry.warp_batch(
+        torch.from_numpy(canvas),
+        torch.from_numpy(np.stack(inverses)).float(),
+        torch.tensor([nearest] * 2),
+        32,
+    )
     for number, (image, inverse) in enumerate(zip(images, inverses, strict=True)):
         exact = sampled_by_hand(image, inverse, nearest, 32)
         found = np.abs(batch[number].permute(1, 2, 0).numpy() - exact)
@@ -252,7 +289,10 @@ def test_a_batch_is_sampled_as_by_hand(nearest: bool, opencv: bool, monkeypatch:
 
 
 def test_one_batch_takes_both_samplings() -> None:
-    image, inverse = picture_of(50, 41), torch.from_numpy(geometry.invert(geometry.stretch(50, 41, 32))).float()
+    image, inverse = (
+        picture_of(50, 41),
+        torch.from_numpy(geometry.invert(geometry.stretch(50, 41, 32))).float(),
+    )
     arguments = torch.from_numpy(image).expand(2, -1, -1, -1), inverse.expand(2, -1, -1)
     mixed = geometry.warp_batch(*arguments, torch.tensor([True, False]), 32)
     for number, nearest in enumerate((True, False)):

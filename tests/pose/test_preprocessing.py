@@ -25,7 +25,10 @@ def test_nearest_takes_the_pixel_under_the_cells_centre(target: int) -> None:
 
 
 def test_nearest_is_not_pillows_where_a_centre_falls_on_an_edge() -> None:
-    """640 -> 192: each cell is 10/3 pixels wide, and every third centre is a whole number, 5, 15, 25, ..."""
+    """640 -> 192: each cell is 10/3 pixels wide.
+
+    And every third centre is a whole number, 5, 15, 25, ...
+    """
     ramp = np.broadcast_to(np.arange(640, dtype=np.int32), (1, 640))
     pillow = np.asarray(Image.fromarray(ramp).resize((192, 1), Image.Resampling.NEAREST))[0]
     ours = nearest_indices(640, 192)
@@ -63,7 +66,9 @@ def test_normalise_maps_bytes_onto_minus_one_to_one() -> None:
     images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
     found = Preprocessing(32).normalise(images)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, images.double().mul(2).div(255).sub(1).float(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        found, images.double().mul(2).div(255).sub(1).float(), atol=1e-6, rtol=0
+    )
     other = Preprocessing(32, divisor=255.0, shift=0.5).normalise(images)
     assert (other.min().item(), other.max().item()) == (-0.5, 0.5)
 
@@ -76,7 +81,9 @@ def test_plain_values_make_the_same_object() -> None:
 @pytest.mark.parametrize("size", [-32, 0, 1, 31, 33, 100, 200, 192.5, "abc", None])
 def test_other_sides_than_multiples_of_32_are_refused(size: Any) -> None:
     for make in (check_resolution, Preprocessing):
-        with pytest.raises(HeatposeError, match=f"Resolution {size} is not a positive multiple of 32"):
+        with pytest.raises(
+            HeatposeError, match=f"Resolution {size} is not a positive multiple of 32"
+        ):
             make(size)
 
 
@@ -86,5 +93,7 @@ def test_every_multiple_of_32_is_taken() -> None:
 
 
 def test_an_unknown_sampling_is_one_sentence() -> None:
-    with pytest.raises(HeatposeError, match="Sampling 'cubic' is unknown; choose one of nearest, bilinear"):
+    with pytest.raises(
+        HeatposeError, match="Sampling 'cubic' is unknown; choose one of nearest, bilinear"
+    ):
         Preprocessing(192, "cubic")

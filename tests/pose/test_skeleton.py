@@ -15,14 +15,25 @@ import yaml
 from pycocotools.cocoeval import Params
 
 from heatpose.errors import HeatposeError
-from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton, for_keypoint_count, for_labels, named_pairs
+from heatpose.pose.skeleton import (
+    COCO_17,
+    ST_13,
+    Skeleton,
+    for_keypoint_count,
+    for_labels,
+    named_pairs,
+)
 
 BODY = list(COCO_17.keypoints[5:])
 
 
 def test_coco17_is_cocos() -> None:
     np.testing.assert_allclose(COCO_17.sigmas, Params("keypoints").kpt_oks_sigmas)
-    assert len(COCO_17) == 17 and COCO_17.keypoints[0] == "nose" and COCO_17.keypoints[16] == "right_ankle"
+    assert (
+        len(COCO_17) == 17
+        and COCO_17.keypoints[0] == "nose"
+        and COCO_17.keypoints[16] == "right_ankle"
+    )
 
 
 def test_st13_is_a_head_and_cocos_body() -> None:
@@ -99,7 +110,11 @@ def test_a_users_own_skeleton_comes_from_yaml(tmp_path: Path) -> None:
     path = tmp_path / "hand.yaml"
     path.write_text(yaml.safe_dump({"_target_": "heatpose.pose.skeleton.Skeleton", **definition()}))
     hand = Skeleton.from_yaml(path)
-    assert hand == Skeleton(**definition()) and hand.flip_order == [0, 2, 1] and hand.edge_indices == [(0, 1)]
+    assert (
+        hand == Skeleton(**definition())
+        and hand.flip_order == [0, 2, 1]
+        and hand.edge_indices == [(0, 1)]
+    )
     points = np.array([[0, 0], [2, 4], [10, 10], [20, 20]], np.float32)
     merged, seen = hand.convert(
         points, np.array([True, True, True, False]), ["a", "b", "left_tip", "right_tip"]
@@ -170,26 +185,48 @@ def test_a_model_file_is_given_its_skeleton_by_its_channels() -> None:
 
 
 def test_labels_are_looked_at_as_coco_or_as_they_are() -> None:
-    assert for_labels(COCO_17.keypoints) is COCO_17 and for_labels(["left_toe", *COCO_17.keypoints]) is COCO_17
+    assert (
+        for_labels(COCO_17.keypoints) is COCO_17
+        and for_labels(["left_toe", *COCO_17.keypoints]) is COCO_17
+    )
     own = for_labels(["crown", "hand_l"])
     assert own.keypoints == ("crown", "hand_l") and own.sources(["hand_l", "crown"]) == [[1], [0]]
 
 
 @pytest.mark.parametrize(
     ("left", "right"),
-    [("left_wrist", "right_wrist"), ("Left Wrist", "Right Wrist"), ("wrist_left", "wrist_right"), ("l_wrist", "r_wrist"),
-     ("wrist_l", "wrist_r"), ("LWrist", "RWrist"), ("leftWrist", "rightWrist"), ("wristL", "wristR"), ("wrist.L", "wrist.R"),
-     ("LEFT_WRIST", "RIGHT_WRIST"), ("leftwrist", "rightwrist"), ("left", "right"), ("L-Wrist 2", "R-Wrist 2"), ("größe_l", "größe_r")],
-)  # fmt: skip
-def test_names_that_mean_left_and_right_must_be_paired(left: str, right: str, tmp_path: Path) -> None:
+    [
+        ("left_wrist", "right_wrist"),
+        ("Left Wrist", "Right Wrist"),
+        ("wrist_left", "wrist_right"),
+        ("l_wrist", "r_wrist"),
+        ("wrist_l", "wrist_r"),
+        ("LWrist", "RWrist"),
+        ("leftWrist", "rightWrist"),
+        ("wristL", "wristR"),
+        ("wrist.L", "wrist.R"),
+        ("LEFT_WRIST", "RIGHT_WRIST"),
+        ("leftwrist", "rightwrist"),
+        ("left", "right"),
+        ("L-Wrist 2", "R-Wrist 2"),
+        ("größe_l", "größe_r"),
+    ],
+)
+def test_names_that_mean_left_and_right_must_be_paired(
+    left: str, right: str, tmp_path: Path
+) -> None:
     names = (right, "nose", left)
     assert named_pairs(names) == [(left, right)]
     alone = Skeleton("own", names, (0.1,) * 3)
-    with pytest.raises(HeatposeError, match=r"write flip_pairs: \[\[.*\]\] into it, or set mirror=0") as caught:
+    with pytest.raises(
+        HeatposeError, match=r"write flip_pairs: \[\[.*\]\] into it, or set mirror=0"
+    ) as caught:
         alone.require_flip_pairs("mirror=0")
     line = re.search(r"flip_pairs: \[\[.*\]\]", str(caught.value))
     assert line is not None
-    text = yaml.safe_dump({"name": "own", "keypoints": list(names), "sigmas": [0.1] * 3}, allow_unicode=True)
+    text = yaml.safe_dump(
+        {"name": "own", "keypoints": list(names), "sigmas": [0.1] * 3}, allow_unicode=True
+    )
     (tmp_path / "own.yaml").write_text(f"{text}{line[0]}\n", encoding="utf-8")
     paired = Skeleton.from_yaml(tmp_path / "own.yaml")
     paired.require_flip_pairs("mirror=0")
@@ -197,7 +234,13 @@ def test_names_that_mean_left_and_right_must_be_paired(left: str, right: str, tm
 
 
 def test_names_without_sides_need_no_pairs() -> None:
-    for names in (("bright", "blight"), ("left_eye", "right_ear"), ("l_eye", "left_ear"), ("nose",), ("r", "rear")):
+    for names in (
+        ("bright", "blight"),
+        ("left_eye", "right_ear"),
+        ("l_eye", "left_ear"),
+        ("nose",),
+        ("r", "rear"),
+    ):
         assert named_pairs(names) == []
         Skeleton("own", names, (0.1,) * len(names)).require_flip_pairs("mirror=0")
     COCO_17.require_flip_pairs("mirror=0")

@@ -24,7 +24,10 @@ class File:
 
 
 def _estimators(*models: tuple[str, Skeleton]) -> list[Estimator]:
-    return [Estimator(cast(PoseRunner, File(Path(path))), skeleton, Preprocessing(64), "argmax") for path, skeleton in models]
+    return [
+        Estimator(cast(PoseRunner, File(Path(path))), skeleton, Preprocessing(64), "argmax")
+        for path, skeleton in models
+    ]
 
 
 def _pose(skeleton: Skeleton, x: float, y: float) -> np.ndarray[Any, Any]:
@@ -34,18 +37,30 @@ def _pose(skeleton: Skeleton, x: float, y: float) -> np.ndarray[Any, Any]:
 def test_distances_are_between_keypoints_of_one_name() -> None:
     estimators = _estimators(("a", COCO_17), ("b", ST_13))
     first, second = _pose(COCO_17, 0.5, 0.5), _pose(ST_13, 0.5, 0.5)
-    second[ST_13.index("left_knee")] = 0.53, 0.42, 0.9  # 3 and 8 percent of 100 by 50: 3 and 4 pixels
+    # 3 and 8 percent of 100 by 50: 3 and 4 pixels
+    second[ST_13.index("left_knee")] = 0.53, 0.42, 0.9
     second[ST_13.index("right_hip")] = 0.5, 0.6, 0.1
-    found = {entry.name: entry for entry in distances([first, second], estimators, (50, 100, 3), 0.2)}
-    assert list(found) == [name for name in COCO_17.keypoints if name in ST_13.keypoints] and len(found) == 12
+    found = {
+        entry.name: entry for entry in distances([first, second], estimators, (50, 100, 3), 0.2)
+    }
+    assert (
+        list(found) == [name for name in COCO_17.keypoints if name in ST_13.keypoints]
+        and len(found) == 12
+    )
     assert found["left_knee"].pixels == pytest.approx(5, abs=1e-4) and found["left_knee"].seen
     assert found["right_hip"].pixels == pytest.approx(5, abs=1e-4) and not found["right_hip"].seen
     assert found["left_wrist"].pixels == 0
 
 
 def test_equal_names_are_told_apart() -> None:
-    assert labels_of(_estimators(("x/a.tflite", ST_13), ("y/b.tflite", ST_13))) == ["a.tflite", "b.tflite"]
-    assert labels_of(_estimators(("x/a.tflite", ST_13), ("y/a.tflite", ST_13))) == ["x/a.tflite", "y/a.tflite"]
+    assert labels_of(_estimators(("x/a.tflite", ST_13), ("y/b.tflite", ST_13))) == [
+        "a.tflite",
+        "b.tflite",
+    ]
+    assert labels_of(_estimators(("x/a.tflite", ST_13), ("y/a.tflite", ST_13))) == [
+        "x/a.tflite",
+        "y/a.tflite",
+    ]
 
 
 @pytest.mark.parametrize("size", [(60, 90), (1000, 700), (2000, 3001)])
@@ -62,6 +77,11 @@ def test_both_panels_and_a_caption(size: tuple[int, int]) -> None:
     middle = round(size[0] * scale / 2) + 4
     drawn = joined[middle].max(-1) > 100  # a row through the keypoints
     quarter, three = 4 + round(0.25 * panel), 4 + round(0.75 * panel)
-    assert drawn[quarter] and not drawn[three] and drawn[panel + 4 + three] and not drawn[panel + 4 + quarter]
+    assert (
+        drawn[quarter]
+        and not drawn[three]
+        and drawn[panel + 4 + three]
+        and not drawn[panel + 4 + quarter]
+    )
     caption = joined[round(size[0] * scale) + 8 :]
     assert (caption < 100).any() and (caption[:, :4] > 200).all()

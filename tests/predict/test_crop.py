@@ -1,4 +1,7 @@
-"""The square to look at on the next frame, against numbers worked out by hand from the tutorial's rule."""
+"""The square to look at on the next frame.
+
+Against numbers worked out by hand from the tutorial's rule.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,22 @@ WIDTH, HEIGHT = 800, 600
 
 
 def _pose(**places: tuple[float, float]) -> np.ndarray:
-    """Places in pixels of 800x600; what is not named has no score and lies in a corner, where it would be noticed."""
+    """Places in pixels of 800x600.
+
+    What is not named has no score and lies in a corner, where it would be noticed.
+    """
     pose = np.zeros((17, 3), np.float32)
     for name, (x, y) in places.items():
         pose[COCO_17.index(name)] = x / WIDTH, y / HEIGHT, 0.9
     return pose
 
 
-TORSO = {"left_shoulder": (420.0, 200.0), "right_shoulder": (380.0, 200.0), "left_hip": (410.0, 280.0), "right_hip": (390.0, 280.0)}
+TORSO = {
+    "left_shoulder": (420.0, 200.0),
+    "right_shoulder": (380.0, 200.0),
+    "left_hip": (410.0, 280.0),
+    "right_hip": (390.0, 280.0),
+}
 
 
 def test_the_torso_decides_where_limbs_are_near() -> None:
@@ -38,17 +49,23 @@ def test_the_body_decides_where_limbs_reach_out() -> None:
 
 
 def test_no_further_than_the_farthest_side() -> None:
-    moved = {name: (x - 390, y + 40) for name, (x, y) in TORSO.items()}  # middle (10, 320): 790 to the right side
+    # middle (10, 320): 790 to the right side
+    moved = {name: (x - 390, y + 40) for name, (x, y) in TORSO.items()}
     region = next_region(_pose(**moved, left_wrist=(300, 320)), COCO_17, WIDTH, HEIGHT)
-    assert region == Region(10 - 348, 320 - 348, 696)  # 1.2 * 290, beyond the picture at three sides
-    assert next_region(_pose(**moved, left_wrist=(400, 320)), COCO_17, WIDTH, HEIGHT) == whole(WIDTH, HEIGHT)  # 468 is more than 400
+    # 1.2 * 290, beyond the image at three sides
+    assert region == Region(10 - 348, 320 - 348, 696)
+    # 468 is more than 400
+    assert next_region(_pose(**moved, left_wrist=(400, 320)), COCO_17, WIDTH, HEIGHT) == whole(
+        WIDTH, HEIGHT
+    )
 
 
 @pytest.mark.parametrize("lost", [("left_hip", "right_hip"), ("left_shoulder", "right_shoulder")])
 def test_the_whole_picture_where_the_torso_is_lost(lost: tuple[str, str]) -> None:
     pose = _pose(**TORSO)
     pose[COCO_17.index(lost[0]), 2] = 0.1
-    assert next_region(pose, COCO_17, WIDTH, HEIGHT) != whole(WIDTH, HEIGHT)  # one of the two is enough
+    # one of the two is enough
+    assert next_region(pose, COCO_17, WIDTH, HEIGHT) != whole(WIDTH, HEIGHT)
     pose[COCO_17.index(lost[1]), 2] = 0.1
     assert next_region(pose, COCO_17, WIDTH, HEIGHT) == Region(0, -100, 800)
     assert whole(HEIGHT, WIDTH) == Region(-100, 0, 800)
@@ -61,7 +78,7 @@ def test_a_pose_without_numbers_is_no_harm() -> None:
 
 
 def test_cut_and_back() -> None:
-    """A pixel is found at the same place through the square as on the picture."""
+    """A pixel is found at the same place through the square as on the image."""
     image = np.full((60, 80, 3), 9, np.uint8)
     image[41, 70] = 200
     for region in (Region(50, 20, 30), Region(40, 30, 64), Region(-5, -9, 100)):
@@ -69,8 +86,12 @@ def test_cut_and_back() -> None:
         assert square.shape == (region.side, region.side, 3)
         [[row, column]] = np.argwhere(square[..., 0] == 200)
         inside = np.array([[column / region.side, row / region.side, 1]], np.float32)
-        assert region.to_image(inside, 80, 60) == pytest.approx(np.array([[70 / 80, 41 / 60, 1]]), abs=1e-6)
-    assert (Region(-5, -9, 100).cut(image)[:9] == 0).all() and (Region(40, 30, 64).cut(image)[:, 40:] == 0).all()
+        assert region.to_image(inside, 80, 60) == pytest.approx(
+            np.array([[70 / 80, 41 / 60, 1]]), abs=1e-6
+        )
+    assert (Region(-5, -9, 100).cut(image)[:9] == 0).all() and (
+        Region(40, 30, 64).cut(image)[:, 40:] == 0
+    ).all()
 
 
 def test_skeletons_without_a_torso_are_refused() -> None:

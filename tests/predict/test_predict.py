@@ -1,4 +1,4 @@
-"""Files and folders in, pictures and COCO results out, with a stand-in for the model."""
+"""Files and folders in, images and COCO results out, with a stand-in for the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from heatpose.predict import Drawing, PredictSummary, predict_sources
 from heatpose.predict.estimator import Estimator
 from heatpose.predict.sources import find_sources
 
-TWO = Skeleton("two", ("left_hand", "right_hand"), (0.1, 0.1), flip_pairs=(("left_hand", "right_hand"),))
+TWO = Skeleton(
+    "two", ("left_hand", "right_hand"), (0.1, 0.1), flip_pairs=(("left_hand", "right_hand"),)
+)
 POSE = np.array([[0.25, 0.5, 0.9], [0.75, 0.5, 0.1]], np.float32)
 
 
@@ -48,14 +50,23 @@ class Model:
         raise HeatposeError("none")
 
 
-def _image(path: Path, size: tuple[int, int] = (80, 40), colour: tuple[int, int, int] = (9, 9, 9), **options: Any) -> Path:
+def _image(
+    path: Path,
+    size: tuple[int, int] = (80, 40),
+    colour: tuple[int, int, int] = (9, 9, 9),
+    **options: Any,
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path, **options)
     return path
 
 
-def _predict(model: Model, sources: list[Path], out: Path, skeleton: Skeleton, sampling: str | None = None) -> PredictSummary:
-    return predict_sources(sources, out, Drawing([Estimator.of(model, skeleton, sampling=sampling)]))
+def _predict(
+    model: Model, sources: list[Path], out: Path, skeleton: Skeleton, sampling: str | None = None
+) -> PredictSummary:
+    return predict_sources(
+        sources, out, Drawing([Estimator.of(model, skeleton, sampling=sampling)])
+    )
 
 
 def _results(out: Path) -> list[dict[str, object]]:
@@ -77,11 +88,17 @@ def test_draws_and_lists(tmp_path: Path) -> None:
     assert tuple(drawn[20, 60]) == (9, 9, 9)  # the right hand is below the threshold
     [entry] = _results(out)
     assert entry["keypoints"] == pytest.approx([20, 20, 0.9, 60, 20, 0.1], abs=1e-3)  # image pixels
-    assert entry["keypoint_names"] == ["left_hand", "right_hand"] and entry["file_name"] == source.as_posix()
-    assert (entry["image_id"], entry["category_id"]) == (1, 1) and entry["score"] == pytest.approx(0.5)
+    assert (
+        entry["keypoint_names"] == ["left_hand", "right_hand"]
+        and entry["file_name"] == source.as_posix()
+    )
+    assert (entry["image_id"], entry["category_id"]) == (1, 1) and entry["score"] == pytest.approx(
+        0.5
+    )
     [(images, decode)] = model.seen
     assert images.shape == (1, 32, 32, 3) and images.dtype == np.uint8 and decode == "refined"
-    assert sorted(os.listdir(out)) == ["a_pose.png", "predictions.json"]  # nothing temporary is left
+    # nothing temporary is left
+    assert sorted(os.listdir(out)) == ["a_pose.png", "predictions.json"]
 
 
 def test_images_are_resized_as_in_training_unless_told(tmp_path: Path) -> None:
@@ -110,18 +127,33 @@ def test_folders_are_searched(tmp_path: Path) -> None:
         "e_pose.png",
         "c_pose.png",
     ]
-    assert [Image.open(path).format for path in summary.drawn] == ["JPEG", "JPEG", "PNG", "PNG", "PNG"]
+    assert [Image.open(path).format for path in summary.drawn] == [
+        "JPEG",
+        "JPEG",
+        "PNG",
+        "PNG",
+        "PNG",
+    ]
 
 
 def test_equal_stems_do_not_overwrite_each_other(tmp_path: Path) -> None:
-    shades = {"a/x.jpg": 10, "b/x.jpg": 60, "c/x.jpeg": 110, "d/X.jpg": 160, "e/x_2.jpg": 210, "f/x.png": 250}
+    shades = {
+        "a/x.jpg": 10,
+        "b/x.jpg": 60,
+        "c/x.jpeg": 110,
+        "d/X.jpg": 160,
+        "e/x_2.jpg": 210,
+        "f/x.png": 250,
+    }
     for name, shade in shades.items():
         _image(tmp_path / "in" / name, colour=(shade,) * 3)
     summary = _predict(Model(), [tmp_path / "in"], tmp_path / "out", TWO)
     assert len({path.name.lower() for path in summary.drawn}) == 6
     for path, shade in zip(summary.drawn, shades.values(), strict=True):
         assert abs(int(np.asarray(Image.open(path))[0, 0, 0]) - shade) < 5
-    assert [Path(str(entry["file_name"])).parent.name for entry in _results(tmp_path / "out")] == list("abcdef")
+    assert [
+        Path(str(entry["file_name"])).parent.name for entry in _results(tmp_path / "out")
+    ] == list("abcdef")
 
 
 def test_broken_images_are_skipped_and_told(tmp_path: Path) -> None:
@@ -142,7 +174,11 @@ def test_broken_images_are_skipped_and_told(tmp_path: Path) -> None:
     assert all(skipped.path.name in skipped.reason for skipped in summary.skipped)
     assert len(_results(tmp_path / "out")) == 1
     message = str(summary).splitlines()
-    assert message[0].startswith("Drew 1 images into") and len(message) == 5 and "film.mp4" in message[4]
+    assert (
+        message[0].startswith("Drew 1 images into")
+        and len(message) == 5
+        and "film.mp4" in message[4]
+    )
 
 
 def test_all_broken_is_an_error(tmp_path: Path) -> None:
@@ -150,7 +186,9 @@ def test_all_broken_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HeatposeError, match=r"a\.jpg' cannot be decoded"):
         _predict(Model(), [tmp_path / "a.jpg"], tmp_path / "out", TWO)
     (tmp_path / "b.jpg").touch()
-    with pytest.raises(HeatposeError, match=r"None of the 2 files could be read; the first: .*a\.jpg"):
+    with pytest.raises(
+        HeatposeError, match=r"None of the 2 files could be read; the first: .*a\.jpg"
+    ):
         _predict(Model(), [tmp_path], tmp_path / "out", TWO)
     assert not (tmp_path / "out").exists()
 
@@ -161,10 +199,15 @@ def test_photographs_are_drawn_upright_and_keypoints_fit_them(tag: int, tmp_path
     upright = np.zeros((60, 120, 3), np.uint8)
     upright[:20, 100:] = 200
     stored = {
-        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
-        5: upright.transpose(1, 0, 2), 6: np.rot90(upright),
-        7: np.rot90(upright, 2).transpose(1, 0, 2), 8: np.rot90(upright, -1),
-    }[tag]  # fmt: skip
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: np.rot90(upright, 2).transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[tag]
     exif = Image.Exif()
     exif[0x0112] = tag
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
@@ -215,7 +258,9 @@ def test_odd_file_names(tmp_path: Path) -> None:
     for name in names:
         _image(tmp_path / "in" / name)
     with contextlib.suppress(OSError):  # not every file system takes names that are no UTF-8
-        (tmp_path / "in" / os.fsdecode(b"\xff.png")).write_bytes((tmp_path / "in" / names[0]).read_bytes())
+        (tmp_path / "in" / os.fsdecode(b"\xff.png")).write_bytes(
+            (tmp_path / "in" / names[0]).read_bytes()
+        )
     summary = _predict(Model(), [tmp_path / "in"], tmp_path / "out", TWO)
     found = len(os.listdir(tmp_path / "in"))
     assert len(summary.drawn) == found and all(path.is_file() for path in summary.drawn)
@@ -230,8 +275,11 @@ def test_results_are_cocos(tmp_path: Path) -> None:
     _predict(Model(), [tmp_path / "in"], tmp_path / "out", TWO)
     truth = coco.COCO()
     truth.dataset = {
-        "info": {}, "images": [{"id": 139}, {"id": 581781}], "annotations": [], "categories": [{"id": 1}],
-    }  # fmt: skip
+        "info": {},
+        "images": [{"id": 139}, {"id": 581781}],
+        "annotations": [],
+        "categories": [{"id": 1}],
+    }
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         loaded = truth.loadRes(str(tmp_path / "out" / "predictions.json"))
@@ -239,7 +287,9 @@ def test_results_are_cocos(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [("1.png", "01.png"), ("1.png", "b.png")])
-def test_ids_count_where_names_are_no_different_numbers(names: tuple[str, str], tmp_path: Path) -> None:
+def test_ids_count_where_names_are_no_different_numbers(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
     for name in names:
         _image(tmp_path / "in" / name)
     _predict(Model(), [tmp_path / "in"], tmp_path / "out", TWO)

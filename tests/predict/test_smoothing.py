@@ -15,7 +15,10 @@ ALL = np.ones(2, np.bool_)
 
 @dataclass
 class Scalar:
-    """The appendix of the CHI 2012 paper, a value at a time; `beta` times a speed in the value's own units."""
+    """The appendix of the CHI 2012 paper, a value at a time.
+
+    `beta` times a speed in the value's own units.
+    """
 
     min_cutoff: float
     beta: float
@@ -48,7 +51,9 @@ def test_follows_the_papers_algorithm() -> None:
     for i, (x, y) in enumerate(values):
         points = np.array([[x, 7.0], [-2.0, y]])  # one keypoint moves along x, the other along y
         got = ours(points, 3 + i / rate, ALL, size)
-        assert got == pytest.approx(np.array([[theirs[0].step(x, rate), 7.0], [-2.0, theirs[1].step(y, rate)]]))
+        assert got == pytest.approx(
+            np.array([[theirs[0].step(x, rate), 7.0], [-2.0, theirs[1].step(y, rate)]])
+        )
 
 
 def _track(points: np.ndarray, rate: float = 30.0) -> np.ndarray:
@@ -61,7 +66,8 @@ def test_rest_is_calmed_and_motion_is_followed() -> None:
     noise = random.normal(0, 2, (120, 2, 2))
     still = _track(100 + noise)
     assert np.abs(np.diff(still, axis=0)).mean() < 0.4 * np.abs(np.diff(noise, axis=0)).mean()
-    run = np.arange(120)[:, None, None] * np.array([[10.0, 0.0], [0.0, 10.0]])  # 1.5 person sizes per second
+    # 1.5 person sizes per second
+    run = np.arange(120)[:, None, None] * np.array([[10.0, 0.0], [0.0, 10.0]])
     late = np.linalg.norm(_track(run) - run, axis=-1)[60:].max()
     assert late < 15  # a frame and a half
 

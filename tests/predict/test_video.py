@@ -1,4 +1,7 @@
-"""Videos in, videos and COCO results out: a bright square moves, and a stand-in for the model finds it."""
+"""Videos in, videos and COCO results out.
+
+A bright square moves, and a stand-in for the model finds it.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ class Finder:
     kind: str = "tflite"
     keypoints: int = 4
     skeleton: Skeleton | None = TORSO
-    preprocessing: Preprocessing | None = field(default_factory=lambda: Preprocessing(96, "nearest"))
+    preprocessing: Preprocessing | None = field(
+        default_factory=lambda: Preprocessing(96, "nearest")
+    )
     size: int = 96
     kernels: str = "none"
     found: list[int] = field(default_factory=list)
@@ -72,7 +77,12 @@ def _image(n: int, corner: Callable[[int], tuple[int, int]] = _corner) -> NDArra
     return image
 
 
-def _video(path: Path, frames: int = FRAMES, code: str = "MJPG", corner: Callable[[int], tuple[int, int]] = _corner) -> Path:
+def _video(
+    path: Path,
+    frames: int = FRAMES,
+    code: str = "MJPG",
+    corner: Callable[[int], tuple[int, int]] = _corner,
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*code), RATE, SIZE)
     assert writer.isOpened()
@@ -82,8 +92,17 @@ def _video(path: Path, frames: int = FRAMES, code: str = "MJPG", corner: Callabl
     return path
 
 
-def _run(sources: list[Path], out: Path, model: Finder | None = None, beside: Finder | None = None, draw: bool = True, **options: Any) -> PredictSummary:
-    estimators = [Estimator.of(runner, TORSO) for runner in (model or Finder(), beside) if runner is not None]
+def _run(
+    sources: list[Path],
+    out: Path,
+    model: Finder | None = None,
+    beside: Finder | None = None,
+    draw: bool = True,
+    **options: Any,
+) -> PredictSummary:
+    estimators = [
+        Estimator.of(runner, TORSO) for runner in (model or Finder(), beside) if runner is not None
+    ]
     return predict_sources(sources, out, Drawing(estimators, draw=draw), VideoOptions(**options))
 
 
@@ -99,7 +118,15 @@ def _corners(entries: list[dict[str, Any]]) -> NDArray[np.float64]:
 
 def _form(path: Path) -> tuple[int, float, int, int]:
     capture = cv2.VideoCapture(str(path))
-    frames, rate, width, height = (capture.get(p) for p in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    frames, rate, width, height = (
+        capture.get(p)
+        for p in (
+            cv2.CAP_PROP_FRAME_COUNT,
+            cv2.CAP_PROP_FPS,
+            cv2.CAP_PROP_FRAME_WIDTH,
+            cv2.CAP_PROP_FRAME_HEIGHT,
+        )
+    )
     capture.release()
     return int(frames), rate, int(width), int(height)
 
@@ -109,14 +136,24 @@ TRUTH = np.array([_corner(n) for n in range(FRAMES)], np.float64)
 
 @pytest.mark.parametrize("name", ["a.avi", "a.mp4"])
 def test_a_video_is_drawn_and_listed(name: str, tmp_path: Path) -> None:
-    source, out = _video(tmp_path / "in" / name, code="MJPG" if name == "a.avi" else "mp4v"), tmp_path / "out"
+    source, out = (
+        _video(tmp_path / "in" / name, code="MJPG" if name == "a.avi" else "mp4v"),
+        tmp_path / "out",
+    )
     summary = _run([source], out, smooth=False)
-    assert sorted(os.listdir(out)) == ["a_pose.mp4", "a_predictions.json"]  # nothing temporary is left
-    assert summary.drawn == [out / "a_pose.mp4"] and summary.frames == {source.as_posix(): FRAMES} and not summary.cut
+    # nothing temporary is left
+    assert sorted(os.listdir(out)) == ["a_pose.mp4", "a_predictions.json"]
+    assert (
+        summary.drawn == [out / "a_pose.mp4"]
+        and summary.frames == {source.as_posix(): FRAMES}
+        and not summary.cut
+    )
     assert _form(summary.drawn[0]) == (FRAMES, RATE, *SIZE)
     entries = _entries(out / "a_predictions.json")
     assert [entry["image_id"] for entry in entries] == list(range(FRAMES))
-    assert [entry["seconds"] for entry in entries] == pytest.approx([n / RATE for n in range(FRAMES)], abs=1e-3)
+    assert [entry["seconds"] for entry in entries] == pytest.approx(
+        [n / RATE for n in range(FRAMES)], abs=1e-3
+    )
     assert np.abs(_corners(entries) - TRUTH).max() < 3
     assert str(FRAMES) in str(summary) and "a_pose.mp4" in str(summary)
 
@@ -147,7 +184,9 @@ def test_the_crop_follows_the_person(tmp_path: Path) -> None:
     model = Finder()
     _run([_video(tmp_path / "a.avi")], tmp_path / "out", model, smooth=False, crop=True)
     assert model.found[0] < 300 and min(model.found[1:]) > 2 * model.found[0]
-    assert np.abs(_corners(_entries(tmp_path / "out" / "a_predictions.json")) - TRUTH)[1:].max() < 1.5
+    assert (
+        np.abs(_corners(_entries(tmp_path / "out" / "a_predictions.json")) - TRUTH)[1:].max() < 1.5
+    )
 
 
 @dataclass(frozen=True)
@@ -174,7 +213,9 @@ class Waiting(Finder):
 
     def predict(self, images: NDArray[Any], decode: str = "argmax") -> NDArray[Any]:
         assert isinstance(self.preprocessing, Watched)
-        assert self.preprocessing.ready.wait(20), "the network waits for its own thread to resize the next frames"
+        assert self.preprocessing.ready.wait(20), (
+            "the network waits for its own thread to resize the next frames"
+        )
         self.by.add(threading.get_ident())
         return super().predict(images, decode)
 
@@ -182,7 +223,13 @@ class Waiting(Finder):
 def test_the_network_waits_for_no_frame_to_be_resized(tmp_path: Path) -> None:
     watched = Watched(96)
     model = Waiting(preprocessing=watched)
-    frames = list(tracked((Frame(n, n / RATE, _image(n)) for n in range(9)), Drawing([Estimator(model, TORSO, watched, "argmax")]), VideoOptions()))
+    frames = list(
+        tracked(
+            (Frame(n, n / RATE, _image(n)) for n in range(9)),
+            Drawing([Estimator(model, TORSO, watched, "argmax")]),
+            VideoOptions(),
+        )
+    )
     assert len(frames) == 9 and len(model.by) == 1 and not watched.threads & model.by
 
 
@@ -192,15 +239,28 @@ def test_images_and_videos_of_a_folder(tmp_path: Path) -> None:
     Image.new("RGB", SIZE, (255, 255, 255)).save(tmp_path / "in" / "a.png")
     summary = _run([tmp_path / "in"], tmp_path / "out")
     assert [path.name for path in summary.drawn] == ["a_pose.png", "a_pose.mp4", "a_2_pose.mp4"]
-    assert [path.name for path in summary.results] == ["predictions.json", "a_predictions.json", "a_2_predictions.json"]
+    assert [path.name for path in summary.results] == [
+        "predictions.json",
+        "a_predictions.json",
+        "a_2_predictions.json",
+    ]
 
 
 def test_two_models_side_by_side(tmp_path: Path) -> None:
-    summary = _run([_video(tmp_path / "a.avi", 5)], tmp_path / "out", beside=Finder(path=Path("b/finder.tflite")))
+    summary = _run(
+        [_video(tmp_path / "a.avi", 5)],
+        tmp_path / "out",
+        beside=Finder(path=Path("b/finder.tflite")),
+    )
     frames, _, width, height = _form(tmp_path / "out" / "a_pose.mp4")
     assert frames == 5 and width > 2 * SIZE[0] and width % 2 == height % 2 == 0
-    assert [path.name for path in summary.results] == ["a_predictions.json", "a_predictions_beside.json"]
-    assert _entries(summary.results[0]) == _entries(summary.results[1]) and "0.0 px apart" in str(summary)
+    assert [path.name for path in summary.results] == [
+        "a_predictions.json",
+        "a_predictions_beside.json",
+    ]
+    assert _entries(summary.results[0]) == _entries(summary.results[1]) and "0.0 px apart" in str(
+        summary
+    )
 
 
 def test_a_cut_video_gives_what_is_there(tmp_path: Path) -> None:
@@ -210,18 +270,32 @@ def test_a_cut_video_gives_what_is_there(tmp_path: Path) -> None:
     frames = len(_entries(tmp_path / "out" / "cut_predictions.json"))
     assert 5 < frames < FRAMES - 5
     [said] = summary.cut
-    assert said == f"'{(tmp_path / 'cut.avi').as_posix()}' ends after {frames} of {FRAMES} frames: the rest cannot be decoded." and said in str(summary)
+    assert (
+        said
+        == f"'{(tmp_path / 'cut.avi').as_posix()}' ends after {frames} of {FRAMES} frames: the rest"
+        " cannot be decoded."
+        and said in str(summary)
+    )
 
 
-def test_what_is_no_video_is_skipped_or_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_video_is_skipped_or_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     whole = _video(tmp_path / "in" / "whole.mp4", 10, "mp4v").read_bytes()
     (tmp_path / "in" / "cut.mp4").write_bytes(whole[: len(whole) // 2])  # its index is at the end
     (tmp_path / "in" / "empty.mkv").touch()
     (tmp_path / "in" / "text.avi").write_text("hello " * 100)
     summary = _run([tmp_path / "in"], tmp_path / "out")
     assert [path.name for path in summary.drawn] == ["whole_pose.mp4"]
-    assert [skipped.path.name for skipped in summary.skipped] == ["cut.mp4", "empty.mkv", "text.avi"]
-    assert all(skipped.path.name in skipped.reason and skipped.reason.endswith(".") for skipped in summary.skipped)
+    assert [skipped.path.name for skipped in summary.skipped] == [
+        "cut.mp4",
+        "empty.mkv",
+        "text.avi",
+    ]
+    assert all(
+        skipped.path.name in skipped.reason and skipped.reason.endswith(".")
+        for skipped in summary.skipped
+    )
     with pytest.raises(HeatposeError, match=r"cut\.mp4' is no video that can be decoded") as error:
         _run([tmp_path / "in" / "cut.mp4"], tmp_path / "none")
     assert "\n" not in str(error.value) and not (tmp_path / "none").exists()
@@ -229,7 +303,7 @@ def test_what_is_no_video_is_skipped_or_refused(tmp_path: Path, capfd: pytest.Ca
 
 
 def test_a_camera_that_is_not_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(HeatposeError, match=r"Camera 87 is not there or gives no picture"):
+    with pytest.raises(HeatposeError, match=r"Camera 87 is not there or gives no image"):
         _run([Path("87")], tmp_path / "out")
     assert not (tmp_path / "out").exists() and "WARN" not in capfd.readouterr().err
 

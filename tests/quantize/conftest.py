@@ -1,4 +1,7 @@
-"""A small network with the troubles of a trained one: channels of very different size, dead ones, ones that clip."""
+"""A small network with the troubles of a trained one.
+
+Channels of very different size, dead ones, ones that clip.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +47,14 @@ def kill(group: ChannelGroup, channel: int) -> None:
 
 @pytest.fixture
 def images() -> np.ndarray:
-    """u8[24, 64, 64, 3]: smooth pictures with some noise."""
+    """u8[24, 64, 64, 3]: smooth images with some noise."""
     rng = np.random.default_rng(1)
     coarse = torch.from_numpy(rng.uniform(0, 255, (24, 3, 5, 5)))
-    smooth = torch.nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bilinear").numpy().transpose(0, 2, 3, 1)
+    smooth = (
+        torch.nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bilinear")
+        .numpy()
+        .transpose(0, 2, 3, 1)
+    )
     photos = (smooth + rng.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8)
     photos[0, 0, 0, :2] = 0, 255
     return photos

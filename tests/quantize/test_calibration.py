@@ -28,11 +28,18 @@ def a_person(
 ) -> Person:
     """Somebody on a 100x100 image whose box is a square of `side`."""
     return Person(
-        image_path=path or Path(f"images/{number:012d}.png"), image_id=number,
-        annotation_id=number * 10 if annotation is None else annotation, width=100, height=100,
-        keypoints=np.zeros((3, 2), np.float32), labelled=np.ones(3, np.bool_), box=(0, 0, side, side),
-        area=side * side, alone=True, others=np.zeros((0, 4), np.float32),
-    )  # fmt: skip
+        image_path=path or Path(f"images/{number:012d}.png"),
+        image_id=number,
+        annotation_id=number * 10 if annotation is None else annotation,
+        width=100,
+        height=100,
+        keypoints=np.zeros((3, 2), np.float32),
+        labelled=np.ones(3, np.bool_),
+        box=(0, 0, side, side),
+        area=side * side,
+        alone=True,
+        others=np.zeros((0, 4), np.float32),
+    )
 
 
 def a_picture(path: Path, seed: int, side: int = 100, low: int = 0, high: int = 256) -> Path:
@@ -58,7 +65,9 @@ def test_every_tenth_of_the_sizes_gives_one() -> None:
 
 
 def test_one_person_per_image_and_the_largest_stands_for_it() -> None:
-    everyone = [a_person(i, side, annotation=10 * i + side) for i in range(1, 9) for side in (20, 60, 40)]
+    everyone = [
+        a_person(i, side, annotation=10 * i + side) for i in range(1, 9) for side in (20, 60, 40)
+    ]
     chosen = choose_calibration(everyone, 100, 0, ())
     assert [person.image_id for person in chosen] == list(range(1, 9))
     assert all(person.box[2] == 60 for person in chosen)
@@ -77,7 +86,9 @@ def test_an_empty_set_is_refused(count: int, instances: int) -> None:
 
 def test_a_forbidden_image_is_refused_even_where_it_would_not_be_chosen() -> None:
     everyone = [a_person(i, 1 + i % 90) for i in range(1, 101)]
-    left_out = {p.image_id for p in everyone} - {p.image_id for p in choose_calibration(everyone, 5, 0, ())}
+    left_out = {p.image_id for p in everyone} - {
+        p.image_id for p in choose_calibration(everyone, 5, 0, ())
+    }
     with pytest.raises(HeatposeError, match="evaluation set"):
         choose_calibration(everyone, 5, 0, {min(left_out)})
     choose_calibration(everyone, 5, 0, {1000})
@@ -101,10 +112,12 @@ def test_the_same_id_is_shared_only_if_it_is_the_same_picture(tmp_path: Path) ->
 def test_images_are_what_the_network_gets_but_for_the_pinned_pixel(tmp_path: Path) -> None:
     instances = [
         a_person(i, path=a_picture(tmp_path / f"{i}.png", i, low=90, high=110)) for i in (1, 2)
-    ]  # dull pictures: neither black nor white
+    ]  # dull images: neither black nor white
     preprocessing = Preprocessing(64)
     images = calibration_images(instances, preprocessing)
-    expected = np.stack([preprocessing.resize(load_image(person.image_path)) for person in instances])
+    expected = np.stack(
+        [preprocessing.resize(load_image(person.image_path)) for person in instances]
+    )
     assert images.shape == (2, 64, 64, 3) and images.dtype == np.uint8
     assert (images.min(), images.max()) == (0, 255)
     assert np.argwhere(images != expected).tolist() == [[0, 0, 0, 0], [0, 0, 0, 1]]
@@ -114,7 +127,9 @@ def test_random_noise_is_refused(tmp_path: Path) -> None:
     instances = []
     for i in range(4):
         path = tmp_path / f"{i}.png"
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, (100, 100, 3), dtype=np.uint8)).save(path)
+        Image.fromarray(
+            np.random.default_rng(i).integers(0, 256, (100, 100, 3), dtype=np.uint8)
+        ).save(path)
         instances.append(a_person(i, path=path))
     with pytest.raises(HeatposeError, match="random noise"):
         calibration_images(instances, Preprocessing(64))

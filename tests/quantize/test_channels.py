@@ -19,7 +19,10 @@ def test_every_layer_writes_one_group_and_reads_one(heads: str) -> None:
     groups = channel_groups(network)
     blocks = network.conv_blocks()
     last = {id(head.output) for head in network.heads().values()}
-    written, read = (Counter(id(layer) for g in groups for layer in getattr(g, kind)) for kind in ("producers", "consumers"))
+    written, read = (
+        Counter(id(layer) for g in groups for layer in getattr(g, kind))
+        for kind in ("producers", "consumers")
+    )
     assert written == Counter(id(b) for b in blocks if id(b) not in last)
     assert read == Counter(id(b) for b in blocks if b is not network.backbone.features[0])
     stored = {id(m) for m in quantised_modules(network).values()}

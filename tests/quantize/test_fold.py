@@ -1,4 +1,7 @@
-"""Folding keeps the function: compared with the network it came from, on random batch-norm statistics."""
+"""Folding keeps the function.
+
+Compared with the network it came from, on random batch-norm statistics.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from heatpose.quantize.fold import fold_batch_norm
 
 
 def with_random_statistics(network: MoveNet, seed: int = 0) -> MoveNet:
-    """Batch norm as after training: no mean, variance, scale or shift is left at its initial value."""
+    """Batch norm as after training.
+
+    No mean, variance, scale or shift is left at its initial value.
+    """
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -23,7 +29,9 @@ def with_random_statistics(network: MoveNet, seed: int = 0) -> MoveNet:
     return network
 
 
-@pytest.mark.parametrize(("width", "keypoints"), [(0.35, 1), (0.35, 17), (0.5, 13), (1.0, 13), (1.4, 17)])
+@pytest.mark.parametrize(
+    ("width", "keypoints"), [(0.35, 1), (0.35, 17), (0.5, 13), (1.0, 13), (1.4, 17)]
+)
 def test_folding_keeps_the_function(width: float, keypoints: int) -> None:
     network = with_random_statistics(MoveNet(keypoints, width=width)).eval()
     folded = fold_batch_norm(network)
@@ -66,5 +74,7 @@ def test_a_network_without_batch_norm_is_copied() -> None:
     network = MoveNet(3, width=0.35, norm=False)
     folded = fold_batch_norm(network)
     assert folded is not network
-    for mine, theirs in zip(folded.state_dict().values(), network.state_dict().values(), strict=True):
+    for mine, theirs in zip(
+        folded.state_dict().values(), network.state_dict().values(), strict=True
+    ):
         assert torch.equal(mine, theirs)

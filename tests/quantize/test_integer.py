@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from heatpose.models.layers import ConvBlock
-from heatpose.quantize.integer import Int8Add, Int8Conv, Int8Upsample, activation_limits, add_multipliers
+from heatpose.quantize.integer import (
+    Int8Add,
+    Int8Conv,
+    Int8Upsample,
+    activation_limits,
+    add_multipliers,
+)
 from heatpose.quantize.scheme import QuantParams, weight_scales
 
 
@@ -27,12 +33,23 @@ def test_a_convolution_is_whole_sums_times_a_factor_rounded_to_even() -> None:
     steps = torch.randint(-128 - source.zero_point, 128 - source.zero_point, (1, 3, 4, 4)).float()
     with torch.no_grad():
         found = Int8Conv(block, source, target, scales)(steps)
-    weight = np.rint(block.conv.weight.detach().double().numpy() / scales.double().numpy()[:, None, None, None]).astype(int)
-    bias = np.rint(block.conv.bias.detach().double().numpy() / (scales.double().numpy() * source.scale)).astype(int)
+    weight = np.rint(
+        block.conv.weight.detach().double().numpy() / scales.double().numpy()[:, None, None, None]
+    ).astype(int)
+    bias = np.rint(
+        block.conv.bias.detach().double().numpy() / (scales.double().numpy() * source.scale)
+    ).astype(int)
     padded = np.pad(steps[0].numpy().astype(int), ((0, 0), (1, 1), (1, 1)))
     low, high = activation_limits(block.activation, target)
     for o in range(4):
-        factor = Fraction(float(np.float32(np.float32(float(scales[o]) * np.float32(source.scale)) / np.float32(target.scale))))
+        factor = Fraction(
+            float(
+                np.float32(
+                    np.float32(float(scales[o]) * np.float32(source.scale))
+                    / np.float32(target.scale)
+                )
+            )
+        )
         for y in range(4):
             for x in range(4):
                 total = int((weight[o] * padded[:, y : y + 3, x : x + 3]).sum() + bias[o])
@@ -40,7 +57,11 @@ def test_a_convolution_is_whole_sums_times_a_factor_rounded_to_even() -> None:
 
 
 def test_a_sum_is_that_of_the_fixed_point_multipliers() -> None:
-    a, b, target = QuantParams.covering(-1, 1), QuantParams.covering(-3, 5), QuantParams.covering(-4, 5)
+    a, b, target = (
+        QuantParams.covering(-1, 1),
+        QuantParams.covering(-3, 5),
+        QuantParams.covering(-4, 5),
+    )
     first, second, shift = add_multipliers(a, b, target)
     assert max(first, second) >> 20 == 1  # the larger one fills 21 bits
     assert math.isclose(first / 2**shift, a.scale / target.scale, rel_tol=1e-5)

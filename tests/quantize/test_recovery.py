@@ -33,8 +33,13 @@ def plan(network: MoveNet, images: np.ndarray, ptq: PtqSettings, per_channel: bo
     return plan_int8(network, images, Preprocessing(SIZE), per_channel=per_channel, ptq=ptq)
 
 
-def error(network: MoveNet, images: np.ndarray, inputs: Tensor, ptq: PtqSettings, per_channel: bool) -> float:
-    """Root mean square of the simulated maps against the float ones, over the float ones' spread."""
+def error(
+    network: MoveNet, images: np.ndarray, inputs: Tensor, ptq: PtqSettings, per_channel: bool
+) -> float:
+    """Root mean square of the simulated maps against the float ones.
+
+    Over the float ones' spread.
+    """
     exact = maps(network, inputs)
     rounded = maps(simulated(plan(network, images, ptq, per_channel)), inputs)
     return float((rounded - exact).pow(2).mean().sqrt() / exact.std())
@@ -56,14 +61,21 @@ def test_centring_is_exact_and_centres(heads: str, inputs: Tensor) -> None:
     before = maps(network, inputs)
     message = absorb_channel_bias(network, observe(network, inputs))
     other = torch.rand(4, 3, SIZE, SIZE) * 2 - 1  # on images that it never saw
-    assert same(before, maps(network, inputs)) and same(maps(troubled(heads), other), maps(network, other))
+    assert same(before, maps(network, inputs)) and same(
+        maps(troubled(heads), other), maps(network, other)
+    )
     seen = observe(network, inputs)
     for group in channel_groups(network):
         if group.shiftable:
             now = seen[group.producers[0]]
             assert torch.allclose(now.low, -now.high, atol=1e-3 * float(now.high.abs().max()))
     for module, expected in message.items():
-        assert torch.allclose(expected.low, seen[module].low, rtol=1e-3, atol=1e-3 * float(seen[module].high.abs().max() + 1))
+        assert torch.allclose(
+            expected.low,
+            seen[module].low,
+            rtol=1e-3,
+            atol=1e-3 * float(seen[module].high.abs().max() + 1),
+        )
 
 
 @pytest.mark.parametrize(("balance", "sweeps"), [(1.0, 1), (0.5, 5), (0.0, 5)])
@@ -86,10 +98,17 @@ def test_equalised_activations_have_equal_ranges(inputs: Tensor) -> None:
     assert torch.allclose(seen.high[alive], torch.full_like(seen.high[alive], 6.0), rtol=1e-3)
 
 
-@pytest.mark.parametrize(("per_channel", "recovery", "gain"), [(True, PER_CHANNEL, 1.5), (False, PER_TENSOR, 4.0)])
-def test_recovery_makes_int8_better(per_channel: bool, ptq: PtqSettings, gain: float, images: np.ndarray, inputs: Tensor) -> None:
+@pytest.mark.parametrize(
+    ("per_channel", "recovery", "gain"), [(True, PER_CHANNEL, 1.5), (False, PER_TENSOR, 4.0)]
+)
+def test_recovery_makes_int8_better(
+    per_channel: bool, ptq: PtqSettings, gain: float, images: np.ndarray, inputs: Tensor
+) -> None:
     network = troubled()
-    plain, helped = (error(network, images, inputs, settings, per_channel) for settings in (PLAIN, replace(ptq, clip_quantile=0.0)))
+    plain, helped = (
+        error(network, images, inputs, settings, per_channel)
+        for settings in (PLAIN, replace(ptq, clip_quantile=0.0))
+    )
     assert helped * gain < plain, (helped, plain)
 
 
@@ -99,7 +118,14 @@ def test_biases_are_corrected_to_the_mean(images: np.ndarray, inputs: Tensor) ->
     off = {}
     for correct in (False, True):
         settings = replace(PER_TENSOR, correct_bias=correct, bias_images=len(images))
-        off[correct] = float((maps(simulated(plan(network, images, settings, False)), inputs).mean((0, 2, 3)) - exact).abs().mean())
+        off[correct] = float(
+            (
+                maps(simulated(plan(network, images, settings, False)), inputs).mean((0, 2, 3))
+                - exact
+            )
+            .abs()
+            .mean()
+        )
     assert off[True] < 0.5 * off[False]
 
 
@@ -116,10 +142,15 @@ def test_the_inner_range_leaves_the_tails_out(inputs: Tensor) -> None:
     network = troubled()
     values: list[Tensor] = []
     network.top.register_forward_hook(lambda _, __, output: values.append(output))
-    seen = observe(network, inputs, tail=0.05)[network.top]  # 2 x 2 cells: all of them are looked at
+    # 2 x 2 cells: all of them are looked at
+    seen = observe(network, inputs, tail=0.05)[network.top]
     flat = torch.cat([v.transpose(0, 1).flatten(1) for v in values], 1)
     left_out = int(0.05 * flat.shape[1])
     assert left_out == 4
     ordered = flat.sort(1).values
-    for found, expected in ((seen.inner_low, ordered[:, left_out]), (seen.inner_high, ordered[:, -1 - left_out]), (seen.low, ordered[:, 0])):
+    for found, expected in (
+        (seen.inner_low, ordered[:, left_out]),
+        (seen.inner_high, ordered[:, -1 - left_out]),
+        (seen.low, ordered[:, 0]),
+    ):
         assert torch.equal(found, expected)

@@ -9,15 +9,26 @@ import pytest
 import torch
 
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.quantize.scheme import QuantParams, input_quant_params, rounded_weights, stored_weights, weight_scales
+from heatpose.quantize.scheme import (
+    QuantParams,
+    input_quant_params,
+    rounded_weights,
+    stored_weights,
+    weight_scales,
+)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-3.0, 5.0), (-0.01, 900.0), (2.0, 4.0), (-7.0, -1.0), (0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 6.0), (-3.0, 5.0), (-0.01, 900.0), (2.0, 4.0), (-7.0, -1.0), (0.0, 0.0)]
+)
 def test_a_range_is_covered_and_zero_is_a_step(low: float, high: float) -> None:
     quant_params = QuantParams.covering(low, high)
     least, most = ((q - quant_params.zero_point) * quant_params.scale for q in (-128, 127))
     assert -128 <= quant_params.zero_point <= 127
-    assert least <= min(low, 0) + quant_params.scale / 2 + 1e-12 and most >= max(high, 0) - quant_params.scale / 2 - 1e-12
+    assert (
+        least <= min(low, 0) + quant_params.scale / 2 + 1e-12
+        and most >= max(high, 0) - quant_params.scale / 2 - 1e-12
+    )
     assert np.float32(quant_params.scale) == quant_params.scale  # what a file stores
 
 
@@ -25,7 +36,9 @@ def test_rounding_is_to_the_nearest_step_and_clips() -> None:
     quant_params = QuantParams(0.1, 20)
     for value in np.linspace(-20, 20, 4001) + 1e-4:
         stored = min(max(math.floor(value / 0.1 + 0.5) + 20, -128), 127)
-        assert float(quant_params.rounded(torch.tensor([value], dtype=torch.float32))) == pytest.approx((stored - 20) * 0.1, abs=1e-5)
+        assert float(
+            quant_params.rounded(torch.tensor([value], dtype=torch.float32))
+        ) == pytest.approx((stored - 20) * 0.1, abs=1e-5)
 
 
 def test_the_input_takes_raw_bytes() -> None:

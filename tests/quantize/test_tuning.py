@@ -1,4 +1,6 @@
-"""Quantisation-aware fine-tuning brings an int8 network nearer to the float network that teaches it."""
+"""Quantisation-aware fine-tuning brings an int8 network nearer to the float network that teaches
+it.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +40,27 @@ def test_it_comes_nearer_to_the_teacher(images: np.ndarray, inputs: Tensor) -> N
     tuned = fine_tune(plan, troubled(), images, qat, progress=False)
     assert off(tuned, inputs) < 0.9 * off(plan, inputs)
     assert tuned.activation_params == plan.activation_params
-    changed = {name for name, value in tuned.network.state_dict().items() if not torch.equal(value, before[name])}
-    assert all(any(name.startswith(part) for name in changed) for part in ("backbone.", "pyramid.", "head."))
-    assert all(torch.equal(value, before[name]) for name, value in plan.network.state_dict().items())  # the plan given stays
+    changed = {
+        name
+        for name, value in tuned.network.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    assert all(
+        any(name.startswith(part) for name in changed)
+        for part in ("backbone.", "pyramid.", "head.")
+    )
+    # the plan given stays
+    assert all(
+        torch.equal(value, before[name]) for name, value in plan.network.state_dict().items()
+    )
 
 
 def test_it_is_the_same_twice_and_takes_four_heads(images: np.ndarray, inputs: Tensor) -> None:
     plan, qat = with_ptq(images, "all"), QatSettings(steps=6, batch_size=8)
-    first, second = (fine_tune(plan, troubled("all"), images, qat, progress=False).network.state_dict() for _ in range(2))
+    first, second = (
+        fine_tune(plan, troubled("all"), images, qat, progress=False).network.state_dict()
+        for _ in range(2)
+    )
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
@@ -55,15 +70,20 @@ def test_the_distance_is_the_divergence_of_the_softmaxes_weighted_by_the_teacher
     total = weights = 0.0
     for image in range(2):
         for k in range(3):
-            p, q = (torch.softmax(maps[image, k].flatten().double(), 0).tolist() for maps in (teacher, found))
+            p, q = (
+                torch.softmax(maps[image, k].flatten().double(), 0).tolist()
+                for maps in (teacher, found)
+            )
             sure = 1 / (1 + math.exp(-float(teacher[image, k].max())))
             total += sure * sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
             weights += sure
-    assert float(distance({"heatmap": found}, {"heatmap": teacher})) == pytest.approx(total / weights, rel=1e-4)
+    assert float(distance({"heatmap": found}, {"heatmap": teacher})) == pytest.approx(
+        total / weights, rel=1e-4
+    )
 
 
 def test_no_pictures_are_refused(images: np.ndarray) -> None:
-    with pytest.raises(HeatposeError, match="no training pictures.*choose quant=int8"):
+    with pytest.raises(HeatposeError, match="no training images.*choose quant=int8"):
         fine_tune(with_ptq(images), troubled(), images[:0], QatSettings(), progress=False)
 
 
@@ -72,7 +92,13 @@ def test_the_fixed_layers_of_an_upsampling_stay(kind: Upsampling, images: np.nda
     network = with_upsampling(troubled(), kind)
     plan = plan_int8(network, images[:8], PREPROCESSING, per_channel=False, ptq=PER_TENSOR)
     before = plan.network.state_dict()
-    after = fine_tune(plan, network, images[:8], QatSettings(steps=1, batch_size=2), progress=False).network.state_dict()
+    after = fine_tune(
+        plan, network, images[:8], QatSettings(steps=1, batch_size=2), progress=False
+    ).network.state_dict()
     fixed = {name for name in before if ".smooth." in name}
     assert len(fixed) == 6 and all(torch.equal(after[name], before[name]) for name in fixed)
-    assert any(not torch.equal(after[name], before[name]) for name in before if name.startswith("pyramid.") and name not in fixed)
+    assert any(
+        not torch.equal(after[name], before[name])
+        for name in before
+        if name.startswith("pyramid.") and name not in fixed
+    )

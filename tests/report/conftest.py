@@ -1,4 +1,7 @@
-"""Bundles for reports: the exported one, copies of it that may be changed, and pages taken apart."""
+"""Bundles for reports: the exported one, copies of it that may be changed.
+
+And pages taken apart.
+"""
 
 from __future__ import annotations
 
@@ -77,12 +80,17 @@ class Page(HTMLParser):
 
     def table(self, name: str) -> list[list[str]]:
         """The cells of a table's body."""
-        return [[cell.text for cell in row.all("td")] for row in self.by_id[name].all("tbody")[0].all("tr")]
+        return [
+            [cell.text for cell in row.all("td")]
+            for row in self.by_id[name].all("tbody")[0].all("tr")
+        ]
 
     @property
     def said(self) -> str:
         """Every sentence about what is missing."""
-        return " ".join(p.text for p in self.root.all("p") if "missing" in (p.attributes.get("class") or ""))
+        return " ".join(
+            p.text for p in self.root.all("p") if "missing" in (p.attributes.get("class") or "")
+        )
 
 
 def read_page(path: Path) -> Page:
@@ -124,7 +132,10 @@ def copied(case: Case, tmp_path: Path) -> Copy:
 
 @pytest.fixture
 def lean(copied: Copy) -> Copy:
-    """A copy without its model files, for what is said in its json alone: reading models is most of a report's time."""
+    """A copy without its model files, for what is said in its json alone.
+
+    Reading models is most of a report's time.
+    """
     for path in (*copied.folder.glob("*.tflite"), *copied.folder.glob("*.onnx")):
         path.unlink()
     return copied

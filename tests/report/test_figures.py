@@ -26,7 +26,10 @@ def test_long_names_keep_their_end() -> None:
 
 
 def test_groups_of_sizes_are_called_as_people_say() -> None:
-    named = [size_name({"from": low, "to": high}) for low, high in ((0.0, 0.125), (0.125, 0.25), (0.5, None))]
+    named = [
+        size_name({"from": low, "to": high})
+        for low, high in ((0.0, 0.125), (0.125, 0.25), (0.5, None))
+    ]
     assert named == ["under 1/8", "1/8 to 1/4", "from 1/2"]
 
 
@@ -39,4 +42,7 @@ def test_long_curves_are_thinned_and_keep_their_end(count: int) -> None:
 
 
 def test_values_that_are_no_numbers_are_left_out() -> None:
-    assert thinned([(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 2.0)]) == [(0, 1.0), (3, 2.0)]
+    assert thinned([(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 2.0)]) == [
+        (0, 1.0),
+        (3, 2.0),
+    ]

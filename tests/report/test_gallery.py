@@ -19,10 +19,14 @@ def test_images_of_one_name_in_different_folders_are_told_apart(tmp_path: Path) 
     content = labels(4)
     for entry, folder in zip(content["images"], "aabb", strict=True):
         entry["file_name"] = f"{folder}/frame_{entry['id'] % 2}.png"
-    found = instances(read_labels(write(content, tmp_path / "labels.json")), tmp_path / "val2017", COCO_17)[0]
+    found = instances(
+        read_labels(write(content, tmp_path / "labels.json")), tmp_path / "val2017", COCO_17
+    )[0]
     values = np.array([0.4, 0.3, 0.2, 0.1])
     poses = np.zeros((4, 17, 3), np.float32)
-    report = EvalReport("m", "", 4, 17, {}, 25.0, 1.0, {}, 0.0, 0.0, [1, 2, 3, 4], values, poses, 1.0)
+    report = EvalReport(
+        "m", "", 4, 17, {}, 25.0, 1.0, {}, 0.0, 0.0, [1, 2, 3, 4], values, poses, 1.0
+    )
     record = gallery_record({"torch": report, "int8_pc": report}, found)
     assert record is not None and record["folder"] == str(tmp_path / "val2017")
     paths = [_inside(Path(record["folder"]), entry["file_name"]) for entry in record["people"]]

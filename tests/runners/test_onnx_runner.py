@@ -26,7 +26,9 @@ def write(kernel: tuple[NDArray[np.float32], NDArray[np.float32]], tmp_path: Pat
     """Writes the convolution that finds the colour blocks, with the operator `last` behind it."""
     from onnx import helper, numpy_helper
 
-    def write_file(shape: list[Any], last: str = "Identity", dtype: int = onnx.TensorProto.FLOAT) -> Path:
+    def write_file(
+        shape: list[Any], last: str = "Identity", dtype: int = onnx.TensorProto.FLOAT
+    ) -> Path:
         weights = [
             numpy_helper.from_array(kernel[0].transpose(3, 2, 0, 1).copy(), "w"),
             numpy_helper.from_array(kernel[1], "b"),
@@ -47,7 +49,13 @@ def write(kernel: tuple[NDArray[np.float32], NDArray[np.float32]], tmp_path: Pat
 
 @pytest.mark.parametrize("batch", [1, 2, "N"])
 @pytest.mark.parametrize("last", ["Identity", "Sigmoid"])
-def test_finds_each_colours_block(batch: int | str, last: str, write: Write, blocks: NDArray[np.uint8], expected: NDArray[np.float32]) -> None:
+def test_finds_each_colours_block(
+    batch: int | str,
+    last: str,
+    write: Write,
+    blocks: NDArray[np.uint8],
+    expected: NDArray[np.float32],
+) -> None:
     runner = open_runner(write([batch, 3, 64, 64], last))
     assert (runner.kind, runner.keypoints, runner.size, runner.skeleton) == ("onnx", 3, 64, None)
     assert "onnxruntime" in runner.kernels
@@ -63,7 +71,9 @@ def test_heatmaps_are_logits(write: Write, blocks: NDArray[np.uint8]) -> None:
     np.testing.assert_allclose([heatmaps.max(), heatmaps[0, 0, 0, 0]], [4, -4], atol=1e-4)
 
 
-def test_free_sides_need_a_size(write: Write, blocks: NDArray[np.uint8], expected: NDArray[np.float32]) -> None:
+def test_free_sides_need_a_size(
+    write: Write, blocks: NDArray[np.uint8], expected: NDArray[np.float32]
+) -> None:
     path = write(["N", 3, "H", "W"])
     with pytest.raises(HeatposeError, match="leaves the size of its input open"):
         open_runner(path)
@@ -81,7 +91,9 @@ def test_free_sides_need_a_size(write: Write, blocks: NDArray[np.uint8], expecte
         ([1, 3, 64, 64], ("GlobalAveragePool",), r"outputs are \(1, 3, 1, 1\)"),
     ],
 )
-def test_refuses_what_is_no_pose_model(shape: list[Any], options: tuple[Any, ...], said: str, write: Write) -> None:
+def test_refuses_what_is_no_pose_model(
+    shape: list[Any], options: tuple[Any, ...], said: str, write: Write
+) -> None:
     with pytest.raises(HeatposeError, match=said) as error:
         open_runner(write(shape, *options))
     assert "\n" not in str(error.value)

@@ -34,7 +34,11 @@ def _manifest(bundle: Path, **entries: Any) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("", "is a folder"), ("missing.tflite", "does not exist"), ("notes.txt", "ending that no model has")],
+    [
+        ("", "is a folder"),
+        ("missing.tflite", "does not exist"),
+        ("notes.txt", "ending that no model has"),
+    ],
 )
 def test_refuses_what_is_no_model_file(name: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
@@ -51,11 +55,16 @@ def test_the_manifest_says_what_the_channels_are(bundle: Path) -> None:
     preprocessing = Preprocessing(192, "bilinear")
     path = _manifest(bundle, skeleton=COLOURS.to_dict(), preprocessing=preprocessing.to_dict())
     runner = open_runner(path)
-    assert runner.skeleton == COLOURS and runner.preprocessing == preprocessing and runner.size == 64
+    assert (
+        runner.skeleton == COLOURS and runner.preprocessing == preprocessing and runner.size == 64
+    )
 
 
 def test_the_manifests_scaling_is_used(bundle: Path, blocks: NDArray[np.uint8]) -> None:
-    """The same network on bytes / 63.75 - 2, which is twice the usual: logits -4 + 2 * 8 at the blocks."""
+    """The same network on bytes / 63.75 - 2, which is twice the usual.
+
+    Logits -4 + 2 * 8 at the blocks.
+    """
     path = _manifest(bundle, preprocessing=Preprocessing(64, divisor=63.75, shift=2).to_dict())
     np.testing.assert_allclose(open_runner(path).heatmaps(blocks).max(), 12, atol=1e-3)
 
@@ -68,7 +77,13 @@ def test_another_softwares_manifest_says_nothing(content: str, bundle: Path) -> 
 
 @pytest.mark.parametrize(
     "content",
-    ["{", '{"skeleton": 3}', '{"skeleton": {"name": "x"}}', '{"preprocessing": {"size": "big"}}', "\udc80"],
+    [
+        "{",
+        '{"skeleton": 3}',
+        '{"skeleton": {"name": "x"}}',
+        '{"preprocessing": {"size": "big"}}',
+        "\udc80",
+    ],
 )
 def test_a_damaged_manifest_is_refused(content: str, bundle: Path) -> None:
     (bundle / "manifest.json").write_bytes(content.encode("utf-8", "surrogateescape"))
@@ -77,7 +92,9 @@ def test_a_damaged_manifest_is_refused(content: str, bundle: Path) -> None:
 
 
 def test_a_manifest_for_other_keypoints_is_refused(bundle: Path) -> None:
-    with pytest.raises(HeatposeError, match=r"has 3 keypoints, but the manifest.json beside it describes 13"):
+    with pytest.raises(
+        HeatposeError, match=r"has 3 keypoints, but the manifest.json beside it describes 13"
+    ):
         open_runner(_manifest(bundle, skeleton=ST_13.to_dict()))
 
 

@@ -31,7 +31,9 @@ def test_recognises(shape: tuple[int, ...], layout: Layout, keypoints: int) -> N
 
 
 def test_an_ambiguous_cube_can_be_channels_first() -> None:
-    assert choose_output(FILE, [(1, 48, 48, 48)], 192, channels_first=True).layout is Layout.MAPS_FIRST
+    assert (
+        choose_output(FILE, [(1, 48, 48, 48)], 192, channels_first=True).layout is Layout.MAPS_FIRST
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,10 +68,18 @@ def test_scores() -> None:
     maps = np.zeros((2, 1, 4, 4), np.float32)
     maps[0, 0, 1, 2], maps[1], maps[1, 0, 3, 0] = 0.75, -90, 0.5
     sigmoids = 1 / (1 + np.exp(-np.array([0.75, 0.5])))
-    np.testing.assert_allclose(poses_from_heatmaps(maps, "argmax", None)[:, 0, 2], [0.75, sigmoids[1]], rtol=1e-6)
-    np.testing.assert_allclose(poses_from_heatmaps(maps, "argmax", False)[:, 0, 2], sigmoids, rtol=1e-6)
-    np.testing.assert_allclose(poses_from_heatmaps(maps, "argmax", True)[:, 0, 2], [0.75, 0.5], rtol=1e-6)
-    np.testing.assert_allclose(poses_from_heatmaps(maps, "argmax", None)[:, 0, :2], [[0.625, 0.375], [0.125, 0.875]])
+    np.testing.assert_allclose(
+        poses_from_heatmaps(maps, "argmax", None)[:, 0, 2], [0.75, sigmoids[1]], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        poses_from_heatmaps(maps, "argmax", False)[:, 0, 2], sigmoids, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        poses_from_heatmaps(maps, "argmax", True)[:, 0, 2], [0.75, 0.5], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        poses_from_heatmaps(maps, "argmax", None)[:, 0, :2], [[0.625, 0.375], [0.125, 0.875]]
+    )
 
 
 def test_extreme_logits_do_not_overflow() -> None:

@@ -296,8 +296,7 @@ def test_a_foreign_file_scores_as_the_network_with_the_option(
     said, report = score(path)
     assert (
         "m.onnx: assumed skeleton st13, normalisation -1..1 "
-        "(to change: --skeleton, --normalisation)."
-        in said
+        "(to change: --skeleton, --normalisation)." in said
     )
     assert (
         report["assumed"] == {"skeleton": "st13", "normalisation": "-1..1"}

@@ -1,4 +1,7 @@
-"""TFLite files of every form: against what they must answer, and against a plain use of the interpreter."""
+"""TFLite files of every form.
+
+Against what they must answer, and against a plain use of the interpreter.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,16 @@ pytest.importorskip("ai_edge_litert", reason="the export extra is not installed"
 SHARED = Path(os.environ.get("HEATPOSE_SHARED", Path(__file__).parents[3] / "shared"))
 GOOGLE = SHARED / "models" / "movenet_singlepose_lightning_int8_4.tflite"
 MAPS = (
-    "float_logits", "float_probabilities", "float_raw", "uint8_raw", "int32_raw", "int8_to_int8",
-    "uint8_to_float", "uint8_to_uint8_logits", "channels_first",
-)  # fmt: skip
+    "float_logits",
+    "float_probabilities",
+    "float_raw",
+    "uint8_raw",
+    "int32_raw",
+    "int8_to_int8",
+    "uint8_to_float",
+    "uint8_to_uint8_logits",
+    "channels_first",
+)
 
 
 def _interpreter(path: Path) -> Any:
@@ -43,18 +53,30 @@ def _ask(interpreter: Any, values: NDArray[Any]) -> tuple[NDArray[Any], dict[str
 
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("decode", ["argmax", "refined"])
-def test_finds_each_colours_block(name: str, decode: str, tflite_files: Path, blocks: NDArray[np.uint8], expected: NDArray[np.float32]) -> None:
+def test_finds_each_colours_block(
+    name: str,
+    decode: str,
+    tflite_files: Path,
+    blocks: NDArray[np.uint8],
+    expected: NDArray[np.float32],
+) -> None:
     runner = open_runner(tflite_files / f"{name}.tflite")
     poses = runner.predict(blocks, decode)
     assert poses.dtype == np.float32 and poses.shape == (1, 3, 3)
-    # A lone peak between equal neighbours stays at its cell's centre, but for int8's noise in the neighbours.
-    np.testing.assert_allclose(poses[..., :2], expected[..., :2], atol=1e-6 if decode == "argmax" else 0.002)
+    # A lone peak between equal neighbours stays at its cell's centre, but for int8's noise in the
+    # neighbours.
+    np.testing.assert_allclose(
+        poses[..., :2], expected[..., :2], atol=1e-6 if decode == "argmax" else 0.002
+    )
     np.testing.assert_allclose(poses[..., 2], expected[..., 2], atol=0.02)
 
 
 def test_says_what_it_is(tflite_files: Path) -> None:
     runner = open_runner(str(tflite_files / "uint8_to_float.tflite"), threads=1)
-    assert (runner.name, runner.path) == ("uint8_to_float.tflite", tflite_files / "uint8_to_float.tflite")
+    assert (runner.name, runner.path) == (
+        "uint8_to_float.tflite",
+        tflite_files / "uint8_to_float.tflite",
+    )
     assert (runner.kind, runner.keypoints, runner.size) == ("tflite", 3, 64)
     assert (runner.skeleton, runner.preprocessing) == (None, None)
     assert runner.kernels == "XNNPACK, 1 threads" or "built-in" in runner.kernels
@@ -62,10 +84,14 @@ def test_says_what_it_is(tflite_files: Path) -> None:
 
 def test_a_batch_is_its_images(tflite_files: Path, blocks: NDArray[np.uint8]) -> None:
     rng = np.random.default_rng(0)
-    images = np.concatenate([blocks, rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8), blocks[:, ::-1]])
+    images = np.concatenate(
+        [blocks, rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8), blocks[:, ::-1]]
+    )
     runner = open_runner(tflite_files / "uint8_to_float.tflite")
     together = runner.predict(images)
-    np.testing.assert_array_equal(together, np.concatenate([runner.predict(image[None]) for image in images]))
+    np.testing.assert_array_equal(
+        together, np.concatenate([runner.predict(image[None]) for image in images])
+    )
     assert len(np.unique(together[:, 0, :2], axis=0)) > 2  # images do not run into each other
 
 
@@ -83,7 +109,9 @@ def test_int8_heatmaps_are_the_interpreters_dequantised(tflite_files: Path) -> N
     poses = runner.predict(image)
     for k in range(3):
         row, column = divmod(int(by_hand[0, k].argmax()), 16)
-        np.testing.assert_allclose(poses[0, k], [(column + 0.5) / 16, (row + 0.5) / 16, by_hand[0, k].max()], rtol=1e-6)
+        np.testing.assert_allclose(
+            poses[0, k], [(column + 0.5) / 16, (row + 0.5) / 16, by_hand[0, k].max()], rtol=1e-6
+        )
 
 
 @pytest.mark.parametrize("name", ["float_logits", "float_raw", "uint8_to_uint8_logits"])
@@ -97,21 +125,27 @@ def test_logits_become_scores_and_heatmaps_stay_logits(name: str, tflite_files: 
 
 
 @pytest.mark.parametrize("name", ["pose_xy", "pose_and_maps"])
-def test_a_pose_from_inside(name: str, tflite_files: Path, blocks: NDArray[np.uint8], decoded: NDArray[np.float32]) -> None:
+def test_a_pose_from_inside(
+    name: str, tflite_files: Path, blocks: NDArray[np.uint8], decoded: NDArray[np.float32]
+) -> None:
     runner = open_runner(tflite_files / f"{name}.tflite")
     np.testing.assert_allclose(runner.predict(blocks), decoded, atol=1e-5)
     with pytest.raises(HeatposeError, match="decodes inside"):
         runner.heatmaps(blocks)
 
 
-def test_googles_pose_is_y_x_score(tflite_files: Path, blocks: NDArray[np.uint8], decoded: NDArray[np.float32]) -> None:
+def test_googles_pose_is_y_x_score(
+    tflite_files: Path, blocks: NDArray[np.uint8], decoded: NDArray[np.float32]
+) -> None:
     poses = open_runner(tflite_files / "pose_yx.tflite").predict(blocks, "refined")
     np.testing.assert_allclose(poses[0, :, 0], decoded[0, :, 1], atol=1e-5)
     np.testing.assert_allclose(poses[0, :, 1], decoded[0, :, 0], atol=1e-5)
     np.testing.assert_allclose(poses[0, :, 2], decoded[0, :, 2], atol=1e-5)
 
 
-def test_reference_kernels_agree_but_are_named(tflite_files: Path, blocks: NDArray[np.uint8]) -> None:
+def test_reference_kernels_agree_but_are_named(
+    tflite_files: Path, blocks: NDArray[np.uint8]
+) -> None:
     path = tflite_files / "uint8_to_float.tflite"
     plain = open_runner(path, reference_kernels=True)
     assert "reference" in plain.kernels
@@ -144,7 +178,9 @@ def test_refuses_another_size(tflite_files: Path) -> None:
         open_runner(tflite_files / "float_raw.tflite", size=96)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello, I am text\n" * 100, b"\x1c\0\0\0TFL3" + bytes(1000)])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello, I am text\n" * 100, b"\x1c\0\0\0TFL3" + bytes(1000)]
+)
 def test_refuses_what_is_no_tflite(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     path.write_bytes(content)
@@ -178,9 +214,14 @@ def test_refuses_arrays_that_are_no_images(shape: tuple[int, ...], tflite_files:
         open_runner(tflite_files / "float_raw.tflite").predict(np.zeros(shape, np.uint8))
 
 
-@pytest.mark.skipif(not GOOGLE.is_file(), reason=f"{GOOGLE} is absent (HEATPOSE_SHARED says where it could be)")
+@pytest.mark.skipif(
+    not GOOGLE.is_file(), reason=f"{GOOGLE} is absent (HEATPOSE_SHARED says where it could be)"
+)
 def test_googles_file() -> None:
-    """Noise and gradients through the real file: 17 keypoints, y and x exchanged, nothing else changed."""
+    """Noise and gradients through the real file.
+
+    17 keypoints, y and x exchanged, nothing else changed.
+    """
     runner = open_runner(GOOGLE)
     assert (runner.keypoints, runner.size, runner.skeleton) == (17, 192, None)
     plain = _interpreter(GOOGLE)

@@ -40,7 +40,12 @@ def _images(size: int, count: int = 3) -> NDArray[np.uint8]:
 
 def test_says_what_it_is(checkpoint: Path) -> None:
     runner: PoseRunner = open_runner(checkpoint)
-    assert (runner.name, runner.kind, runner.keypoints, runner.size) == ("best.ckpt", "checkpoint", 13, 64)
+    assert (runner.name, runner.kind, runner.keypoints, runner.size) == (
+        "best.ckpt",
+        "checkpoint",
+        13,
+        64,
+    )
     assert runner.skeleton == ST_13 and runner.preprocessing == Preprocessing(64, "bilinear")
     assert "torch cpu" in runner.kernels
 
@@ -60,7 +65,9 @@ def test_poses_are_the_peaks(checkpoint: Path) -> None:
     for b, k in np.ndindex(3, 13):
         row, column = divmod(int(heatmaps[b, k].argmax()), 16)
         score = 1 / (1 + np.exp(-heatmaps[b, k, row, column]))
-        np.testing.assert_allclose(poses[b, k], [(column + 0.5) / 16, (row + 0.5) / 16, score], rtol=1e-5)
+        np.testing.assert_allclose(
+            poses[b, k], [(column + 0.5) / 16, (row + 0.5) / 16, score], rtol=1e-5
+        )
 
 
 def test_a_size_replaces_the_checkpoints(checkpoint: Path) -> None:

@@ -36,19 +36,36 @@ def spoiled(folder: Path, position: int, value: int) -> Path:
 @pytest.mark.parametrize("position", DEADLY)
 def test_a_file_that_would_end_the_process_is_refused(position: int, tmp_path: Path) -> None:
     path = spoiled(tmp_path, position, DEADLY[position])
-    run = f"import sys; sys.argv[1:] = [{str(path)!r}]; from heatpose.runners.trial import main; main()"
+    run = (
+        f"import sys; sys.argv[1:] = [{str(path)!r}]; from heatpose.runners.trial import main;"
+        " main()"
+    )
     alone = subprocess.run([sys.executable, "-c", run], capture_output=True)
     assert alone.returncode < 0, "this version of LiteRT survives the file; find another byte"
-    with pytest.raises(HeatposeError, match=r"crashes LiteRT \(SIG[A-Z]+\); the file is damaged: export or download it again\.$"):
+    with pytest.raises(
+        HeatposeError,
+        match=r"crashes LiteRT \(SIG[A-Z]+\); the file is damaged: export or download it again\.$",
+    ):
         check_runs(path)
 
 
 def test_the_command_ends_with_the_sentence(tmp_path: Path) -> None:
     path = spoiled(tmp_path, *next(iter(DEADLY.items())))
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "a.png")
-    command = [sys.executable, "-m", "heatpose.cli", "predict", str(path), str(tmp_path / "a.png"), "--out", str(tmp_path / "drawn")]
+    command = [
+        sys.executable,
+        "-m",
+        "heatpose.cli",
+        "predict",
+        str(path),
+        str(tmp_path / "a.png"),
+        "--out",
+        str(tmp_path / "drawn"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and "crashes LiteRT" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 1 and "crashes LiteRT" in done.stderr and "Traceback" not in done.stderr
+    )
     assert not (tmp_path / "drawn").exists()
 
 
@@ -61,7 +78,9 @@ def test_other_files_pass(tmp_path: Path) -> None:
         open_runner(tmp_path / "text.tflite")
 
 
-def test_a_file_of_a_whole_bundle_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_a_whole_bundle_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "tiny.tflite"
     path.write_bytes(TINY.read_bytes())
     manifest = {"files": {path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}}}

@@ -13,7 +13,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from heatpose.errors import HeatposeError, InterruptedRun
-from heatpose.sweeps.hydra_callback import LONGEST, Task, run_entry, run_folder, safe_name, sweep_suffix
+from heatpose.sweeps.hydra_callback import (
+    LONGEST,
+    Task,
+    run_entry,
+    run_folder,
+    safe_name,
+    sweep_suffix,
+)
 from heatpose.training.result import BoardNumbers, RunResult
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -27,30 +34,64 @@ def swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *overrides: str) -> l
 
     @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
     def main(config: DictConfig) -> Any:
-        return run_entry(lambda c: folders.append(run_folder(c).relative_to(tmp_path).as_posix()), config)
+        return run_entry(
+            lambda c: folders.append(run_folder(c).relative_to(tmp_path).as_posix()), config
+        )
 
     monkeypatch.setattr("sys.argv", ["train.py", "-m", f"runs={tmp_path}", *overrides])
     main()
-    records = {path.parents[2].relative_to(tmp_path).as_posix() for path in tmp_path.glob("*/hydra/config/config.yaml")}
+    records = {
+        path.parents[2].relative_to(tmp_path).as_posix()
+        for path in tmp_path.glob("*/hydra/config/config.yaml")
+    }
     assert records == set(folders)  # Hydra's own records lie in the member's folder
     return folders
 
 
-def test_a_members_name_has_what_is_swept_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found = swept(monkeypatch, tmp_path, "experiment=quickstart", "resolution=64,96", "trainer.max_epochs=1", "model.width=0.35,0.5", "data.source.root=/a/b")
-    assert found == [f"quickstart_model.width-{width}_resolution-{side}" for side in (64, 96) for width in (0.35, 0.5)]
+def test_a_members_name_has_what_is_swept_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = swept(
+        monkeypatch,
+        tmp_path,
+        "experiment=quickstart",
+        "resolution=64,96",
+        "trainer.max_epochs=1",
+        "model.width=0.35,0.5",
+        "data.source.root=/a/b",
+    )
+    assert found == [
+        f"quickstart_model.width-{width}_resolution-{side}"
+        for side in (64, 96)
+        for width in (0.35, 0.5)
+    ]
 
 
 def test_experiments_have_names_already(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found = swept(monkeypatch, tmp_path, "experiment=quickstart,movenet_lightning_heatmaps_192", "seed=1")
+    found = swept(
+        monkeypatch, tmp_path, "experiment=quickstart,movenet_lightning_heatmaps_192", "seed=1"
+    )
     assert found == ["quickstart", "movenet_lightning_heatmaps_192"]
-    found = swept(monkeypatch, tmp_path / "named", "experiment=quickstart,movenet_lightning_heatmaps_192", "name=mine")
+    found = swept(
+        monkeypatch,
+        tmp_path / "named",
+        "experiment=quickstart,movenet_lightning_heatmaps_192",
+        "name=mine",
+    )
     assert found == ["mine_experiment-quickstart", "mine_experiment-movenet_lightning_heatmaps_192"]
 
 
 def test_swept_paths_make_no_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found = swept(monkeypatch, tmp_path, "init=checkpoint", "init.path=runs/a/best.ckpt,runs-a-best.ckpt,../x", "name=warm")
-    assert len(set(found)) == 3 and all(name.startswith("warm_init.path-") and "/" not in name for name in found)
+    found = swept(
+        monkeypatch,
+        tmp_path,
+        "init=checkpoint",
+        "init.path=runs/a/best.ckpt,runs-a-best.ckpt,../x",
+        "name=warm",
+    )
+    assert len(set(found)) == 3 and all(
+        name.startswith("warm_init.path-") and "/" not in name for name in found
+    )
 
 
 def test_safe_names_differ_where_the_texts_do() -> None:
@@ -88,7 +129,9 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_member_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_member_that_fails_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def task(config: DictConfig) -> RunResult:
         if config.seed == 1:
             raise HeatposeError("Seed 1 is bad; use another.")
@@ -109,14 +152,18 @@ def test_a_member_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch, tmp
     assert out.err.count("Traceback") == 1  # of the one that is no user's mistake
     rows = table(tmp_path / "heatpose_sweep_seed")
     assert [(row["run"], row["seed"], row["oks"], row["status"]) for row in rows] == [
-        ("heatpose_seed-0", "0", "40.0", "finished"), ("heatpose_seed-1", "1", "", "failed"), ("heatpose_seed-2", "2", "", "failed"),
+        ("heatpose_seed-0", "0", "40.0", "finished"),
+        ("heatpose_seed-1", "1", "", "failed"),
+        ("heatpose_seed-2", "2", "", "failed"),
         ("heatpose_seed-3", "3", "43.0", "finished"),
-    ]  # fmt: skip
+    ]
     assert rows[1]["reason"] == "Seed 1 is bad; use another."
     assert "heatpose_sweep_seed" in out.out and "43.00" in out.out
 
 
-def test_what_is_finished_is_not_run_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_finished_is_not_run_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ran: list[tuple[int, float]] = []
 
     def task(config: DictConfig) -> RunResult:
@@ -130,15 +177,24 @@ def test_what_is_finished_is_not_run_again(monkeypatch: pytest.MonkeyPatch, tmp_
     assert [seed for seed, _ in ran] == [0, 1, 1]
     out = capsys.readouterr().out
     assert out.count("heatpose_seed-0: finished before with this configuration, not run again") == 1
-    assert [row["status"] for row in table(tmp_path / "heatpose_sweep_seed")] == ["finished", "finished"]
+    assert [row["status"] for row in table(tmp_path / "heatpose_sweep_seed")] == [
+        "finished",
+        "finished",
+    ]
     called(monkeypatch, task, *sweep, "optimizer.lr=0.5")  # another configuration
     called(monkeypatch, task, *sweep, "optimizer.lr=0.5", "resume=false")  # asked for
     assert ran[3:] == [(0, 0.5), (1, 0.5)] * 2
     called(monkeypatch, task, f"runs={tmp_path}", "seed=1,5", "optimizer.lr=0.5")
-    assert len(ran) == 8 and [row["seed"] for row in table(tmp_path / "heatpose_sweep_seed")] == ["1", "5"]  # the table is this call's
+    # the table is this call's
+    assert len(ran) == 8 and [row["seed"] for row in table(tmp_path / "heatpose_sweep_seed")] == [
+        "1",
+        "5",
+    ]
 
 
-def test_ctrl_c_ends_the_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_ends_the_sweep(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ran = []
 
     def task(config: DictConfig) -> RunResult:
@@ -149,23 +205,47 @@ def test_ctrl_c_ends_the_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     assert ran == [0] and "error: Training was interrupted" in capsys.readouterr().err
 
 
-def test_a_refused_export_fails_with_its_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_refused_export_fails_with_its_numbers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def task(config: DictConfig) -> RunResult:
-        return RunResult("failed", "int8_pc failed a gate.", oks=60.0, files={"int8_pc": 12.5}, boards={"stm32n6": BoardNumbers("int8_pc", 12.5, 16.0)})
+        return RunResult(
+            "failed",
+            "int8_pc failed a gate.",
+            oks=60.0,
+            files={"int8_pc": 12.5},
+            boards={"stm32n6": BoardNumbers("int8_pc", 12.5, 16.0)},
+        )
 
     assert called(monkeypatch, task, f"runs={tmp_path}", "seed=0,1") == 1
     first = table(tmp_path / "heatpose_sweep_seed")[0]
-    assert (first["oks"], first["int8_pc_oks"], first["stm32n6_ms"], first["stm32n6_ram_kib"], first["status"]) == ("60.0", "12.5", "16.0", "", "failed")
+    assert (
+        first["oks"],
+        first["int8_pc_oks"],
+        first["stm32n6_ms"],
+        first["stm32n6_ram_kib"],
+        first["status"],
+    ) == ("60.0", "12.5", "16.0", "", "failed")
     with pytest.raises(SystemExit):  # outside sweeps as well
-        run_entry(task, OmegaConf.create({"run": "x", "runs": str(tmp_path), "objectives": ["oks"]}))
+        run_entry(
+            task, OmegaConf.create({"run": "x", "runs": str(tmp_path), "objectives": ["oks"]})
+        )
 
 
 @pytest.mark.slow
-def test_a_search_by_optuna_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Accuracy rises with both, time with the square of the side: the best members lie on the hull of what was tried."""
+def test_a_search_by_optuna_is_a_sweep(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Accuracy rises with both, time with the square of the side.
+
+    The best members lie on the hull of what was tried.
+    """
 
     def task(config: DictConfig) -> RunResult:
-        oks, ms = 50 + config.resolution / 32 + config.model.width, (config.resolution / 32) ** 2 * config.model.width
+        oks, ms = (
+            50 + config.resolution / 32 + config.model.width,
+            (config.resolution / 32) ** 2 * config.model.width,
+        )
         return RunResult(oks=oks, boards={"stm32n6": BoardNumbers("int8_pc", oks, ms)})
 
     search = [f"runs={tmp_path}", "sweep=accuracy_latency"]
@@ -177,7 +257,10 @@ def test_a_search_by_optuna_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path
     rows = table(folder)
     tried = {(float(row["stm32n6_oks"]), float(row["stm32n6_ms"])) for row in rows}
     hull = {a for a in tried if not any(b != a and b[0] >= a[0] and b[1] <= a[1] for b in tried)}
-    assert kept["trials"] == 8 and {(b["values"]["int8_oks"], b["values"]["ms"]) for b in kept["best"]} == hull
+    assert (
+        kept["trials"] == 8
+        and {(b["values"]["int8_oks"], b["values"]["ms"]) for b in kept["best"]} == hull
+    )
     assert {row["resolution"] for row in rows} <= {"160", "192", "224", "256"} and len(rows) <= 8
     assert "none better in every objective" in capsys.readouterr().out
 

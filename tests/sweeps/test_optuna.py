@@ -8,15 +8,31 @@ from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import TrialState
 
 from heatpose.errors import HeatposeError
 from heatpose.sweeps.optuna import Search, distribution
 
 
-def opened(folder: Path, *overrides: str, directions: tuple[str, ...] = ("maximize",), objectives: tuple[str, ...] = ("oks",)) -> Search:
-    return Search.open(folder, OverridesParser.create().parse_overrides(list(overrides)), directions, objectives, seed=0)
+def opened(
+    folder: Path,
+    *overrides: str,
+    directions: tuple[str, ...] = ("maximize",),
+    objectives: tuple[str, ...] = ("oks",),
+) -> Search:
+    return Search.open(
+        folder,
+        OverridesParser.create().parse_overrides(list(overrides)),
+        directions,
+        objectives,
+        seed=0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,7 +71,9 @@ def test_a_search_finds_the_top_of_a_hill(tmp_path: Path) -> None:
 
 
 def test_failed_members_do_not_count_and_ten_in_a_row_are_enough(tmp_path: Path) -> None:
-    search = opened(tmp_path, "x=1,2", directions=("maximize", "minimize"), objectives=("oks", "ms"))
+    search = opened(
+        tmp_path, "x=1,2", directions=("maximize", "minimize"), objectives=("oks", "ms")
+    )
     results = iter([(math.nan, math.nan), (50.0, 3.0), (50.0, math.nan), None, (40.0, 2.0)])
     search.run(lambda batch, first: [next(results)], trials=2, jobs=1)
     assert [trial.values for trial in search.succeeded()] == [[50.0, 3.0], [40.0, 2.0]]
@@ -81,7 +99,9 @@ def test_what_was_interrupted_comes_first_with_the_same_values(tmp_path: Path) -
 def test_what_cannot_be_searched_is_said(tmp_path: Path) -> None:
     with pytest.raises(HeatposeError, match="Nothing is searched; give a range"):
         opened(tmp_path, "seed=1")
-    with pytest.raises(HeatposeError, match="maximize or minimize for each of the objectives oks, ms"):
+    with pytest.raises(
+        HeatposeError, match="maximize or minimize for each of the objectives oks, ms"
+    ):
         opened(tmp_path, "x=1,2", objectives=("oks", "ms"))
     with pytest.raises(HeatposeError, match="x=.* cannot be searched"):
         opened(tmp_path, "x=glob(*)")

@@ -1,4 +1,4 @@
-"""The picture grid in the logger, and the progress bar's numbers."""
+"""The image grid in the logger, and the progress bar's numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from heatpose.training.callbacks import PredictionGrid, Progress
 
 
 class ImageStore:
-    """A logger that takes pictures."""
+    """A logger that takes images."""
 
     def __init__(self) -> None:
         self.taken: list[tuple[str, NDArray[np.uint8], int]] = []
@@ -27,20 +27,30 @@ class ImageStore:
 
 
 def trainer(logger: Any, epoch: int = 0, **settings: Any) -> Any:
-    usual = {"sanity_checking": False, "current_epoch": epoch, "is_global_zero": True, "global_step": 10 * epoch}
+    usual = {
+        "sanity_checking": False,
+        "current_epoch": epoch,
+        "is_global_zero": True,
+        "global_step": 10 * epoch,
+    }
     return SimpleNamespace(**{**usual, "logger": logger, **settings})
 
 
 def batch(instances: int = 5) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {
-        "image": torch.randint(0, 256, (instances, 3, 64, 64), dtype=torch.uint8, generator=generator),
+        "image": torch.randint(
+            0, 256, (instances, 3, 64, 64), dtype=torch.uint8, generator=generator
+        ),
         "points": torch.rand(instances, 13, 2, generator=generator) * 64,
-        "labelled": torch.ones(instances, 13, dtype=torch.bool), "box": torch.full((instances, 2), 40.0),
-    }  # fmt: skip
+        "labelled": torch.ones(instances, 13, dtype=torch.bool),
+        "box": torch.full((instances, 2), 40.0),
+    }
 
 
-def validate(grid: PredictionGrid, module: Any, at: Any, logits: torch.Tensor, instances: int = 5) -> None:
+def validate(
+    grid: PredictionGrid, module: Any, at: Any, logits: torch.Tensor, instances: int = 5
+) -> None:
     """One validation of two batches."""
     grid.on_validation_batch_end(at, module, logits, batch(instances), 0)
     grid.on_validation_batch_end(at, module, logits * 0 - 5, batch(instances), 1)
@@ -59,13 +69,15 @@ def test_a_grid_shows_label_prediction_and_heatmaps(tiny_run: Any, logits: torch
     ((tag, image, step),) = logger.taken
     assert (tag, step) == ("val/predictions", 20)
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-    assert image.shape[1] >= 6 * 64 and image.shape[0] >= 2 * 64  # three people, two in a row of six tiles
+    # three people, two in a row of six tiles
+    assert image.shape[1] >= 6 * 64 and image.shape[0] >= 2 * 64
     other = ImageStore()
     validate(PredictionGrid(instances=3), module, trainer(other), -logits)
     changed = np.abs(image.astype(int) - other.taken[0][1]).max((0, 2)) > 0
     side = image.shape[1] // 6
     columns = [bool(changed[i * side : (i + 1) * side].any()) for i in range(6)]
-    assert columns == [False, True, True] * 2  # labels stay, predictions and heatmaps follow the network
+    # labels stay, predictions and heatmaps follow the network
+    assert columns == [False, True, True] * 2
 
 
 def test_the_first_batch_is_shown(tiny_run: Any, logits: torch.Tensor) -> None:
@@ -92,14 +104,20 @@ def test_only_some_epochs_are_drawn(tiny_run: Any, logits: torch.Tensor) -> None
 
 
 @pytest.mark.parametrize("settings", [{"sanity_checking": True}, {"is_global_zero": False}])
-def test_nothing_is_drawn_in_a_sanity_check_or_twice(settings: dict[str, bool], tiny_run: Any, logits: torch.Tensor) -> None:
+def test_nothing_is_drawn_in_a_sanity_check_or_twice(
+    settings: dict[str, bool], tiny_run: Any, logits: torch.Tensor
+) -> None:
     logger = ImageStore()
     validate(PredictionGrid(), tiny_run.module(), trainer(logger, **settings), logits)
     assert not logger.taken
 
 
-@pytest.mark.parametrize("logger", [None, SimpleNamespace(experiment=None), SimpleNamespace(experiment=object())])
-def test_a_logger_without_pictures_is_no_problem(logger: Any, tiny_run: Any, logits: torch.Tensor) -> None:
+@pytest.mark.parametrize(
+    "logger", [None, SimpleNamespace(experiment=None), SimpleNamespace(experiment=object())]
+)
+def test_a_logger_without_pictures_is_no_problem(
+    logger: Any, tiny_run: Any, logits: torch.Tensor
+) -> None:
     validate(PredictionGrid(), tiny_run.module(), trainer(logger), logits)
 
 
@@ -126,14 +144,27 @@ def test_a_real_validation_draws_once(tiny_run: Any) -> None:
 def test_the_bar_shows_no_version_number(monkeypatch: pytest.MonkeyPatch, tiny_run: Any) -> None:
     shown = {"train/loss": 1.0, "val/oks": 2.0, "v_num": "tensorboard"}
     monkeypatch.setattr(RichProgressBar, "get_metrics", lambda *args: dict(shown))
-    assert Progress().get_metrics(trainer(None, training=False), tiny_run.module()) == {"train/loss": 1.0, "val/oks": 2.0}
+    assert Progress().get_metrics(trainer(None, training=False), tiny_run.module()) == {
+        "train/loss": 1.0,
+        "val/oks": 2.0,
+    }
 
 
-def test_the_progress_bar_reads_the_loss_at_logged_steps_and_at_the_end(tiny_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_progress_bar_reads_the_loss_at_logged_steps_and_at_the_end(
+    tiny_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[int] = []
-    monkeypatch.setattr(RichProgressBar, "get_metrics", lambda self, trainer, module: read.append(trainer.global_step) or {"train/loss": trainer.global_step})
+    monkeypatch.setattr(
+        RichProgressBar,
+        "get_metrics",
+        lambda self, trainer, module: (
+            read.append(trainer.global_step) or {"train/loss": trainer.global_step}
+        ),
+    )
     bar, module = Progress(), tiny_run.module()
     for step in range(1, 16):
-        during = trainer(None, training=True, global_step=step, log_every_n_steps=5, is_last_batch=step == 13)
+        during = trainer(
+            None, training=True, global_step=step, log_every_n_steps=5, is_last_batch=step == 13
+        )
         assert bar.get_metrics(during, module) == {"train/loss": read[-1]}
     assert read == [1, 5, 10, 13, 15]

@@ -40,6 +40,11 @@ def test_nothing_is_left_for_the_next_training(monkeypatch: pytest.MonkeyPatch) 
 def test_a_worker_of_another_program_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("joblib.externals.loky", None))
-    with pytest.raises(HeatposeError, match="trainer.devices=1, or hydra/launcher=basic or slurm"), several_processes():
+    monkeypatch.setattr(
+        sys.modules["__main__"], "__spec__", ModuleSpec("joblib.externals.loky", None)
+    )
+    with (
+        pytest.raises(HeatposeError, match="trainer.devices=1, or hydra/launcher=basic or slurm"),
+        several_processes(),
+    ):
         pass

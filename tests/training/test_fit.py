@@ -33,7 +33,9 @@ class Stops(lightning.Callback):
     def __init__(self, epoch: int, error: type[BaseException]) -> None:
         self.epoch, self.error = epoch, error
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
         if trainer.current_epoch == self.epoch:
             raise self.error("stopped")
 
@@ -62,7 +64,10 @@ def test_the_last_checkpoint_is_of_the_last_epoch_also_when_another_is_best(tiny
 
 
 def test_checkpoints_hold_the_average_of_the_weights(fitted: Any) -> None:
-    """average <- 0.6 average + 0.4 weights after each step, from the weights after the first step on."""
+    """average <- 0.6 average + 0.4 weights after each step.
+
+    From the weights after the first step on.
+    """
     average = [p.double() for p in fitted.history[0]]
     for parameters in fitted.history[1:]:
         average = [0.6 * a + 0.4 * p.double() for a, p in zip(average, parameters, strict=True)]
@@ -73,28 +78,51 @@ def test_checkpoints_hold_the_average_of_the_weights(fitted: Any) -> None:
 
 
 def unvarying(data: Any) -> Any:
-    """Data without chance, in a fixed order: what is left to differ between two runs is what a checkpoint does not hold."""
-    data.train_dataloader = lambda: DataLoader(PersonDataset(data.train_instances, ST_13, Preprocessing(64)), 8)
+    """Data without chance, in a fixed order.
+
+    What is left to differ between two runs is what a checkpoint does not hold.
+    """
+    data.train_dataloader = lambda: DataLoader(
+        PersonDataset(data.train_instances, ST_13, Preprocessing(64)), 8
+    )
     return data
 
 
 def states(path: Path) -> dict[str, Any]:
     content = torch.load(path, weights_only=True)
     return {
-        "weights": content["state_dict"], "not averaged": content["current_model_state"],
-        "optimizer": {f"{i}.{k}": v for i, s in content["optimizer_states"][0]["state"].items() for k, v in s.items()},
-        "rates": {i: torch.tensor(group["lr"]) for i, group in enumerate(content["optimizer_states"][0]["param_groups"])},
-        "steps": {"global": torch.tensor(content["global_step"]), "epoch": torch.tensor(content["epoch"])},
-    }  # fmt: skip
+        "weights": content["state_dict"],
+        "not averaged": content["current_model_state"],
+        "optimizer": {
+            f"{i}.{k}": v
+            for i, s in content["optimizer_states"][0]["state"].items()
+            for k, v in s.items()
+        },
+        "rates": {
+            i: torch.tensor(group["lr"])
+            for i, group in enumerate(content["optimizer_states"][0]["param_groups"])
+        },
+        "steps": {
+            "global": torch.tensor(content["global_step"]),
+            "epoch": torch.tensor(content["epoch"]),
+        },
+    }
 
 
 @pytest.mark.parametrize("killed_in", [1, 2])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(killed_in: int, tiny_run: Any) -> None:
-    whole, parts = (type(tiny_run)(tiny_run.root, tiny_run.folder / name) for name in ("whole", "parts"))
+    whole, parts = (
+        type(tiny_run)(tiny_run.root, tiny_run.folder / name) for name in ("whole", "parts")
+    )
     training.fit(whole.module(), unvarying(whole.data()), whole.trainer(3), None)
 
     with pytest.raises(RuntimeError, match="stopped"):
-        training.fit(parts.module(), unvarying(parts.data()), parts.trainer(3, Stops(killed_in, RuntimeError)), None)
+        training.fit(
+            parts.module(),
+            unvarying(parts.data()),
+            parts.trainer(3, Stops(killed_in, RuntimeError)),
+            None,
+        )
     last = parts.folder / "checkpoints" / "last.ckpt"
     assert load_checkpoint(last).metadata["epoch"] == killed_in - 1
     fresh = parts.module(seed=99)  # other first weights: all must come from the checkpoint
@@ -105,37 +133,65 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(killed_in: int, tiny_ru
     for name, values in expected.items():
         assert found[name].keys() == values.keys()
         for key, value in values.items():
-            torch.testing.assert_close(found[name][key], value, atol=1e-6, rtol=1e-6, msg=f"{name}: {key}")
-    metadata = [load_checkpoint(run.folder / "checkpoints" / "best.ckpt").metadata for run in (whole, parts)]
+            torch.testing.assert_close(
+                found[name][key], value, atol=1e-6, rtol=1e-6, msg=f"{name}: {key}"
+            )
+    metadata = [
+        load_checkpoint(run.folder / "checkpoints" / "best.ckpt").metadata for run in (whole, parts)
+    ]
     assert metadata[0] == pytest.approx(metadata[1])
 
 
 DRAWN_BY_PLACE = "seed" in inspect.signature(PoseData.__init__).parameters
-"""Views and order depend on seed, epoch and place alone, not on how many numbers were drawn before."""
+"""Views and order depend on seed, epoch and place alone.
+
+Not on how many numbers were drawn before.
+"""
 
 
-@pytest.mark.skipif(not DRAWN_BY_PLACE, reason="views are drawn from torch's running generators, which a checkpoint does not hold")
-def test_a_killed_run_with_views_by_chance_goes_on_as_if_nothing_had_happened(tiny_run: Any) -> None:
+@pytest.mark.skipif(
+    not DRAWN_BY_PLACE,
+    reason="views are drawn from torch's running generators, which a checkpoint does not hold",
+)
+def test_a_killed_run_with_views_by_chance_goes_on_as_if_nothing_had_happened(
+    tiny_run: Any,
+) -> None:
     """Order, augmentation and colours as configured by default."""
     colours = {"photometric": Photometric(0.2, 0.3, 0.3)}
-    whole, parts = (type(tiny_run)(tiny_run.root, tiny_run.folder / name) for name in ("whole", "parts"))
+    whole, parts = (
+        type(tiny_run)(tiny_run.root, tiny_run.folder / name) for name in ("whole", "parts")
+    )
     training.fit(whole.module(**colours), whole.data(), whole.trainer(3), None)
     with pytest.raises(RuntimeError, match="stopped"):
-        training.fit(parts.module(**colours), parts.data(), parts.trainer(3, Stops(2, RuntimeError)), None)
+        training.fit(
+            parts.module(**colours), parts.data(), parts.trainer(3, Stops(2, RuntimeError)), None
+        )
     torch.rand(17)  # another process has drawn other numbers by now
-    training.fit(parts.module(seed=99, **colours), parts.data(), parts.trainer(3), parts.folder / "checkpoints" / "last.ckpt")
+    training.fit(
+        parts.module(seed=99, **colours),
+        parts.data(),
+        parts.trainer(3),
+        parts.folder / "checkpoints" / "last.ckpt",
+    )
     expected, found = (states(run.folder / "checkpoints" / "last.ckpt") for run in (whole, parts))
     for name, values in expected.items():
         for key, value in values.items():
-            torch.testing.assert_close(found[name][key], value, atol=1e-6, rtol=1e-6, msg=f"{name}: {key}")
+            torch.testing.assert_close(
+                found[name][key], value, atol=1e-6, rtol=1e-6, msg=f"{name}: {key}"
+            )
 
 
 def first_points(run: Any, last: Path | None) -> torch.Tensor:
-    """Where the keypoints of the first batch are that a run, begun or continued with the same seed, learns from."""
+    """Where the keypoints of the first batch are that a run.
+
+    Begun or continued with the same seed, learns from.
+    """
     seen: list[torch.Tensor] = []
 
     class First(lightning.Callback):
-        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        def on_train_batch_start(
+            self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+        ) -> None:
             seen.append(batch["points"])
             raise RuntimeError("seen")
 
@@ -146,9 +202,13 @@ def first_points(run: Any, last: Path | None) -> torch.Tensor:
 
 def test_a_continued_run_sees_other_views_than_the_first_epoch_did(tiny_run: Any) -> None:
     with pytest.raises(RuntimeError, match="stopped"):
-        training.fit(tiny_run.module(), tiny_run.data(), tiny_run.trainer(3, Stops(1, RuntimeError)), None)
+        training.fit(
+            tiny_run.module(), tiny_run.data(), tiny_run.trainer(3, Stops(1, RuntimeError)), None
+        )
     last = tiny_run.folder / "checkpoints" / "last.ckpt"
-    begun, again, continued, repeated = (first_points(tiny_run, path) for path in (None, None, last, last))
+    begun, again, continued, repeated = (
+        first_points(tiny_run, path) for path in (None, None, last, last)
+    )
     assert torch.equal(begun, again) and torch.equal(continued, repeated)
     assert not torch.equal(begun, continued)
 
@@ -165,7 +225,9 @@ def test_a_last_checkpoint_that_is_none_is_one_sentence(content: bytes, tiny_run
 def test_the_same_seed_gives_the_same_run(fitted: Any, tiny_run: Any) -> None:
     module = tiny_run.module()
     best = training.fit(module, tiny_run.data(), tiny_run.trainer(3), None)
-    expected, found = (states(path.with_name("last.ckpt"))["weights"] for path in (fitted.best, best))
+    expected, found = (
+        states(path.with_name("last.ckpt"))["weights"] for path in (fitted.best, best)
+    )
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, atol=1e-6, rtol=1e-6, msg=key)
 
@@ -180,22 +242,39 @@ def test_a_finished_run_is_not_trained_again(fitted: Any, tmp_path: Path) -> Non
         def on_train_batch_end(self, *args: Any) -> None:
             pytest.fail("a finished run was trained on")
 
-    assert training.fit(run.module(seed=5), run.data(), run.trainer(3, Steps()), last) == fitted.best  # where the checkpoint says
+    # where the checkpoint says
+    assert (
+        training.fit(run.module(seed=5), run.data(), run.trainer(3, Steps()), last) == fitted.best
+    )
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_an_interruption_is_one_sentence(tiny_run: Any) -> None:
-    with pytest.raises(HeatposeError, match="was interrupted; the same command goes on from the last checkpoint"):
-        training.fit(tiny_run.module(), tiny_run.data(), tiny_run.trainer(2, Stops(1, KeyboardInterrupt)), None)
+    with pytest.raises(
+        HeatposeError, match="was interrupted; the same command goes on from the last checkpoint"
+    ):
+        training.fit(
+            tiny_run.module(),
+            tiny_run.data(),
+            tiny_run.trainer(2, Stops(1, KeyboardInterrupt)),
+            None,
+        )
     assert load_checkpoint(tiny_run.folder / "checkpoints" / "last.ckpt").metadata["epoch"] == 0
 
 
 def test_a_run_without_checkpoint_callback_is_one_sentence(tiny_run: Any) -> None:
     trainer = lightning.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
-    with pytest.raises(HeatposeError, match=r"ended without a checkpoint; check trainer\.max_epochs"):
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    with pytest.raises(
+        HeatposeError, match=r"ended without a checkpoint; check trainer\.max_epochs"
+    ):
         training.fit(tiny_run.module(), tiny_run.data(), trainer, None)
 
 
@@ -243,10 +322,17 @@ def test_the_same_configuration_goes_on(tmp_path: Path) -> None:
 def test_another_configuration_is_refused_and_named(tmp_path: Path) -> None:
     last = begun(tmp_path / "run")
     other = {**CONFIGURATION, "optimizer": {"lr": 0.2}, "loss": "new"}
-    with pytest.raises(HeatposeError, match=r"another configuration \(different: loss, optimizer\); choose another name=\.\.\. or resume=false"):
+    with pytest.raises(
+        HeatposeError,
+        match=(
+            r"another configuration \(different: loss, optimizer\); choose another name=\.\.\. or"
+            r" resume=false"
+        ),
+    ):
         training.open_run(tmp_path / "run", other, resume=True)
     assert last.read_bytes() == b"weights"
-    assert training.open_run(tmp_path / "run", CONFIGURATION, resume=True) == last  # the record is as it was
+    # the record is as it was
+    assert training.open_run(tmp_path / "run", CONFIGURATION, resume=True) == last
 
 
 def test_without_resume_a_run_starts_anew(tmp_path: Path) -> None:
@@ -254,7 +340,9 @@ def test_without_resume_a_run_starts_anew(tmp_path: Path) -> None:
     other = {**CONFIGURATION, "seed": 1}
     assert training.open_run(tmp_path / "run", other, resume=False) is None
     assert not last.exists()
-    assert json.loads((tmp_path / "run" / training.FINGERPRINT).read_text())["configuration"] == other
+    assert (
+        json.loads((tmp_path / "run" / training.FINGERPRINT).read_text())["configuration"] == other
+    )
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_is_in_nobodys_way(tmp_path: Path) -> None:
@@ -285,17 +373,31 @@ def test_callbacks_get_the_runs_folder_and_nulls_are_left_out(tmp_path: Path) ->
     assert list(chosen) == [checkpoint, stopping]
     assert checkpoint.dirpath == str(tmp_path / "checkpoints")
     assert not training.callbacks_of({"ema": None}, tmp_path)
-    assert isinstance(training.callbacks_of({"ema": EMAWeightAveraging()}, tmp_path)[0], EMAWeightAveraging)
+    assert isinstance(
+        training.callbacks_of({"ema": EMAWeightAveraging()}, tmp_path)[0], EMAWeightAveraging
+    )
 
 
 def test_averaged_weights_keep_the_norms_own_statistics(tiny_run: Any) -> None:
-    """Averaged, they would remember their first values for long, which drown the variances of quiet layers."""
-    averaging = instantiate(OmegaConf.load(Path(__file__).parents[2] / "conf" / "callbacks" / "default.yaml").ema)
+    """Averaged, they would remember their first values for long.
+
+    Which drown the variances of quiet layers.
+    """
+    averaging = instantiate(
+        OmegaConf.load(Path(__file__).parents[2] / "conf" / "callbacks" / "default.yaml").ema
+    )
     trainer = tiny_run.trainer(1)
-    trainer.callbacks = [averaging, *(c for c in trainer.callbacks if not isinstance(c, EMAWeightAveraging))]
+    trainer.callbacks = [
+        averaging,
+        *(c for c in trainer.callbacks if not isinstance(c, EMAWeightAveraging)),
+    ]
     training.fit(tiny_run.module(), tiny_run.data(), trainer, None)
     saved = torch.load(tiny_run.folder / "checkpoints" / "last.ckpt", weights_only=True)
     averaged, current = saved["state_dict"], saved["current_model_state"]
     statistics = [name for name in averaged if "running_" in name]
-    assert len(statistics) > 100 and all(torch.equal(averaged[name], current[name]) for name in statistics)
-    assert not torch.equal(averaged["network.head.output.conv.weight"], current["network.head.output.conv.weight"])
+    assert len(statistics) > 100 and all(
+        torch.equal(averaged[name], current[name]) for name in statistics
+    )
+    assert not torch.equal(
+        averaged["network.head.output.conv.weight"], current["network.head.output.conv.weight"]
+    )

@@ -1,4 +1,7 @@
-"""Training of four heads on rendered people: every loss falls, and the score is that of the full decode."""
+"""Training of four heads on rendered people.
+
+Every loss falls, and the score is that of the full decode.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,9 @@ def test_learning_a_batch_by_heart_lowers_every_loss(tiny_run: Any) -> None:
     history: list[dict[str, float]] = []
     for _ in range(60):
         optimizer.zero_grad()
-        terms = module.loss.terms(module(batch["image"]), batch["points"], batch["labelled"], batch["box"])
+        terms = module.loss.terms(
+            module(batch["image"]), batch["points"], batch["labelled"], batch["box"]
+        )
         torch.stack([*terms.values()]).sum().backward()
         optimizer.step()
         history.append({name: term.item() for name, term in terms.items()})
@@ -58,13 +63,21 @@ def test_a_run_of_a_few_epochs_lowers_every_loss_and_finds_people(tiny_run: Any)
         column = names.index(f"train/{head}_loss")
         values = [float(row.split(",")[column]) for row in table[1:] if row.split(",")[column]]
         assert len(values) == 40 and np.mean(values[-3:]) < 0.93 * values[0], (head, values)
-    scores = [float(row.split(",")[names.index("val/oks")]) for row in table[1:] if row.split(",")[names.index("val/oks")]]
+    scores = [
+        float(row.split(",")[names.index("val/oks")])
+        for row in table[1:]
+        if row.split(",")[names.index("val/oks")]
+    ]
     assert max(scores) > scores[0] + 3, scores
     loaded = load_checkpoint(best)
-    assert loaded.network.four_heads and loaded.metadata["validation_oks"] == pytest.approx(max(scores), abs=1e-3)
+    assert loaded.network.four_heads and loaded.metadata["validation_oks"] == pytest.approx(
+        max(scores), abs=1e-3
+    )
     state = loaded.network.state_dict()
     for head in ("head", "centre", "regression", "offset"):
-        assert not torch.equal(state[f"{head}.output.conv.weight"], before[f"{head}.output.conv.weight"])
+        assert not torch.equal(
+            state[f"{head}.output.conv.weight"], before[f"{head}.output.conv.weight"]
+        )
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
     found = open_runner(best).predict(images)
     with torch.inference_mode():

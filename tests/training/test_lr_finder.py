@@ -13,11 +13,21 @@ from PIL import Image
 
 from heatpose.errors import HeatposeError
 from heatpose.training.callbacks import Divergence
-from heatpose.training.lr_finder import BETA, curve_image, find_rate, smoothed, steepest, step_losses
+from heatpose.training.lr_finder import (
+    BETA,
+    curve_image,
+    find_rate,
+    smoothed,
+    steepest,
+    step_losses,
+)
 
 
 def test_lightnings_averages_are_undone() -> None:
-    """By its own formula: avg = beta avg + (1 - beta) loss, shown as avg / (1 - beta^(global step + 1)) with the step already counted."""
+    """By its own formula: avg = beta avg + (1 - beta) loss, shown as avg /.
+
+    (1 - beta^(global step + 1)) with the step already counted.
+    """
     losses = np.random.default_rng(0).uniform(1, 9, 50)
     shown, average = [], 0.0
     for i, loss in enumerate(losses):
@@ -68,15 +78,23 @@ def test_a_short_test(tiny_run: Any, capsys: pytest.CaptureFixture[str]) -> None
     found = json.loads((tiny_run.folder / "found" / "lr_find.json").read_text())
     assert found["suggestion"] == rate and len(found["lr"]) == len(found["loss"]) == found["steps"]
     assert 10 <= found["steps"] <= 25 and found["lr"] == sorted(found["lr"])
-    assert abs(found["loss"][0] - math.log(16 * 16)) < 2  # of an untrained network over 256 cells; half of it by Lightning's average
+    # of an untrained network over 256 cells; half of it by Lightning's average
+    assert abs(found["loss"][0] - math.log(16 * 16)) < 2
     with Image.open(tiny_run.folder / "found" / "lr_find.png") as image:
         assert image.size == (900, 560)
-    assert all(torch.equal(value, before[name]) for name, value in module.network.state_dict().items())
-    assert sorted(path.name for path in (tiny_run.folder / "found").iterdir()) == ["lr_find.json", "lr_find.png"]
+    assert all(
+        torch.equal(value, before[name]) for name, value in module.network.state_dict().items()
+    )
+    assert sorted(path.name for path in (tiny_run.folder / "found").iterdir()) == [
+        "lr_find.json",
+        "lr_find.png",
+    ]
 
 
 def test_a_loss_without_a_fall_is_a_sentence(tiny_run: Any) -> None:
     module = tiny_run.module()
-    module.training_step = lambda batch, batch_idx: module(batch["image"]).square().mean() * 0 + module.trainer.global_step + 1.0
+    module.training_step = lambda batch, batch_idx: (
+        module(batch["image"]).square().mean() * 0 + module.trainer.global_step + 1.0
+    )
     with pytest.raises(HeatposeError, match="falls at no learning rate"):
         find_rate(module, tiny_run.data(), tiny_run.trainer(1), tiny_run.folder, steps=12)

@@ -1,4 +1,7 @@
-"""The Lightning module: its score against plain loops, its optimiser, and what happens when training breaks."""
+"""The Lightning module: its score against plain loops, its optimiser.
+
+And what happens when training breaks.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,18 @@ from heatpose.training.module import constant, warmup_cosine
 
 
 def oks_by_hand(network: MoveNet, batches: Any, size: int) -> list[float]:
-    """OKS of every person in percent: the highest cell's centre, and the protocol's formula over the labelled keypoints."""
+    """OKS of every person in percent.
+
+    The highest cell's centre, and the protocol's formula over the labelled keypoints.
+    """
     result = []
-    network = network.to(memory_format=torch.channels_last)  # as in training: on flat maps the last bit decides where the peak is
+    # as in training: on flat maps the last bit decides where the peak is
+    network = network.to(memory_format=torch.channels_last)
     for batch in batches:
         with torch.inference_mode():
-            heatmaps = network((batch["image"] / 127.5 - 1).to(memory_format=torch.channels_last)).numpy()
+            heatmaps = network(
+                (batch["image"] / 127.5 - 1).to(memory_format=torch.channels_last)
+            ).numpy()
         for i, person in enumerate(heatmaps):
             width, height = batch["box"][i].tolist()
             similarities = []
@@ -45,7 +54,9 @@ def oks_by_hand(network: MoveNet, batches: Any, size: int) -> list[float]:
                     x, y = batch["points"][i, k].tolist()
                     d2 = ((4 * column + 2 - x) ** 2 + (4 * row + 2 - y) ** 2) / size**2
                     area = 0.53 * width * height / size**2
-                    similarities.append(math.exp(-d2 / (2 * (2 * ST_13.sigmas[k]) ** 2 * (area + 1e-7))))
+                    similarities.append(
+                        math.exp(-d2 / (2 * (2 * ST_13.sigmas[k]) ** 2 * (area + 1e-7)))
+                    )
             result.append(100 * sum(similarities) / len(similarities))
     return result
 
@@ -57,7 +68,10 @@ def test_the_logged_oks_is_that_of_the_checkpoint(fitted: Any) -> None:
     data = fitted.run.data()
     data.setup()
     assert len(data.validation_instances) >= 6
-    for path, score in ((fitted.best, max(scores)), (fitted.best.with_name("last.ckpt"), scores[-1])):
+    for path, score in (
+        (fitted.best, max(scores)),
+        (fitted.best.with_name("last.ckpt"), scores[-1]),
+    ):
         loaded = load_checkpoint(path)
         values = oks_by_hand(loaded.network, data.val_dataloader(), 64)
         assert len(values) == len(data.validation_instances)
@@ -87,7 +101,9 @@ def test_training_learns_a_batch_by_heart(tiny_run: Any) -> None:
     module.train()
     for _ in range(60):
         optimizer.zero_grad()
-        module.loss(module(batch["image"]), batch["points"], batch["labelled"], batch["box"]).backward()
+        module.loss(
+            module(batch["image"]), batch["points"], batch["labelled"], batch["box"]
+        ).backward()
         optimizer.step()
     with torch.no_grad():
         assert float(np.mean(oks_by_hand(module.network, [batch], 64))) > 60
@@ -103,7 +119,9 @@ def test_takes_bytes_and_gives_logits(tiny_run: Any) -> None:
 def test_colours_change_in_training_alone(tiny_run: Any) -> None:
     module = tiny_run.module(photometric=Photometric())
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    changed = module.train().on_after_batch_transfer({"image": images, "colour": torch.tensor([[0.5, 1, -1], [-1, 0, 1]])}, 0)["image"]
+    changed = module.train().on_after_batch_transfer(
+        {"image": images, "colour": torch.tensor([[0.5, 1, -1], [-1, 0, 1]])}, 0
+    )["image"]
     assert changed.dtype == torch.float32 and (changed - images).abs().mean() > 1
     assert module.eval().on_after_batch_transfer({"image": images}, 0)["image"] is images
     plain = tiny_run.module().train()
@@ -136,7 +154,9 @@ class Breaks(HeatmapLoss):
         return logits.square().mean() * (math.nan if self.steps > self.after else 1)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoint(tiny_run: Any) -> None:
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoint(
+    tiny_run: Any,
+) -> None:
     with pytest.raises(HeatposeError, match=r"in epoch 1; lower optimizer\.lr"):
         fit(tiny_run.module(loss=Breaks(after=4)), tiny_run.data(), tiny_run.trainer(3), None)
     last = load_checkpoint(tiny_run.folder / "checkpoints" / "last.ckpt")
@@ -169,7 +189,9 @@ def test_the_rate_rises_then_falls_to_almost_nothing(total: int, warmup: float) 
             expected = 2e-5 + (0.2 - 2e-5) * (1 + math.cos(math.pi * share)) / 2
         assert rate == pytest.approx(expected, rel=1e-4)
     if total > 2:
-        assert max(rates) == pytest.approx(0.2) and optimizer.param_groups[0]["lr"] == pytest.approx(2e-5)
+        assert max(rates) == pytest.approx(0.2) and optimizer.param_groups[0][
+            "lr"
+        ] == pytest.approx(2e-5)
 
 
 def test_the_constant_rate_rises_and_stays() -> None:
@@ -185,13 +207,19 @@ def test_the_constant_rate_rises_and_stays() -> None:
 
 
 def test_a_teachers_points_lie_on_the_labels_of_every_view(tiny_run: Any) -> None:
-    """Whoever comes up, mirrored or not, at each side that is trained at: a teacher that answers with the labels says the same as they do."""
+    """Whoever comes up, mirrored or not, at each side that is trained at.
+
+    A teacher that answers with the labels says the same as they do.
+    """
     data = tiny_run.data(resolutions=[64, 96], prominent_weight=2.0, select="prominent", limit=None)
     data.setup()
     instances = data.train_instances
     maps = TeacherMaps(
-        None, np.stack([p.keypoints for p in instances]), np.stack([p.labelled for p in instances]).astype(np.float32), np.zeros((len(instances), 2, 3))
-    )  # fmt: skip
+        None,
+        np.stack([p.keypoints for p in instances]),
+        np.stack([p.labelled for p in instances]).astype(np.float32),
+        np.zeros((len(instances), 2, 3)),
+    )
     module = tiny_run.module(distillation=Distillation(maps, DistillSettings(), ST_13))
     seen = set()
     for batch in data.train_dataloader():
@@ -204,15 +232,24 @@ def test_a_teachers_points_lie_on_the_labels_of_every_view(tiny_run: Any) -> Non
 
 
 class Waits(TorchDispatchMode):
-    """Notes the operators that make the host wait for the device: reading a value, or a shape that depends on values."""
+    """Notes the operators that make the host wait for the device.
+
+    Reading a value, or a shape that depends on values.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        boolean = func is torch.ops.aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])
-        if boolean or func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.masked_select.default):
+        boolean = func is torch.ops.aten.index.Tensor and any(
+            i is not None and i.dtype == torch.bool for i in args[1]
+        )
+        if boolean or func in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+            torch.ops.aten.masked_select.default,
+        ):
             self.found.append(str(func))
         return func(*args, **(kwargs or {}))
 
@@ -221,8 +258,11 @@ class Waits(TorchDispatchMode):
 def test_no_step_makes_the_host_wait_for_the_device(heads: str, tiny_run: Any) -> None:
     loss = FourHeadLoss(ST_13.sigmas) if heads == "all" else SpatialCrossEntropy(ST_13.sigmas)
     module = tiny_run.module(
-        network=MoveNet(13, 0.35, heads=heads), loss=loss, photometric=Photometric(), optimizer=partial(torch.optim.AdamW, lr=1e-3, fused=True)
-    )  # fmt: skip
+        network=MoveNet(13, 0.35, heads=heads),
+        loss=loss,
+        photometric=Photometric(),
+        optimizer=partial(torch.optim.AdamW, lr=1e-3, fused=True),
+    )
     waits: list[list[str]] = []
 
     class Watch(Callback):
@@ -236,12 +276,26 @@ def test_no_step_makes_the_host_wait_for_the_device(heads: str, tiny_run: Any) -
 
     data = tiny_run.data(occlusion=Occlusion(1.0))
     data.setup()
-    packed = AugmentedBatches(data.train_instances, ST_13, data.augment, data.images, occlusion=data.occlusion, packed=True)[BatchPlan(64, 0, (0, 1), (0, 1))]
+    packed = AugmentedBatches(
+        data.train_instances,
+        ST_13,
+        data.augment,
+        data.images,
+        occlusion=data.occlusion,
+        packed=True,
+    )[BatchPlan(64, 0, (0, 1), (0, 1))]
     with Waits() as transfer:
         module.on_after_batch_transfer(packed, 0)
     trainer = Trainer(
-        max_epochs=1, accelerator="cpu", gradient_clip_val=1.0, callbacks=[Watch()], logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, limit_val_batches=0,
-    )  # fmt: skip
+        max_epochs=1,
+        accelerator="cpu",
+        gradient_clip_val=1.0,
+        callbacks=[Watch()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
     trainer.fit(module, datamodule=data)
     assert len(waits) == 3 and not sum(waits, transfer.found)

@@ -32,7 +32,8 @@ def test_a_killed_transfer_is_resumed_by_the_next_process(server: Any, tmp_path:
     remote, server.hold = server.offer("a.zip", data), 2_000_000
     target, part = tmp_path / "a.zip", tmp_path / "a.zip.part"
     imports = (
-        "from pathlib import PosixPath, WindowsPath; from heatpose.utils.transfer import RemoteFile, fetch"
+        "from pathlib import PosixPath, WindowsPath; from heatpose.utils.transfer import"
+        " RemoteFile, fetch"
     )
     code = f"{imports}; fetch({remote!r}, {target!r})"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)

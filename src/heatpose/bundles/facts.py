@@ -47,7 +47,8 @@ class FileFacts:
 
     Attributes:
         skeleton: What its channels are.
-        preprocessing: How its training images were made; the size is the bundle's, a file's own counts.
+        preprocessing: How its training images were made; the size is the bundle's, a file's own
+            counts.
         probabilities: Whether its heatmaps are probabilities or logits.
         source: What states it: "the file" or "manifest.json".
         written_by: The version that wrote the file, "heatpose 0.1.0".
@@ -108,7 +109,8 @@ def read_manifest(model: Path) -> FileFacts:
     Neither does a bundle's about a file that it does not list, by name or by hash.
 
     Raises:
-        HeatposeError: The manifest is not JSON, or its skeleton or preprocessing cannot be understood.
+        HeatposeError: The manifest is not JSON, or its skeleton or preprocessing cannot be
+            understood.
     """
     path = model.parent / MANIFEST
     if not path.is_file():
@@ -121,7 +123,9 @@ def read_manifest(model: Path) -> FileFacts:
     except OSError as error:
         raise HeatposeError(f"'{path}' cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError, TypeError, AttributeError) as error:
-        raise HeatposeError(f"'{path}' is damaged ({error}); export the bundle again, or move the model out of it.") from error
+        raise HeatposeError(
+            f"'{path}' is damaged ({error}); export the bundle again, or move the model out of it."
+        ) from error
 
 
 def _lists(files: Any, model: Path) -> bool:

@@ -18,17 +18,26 @@ from heatpose.utils.files import sha256, write_json
 
 FORMAT = 1
 _PACKAGES = (
-    "heatpose", "torch", "torchvision", "lightning", "tensorflow", "onnx2tf", "onnx", "onnxruntime",
-    "ai-edge-litert", "tflite", "numpy", "pillow", "pycocotools",
-)  # fmt: skip
-
-
-
-
+    "heatpose",
+    "torch",
+    "torchvision",
+    "lightning",
+    "tensorflow",
+    "onnx2tf",
+    "onnx",
+    "onnxruntime",
+    "ai-edge-litert",
+    "tflite",
+    "numpy",
+    "pillow",
+    "pycocotools",
+)
 
 
 def renew_entry(path: Path) -> None:
-    """Where a file of a bundle was written again: its manifest learns the new size and hash. Nothing where the file belongs to no bundle.
+    """Where a file of a bundle was written again: its manifest learns the new size and hash.
+
+    Nothing where the file belongs to no bundle.
 
     Raises:
         OSError: The manifest cannot be written.
@@ -55,12 +64,13 @@ def file_entry(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
-
-
 def instances_hash(instances: Sequence[Person]) -> str:
-    """sha256 over the labels of a set of people, in any order: image, box, keypoints, which are labelled.
+    """sha256 over the labels of a set of people, in any order.
 
-    Does not depend on where the images lie; their contents are another matter (`calibration.json` has those).
+    Image, box, keypoints, which are labelled.
+
+    Does not depend on where the images lie; their contents are another matter (`calibration.json`
+    has those).
     """
     entries = sorted(
         (p.image_id, p.name, p.annotation_id, p.box, p.keypoints.tolist(), p.labelled.tolist())
@@ -99,21 +109,31 @@ def versions() -> dict[str, str]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that `folder` is a tracked part of, and whether its files were changed since.
+    """Commit of the checkout that `folder` is a tracked part of.
 
-    None where there is none: an installed package inside someone else's checkout is not tracked there.
+    And whether its files were changed since.
+
+    None where there is none: an installed package inside someone else's checkout is not tracked
+    there.
     """
     tracked = _git(folder, "ls-files", "--error-unmatch", str(folder / "__init__.py"))
     commit = _git(folder, "rev-parse", "HEAD")
     if tracked is None or commit is None:
         return None
-    return {"commit": commit, "changed": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+    return {
+        "commit": commit,
+        "changed": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")),
+    }
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=True
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,7 @@
-"""Whether a bundle is still what was exported: every file against the hashes that its manifest and its hand-offs record."""
+"""Whether a bundle is still what was exported.
+
+Every file against the hashes that its manifest and its deployment packages record.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from heatpose.errors import HeatposeError, first_line
 from heatpose.utils.files import sha256
 
 RECORD = "deploy.json"
-"""Of a hand-off, a folder in the bundle."""
+"""Of a deployment package, a folder in the bundle."""
 MODELS = (".tflite", ".onnx", ".ckpt")
 
 
@@ -33,23 +36,36 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"bundle": str(self.folder), "files": self.files, "whole": not self.findings, "findings": list(self.findings)}
+        return {
+            "bundle": str(self.folder),
+            "files": self.files,
+            "whole": not self.findings,
+            "findings": list(self.findings),
+        }
 
 
 def verify_bundle(folder: str | Path) -> Verification:
-    """Compares every file that the manifest lists, and every file of the hand-offs, with its recorded size and sha256.
+    """Compares every file that the manifest lists, and every file of the deployment packages.
 
-    A model file that the manifest does not list is a finding, too; other additions, such as reports and a tool's results, are not.
+    With its recorded size and sha256.
+
+    A model file that the manifest does not list is a finding, too; other additions, such as reports
+    and a tool's results, are not.
 
     Raises:
         HeatposeError: The folder is not a bundle, or its manifest lists no files.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
-        raise HeatposeError(f"'{folder}' is no bundle (it has no {MANIFEST}); give a folder below exports/.")
+        raise HeatposeError(
+            f"'{folder}' is no bundle (it has no {MANIFEST}); give a folder below exports/."
+        )
     listed = _listed(folder / MANIFEST, lambda entry: entry if isinstance(entry, dict) else {})
     if not listed:
-        raise HeatposeError(f"'{folder / MANIFEST}' lists no files, so nothing can be compared with it; export the bundle again.")
+        raise HeatposeError(
+            f"'{folder / MANIFEST}' lists no files, so nothing can be compared with it; export the"
+            " bundle again."
+        )
     findings, count = [*_differences(folder, listed), *_strangers(folder, listed)], len(listed)
     for record in sorted(folder.glob(f"*/{RECORD}")):
         handed = _listed(record, lambda entry: {"sha256": entry})
@@ -68,13 +84,16 @@ def _listed(path: Path, entry_of: Any) -> dict[str, Mapping[str, Any]]:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {str(name): entry_of(entry) for name, entry in (content.get("files") or {}).items()}
     except (OSError, ValueError, RecursionError, AttributeError) as error:
-        raise HeatposeError(f"'{path}' is damaged ({first_line(error)}); export the bundle again.") from error
+        raise HeatposeError(
+            f"'{path}' is damaged ({first_line(error)}); export the bundle again."
+        ) from error
 
 
 def _differences(folder: Path, listed: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, recorded in listed.items():
         place = PurePosixPath(name)
-        if place.is_absolute() or ".." in place.parts or "\0" in name:  # the record comes from elsewhere as well
+        # the record comes from elsewhere as well
+        if place.is_absolute() or ".." in place.parts or "\0" in name:
             yield f"'{folder}' lists {name!r}, which is outside of it."
             continue
         if found := _difference(folder / place, recorded):
@@ -88,7 +107,11 @@ def _difference(path: Path, recorded: Mapping[str, Any]) -> str:
             return f"'{path}' is missing."
         if recorded.get("bytes") not in (None, path.stat().st_size):
             return f"'{path}' has {path.stat().st_size} bytes instead of {recorded['bytes']}."
-        return "" if recorded.get("sha256") == sha256(path) else f"'{path}' has changed: its sha256 is not the recorded one."
+        return (
+            ""
+            if recorded.get("sha256") == sha256(path)
+            else f"'{path}' has changed: its sha256 is not the recorded one."
+        )
     except OSError as error:  # no rights, or a name that no file can have
         return f"'{path}' cannot be read ({error.strerror})."
 

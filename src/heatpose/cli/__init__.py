@@ -1,7 +1,10 @@
-"""The `heatpose` command. Heavy modules are imported inside each command, so that `--help` answers at once.
+"""The `heatpose` command. Heavy modules are imported inside each command.
 
-Exit status: 0 success, 1 a failed gate or bad input (one sentence on stderr), 2 wrong usage. A command is a function of one of the modules beside this
-one; a new one is added to `COMMANDS`. `ENTRIES` take Hydra's arguments instead of their own.
+So that `--help` answers at once.
+
+Exit status: 0 success, 1 a failed gate or bad input (one sentence on stderr), 2 wrong usage. A
+command is a function of one of the modules beside this one; a new one is added to `COMMANDS`.
+`ENTRIES` take Hydra's arguments instead of their own.
 """
 
 from __future__ import annotations
@@ -17,10 +20,27 @@ from heatpose.cli.running import PASSED_ON, export, train
 from heatpose.cli.scoring import compare, evaluate
 from heatpose.errors import exit_on_user_error
 
-COMMANDS = (evaluate, compare, inspect, predict, data, label, estimate, deploy, doctor, report, verify, debug_quant)
+COMMANDS = (
+    evaluate,
+    compare,
+    inspect,
+    predict,
+    data,
+    label,
+    estimate,
+    deploy,
+    doctor,
+    report,
+    verify,
+    debug_quant,
+)
 ENTRIES = (train, export)
 
-app = typer.Typer(help="Person pose for microcontrollers: train, score, export, deploy.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Person pose for microcontrollers: train, score, export, deploy.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
 for command in COMMANDS:
     app.command()(command)
 for entry in ENTRIES:

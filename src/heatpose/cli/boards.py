@@ -1,4 +1,7 @@
-"""`heatpose inspect`, `heatpose estimate` and `heatpose deploy`: a model file, and the board that it is for."""
+"""`heatpose inspect`, `heatpose estimate` and `heatpose deploy`.
+
+A model file, and the board that it is for.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,12 @@ if TYPE_CHECKING:
     from heatpose.deploy.outcome import Outcome
     from heatpose.deploy.targets import Target
 
-Profile = Annotated[str | None, typer.Option(help="Coefficients of the estimate, such as n6_core_2.0; the target's own by default.")]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        help="Coefficients of the estimate, such as n6_core_2.0; the target's own by default."
+    ),
+]
 
 
 def inspect(
@@ -25,10 +33,19 @@ def inspect(
     json_out: JsonOut = None,
     target: Annotated[
         str | None,
-        typer.Option(help="Check the rules of this board as well: stm32n6, stm32mp2, stm32mp1, or the path of a YAML.", autocompletion=target_names),
+        typer.Option(
+            help=(
+                "Check the rules of this board as well: stm32n6, stm32mp2, stm32mp1, or the path of"
+                " a YAML."
+            ),
+            autocompletion=target_names,
+        ),
     ] = None,
 ) -> None:
-    """Say what a model file is: operators, number formats, sizes, and what is wrong with it for an NPU."""
+    """Say what a model file is: operators, number formats, sizes.
+
+    And what is wrong with it for an NPU.
+    """
     from heatpose.utils.tables import inspection_tables, show
 
     model = _file(model, target)
@@ -41,7 +58,9 @@ def inspect(
     write_json(json_out, facts)
 
 
-def estimate(model: Model, target: TargetChoice, profile: Profile = None, json_out: JsonOut = None) -> None:
+def estimate(
+    model: Model, target: TargetChoice, profile: Profile = None, json_out: JsonOut = None
+) -> None:
     """Estimate RAM, flash and time on a board, before any tool is installed."""
     from heatpose.deploy.show import estimate_lines, estimate_table
     from heatpose.deploy.target_files import load_target
@@ -59,16 +78,37 @@ def estimate(model: Model, target: TargetChoice, profile: Profile = None, json_o
 def deploy(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle, or a TFLite file.")],
     target: TargetChoice,
-    run: Annotated[bool, typer.Option("--run", help="Build with ST Edge AI Core, which must be installed.")] = False,
-    results: Annotated[Path | None, typer.Option("--import", help="Take in the output of a build made elsewhere: a folder or a zip.")] = None,
-    tool: Annotated[Path | None, typer.Option(help="stedgeai, or its installation folder; looked for by default.")] = None,
-    board: Annotated[str | None, typer.Option(help="Measure on a connected board after the build, for example serial:921600.")] = None,
-    time_limit: Annotated[float | None, typer.Option(help="Seconds after which the tool is stopped.", min=1)] = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="Build with ST Edge AI Core, which must be installed.")
+    ] = False,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            "--import", help="Take in the output of a build made elsewhere: a folder or a zip."
+        ),
+    ] = None,
+    tool: Annotated[
+        Path | None,
+        typer.Option(help="stedgeai, or its installation folder; looked for by default."),
+    ] = None,
+    board: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure on a connected board after the build, for example serial:921600."
+        ),
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds after which the tool is stopped.", min=1)
+    ] = None,
     app: Annotated[
         str | None,
-        typer.Option(help="Release of ST's application, or a checkout of it: refuses another Core."),
+        typer.Option(
+            help="Release of ST's application, or a checkout of it: refuses another Core."
+        ),
     ] = None,
-    allow_rejected: Annotated[bool, typer.Option("--allow-rejected", help="Take a file that failed a gate of its export.")] = False,
+    allow_rejected: Annotated[
+        bool, typer.Option("--allow-rejected", help="Take a file that failed a gate of its export.")
+    ] = False,
     json_out: JsonOut = None,
 ) -> None:
     """Write the folder that is handed over to ST's tools, and on request build it."""
@@ -77,7 +117,9 @@ def deploy(
 
     if run and results is not None:
         raise typer.BadParameter("give --run or --import, not both")
-    if not run and (board is not None or tool is not None or time_limit is not None or app is not None):
+    if not run and (
+        board is not None or tool is not None or time_limit is not None or app is not None
+    ):
         raise typer.BadParameter("--tool, --board, --app and --time-limit go with --run")
     package = write_package(bundle, load_target(target), allow_rejected=allow_rejected)
     if run:
@@ -139,7 +181,10 @@ def _target_findings(model: Path, target: str) -> list[dict[str, Any]]:
     from heatpose.tflite.reader import read_graph
 
     if model.suffix.lower() != ".tflite":
-        raise HeatposeError(f"'{model}' is no TFLite; a target's rules are about TFLite files, so export first and inspect what comes out.")
+        raise HeatposeError(
+            f"'{model}' is no TFLite; a target's rules are about TFLite files, so export first and"
+            " inspect what comes out."
+        )
     return [asdict(finding) for finding in check_target(read_graph(model), load_target(target))]
 
 
@@ -151,7 +196,9 @@ def _estimate(model: Path, board: Target, profile: str | None) -> Estimate:
 
     model = _file(model, board.name, board)
     if model.suffix.lower() == ".onnx":
-        raise HeatposeError(f"'{model}' is an ONNX file; estimates are made of TFLite files and checkpoints.")
+        raise HeatposeError(
+            f"'{model}' is an ONNX file; estimates are made of TFLite files and checkpoints."
+        )
     if model.suffix.lower() in CHECKPOINTS:
         from heatpose.deploy.network_graph import graph_of_network
         from heatpose.models.checkpoint import load_checkpoint
@@ -174,9 +221,12 @@ def _dry_run(package: DeploymentPackage, json_out: Path | None) -> None:
 
 
 def _built(
-    package: DeploymentPackage, tool: Path | None, board: str | None, time_limit: float | None,
+    package: DeploymentPackage,
+    tool: Path | None,
+    board: str | None,
+    time_limit: float | None,
     app: str | None,
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     from rich.console import Console
     from rich.markup import escape
 
@@ -191,7 +241,14 @@ def _built(
             shown.update({"line": line[:100]} if percent is None else {"percent": f"{percent} % "})
             status.update(f"{shown['percent']}{escape(shown['line'])}")
 
-        return build(package, explicit=tool, board=board, time_limit_s=time_limit, progress=progress, release=release)
+        return build(
+            package,
+            explicit=tool,
+            board=board,
+            time_limit_s=time_limit,
+            progress=progress,
+            release=release,
+        )
 
 
 def _finish(outcome: Outcome, package: DeploymentPackage, json_out: Path | None) -> None:
@@ -205,4 +262,6 @@ def _finish(outcome: Outcome, package: DeploymentPackage, json_out: Path | None)
         typer.echo(line)
     write_json(json_out, outcome.to_json())
     if outcome.failure is not None:
-        raise HeatposeError(f"{outcome.failure.sentence.removesuffix('.')} (log: '{package.folder / LOG}').")
+        raise HeatposeError(
+            f"{outcome.failure.sentence.removesuffix('.')} (log: '{package.folder / LOG}')."
+        )

@@ -13,7 +13,10 @@ from heatpose.errors import HeatposeError
 from heatpose.utils.outputs import write_json
 
 
-def verify(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle (exports/NAME).")], json_out: JsonOut = None) -> None:
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle (exports/NAME).")],
+    json_out: JsonOut = None,
+) -> None:
     """Compare a bundle's files with the hashes that its manifest records."""
     from heatpose.bundles.verify import verify_bundle
 
@@ -22,22 +25,46 @@ def verify(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle (expo
         typer.echo(sentence)
     write_json(json_out, found.to_json())
     if found.findings:
-        raise HeatposeError(f"'{bundle}' is not what was exported ({len(found.findings)} findings above); export it again, or get it from its source again.")
+        raise HeatposeError(
+            f"'{bundle}' is not what was exported ({len(found.findings)} findings above); export it"
+            " again, or get it from its source again."
+        )
     typer.echo(f"'{bundle}' is whole: {found.files} files have the sha256 that was recorded.")
 
 
 def report(
-    bundles: Annotated[list[Path], typer.Argument(help="Folders of bundles; the others are compared with the first.")],
+    bundles: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of bundles; the others are compared with the first."),
+    ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
-    title: Annotated[str | None, typer.Option(help="Of the page; the names of the bundles by default.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the evaluation set's pictures, where they have moved since the export.")] = None,
-    show_images: Annotated[bool, typer.Option("--gallery/--no-gallery", help="Show predictions on pictures, which become part of the page.")] = True,
+    title: Annotated[
+        str | None, typer.Option(help="Of the page; the names of the bundles by default.")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the evaluation set's images, where they have moved since the export."
+        ),
+    ] = None,
+    show_images: Annotated[
+        bool,
+        typer.Option(
+            "--gallery/--no-gallery",
+            help="Show predictions on images, which become part of the page.",
+        ),
+    ] = True,
 ) -> None:
-    """Write one page about a bundle, or one that compares several: scores, costs on boards, plots, predictions."""
+    """Write one page about a bundle, or one that compares several.
+
+    Scores, costs on boards, plots, predictions.
+    """
     from heatpose.report import write_report
 
     path = write_report(bundles, out, title=title, images=images, show_images=show_images)
-    typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB) opens in any browser, without a network.")
+    typer.echo(
+        f"{path} ({path.stat().st_size / 1e6:.1f} MB) opens in any browser, without a network."
+    )
 
 
 class Form(StrEnum):
@@ -49,12 +76,16 @@ class Form(StrEnum):
 
 def debug_quant(
     bundle: Annotated[Path, typer.Argument(help="A bundle with the float file and the int8 file.")],
-    sources: Annotated[list[Path], typer.Argument(help="Pictures and folders of pictures to compare the files on.")],
+    sources: Annotated[
+        list[Path], typer.Argument(help="Images and folders of images to compare the files on.")
+    ],
     form: Annotated[Form, typer.Option(help="The int8 file.")] = Form.int8_pc,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; debug_<form> in the bundle by default.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many pictures.", min=1)] = 200,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; debug_<form> in the bundle by default.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="At most so many images.", min=1)] = 200,
 ) -> None:
-    """Explain where an int8 file drifts from its float file: keypoints, pictures, layers."""
+    """Explain where an int8 file drifts from its float file: keypoints, images, layers."""
     from rich.console import Console
 
     from heatpose.quantize.debug import debug_bundle

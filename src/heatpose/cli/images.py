@@ -1,4 +1,4 @@
-"""`heatpose predict` and `heatpose data`: poses drawn on pictures, and data sets looked at."""
+"""`heatpose predict` and `heatpose data`: poses drawn on images, and data sets looked at."""
 
 from __future__ import annotations
 
@@ -32,19 +32,51 @@ if TYPE_CHECKING:
 
 def predict(
     model: Model,
-    sources: Annotated[list[Path], typer.Argument(help="Images, videos, folders of both, and numbers of cameras.")],
-    out: Annotated[Path, typer.Option(help="Folder for what is drawn and for the keypoints as COCO results.")],
-    beside: Annotated[Path | None, typer.Option(help="A second model, drawn beside the first, with distances.", autocompletion=model_files)] = None,
-    sampling: Annotated[Sampling | None, typer.Option(help="As in training by default, bilinear where the file does not say.")] = None,
-    decode: DecodeChoice = Decode.refined, skeleton: SkeletonFile = None,
-    normalisation: NormalisationText = None, resolution: Resolution = None, threads: Threads = None,
-    threshold: Annotated[float, typer.Option(help="Keypoints with a lower score are not drawn.", min=0, max=1)] = 0.2,
+    sources: Annotated[
+        list[Path], typer.Argument(help="Images, videos, folders of both, and numbers of cameras.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for what is drawn and for the keypoints as COCO results.")
+    ],
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            help="A second model, drawn beside the first, with distances.",
+            autocompletion=model_files,
+        ),
+    ] = None,
+    sampling: Annotated[
+        Sampling | None,
+        typer.Option(help="As in training by default, bilinear where the file does not say."),
+    ] = None,
+    decode: DecodeChoice = Decode.refined,
+    skeleton: SkeletonFile = None,
+    normalisation: NormalisationText = None,
+    resolution: Resolution = None,
+    threads: Threads = None,
+    threshold: Annotated[
+        float, typer.Option(help="Keypoints with a lower score are not drawn.", min=0, max=1)
+    ] = 0.2,
     draw: Annotated[bool, typer.Option(help="Without, only the keypoints are written.")] = True,
     smooth: Annotated[bool, typer.Option(help="Videos: filter the keypoints over time.")] = True,
-    crop: Annotated[bool, typer.Option("--crop", help="Videos: look at the surroundings of the person of the frame before.")] = False,
-    frames: Annotated[bool, typer.Option("--frames", help="Videos: write the frames as pictures instead of an .mp4.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Videos: stop each after so many frames; a camera ends with Ctrl-C otherwise.", min=1)] = None,
-) -> None:  # fmt: skip
+    crop: Annotated[
+        bool,
+        typer.Option(
+            "--crop", help="Videos: look at the surroundings of the person of the frame before."
+        ),
+    ] = False,
+    frames: Annotated[
+        bool,
+        typer.Option("--frames", help="Videos: write the frames as images instead of an .mp4."),
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            help="Videos: stop each after so many frames; a camera ends with Ctrl-C otherwise.",
+            min=1,
+        ),
+    ] = None,
+) -> None:
     """Draw the poses of images, videos, folders and cameras."""
     from heatpose.predict import Drawing, VideoOptions, predict_sources
     from heatpose.predict.estimator import Estimator
@@ -68,19 +100,53 @@ def predict(
 
 
 def data(
-    folder: Annotated[Path, typer.Argument(help="A data set: a folder in COCO 2017 layout, with one person_keypoints_*.json and its images, or an export.")],
-    split: Annotated[Split, typer.Option(help="Which part, where the folder keeps them apart.")] = Split.train,
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help=(
+                "A data set: a folder in COCO 2017 layout, with one person_keypoints_*.json and its"
+                " images, or an export."
+            )
+        ),
+    ],
+    split: Annotated[
+        Split, typer.Option(help="Which part, where the folder keeps them apart.")
+    ] = Split.train,
     skeleton: Annotated[
         Path | None,
         typer.Option(help="coco17, st13 or a skeleton YAML; by default coco17, or as labelled."),
     ] = None,
-    files: Annotated[bool, typer.Option("--files", help="Decode every image as well: finds missing and broken ones.")] = False,
-    sheet: Annotated[Path | None, typer.Option(help="Write a picture of labelled people here (PNG or JPEG).")] = None,
-    augmented: Annotated[Path | None, typer.Option(help="Write a picture of people after augmentation here, as training shows them.")] = None,
-    resolution: Annotated[int, typer.Option(help="Side of the network's input, for --augmented.")] = 192,
-    coco: Annotated[Path | None, typer.Option(help="Write the labels here as a COCO keypoint json, whatever format they are in.")] = None,
-    label_studio: Annotated[Path | None, typer.Option(help="Write the labels here as Label Studio tasks (.json), to be corrected there.")] = None,
-    image_prefix: Annotated[str, typer.Option(help="What Label Studio finds the images by, before their names.")] = "/data/local-files/?d=",
+    files: Annotated[
+        bool,
+        typer.Option("--files", help="Decode every image as well: finds missing and broken ones."),
+    ] = False,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write an image of labelled people here (PNG or JPEG).")
+    ] = None,
+    augmented: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write an image of people after augmentation here, as training shows them."
+        ),
+    ] = None,
+    resolution: Annotated[
+        int, typer.Option(help="Side of the network's input, for --augmented.")
+    ] = 192,
+    coco: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the labels here as a COCO keypoint json, whatever format they are in."
+        ),
+    ] = None,
+    label_studio: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the labels here as Label Studio tasks (.json), to be corrected there."
+        ),
+    ] = None,
+    image_prefix: Annotated[
+        str, typer.Option(help="What Label Studio finds the images by, before their names.")
+    ] = "/data/local-files/?d=",
     json_out: JsonOut = None,
 ) -> None:
     """Audit a data set: what is kept and dropped, and why; what the people are like."""
@@ -107,11 +173,16 @@ def data(
     if sheet is not None:
         write_image(sheet, contact_sheet_of(instances(labels, part.images, chosen)[0], chosen))
     if augmented is not None:
-        write_image(augmented, augmented_sheet_of(instances(labels, part.images, chosen)[0], chosen, resolution))
+        write_image(
+            augmented,
+            augmented_sheet_of(instances(labels, part.images, chosen)[0], chosen, resolution),
+        )
     write_json(json_out, report.to_json())
     if coco is not None:
         write_json(coco, labels.source.content)
-        typer.echo(f"{coco} has the labels; its file names start from '{labels.source.folder}' (--images).")
+        typer.echo(
+            f"{coco} has the labels; its file names start from '{labels.source.folder}' (--images)."
+        )
     if label_studio is not None:
         _write_tasks(label_studio, labels, image_prefix)
 
@@ -121,7 +192,12 @@ def _write_tasks(path: Path, labels: CocoLabels, prefix: str) -> None:
     from heatpose.data.formats.label_studio_tasks import interface, tasks
 
     if path.suffix.lower() == ".xml":
-        raise HeatposeError(f"'{path}' is the name of the labelling interface; give --label-studio a .json file.")
+        raise HeatposeError(
+            f"'{path}' is the name of the labelling interface; give --label-studio a .json file."
+        )
     write_json(path, tasks(labels.images, labels.annotations, labels.keypoint_names, prefix))
     path.with_suffix(".xml").write_text(interface(labels.keypoint_names), encoding="utf-8")
-    typer.echo(f"{path} has the tasks, {path.with_suffix('.xml')} the labelling interface for Label Studio.")
+    typer.echo(
+        f"{path} has the tasks, {path.with_suffix('.xml')} the labelling interface for Label"
+        " Studio."
+    )

@@ -46,8 +46,10 @@ Teacher = Annotated[
 Boxes = Annotated[
     Path | None,
     typer.Option(
-        help="Boxes of the people: a COCO json, or a folder of Pascal VOC XML. Without them the "
-        "teacher finds one person per image."
+        help=(
+            "Boxes of the people: a COCO json, or a folder of Pascal VOC XML. Without them the "
+            "teacher finds one person per image."
+        )
     ),
 ]
 Sheet = Annotated[

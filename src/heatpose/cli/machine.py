@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    data: Annotated[Path | None, typer.Option(help="Look at this data set as well: the folder that data.root names.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Look at this data set as well: the folder that data.root names."),
+    ] = None,
     run: Annotated[
         bool, typer.Option("--run", help="Train, score and export a tiny network, and measure.")
     ] = False,

@@ -45,10 +45,19 @@ def model_files(incomplete: str) -> list[str]:
         entries = sorted(Path(start or ".").expanduser().iterdir())
     except OSError:
         return []
-    names = [entry.name + "/" if entry.is_dir() else entry.name for entry in entries if entry.is_dir() or entry.suffix.lower() in MODEL_SUFFIXES]
+    names = [
+        entry.name + "/" if entry.is_dir() else entry.name
+        for entry in entries
+        if entry.is_dir() or entry.suffix.lower() in MODEL_SUFFIXES
+    ]
     hidden = incomplete[len(start) :].startswith(".")
-    found = [start + name for name in names if (start + name).startswith(incomplete) and (hidden or not name.startswith("."))]
-    if len(found) == 1 and found[0].endswith("/"):  # the shell would end the word with a space: what is in the folder, instead
+    found = [
+        start + name
+        for name in names
+        if (start + name).startswith(incomplete) and (hidden or not name.startswith("."))
+    ]
+    # the shell would end the word with a space: what is in the folder, instead
+    if len(found) == 1 and found[0].endswith("/"):
         return model_files(found[0]) or found
     return found
 
@@ -63,12 +72,20 @@ def target_names(incomplete: str) -> list[str]:
 def _yaml_files(incomplete: str) -> list[str]:
     typed = Path(incomplete)
     folder = typed if incomplete.endswith("/") else typed.parent
-    return [str(path) for path in sorted(folder.glob("*.y*ml"))] if incomplete and folder.is_dir() else []
+    return (
+        [str(path) for path in sorted(folder.glob("*.y*ml"))]
+        if incomplete and folder.is_dir()
+        else []
+    )
 
 
-Model = Annotated[Path, typer.Argument(help="Checkpoint (.ckpt), ONNX or TFLite file.", autocompletion=model_files)]
+Model = Annotated[
+    Path,
+    typer.Argument(help="Checkpoint (.ckpt), ONNX or TFLite file.", autocompletion=model_files),
+]
 Annotations = Annotated[
-    Path, typer.Option(help="COCO keypoint json, or an export of a labelling tool (docs/labels.md).")
+    Path,
+    typer.Option(help="COCO keypoint json, or an export of a labelling tool (docs/labels.md)."),
 ]
 Images = Annotated[
     Path | None,
@@ -83,16 +100,32 @@ NormalisationText = Annotated[
     str | None,
     typer.Option(
         "--normalisation",
-        help="For model files that do not state how bytes become their input: -1..1, 0..1, 0..255, "
-        "imagenet, or mean=R,G,B,std=R,G,B.",
+        help=(
+            "For model files that do not state how bytes become their input: -1..1, 0..1, 0..255, "
+            "imagenet, or mean=R,G,B,std=R,G,B."
+        ),
     ),
 ]
-Resolution = Annotated[int | None, typer.Option(help="Side of the input, for checkpoints; other files have a fixed one.")]
+Resolution = Annotated[
+    int | None,
+    typer.Option(help="Side of the input, for checkpoints; other files have a fixed one."),
+]
 Threads = Annotated[int | None, typer.Option(help="Processor threads; all by default.")]
-ReferenceKernels = Annotated[bool, typer.Option(help="TFLite's reference kernels instead of XNNPACK: slower, bit-exact integer arithmetic.")]
+ReferenceKernels = Annotated[
+    bool,
+    typer.Option(
+        help="TFLite's reference kernels instead of XNNPACK: slower, bit-exact integer arithmetic."
+    ),
+]
 SamplingChoice = Annotated[Sampling, typer.Option(help="nearest is the published protocol.")]
 DecodeChoice = Annotated[Decode, typer.Option(help="argmax is the published protocol.")]
-TargetChoice = Annotated[str, typer.Option(help="stm32n6, stm32mp2, stm32mp1, or the path of a board's YAML.", autocompletion=target_names)]
+TargetChoice = Annotated[
+    str,
+    typer.Option(
+        help="stm32n6, stm32mp2, stm32mp1, or the path of a board's YAML.",
+        autocompletion=target_names,
+    ),
+]
 
 
 def read_skeleton(path: Path | None) -> Skeleton | None:

@@ -1,4 +1,7 @@
-"""`heatpose train` and `heatpose export`: the two entries that are configured by Hydra, for an installed package as for a checkout."""
+"""`heatpose train` and `heatpose export`.
+
+The two entries that are configured by Hydra, for an installed package as for a checkout.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,13 @@ from typing import Annotated
 import typer
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="As train.py and export.py take them: KEY=VALUE and Hydra's options, such as experiment=quickstart, -m, --cfg job.")
+    list[str] | None,
+    typer.Argument(
+        help=(
+            "As train.py and export.py take them: KEY=VALUE and Hydra's options, such as"
+            " experiment=quickstart, -m, --cfg job."
+        )
+    ),
 ]
 PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
 """Settings of these commands: every option, --help as well, is Hydra's."""

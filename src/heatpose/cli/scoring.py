@@ -26,7 +26,7 @@ from heatpose.cli.options import (
     read_normalisation,
     read_skeleton,
     tell_reading,
-)  # fmt: skip
+)
 from heatpose.errors import HeatposeError
 from heatpose.utils.outputs import require_writable, write_json
 
@@ -36,11 +36,18 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Model, annotations: Annotations, images: Images = None, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
-    decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None,
-    normalisation: NormalisationText = None, resolution: Resolution = None, threads: Threads = None,
+    model: Model,
+    annotations: Annotations,
+    images: Images = None,
+    json_out: JsonOut = None,
+    sampling: SamplingChoice = Sampling.nearest,
+    decode: DecodeChoice = Decode.argmax,
+    skeleton: SkeletonFile = None,
+    normalisation: NormalisationText = None,
+    resolution: Resolution = None,
+    threads: Threads = None,
     reference_kernels: ReferenceKernels = False,
-) -> None:  # fmt: skip
+) -> None:
     """Score a model by the published single-person protocol, with COCO AP beside it."""
     from heatpose.evaluation.tables import report_table
     from heatpose.utils.tables import show
@@ -53,12 +60,24 @@ def evaluate(
 
 
 def compare(
-    models: Annotated[list[Path], typer.Argument(help="Two or more models; the first is what the others are compared with.", autocompletion=model_files)],
-    annotations: Annotations, images: Images = None, json_out: JsonOut = None, sampling: SamplingChoice = Sampling.nearest,
-    decode: DecodeChoice = Decode.argmax, skeleton: SkeletonFile = None,
-    normalisation: NormalisationText = None, resolution: Resolution = None, threads: Threads = None,
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Two or more models; the first is what the others are compared with.",
+            autocompletion=model_files,
+        ),
+    ],
+    annotations: Annotations,
+    images: Images = None,
+    json_out: JsonOut = None,
+    sampling: SamplingChoice = Sampling.nearest,
+    decode: DecodeChoice = Decode.argmax,
+    skeleton: SkeletonFile = None,
+    normalisation: NormalisationText = None,
+    resolution: Resolution = None,
+    threads: Threads = None,
     reference_kernels: ReferenceKernels = False,
-) -> None:  # fmt: skip
+) -> None:
     """Score several models on the same images; differences with a paired bootstrap interval."""
     from heatpose.evaluation.evaluate import paired_difference
     from heatpose.evaluation.tables import comparison_table
@@ -71,9 +90,19 @@ def compare(
     reports = [scored.of(model, resolution, threads, reference_kernels) for model in models]
     differences = [paired_difference(report, reports[0]) for report in reports[1:]]
     show(comparison_table(reports, differences))
-    against = [{"model": r.model, "mean": d.mean, "low": d.low, "high": d.high} for r, d in zip(reports[1:], differences, strict=True)]
+    against = [
+        {"model": r.model, "mean": d.mean, "low": d.low, "high": d.high}
+        for r, d in zip(reports[1:], differences, strict=True)
+    ]
     labels = scored.labels.source.record()
-    write_json(json_out, {"reports": [report.to_json() for report in reports], "difference_from_first": against, "labels": labels})
+    write_json(
+        json_out,
+        {
+            "reports": [report.to_json() for report in reports],
+            "difference_from_first": against,
+            "labels": labels,
+        },
+    )
 
 
 class _Scoring:
@@ -91,14 +120,23 @@ class _Scoring:
         from heatpose.data.coco import read_labels
 
         if images is not None and not images.is_dir():
-            raise HeatposeError(f"'{images}' is no folder; give the folder of the images that '{annotations}' lists.")
+            raise HeatposeError(
+                f"'{images}' is no folder; give the folder of the images that '{annotations}'"
+                " lists."
+            )
         self.labels = read_labels(annotations, images)
         self.images = self.labels.source.folder
-        self.sampling, self.decode, self.skeleton = str(sampling), str(decode), read_skeleton(skeleton)
+        self.sampling, self.decode, self.skeleton = (
+            str(sampling),
+            str(decode),
+            read_skeleton(skeleton),
+        )
         self.normalisation = read_normalisation(normalisation)
         self.instances: dict[tuple[str, ...], list[Person]] = {}
 
-    def of(self, model: Path, resolution: int | None, threads: int | None, reference_kernels: bool) -> EvalReport:
+    def of(
+        self, model: Path, resolution: int | None, threads: int | None, reference_kernels: bool
+    ) -> EvalReport:
         from heatpose.data.audit import tell_once
         from heatpose.data.coco import benchmark_instances
         from heatpose.evaluation.evaluate import evaluate

@@ -1,4 +1,7 @@
-"""Annotations of a COCO keypoint json: what is filled in and counted, and what is refused with a sentence."""
+"""Annotations of a COCO keypoint json.
+
+What is filled in and counted, and what is refused with a sentence.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +48,7 @@ class _Reader:
             f"{image.get('file_name', entry.get('image_id'))!r})"
         )
 
-    def numbers(
-        self, rows: Sequence[Any], length: int, mistake: Callable[[int], str]
-    ) -> Numbers:
+    def numbers(self, rows: Sequence[Any], length: int, mistake: Callable[[int], str]) -> Numbers:
         """f64[N, length], NaN for null; the first row that is not so is a mistake."""
         for row, values in enumerate(rows):
             if not isinstance(values, list) or len(values) != length:
@@ -108,7 +109,7 @@ class _Reader:
             found = len(rows[row]) if isinstance(rows[row], list | str) else rows[row]
             return (
                 f"{self.where(row)} has {found} keypoint numbers, but its category names {count} "
-                f"keypoints (three finite numbers each: x, y, v)."
+                "keypoints (three finite numbers each: x, y, v)."
             )
 
         values = self.numbers(rows, 3 * count, mistake).reshape(len(rows), count, 3)
@@ -123,9 +124,9 @@ class _Reader:
     def _check_visibility(self, values: Numbers) -> None:
         for row, k in np.argwhere(~np.isin(values[..., 2], (0, 1, 2)))[:1]:
             raise HeatposeError(
-                f"{self.where(row)} has the visibility {values[row, k, 2]:g} for '{self.names[k]}', "
-                "which must be 0 (not labelled), 1 (hidden) or 2 (visible); in place of confidences, "
-                "write 2 for keypoints to be trusted and 0 for all others."
+                f"{self.where(row)} has the visibility {values[row, k, 2]:g} for '{self.names[k]}',"
+                " which must be 0 (not labelled), 1 (hidden) or 2 (visible); in place of"
+                " confidences, write 2 for keypoints to be trusted and 0 for all others."
             )
         lost = ~np.isfinite(values[..., :2]).all(-1) & (values[..., 2] > 0)
         for row, k in np.argwhere(lost)[:1]:
@@ -163,7 +164,8 @@ class _Reader:
                 usable = False
             if not usable:
                 raise HeatposeError(
-                    f"{self.where(row)} has no usable area: {area!r}; leave 'area' out for the box's."
+                    f"{self.where(row)} has no usable area: {area!r}; leave 'area' out for the"
+                    " box's."
                 )
             self.assumed[NO_AREA] += not float(area)
             found.append(float(area) or float(boxes[row, 2] * boxes[row, 3]))
@@ -209,7 +211,8 @@ def read_annotations(
     """
     if not entries:
         raise HeatposeError(
-            f"Label file '{path}' has no person annotation; there is nothing to learn from or to score."
+            f"Label file '{path}' has no person annotation; there is nothing to learn from or to"
+            " score."
         )
     reader = _Reader(path, entries, names, images, assumed)
     ids, image_ids, keypoints = reader.ids(), reader.image_ids(), reader.keypoints()
@@ -223,8 +226,12 @@ def read_annotations(
     columns = zip(ids, image_ids, keypoints.reshape(len(ids), -1), boxes, areas, crowd, strict=True)
     return [
         {
-            "id": number, "image_id": image, "keypoints": points, "bbox": box.tolist(),
-            "area": area, "iscrowd": bool(is_crowd),
+            "id": number,
+            "image_id": image,
+            "keypoints": points,
+            "bbox": box.tolist(),
+            "area": area,
+            "iscrowd": bool(is_crowd),
         }
         for number, image, points, box, area, is_crowd in columns
-    ]  # fmt: skip
+    ]

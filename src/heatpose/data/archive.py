@@ -26,7 +26,8 @@ class Archive:
 
     Attributes:
         path: Where it is below the base URL.
-        folder: The folder inside the zip, and below the root, that files are taken from and put into.
+        folder: The folder inside the zip, and below the root, that files are taken from and put
+            into.
         size: Bytes of the zip.
         sha256: SHA-256 of the zip, hexadecimal.
         unpacked: Bytes needed on the disk for what is taken, rounded up.
@@ -50,12 +51,12 @@ class Archive:
 def unpack(path: Path, root: Path, archive: Archive) -> None:
     """Takes the archive's files out of the zip at `path` into `root / archive.folder`.
 
-    An image folder (`names` empty) appears at once and must not exist before, or be empty. Named files join
-    those that are there; a file of the same name that is there already is left alone.
+    An image folder (`names` empty) appears at once and must not exist before, or be empty. Named
+    files join those that are there; a file of the same name that is there already is left alone.
 
     Raises:
-        HeatposeError: The zip is broken, lacks files or has members that point elsewhere, or the disk is
-            full;
+        HeatposeError: The zip is broken, lacks files or has members that point elsewhere, or the
+            disk is full;
             the zip is kept.
     """
     temporary = root / f".{archive.folder}.part"
@@ -66,7 +67,8 @@ def unpack(path: Path, root: Path, archive: Archive) -> None:
             total = sum(sweep_run.file_size for sweep_run in sweep_runs)
             if total > MOST_SWELLING * archive.unpacked:
                 raise HeatposeError(
-                    f"'{path}' would unpack to {total / 1e9:.1f} GB instead of {archive.unpacked / 1e9:.1f}; it is not the official archive, remove it."
+                    f"'{path}' would unpack to {total / 1e9:.1f} GB instead of"
+                    f" {archive.unpacked / 1e9:.1f}; it is not the official archive, remove it."
                 )
             require_room(root, total)
             temporary.mkdir()
@@ -80,7 +82,9 @@ def unpack(path: Path, root: Path, archive: Archive) -> None:
         EOFError,
         RuntimeError,
     ) as error:
-        raise HeatposeError(f"'{path}' is no whole zip ({error}); remove it and run again.") from error
+        raise HeatposeError(
+            f"'{path}' is no whole zip ({error}); remove it and run again."
+        ) from error
     except OSError as error:
         reason = error.strerror or error
         raise HeatposeError(
@@ -99,8 +103,8 @@ def require_room(folder: Path, needed: int, advice: str = "set another data.root
     free = shutil.disk_usage(folder).free
     if needed > 0 and needed + RESERVE > free:
         raise HeatposeError(
-            f"'{folder}' has {free / 1e9:.1f} GB free and {(needed + RESERVE) / 1e9:.1f} GB are needed; "
-            f"make room or {advice}."
+            f"'{folder}' has {free / 1e9:.1f} GB free and {(needed + RESERVE) / 1e9:.1f} GB are"
+            f" needed; make room or {advice}."
         )
 
 
@@ -109,12 +113,21 @@ def _sweep_runs(file: zipfile.ZipFile, archive: Archive) -> list[zipfile.ZipInfo
     taken = []
     for sweep_run in file.infolist():
         path = PurePosixPath(sweep_run.filename)
-        if path.is_absolute() or ".." in path.parts or set(sweep_run.filename) & set("\\:") or _is_link(sweep_run):
+        if (
+            path.is_absolute()
+            or ".." in path.parts
+            or set(sweep_run.filename) & set("\\:")
+            or _is_link(sweep_run)
+        ):
             raise HeatposeError(
-                f"'{file.filename}' holds '{sweep_run.filename}', which is a link or points outside its folder; "
-                "it is not the official archive, remove it."
+                f"'{file.filename}' holds '{sweep_run.filename}', which is a link or points outside"
+                " its folder; it is not the official archive, remove it."
             )
-        if path.parts[:-1] == (archive.folder,) and archive.takes(path.name) and not sweep_run.is_dir():
+        if (
+            path.parts[:-1] == (archive.folder,)
+            and archive.takes(path.name)
+            and not sweep_run.is_dir()
+        ):
             taken.append(sweep_run)
     if len(taken) != archive.files:
         raise HeatposeError(
@@ -130,10 +143,13 @@ def _is_link(sweep_run: zipfile.ZipInfo) -> bool:
 
 def _extract(file: zipfile.ZipFile, sweep_runs: Sequence[zipfile.ZipInfo], folder: Path) -> None:
     with progress_bar("files") as progress:
-        for sweep_run in progress.track(sweep_runs, description=f"unpacking {Path(str(file.filename)).name}"):
+        for sweep_run in progress.track(
+            sweep_runs, description=f"unpacking {Path(str(file.filename)).name}"
+        ):
             name = PurePosixPath(sweep_run.filename).name
             with file.open(sweep_run) as source, (folder / name).open("xb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)  # zipfile checks each member's CRC at its end
+                # zipfile checks each member's CRC at its end
+                shutil.copyfileobj(source, target, 1 << 20)
 
 
 def _move_in(temporary: Path, folder: Path, archive: Archive) -> None:

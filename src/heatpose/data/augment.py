@@ -1,4 +1,6 @@
-"""From a labelled person to the network's input: one affine transform and one sampling, then photometric changes per batch on the device.
+"""From a labelled person to the network's input.
+
+One affine transform and one sampling, then photometric changes per batch on the device.
 
 Shape legend: B batch, K keypoints, S input side.
 """
@@ -28,21 +30,30 @@ PROMINENCE = 0.7
 
 @dataclass(frozen=True)
 class GeometricAugment:
-    """How far a training sample may move. The published test images are whole pictures, stretched to a square, with one person somewhere.
+    """How far a training sample may move.
+
+    The published test images are whole images, stretched to a square, with one person somewhere.
 
     Attributes:
-        person_share: Range of the person's share of the picture's side, square root of box area over picture area, for crops around a person.
-        magnification: A crop's side is at least the input's divided by this: tighter crops would be blurred as no test picture is.
-        aspect: The crop's width over height lies in [1 / aspect, aspect]; stretched to the square it looks like a landscape or portrait picture.
-        crop: Probability that someone who is prominent on the whole picture is cropped like the others, instead of seen on the whole picture.
-        zoom: For whole pictures: the region's side is the picture's divided by a factor from [1 / zoom, zoom].
-        whole: Probability that a whole picture is used unmoved.
+        person_share: Range of the person's share of the image's side, square root of box area
+            over image area, for crops around a person.
+        magnification: A crop's side is at least the input's divided by this: tighter crops would be
+            blurred as no test image is.
+        aspect: The crop's width over height lies in [1 / aspect, aspect]; stretched to the square
+            it looks like a landscape or portrait image.
+        crop: Probability that someone who is prominent on the whole image is cropped like the
+            others, instead of seen on the whole image.
+        zoom: For whole images: the region's side is the image's divided by a factor from [1 /
+            zoom, zoom].
+        whole: Probability that a whole image is used unmoved.
         degrees: Rotation in [-degrees, degrees].
         rotate: Probability of a rotation.
         mirror: Probability of a left/right mirror.
         nearest: Probability of nearest sampling, what the benchmark uses; else bilinear.
-        antialias: For bilinear sampling, probability that a picture which is shrunk is first averaged over whole pixels, as a good camera's driver does.
-        mask_others: Probability that the boxes of other people, as far as they are outside the person's own, are painted grey.
+        antialias: For bilinear sampling, probability that an image which is shrunk is first
+            averaged over whole pixels, as a good camera's driver does.
+        mask_others: Probability that the boxes of other people, as far as they are outside the
+            person's own, are painted grey.
     """
 
     person_share: tuple[float, float] = (0.2, 0.9)
@@ -58,29 +69,43 @@ class GeometricAugment:
     antialias: float = 0.0
     mask_others: float = 0.0
 
-    def transform(self, person: Person, size: int, random: np.random.Generator, kept: float = 1.0) -> tuple[geometry.Matrix, bool]:
+    def transform(
+        self, person: Person, size: int, random: np.random.Generator, kept: float = 1.0
+    ) -> tuple[geometry.Matrix, bool]:
         """Draws an image -> input transform for one person.
 
         Args:
             person: Its labels.
             size: S.
             random: What is drawn from.
-            kept: Scale at which the picture is at hand, 1 in its original size. A smaller picture is not magnified more than allowed either.
+            kept: Scale at which the image is at hand, 1 in its original size. A smaller image
+                is not magnified more than allowed either.
 
         Returns:
             The matrix, and whether it mirrors (then left and right keypoints swap).
         """
         mirrored = bool(random.random() < self.mirror)
-        steps = [geometry.region(self._region(person, size / (self.magnification * kept), random), size)]
+        steps = [
+            geometry.region(self._region(person, size / (self.magnification * kept), random), size)
+        ]
         if random.random() < self.rotate:
-            steps.append(geometry.rotation_scale(random.uniform(-self.degrees, self.degrees), 1.0, (size / 2, size / 2)))
+            steps.append(
+                geometry.rotation_scale(
+                    random.uniform(-self.degrees, self.degrees), 1.0, (size / 2, size / 2)
+                )
+            )
         if mirrored:
             steps.append(geometry.mirror(size))
         return geometry.compose(*steps), mirrored
 
     def suits(self, person: Person, size: int) -> bool:
-        """False for someone whom no admissible crop separates from a larger neighbour: the network could not know who is meant."""
-        return prominent(person) or prominent(person, self._tightest(person, size / self.magnification))
+        """False for someone whom no admissible crop separates from a larger neighbour.
+
+        The network could not know who is meant.
+        """
+        return prominent(person) or prominent(
+            person, self._tightest(person, size / self.magnification)
+        )
 
     def _tightest(self, person: Person, least: float) -> Box:
         return _place(person, *_crop_size(person, self.person_share[1], 1.0, least), None)
@@ -99,7 +124,10 @@ class GeometricAugment:
         return _place(person, width, height, random)
 
     def _around(self, person: Person, least: float, random: np.random.Generator) -> Box:
-        """A crop in which the person is the most prominent one: the network finds one person, and must not be asked to guess which."""
+        """A crop in which the person is the most prominent one.
+
+        The network finds one person, and must not be asked to guess which.
+        """
         low, high = self.person_share
         for _ in range(TRIES):
             share = random.uniform(low, high)
@@ -111,18 +139,29 @@ class GeometricAugment:
         return self._tightest(person, least)
 
 
-def _crop_size(person: Person, share: float, aspect: float, least: float = 0.0) -> tuple[float, float]:
-    """Width and height of a crop in which the person has the given share; never smaller than the person or `least`, nor larger than the picture."""
+def _crop_size(
+    person: Person, share: float, aspect: float, least: float = 0.0
+) -> tuple[float, float]:
+    """Width and height of a crop in which the person has the given share.
+
+    Never smaller than the person or `least`, nor larger than the image.
+    """
     side = math.sqrt(person.box[2] * person.box[3]) / share
     width, height = side * math.sqrt(aspect), side / math.sqrt(aspect)
-    width, height = max(width, 1.05 * person.box[2], least), max(height, 1.05 * person.box[3], least)
+    width, height = (
+        max(width, 1.05 * person.box[2], least),
+        max(height, 1.05 * person.box[3], least),
+    )
     return min(width, float(person.width)), min(height, float(person.height))
 
 
 def _place(person: Person, width: float, height: float, random: np.random.Generator | None) -> Box:
-    """A region of the given size that holds the person's box as far as it can and stays on the picture as far as it can."""
+    """Region of the given size: as much of the person's box as fits, on the image where it fits."""
     corner = []
-    for start, length, side, limit in ((person.box[0], person.box[2], width, person.width), (person.box[1], person.box[3], height, person.height)):
+    for start, length, side, limit in (
+        (person.box[0], person.box[2], width, person.width),
+        (person.box[1], person.box[3], height, person.height),
+    ):
         low, high = sorted((start + length - side, start))
         at = random.uniform(low, high) if random is not None else (low + high) / 2
         lowest, highest = sorted((0.0, limit - side))
@@ -131,18 +170,27 @@ def _place(person: Person, width: float, height: float, random: np.random.Genera
 
 
 def prominent(person: Person, box: Box | None = None) -> bool:
-    """True where no other person fills, in the crop `box` or on the whole picture, more than `PROMINENCE` of this person's box area."""
+    """True where no other person fills.
+
+    In the crop `box` or on the whole image, more than `PROMINENCE` of this person's box area.
+    """
     x, y, width, height = box or (0.0, 0.0, float(person.width), float(person.height))
     limit = PROMINENCE * person.box[2] * person.box[3]
     for left, top, w, h in person.others.tolist():  # a few: plain numbers are faster than numpy
-        across, down = min(left + w, x + width) - max(left, x), min(top + h, y + height) - max(top, y)
+        across, down = (
+            min(left + w, x + width) - max(left, x),
+            min(top + h, y + height) - max(top, y),
+        )
         if across > 0 and down > 0 and across * down >= limit:
             return False
     return True
 
 
 def fixed_transform(person: Person, size: int, share: float = 0.6) -> geometry.Matrix:
-    """The unvarying view used for model selection: the whole picture of someone prominent on it, else a centred crop with the given share."""
+    """The unvarying view used for model selection.
+
+    The whole image of someone prominent on it, else a centred crop with the given share.
+    """
     if prominent(person):
         return geometry.stretch(person.width, person.height, size)
     aspect = min(max(person.width / person.height, 0.75), 4 / 3)
@@ -151,7 +199,11 @@ def fixed_transform(person: Person, size: int, share: float = 0.6) -> geometry.M
 
 @dataclass(frozen=True)
 class InputSample:
-    """A person in the frame of the input: image u8[S, S, 3], points f32[K, 2] in input pixels, labelled bool[K], box f32[2] width and height there."""
+    """A person in the frame of the input.
+
+    Image u8[S, S, 3], points f32[K, 2] in input pixels, labelled bool[K], box f32[2] width and
+    height there.
+    """
 
     image: NDArray[np.uint8]
     points: NDArray[np.float32]
@@ -159,8 +211,16 @@ class InputSample:
     box: NDArray[np.float32]
 
 
-def view(image: NDArray[np.uint8], person: Person, transform: geometry.Matrix, size: int, mirrored: bool, flip_order: list[int], sampling: str) -> InputSample:
-    """Applies a transform to the picture and to the labels, in the same frame.
+def view(
+    image: NDArray[np.uint8],
+    person: Person,
+    transform: geometry.Matrix,
+    size: int,
+    mirrored: bool,
+    flip_order: list[int],
+    sampling: str,
+) -> InputSample:
+    """Applies a transform to the image and to the labels, in the same frame.
 
     Args:
         image: u8[H, W, 3].
@@ -171,18 +231,26 @@ def view(image: NDArray[np.uint8], person: Person, transform: geometry.Matrix, s
         flip_order: The skeleton's.
         sampling: "nearest" or "bilinear".
     """
-    return InputSample(geometry.warp(image, transform, size, sampling), *moved_labels(person, transform, mirrored, flip_order))
+    return InputSample(
+        geometry.warp(image, transform, size, sampling),
+        *moved_labels(person, transform, mirrored, flip_order),
+    )
 
 
 def moved_labels(
     person: Person, transform: geometry.Matrix, mirrored: bool, flip_order: list[int]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
-    """Points f32[K, 2], labelled bool[K] and box sides f32[2] of a person in the frame of the input; arguments as `view`."""
+    """Labels of a person in input pixels.
+
+    Returns:
+        Points f32[K, 2], labelled bool[K], box sides f32[2].
+    """
     points, labelled = geometry.apply(transform, person.keypoints), person.labelled
     if mirrored:
         points, labelled = points[flip_order], labelled[flip_order]
     (a, b, _), (c, d, _) = transform.tolist()
-    sides = person.box[2] * math.hypot(a, c), person.box[3] * math.hypot(b, d)  # by the lengths of the images of the x and y unit vectors
+    # by the lengths of the images of the x and y unit vectors
+    sides = person.box[2] * math.hypot(a, c), person.box[3] * math.hypot(b, d)
     return points, labelled, np.array(sides, np.float32)
 
 
@@ -225,13 +293,17 @@ COLUMNS = 7
 
 @dataclass(frozen=True)
 class Occlusion:
-    """Patches of one colour each, drawn with the view and painted for the whole batch on the device. Covered keypoints stay labelled.
+    """Patches of one colour each.
+
+    Drawn with the view and painted for the whole batch on the device. Covered keypoints stay
+    labelled.
 
     Attributes:
         probability: That a view has any.
         patches: At most this many.
         side: Range of a patch's sides against the square root of the person's box area.
-        limbs: Probability that a patch lies on a limb (anywhere between two labelled keypoints that the skeleton joins); else anywhere in the box.
+        limbs: Probability that a patch lies on a limb (anywhere between two labelled keypoints that
+            the skeleton joins); else anywhere in the box.
     """
 
     probability: float = 0.5
@@ -239,7 +311,13 @@ class Occlusion:
     side: tuple[float, float] = (0.1, 0.35)
     limbs: float = 0.7
 
-    def draw(self, person: Person, skeleton: Skeleton, transform: geometry.Matrix, random: np.random.Generator) -> NDArray[np.float32]:
+    def draw(
+        self,
+        person: Person,
+        skeleton: Skeleton,
+        transform: geometry.Matrix,
+        random: np.random.Generator,
+    ) -> NDArray[np.float32]:
         """f32[patches, 7] of a view of someone (see `COLUMNS`); zero where there is none."""
         found = np.zeros((self.patches, COLUMNS), np.float32)
         if random.random() >= self.probability:
@@ -251,24 +329,34 @@ class Occlusion:
             found[row] = *(centre - half), *(centre + half), *random.uniform(0, 255, 3)
         return found
 
-    def _centre(self, person: Person, skeleton: Skeleton, random: np.random.Generator) -> NDArray[np.float64]:
+    def _centre(
+        self, person: Person, skeleton: Skeleton, random: np.random.Generator
+    ) -> NDArray[np.float64]:
         """A place on the person, f64[2] in image pixels."""
         joined = [ends for ends in skeleton.edge_indices if person.labelled[list(ends)].all()]
         along, across = random.random(2)
         if joined and random.random() < self.limbs:
             first, second = joined[int(random.integers(len(joined)))]
-            return np.asarray(person.keypoints[first] + along * (person.keypoints[second] - person.keypoints[first]), np.float64)
+            return np.asarray(
+                person.keypoints[first]
+                + along * (person.keypoints[second] - person.keypoints[first]),
+                np.float64,
+            )
         x, y, width, height = person.box
         return np.array([x + along * width, y + across * height])
 
 
 def paint(images: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-    """Paints patches f32[B, P, 7] over images u8 or f32[B, 3, S, S]: the pixels whose centre they hold, later ones over earlier ones."""
+    """Paints patches f32[B, P, 7] over images u8 or f32[B, 3, S, S].
+
+    The pixels whose centre they hold, later ones over earlier ones.
+    """
     import torch
 
     centres = torch.arange(images.shape[-1], device=images.device) + 0.5
     left, top, right, bottom = patches[..., :4, None].unbind(2)  # [B, P, 1]
-    columns, rows = (centres >= left) & (centres < right), (centres >= top) & (centres < bottom)  # [B, P, S]
+    # [B, P, S]
+    columns, rows = (centres >= left) & (centres < right), (centres >= top) & (centres < bottom)
     colours = patches[..., 4:].to(images.dtype)
     for patch in range(patches.shape[1]):
         covered = rows[:, patch, :, None] & columns[:, patch, None, :]

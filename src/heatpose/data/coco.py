@@ -57,7 +57,8 @@ def read_labels(path: str | Path, folder: Path | None = None, part: str = "val")
         part: "train" or "val", where the path describes several.
 
     Raises:
-        HeatposeError: The file is missing, no json, or no keypoint annotations with a clear meaning.
+        HeatposeError: The file is missing, no json, or no keypoint annotations with a clear
+            meaning.
     """
     path = Path(path)
     source = formats.read(path, folder, part)
@@ -74,8 +75,12 @@ def read_labels(path: str | Path, folder: Path | None = None, part: str = "val")
     return CocoLabels(path, names, images, annotations, source, +assumed)
 
 
-def instances(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[list[Person], Audit]:
-    """Every usable person of a label file: no crowd, a real box, at least one labelled keypoint of the skeleton.
+def instances(
+    labels: CocoLabels, images: str | Path, skeleton: Skeleton
+) -> tuple[list[Person], Audit]:
+    """Every usable person of a label file.
+
+    No crowd, a real box, at least one labelled keypoint of the skeleton.
 
     Args:
         labels: From `read_labels`.
@@ -89,8 +94,12 @@ def instances(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tup
         HeatposeError: As `orientation.read_orientations`.
     """
     audit = Audit(len(labels.images), len(labels.annotations), assumed=Counter(labels.assumed))
-    values = np.array([a["keypoints"] for a in labels.annotations], np.float32).reshape(len(labels.annotations), -1, 3)
-    keypoints, labelled = skeleton.convert(values[..., :2], values[..., 2] >= 1, labels.keypoint_names)
+    values = np.array([a["keypoints"] for a in labels.annotations], np.float32).reshape(
+        len(labels.annotations), -1, 3
+    )
+    keypoints, labelled = skeleton.convert(
+        values[..., :2], values[..., 2] >= 1, labels.keypoint_names
+    )
     boxes = np.array([a["bbox"] for a in labels.annotations], np.float32)
     on_image: dict[int, list[int]] = {}
     for row, annotation in enumerate(labels.annotations):
@@ -108,10 +117,13 @@ def instances(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tup
     return kept, audit
 
 
-def benchmark_instances(labels: CocoLabels, images: str | Path, skeleton: Skeleton) -> tuple[list[Person], Audit]:
+def benchmark_instances(
+    labels: CocoLabels, images: str | Path, skeleton: Skeleton
+) -> tuple[list[Person], Audit]:
     """The published single-person selection.
 
-    Images with exactly one person annotation (a crowd counts as one and is not usable), a real box and at least one labelled keypoint.
+    Images with exactly one person annotation (a crowd counts as one and is not usable), a real box
+    and at least one labelled keypoint.
 
     Raises:
         HeatposeError: No image qualifies.
@@ -124,8 +136,8 @@ def benchmark_instances(labels: CocoLabels, images: str | Path, skeleton: Skelet
     audit.kept = len(kept)
     if not kept:
         raise HeatposeError(
-            f"Label file '{labels.path}' has no image with exactly one labelled person; the benchmark "
-            f"cannot be scored on it ({audit.reasons})."
+            f"Label file '{labels.path}' has no image with exactly one labelled person; the"
+            f" benchmark cannot be scored on it ({audit.reasons})."
         )
     return kept, audit
 
@@ -141,11 +153,19 @@ def _person(
     image = labels.images[int(annotation["image_id"])]
     x, y, w, h = (float(value) for value in annotation["bbox"])
     return Person(
-        image_path=folder / str(image["file_name"]), image_id=int(image["id"]), annotation_id=int(annotation["id"]),
-        width=int(image["width"]), height=int(image["height"]), keypoints=keypoints, labelled=labelled,
-        box=(x, y, w, h), area=float(annotation["area"]), alone=not len(others), others=others,
+        image_path=folder / str(image["file_name"]),
+        image_id=int(image["id"]),
+        annotation_id=int(annotation["id"]),
+        width=int(image["width"]),
+        height=int(image["height"]),
+        keypoints=keypoints,
+        labelled=labelled,
+        box=(x, y, w, h),
+        area=float(annotation["area"]),
+        alone=not len(others),
+        others=others,
         file_name=str(image["file_name"]),
-    )  # fmt: skip
+    )
 
 
 def _why_not(annotation: Mapping[str, Any], person: Person) -> str | None:

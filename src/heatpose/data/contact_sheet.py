@@ -1,4 +1,7 @@
-"""Random people of a data set with their labels drawn, on one sheet: the look before any training, at what is labelled and at what the network is shown."""
+"""Random people of a data set with their labels drawn, on one sheet.
+
+The look before any training, at what is labelled and at what the network is shown.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,15 @@ from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import Skeleton
 
 TILE = 320
-"""Longest side of a picture on the sheet, in pixels."""
+"""Longest side of an image on the sheet, in pixels."""
 
 
 def contact_sheet_of(
     kept: Sequence[Person], skeleton: Skeleton, count: int = 24, seed: int = 0, columns: int = 6
 ) -> NDArray[np.uint8]:
-    """Random people with their labels drawn: the image of someone alone, else the surroundings of the box.
+    """Random people with their labels drawn.
+
+    The image of someone alone, else the surroundings of the box.
 
     Args:
         kept: People to choose from.
@@ -35,20 +40,29 @@ def contact_sheet_of(
     """
     chosen = _chosen(kept, count, seed)
     tiles = [_tile(person, skeleton) for person in chosen]
-    captions = [f"{person.image_id}: {int(person.labelled.sum())} of {len(skeleton)}" for person in chosen]
+    captions = [
+        f"{person.image_id}: {int(person.labelled.sum())} of {len(skeleton)}" for person in chosen
+    ]
     return _sheet(tiles, columns, captions)
 
 
 def augmented_sheet_of(
-    kept: Sequence[Person], skeleton: Skeleton, size: int = 192, instances: int = 6, views: int = 4, seed: int = 0
+    kept: Sequence[Person],
+    skeleton: Skeleton,
+    size: int = 192,
+    instances: int = 6,
+    views: int = 4,
+    seed: int = 0,
 ) -> NDArray[np.uint8]:
-    """Random people as training shows them: cropped, turned, mirrored and recoloured as by default, with the labels that go with it.
+    """Random people as training shows them.
+
+    Cropped, turned, mirrored and recoloured as by default, with the labels that go with it.
 
     Args:
         kept: People to choose from.
         skeleton: What their keypoints are.
         size: Side S of the network's input.
-        people: Rows at most; a person each.
+        instances: Rows at most; a person each.
         views: Columns: drawn anew each time, as in each epoch.
         seed: Another seed chooses other people and other views.
 
@@ -68,21 +82,34 @@ def augmented_sheet_of(
     augment = GeometricAugment()
     chosen = _chosen([person for person in kept if augment.suits(person, size)], instances, seed)
     shown = tuple(i for i in range(len(chosen)) for _ in range(views))
-    batch = AugmentedBatches(chosen, skeleton, augment, ImageFiles(), seed)[BatchPlan(size, 0, tuple(range(len(shown))), shown)]
-    images = Photometric()(batch["image"], batch["colour"]).round().byte().permute(0, 2, 3, 1).numpy()
-    poses = np.concatenate([batch["points"].numpy() / size, batch["labelled"].numpy()[..., None]], 2, dtype=np.float32)
-    tiles = [draw_pose(image, pose, skeleton, threshold=0.5) for image, pose in zip(images, poses, strict=True)]
+    batch = AugmentedBatches(chosen, skeleton, augment, ImageFiles(), seed)[
+        BatchPlan(size, 0, tuple(range(len(shown))), shown)
+    ]
+    images = (
+        Photometric()(batch["image"], batch["colour"]).round().byte().permute(0, 2, 3, 1).numpy()
+    )
+    poses = np.concatenate(
+        [batch["points"].numpy() / size, batch["labelled"].numpy()[..., None]], 2, dtype=np.float32
+    )
+    tiles = [
+        draw_pose(image, pose, skeleton, threshold=0.5)
+        for image, pose in zip(images, poses, strict=True)
+    ]
     captions = [str(person.image_id) for person in chosen for _ in range(views)]
     return _sheet(tiles, views, captions)
 
 
 def _chosen(kept: Sequence[Person], count: int, seed: int) -> list[Person]:
     if not kept:
-        raise HeatposeError("No person is kept, so there is nothing to draw; see the audit for the reasons.")
+        raise HeatposeError(
+            "No person is kept, so there is nothing to draw; see the audit for the reasons."
+        )
     return [kept[int(i)] for i in np.random.default_rng(seed).permutation(len(kept))[:count]]
 
 
-def _sheet(tiles: Sequence[NDArray[np.uint8]], columns: int, captions: Sequence[str]) -> NDArray[np.uint8]:
+def _sheet(
+    tiles: Sequence[NDArray[np.uint8]], columns: int, captions: Sequence[str]
+) -> NDArray[np.uint8]:
     from heatpose.pose.draw import contact_sheet  # an audit draws nothing
 
     return contact_sheet(tiles, columns, captions=captions)
@@ -94,7 +121,9 @@ def _tile(person: Person, skeleton: Skeleton) -> NDArray[np.uint8]:
     from heatpose.pose.draw import draw_pose
 
     image = labelled_image(person)
-    left, top, right, bottom = (0, 0, person.width, person.height) if person.alone else _surroundings(person)
+    left, top, right, bottom = (
+        (0, 0, person.width, person.height) if person.alone else _surroundings(person)
+    )
     points = (person.keypoints - (left, top)) / (right - left, bottom - top)
     pose = np.concatenate([points, person.labelled[:, None]], 1).astype(np.float32)
     tile = Image.fromarray(image[top:bottom, left:right])

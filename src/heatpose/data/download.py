@@ -1,7 +1,8 @@
 """The official COCO 2017 archives, fetched and unpacked into the official layout.
 
-`root/train2017/*.jpg`, `root/val2017/*.jpg` and `root/annotations/person_keypoints_{train,val}2017.json`.
-What is already whole is neither fetched nor touched. An archive is removed once it is unpacked.
+`root/train2017/*.jpg`, `root/val2017/*.jpg` and
+`root/annotations/person_keypoints_{train,val}2017.json`. What is already whole is neither fetched
+nor touched. An archive is removed once it is unpacked.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from heatpose.errors import HeatposeError
 from heatpose.utils.transfer import RemoteFile, fetch, part_of, size_of
 
 COCO_URL = "http://images.cocodataset.org"
-"""The official host. It has no valid certificate for https; the SHA-256 below vouches for the content."""
+"""The official host. It has no valid certificate for https.
+
+The SHA-256 below vouches for the content.
+"""
 MARKER = ".heatpose-download.json"
 """Below the root: what was unpacked, from where, with which hash."""
 
-# Sizes and SHA-256 agree in independent projects (torchvision's prototype data sets, FastAI.jl, checks of
+# Sizes and SHA-256 agree in independent projects (torchvision's prototype data sets, FastAI.jl,
+# checks of
 # mirrors).
 COCO_ARCHIVES: Mapping[str, Archive] = {
     "annotations": Archive(
@@ -58,9 +63,12 @@ def download_coco(
     base_url: str = COCO_URL,
     archives: Mapping[str, Archive] = COCO_ARCHIVES,
 ) -> None:
-    """Brings the keypoint annotations and the images of `splits` into `root`, in the official layout.
+    """Brings the keypoint annotations and the images of `splits` into `root`.
 
-    A call after a failure or a kill continues where the last one stopped; a call on whole data does nothing.
+    In the official layout.
+
+    A call after a failure or a kill continues where the last one stopped; a call on whole data does
+    nothing.
 
     Args:
         root: Folder of the data set; made if missing.
@@ -69,8 +77,8 @@ def download_coco(
         archives: The archives by name, with "annotations" among them.
 
     Raises:
-        HeatposeError: An unknown split, no network, not enough room, a wrong checksum, a bad zip, or an image
-            folder that holds something else.
+        HeatposeError: An unknown split, no network, not enough room, a wrong checksum, a bad zip,
+            or an image folder that holds something else.
     """
     # Imported here: only a download needs it. It keeps two runs from writing into the same part.
     from filelock import FileLock
@@ -83,7 +91,9 @@ def download_coco(
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".heatpose-download.lock"):
             missing = [
-                archives[name] for name in ("annotations", *splits) if not _is_whole(root, archives[name])
+                archives[name]
+                for name in ("annotations", *splits)
+                if not _is_whole(root, archives[name])
             ]
             _check_room(root, missing)
             for archive in missing:
@@ -95,8 +105,12 @@ def download_coco(
         ) from error
 
 
-def changed_folders(root: Path, archives: Mapping[str, Archive] = COCO_ARCHIVES) -> list[str] | None:
-    """Folders below the root whose files are no longer as many, or as large in sum, as when they were fetched.
+def changed_folders(
+    root: Path, archives: Mapping[str, Archive] = COCO_ARCHIVES
+) -> list[str] | None:
+    """Folders below the root whose files are no longer as many, or as large in sum.
+
+    As when they were fetched.
 
     Returns:
         None where nothing was fetched into the root.
@@ -108,8 +122,14 @@ def changed_folders(root: Path, archives: Mapping[str, Archive] = COCO_ARCHIVES)
     known = {archive.folder: archive for archive in archives.values()}
     if not marker:
         return None
-    recorded = {folder: (entry.get("files"), entry.get("bytes")) for folder, entry in marker.items()}
-    return [folder for folder, counted in recorded.items() if folder in known and _found(root, known[folder]) != counted]
+    recorded = {
+        folder: (entry.get("files"), entry.get("bytes")) for folder, entry in marker.items()
+    }
+    return [
+        folder
+        for folder, counted in recorded.items()
+        if folder in known and _found(root, known[folder]) != counted
+    ]
 
 
 def _bring(root: Path, archive: Archive, base_url: str) -> None:
@@ -118,7 +138,9 @@ def _bring(root: Path, archive: Archive, base_url: str) -> None:
     fetch(RemoteFile(url, archive.size, archive.sha256), target)
     unpack(target, root, archive)
     files, size = _found(root, archive)
-    _write_marker(root, archive.folder, {"url": url, "sha256": archive.sha256, "files": files, "bytes": size})
+    _write_marker(
+        root, archive.folder, {"url": url, "sha256": archive.sha256, "files": files, "bytes": size}
+    )
     target.unlink()
 
 
@@ -135,8 +157,8 @@ def _is_whole(root: Path, archive: Archive) -> bool:
     folder = root / archive.folder
     if not archive.names and folder.exists() and any(folder.iterdir()):
         raise HeatposeError(
-            f"'{folder}' holds {files} images ({size} bytes), not the {archive.files} of the official "
-            "archive; move it away and run again, or turn data.download off."
+            f"'{folder}' holds {files} images ({size} bytes), not the {archive.files} of the"
+            " official archive; move it away and run again, or turn data.download off."
         )
     return False
 
@@ -152,7 +174,10 @@ def _found(root: Path, archive: Archive) -> tuple[int, int]:
 
 
 def _check_room(root: Path, missing: Sequence[Archive]) -> None:
-    """Room for everything unpacked and for the largest archive beside it, less what has already arrived."""
+    """Room for everything unpacked and for the largest archive beside it.
+
+    Less what has already arrived.
+    """
     zips = [_zip_of(root, archive) for archive in missing]
     arrived = sum(size_of(path) + size_of(part_of(path)) for path in zips)
     largest = max((archive.size for archive in missing), default=0)
@@ -174,5 +199,7 @@ def _read_marker(root: Path) -> dict[str, dict[str, Any]]:
 
 def _write_marker(root: Path, folder: str, entry: Mapping[str, Any]) -> None:
     temporary = root / (MARKER + ".part")
-    temporary.write_text(json.dumps({**_read_marker(root), folder: entry}, indent=1), encoding="utf-8")
+    temporary.write_text(
+        json.dumps({**_read_marker(root), folder: entry}, indent=1), encoding="utf-8"
+    )
     os.replace(temporary, root / MARKER)

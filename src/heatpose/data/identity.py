@@ -21,20 +21,20 @@ THUMBNAIL = 16
 ALIKE = 6.0
 """Mean difference in grey levels below which two thumbnails show the same image."""
 FLAT = 2.0
-"""Standard deviation in grey levels below which a thumbnail shows nothing that could be recognised."""
+"""Standard deviation in grey levels below which a thumbnail is too flat to be recognised."""
 SAME_PLACE = 0.9
 """Intersection over union above which two boxes, as fractions of their images, are the same."""
 
 
 def same_images(instances: Sequence[Person], others: Sequence[Person]) -> set[Path]:
-    """Image paths of `people` that show an image of `others`.
+    """Image paths of `instances` that show an image of `others`.
 
-    They do where it is the same file or a copy of it, whatever the names. An image that was resized or
-    compressed again is found where the id or the file's name is equal, someone has the same box on both,
-    and the images are alike; names and ids repeat in any two data sets, and prove nothing.
+    They do where it is the same file or a copy of it, whatever the names. An image that was resized
+    or compressed again is found where the id or the file's name is equal, someone has the same box
+    on both, and the images are alike; names and ids repeat in any two data sets, and prove nothing.
 
     Args:
-        people: Whose images are in question.
+        instances: Whose images are in question.
         others: Whose images are looked for.
 
     Raises:
@@ -62,7 +62,10 @@ def _resolved(path: Path) -> Path:
 
 
 def _copies(paths: Collection[Path], others: Collection[Path]) -> set[Path]:
-    """Those of `paths` with the content of one of the others. Few of them are read: sizes differ."""
+    """Those of `paths` with the content of one of the others.
+
+    Few of them are read: sizes differ.
+    """
     keys: tuple[Callable[[Path], Hashable], ...] = (_size, _head, _digest)
     for key in keys:
         left, right = ({path: key(path) for path in side} for side in (paths, others))

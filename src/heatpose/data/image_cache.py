@@ -1,6 +1,9 @@
-"""Decoded pictures on the disk: written once, read by every epoch, process and member of a sweep without decoding.
+"""Decoded images on the disk.
 
-A cache is one flat file of RGB bytes, mapped into memory, and an index that says where each picture begins.
+Written once, read by every epoch, process and member of a sweep without decoding.
+
+A cache is one flat file of RGB bytes, mapped into memory, and an index that says where each image
+begins.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ FOLDER = Path("data_cache") / "pictures"
 """Where `data.cache=auto` keeps caches, below the working folder."""
 PIXELS, INDEX = "pixels.u8", "index.json"
 AT_ONCE = 64
-"""Pictures that are decoded and not yet written, at most: what a build holds in memory."""
+"""Images that are decoded and not yet written, at most: what a build holds in memory."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class CachedImage:
 
     Attributes:
         pixels: u8[H, W, 3] RGB; not to be written to.
-        scale: Kept over original width and height; (1, 1) where the picture is as it is in its file.
+        scale: Kept over original width and height; (1, 1) where the image is as it is in its
+            file.
     """
 
     pixels: NDArray[np.uint8]
@@ -50,19 +54,19 @@ class ImageStore(Protocol):
     """Where views get their pixels."""
 
     def image(self, person: Person) -> CachedImage:
-        """The picture that someone is on."""
+        """The image that someone is on."""
 
 
 class ImageFiles:
     """Decodes the file each time."""
 
     def image(self, person: Person) -> CachedImage:
-        """See `Pictures`."""
+        """See `Images`."""
         return CachedImage(labelled_image(person))
 
 
 class ImageCache:
-    """Decoded pictures, mapped into memory. Processes that read one share the kernel's copy of it.
+    """Decoded images, mapped into memory. Processes that read one share the kernel's copy of it.
 
     Args:
         folder: Of a finished cache.
@@ -79,17 +83,22 @@ class ImageCache:
             self.rows = {str(name): row for row, name in enumerate(index["pictures"])}
             found = (folder / PIXELS).stat().st_size
         except (OSError, ValueError, KeyError) as error:
-            raise HeatposeError(f"The picture cache '{folder}' is damaged ({error}); remove the folder and run again.") from error
+            raise HeatposeError(
+                f"The image cache '{folder}' is damaged ({error}); remove the folder and run again."
+            ) from error
         self.ends = np.cumsum(3 * self.sides.prod(1))
         if not len(self.ends) or found != self.ends[-1]:
-            raise HeatposeError(f"The picture cache '{folder}' has {found} bytes and should have {self.ends[-1:].sum()}; remove the folder and run again.")
+            raise HeatposeError(
+                f"The image cache '{folder}' has {found} bytes and should have"
+                f" {self.ends[-1:].sum()}; remove the folder and run again."
+            )
         self._bytes: NDArray[np.uint8] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_bytes": None}  # a worker maps the file itself
 
     def image(self, person: Person) -> CachedImage:
-        """The kept picture; nothing is read before its pixels are used."""
+        """The kept image; nothing is read before its pixels are used."""
         if self._bytes is None:
             self._bytes = np.memmap(self.folder / PIXELS, np.uint8, "r").view(np.ndarray)
         row = self.rows[os.path.abspath(person.image_path)]
@@ -100,17 +109,20 @@ class ImageCache:
 
 
 def open_cache(instances: Sequence[Person], place: Path, short_side: int | None) -> ImageCache:
-    """The cache of these people's pictures; builds it where it is not there.
+    """The cache of these people's images; builds it where it is not there.
 
-    Whoever comes while another process builds it waits and shares the result. A build that was killed leaves nothing that is taken for a cache.
+    Whoever comes while another process builds it waits and shares the result. A build that was
+    killed leaves nothing that is taken for a cache.
 
     Args:
-        people: Their pictures are kept.
-        place: Folder of caches; each has a folder of its own in it, named by a hash of the image files (path, size, time of change) and `short_side`.
-        short_side: Pictures with a longer short side, in pixels, are reduced to it; None keeps all as they are.
+        instances: Their images are kept.
+        place: Folder of caches; each has a folder of its own in it, named by a hash of the image
+            files (path, size, time of change) and `short_side`.
+        short_side: Images with a longer short side, in pixels, are reduced to it; None keeps all
+            as they are.
 
     Raises:
-        HeatposeError: A picture is missing or cannot be decoded, or the disk has too little room.
+        HeatposeError: An image is missing or cannot be decoded, or the disk has too little room.
     """
     # Imported here: only a run that trains builds caches.
     from filelock import FileLock
@@ -126,15 +138,21 @@ def open_cache(instances: Sequence[Person], place: Path, short_side: int | None)
                 _build(list(images.values()), folder, short_side)
     except OSError as error:
         reason = error.strerror or error
-        raise HeatposeError(f"The picture cache '{place}' cannot be written ({reason}); set data.cache=FOLDER, or off to decode each time.") from error
+        raise HeatposeError(
+            f"The image cache '{place}' cannot be written ({reason}); set data.cache=FOLDER, or"
+            " off to decode each time."
+        ) from error
     return ImageCache(folder)
 
 
-def choose_images(cache: str, short_side: int | None, everyone: Sequence[Person], needed: Sequence[Person]) -> ImageStore:
+def choose_images(
+    cache: str, short_side: int | None, everyone: Sequence[Person], needed: Sequence[Person]
+) -> ImageStore:
     """Where a run gets its pixels.
 
     Args:
-        cache: "off", "auto" (below `FOLDER`, unless it would take more than half of the room that is left) or a folder of caches.
+        cache: "off", "auto" (below `FOLDER`, unless it would take more than half of the room that
+            is left) or a folder of caches.
         short_side: As `open_cache`.
         everyone: Of the source. Runs share a cache of all of them, whatever they choose.
         needed: Those that this run needs at least: all that is built for a run with few of them.
@@ -149,15 +167,21 @@ def choose_images(cache: str, short_side: int | None, everyone: Sequence[Person]
     if cache == "auto" and not is_built(wanted, place, short_side):
         room, size = shutil.disk_usage(Path.cwd()).free, bytes_needed(wanted, short_side)
         if 2 * size > room:
-            why = f"a cache would take {size / 1e9:.0f} of the {room / 1e9:.0f} GB that are free; data.cache=FOLDER makes one elsewhere"
-            print(f"Pictures are decoded in every epoch: {why}.", file=sys.stderr)
+            why = (
+                f"a cache would take {size / 1e9:.0f} of the {room / 1e9:.0f} GB that are free;"
+                " data.cache=FOLDER makes one elsewhere"
+            )
+            print(f"Images are decoded in every epoch: {why}.", file=sys.stderr)
             return ImageFiles()
     return open_cache(wanted, place, short_side)
 
 
 def bytes_needed(instances: Iterable[Person], short_side: int | None) -> int:
-    """Size of the cache of these people's pictures."""
-    sides = {str(person.image_path): kept_size(person.width, person.height, short_side) for person in instances}
+    """Size of the cache of these people's images."""
+    sides = {
+        str(person.image_path): kept_size(person.width, person.height, short_side)
+        for person in instances
+    }
     return sum(3 * width * height for width, height in sides.values())
 
 
@@ -187,22 +211,31 @@ def cache_key(instances: Iterable[Person], short_side: int | None) -> str:
 
 
 def kept_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    """Width and height that a picture is kept with."""
+    """Width and height that an image is kept with."""
     factor = 1.0 if short_side is None else min(1.0, short_side / min(width, height))
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
 def _build(instances: Sequence[Person], folder: Path, short_side: int | None) -> None:
-    """Decodes all pictures on all cores into a folder beside the cache's place, and moves it there."""
+    """Decodes all images on all cores into a folder beside the cache's place.
+
+    And moves it there.
+    """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)  # of a killed build: the lock says that nobody is at it
     sides = [kept_size(person.width, person.height, short_side) for person in instances]
     needed = bytes_needed(instances, short_side)
-    require_room(folder.parent, needed, "set data.cache=FOLDER on another disk, a smaller data.short_side, or data.cache=off")
+    require_room(
+        folder.parent,
+        needed,
+        "set data.cache=FOLDER on another disk, a smaller data.short_side, or data.cache=off",
+    )
     part.mkdir()
     try:
         with (part / PIXELS).open("wb") as file, progress_bar("pictures") as progress:
-            task = progress.add_task(f"decoding {needed / 1e9:.2f} GB into {folder.parent}", total=len(instances))
+            task = progress.add_task(
+                f"decoding {needed / 1e9:.2f} GB into {folder.parent}", total=len(instances)
+            )
             for pixels in _decoded(instances, sides):
                 file.write(pixels.data)
                 progress.advance(task)
@@ -218,11 +251,18 @@ def _build(instances: Sequence[Person], folder: Path, short_side: int | None) ->
         raise
 
 
-def _decoded(instances: Sequence[Person], sides: Sequence[tuple[int, int]]) -> Iterator[NDArray[np.uint8]]:
-    """Pictures in order, decoded in parallel (Pillow does it without the interpreter's lock), a bounded number ahead."""
+def _decoded(
+    instances: Sequence[Person], sides: Sequence[tuple[int, int]]
+) -> Iterator[NDArray[np.uint8]]:
+    """Images in order, decoded in parallel.
+
+    (Pillow does it without the interpreter's lock), a bounded number ahead.
+    """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(instances), AT_ONCE):
-            yield from pool.map(_decode, instances[start : start + AT_ONCE], sides[start : start + AT_ONCE])
+            yield from pool.map(
+                _decode, instances[start : start + AT_ONCE], sides[start : start + AT_ONCE]
+            )
 
 
 def _decode(person: Person, side: tuple[int, int]) -> NDArray[np.uint8]:

@@ -50,8 +50,9 @@ def annotations_with_keypoints(path: Path, content: Entry) -> tuple[list[Entry],
     known = {_category_key(entry["id"]): entry for entry in categories if entry.get("keypoints")}
     if not known:
         raise HeatposeError(
-            f"Label file '{path}' has no category with keypoints; write the keypoint names as "
-            "'keypoints' of its category, or give the person_keypoints file, not the instances file."
+            f"Label file '{path}' has no category with keypoints; write the keypoint names as"
+            " 'keypoints' of its category, or give the person_keypoints file, not the instances"
+            " file."
         )
     found = [_category_key(entry.get("category_id", only)) for entry in annotations]
     counts = Counter(number for number in found if number in known)
@@ -84,21 +85,23 @@ def images_by_id(path: Path, entries: Sequence[Any], assumed: Counter[str]) -> d
         number = whole_number(entry["id"])
         if number is None:
             raise HeatposeError(
-                f"Label file '{path}', image {entry.get('file_name')!r} has the id {entry['id']!r}, "
-                "which is not a whole number; number the images, also in the annotations' 'image_id'."
+                f"Label file '{path}', image {entry.get('file_name')!r} has the id {entry['id']!r},"
+                " which is not a whole number; number the images, also in the annotations'"
+                " 'image_id'."
             )
         _check_image(f"Label file '{path}', image {number}", entry)
         name, known = str(entry["file_name"]), images.get(number)
         if known is not None and known["file_name"] != name:
             raise HeatposeError(
-                f"Label file '{path}' has the image id {number} twice, for '{known['file_name']}' and "
-                f"'{name}'; number the images of one of the two exports anew, also in 'image_id'."
+                f"Label file '{path}' has the image id {number} twice, for '{known['file_name']}'"
+                f" and '{name}'; number the images of one of the two exports anew, also in"
+                " 'image_id'."
             )
         file = posixpath.normpath(name)
         if ids.setdefault(file, number) != number:
             raise HeatposeError(
-                f"Label file '{path}' lists '{name}' under two image ids, {ids[file]} and {number}; "
-                "list it once and give its annotations that 'image_id'."
+                f"Label file '{path}' lists '{name}' under two image ids, {ids[file]} and {number};"
+                " list it once and give its annotations that 'image_id'."
             )
         assumed[LISTED_TWICE] += known is not None
         images[number] = {**entry, "id": number}

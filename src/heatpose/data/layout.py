@@ -25,7 +25,10 @@ class Split:
 
     @property
     def name(self) -> str:
-        """What messages call it: the label file, and which part of it where it describes several."""
+        """What messages call it: the label file.
+
+        And which part of it where it describes several.
+        """
         several = self.annotations.suffix.lower() in (".yaml", ".yml")
         return f"{self.annotations} ({self.part})" if several else str(self.annotations)
 
@@ -34,8 +37,8 @@ def find_split(root: str | Path, split: Literal["train", "val"]) -> Split:
     """Finds a split of COCO 2017 below `root`.
 
     Two layouts are known: the official one, `root/annotations/person_keypoints_train2017.json` with
-    `root/train2017/`, and the flat one with the json directly in `root`. The official one wins where both
-    exist.
+    `root/train2017/`, and the flat one with the json directly in `root`. The official one wins
+    where both exist.
 
     Args:
         root: Folder of the data set.
@@ -51,8 +54,9 @@ def find_split(root: str | Path, split: Literal["train", "val"]) -> Split:
     labels = next((path for path in candidates if path.is_file()), None)
     if labels is None:
         raise HeatposeError(
-            f"No {split} labels below '{root}': neither {name} (COCO 2017) nor an export that "
-            "docs/labels.md lists; correct the path, or fetch COCO 2017 (train.py data.download=true)."
+            f"No {split} labels below '{root}': neither {name} (COCO 2017) nor an export that"
+            " docs/labels.md lists; correct the path, or fetch COCO 2017 (train.py"
+            " data.download=true)."
         )
     if not images.is_dir():
         raise HeatposeError(

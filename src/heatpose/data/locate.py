@@ -41,14 +41,16 @@ def find_labels(folder: Path) -> Split:
         return found
     if len(files) != 1:
         raise HeatposeError(
-            f"'{folder}' should hold one person_keypoints_*.json, but has {len(files)}: {[file.name for file in files]}."
+            f"'{folder}' should hold one person_keypoints_*.json, but has {len(files)}:"
+            f" {[file.name for file in files]}."
         )
     images = read_labels(files[0]).images
     names = [str(image["file_name"]) for image in islice(images.values(), PROBED)]
     place = image_folder(files[0], names)
     if place is None:
         raise HeatposeError(
-            f"'{folder}' has labels for '{names[0]}', but the image is neither there nor in a subfolder."
+            f"'{folder}' has labels for '{names[0]}', but the image is neither there nor in a"
+            " subfolder."
         )
     return Split(files[0], place)
 
@@ -82,7 +84,9 @@ def find_extra(entry: str | Mapping[str, str]) -> Split:
 
 
 def find_part(folder: Path, split: str) -> Split:
-    """A part of a folder in COCO 2017 layout or of an export, or the only labels of any other folder.
+    """A part of a folder in COCO 2017 layout or of an export.
+
+    Or the only labels of any other folder.
 
     Raises:
         HeatposeError: Neither is there.

@@ -77,7 +77,7 @@ def read_orientations(instances: Sequence[Person], labels: Path) -> tuple[list[P
     """Decides how each image of a label file is read. Headers are read; pixels are not decoded.
 
     Args:
-        people: Of one label file.
+        instances: Of one label file.
         labels: The label file, for messages.
 
     Returns:

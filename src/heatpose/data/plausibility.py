@@ -17,7 +17,10 @@ from heatpose.errors import HeatposeError
 CLIPPED = "box clipped at the image's border"
 OUTSIDE = "labelled keypoint outside its image, kept"
 ROUNDING = 1.0
-"""Pixels that a box or keypoint may reach beyond its image without a word: tools count from 0 or from 1."""
+"""Pixels that a box or keypoint may reach beyond its image without a word.
+
+Tools count from 0 or from 1.
+"""
 FAR = 0.1
 """A box reaches far beyond its image where this share of its side lies outside."""
 MANY = 0.2
@@ -69,8 +72,8 @@ def check_plausible(labels: Labelled, where: Callable[[int], str]) -> None:
         where: Row -> what an annotation is called in a sentence.
 
     Raises:
-        HeatposeError: Coordinates are fractions, boxes are corners or centres, or x and y are exchanged;
-            boxes or keypoints reach beyond their images.
+        HeatposeError: Coordinates are fractions, boxes are corners or centres, or x and y are
+            exchanged; boxes or keypoints reach beyond their images.
     """
     with np.errstate(all="ignore"):
         for check in (_fractions, _corners, _other_reading, _beyond):
@@ -78,7 +81,10 @@ def check_plausible(labels: Labelled, where: Callable[[int], str]) -> None:
 
 
 def clip_boxes(labels: Labelled, assumed: Counter[str]) -> Numbers:
-    """f64[N, 4] boxes as far as they lie on their images; counts those that do not lie there entirely."""
+    """f64[N, 4] boxes as far as they lie on their images.
+
+    Counts those that do not lie there entirely.
+    """
     over = labels.real & (_overhang(labels.boxes, labels.sizes) > ROUNDING).any(1)
     assumed[CLIPPED] += int(over.sum())
     assumed[OUTSIDE] += int(_outside(labels).sum())
@@ -107,33 +113,38 @@ def _fractions(labels: Labelled, where: Callable[[int], str]) -> None:
     rows = np.flatnonzero(unit & ((count >= 3) | unit[count > 0].all()))
     if len(rows):
         _refuse(
-            rows, where,
-            "keypoint coordinates are all between 0 and 1; give pixels, x times the image's width and "
-            "y times its height.",
-        )  # fmt: skip
+            rows,
+            where,
+            "keypoint coordinates are all between 0 and 1; give pixels, x times the image's width"
+            " and y times its height.",
+        )
     unit = labels.real & (np.abs(labels.boxes) <= 1).all(1) & ~small
     if unit.any():
         _refuse(
-            np.flatnonzero(unit), where,
-            "'bbox' is all between 0 and 1; give pixels: x and width times the image's width, y and "
-            "height times its height.",
-        )  # fmt: skip
+            np.flatnonzero(unit),
+            where,
+            "'bbox' is all between 0 and 1; give pixels: x and width times the image's width, y and"
+            " height times its height.",
+        )
 
 
 def _corners(labels: Labelled, where: Callable[[int], str]) -> None:
     """Two corners, x, y, x, y, instead of a corner and sides."""
     low, high = labels.boxes[:, :2], labels.boxes[:, 2:]
     far = _overhang(labels.boxes, labels.sizes) > np.maximum(2, FAR * high)
-    fits = (high > low).all(1) & (high <= labels.sizes + ROUNDING).all(1) & (low >= -ROUNDING).all(1)
+    fits = (
+        (high > low).all(1) & (high <= labels.sizes + ROUNDING).all(1) & (low >= -ROUNDING).all(1)
+    )
     rest = np.concatenate([low, high - low], 1)
     inside = (_within(labels, rest) | ~labels.seen).all(1)
     rows = np.flatnonzero(labels.real & far.any(1) & fits & inside)
     if len(rows):
         _refuse(
-            rows, where,
+            rows,
+            where,
             f"boxes reach beyond the image ({_numbers(labels, int(rows[0]))}) and look like two "
             "corners; 'bbox' must be x, y, width, height: subtract x and y from the other two.",
-        )  # fmt: skip
+        )
 
 
 def _beyond(labels: Labelled, where: Callable[[int], str]) -> None:
@@ -143,18 +154,20 @@ def _beyond(labels: Labelled, where: Callable[[int], str]) -> None:
     if gone.any() or partly.sum() > MANY * labels.real.sum():
         rows = np.flatnonzero(gone if gone.any() else partly)
         _refuse(
-            rows, where,
-            f"boxes reach beyond the image ({_numbers(labels, int(rows[0]))}); 'bbox' must be x, y, "
-            "width, height in pixels of that image: correct it, or leave it out to have it made from "
-            "the keypoints.",
-        )  # fmt: skip
+            rows,
+            where,
+            f"boxes reach beyond the image ({_numbers(labels, int(rows[0]))}); 'bbox' must be x, y,"
+            " width, height in pixels of that image: correct it, or leave it out to have it made"
+            " from the keypoints.",
+        )
     outside = _outside(labels)
     if outside.sum() > MANY * labels.seen.sum():
         _refuse(
-            np.flatnonzero(outside.any(1)), where,
+            np.flatnonzero(outside.any(1)),
+            where,
             "keypoints lie outside the image; give pixels of the image whose width and height the "
             "file has.",
-        )  # fmt: skip
+        )
 
 
 def _other_reading(labels: Labelled, where: Callable[[int], str]) -> None:
@@ -165,10 +178,16 @@ def _other_reading(labels: Labelled, where: Callable[[int], str]) -> None:
     shifted = labels.boxes - np.pad(labels.boxes[:, 2:] / 2, ((0, 0), (0, 2)))
     swapped = Labelled(labels.sizes, labels.keypoints[..., [1, 0, 2]], labels.boxes, labels.boxed)
     readings = (
-        (labels, shifted, "the first two numbers of 'bbox' look like its centre; subtract half of "
-         "the width and height from them."),
+        (
+            labels,
+            shifted,
+            (
+                "the first two numbers of 'bbox' look like its centre; subtract half of "
+                "the width and height from them."
+            ),
+        ),
         (swapped, labels.boxes, "x and y of the keypoints look exchanged; write x, y, v."),
-    )  # fmt: skip
+    )
     for read, boxes, message in readings:
         if _within(read, boxes)[seen].mean() > 0.9:
             out = np.flatnonzero((seen & ~_within(labels, labels.boxes)).any(1))

@@ -1,4 +1,7 @@
-"""What `heatpose data` says about a data set: what is kept and dropped and why, what the people are like."""
+"""What `heatpose data` says about a data set.
+
+What is kept and dropped and why, what the people are like.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +41,18 @@ if TYPE_CHECKING:
 
 
 SIZE_EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7)
-"""Lower edges of the classes of person size, as the box's share of the image; the last one is open."""
+"""Lower edges of the classes of person size, as the box's share of the image.
+
+The last one is open.
+"""
 
 
 @dataclass
 class Selection:
-    """What a rule of selection keeps: people kept, reason -> people dropped, reason -> a few image ids."""
+    """What a rule of selection keeps.
+
+    People kept, reason -> people dropped, reason -> a few image ids.
+    """
 
     kept: int
     dropped: dict[str, int]
@@ -69,9 +78,9 @@ class AuditReport:
         assumed: What was filled in, corrected or ignored in the labels -> how often.
         training: Every usable person.
         benchmark: The published single-person selection.
-        learnt: Of `training`, who is learnt from or held out with the settings of `train.py` as they
-            are; None for an evaluation part.
-        held_out: How many of `learnt` choose the checkpoint.
+        trained: Of `training`, who is learnt from or held out with the settings of `train.py` as
+            they are; None for an evaluation part.
+        held_out: How many of `trained` choose the checkpoint.
         refused: Why `train.py` would refuse that, and what to set; None where it would train.
         files: The image files.
         outside: Labelled keypoints that lie outside their image.
@@ -120,8 +129,8 @@ def audit_report(
         labels: From `read_labels`.
         images: Folder of the image files.
         skeleton: What the keypoints are turned into.
-        check_files: Decode every image that a kept person is on (a progress bar shows), else only look
-            whether the files are there.
+        check_files: Decode every image that a kept person is on (a progress bar shows), else only
+            look whether the files are there.
         rules: Of the training, for a part that is learnt from.
         scored: People of the evaluation part that belongs to it; their images are not learnt from.
     """
@@ -152,7 +161,9 @@ def audit_report(
     return report
 
 
-def _benchmark(labels: CocoLabels, images: str | Path, skeleton: Skeleton, training: Audit) -> Selection:
+def _benchmark(
+    labels: CocoLabels, images: str | Path, skeleton: Skeleton, training: Audit
+) -> Selection:
     try:
         return Selection.of(benchmark_instances(labels, images, skeleton)[1])
     except HeatposeError:  # none qualifies, which an audit states and a score cannot do without
@@ -181,9 +192,10 @@ def print_audit(report: AuditReport, console: Console) -> None:
 
     by_people = report.images_by_people
     console.print(
-        f"[bold]{escape(report.path)}[/bold] as {escape(report.skeleton)}: {report.annotations} person "
-        f"annotations on {report.images} images ({by_people['one']} with one, {by_people['several']} with "
-        f"several, {by_people['none']} with none)"
+        f"[bold]{escape(report.path)}[/bold] as {escape(report.skeleton)}:"
+        f" {report.annotations} person annotations on {report.images} images"
+        f" ({by_people['one']} with one, {by_people['several']} with several,"
+        f" {by_people['none']} with none)"
     )
     console.print(_selections(report))
     for what, count in report.assumed.items():
@@ -195,7 +207,9 @@ def print_audit(report: AuditReport, console: Console) -> None:
     if kept:
         console.print(_bars("Labelled keypoints", report.labelled, kept))
         console.print(f"{report.outside} labelled keypoints lie outside their image")
-        counts = {str(n): instances for n, instances in enumerate(report.labelled_per_person) if instances}
+        counts = {
+            str(n): instances for n, instances in enumerate(report.labelled_per_person) if instances
+        }
         console.print(_bars("People by number of labelled keypoints", counts, kept))
         sizes = dict(zip(_size_names(report.size_edges), report.sizes, strict=True))
         console.print(_bars("People by the box's share of the image", sizes, kept))
@@ -205,7 +219,11 @@ def _selections(report: AuditReport) -> Table:
     from rich.table import Table
 
     table = Table(
-        "selection", "people", "image ids, for example", title="Kept and dropped", title_justify="left"
+        "selection",
+        "people",
+        "image ids, for example",
+        title="Kept and dropped",
+        title_justify="left",
     )
     names = {
         "training: every usable person": report.training,
@@ -228,14 +246,18 @@ def _files(check: ImageCheck) -> Table:
     from rich.table import Table
 
     how = f"{check.listed} looked for, {check.decoded or 'none'} decoded"
-    table = Table("finding", "files", "for example", title=f"Image files ({how})", title_justify="left")
+    table = Table(
+        "finding", "files", "for example", title=f"Image files ({how})", title_justify="left"
+    )
     findings: tuple[tuple[str, Mapping[str, str]], ...] = (
         ("missing", dict.fromkeys(check.missing, "")),
         ("cannot be decoded", check.unreadable),
         ("of another size than labelled", check.wrong_size),
     )
     for name, found in findings:
-        examples = "; ".join(f"{file} ({why})" if why else file for file, why in list(found.items())[:3])
+        examples = "; ".join(
+            f"{file} ({why})" if why else file for file, why in list(found.items())[:3]
+        )
         table.add_row(name, f"[red]{len(found)}[/red]" if found else "0", escape(examples))
     for note, names in check.notes.items():
         if names:
@@ -246,7 +268,9 @@ def _files(check: ImageCheck) -> Table:
 def _bars(title: str, counts: Mapping[str, int], total: int) -> Table:
     from rich.table import Table
 
-    table = Table("", "people", "share", "", title=title, title_justify="left", show_header=False, box=None)
+    table = Table(
+        "", "people", "share", "", title=title, title_justify="left", show_header=False, box=None
+    )
     for name, count in counts.items():
         share = count / total
         table.add_row(name, str(count), f"{100 * share:.1f} %", "█" * round(40 * share))
@@ -285,8 +309,12 @@ class ImageCheck:
         return not (self.missing or self.unreadable or self.wrong_size)
 
 
-def check_images(images: Mapping[int, Mapping[str, Any]], folder: Path, decode: Iterable[int]) -> ImageCheck:
-    """Looks for all images of a label file and decodes some of them, on all cores, with a progress bar.
+def check_images(
+    images: Mapping[int, Mapping[str, Any]], folder: Path, decode: Iterable[int]
+) -> ImageCheck:
+    """Looks for all images of a label file and decodes some of them, on all cores.
+
+    With a progress bar.
 
     Args:
         images: Image id -> entry with `file_name`, `width`, `height`.
@@ -295,9 +323,12 @@ def check_images(images: Mapping[int, Mapping[str, Any]], folder: Path, decode: 
     """
     check = ImageCheck(listed=len(images))
     names = (str(entry["file_name"]) for entry in images.values())
-    check.missing = [name for name in names if not os.path.isfile(folder / name)]  # a name that no file can have is missing, too: pathlib would raise
+    # a name that no file can have is missing, too: pathlib would raise
+    check.missing = [name for name in names if not os.path.isfile(folder / name)]
     absent = set(check.missing)
-    entries = [images[image_id] for image_id in decode if str(images[image_id]["file_name"]) not in absent]
+    entries = [
+        images[image_id] for image_id in decode if str(images[image_id]["file_name"]) not in absent
+    ]
     if not entries:
         return check
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar("images") as progress:

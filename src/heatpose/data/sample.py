@@ -13,7 +13,7 @@ from heatpose.utils.image_files import load_image
 
 @dataclass(frozen=True)
 class Person:
-    """One labelled person and where the picture is; nothing decoded yet.
+    """One labelled person and where the image is; nothing decoded yet.
 
     Attributes:
         image_path: The image file.
@@ -27,8 +27,8 @@ class Person:
         area: Segmentation area in square pixels (COCO's `area`).
         alone: True when this is the only person annotation of its image.
         others: f32[M, 4] boxes (x, y, w, h) of the image's other person annotations.
-        file_name: The image's name below the folder of its data set, which may hold folders; the last
-            part of the path where it is not given.
+        file_name: The image's name below the folder of its data set, which may hold folders; the
+            last part of the path where it is not given.
         reading: "" for a plain image, which has always been decoded as it is now; else "upright" or
             "stored" where it has an orientation tag, "converted" where its pixels are not 8-bit or
             are transparent (`data.orientation`).

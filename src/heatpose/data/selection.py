@@ -1,4 +1,7 @@
-"""Who is learnt from and who chooses the checkpoint: the one set of rules of `train.py` and `heatpose data`."""
+"""Who is learnt from and who chooses the checkpoint.
+
+The one set of rules of `train.py` and `heatpose data`.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ class TrainingSplit:
     """Training people in two parts.
 
     Attributes:
-        learnt: To learn from.
+        trained: To learn from.
         chosen: Held out; the checkpoint is chosen on them.
         audit: `kept` is the number of both, everyone else is dropped for a reason.
     """
@@ -85,7 +88,7 @@ def split_instances(instances: Sequence[Person], rules: TrainingRules) -> Traini
     """Applies the rules. Either part may come out empty (`why_empty`).
 
     Args:
-        people: Usable ones (`coco.people`), in order.
+        instances: Usable ones (`coco.instances`), in order.
         rules: What is wanted.
     """
     audit = Audit(len({person.image_path for person in instances}), len(instances))
@@ -119,9 +122,9 @@ def why_empty(
     """Why a part of a split is empty, with settings for which none is; None where none is.
 
     Args:
-        split: Of `people`, by the rules.
-        people: As `split_people`.
-        rules: As `split_people`.
+        split: Of `instances`, by the rules.
+        instances: As `split_instances`.
+        rules: As `split_instances`.
     """
     if split.trained and split.chosen:
         return None
@@ -130,8 +133,8 @@ def why_empty(
         what = f"None of the {len(instances)} people can be learnt from"
     elif not split.chosen:
         what = (
-            f"None of the {len(images)} images with usable people is held out to choose the checkpoint "
-            f"(data.module.held_out={rules.held_out:g})"
+            f"None of the {len(images)} images with usable people is held out to choose the"
+            f" checkpoint (data.module.held_out={rules.held_out:g})"
         )
     else:
         what = f"Nobody is left to learn from, {len(split.chosen)} people are held out"
@@ -142,7 +145,10 @@ def why_empty(
 
 
 def _remedy(instances: Sequence[Person], rules: TrainingRules) -> list[str]:
-    """The fewest settings, as on the command line, with which both parts hold someone; empty for none."""
+    """The fewest settings, as on the command line, with which both parts hold someone.
+
+    Empty for none.
+    """
     small, poor = {"min_side": 0}, {"min_keypoints": 1}
     loose: tuple[dict[str, Any], ...] = ({}, small, poor, {**small, **poor})
     for select in dict.fromkeys((rules.select, "all")):
@@ -181,8 +187,8 @@ def _share(instances: Sequence[Person], rules: TrainingRules) -> float | None:
 def in_held_out(person: Person, share: float) -> bool:
     """Decides by a hash of the image's name below its data set's folder.
 
-    All people of an image fall on one side, adding data moves nobody, and images of one name in different
-    folders are different images. Augmented copies of one image (`original_name`) are one.
+    All people of an image fall on one side, adding data moves nobody, and images of one name in
+    different folders are different images. Augmented copies of one image (`original_name`) are one.
     """
     return _place(person) < share
 

@@ -1,4 +1,7 @@
-"""Where people come from: COCO-format folders or rendered ones. A source gives training people and the benchmark's evaluation people."""
+"""Where people come from: COCO-format folders or rendered ones.
+
+A source gives training people and the benchmark's evaluation people.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +45,9 @@ class CocoSource:
     """COCO keypoint json and images.
 
     Attributes:
-        root: Folder in the official layout (`annotations/person_keypoints_train2017.json`, `train2017/`, ...) or flat,
-            or an export of a labelling tool (`heatpose.data.formats`): its folder, or its `data.yaml`.
+        root: Folder in the official layout (`annotations/person_keypoints_train2017.json`,
+            `train2017/`, ...) or flat, or an export of a labelling tool (`heatpose.data.formats`):
+            its folder, or its `data.yaml`.
         eval_root: Folder with the `val2017` part; `root` when not given.
         extra: Further labels for training only, also without a `root`: a folder with one
             `person_keypoints_*.json` and its images, or `annotations` (a COCO json) and `images`.
@@ -58,13 +62,17 @@ class CocoSource:
     def _root(self) -> Path:
         if self.root is None:
             raise HeatposeError(
-                "No data: set data.root=FOLDER (COCO 2017 layout), add data.download=true to fetch "
-                "it, or give labels alone: data.extra='[{annotations: labels.json, images: FOLDER}]'."
+                "No data: set data.root=FOLDER (COCO 2017 layout), add data.download=true to fetch"
+                " it, or give labels alone: data.extra='[{annotations: labels.json, images:"
+                " FOLDER}]'."
             )
         return Path(self.root).expanduser()
 
     def prepare(self) -> None:
-        """Downloads the archives if asked to, and looks for the training part, before anything slow begins."""
+        """Downloads the archives if asked to.
+
+        And looks for the training part, before anything slow begins.
+        """
         if self.download:
             from heatpose.data.download import download_coco
 
@@ -104,7 +112,11 @@ class CocoSource:
         if self.root is None and self.eval_root is None and self.extra:
             return None
         try:
-            split = find_part(Path(self.eval_root).expanduser(), "val") if self.eval_root else find_kept_apart(self._root(), "val")
+            split = (
+                find_part(Path(self.eval_root).expanduser(), "val")
+                if self.eval_root
+                else find_kept_apart(self._root(), "val")
+            )
         except HeatposeError:
             if self.eval_root:
                 raise
@@ -151,7 +163,9 @@ class SyntheticSource:
     def _coco(self) -> CocoSource:
         from heatpose.data.synthetic.dataset import SyntheticSettings, build_synthetic
 
-        settings = SyntheticSettings(train_images=self.train_images, val_images=self.val_images, seed=self.seed)
+        settings = SyntheticSettings(
+            train_images=self.train_images, val_images=self.val_images, seed=self.seed
+        )
         return CocoSource(root=str(build_synthetic(Path(self.root), settings)))
 
     def prepare(self) -> None:
@@ -196,7 +210,9 @@ def training_instances(
 
 
 def from_description(description: dict[str, Any]) -> Source:
-    """Makes a source out of what `describe` gave. Only the two kinds above: a file from elsewhere names no class to build.
+    """Makes a source out of what `describe` gave.
+
+    Only the two kinds above: a file from elsewhere names no class to build.
 
     Raises:
         HeatposeError: The description is of no known kind.
@@ -210,5 +226,7 @@ def from_description(description: dict[str, Any]) -> Source:
         if kind == "synthetic":
             return SyntheticSource(**values)
     except TypeError as error:
-        raise HeatposeError(f"The description of the data does not fit ({error}); set data.root.") from error
+        raise HeatposeError(
+            f"The description of the data does not fit ({error}); set data.root."
+        ) from error
     raise HeatposeError(f"Data of kind '{kind}' is unknown; set data.root.")

@@ -16,7 +16,14 @@ def network_estimate(network: nn.Module, size: int, target: Target) -> Estimate:
     """What a network's int8 file is expected to take on a board, at an input of `size` pixels."""
     from heatpose.deploy.network_graph import graph_of_network
 
-    return estimate(graph_of_network(network, size, output="int8" if (target.output_dtype or target.export.output) == "int8" else "float32"), target)
+    return estimate(
+        graph_of_network(
+            network,
+            size,
+            output="int8" if (target.output_dtype or target.export.output) == "int8" else "float32",
+        ),
+        target,
+    )
 
 
 def check_budget(expected: Estimate, target: Target) -> list[str]:
@@ -28,8 +35,11 @@ def check_budget(expected: Estimate, target: Target) -> list[str]:
     Raises:
         HeatposeError: Something exceeds the budget even at the low end of its interval.
     """
-    limits = (("RAM", "KiB", expected.ram_kib, target.budget.ram_kib), ("Flash", "KiB", expected.flash_kib, target.budget.flash_kib),
-              ("Time", "ms", expected.ms, target.budget.ms))  # fmt: skip
+    limits = (
+        ("RAM", "KiB", expected.ram_kib, target.budget.ram_kib),
+        ("Flash", "KiB", expected.flash_kib, target.budget.flash_kib),
+        ("Time", "ms", expected.ms, target.budget.ms),
+    )
     certain: list[str] = []
     possible: list[str] = []
     for what, unit, interval, limit in limits:
@@ -39,8 +49,13 @@ def check_budget(expected: Estimate, target: Target) -> list[str]:
         (certain if interval.low > limit else possible).append(f"{what}: {numbers}.")
     if certain:
         certain += [text[0].upper() + text[1:] for text in expected.warnings]
-        remedy = "choose a smaller resolution or width, or raise the budget in the target's YAML; target=null trains without this check"
-        raise HeatposeError(f"The network will not fit {target.name}: {' '.join(certain)} To go on, {remedy}.")
+        remedy = (
+            "choose a smaller resolution or width, or raise the budget in the target's YAML;"
+            " target=null trains without this check"
+        )
+        raise HeatposeError(
+            f"The network will not fit {target.name}: {' '.join(certain)} To go on, {remedy}."
+        )
     return possible + list(expected.warnings)
 
 
@@ -52,8 +67,15 @@ def tell_expected(network: nn.Module, size: int, target: Target) -> None:
     """
     expected = network_estimate(network, size, target)
     warnings = check_budget(expected, target)
-    parts = [f"{name} {interval} {unit}" for name, interval, unit in (("RAM", expected.ram_kib, "KiB"), ("flash", expected.flash_kib, "KiB"),
-                                                                    ("one inference", expected.ms, "ms")) if interval is not None]  # fmt: skip
+    parts = [
+        f"{name} {interval} {unit}"
+        for name, interval, unit in (
+            ("RAM", expected.ram_kib, "KiB"),
+            ("flash", expected.flash_kib, "KiB"),
+            ("one inference", expected.ms, "ms"),
+        )
+        if interval is not None
+    ]
     beyond = " (an extrapolation: `heatpose estimate` says why)" if expected.extrapolates else ""
     print(f"Expected on {target.board}: {', '.join(parts)}{beyond}.")
     for warning in warnings:

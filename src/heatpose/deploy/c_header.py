@@ -105,7 +105,9 @@ def _output(model: DeployModel) -> Defines:
 
 
 def _dtype(prefix: str, dtype: str) -> Defines:
-    return [(f"{prefix}_{name.upper()}", int(dtype == name)) for name in ("uint8", "int8", "float32")]
+    return [
+        (f"{prefix}_{name.upper()}", int(dtype == name)) for name in ("uint8", "int8", "float32")
+    ]
 
 
 def _scale(prefix: str, quantization: Quantization | None) -> Defines:
@@ -127,7 +129,11 @@ def number(value: float) -> str:
 def text(value: str) -> str:
     """A C string; anything but plain ASCII is escaped."""
     escaped = "".join(
-        c if " " <= c <= "~" and c not in '"\\?' else "".join(f"\\{byte:03o}" for byte in c.encode())
+        (
+            c
+            if " " <= c <= "~" and c not in '"\\?'
+            else "".join(f"\\{byte:03o}" for byte in c.encode())
+        )
         for c in value
     )
     return f'"{escaped}"'

@@ -1,4 +1,7 @@
-"""Reads `network_c_info.json` (schema 2.0), of NPU builds, of processor builds, and the short one that a validation leaves behind."""
+"""Reads `network_c_info.json` (schema 2.0), of NPU builds, of processor builds.
+
+And the short one that a validation leaves behind.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ def read_c_info(path: Path) -> Facts:
     try:
         content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ReportError(f"'{path}' is no c_info json of ST Edge AI Core ({type(error).__name__}).") from error
+        raise ReportError(
+            f"'{path}' is no c_info json of ST Edge AI Core ({type(error).__name__})."
+        ) from error
     return facts_of(content, path)
 
 
@@ -35,9 +40,14 @@ def facts_of(content: Any, path: Path) -> Facts:
     if schema is None:
         raise ReportError(f"'{path}' is no c_info json of ST Edge AI Core.")
     if not str(schema).startswith(SCHEMA):
-        raise ReportError(f"'{path}' has schema {schema}, which is not known here (2.x is); the tool may be newer than this version of heatpose.")
+        raise ReportError(
+            f"'{path}' has schema {schema}, which is not known here (2.x is); the tool may be newer"
+            " than this version of heatpose."
+        )
     try:
-        return Facts(**_tools(content), **_memory(content), **_epochs(content), **_measured(content))
+        return Facts(
+            **_tools(content), **_memory(content), **_epochs(content), **_measured(content)
+        )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise ReportError(f"'{path}' is damaged ({type(error).__name__}: {error}).") from error
 
@@ -61,25 +71,36 @@ def _memory(content: Mapping[str, Any]) -> dict[str, Any]:
     if not footprint:
         return {}
     facts: dict[str, Any] = {
-        "ram_internal": int(footprint["activations"]) + sum(int(size) for size in footprint.get("io") or []),
+        "ram_internal": (
+            int(footprint["activations"]) + sum(int(size) for size in footprint.get("io") or [])
+        ),
         "flash": int(footprint["weights"]),
         "runtime_flash": int(footprint.get("kernel_flash") or 0) or None,
         "runtime_ram": int(footprint.get("kernel_ram") or 0) or None,
     }
-    pools = tuple(_pool(entry) for entry in content.get("memory_pools") or [] if not entry.get("subpools"))
+    pools = tuple(
+        _pool(entry) for entry in content.get("memory_pools") or [] if not entry.get("subpools")
+    )
     facts["pools"] = pools
-    if pools and all(pool.address is not None for pool in pools):  # an NPU build; else the pools are symbols of the linker
+    # an NPU build; else the pools are symbols of the linker
+    if pools and all(pool.address is not None for pool in pools):
         facts |= memory_sums(pools)
     return facts
 
 
 def _pool(entry: Mapping[str, Any]) -> PoolUse:
-    """Addresses are decimal strings in NPU builds, symbols or "NULL" in others; a size of -1 is no limit."""
+    """Addresses are decimal strings in NPU builds, symbols or "NULL" in others.
+
+    A size of -1 is no limit.
+    """
     address, size = str(entry["address"]), int(entry["size_bytes"])
     return PoolUse(
-        str(entry["name"]), int(address, 0) if address[:1].isdigit() else None, None if size < 0 else size,
-        int(entry["used_size_bytes"]), entry["rights"] != "ACC_READ",
-    )  # fmt: skip
+        str(entry["name"]),
+        int(address, 0) if address[:1].isdigit() else None,
+        None if size < 0 else size,
+        int(entry["used_size_bytes"]),
+        entry["rights"] != "ACC_READ",
+    )
 
 
 def _epochs(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +114,9 @@ def _epochs(content: Mapping[str, Any]) -> dict[str, Any]:
     if not epochs:
         return facts
     kinds = [_kind(node) for node in epochs]
-    software = [(node, kind) for node, kind in zip(epochs, kinds, strict=True) if kind in ("sw", "hybrid")]
+    software = [
+        (node, kind) for node, kind in zip(epochs, kinds, strict=True) if kind in ("sw", "hybrid")
+    ]
     return facts | {
         "epochs_hw": kinds.count("hw"),
         "epochs_sw": kinds.count("sw"),
@@ -116,18 +139,28 @@ def _kind(node: Mapping[str, Any]) -> str:
 
 
 def _software(node: Mapping[str, Any]) -> list[SoftwareOperator]:
-    parts = [part for part in node.get("subgraph_nodes") or [] if str(part["mapping"]).startswith("NODE_SW")]
-    return [SoftwareOperator(str(node["name"]), str(part.get("type") or part["name"])) for part in parts] or [SoftwareOperator(str(node["name"]), "")]
+    parts = [
+        part
+        for part in node.get("subgraph_nodes") or []
+        if str(part["mapping"]).startswith("NODE_SW")
+    ]
+    return [
+        SoftwareOperator(str(node["name"]), str(part.get("type") or part["name"])) for part in parts
+    ] or [SoftwareOperator(str(node["name"]), "")]
 
 
 def _measured(content: Mapping[str, Any]) -> dict[str, Any]:
     """What a validation adds."""
     facts: dict[str, Any] = {}
-    steps = content.get("aton_execution_time") or [graph["exec_time"] for graph in (content.get("graphs") or [])[:1] if graph.get("exec_time")]
+    steps = content.get("aton_execution_time") or [
+        graph["exec_time"] for graph in (content.get("graphs") or [])[:1] if graph.get("exec_time")
+    ]
     if steps:
         facts["ms"] = sum(float(step["duration_ms"]) for step in steps)
     metrics = (content.get("validation") or {}).get("val_metrics") or []
-    cross = next((metric for metric in metrics if str(metric.get("desc", "")).startswith("X-cross")), None)
+    cross = next(
+        (metric for metric in metrics if str(metric.get("desc", "")).startswith("X-cross")), None
+    )
     if cross is not None:
         facts |= {"rmse": _number(cross.get("rmse")), "cosine": _number(cross.get("cos"))}
     return facts

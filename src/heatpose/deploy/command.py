@@ -19,12 +19,17 @@ SAMPLES = 10
 
 def _tool(target: Target) -> Tool:
     if target.tool is None:
-        raise HeatposeError(f"Target '{target.name}' needs no ST Edge AI Core: its TFLite runs as it is.")
+        raise HeatposeError(
+            f"Target '{target.name}' needs no ST Edge AI Core: its TFLite runs as it is."
+        )
     return target.tool
 
 
 def io_options(target: Target) -> list[str]:
-    """Options about inputs and outputs, the same for `generate` and `validate`. The output's type is left to the file unless the target names one."""
+    """Options about inputs and outputs, the same for `generate` and `validate`.
+
+    The output's type is left to the file unless the target names one.
+    """
     if target.npu is None:  # a converter for Linux boards keeps the file's own
         return []
     output = [] if target.output_dtype is None else ["--output-data-type", target.output_dtype]
@@ -32,7 +37,7 @@ def io_options(target: Target) -> list[str]:
 
 
 def generate_arguments(target: Target, model: str, major: int | None = None) -> list[str]:
-    """Arguments of `stedgeai` that build a model, relative to the folder of the hand-off.
+    """Arguments of `stedgeai` that build a model, relative to the folder of the deployment package.
 
     Args:
         target: The board.
@@ -43,10 +48,25 @@ def generate_arguments(target: Target, model: str, major: int | None = None) -> 
         HeatposeError: The target needs no tool.
     """
     tool = _tool(target)
-    npu = [] if target.npu is None else ["--st-neural-art", f"{target.npu.profile_for(major)}@{PROFILE}"]
+    npu = (
+        []
+        if target.npu is None
+        else ["--st-neural-art", f"{target.npu.profile_for(major)}@{PROFILE}"]
+    )
     return [
-        "generate", "--model", model, "--target", tool.target, *npu, *io_options(target), *tool.options, "--output", OUTPUT, "--workspace", WORKSPACE
-    ]  # fmt: skip
+        "generate",
+        "--model",
+        model,
+        "--target",
+        tool.target,
+        *npu,
+        *io_options(target),
+        *tool.options,
+        "--output",
+        OUTPUT,
+        "--workspace",
+        WORKSPACE,
+    ]
 
 
 def validate_arguments(target: Target, model: str, board: str) -> list[str]:
@@ -55,16 +75,32 @@ def validate_arguments(target: Target, model: str, board: str) -> list[str]:
     Args:
         target: The board's kind.
         model: File name of the TFLite.
-        board: How it is connected, `serial:921600`, `serial:COM5:921600`, or the address of a Linux board.
+        board: How it is connected, `serial:921600`, `serial:COM5:921600`, or the address of a Linux
+            board.
 
     Raises:
         HeatposeError: The target needs no tool.
     """
     tool = _tool(target)
     return [
-        "validate", "--model", model, "--target", tool.target, "--mode", "target", "--desc", board, "--batch-size", str(SAMPLES),
-        *io_options(target), *tool.options, "--output", OUTPUT, "--workspace", WORKSPACE,
-    ]  # fmt: skip
+        "validate",
+        "--model",
+        model,
+        "--target",
+        tool.target,
+        "--mode",
+        "target",
+        "--desc",
+        board,
+        "--batch-size",
+        str(SAMPLES),
+        *io_options(target),
+        *tool.options,
+        "--output",
+        OUTPUT,
+        "--workspace",
+        WORKSPACE,
+    ]
 
 
 def shell_line(arguments: Sequence[str]) -> str:

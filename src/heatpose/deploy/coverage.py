@@ -1,4 +1,7 @@
-"""What the estimator's rows cover: where a model is outside, and where a number would be a guess."""
+"""What the estimator's rows cover.
+
+Where a model is outside, and where a number would be a guess.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,13 @@ from heatpose.tflite.stats import weights
 NOT_EXPORTED = "not exported yet"
 """Description of a graph that stands for a network: its granularity will be the target's."""
 _SLACK = 0.05
-"""A feature may be this far outside the fitted rows' range before an estimate is called an extrapolation."""
+"""Share of the fitted range by which a feature may lie outside before it is an extrapolation."""
 _FOREIGN = 0.1
 """Share of written elements by unpublished operators from which a network is of another family."""
-_FLOAT = "Not estimated: not int8; the file is not quantised, and the published rows are of int8 networks."
+_FLOAT = (
+    "Not estimated: not int8; the file is not quantised, and the published rows are of int8"
+    " networks."
+)
 
 
 SPOKEN = {"int8_pc": "per channel", "int8_pt": "per tensor"}
@@ -25,7 +31,11 @@ SPOKEN = {"int8_pc": "per channel", "int8_pt": "per tensor"}
 
 def granularity(graph: Graph) -> str | None:
     """The file's form; None for float files and for networks that are not exported yet."""
-    scales = [weight.quantization.scales.size for _, weight in weights(graph) if weight.quantization is not None]
+    scales = [
+        weight.quantization.scales.size
+        for _, weight in weights(graph)
+        if weight.quantization is not None
+    ]
     if not scales or graph.description == NOT_EXPORTED:
         return None
     return "int8_pc" if max(scales) > 1 else "int8_pt"
@@ -51,45 +61,61 @@ def unpublished(graph: Graph, profile: Mapping[str, Any]) -> tuple[list[str], fl
     return sorted({name for name, _ in new}), sum(count for _, count in new) / total
 
 
-def refused(
-    graph: Graph, profile: Mapping[str, Any], share: float, target: Target
-) -> list[str]:
+def refused(graph: Graph, profile: Mapping[str, Any], share: float, target: Target) -> list[str]:
     """Why no number is given: not int8, weights of the other granularity, another family."""
     if not any(tensor.quantization is not None for tensor in graph.tensors):
         return [_FLOAT]
     found, wanted = granularity(graph), profile["granularity"]
     if found not in (None, wanted) and target.npu is not None:
         other = target.rules.other_granularity
-        return [f"Not estimated: the weights are {SPOKEN[str(found)]}, and the published rows of "
-                f"this board {SPOKEN[wanted]}" + (f" ({other})." if other else ".")]  # fmt: skip
+        return [
+            f"Not estimated: the weights are {SPOKEN[str(found)]}, and the published rows of "
+            f"this board {SPOKEN[wanted]}" + (f" ({other})." if other else ".")
+        ]
     own = target.rules.unconfirmed
     if share > _FOREIGN and not all(name in own for name in unpublished(graph, profile)[0]):
-        return [f"Not estimated: operators of no published network write {share:.0%} of all elements."]
+        return [
+            f"Not estimated: operators of no published network write {share:.0%} of all elements."
+        ]
     return []
 
 
 def unconfirmed(operator: str) -> str:
     """A sentence about an operator of which nobody has said where it runs."""
-    taken = "the value takes it for the processor's, the low end for hardware" if operator in RESIZES else (
-        "the interval takes it for hardware; on the processor it would take longer than that"
+    taken = (
+        "the value takes it for the processor's, the low end for hardware"
+        if operator in RESIZES
+        else ("the interval takes it for hardware; on the processor it would take longer than that")
     )
     return f"Whether {operator} runs in hardware is not known: {taken}."
 
 
 def outside(profile: Mapping[str, Any], features: Features, kind: str) -> list[str]:
-    """Which features leave the range of the rows: `ms` and `memory` were fitted on different ones."""
+    """Which features leave the range of the rows.
+
+    `ms` and `memory` were fitted on different ones.
+    """
     ranges: Mapping[str, Sequence[float]] = profile["ranges"].get(kind, {})
     found = []
     for name, (low, high) in ranges.items():
         value = features.of(name)
         if not low * (1 - _SLACK) <= value <= high * (1 + _SLACK):
-            found.append(f"{_WORDS[name]} ({value:,.0f}) outside the published networks' {low:,.0f} to {high:,.0f} ({_KINDS[kind]}).")
+            found.append(
+                f"{_WORDS[name]} ({value:,.0f}) outside the published networks' {low:,.0f} to"
+                f" {high:,.0f} ({_KINDS[kind]})."
+            )
     return found
 
 
 _KINDS = {"ms": "time", "memory": "RAM and flash"}
 _WORDS = {
-    "weights": "Bytes of weights", "traffic": "Bytes of activation traffic", "macs": "Multiply-accumulates", "resized": "Resized elements",
-    "softmax": "Elements of softmaxes", "largest": "Bytes of the largest activation", "peak": "Bytes of activations alive at once",
-    "macs_power_of_two": "Multiply-accumulates", "macs_other": "Multiply-accumulates",
-}  # fmt: skip
+    "weights": "Bytes of weights",
+    "traffic": "Bytes of activation traffic",
+    "macs": "Multiply-accumulates",
+    "resized": "Resized elements",
+    "softmax": "Elements of softmaxes",
+    "largest": "Bytes of the largest activation",
+    "peak": "Bytes of activations alive at once",
+    "macs_power_of_two": "Multiply-accumulates",
+    "macs_other": "Multiply-accumulates",
+}

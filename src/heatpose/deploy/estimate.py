@@ -1,7 +1,10 @@
-"""RAM, flash and time on a board before any tool is installed, with an interval, from coefficients that were fitted on ST's published tables.
+"""RAM, flash and time on a board before any tool is installed.
 
-`coefficients.json` holds the coefficients, the rows that they were fitted on, what they say about each row when it is left out, and the range of those
-rows; `benchmarks/fit_estimator.py` writes it. An estimate is a sum of features times coefficients (docs/stm32.md tells why a sum).
+With an interval, from coefficients that were fitted on ST's published tables.
+
+`coefficients.json` holds the coefficients, the rows that they were fitted on, what they say about
+each row when it is left out, and the range of those rows; `benchmarks/fit_estimator.py` writes it.
+An estimate is a sum of features times coefficients (docs/stm32.md tells why a sum).
 """
 
 from __future__ import annotations
@@ -32,7 +35,10 @@ from heatpose.tflite.graph import Graph
 KIB = 1024
 COEFFICIENTS = "coefficients.json"
 _OUTSIDE = 0.25
-"""Half width of the interval of an extrapolated time. No published row says how large it must be."""
+"""Half width of the interval of an extrapolated time.
+
+No published row says how large it must be.
+"""
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,12 @@ class Estimate:
         profile: Which coefficients.
         based_on: Board and tool of the rows they were fitted on.
         ms: One inference; None where nothing was published.
-        ram_kib: RAM taken in the board's memories, external ones included; None where not estimated.
+        ram_kib: RAM taken in the board's memories, external ones included; None where not
+            estimated.
         flash_kib: Weights and the compiler's program.
         peak_kib: Activations at their peak, however they are placed; a compiler takes more.
-        saved_ms: What the same network with bilinear upsampling would take more; None for one that has it, and where resizes are in no published row.
+        saved_ms: What the same network with bilinear upsampling would take more; None for one that
+            has it, and where resizes are in no published row.
         outside: Sentences: where the model is outside what the coefficients were fitted on.
         notes: Sentences: what else to know.
         warnings: Sentences: activations outside the chip, and their price.
@@ -96,13 +104,21 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values under the same names."""
-        return {**asdict(self), "outside": list(self.outside), "notes": list(self.notes), "warnings": list(self.warnings), "extrapolates": self.extrapolates}
+        return {
+            **asdict(self),
+            "outside": list(self.outside),
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+            "extrapolates": self.extrapolates,
+        }
 
 
 @cache
 def profiles() -> Mapping[str, Mapping[str, Any]]:
     """The fitted profiles by name, as `coefficients.json` has them."""
-    content = json.loads((resources.files("heatpose.deploy") / COEFFICIENTS).read_text(encoding="utf-8"))
+    content = json.loads(
+        (resources.files("heatpose.deploy") / COEFFICIENTS).read_text(encoding="utf-8")
+    )
     found: dict[str, dict[str, Any]] = content["profiles"]
     return found
 
@@ -113,13 +129,18 @@ def estimate(graph: Graph, target: Target, profile: str | None = None) -> Estima
     Args:
         graph: Of a TFLite file, or `graph_of_network` of a network.
         target: The board.
-        profile: Which coefficients; the target's own where None, or the ones for the file's granularity beside them.
+        profile: Which coefficients; the target's own where None, or the ones for the file's
+            granularity beside them.
 
     Raises:
         HeatposeError: There is no such profile, or none for the target.
     """
     name, notes = _profile_for(graph, target, profile)
-    chosen, features, open_ones = profiles()[name], features_of(graph), unknown(target, profiles()[name])
+    chosen, features, open_ones = (
+        profiles()[name],
+        features_of(graph),
+        unknown(target, profiles()[name]),
+    )
     counts = (features, features_of(graph, hardware=open_ones))
     time, memory = outside(chosen, features, "ms"), outside(chosen, features, "memory")
     new, share = unpublished(graph, chosen)
@@ -135,13 +156,19 @@ def estimate(graph: Graph, target: Target, profile: str | None = None) -> Estima
         time, memory, chosen = [*reasons, *time], [*reasons, *memory], {**chosen, **_NOTHING}
     ram, warnings = _ram(graph, target, chosen)
     return Estimate(
-        target=target.name, profile=name, based_on=chosen["based_on"], ms=_time(chosen, counts, bool(time)),
-        ram_kib=ram, flash_kib=_size(chosen, features, "flash_kib", bool(memory)),
+        target=target.name,
+        profile=name,
+        based_on=chosen["based_on"],
+        ms=_time(chosen, counts, bool(time)),
+        ram_kib=ram,
+        flash_kib=_size(chosen, features, "flash_kib", bool(memory)),
         peak_kib=_size(chosen, features, "peak_kib", bool(memory)),
         saved_ms=None if reasons else _saved(chosen, graph, counts),
-        outside=tuple(dict.fromkeys([*time, *memory])), warnings=tuple(warnings),
-        notes=(*notes, *(() if reasons else _resizing(chosen, features)), *chosen["notes"]), features=features,
-    )  # fmt: skip
+        outside=tuple(dict.fromkeys([*time, *memory])),
+        warnings=tuple(warnings),
+        notes=(*notes, *(() if reasons else _resizing(chosen, features)), *chosen["notes"]),
+        features=features,
+    )
 
 
 _NOTHING = {"ms": None, "ram_kib": None, "peak_kib": None, "flash_kib": None}
@@ -159,7 +186,9 @@ def _ram(
     total = found.on_chip + found.external + found.left_over
     warnings = []
     if found.left_over:
-        warnings.append(f"{found.left_over:.0f} KiB of activations fit into no memory of the board.")
+        warnings.append(
+            f"{found.left_over:.0f} KiB of activations fit into no memory of the board."
+        )
     if found.external:
         text = f"{found.external:.0f} KiB of activations are expected in external RAM: {PRICE}."
         warnings.append(text)
@@ -170,11 +199,20 @@ def _profile_for(graph: Graph, target: Target, named: str | None) -> tuple[str, 
     """The profile to take, and what to say about the choice."""
     name = named or target.estimator
     if name is None or name not in profiles():
-        what = f"Target '{target.name}' has no estimator" if name is None else f"Estimator profile '{name}' is unknown"
-        raise HeatposeError(f"{what}; choose one of {', '.join(profiles())} with --profile, or set `estimator` in the target's YAML.")
+        what = (
+            f"Target '{target.name}' has no estimator"
+            if name is None
+            else f"Estimator profile '{name}' is unknown"
+        )
+        raise HeatposeError(
+            f"{what}; choose one of {', '.join(profiles())} with --profile, or set `estimator` in"
+            " the target's YAML."
+        )
     other, found = profiles()[name].get("other_granularity"), granularity(graph)
     if named is None and other and found not in (None, profiles()[name]["granularity"]):
-        return other, [f"The file's weights are {SPOKEN[str(found)]}: profile {other} instead of {name}."]
+        return other, [
+            f"The file's weights are {SPOKEN[str(found)]}: profile {other} instead of {name}."
+        ]
     return name, []
 
 
@@ -183,11 +221,18 @@ def _sum(coefficients: Mapping[str, float], features: Features) -> float:
 
 
 def _time(profile: Mapping[str, Any], counts: Sequence[Features], outside: bool) -> Interval | None:
-    """The interval spans every set of coefficients that explains the rows, unconfirmed operators on either side, and the largest error of a row left out."""
+    """The interval spans every set of coefficients that explains the rows.
+
+    Unconfirmed operators on either side, and the largest error of a row left out.
+    """
     fitted = profile["ms"]
     if fitted is None:
         return None
-    values = [_sum(coefficients, features) for features in counts for coefficients in _explanations(fitted)]
+    values = [
+        _sum(coefficients, features)
+        for features in counts
+        for coefficients in _explanations(fitted)
+    ]
     error = fitted.get("interval_percent", fitted["left_out_max_percent"]) / 100
     if outside:
         error = max(error, _OUTSIDE)
@@ -199,24 +244,40 @@ def _explanations(fitted: Mapping[str, Any]) -> list[Mapping[str, float]]:
 
 
 def _saved(profile: Mapping[str, Any], graph: Graph, counts: Sequence[Features]) -> Interval | None:
-    """Differences between two sums: what is wrong with both of them falls out, so that the interval is that of the explanations alone."""
+    """Differences between two sums.
+
+    What is wrong with both of them falls out, so that the interval is that of the explanations
+    alone.
+    """
     bilinear = as_bilinear(graph)
     if bilinear is None or "resized" not in profile["ms"]["coefficients"]:
         return None
     before = features_of(bilinear)
-    saved = [_sum(coefficients, before) - _sum(coefficients, after) for after in counts for coefficients in _explanations(profile["ms"])]
+    saved = [
+        _sum(coefficients, before) - _sum(coefficients, after)
+        for after in counts
+        for coefficients in _explanations(profile["ms"])
+    ]
     return Interval(saved[0], min(saved), max(saved))
 
 
 def _resizing(profile: Mapping[str, Any], features: Features) -> Iterator[str]:
     """What the processor's resizes are of the time."""
     if features.resized and "resized" in profile["ms"]["coefficients"]:
-        value, *others = (coefficients["resized"] * features.resized for coefficients in _explanations(profile["ms"]))
+        value, *others = (
+            coefficients["resized"] * features.resized
+            for coefficients in _explanations(profile["ms"])
+        )
         span = f" (up to {max(others):.1f}, see below)" if others else ""
-        yield f"Of this, {value:.1f} ms{span} are resizes on the processor; docs/stm32.md has variants of the graph without them."
+        yield (
+            f"Of this, {value:.1f} ms{span} are resizes on the processor; docs/stm32.md has"
+            " variants of the graph without them."
+        )
 
 
-def _size(profile: Mapping[str, Any], features: Features, what: str, outside: bool) -> Interval | None:
+def _size(
+    profile: Mapping[str, Any], features: Features, what: str, outside: bool
+) -> Interval | None:
     """Outside the rows that a size was fitted on, the interval is wider."""
     fitted = profile.get(what)
     if fitted is None:

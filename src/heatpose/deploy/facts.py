@@ -1,4 +1,7 @@
-"""What ST's tool says about a build, whatever file it says it in. Sizes are bytes, None is "not said"."""
+"""What ST's tool says about a build, whatever file it says it in.
+
+Sizes are bytes, None is "not said".
+"""
 
 from __future__ import annotations
 
@@ -37,12 +40,17 @@ class PoolUse:
     @property
     def external(self) -> bool:
         """Whether it lies outside the chip."""
-        return "EXTERNAL" in self.name.upper() or (self.address is not None and self.address >= EXTERNAL)
+        return "EXTERNAL" in self.name.upper() or (
+            self.address is not None and self.address >= EXTERNAL
+        )
 
 
 @dataclass(frozen=True)
 class SoftwareOperator:
-    """An operator that runs on the processor: the epoch's name and the operator's type as the tool writes them."""
+    """An operator that runs on the processor.
+
+    The epoch's name and the operator's type as the tool writes them.
+    """
 
     epoch: str
     operator: str
@@ -98,18 +106,28 @@ class Facts:
 
     def has_signal(self) -> bool:
         """Whether there is more than who wrote the report about which model."""
-        return any(value is not None for value in (self.ram_internal, self.flash, self.macc, self.epochs_hw, self.ms))
+        return any(
+            value is not None
+            for value in (self.ram_internal, self.flash, self.macc, self.epochs_hw, self.ms)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values under the same names."""
         plain = asdict(self)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()
+        }
 
 
 def merged(reports: Iterable[Facts]) -> Facts:
     """Each fact from the first report that has it."""
     ordered = list(reports)
-    values = {entry.name: next((v for report in ordered if (v := getattr(report, entry.name)) is not None), None) for entry in fields(Facts)}
+    values = {
+        entry.name: next(
+            (v for report in ordered if (v := getattr(report, entry.name)) is not None), None
+        )
+        for entry in fields(Facts)
+    }
     return Facts(**values)
 
 

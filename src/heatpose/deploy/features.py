@@ -1,6 +1,9 @@
-"""What an estimate is made of, read off a graph: traffic, arithmetic, and what the processor does by itself.
+"""What an estimate is made of, read off a graph.
 
-Counted as in section "estimates" of docs/stm32.md: time on the N6 is dominated by bytes (weights from flash, activations in RAM), not by arithmetic.
+Traffic, arithmetic, and what the processor does by itself.
+
+Counted as in section "estimates" of docs/stm32.md: time on the N6 is dominated by bytes (weights
+from flash, activations in RAM), not by arithmetic.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ class Features:
         weights: Bytes of weights, biases and tables.
         traffic: Bytes of activations that hardware operators read and write.
         macs: Multiply-accumulates.
-        macs_power_of_two: The same where the input's side is a power of two, else 0: STM32MP2's units are faster there.
+        macs_power_of_two: The same where the input's side is a power of two, else 0: STM32MP2's
+            units are faster there.
         macs_other: The same where it is not, else 0.
         resized: Elements that resizes write.
         softmax: Elements that softmaxes write.
@@ -60,18 +64,31 @@ def features_of(graph: Graph, hardware: Collection[str] = ()) -> Features:
         graph: What is counted.
         hardware: Operators that are taken for hardware ones, whatever is usual.
     """
-    resizes, software = ([name for name in names if name not in hardware] for names in (RESIZES, _SOFTWARE))
-    side = max((graph.tensors[i].shape[1] for i in graph.inputs if len(graph.tensors[i].shape) == 4), default=0)
+    resizes, software = (
+        [name for name in names if name not in hardware] for names in (RESIZES, _SOFTWARE)
+    )
+    side = max(
+        (graph.tensors[i].shape[1] for i in graph.inputs if len(graph.tensors[i].shape) == 4),
+        default=0,
+    )
     total, even = macs(graph), side > 0 and side & (side - 1) == 0
     integers = (t for t in graph.tensors if t.data is None and not t.dtype.startswith("float"))
     return Features(
         weights=weights_bytes(graph),
-        traffic=sum(_traffic(graph, operator) for operator in graph.operators if operator.name not in software),
+        traffic=sum(
+            _traffic(graph, operator)
+            for operator in graph.operators
+            if operator.name not in software
+        ),
         macs=total,
         macs_power_of_two=total if even else 0,
         macs_other=0 if even else total,
-        resized=sum(_written(graph, operator) for operator in graph.operators if operator.name in resizes),
-        softmax=sum(_written(graph, operator) for operator in graph.operators if operator.name == "SOFTMAX"),
+        resized=sum(
+            _written(graph, operator) for operator in graph.operators if operator.name in resizes
+        ),
+        softmax=sum(
+            _written(graph, operator) for operator in graph.operators if operator.name == "SOFTMAX"
+        ),
         peak=peak_activation_bytes(graph),
         largest=max(map(tensor_bytes, integers), default=0),
     )

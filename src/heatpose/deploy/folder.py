@@ -34,15 +34,34 @@ from heatpose.errors import HeatposeError
 from heatpose.runners.outputs import Layout
 from heatpose.utils.files import sha256, write_json
 
-RECORD, ESTIMATE, RESULT, LOG, PRODUCTS = "deploy.json", "estimate.json", "result.json", "stedgeai.log", "tool_output"
+RECORD, ESTIMATE, RESULT, LOG, PRODUCTS = (
+    "deploy.json",
+    "estimate.json",
+    "result.json",
+    "stedgeai.log",
+    "tool_output",
+)
 OUTCOME = (RESULT, LOG, PRODUCTS)
 """What a run adds to the folder; kept when the same model is handed over again."""
 _BOARD_MODULES = (
-    "errors.py", "utils/__init__.py", "utils/image_files.py", "pose/__init__.py", "pose/codec.py",
-    "pose/preprocessing.py", "pose/skeleton.py", "pose/draw.py", "deploy/__init__.py",
-    "deploy/board/__init__.py", "deploy/board/images.py",
-)  # fmt: skip
-_LAYOUTS = {Layout.MAPS_LAST: "maps", Layout.MAPS_FIRST: "maps", Layout.POSE_XY: "pose_xy", Layout.POSE_YX: "pose_yx"}
+    "errors.py",
+    "utils/__init__.py",
+    "utils/image_files.py",
+    "pose/__init__.py",
+    "pose/codec.py",
+    "pose/preprocessing.py",
+    "pose/skeleton.py",
+    "pose/draw.py",
+    "deploy/__init__.py",
+    "deploy/board/__init__.py",
+    "deploy/board/images.py",
+)
+_LAYOUTS = {
+    Layout.MAPS_LAST: "maps",
+    Layout.MAPS_FIRST: "maps",
+    Layout.POSE_XY: "pose_xy",
+    Layout.POSE_YX: "pose_yx",
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +82,10 @@ class DeploymentPackage:
 
     @property
     def stem(self) -> str:
-        """Of the model's file name in the folder: plain ASCII, for ST's compiler, and without the mark of a rejected file."""
+        """Of the model's file name in the folder.
+
+        Plain ASCII, for ST's compiler, and without the mark of a rejected file.
+        """
         return plain_stem(self.model)
 
     @property
@@ -77,8 +99,12 @@ def plain_stem(model: DeployModel) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", model.stem)
 
 
-def write_package(source: Path, target: Target, *, allow_rejected: bool = False) -> DeploymentPackage:
-    """Writes `<bundle>/<target>`, replacing an older one; results of the same model's earlier run stay.
+def write_package(
+    source: Path, target: Target, *, allow_rejected: bool = False
+) -> DeploymentPackage:
+    """Writes `<bundle>/<target>`, replacing an older one.
+
+    Results of the same model's earlier run stay.
 
     A TFLite file of another pipeline gets `<file's name without .tflite>/<target>` beside it.
 
@@ -136,7 +162,10 @@ def _fill(folder: Path, package: DeploymentPackage) -> None:
     _write(folder / "heatpose_model.h", header_text(model))
     if not model.decoded:
         for name in SOURCES:
-            _write(folder / name, (resources.files("heatpose.deploy") / "c" / name).read_text(encoding="utf-8"))
+            _write(
+                folder / name,
+                (resources.files("heatpose.deploy") / "c" / name).read_text(encoding="utf-8"),
+            )
     if has_selftest(model, target):
         for name, content in selftest_texts(model).items():
             _write(folder / name, content)
@@ -144,10 +173,17 @@ def _fill(folder: Path, package: DeploymentPackage) -> None:
         _into_application(folder, package)
     if target.flashing.kind == "linux":
         _board_app(folder, model, target)
-    expected = None if target.estimator is None else estimate(model.graph, target)  # a board without one has the rules' findings alone
+    # a board without one has the rules' findings alone
+    expected = None if target.estimator is None else estimate(model.graph, target)
     findings = [asdict(finding) for finding in check_target(model.graph, target)]
-    _write(folder / "README.md", readme_text(target, model, package.model_name, package.command, expected))
-    write_json(folder / ESTIMATE, {"estimate": None if expected is None else expected.to_json(), "findings": findings})
+    _write(
+        folder / "README.md",
+        readme_text(target, model, package.model_name, package.command, expected),
+    )
+    write_json(
+        folder / ESTIMATE,
+        {"estimate": None if expected is None else expected.to_json(), "findings": findings},
+    )
     _record(folder, package)
 
 
@@ -173,17 +209,22 @@ def _board_app(folder: Path, model: DeployModel, target: Target) -> None:
     """The Python application, with the modules of heatpose that it imports."""
     package = Path(package_file).parent
     (folder / "heatpose").mkdir()
-    _write(folder / "heatpose" / "__init__.py", '"""The parts of heatpose that pose_app.py needs."""\n')
+    _write(
+        folder / "heatpose" / "__init__.py", '"""The parts of heatpose that pose_app.py needs."""\n'
+    )
     for name in _BOARD_MODULES:
         target_file = folder / "heatpose" / name
         target_file.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(package / name, target_file)
     shutil.copyfile(package / "deploy" / "board" / "pose_app.py", folder / "pose_app.py")
     described = {
-        "skeleton": model.skeleton.to_dict(), "preprocessing": model.preprocessing.to_dict(), "layout": _LAYOUTS[model.layout],
-        "probabilities": bool(model.probabilities), "threshold": model.threshold.value,
+        "skeleton": model.skeleton.to_dict(),
+        "preprocessing": model.preprocessing.to_dict(),
+        "layout": _LAYOUTS[model.layout],
+        "probabilities": bool(model.probabilities),
+        "threshold": model.threshold.value,
         "npu_tflite": target.tool is not None,
-    }  # fmt: skip
+    }
     write_json(folder / "pose_model.json", described)
 
 
@@ -192,18 +233,24 @@ def _record(folder: Path, package: DeploymentPackage) -> None:
     model = package.model
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     content = {
-        "target": package.target.name, "board": package.target.board, "model": package.model_name, "model_sha256": model.sha256,
-        "rejected": model.rejected, "command": None if package.command is None else shell_line(package.command),
+        "target": package.target.name,
+        "board": package.target.board,
+        "model": package.model_name,
+        "model_sha256": model.sha256,
+        "rejected": model.rejected,
+        "command": None if package.command is None else shell_line(package.command),
         "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
-    }  # fmt: skip
+    }
     write_json(folder / RECORD, content)
 
 
 def keep_products(folder: Path, files: Mapping[str, Path]) -> None:
-    """Copies what a tool made into a hand-off, in place of an earlier run's; the files may be that earlier run's own.
+    """Copies what a tool made into a deployment package, in place of an earlier run's.
+
+    The files may be that earlier run's own.
 
     Args:
-        folder: Of the hand-off.
+        folder: Of the deployment package.
         files: Name below `tool_output/` -> file.
     """
     with tempfile.TemporaryDirectory(prefix=f".{PRODUCTS}.", dir=folder) as temporary:
@@ -218,7 +265,7 @@ def keep_products(folder: Path, files: Mapping[str, Path]) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """`deploy.json` of a hand-off that was just written."""
+    """`deploy.json` of a deployment package that was just written."""
     content: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     return content
 
@@ -226,7 +273,9 @@ def read_record(folder: Path) -> dict[str, Any]:
 def _keep_outcome(old: Path, new: Path) -> None:
     """Copies an earlier run's results, if they are of the same model and command."""
     try:
-        before, now = (json.loads((folder / RECORD).read_text(encoding="utf-8")) for folder in (old, new))
+        before, now = (
+            json.loads((folder / RECORD).read_text(encoding="utf-8")) for folder in (old, new)
+        )
     except (OSError, ValueError):
         return
     if any(before.get(key) != now.get(key) for key in ("model_sha256", "command")):

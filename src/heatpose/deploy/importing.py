@@ -1,4 +1,7 @@
-"""Takes in results that were made elsewhere: on another machine, on a board, or by ST's Developer Cloud."""
+"""Takes in results that were made elsewhere.
+
+On another machine, on a board, or by ST's Developer Cloud.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +29,26 @@ _SKIPPED = ("st_ai_ws", "stm32ai_ws")
 
 
 def import_results(package: DeploymentPackage, source: Path) -> Outcome:
-    """Reads a tool's output folder, or the archive of one, into a hand-off: products, log and `result.json`.
+    """Reads a tool's output folder, or the archive of one, into a deployment package.
+
+    Products, log and `result.json`.
 
     Args:
-        hand_off: The folder of the bundle that they belong to.
+        package: The folder of the bundle that they belong to.
         source: The folder, or a .zip of it.
 
     Raises:
-        HeatposeError: It does not exist, holds neither reports nor products, or they are of another model.
+        HeatposeError: It does not exist, holds neither reports nor products, or they are of another
+            model.
     """
     with tempfile.TemporaryDirectory(prefix="heatpose_") as temporary:
         folder = opened(source, Path(temporary))
         files = [path for path in sorted(folder.rglob("*")) if _is_result(path, folder)]
         if len(files) > MOST_FILES or sum(path.stat().st_size for path in files) > MOST_BYTES:
-            raise HeatposeError(f"'{source}' is too large for the output of one build; give the folder that the tool wrote (st_ai_output).")
+            raise HeatposeError(
+                f"'{source}' is too large for the output of one build; give the folder that the"
+                " tool wrote (st_ai_output)."
+            )
         outcome = _outcome(package, source, files)
         _keep(package, folder, files)
     outcome.write(package.folder / RESULT)
@@ -50,18 +59,34 @@ def opened(source: Path, temporary: Path) -> Path:
     """The folder itself, or `temporary` with what a zip holds.
 
     Raises:
-        HeatposeError: Neither, or the zip is damaged, locked, too large or has entries that lead out of it.
+        HeatposeError: Neither, or the zip is damaged, locked, too large or has entries that lead
+            out of it.
     """
     if source.is_dir():
         return source
     if not source.is_file() or not zipfile.is_zipfile(source):
-        raise HeatposeError(f"'{source}' is no folder and no zip archive; give the folder that the tool wrote (st_ai_output) or the cloud's download.")
+        raise HeatposeError(
+            f"'{source}' is no folder and no zip archive; give the folder that the tool wrote"
+            " (st_ai_output) or the cloud's download."
+        )
     try:
         with zipfile.ZipFile(source) as archive:
             _check_entries(source, [entry for entry in archive.infolist() if not entry.is_dir()])
             archive.extractall(temporary)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, ValueError, IndexError, OSError) as error:
-        raise HeatposeError(f"'{source}' cannot be unpacked ({first_line(error)}); give the folder that the tool wrote (st_ai_output).") from error
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        IndexError,
+        OSError,
+    ) as error:
+        raise HeatposeError(
+            f"'{source}' cannot be unpacked ({first_line(error)}); give the folder that the tool"
+            " wrote (st_ai_output)."
+        ) from error
     return temporary
 
 
@@ -69,8 +94,15 @@ def _check_entries(source: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
     """Refuses what is no build of one network, or would land elsewhere."""
     if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > MOST_BYTES:
         raise HeatposeError(f"'{source}' is too large for the output of one build.")
-    if odd := [entry.filename for entry in entries if ".." in PurePosixPath(entry.filename).parts or PurePosixPath(entry.filename).is_absolute()]:
-        raise HeatposeError(f"'{source}' has an entry that leads out of the archive ('{odd[0]}'); it is not read.")
+    if odd := [
+        entry.filename
+        for entry in entries
+        if ".." in PurePosixPath(entry.filename).parts
+        or PurePosixPath(entry.filename).is_absolute()
+    ]:
+        raise HeatposeError(
+            f"'{source}' has an entry that leads out of the archive ('{odd[0]}'); it is not read."
+        )
 
 
 def _is_result(path: Path, folder: Path) -> bool:
@@ -82,30 +114,49 @@ def _outcome(package: DeploymentPackage, source: Path, files: Sequence[Path]) ->
     target = package.target
     facts, warnings = collect(files)
     facts = merged([facts, *_cloud(files)])
-    product, found = (None, None) if target.tool is None else product_of(target.tool, package.stem, files)
+    product, found = (
+        (None, None) if target.tool is None else product_of(target.tool, package.stem, files)
+    )
     if not facts.has_signal() and found is None:
         wanted = "a c_info json, a report" + ("" if product is None else f" or {product}")
         if (failure := _failure(files, wanted)) is not None:
             raise HeatposeError(f"'{source}' is left of a run that failed: {failure.sentence}")
-        raise HeatposeError(f"'{source}' holds no result of ST Edge AI Core: {wanted} is what is looked for.")
+        raise HeatposeError(
+            f"'{source}' holds no result of ST Edge AI Core: {wanted} is what is looked for."
+        )
     if facts.model is not None and _plain(facts.model) != _plain(package.stem):
         raise HeatposeError(
-            f"'{source}' is the result of '{facts.model}', but the bundle's model for {target.name} is '{package.stem}'; "
-            "import it into the bundle that it was built from."
+            f"'{source}' is the result of '{facts.model}', but the bundle's model for"
+            f" {target.name} is '{package.stem}'; import it into the bundle that it was built from."
         )
     if facts.model is None:
-        warnings.append("The results do not say which model they are of; they are taken for this bundle's.")
+        warnings.append(
+            "The results do not say which model they are of; they are taken for this bundle's."
+        )
     names = tuple(path.name for path in files)
     return Outcome(
-        target.name, "imported", facts, {}, None, None, None, names, tuple(warnings), budget_excess(facts, target), None, package.model.sha256
-    )  # fmt: skip
+        target.name,
+        "imported",
+        facts,
+        {},
+        None,
+        None,
+        None,
+        names,
+        tuple(warnings),
+        budget_excess(facts, target),
+        None,
+        package.model.sha256,
+    )
 
 
 def _failure(files: Sequence[Path], wanted: str) -> Diagnosis | None:
     """What a log says that went wrong; None where none has an error of the tool."""
     for path in files:
         if path.suffix in (".log", ".txt"):
-            failure = diagnose(Ended(1, 0.0, path.read_text(encoding="utf-8", errors="replace")), wanted)
+            failure = diagnose(
+                Ended(1, 0.0, path.read_text(encoding="utf-8", errors="replace")), wanted
+            )
             if failure.line:
                 return failure
     return None
@@ -117,7 +168,10 @@ def _plain(name: str) -> str:
 
 
 def _cloud(files: Sequence[Path]) -> list[Facts]:
-    """Answers of the Developer Cloud's benchmark: for microcontrollers a c_info under `info`, for Linux boards a time."""
+    """Answers of the Developer Cloud's benchmark.
+
+    For microcontrollers a c_info under `info`, for Linux boards a time.
+    """
     found = []
     for path in files:
         if path.suffix != ".json" or "c_info" in path.name:
@@ -142,8 +196,17 @@ def _benchmark(benchmark: dict[str, Any], path: Path) -> list[Facts]:
     time = benchmark.get("exec_time")
     if isinstance(time, dict) and isinstance(time.get("duration_ms"), int | float):
         board, version = benchmark.get("board"), benchmark.get("tool_version")
-        texts = {"device": str(board) if board else None, "tool_version": str(version) if version else None}
-        found.append(Facts(ms=float(time["duration_ms"]), device=texts["device"], tool_version=texts["tool_version"]))
+        texts = {
+            "device": str(board) if board else None,
+            "tool_version": str(version) if version else None,
+        }
+        found.append(
+            Facts(
+                ms=float(time["duration_ms"]),
+                device=texts["device"],
+                tool_version=texts["tool_version"],
+            )
+        )
     return found
 
 

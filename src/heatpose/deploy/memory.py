@@ -1,9 +1,10 @@
 """What a network takes of a board's memories: activations placed in the pools of its target.
 
 A compiler reports the highest byte that it ever used of each memory, and those are added up. So the
-activations are placed here: the largest first, each in a bank of fast RAM where it fits, else in the
-largest memory, else across neighbouring ones, else outside the chip. No number is fitted; of the
-published builds that the profiles are held against none is off by more than 8 % (docs/stm32.md).
+activations are placed here: the largest first, each in a bank of fast RAM where it fits, else in
+the largest memory, else across neighbouring ones, else outside the chip. No number is fitted; of
+the published builds that the profiles are held against none is off by more than 8 %
+(docs/stm32.md).
 """
 
 from __future__ import annotations

@@ -68,12 +68,16 @@ class DeployModel:
         """Rows and columns of a heatmap; (0, 0) for a decoded output."""
         if self.decoded:
             return 0, 0
-        rows, columns = self.output.shape[1:3] if self.layout is Layout.MAPS_LAST else self.output.shape[2:4]
+        rows, columns = (
+            self.output.shape[1:3] if self.layout is Layout.MAPS_LAST else self.output.shape[2:4]
+        )
         return int(rows), int(columns)
 
     @property
     def int8_output(self) -> Quantization | None:
-        """Of the output as int8, which a tool gives on request; None where the file has no such tensor.
+        """Of the output as int8, which a tool gives on request.
+
+        None where the file has no such tensor.
 
         A float output that is dequantised at the end is int8 before that.
         """
@@ -106,12 +110,21 @@ def read_model(path: Path) -> DeployModel:
     skeleton = known.skeleton or for_keypoint_count(choice.keypoints)
     how = known.preprocessing or Preprocessing(form.size)
     return DeployModel(
-        path=path, sha256=sha256(path), graph=graph, input=graph.tensors[form.index], output=output,
-        size=form.size, layout=choice.layout, keypoints=choice.keypoints, skeleton=skeleton,
-        preprocessing=how, probabilities=gives_probabilities(graph, output.index),
+        path=path,
+        sha256=sha256(path),
+        graph=graph,
+        input=graph.tensors[form.index],
+        output=output,
+        size=form.size,
+        layout=choice.layout,
+        keypoints=choice.keypoints,
+        skeleton=skeleton,
+        preprocessing=how,
+        probabilities=gives_probabilities(graph, output.index),
         rejected=path.name.endswith(f"{REJECTED}.tflite"),
-        threshold=known.threshold or ScoreThreshold(), assumed=_assumed(known, skeleton, how),
-    )  # fmt: skip
+        threshold=known.threshold or ScoreThreshold(),
+        assumed=_assumed(known, skeleton, how),
+    )
 
 
 def _assumed(known: FileFacts, skeleton: Skeleton, how: Preprocessing) -> tuple[str, ...]:
@@ -159,9 +172,9 @@ def choose_model(source: Path, target: Target, *, allow_rejected: bool = False) 
     if not passed and not allow_rejected:
         why = " ".join(_failures(manifest, target.artefact)) or "The manifest does not say why."
         raise HeatposeError(
-            f"'{rejected[0]}' failed a gate of its export. {why} Export again with `heatpose export "
-            "checkpoint=CHECKPOINT quant=auto`, which looks for a method that passes, or deploy it "
-            "knowingly with --allow-rejected."
+            f"'{rejected[0]}' failed a gate of its export. {why} Export again with `heatpose export"
+            " checkpoint=CHECKPOINT quant=auto`, which looks for a method that passes, or deploy"
+            " it knowingly with --allow-rejected."
         )
     path = (passed or rejected)[0]
     _check_recorded(manifest, path)
@@ -207,7 +220,10 @@ def _quant(target: Target) -> str:
 def _manifest(bundle: Path) -> Mapping[str, Any]:
     path = bundle / MANIFEST
     if not path.is_file():
-        raise HeatposeError(f"'{bundle}' is no bundle (it has no {MANIFEST}); give a folder below exports/ or a .tflite file.")
+        raise HeatposeError(
+            f"'{bundle}' is no bundle (it has no {MANIFEST}); give a folder below exports/ or a"
+            " .tflite file."
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -220,4 +236,8 @@ def _manifest(bundle: Path) -> Mapping[str, Any]:
 def _failures(manifest: Mapping[str, Any], artefact: str) -> list[str]:
     """The sentences of the gates that an artefact failed."""
     checks = [check for check in manifest.get("gates") or [] if isinstance(check, dict)]
-    return [str(check.get("sentence", "")) for check in checks if check.get("artefact") == artefact and not check.get("passed")]
+    return [
+        str(check.get("sentence", ""))
+        for check in checks
+        if check.get("artefact") == artefact and not check.get("passed")
+    ]

@@ -1,6 +1,9 @@
-"""The graph that a network will be exported as, before any export: the same operators, shapes and weight sizes, without values.
+"""The graph that a network will be exported as, before any export.
 
-What is estimated for it is what would be estimated for the int8 TFLite: batch norms are folded, activations fused, weights int8, biases int32.
+The same operators, shapes and weight sizes, without values.
+
+What is estimated for it is what would be estimated for the int8 TFLite: batch norms are folded,
+activations fused, weights int8, biases int32.
 """
 
 from __future__ import annotations
@@ -23,14 +26,17 @@ _TRACED = (ConvBlock, Add, nn.Upsample, nn.Linear, nn.AdaptiveAvgPool2d, nn.Flat
 
 
 def graph_of_network(
-    network: nn.Module, size: int | tuple[int, int], *,
+    network: nn.Module,
+    size: int | tuple[int, int],
+    *,
     output: Literal["float32", "int8"] = "float32",
     ending: Literal["LOGISTIC", "SOFTMAX"] | None = "LOGISTIC",
-) -> Graph:  # fmt: skip
+) -> Graph:
     """Runs a network once on zeros and writes down what happens.
 
     Args:
-        network: Of ConvBlock, Add, Upsample and classifier layers; anything between them counts for nothing.
+        network: Of ConvBlock, Add, Upsample and classifier layers; anything between them counts for
+            nothing.
         size: S, pixels, or rows and columns.
         output: Output type of the int8 file.
         ending: The operator after the last layer.
@@ -39,7 +45,11 @@ def graph_of_network(
         A graph with uint8 input (1, rows, columns, 3); constants are zeros.
     """
     trace = _Trace()
-    handles = [module.register_forward_hook(trace.layer) for module in network.modules() if isinstance(module, _TRACED)]
+    handles = [
+        module.register_forward_hook(trace.layer)
+        for module in network.modules()
+        if isinstance(module, _TRACED)
+    ]
     training = network.training
     try:
         network.eval()
@@ -56,15 +66,24 @@ def graph_of_network(
             handle.remove()
     found = [trace.seen[id(result)] for result in _tensors(results) if id(result) in trace.seen]
     ends = [trace.ending(index, output, ending) for index in found or [len(trace.tensors) - 1]]
-    return Graph(tuple(trace.tensors), tuple(trace.operators), (source,), tuple(ends), NOT_EXPORTED, 3)
+    return Graph(
+        tuple(trace.tensors), tuple(trace.operators), (source,), tuple(ends), NOT_EXPORTED, 3
+    )
 
 
 def _tensors(results: Any) -> list[torch.Tensor]:
-    return [results] if isinstance(results, torch.Tensor) else [result for result in results if isinstance(result, torch.Tensor)]
+    return (
+        [results]
+        if isinstance(results, torch.Tensor)
+        else [result for result in results if isinstance(result, torch.Tensor)]
+    )
 
 
 class _Trace:
-    """The tensors and operators so far. torch's tensors are kept, so that their identities stay theirs."""
+    """The tensors and operators so far.
+
+    Torch's tensors are kept, so that their identities stay theirs.
+    """
 
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
@@ -76,17 +95,25 @@ class _Trace:
         """Adds a tensor; quantised where it is an integer."""
         index, scales = len(self.tensors), np.ones(1, np.float32)
         data = np.zeros(shape, dtype) if constant else None
-        quantization = None if dtype == "float32" else Quantization(scales, np.zeros(1, np.int64), 0)
+        quantization = (
+            None if dtype == "float32" else Quantization(scales, np.zeros(1, np.int64), 0)
+        )
         self.tensors.append(Tensor(index, f"tensor_{index}", shape, dtype, quantization, data))
         return index
 
-    def operator(self, name: str, inputs: Sequence[int], shape: Shape, dtype: str = "int8", **options: Any) -> int:
+    def operator(
+        self, name: str, inputs: Sequence[int], shape: Shape, dtype: str = "int8", **options: Any
+    ) -> int:
         """Adds an operator; returns its output."""
         result = self.tensor(shape, dtype)
-        self.operators.append(Operator(len(self.operators), name, tuple(inputs), (result,), options))
+        self.operators.append(
+            Operator(len(self.operators), name, tuple(inputs), (result,), options)
+        )
         return result
 
-    def layer(self, module: nn.Module, given: tuple[torch.Tensor, ...], result: torch.Tensor) -> None:
+    def layer(
+        self, module: nn.Module, given: tuple[torch.Tensor, ...], result: torch.Tensor
+    ) -> None:
         """A forward hook: writes down one layer."""
         inputs = [self.seen[id(tensor)] for tensor in given]
         shape = _channels_last(tuple(result.shape))
@@ -95,10 +122,18 @@ class _Trace:
         elif isinstance(module, ConvBlock):
             index = self.convolution(module.conv, inputs[0], shape)
         elif isinstance(module, nn.Linear):
-            constants = [self.tensor(tuple(module.weight.shape), constant=True), self.tensor((module.out_features,), "int32", constant=True)]
+            constants = [
+                self.tensor(tuple(module.weight.shape), constant=True),
+                self.tensor((module.out_features,), "int32", constant=True),
+            ]
             index = self.operator("FULLY_CONNECTED", [*inputs, *constants], shape)
         else:
-            names = {Add: "ADD", nn.Upsample: "RESIZE_BILINEAR", nn.AdaptiveAvgPool2d: "MEAN", nn.Flatten: "RESHAPE"}
+            names = {
+                Add: "ADD",
+                nn.Upsample: "RESIZE_BILINEAR",
+                nn.AdaptiveAvgPool2d: "MEAN",
+                nn.Flatten: "RESHAPE",
+            }
             index = self.operator(_upsampling(module) or names[type(module)], inputs, shape)
         self.seen[id(result)] = index
         self.alive.append(result)
@@ -108,23 +143,39 @@ class _Trace:
         channels = shape[3]
         constants = [self.tensor(shape, "int32", constant=True) for shape in ((4,), (channels,))]
         weights = self.tensor((channels, 4, 4, channels), constant=True)
-        return self.operator("TRANSPOSE_CONV", [constants[0], weights, source, constants[1]], shape, stride=(2, 2))
+        return self.operator(
+            "TRANSPOSE_CONV", [constants[0], weights, source, constants[1]], shape, stride=(2, 2)
+        )
 
     def convolution(self, conv: nn.Conv2d | nn.ConvTranspose2d, source: int, shape: Shape) -> int:
         """A convolution with its folded weights and biases."""
         depthwise = conv.groups > 1
         high, wide = (int(side) for side in conv.kernel_size)
-        kernel = (1, high, wide, conv.out_channels) if depthwise else (conv.out_channels, high, wide, conv.in_channels)
-        constants = [self.tensor(kernel, constant=True), self.tensor((conv.out_channels,), "int32", constant=True)]
+        kernel = (
+            (1, high, wide, conv.out_channels)
+            if depthwise
+            else (conv.out_channels, high, wide, conv.in_channels)
+        )
+        constants = [
+            self.tensor(kernel, constant=True),
+            self.tensor((conv.out_channels,), "int32", constant=True),
+        ]
         stride = tuple(int(step) for step in conv.stride)
-        return self.operator("DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", [source, *constants], shape, stride=stride)
+        return self.operator(
+            "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D",
+            [source, *constants],
+            shape,
+            stride=stride,
+        )
 
     def ending(self, index: int, output: str, name: str | None) -> int:
         """What follows the last layer."""
         shape = self.tensors[index].shape
         if name is not None:
             index = self.operator(name, [index], shape)
-        return self.operator("DEQUANTIZE", [index], shape, "float32") if output == "float32" else index
+        return (
+            self.operator("DEQUANTIZE", [index], shape, "float32") if output == "float32" else index
+        )
 
 
 def _upsampling(module: nn.Module) -> str | None:

@@ -1,4 +1,7 @@
-"""The two files that tell ST's NPU compiler about a board: `user_neuralart.json` and the memory pool file that it names."""
+"""The two files that tell ST's NPU compiler about a board.
+
+`user_neuralart.json` and the memory pool file that it names.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ def profile_text(npu: Npu, target_name: str) -> str:
 def pool_text(npu: Npu) -> str:
     """The memory pool file, in the form of the ones that ST ships."""
     content = {
-        "params": {"param": [{"paramname": "max_onchip_sram_size", "value": "1024", "magnitude": "KBYTES"}]},
+        "params": {
+            "param": [{"paramname": "max_onchip_sram_size", "value": "1024", "magnitude": "KBYTES"}]
+        },
         "memory": {
             "cacheinfo": [dict(npu.cache)] if npu.cache else [],
             "mem_file_prefix": "atonbuf",
@@ -37,14 +42,23 @@ def pool_text(npu: Npu) -> str:
 
 def _pool(pool: Pool) -> dict[str, Any]:
     properties: dict[str, Any] = {
-        "rights": pool.rights, "throughput": pool.throughput, "latency": pool.latency, "byteWidth": pool.byte_width,
-        "freqRatio": pool.freq_ratio, "read_power": pool.read_power, "write_power": pool.write_power,
-    }  # fmt: skip
+        "rights": pool.rights,
+        "throughput": pool.throughput,
+        "latency": pool.latency,
+        "byteWidth": pool.byte_width,
+        "freqRatio": pool.freq_ratio,
+        "read_power": pool.read_power,
+        "write_power": pool.write_power,
+    }
     if pool.cacheable:
         properties["cacheable"] = "CACHEABLE_ON"
     if pool.constants:
         properties["constants_preferred"] = "true"
     return {
-        "fname": pool.file, "name": pool.name, "fformat": "FORMAT_RAW", "prop": properties,
-        "offset": {"value": f"0x{pool.address:08X}", "magnitude": "BYTES"}, "size": {"value": str(pool.kib), "magnitude": "KBYTES"},
-    }  # fmt: skip
+        "fname": pool.file,
+        "name": pool.name,
+        "fformat": "FORMAT_RAW",
+        "prop": properties,
+        "offset": {"value": f"0x{pool.address:08X}", "magnitude": "BYTES"},
+        "size": {"value": str(pool.kib), "magnitude": "KBYTES"},
+    }

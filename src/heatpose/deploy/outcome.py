@@ -55,19 +55,44 @@ class Outcome:
         """Plain values: KiB are 1024 bytes, ms are milliseconds."""
         facts = self.facts
         return {
-            "target": self.target, "status": self.status, "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "model": facts.model, "model_sha256": self.model_sha256,
-            "tool": dict(self.tool) or None, "tool_version": facts.tool_version, "compiler_version": facts.compiler_version,
-            "command": self.command, "exit_status": self.exit_status, "seconds": None if self.seconds is None else round(self.seconds, 1),
-            "ram_internal_kib": _kib(facts.ram_internal), "ram_external_kib": _kib(facts.ram_external), "flash_kib": _kib(facts.flash),
-            "runtime_flash_kib": _kib(facts.runtime_flash), "runtime_ram_kib": _kib(facts.runtime_ram), "macc": facts.macc,
-            "epochs": {"hardware": facts.epochs_hw, "software": facts.epochs_sw, "hybrid": facts.epochs_hybrid},
-            "software_operators": None if facts.software is None else [asdict(operator) for operator in facts.software],
-            "ms": facts.ms, "device": facts.device, "rmse": facts.rmse, "cosine": facts.cosine,
+            "target": self.target,
+            "status": self.status,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "model": facts.model,
+            "model_sha256": self.model_sha256,
+            "tool": dict(self.tool) or None,
+            "tool_version": facts.tool_version,
+            "compiler_version": facts.compiler_version,
+            "command": self.command,
+            "exit_status": self.exit_status,
+            "seconds": None if self.seconds is None else round(self.seconds, 1),
+            "ram_internal_kib": _kib(facts.ram_internal),
+            "ram_external_kib": _kib(facts.ram_external),
+            "flash_kib": _kib(facts.flash),
+            "runtime_flash_kib": _kib(facts.runtime_flash),
+            "runtime_ram_kib": _kib(facts.runtime_ram),
+            "macc": facts.macc,
+            "epochs": {
+                "hardware": facts.epochs_hw,
+                "software": facts.epochs_sw,
+                "hybrid": facts.epochs_hybrid,
+            },
+            "software_operators": (
+                None
+                if facts.software is None
+                else [asdict(operator) for operator in facts.software]
+            ),
+            "ms": facts.ms,
+            "device": facts.device,
+            "rmse": facts.rmse,
+            "cosine": facts.cosine,
             "pools": None if facts.pools is None else [asdict(pool) for pool in facts.pools],
-            "products": list(self.products), "warnings": list(self.warnings), "over_budget": list(self.over_budget),
-            "failure": None if self.failure is None else asdict(self.failure), "log": "stedgeai.log",
-        }  # fmt: skip
+            "products": list(self.products),
+            "warnings": list(self.warnings),
+            "over_budget": list(self.over_budget),
+            "failure": None if self.failure is None else asdict(self.failure),
+            "log": "stedgeai.log",
+        }
 
     def write(self, path: Path) -> None:
         """Writes `result.json`, whole or not at all."""
@@ -79,13 +104,17 @@ def _kib(count: int | None) -> float | None:
 
 
 def collect(files: Iterable[Path]) -> tuple[Facts, list[str]]:
-    """Facts out of everything that a tool left: c_info files first, then text reports; a file that cannot be read is a warning.
+    """Facts out of everything that a tool left: c_info files first, then text reports.
+
+    A file that cannot be read is a warning.
 
     A validation replaces the build's c_info by one without sizes, so all of both kinds are read.
     """
     ordered = sorted(files)
     infos = [path for path in ordered if path.name.endswith((".json",)) and "c_info" in path.name]
-    texts = [path for path in ordered if path.suffix in (".txt", ".log") and path.name != "LICENSE.txt"]
+    texts = [
+        path for path in ordered if path.suffix in (".txt", ".log") and path.name != "LICENSE.txt"
+    ]
     reports, warnings = [], []
     for path in infos:
         try:
@@ -109,11 +138,16 @@ def budget_excess(facts: Facts, target: Target) -> tuple[str, ...]:
     if budget.ram_kib is not None and ram is not None and ram > budget.ram_kib:
         found.append(f"RAM is {ram:.0f} KiB, over the budget of {budget.ram_kib:.0f} KiB.")
     if facts.ram_external and budget.ram_kib is not None:
-        found.append(f"{facts.ram_external / KIB:.0f} KiB of activations lie in external RAM, which is several times slower.")
+        found.append(
+            f"{facts.ram_external / KIB:.0f} KiB of activations lie in external RAM, which is"
+            " several times slower."
+        )
     if budget.flash_kib is not None and flash is not None and flash > budget.flash_kib:
         found.append(f"Weights are {flash:.0f} KiB, over the budget of {budget.flash_kib:.0f} KiB.")
     if budget.ms is not None and facts.ms is not None and facts.ms > budget.ms:
-        found.append(f"One inference takes {facts.ms:.1f} ms, over the budget of {budget.ms:.1f} ms.")
+        found.append(
+            f"One inference takes {facts.ms:.1f} ms, over the budget of {budget.ms:.1f} ms."
+        )
     return tuple(found)
 
 

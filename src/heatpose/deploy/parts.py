@@ -22,26 +22,50 @@ def part(kind: type[_Part], value: Any, where: str) -> _Part:
     if isinstance(value, kind):
         return value
     if not isinstance(value, Mapping):
-        raise HeatposeError(f"The target's entry '{where}' is {value!r}, not a mapping; conf/target/stm32n6.yaml shows the form.")
+        raise HeatposeError(
+            f"The target's entry '{where}' is {value!r}, not a mapping; conf/target/stm32n6.yaml"
+            " shows the form."
+        )
     given = {str(key): content for key, content in value.items() if key not in _HYDRA}
     known = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(given) - known):
-        raise HeatposeError(f"The target's entry '{where}' has unknown keys {unknown}; known are {', '.join(sorted(known))}.")
-    if wrong := [f"{key}: {content!r}" for key, content in given.items() if not _fits(content, get_type_hints(kind)[key])]:
-        raise HeatposeError(f"The target's entry '{where}' has values of the wrong type ({', '.join(wrong)}); conf/target/stm32n6.yaml shows the form.")
+        raise HeatposeError(
+            f"The target's entry '{where}' has unknown keys {unknown}; known are"
+            f" {', '.join(sorted(known))}."
+        )
+    if wrong := [
+        f"{key}: {content!r}"
+        for key, content in given.items()
+        if not _fits(content, get_type_hints(kind)[key])
+    ]:
+        raise HeatposeError(
+            f"The target's entry '{where}' has values of the wrong type ({', '.join(wrong)});"
+            " conf/target/stm32n6.yaml shows the form."
+        )
     try:
         return kind(**given)
     except (TypeError, ValueError) as error:
-        raise HeatposeError(f"The target's entry '{where}' is not complete or of the wrong type ({error}); conf/target/stm32n6.yaml shows the form.") from error
+        raise HeatposeError(
+            f"The target's entry '{where}' is not complete or of the wrong type ({error});"
+            " conf/target/stm32n6.yaml shows the form."
+        ) from error
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Plain numbers, texts and mappings of texts are checked here; nested entries by their own classes."""
+    """Plain numbers, texts and mappings of texts are checked here.
+
+    Nested entries by their own classes.
+    """
     choices = get_args(hint) if get_args(hint) and type(None) in get_args(hint) else (hint,)
     scalars = {choice for choice in choices if choice in (str, int, float, bool, NoneType)}
     if len(scalars) < len(choices):
         texts = Mapping[str, str]
-        return not (texts in choices and not (isinstance(value, Mapping) and all(isinstance(text, str) for text in value.values())))
+        return not (
+            texts in choices
+            and not (
+                isinstance(value, Mapping) and all(isinstance(text, str) for text in value.values())
+            )
+        )
     if float in scalars and type(value) is int:
         return True
     return type(value) in scalars
@@ -52,4 +76,6 @@ def version_of(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in str(text).split("."))
     except ValueError as error:
-        raise HeatposeError(f"'{text}' is no version; write it like \"2.2\", with quotes.") from error
+        raise HeatposeError(
+            f"'{text}' is no version; write it like \"2.2\", with quotes."
+        ) from error

@@ -1,4 +1,7 @@
-"""What the templates of the README name: `templates/README.md.j2`, `neural_art.md.j2`, `linux.md.j2`."""
+"""What the templates of the README name.
+
+`templates/README.md.j2`, `neural_art.md.j2`, `linux.md.j2`.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,12 @@ from heatpose.deploy.templating import render
 
 
 def readme_text(
-    target: Target, model: DeployModel, model_name: str, command: Sequence[str] | None,
+    target: Target,
+    model: DeployModel,
+    model_name: str,
+    command: Sequence[str] | None,
     expected: Estimate | None,
-) -> str:  # fmt: skip
+) -> str:
     """The README as Markdown.
 
     Args:
@@ -36,7 +42,9 @@ def readme_text(
         assumed=model.assumed,
         command=None if command is None else shell_line(command),
         versions="" if tool is None else tool.range_text(),
-        component=f" with the {tool.component} component (Linux only)" if tool and tool.component else "",
+        component=(
+            f" with the {tool.component} component (Linux only)" if tool and tool.component else ""
+        ),
         expected=[] if expected is None else _quantities(expected),
         source="" if expected is None else _source(expected),
         output=OUTPUT,
@@ -69,13 +77,18 @@ def _quantities(expected: Estimate) -> list[tuple[str, str]]:
 
 def _source(expected: Estimate) -> str:
     """Where the estimates are from."""
-    text = f"Estimates from published rows of {expected.based_on}, not measurements; the brackets are"
+    text = (
+        f"Estimates from published rows of {expected.based_on}, not measurements; the brackets are"
+    )
     text += " their interval."
     return " ".join([*expected.outside, text, *expected.warnings])
 
 
 def _call(dtype: str, board_dtype: str | None) -> str:
-    """The call that fits what the network gives on the board: the file's own type, or the tool's."""
+    """The call that fits what the network gives on the board.
+
+    The file's own type, or the tool's.
+    """
     if (board_dtype or dtype) != "int8":
         return "heatpose_decode_float(output, &shape, HEATPOSE_REFINED, pose);"
     named = "HEATPOSE_OUTPUT" if dtype == "int8" else "HEATPOSE_OUTPUT_INT8"

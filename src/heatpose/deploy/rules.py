@@ -1,4 +1,7 @@
-"""A TFLite held against a target's rules, before any tool: what falls to the processor, what is decomposed, what does not compile."""
+"""A TFLite held against a target's rules, before any tool.
+
+What falls to the processor, what is decomposed, what does not compile.
+"""
 
 from __future__ import annotations
 
@@ -18,45 +21,87 @@ _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 def check_target(graph: Graph, target: Target) -> list[Finding]:
     """Findings about one target, the file as a whole first; rules are named `target_...`.
 
-    Severity "error": it does not compile or does not fit; "warning": slower or less accurate than it could be; "info": good to know.
+    Severity "error": it does not compile or does not fit; "warning": slower or less accurate than
+    it could be; "info": good to know.
     """
     rules = (_granularity, _ports, _budget, _shapes, _operators, _hybrid, _kernels)
     return [finding for rule in rules for finding in rule(graph, target)]
 
 
 def _granularity(graph: Graph, target: Target) -> Iterator[Finding]:
-    scales = [weight.quantization.scales.size for _, weight in weights(graph) if weight.quantization is not None]
+    scales = [
+        weight.quantization.scales.size
+        for _, weight in weights(graph)
+        if weight.quantization is not None
+    ]
     if target.artefact != "float32" and not scales:
-        yield Finding("error", "target_granularity", None, f"The weights are float; {target.name} takes int8: deploy the {target.artefact} file.")
+        yield Finding(
+            "error",
+            "target_granularity",
+            None,
+            f"The weights are float; {target.name} takes int8: deploy the {target.artefact} file.",
+        )
         return
     found = "int8_pc" if max(scales, default=0) > 1 else "int8_pt"
     if scales and target.artefact != found and target.rules.other_granularity:
-        yield Finding("warning", "target_granularity", None, f"The weights are quantised as {found}: {target.rules.other_granularity}.")
+        yield Finding(
+            "warning",
+            "target_granularity",
+            None,
+            f"The weights are quantised as {found}: {target.rules.other_granularity}.",
+        )
 
 
 def _ports(graph: Graph, target: Target) -> Iterator[Finding]:
     """Types and alignment of inputs and outputs."""
     for tensor in (graph.tensors[i] for i in graph.inputs):
         if tensor.dtype != target.input_dtype:
-            text = f"Input '{tensor.name}' is {tensor.dtype}; {target.name} is meant to be fed {target.input_dtype} camera bytes."
+            text = (
+                f"Input '{tensor.name}' is {tensor.dtype}; {target.name} is meant to be fed"
+                f" {target.input_dtype} camera bytes."
+            )
             yield Finding("warning", "target_input_dtype", None, text)
         size, step = tensor_bytes(tensor), target.rules.input_alignment
         if size % step:
-            yield Finding("info", "target_alignment", None, f"Input '{tensor.name}' has {size} bytes, no multiple of {step}: its buffer is padded.")
+            yield Finding(
+                "info",
+                "target_alignment",
+                None,
+                f"Input '{tensor.name}' has {size} bytes, no multiple of {step}: its buffer is"
+                " padded.",
+            )
     for tensor in (graph.tensors[i] for i in graph.outputs):
-        if tensor.dtype == "float32" and target.rules.float_output and target.output_dtype in (None, "float32"):
-            yield Finding("info", "target_float_output", None, f"Output '{tensor.name}' is float32: it {target.rules.float_output}.")
+        if (
+            tensor.dtype == "float32"
+            and target.rules.float_output
+            and target.output_dtype in (None, "float32")
+        ):
+            yield Finding(
+                "info",
+                "target_float_output",
+                None,
+                f"Output '{tensor.name}' is float32: it {target.rules.float_output}.",
+            )
 
 
 def _budget(graph: Graph, target: Target) -> Iterator[Finding]:
     """Bounds that no compiler can go below; `heatpose estimate` says what to expect."""
     largest = max((tensor_bytes(t) for t in graph.tensors if t.data is None), default=0) / KIB
     if target.budget.ram_kib is not None and largest > target.budget.ram_kib:
-        text = f"The largest activation is {largest:.0f} KiB, more than the {target.budget.ram_kib:.0f} KiB of RAM."
+        text = (
+            f"The largest activation is {largest:.0f} KiB, more than the"
+            f" {target.budget.ram_kib:.0f} KiB of RAM."
+        )
         yield Finding("error", "target_ram", None, text)
     flash = weights_bytes(graph) / KIB
     if target.budget.flash_kib is not None and flash > target.budget.flash_kib:
-        yield Finding("error", "target_flash", None, f"The weights are {flash:.0f} KiB, more than the {target.budget.flash_kib:.0f} KiB of flash.")
+        yield Finding(
+            "error",
+            "target_flash",
+            None,
+            f"The weights are {flash:.0f} KiB, more than the {target.budget.flash_kib:.0f} KiB of"
+            " flash.",
+        )
 
 
 def _shapes(graph: Graph, target: Target) -> Iterator[Finding]:
@@ -64,14 +109,38 @@ def _shapes(graph: Graph, target: Target) -> Iterator[Finding]:
     rules = target.rules
     for tensor in graph.tensors:
         if any(side < 0 for side in tensor.shape):
-            yield Finding("error", "target_dynamic_shape", None, f"Tensor '{tensor.name}' has the open shape {list(tensor.shape)}; export with a fixed one.")
+            yield Finding(
+                "error",
+                "target_dynamic_shape",
+                None,
+                f"Tensor '{tensor.name}' has the open shape {list(tensor.shape)}; export with a"
+                " fixed one.",
+            )
         if rules.max_rank is not None and len(tensor.shape) > rules.max_rank:
-            yield Finding("error", "target_rank", None, f"Tensor '{tensor.name}' has {len(tensor.shape)} dimensions; at most {rules.max_rank} are taken.")
+            yield Finding(
+                "error",
+                "target_rank",
+                None,
+                f"Tensor '{tensor.name}' has {len(tensor.shape)} dimensions; at most"
+                f" {rules.max_rank} are taken.",
+            )
         if rules.max_dimension is not None and max(tensor.shape, default=0) > rules.max_dimension:
-            yield Finding("error", "target_dimension", None, f"Tensor '{tensor.name}' has a side of {max(tensor.shape)}; {rules.max_dimension} is the limit.")
+            yield Finding(
+                "error",
+                "target_dimension",
+                None,
+                f"Tensor '{tensor.name}' has a side of {max(tensor.shape)};"
+                f" {rules.max_dimension} is the limit.",
+            )
     for tensor in (graph.tensors[i] for i in graph.inputs):
         if tensor.shape[:1] not in ((), (1,)):
-            yield Finding("error", "target_batch", None, f"Input '{tensor.name}' has a batch of {tensor.shape[0]}; export with a batch of 1.")
+            yield Finding(
+                "error",
+                "target_batch",
+                None,
+                f"Input '{tensor.name}' has a batch of {tensor.shape[0]}; export with a batch"
+                " of 1.",
+            )
 
 
 def _operators(graph: Graph, target: Target) -> Iterator[Finding]:
@@ -79,16 +148,30 @@ def _operators(graph: Graph, target: Target) -> Iterator[Finding]:
     for operator in graph.operators:
         if operator.name == "DEQUANTIZE" and graph.constant(operator.inputs[0]) is not None:
             continue  # stored weights of a float16 file, unpacked when it is loaded
-        if operator.name == "DEQUANTIZE" and target.output_dtype in ("int8", "uint8") and set(operator.outputs) <= set(graph.outputs):
+        if (
+            operator.name == "DEQUANTIZE"
+            and target.output_dtype in ("int8", "uint8")
+            and set(operator.outputs) <= set(graph.outputs)
+        ):
             continue  # the tool is told to leave it out
         elements = math.prod(graph.tensors[operator.outputs[0]].shape) if operator.outputs else 0
         if operator.name in target.rules.unsupported:
-            yield Finding("error", "target_unsupported_operator", label(operator), f"{operator.name}: {target.rules.unsupported[operator.name]}.")
+            yield Finding(
+                "error",
+                "target_unsupported_operator",
+                label(operator),
+                f"{operator.name}: {target.rules.unsupported[operator.name]}.",
+            )
         elif operator.name in target.rules.software:
-            text = f"{operator.name}: {target.rules.software[operator.name]} ({elements:,} elements)."
+            text = (
+                f"{operator.name}: {target.rules.software[operator.name]} ({elements:,} elements)."
+            )
             yield Finding("warning", "target_software_operator", label(operator), text)
         elif operator.name in target.rules.unconfirmed:
-            text = f"{operator.name}: {target.rules.unconfirmed[operator.name]} ({elements:,} elements)."
+            text = (
+                f"{operator.name}:"
+                f" {target.rules.unconfirmed[operator.name]} ({elements:,} elements)."
+            )
             yield Finding("warning", "target_unconfirmed_operator", label(operator), text)
 
 
@@ -97,7 +180,10 @@ def _hybrid(graph: Graph, target: Target) -> Iterator[Finding]:
     for operator, weight in weights(graph):
         float_output = graph.tensors[operator.outputs[0]].dtype.startswith("float")
         if target.artefact != "float32" and weight.dtype == "int8" and float_output:
-            text = "int8 weights with float activations (dynamic-range quantisation): it runs on the processor; quantise with calibration images."
+            text = (
+                "int8 weights with float activations (dynamic-range quantisation): it runs on the"
+                " processor; quantise with calibration images."
+            )
             yield Finding("error", "target_hybrid_operator", label(operator), text)
 
 
@@ -108,7 +194,10 @@ def _kernels(graph: Graph, target: Target) -> Iterator[Finding]:
         if operator.name in _POOLS and target.rules.pool_side is not None:
             window, side = operator.options.get("filter", (1, 1)), target.rules.pool_side
             if max(window) > side:
-                text = f"A window of {window[0]}x{window[1]} is decomposed or left to the processor; up to {side}x{side} is not."
+                text = (
+                    f"A window of {window[0]}x{window[1]} is decomposed or left to the processor;"
+                    f" up to {side}x{side} is not."
+                )
                 yield Finding("info", "target_pool_window", label(operator), text)
 
 
@@ -119,6 +208,11 @@ def _kernel(graph: Graph, operator: Operator, rules: Rules) -> Iterator[Finding]
     high, wide = shape[1], shape[2]
     strided = max(operator.options.get("stride", (1, 1))) > 1
     widest = rules.kernel_width_strided if strided else rules.kernel_width
-    if (rules.kernel_height is not None and high > rules.kernel_height) or (widest is not None and wide > widest):
-        text = f"A kernel of {high}x{wide} is decomposed into several passes; up to {rules.kernel_height}x{widest} is not."
+    if (rules.kernel_height is not None and high > rules.kernel_height) or (
+        widest is not None and wide > widest
+    ):
+        text = (
+            f"A kernel of {high}x{wide} is decomposed into several passes; up to"
+            f" {rules.kernel_height}x{widest} is not."
+        )
         yield Finding("info", "target_kernel_size", label(operator), text)

@@ -21,11 +21,19 @@ def estimate_table(expected: Estimate, target: Target) -> Table:
     table = Table(title=f"estimate for {target.board}", title_justify="left")
     for heading in ("quantity", "expected", "interval", "budget"):
         table.add_column(heading, justify="left" if heading == "quantity" else "right")
-    limits = {"ram_kib": target.budget.ram_kib, "flash_kib": target.budget.flash_kib, "ms": target.budget.ms}
-    by_name = dict(zip(("ram_kib", "peak_kib", "flash_kib", "ms"), expected.quantities(), strict=True))
+    limits = {
+        "ram_kib": target.budget.ram_kib,
+        "flash_kib": target.budget.flash_kib,
+        "ms": target.budget.ms,
+    }
+    by_name = dict(
+        zip(("ram_kib", "peak_kib", "flash_kib", "ms"), expected.quantities(), strict=True)
+    )
     for key, (name, unit, interval) in by_name.items():
         limit, none = limits.get(key), "not estimated" if expected.outside else "not published"
-        table.add_row(f"{name}, {unit}", *_cells(interval, none), "-" if limit is None else f"{limit:g}")
+        table.add_row(
+            f"{name}, {unit}", *_cells(interval, none), "-" if limit is None else f"{limit:g}"
+        )
     if expected.saved_ms is not None:
         table.add_row("saved against bilinear upsampling, ms", *_cells(expected.saved_ms), "-")
     return table
@@ -33,10 +41,16 @@ def estimate_table(expected: Estimate, target: Target) -> Table:
 
 def estimate_lines(expected: Estimate) -> list[str]:
     """What belongs to the numbers: where they come from, and where they do not reach."""
-    source = f"Profile {expected.profile}, fitted on published rows of {expected.based_on}; the interval is the largest error of a row that was left out"
+    source = (
+        f"Profile {expected.profile}, fitted on published rows of {expected.based_on}; the interval"
+        " is the largest error of a row that was left out"
+    )
     source += ", wider where it extrapolates." if expected.extrapolates else "."
     outside = (f"Extrapolation: {text}" for text in expected.outside)
-    message = [text.removeprefix("Extrapolation: ") if "Not estimated" in text else text for text in outside]
+    message = [
+        text.removeprefix("Extrapolation: ") if "Not estimated" in text else text
+        for text in outside
+    ]
     return [source, *message, *(f"warning: {text}" for text in expected.warnings), *expected.notes]
 
 
@@ -50,22 +64,39 @@ def _cells(interval: Interval | None, none: str = "not published") -> tuple[str,
 def outcome_table(outcome: Outcome) -> Table:
     """What a run came to."""
     facts = outcome.facts
-    table = Table(title=f"{outcome.target}: {outcome.status}", show_header=False, title_justify="left")
-    sizes = (("RAM on chip", facts.ram_internal), ("RAM external", facts.ram_external), ("flash, weights", facts.flash),
-             ("flash, runtime", facts.runtime_flash), ("RAM, runtime", facts.runtime_ram))  # fmt: skip
+    table = Table(
+        title=f"{outcome.target}: {outcome.status}", show_header=False, title_justify="left"
+    )
+    sizes = (
+        ("RAM on chip", facts.ram_internal),
+        ("RAM external", facts.ram_external),
+        ("flash, weights", facts.flash),
+        ("flash, runtime", facts.runtime_flash),
+        ("RAM, runtime", facts.runtime_ram),
+    )
     for name, count in sizes:
         if count is not None:
             table.add_row(name, f"{count / KIB:,.2f} KiB")
     if facts.macc is not None:
         table.add_row("multiply-accumulates", f"{facts.macc:,}")
     if facts.epochs_hw is not None:
-        table.add_row("epochs", f"{facts.epochs_hw} hardware, {facts.epochs_sw} software, {facts.epochs_hybrid} both")
+        table.add_row(
+            "epochs",
+            f"{facts.epochs_hw} hardware, {facts.epochs_sw} software, {facts.epochs_hybrid} both",
+        )
     if facts.software:
-        table.add_row("in software", ", ".join(f"{entry.operator} ({entry.epoch})" for entry in facts.software))
+        table.add_row(
+            "in software",
+            ", ".join(f"{entry.operator} ({entry.epoch})" for entry in facts.software),
+        )
     if facts.ms is not None:
         table.add_row("one inference", f"{facts.ms:.3f} ms on {facts.device or 'a board'}")
     if facts.cosine is not None or facts.rmse is not None:
-        figures = ((f"{name} {value:.6g}") for name, value in (("cosine", facts.cosine), ("rmse", facts.rmse)) if value is not None)
+        figures = (
+            f"{name} {value:.6g}"
+            for name, value in (("cosine", facts.cosine), ("rmse", facts.rmse))
+            if value is not None
+        )
         table.add_row("against the tool's reference", ", ".join(figures))
     for name, text in (("tool", facts.tool_version), ("NPU compiler", facts.compiler_version)):
         if text is not None:
@@ -76,16 +107,35 @@ def outcome_table(outcome: Outcome) -> Table:
 def outcome_lines(outcome: Outcome, folder: Path) -> list[str]:
     """What belongs to the numbers, and where it all lies."""
     made = f" and {PRODUCTS}/" if outcome.products else ""
-    return [*outcome.over_budget, *(f"warning: {text}" for text in outcome.warnings), f"In {folder}: {RESULT}, {LOG}{made}."]
+    return [
+        *outcome.over_budget,
+        *(f"warning: {text}" for text in outcome.warnings),
+        f"In {folder}: {RESULT}, {LOG}{made}.",
+    ]
 
 
-def package_lines(package: DeploymentPackage, command: str | None, findings: Sequence[Finding]) -> list[str]:
-    """What a dry run prints: where the folder is, what is known against the model, and the exact command."""
+def package_lines(
+    package: DeploymentPackage, command: str | None, findings: Sequence[Finding]
+) -> list[str]:
+    """What a dry run prints: where the folder is, what is known against the model.
+
+    And the exact command.
+    """
     lines = [f"{package.folder} is ready: {package.model_name} for {package.target.board}."]
     lines += [f"Assumed: {text}" for text in package.model.assumed]
     if package.target.application is not None and command is not None:
-        lines.append(f"Pairs that build: {package.target.application.name} {package.target.application.pairs_text()}.")
-    lines += [f"{finding.severity}: {finding.message}" for finding in findings if finding.severity != "info"]
+        lines.append(
+            "Pairs that build:"
+            f" {package.target.application.name} {package.target.application.pairs_text()}."
+        )
+    lines += [
+        f"{finding.severity}: {finding.message}"
+        for finding in findings
+        if finding.severity != "info"
+    ]
     if command is None:
-        return [*lines, "No conversion is needed; README.md in the folder tells how it gets onto the board."]
+        return [
+            *lines,
+            "No conversion is needed; README.md in the folder tells how it gets onto the board.",
+        ]
     return [*lines, f"In that folder (or ./run.sh, or --run): {command}"]

@@ -26,10 +26,16 @@ def load_target(name: str) -> Target:
     known = built_in()
     path = known.get(name, Path(name))
     if name not in known and path.suffix not in (".yaml", ".yml"):
-        raise HeatposeError(f"Target '{name}' is unknown; choose one of {', '.join(known)} or give the path of a YAML like conf/target/stm32n6.yaml.")
+        raise HeatposeError(
+            f"Target '{name}' is unknown; choose one of {', '.join(known)} or give the path of a"
+            " YAML like conf/target/stm32n6.yaml."
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise HeatposeError(f"Target file '{path}' cannot be read ({reason}); give {', '.join(known)} or a YAML like conf/target/stm32n6.yaml.") from error
+        raise HeatposeError(
+            f"Target file '{path}' cannot be read ({reason}); give {', '.join(known)} or a YAML"
+            " like conf/target/stm32n6.yaml."
+        ) from error
     return part(Target, content, path.name)

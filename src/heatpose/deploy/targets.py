@@ -1,6 +1,9 @@
-"""What a board is: which artefact it takes, its memory, its limits, and which versions of ST's compiler can build for it.
+"""What a board is: which artefact it takes, its memory, its limits.
 
-A target is a YAML file: the built-in ones are `conf/target/*.yaml`, a board of one's own is another file in that form, named by its path.
+And which versions of ST's compiler can build for it.
+
+A target is a YAML file: the built-in ones are `conf/target/*.yaml`, a board of one's own is another
+file in that form, named by its path.
 """
 
 from __future__ import annotations
@@ -27,14 +30,18 @@ class Tool:
 
     Attributes:
         target: Value of its `--target`.
-        path: `stedgeai` or its installation folder for this target alone; None looks in the usual places.
+        path: `stedgeai` or its installation folder for this target alone; None looks in the usual
+            places.
         oldest: Oldest Core version that is known to work, "major.minor".
         newest: Newest one; None where none is known to be too new.
-        component: What a line of `stedgeai --version` begins with where the needed component is installed; None where nothing is needed.
+        component: What a line of `stedgeai --version` begins with where the needed component is
+            installed; None where nothing is needed.
         compiler: A program beside `stedgeai` that it needs; None where nothing is needed.
         options: Further options of `generate`.
-        product: Pattern of the file that makes a run a success; `{model}` stands for the model file's stem.
-        output: Folder below the working directory where the tool looks first when it is not told; searched for products.
+        product: Pattern of the file that makes a run a success; `{model}` stands for the model
+            file's stem.
+        output: Folder below the working directory where the tool looks first when it is not told;
+            searched for products.
         time_limit_s: Seconds after which a run is ended.
     """
 
@@ -56,7 +63,9 @@ class Tool:
     def supports(self, version: Sequence[int]) -> bool:
         """Whether a Core version (major, minor, ...) is in the range."""
         own = tuple(version[:2])
-        return version_of(self.oldest) <= own and (self.newest is None or own <= version_of(self.newest))
+        return version_of(self.oldest) <= own and (
+            self.newest is None or own <= version_of(self.newest)
+        )
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,10 @@ class Pool:
 
     def __post_init__(self) -> None:
         if self.rights not in RIGHTS or self.kib < 0 or not 0 <= self.address < 1 << 32:
-            raise HeatposeError(f"Memory pool '{self.name}' needs rights {' or '.join(RIGHTS)}, a size >= 0 KiB and a 32-bit address.")
+            raise HeatposeError(
+                f"Memory pool '{self.name}' needs rights {' or '.join(RIGHTS)}, a size >= 0 KiB and"
+                " a 32-bit address."
+            )
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,9 @@ class Npu:
     older_options: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pools", tuple(part(Pool, pool, "npu.pools") for pool in self.pools))
+        object.__setattr__(
+            self, "pools", tuple(part(Pool, pool, "npu.pools") for pool in self.pools)
+        )
 
     def profiles(self) -> dict[str, str]:
         """Names of the profiles and their options."""
@@ -141,7 +155,10 @@ class Npu:
     def weights_pool(self) -> Pool | None:
         """Where the weights go: the pool that prefers constants, else the first read-only one."""
         usable = [pool for pool in self.pools if pool.kib]
-        return next((p for p in usable if p.constants), next((p for p in usable if p.rights == "ACC_READ"), None))
+        return next(
+            (p for p in usable if p.constants),
+            next((p for p in usable if p.rights == "ACC_READ"), None),
+        )
 
 
 @dataclass(frozen=True)
@@ -168,7 +185,8 @@ class Rules:
         max_rank: Most dimensions of a tensor.
         max_dimension: Longest dimension of a tensor.
         input_alignment: The size of the input in bytes should be a multiple of this.
-        other_granularity: What happens with an artefact of the other weight granularity; empty where that is no matter.
+        other_granularity: What happens with an artefact of the other weight granularity; empty
+            where that is no matter.
         float_output: What a float32 output costs; empty where that is no matter.
     """
 
@@ -188,10 +206,13 @@ class Rules:
 
 @dataclass(frozen=True)
 class Flashing:
-    """How the result gets onto the board; addresses as numbers, texts for the README of the hand-off.
+    """How the result gets onto the board.
+
+    Addresses as numbers, texts for the README of the deployment package.
 
     Attributes:
-        kind: "neural_art" (weights and a signed application in external flash) or "linux" (files copied to a running system).
+        kind: "neural_art" (weights and a signed application in external flash) or "linux" (files
+            copied to a running system).
         application_address: Where the signed application starts.
         weights_address: Where the weights start; the weights pool's address where None.
         loader: External flash loader of STM32CubeProgrammer.
@@ -208,7 +229,9 @@ class Flashing:
 
     def __post_init__(self) -> None:
         if self.kind not in ("neural_art", "linux"):
-            raise HeatposeError(f"Flashing kind '{self.kind}' is unknown; choose neural_art or linux.")
+            raise HeatposeError(
+                f"Flashing kind '{self.kind}' is unknown; choose neural_art or linux."
+            )
 
 
 @dataclass(frozen=True)
@@ -225,7 +248,9 @@ class Export:
 
     def __post_init__(self) -> None:
         if self.output not in ("float32", "int8"):
-            raise HeatposeError(f"A target's export.output is '{self.output}'; choose float32 or int8.")
+            raise HeatposeError(
+                f"A target's export.output is '{self.output}'; choose float32 or int8."
+            )
 
 
 @dataclass(frozen=True)
@@ -245,7 +270,8 @@ class Target:
         budget: What a model may take.
         rules: About operators.
         application: ST's application for the board; None where there is none.
-        estimator: Profile of the estimator that `heatpose estimate` takes by default; None where there is none for this target.
+        estimator: Profile of the estimator that `heatpose estimate` takes by default; None where
+            there is none for this target.
     """
 
     name: str
@@ -263,8 +289,15 @@ class Target:
     estimator: str | None = None
 
     def __post_init__(self) -> None:
-        kinds: dict[str, type[Any]] = {"flashing": Flashing, "export": Export, "tool": Tool, "npu": Npu, "budget": Budget, "rules": Rules,
-                                      "application": Application}  # fmt: skip
+        kinds: dict[str, type[Any]] = {
+            "flashing": Flashing,
+            "export": Export,
+            "tool": Tool,
+            "npu": Npu,
+            "budget": Budget,
+            "rules": Rules,
+            "application": Application,
+        }
         for name, kind in kinds.items():
             value = getattr(self, name)
             if value is None and name not in ("tool", "npu", "application"):
@@ -272,8 +305,19 @@ class Target:
             if value is not None:
                 object.__setattr__(self, name, part(kind, value, name))
         if not re.fullmatch(r"[A-Za-z0-9_-]+", str(self.name)):
-            raise HeatposeError(f"Target name '{self.name}' becomes a folder; use letters, digits, '-' and '_'.")
+            raise HeatposeError(
+                f"Target name '{self.name}' becomes a folder; use letters, digits, '-' and '_'."
+            )
         if self.artefact not in ARTEFACTS:
-            raise HeatposeError(f"Target '{self.name}' asks for artefact '{self.artefact}'; choose one of {', '.join(ARTEFACTS)}.")
-        if self.output_dtype not in (None, "float32", "int8", "uint8") or self.input_dtype not in ("uint8", "int8", "float32"):
-            raise HeatposeError(f"Target '{self.name}': input_dtype and output_dtype are uint8, int8 or float32.")
+            raise HeatposeError(
+                f"Target '{self.name}' asks for artefact '{self.artefact}'; choose one of"
+                f" {', '.join(ARTEFACTS)}."
+            )
+        if self.output_dtype not in (None, "float32", "int8", "uint8") or self.input_dtype not in (
+            "uint8",
+            "int8",
+            "float32",
+        ):
+            raise HeatposeError(
+                f"Target '{self.name}': input_dtype and output_dtype are uint8, int8 or float32."
+            )

@@ -1,6 +1,10 @@
-"""Reads the tool's text reports (`network_generate_report.txt`, `..._analyze_report.txt`, `..._validate_report.txt`) and its console output.
+"""Reads the tool's text reports.
 
-Sizes are written with 1024-based units, whatever they are called. Two generations of the table of epochs are known: up to Core 2.2, and from 3.0 on.
+(`network_generate_report.txt`, `..._analyze_report.txt`, `..._validate_report.txt`) and its console
+output.
+
+Sizes are written with 1024-based units, whatever they are called. Two generations of the table of
+epochs are known: up to Core 2.2, and from 3.0 on.
 """
 
 from __future__ import annotations
@@ -12,17 +16,32 @@ from typing import Any
 
 from heatpose.deploy.facts import Facts, PoolUse, ReportError, SoftwareOperator, memory_sums
 
-_UNITS = {"B": 1, "BYTES": 1, "KB": 1024, "KIB": 1024, "KBYTES": 1024, "MB": 1024**2, "MIB": 1024**2, "GB": 1024**3, "GIB": 1024**3}
+_UNITS = {
+    "B": 1,
+    "BYTES": 1,
+    "KB": 1024,
+    "KIB": 1024,
+    "KBYTES": 1024,
+    "MB": 1024**2,
+    "MIB": 1024**2,
+    "GB": 1024**3,
+    "GIB": 1024**3,
+}
 _SIZE = r"([\d.,]+)\s*([kKMG]?i?B(?:ytes)?)"
-_LOGGED = re.compile(r"^.*?CmdLine:\d+ - ", re.MULTILINE)  # CubeMX puts this before every line of the console
+# CubeMX puts this before every line of the console
+_LOGGED = re.compile(r"^.*?CmdLine:\d+ - ", re.MULTILINE)
 _VERSION = re.compile(r"^\s*ST Edge AI Core v(\S+(?: [0-9a-f]{6,})?)", re.MULTILINE)
 _COMPILER = re.compile(r"^\s*Compiler version:\s*(\S+)", re.MULTILINE)
 _MODEL = re.compile(r"^\s*(?:Model name - |model_name\s+:\s+)(\S+)", re.MULTILINE)
 _POOL = re.compile(
-    rf"^\s*(\w+)\s+\[(0x[0-9A-Fa-f]+) - (0x[0-9A-Fa-f]+)\]:\s*{_SIZE}\s*/\s*{_SIZE}\s*\(.*?\)\s*-- weights:\s*{_SIZE}\s*\(.*?\)\s*activations:\s*{_SIZE}",
+    rf"^\s*(\w+)\s+\[(0x[0-9A-Fa-f]+) - (0x[0-9A-Fa-f]+)\]:\s*{_SIZE}\s*/\s*{_SIZE}\s*\(.*?\)\s*--"
+    rf" weights:\s*{_SIZE}\s*\(.*?\)\s*activations:\s*{_SIZE}",
     re.MULTILINE,
 )
-_MACC = (re.compile(r"^model(?:/c-model)?: macc=([\d,]+)", re.MULTILINE), re.compile(r"^\s*macc\s+:\s+([\d,]+)", re.MULTILINE))
+_MACC = (
+    re.compile(r"^model(?:/c-model)?: macc=([\d,]+)", re.MULTILINE),
+    re.compile(r"^\s*macc\s+:\s+([\d,]+)", re.MULTILINE),
+)
 _ACTIVATIONS = re.compile(r"^\s*activations \(rw\)\s+:\s+([\d,]+) B", re.MULTILINE)
 _WEIGHTS = re.compile(r"^\s*weights \(ro\)\s+:\s+([\d,]+) B", re.MULTILINE)
 _RAM_TOTAL = re.compile(r"^\s*ram \(total\)\s+:\s+([\d,]+) B", re.MULTILINE)
@@ -60,9 +79,21 @@ def facts_in(text: str) -> Facts:
     """What a report or a console output says; nothing is an answer, too."""
     text = _LOGGED.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     values: dict[str, Any] = {
-        "tool_version": _first(_VERSION, text), "compiler_version": _first(_COMPILER, text), "model": _first(_MODEL, text), "device": _first(_DEVICE, text),
-        "macc": next((count for pattern in _MACC for found in pattern.findall(text) if (count := int(found.replace(",", "")))), None),  # 2.x says 0 first
-    }  # fmt: skip
+        "tool_version": _first(_VERSION, text),
+        "compiler_version": _first(_COMPILER, text),
+        "model": _first(_MODEL, text),
+        "device": _first(_DEVICE, text),
+        # 2.x says 0 first
+        "macc": next(
+            (
+                count
+                for pattern in _MACC
+                for found in pattern.findall(text)
+                if (count := int(found.replace(",", "")))
+            ),
+            None,
+        ),
+    }
     try:
         values |= _sizes(text) | _epochs(text) | _measured(text)
     except (ValueError, KeyError) as error:  # a figure like "1.2.3" in a damaged file
@@ -87,25 +118,38 @@ def _bytes(number: str, unit: str) -> int:
 def _sizes(text: str) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if (runtime := _RUNTIME.search(text)) is not None:
-        facts |= {"runtime_flash": int(runtime[1].replace(",", "")), "runtime_ram": int(runtime[2].replace(",", ""))}
+        facts |= {
+            "runtime_flash": int(runtime[1].replace(",", "")),
+            "runtime_ram": int(runtime[2].replace(",", "")),
+        }
     pools = tuple(_pools(text))
     if pools:
         return facts | {"pools": pools} | memory_sums(pools)
     ram, weights = _count(_RAM_TOTAL, text), _count(_WEIGHTS, text)
-    return facts | {"ram_internal": ram if ram is not None else _count(_ACTIVATIONS, text), "flash": weights}
+    return facts | {
+        "ram_internal": ram if ram is not None else _count(_ACTIVATIONS, text),
+        "flash": weights,
+    }
 
 
 def _pools(text: str) -> Iterator[PoolUse]:
-    """The table of memories. A virtual pool is named after the pools it is made of, which are listed as well."""
-    rows = list({row[1]: row for row in _POOL.finditer(text)}.values())  # a console may hold the table twice
+    """The table of memories. A virtual pool is named after the pools it is made of.
+
+    Which are listed as well.
+    """
+    # a console may hold the table twice
+    rows = list({row[1]: row for row in _POOL.finditer(text)}.values())
     names = {row[1] for row in rows}
     for row in rows:
         name, start, end = row[1], int(row[2], 16), int(row[3], 16)
         if "_" in name and set(name.split("_")) <= names:
             continue
         used, activations = _bytes(row[4], row[5]), _bytes(row[10], row[11])
-        # The table does not say which memories are read-only: outside the chip, those called flash, and those that hold weights alone.
-        flash = PoolUse(name, start, None, 0, True).external and ("flash" in name.lower() or (used > 0 and activations == 0))
+        # The table does not say which memories are read-only: outside the chip, those called flash,
+        # and those that hold weights alone.
+        flash = PoolUse(name, start, None, 0, True).external and (
+            "flash" in name.lower() or (used > 0 and activations == 0)
+        )
         yield PoolUse(name, start, end - start, used, not flash)
 
 
@@ -113,12 +157,21 @@ def _epochs(text: str) -> dict[str, Any]:
     old = _OLD_TOTAL.search(text)
     if old is not None:
         total, software = int(old[1]), int(old[2])
-        operators = tuple(SoftwareOperator(f"epoch_{row[1]}", row[2]) for row in _OLD_ROW.finditer(text))
-        return {"epochs_hw": total - software, "epochs_sw": software, "epochs_hybrid": 0, "software": operators}
+        operators = tuple(
+            SoftwareOperator(f"epoch_{row[1]}", row[2]) for row in _OLD_ROW.finditer(text)
+        )
+        return {
+            "epochs_hw": total - software,
+            "epochs_sw": software,
+            "epochs_hybrid": 0,
+            "software": operators,
+        }
     totals = {key: _count(pattern, text) for key, pattern in _NEW_TOTALS.items()}
     if any(total is None for total in totals.values()):
         return {}  # another layout: better nothing than a guess
-    rows = [row for row in _NEW_ROW.finditer(text) if "SW" in row[2].upper() or "HYB" in row[2].upper()]
+    rows = [
+        row for row in _NEW_ROW.finditer(text) if "SW" in row[2].upper() or "HYB" in row[2].upper()
+    ]
     return totals | {"software": tuple(SoftwareOperator(row[1], row[3]) for row in rows)}
 
 

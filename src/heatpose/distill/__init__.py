@@ -1,4 +1,5 @@
 """Learning from a stronger pose model, the teacher, beside the labels.
 
-The training step knows one object, `loss.Distillation`, and asks it by the samples' indices and image -> input matrices.
+The training step knows one object, `loss.Distillation`, and asks it by the samples' indices and
+image -> input matrices.
 """

@@ -1,10 +1,12 @@
 """A teacher's answers for a list of people, made once and mapped from disk.
 
-They belong to the un-augmented view of each person (`teacher.view_box`), whatever the augmentation does: a training view reads them through its
-matrix. So a teacher of any kind, on the CPU and slow, runs once for each person and not once for each sample.
+They belong to the un-augmented view of each person (`teacher.view_box`), whatever the augmentation
+does: a training view reads them through its matrix. So a teacher of any kind, on the CPU and slow,
+runs once for each person and not once for each sample.
 
-A folder is named by a hash of the teacher, the people and the settings. It is built beside its place, piece by piece with a count of what is done,
-and renamed into it: a killed build goes on where it was, and processes that need the same folder wait for the one that builds it.
+A folder is named by a hash of the teacher, the people and the settings. It is built beside its
+place, piece by piece with a count of what is done, and renamed into it: a killed build goes on
+where it was, and processes that need the same folder wait for the one that builds it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.data.sample import Person
-from heatpose.distill.teacher import Answer, Box, DistillSettings, Teacher, show, view_box, view_matrix
+from heatpose.distill.teacher import (
+    Answer,
+    Box,
+    DistillSettings,
+    Teacher,
+    show,
+    view_box,
+    view_matrix,
+)
 from heatpose.evaluation.metrics import keypoint_similarity, mean_over_labelled, normalised_truth
 from heatpose.pose import geometry
 from heatpose.pose.skeleton import Skeleton
@@ -63,21 +73,30 @@ class TeacherMaps:
         """Mean OKS of the teacher's points against the labels of the same N people, in percent."""
         truth = normalised_truth(instances)
         sizes = np.array([[p.width, p.height] for p in instances], np.float32)
-        similarity = keypoint_similarity(self.points / sizes[:, None], truth.keypoints, truth.area, skeleton.sigmas)
+        similarity = keypoint_similarity(
+            self.points / sizes[:, None], truth.keypoints, truth.area, skeleton.sigmas
+        )
         return 100 * float(mean_over_labelled(similarity, truth.labelled).mean())
 
 
-def teacher_maps(settings: DistillSettings, instances: Sequence[Person], skeleton: Skeleton, *, progress: bool = True) -> TeacherMaps:
+def teacher_maps(
+    settings: DistillSettings,
+    instances: Sequence[Person],
+    skeleton: Skeleton,
+    *,
+    progress: bool = True,
+) -> TeacherMaps:
     """The teacher's answers for people, out of the cache, or made now.
 
     Args:
         settings: With a path.
-        people: In the order of the training samples' indices.
+        instances: In the order of the training samples' indices.
         skeleton: The student's.
         progress: Shows a bar while they are made.
 
     Raises:
-        HeatposeError: The teacher cannot be opened, does not know the keypoints, or an image cannot be read.
+        HeatposeError: The teacher cannot be opened, does not know the keypoints, or an image cannot
+            be read.
     """
     from filelock import FileLock
 
@@ -97,8 +116,13 @@ def teacher_maps(settings: DistillSettings, instances: Sequence[Person], skeleto
     return TeacherMaps(maps, np.load(folder / "points.npy"), np.load(folder / "scores.npy"), views)
 
 
-def cache_key(runner: PoseRunner, instances: Sequence[Person], skeleton: Skeleton, settings: DistillSettings) -> str:
-    """Name of the folder: a hash of all that the answers depend on. Of the pictures, their paths and sizes in bytes."""
+def cache_key(
+    runner: PoseRunner, instances: Sequence[Person], skeleton: Skeleton, settings: DistillSettings
+) -> str:
+    """Name of the folder: a hash of all that the answers depend on.
+
+    Of the images, their paths and sizes in bytes.
+    """
     read = reading_of(runner, settings.names())
     digest = hashlib.sha256(runner.path.read_bytes())
     head: list[Any] = [FORMAT, runner.size, settings.margin, settings.mirror, settings.min_score]
@@ -107,13 +131,24 @@ def cache_key(runner: PoseRunner, instances: Sequence[Person], skeleton: Skeleto
     sizes: dict[Path, int] = {}
     for person in instances:
         if person.image_path not in sizes:
-            sizes[person.image_path] = person.image_path.stat().st_size if person.image_path.is_file() else -1
-        digest.update(f"{person.image_path.resolve()} {sizes[person.image_path]} {person.width} {person.height} {person.box}\n".encode())
+            sizes[person.image_path] = (
+                person.image_path.stat().st_size if person.image_path.is_file() else -1
+            )
+        digest.update(
+            f"{person.image_path.resolve()} {sizes[person.image_path]} "
+            f"{person.width} {person.height} {person.box}\n".encode()
+        )
         digest.update(f"{DECODE_VERSION} {person.reading}\n".encode() if person.reading else b"")
     return f"{runner.path.stem}-{digest.hexdigest()[:16]}"
 
 
-def _build(teacher: Teacher, instances: Sequence[Person], settings: DistillSettings, folder: Path, progress: bool) -> None:
+def _build(
+    teacher: Teacher,
+    instances: Sequence[Person],
+    settings: DistillSettings,
+    folder: Path,
+    progress: bool,
+) -> None:
     """Makes the folder, or goes on with what a killed build left."""
     from rich.progress import track
 
@@ -124,10 +159,25 @@ def _build(teacher: Teacher, instances: Sequence[Person], settings: DistillSetti
     arrays: dict[str, Any] = {}
     boxes = [view_box(person, settings.margin) for person in instances]
     shown = _views(instances, boxes, teacher.runner.size, pieces)
-    for start, images in zip(pieces, track(shown, f"asking {teacher.runner.name}", len(pieces), disable=not progress, transient=True), strict=True):
+    for start, images in zip(
+        pieces,
+        track(
+            shown,
+            f"asking {teacher.runner.name}",
+            len(pieces),
+            disable=not progress,
+            transient=True,
+        ),
+        strict=True,
+    ):
         for name, values in _stored(teacher.ask(images), boxes[start : start + PIECE]).items():
             if name not in arrays:
-                arrays[name] = _open(part / f"{name}.npy", (len(instances), *values.shape[1:]), values.dtype, new=start == 0)
+                arrays[name] = _open(
+                    part / f"{name}.npy",
+                    (len(instances), *values.shape[1:]),
+                    values.dtype,
+                    new=start == 0,
+                )
             arrays[name][start : start + PIECE] = values
             arrays[name].flush()
         _write_count(part, min(start + PIECE, len(instances)))
@@ -137,19 +187,32 @@ def _build(teacher: Teacher, instances: Sequence[Person], settings: DistillSetti
 def _stored(answer: Answer, boxes: Sequence[Box]) -> dict[str, NDArray[np.generic]]:
     """What goes into the files: points in image pixels, maps as bytes."""
     back = [geometry.invert(view_matrix(box)) for box in boxes]
-    points = np.stack([geometry.apply(matrix, points) for matrix, points in zip(back, answer.points, strict=True)])
-    stored: dict[str, NDArray[np.generic]] = {"points": points, "scores": answer.scores.astype(np.float32)}
+    points = np.stack(
+        [geometry.apply(matrix, points) for matrix, points in zip(back, answer.points, strict=True)]
+    )
+    stored: dict[str, NDArray[np.generic]] = {
+        "points": points,
+        "scores": answer.scores.astype(np.float32),
+    }
     if answer.maps is not None:
         stored["maps"] = np.rint(255 * np.clip(1 + answer.maps / RANGE, 0, 1)).astype(np.uint8)
     return stored
 
 
-def _views(instances: Sequence[Person], boxes: Sequence[Box], size: int, pieces: range) -> Iterator[NDArray[np.uint8]]:
-    """u8[B, S, S, 3] of each piece; the next one is decoded in threads while the teacher looks at this one."""
+def _views(
+    instances: Sequence[Person], boxes: Sequence[Box], size: int, pieces: range
+) -> Iterator[NDArray[np.uint8]]:
+    """u8[B, S, S, 3] of each piece.
+
+    The next one is decoded in threads while the teacher looks at this one.
+    """
     with ThreadPoolExecutor(2) as pool:
 
         def ahead(start: int) -> list[object]:
-            return [pool.submit(show, instances[i], boxes[i], size) for i in range(start, min(start + PIECE, len(instances)))]
+            return [
+                pool.submit(show, instances[i], boxes[i], size)
+                for i in range(start, min(start + PIECE, len(instances)))
+            ]
 
         waiting = ahead(pieces.start)
         for start in pieces:

@@ -25,17 +25,23 @@ class DistillSettings:
 
     Attributes:
         path: The teacher: a `.ckpt`, `.onnx` or `.tflite` pose model; None for none.
-        size: Input side to run it at, for files that leave it open (checkpoints, some ONNX); None for its own.
+        size: Input side to run it at, for files that leave it open (checkpoints, some ONNX); None
+            for its own.
         skeleton: What its channels are, for a file that does not state it: coco17, st13 or a YAML.
         normalisation: How bytes become its input, likewise; see `runners.normalisation.FORMS`.
-        margin: It sees each person in a square crop of this many times the longer side of the person's box; None shows it the whole picture,
-            stretched.
-        mirror: It is asked about the mirrored view as well, and says the mean of both (flip test: Newell, Yang and Deng, ECCV 2016).
+        margin: It sees each person in a square crop of this many times the longer side of the
+            person's box; None shows it the whole image, stretched.
+        mirror: It is asked about the mirrored view as well, and says the mean of both (flip test:
+            Newell, Yang and Deng, ECCV 2016).
         weight: Of the term, against the labels' loss.
-        temperature: Of both softmaxes; the term is multiplied by its square (Hinton, Vinyals and Dean 2015, section 2).
-        spread: A teacher that gives poses alone is learnt as the OKS kernel around its points, the standard deviation multiplied by this.
-        fill: Keypoints that are not labelled get the teacher's point in the labels' loss, weighted by its score.
-        min_score: Points below are neither filled in nor merged into others; the map's term is weighted by the score and needs no limit.
+        temperature: Of both softmaxes; the term is multiplied by its square (Hinton, Vinyals and
+            Dean 2015, section 2).
+        spread: A teacher that gives poses alone is learnt as the OKS kernel around its points, the
+            standard deviation multiplied by this.
+        fill: Keypoints that are not labelled get the teacher's point in the labels' loss, weighted
+            by its score.
+        min_score: Points below are neither filled in nor merged into others; the map's term is
+            weighted by the score and needs no limit.
         folder: Where the teacher's answers are kept.
         required: No path is a mistake.
 
@@ -61,11 +67,19 @@ class DistillSettings:
         positive = {"temperature": self.temperature, "spread": self.spread}
         for name, value in positive.items():
             if not value > 0:
-                raise HeatposeError(f"distill.{name}={value} is not possible; use a number above 0, 1 by default.")
+                raise HeatposeError(
+                    f"distill.{name}={value} is not possible; use a number above 0, 1 by default."
+                )
         if self.margin is not None and self.margin < 1:
-            raise HeatposeError(f"distill.margin={self.margin} would cut the person; use 1 or more, or null for the whole picture.")
+            raise HeatposeError(
+                f"distill.margin={self.margin} would cut the person; use 1 or more, or null for the"
+                " whole image."
+            )
         if self.weight < 0 or not 0 <= self.min_score <= 1:
-            raise HeatposeError(f"distill.weight={self.weight} has to be 0 or more, and distill.min_score={self.min_score} within [0, 1].")
+            raise HeatposeError(
+                f"distill.weight={self.weight} has to be 0 or more, and"
+                f" distill.min_score={self.min_score} within [0, 1]."
+            )
 
     def check(self) -> None:
         """Refuses, before anything slow begins, what cannot be opened later.
@@ -74,9 +88,15 @@ class DistillSettings:
             HeatposeError: No path where one is required, or no such file.
         """
         if self.path is None and self.required:
-            raise HeatposeError("A run with a teacher needs distill.path=FILE: a stronger pose model as .ckpt, .onnx or .tflite.")
+            raise HeatposeError(
+                "A run with a teacher needs distill.path=FILE: a stronger pose model as .ckpt,"
+                " .onnx or .tflite."
+            )
         if self.path is not None and not Path(self.path).is_file():
-            raise HeatposeError(f"Teacher '{self.path}' does not exist; set distill.path to a .ckpt, .onnx or .tflite file.")
+            raise HeatposeError(
+                f"Teacher '{self.path}' does not exist; set distill.path to a .ckpt, .onnx or"
+                " .tflite file."
+            )
         self.names()
         self.values()
 
@@ -107,7 +127,8 @@ class Answer:
     """What a teacher says about B people.
 
     Attributes:
-        maps: f32[B, K, h, w] logits, 0 at each map's highest cell; None where the teacher decodes inside.
+        maps: f32[B, K, h, w] logits, 0 at each map's highest cell; None where the teacher decodes
+            inside.
         points: f32[B, K, 2] x, y as fractions of the teacher's view.
         scores: f32[B, K] in [0, 1].
     """
@@ -151,7 +172,10 @@ class Teacher:
         """The answer for u8[B, S, S, 3]."""
         answer = self._seen(images)
         if self.mirror:
-            return mean_answer(answer, mirrored(self._seen(np.ascontiguousarray(images[:, :, ::-1])), self.flip_order))
+            return mean_answer(
+                answer,
+                mirrored(self._seen(np.ascontiguousarray(images[:, :, ::-1])), self.flip_order),
+            )
         return answer
 
     def _seen(self, images: NDArray[np.uint8]) -> Answer:
@@ -162,10 +186,22 @@ class Teacher:
         poses = poses_from_heatmaps(maps, "refined", probabilities=None)
         return self._merged(as_logits(maps), poses[..., :2], poses[..., 2])
 
-    def _merged(self, maps: NDArray[np.float32] | None, points: NDArray[np.float32], scores: NDArray[np.float32]) -> Answer:
-        """The teacher's T keypoints -> the student's K: a merged one is the mean of its sources that score enough, of all if none does."""
+    def _merged(
+        self,
+        maps: NDArray[np.float32] | None,
+        points: NDArray[np.float32],
+        scores: NDArray[np.float32],
+    ) -> Answer:
+        """The teacher's T keypoints -> the student's K.
+
+        A merged one is the mean of its sources that score enough, of all if none does.
+        """
         heads = [s[0] for s in self.sources]
-        new = Answer(None if maps is None else maps[:, heads].copy(), points[:, heads].copy(), scores[:, heads].copy())
+        new = Answer(
+            None if maps is None else maps[:, heads].copy(),
+            points[:, heads].copy(),
+            scores[:, heads].copy(),
+        )
         for k, channels in ((k, s) for k, s in enumerate(self.sources) if len(s) > 1):
             for b in range(len(points)):
                 used = [c for c in channels if scores[b, c] >= self.min_score] or channels
@@ -176,24 +212,45 @@ class Teacher:
 
 
 def mirrored(answer: Answer, flip_order: Sequence[int]) -> Answer:
-    """What was said about mirrored views, as if about the views: K channels change places by `flip_order`."""
+    """What was said about mirrored views, as if about the views.
+
+    K channels change places by `flip_order`.
+    """
     points = answer.points[:, flip_order]
     points[..., 0] = 1 - points[..., 0]
-    return Answer(None if answer.maps is None else answer.maps[:, flip_order, :, ::-1], points, answer.scores[:, flip_order])
+    return Answer(
+        None if answer.maps is None else answer.maps[:, flip_order, :, ::-1],
+        points,
+        answer.scores[:, flip_order],
+    )
 
 
 def mean_answer(one: Answer, other: Answer) -> Answer:
-    """Of two answers about the same views: the mean of both distributions, its point and the mean score; without maps, the surer point of each keypoint."""
+    """Of two answers about the same views.
+
+    The mean of both distributions, its point and the mean score; without maps, the surer point of
+    each keypoint.
+    """
     if one.maps is None or other.maps is None:
         surer = (one.scores >= other.scores)[..., None]
-        return Answer(None, np.where(surer, one.points, other.points), np.maximum(one.scores, other.scores))
-    total = sum(np.exp(maps) / np.exp(maps).sum((-1, -2), keepdims=True) for maps in (one.maps, other.maps))
+        return Answer(
+            None, np.where(surer, one.points, other.points), np.maximum(one.scores, other.scores)
+        )
+    total = sum(
+        np.exp(maps) / np.exp(maps).sum((-1, -2), keepdims=True) for maps in (one.maps, other.maps)
+    )
     maps = as_logits(total / 2)
-    return Answer(maps, poses_from_heatmaps(maps, "refined", probabilities=None)[..., :2], (one.scores + other.scores) / 2)
+    return Answer(
+        maps,
+        poses_from_heatmaps(maps, "refined", probabilities=None)[..., :2],
+        (one.scores + other.scores) / 2,
+    )
 
 
 def sources(runner: PoseRunner, skeleton: Skeleton, own: Skeleton) -> list[list[int]]:
-    """For each of the student's keypoints, the teacher's channels that make it: the one of its name, else those of its merge rule that there are.
+    """For each of the student's keypoints, the teacher's channels that make it.
+
+    The one of its name, else those of its merge rule that there are.
 
     Raises:
         HeatposeError: There are none.
@@ -201,9 +258,16 @@ def sources(runner: PoseRunner, skeleton: Skeleton, own: Skeleton) -> list[list[
     names = list(own.keypoints)
     found = []
     for name in skeleton.keypoints:
-        wanted = [name] if name in names else [source for source in skeleton.merge.get(name, ()) if source in names]
+        wanted = (
+            [name]
+            if name in names
+            else [source for source in skeleton.merge.get(name, ()) if source in names]
+        )
         if not wanted:
-            raise HeatposeError(f"Teacher '{runner.path}' does not know '{name}' of skeleton '{skeleton.name}' (it has {names}); choose another teacher.")
+            raise HeatposeError(
+                f"Teacher '{runner.path}' does not know '{name}' of skeleton '{skeleton.name}' (it"
+                f" has {names}); choose another teacher."
+            )
         found.append([names.index(source) for source in wanted])
     return found
 
@@ -219,7 +283,8 @@ def _gives_maps(runner: PoseRunner) -> bool:
 def as_logits(maps: NDArray[np.float32]) -> NDArray[np.float32]:
     """What a model calls heatmaps -> logits of a softmax over each map, 0 at the highest cell.
 
-    Maps that sum to 1 came out of a softmax, and their logarithm goes back; other maps within [0, 1] came out of a sigmoid; the rest are logits.
+    Maps that sum to 1 came out of a softmax, and their logarithm goes back; other maps within [0,
+    1] came out of a sigmoid; the rest are logits.
     """
     logits = maps.astype(np.float32)
     if maps.min() >= -RANGE_SLACK and maps.max() <= 1 + RANGE_SLACK:
@@ -231,7 +296,10 @@ def as_logits(maps: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _moved_together(maps: NDArray[np.float32], points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """f32[h, w]: the mean of the maps' distributions, each moved by whole cells so that its point f32[2] lies on the mean of all."""
+    """f32[h, w]: the mean of the maps' distributions.
+
+    Each moved by whole cells so that its point f32[2] lies on the mean of all.
+    """
     distributions = np.exp(maps) / np.exp(maps).sum((-1, -2), keepdims=True)
     rows, columns = maps.shape[1:]
     steps = np.rint((points.mean(0) - points) * (columns, rows)).astype(int)
@@ -246,7 +314,10 @@ def _moved_together(maps: NDArray[np.float32], points: NDArray[np.float32]) -> N
 
 
 def view_box(person: Person, margin: float | None) -> Box:
-    """The part of the picture that the teacher sees of a person, left, top, right, bottom in whole pixels; it may reach over the picture's edge."""
+    """The part of the image that the teacher sees of a person, left, top, right.
+
+    Bottom in whole pixels; it may reach over the image's edge.
+    """
     if margin is None:
         return 0, 0, person.width, person.height
     x, y, width, height = person.box
@@ -262,7 +333,7 @@ def view_matrix(box: Box) -> geometry.Matrix:
 
 
 def show(person: Person, box: Box, size: int) -> NDArray[np.uint8]:
-    """The view as u8[S, S, 3]: bilinear, antialiased; black beyond the picture."""
+    """The view as u8[S, S, 3]: bilinear, antialiased; black beyond the image."""
     from PIL import Image
 
     image = Image.fromarray(labelled_image(person))

@@ -8,22 +8,35 @@ from typing import Any
 
 from heatpose.doctor.check import Check, Status
 from heatpose.doctor.data import data_checks
-from heatpose.doctor.packages import installed_versions, known_bad, python_check, requirement_checks, unmet_checks
+from heatpose.doctor.packages import (
+    installed_versions,
+    known_bad,
+    python_check,
+    requirement_checks,
+    unmet_checks,
+)
 from heatpose.doctor.system import device_checks, disk_checks, program_checks
 
 
 def examine(data: Path | None = None) -> list[Check]:
-    """All checks. Loads torch where there is a GPU, for torch alone knows whether it can be used, and no other heavy package.
+    """All checks. Loads torch where there is a GPU, for torch alone knows whether it can be used.
+
+    And no other heavy package.
 
     Args:
         data: Folder of a data set, if one is to be looked at.
     """
     versions = installed_versions()
     return [
-        python_check(), *requirement_checks(versions), *known_bad(versions), *unmet_checks(versions),
-        *device_checks(), *disk_checks([Path.cwd(), *([] if data is None else [data])]), *program_checks(versions),
+        python_check(),
+        *requirement_checks(versions),
+        *known_bad(versions),
+        *unmet_checks(versions),
+        *device_checks(),
+        *disk_checks([Path.cwd(), *([] if data is None else [data])]),
+        *program_checks(versions),
         *([] if data is None else data_checks(data)),
-    ]  # fmt: skip
+    ]
 
 
 def worst(checks: Sequence[Check]) -> Status:

@@ -18,7 +18,8 @@ class Check:
 
     Attributes:
         name: Of the thing.
-        status: "fail": something that was asked for cannot work. "warn": a part is missing or doubtful.
+        status: "fail": something that was asked for cannot work. "warn": a part is missing or
+            doubtful.
         found: What is there.
         remedy: What to do about it, one sentence; empty where it is ok.
     """
@@ -40,5 +41,10 @@ def check_table(checks: Sequence[Check]) -> Table:
     for heading in ("", "check", "found", "what to do"):
         table.add_column(heading, overflow="fold")
     for check in checks:
-        table.add_row(f"[{colours[check.status]}]{check.status}[/]", escape(check.name), escape(check.found), escape(check.remedy))
+        table.add_row(
+            f"[{colours[check.status]}]{check.status}[/]",
+            escape(check.name),
+            escape(check.found),
+            escape(check.remedy),
+        )
     return table

@@ -21,7 +21,14 @@ def data_checks(root: Path) -> list[Check]:
         root: Folder in COCO 2017 layout, or with one `person_keypoints_*.json` and its images.
     """
     if not root.exists():
-        return [Check("data", "fail", f"'{root}' is no folder", "Give the folder of a data set, the one that data.root names.")]
+        return [
+            Check(
+                "data",
+                "fail",
+                f"'{root}' is no folder",
+                "Give the folder of a data set, the one that data.root names.",
+            )
+        ]
     checks, parts = [], {}
     for name in ("train", "val"):
         try:
@@ -32,13 +39,26 @@ def data_checks(root: Path) -> list[Check]:
         checks.append(_part(name, part))
     checks += _downloaded(root)
     if not parts:
-        checks.append(Check("data", "fail", f"'{root}' has no labels", "Correct the folder, or fetch COCO 2017: train.py data.root=FOLDER data.download=true."))
+        checks.append(
+            Check(
+                "data",
+                "fail",
+                f"'{root}' has no labels",
+                "Correct the folder, or fetch COCO 2017: train.py data.root=FOLDER"
+                " data.download=true.",
+            )
+        )
     return checks
 
 
 def _absent(name: str, error: HeatposeError) -> Check:
     need = "training takes it" if name == "train" else "exports and scores take it"
-    return Check(f"data, {name}", "warn", "not found", f"Add this part where it is wanted ({need}); {str(error)[0].lower()}{str(error)[1:]}")
+    return Check(
+        f"data, {name}",
+        "warn",
+        "not found",
+        f"Add this part where it is wanted ({need}); {str(error)[0].lower()}{str(error)[1:]}",
+    )
 
 
 def _different(parts: dict[str, Split]) -> dict[str, Split]:
@@ -56,12 +76,30 @@ def _part(name: str, part: Split) -> Check:
     except HeatposeError as error:
         return Check(title, "fail", str(part.annotations), str(error))
     except OSError as error:
-        return Check(title, "fail", str(part.annotations), f"Make the file readable ({error.strerror}).")
-    missing = [entry["file_name"] for entry in labels.images.values() if not (part.images / str(entry["file_name"])).is_file()]
-    found = f"{len(labels.annotations)} people on {len(labels.images)} images, sha256 {digest} of {part.annotations.name}"
+        return Check(
+            title, "fail", str(part.annotations), f"Make the file readable ({error.strerror})."
+        )
+    missing = [
+        entry["file_name"]
+        for entry in labels.images.values()
+        if not (part.images / str(entry["file_name"])).is_file()
+    ]
+    found = (
+        f"{len(labels.annotations)} people on {len(labels.images)} images, sha256 {digest} of"
+        f" {part.annotations.name}"
+    )
     if missing:
-        remedy = f"Put the missing images into '{part.images}' or take them out of the labels; heatpose data lists them."
-        return Check(title, "fail", f"{len(missing)} of {len(labels.images)} images are missing, such as '{missing[0]}'; {found}", remedy)
+        remedy = (
+            f"Put the missing images into '{part.images}' or take them out of the labels; heatpose"
+            " data lists them."
+        )
+        return Check(
+            title,
+            "fail",
+            f"{len(missing)} of {len(labels.images)} images are missing, such as '{missing[0]}';"
+            f" {found}",
+            remedy,
+        )
     return Check(title, "ok", found)
 
 

@@ -1,4 +1,7 @@
-"""Versions of packages, read off their metadata: nothing is imported, so that a broken package can be told of, and TensorFlow costs no seconds."""
+"""Versions of packages, read off their metadata.
+
+Nothing is imported, so that a broken package can be told of, and TensorFlow costs no seconds.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ EXTRAS = {
     "export": "exports, ONNX and TFLite files need it",
     "video": "videos and cameras need it",
 }
-"""Extra -> what it is for. An extra that is not here is looked at like a required package once it is installed."""
+"""Optional extra -> its purpose. Other extras are checked like required packages if installed."""
 DEPENDENTS = ("torchvision", "lightning", "tensorflow", "onnx2tf", "onnxruntime", "ai-edge-litert")
 """Packages whose own requirements are held against what is installed."""
 COMPROMISED = ("2.6.2", "2.6.3")
@@ -42,11 +45,19 @@ def python_check(version: str | None = None) -> Check:
     found = f"{version}, {platform.system()} {platform.machine()}"
     if SpecifierSet(wanted).contains(version, prereleases=True):
         return Check("python", "ok", found)
-    return Check("python", "fail", found, f"Install Python {wanted} (uv python install 3.11) and make the environment anew.")
+    return Check(
+        "python",
+        "fail",
+        found,
+        f"Install Python {wanted} (uv python install 3.11) and make the environment anew.",
+    )
 
 
 def _python_of(name: str) -> str:
-    """The versions of Python that a package asks for; empty where it asks for none or is not installed."""
+    """The versions of Python that a package asks for.
+
+    Empty where it asks for none or is not installed.
+    """
     try:
         return ",".join(metadata.metadata(name).get_all("Requires-Python") or ())
     except metadata.PackageNotFoundError:
@@ -60,7 +71,9 @@ def _requirements_of(name: str) -> list[Requirement]:
         return []
 
 
-def requirement_checks(versions: Mapping[str, str], requirements: Sequence[Requirement] | None = None) -> list[Check]:
+def requirement_checks(
+    versions: Mapping[str, str], requirements: Sequence[Requirement] | None = None
+) -> list[Check]:
     """The package's own requirements, those of its extras included.
 
     Args:
@@ -70,7 +83,14 @@ def requirement_checks(versions: Mapping[str, str], requirements: Sequence[Requi
     wanted = _requirements_of("heatpose") if requirements is None else requirements
     own = versions.get("heatpose")
     if own is None:
-        return [Check("heatpose", "warn", "not installed", "Run uv sync in the checkout, so that versions can be checked.")]
+        return [
+            Check(
+                "heatpose",
+                "warn",
+                "not installed",
+                "Run uv sync in the checkout, so that versions can be checked.",
+            )
+        ]
     checks: dict[str, Check] = {}
     for requirement, extra in _applicable(wanted):
         checks.setdefault(requirement.name, _requirement_check(requirement, extra, versions))
@@ -89,11 +109,18 @@ def _applicable(requirements: Iterable[Requirement]) -> Iterator[tuple[Requireme
                 yield requirement, extra
 
 
-def _requirement_check(requirement: Requirement, extra: str | None, versions: Mapping[str, str]) -> Check:
+def _requirement_check(
+    requirement: Requirement, extra: str | None, versions: Mapping[str, str]
+) -> Check:
     version = versions.get(canonicalize_name(requirement.name))
     install = f"pip install '{requirement.name}{requirement.specifier}'"
     if version is None and extra is not None:
-        return Check(requirement.name, "warn", "not installed", f"Install it where it is wanted ({EXTRAS[extra]}): pip install 'heatpose[{extra}]'.")
+        return Check(
+            requirement.name,
+            "warn",
+            "not installed",
+            f"Install it where it is wanted ({EXTRAS[extra]}): pip install 'heatpose[{extra}]'.",
+        )
     if version is None:
         return Check(requirement.name, "fail", "not installed", f"Install it: {install}.")
     if not requirement.specifier.contains(version, prereleases=True):
@@ -103,14 +130,23 @@ def _requirement_check(requirement: Requirement, extra: str | None, versions: Ma
 
 def known_bad(versions: Mapping[str, str]) -> list[Check]:
     """Versions and combinations that are known to go wrong; only those that are found."""
-    rules = (_compromised(versions), _grouped(versions), _two_builds(versions), _numpy(versions), _two_opencvs(versions))
+    rules = (
+        _compromised(versions),
+        _grouped(versions),
+        _two_builds(versions),
+        _numpy(versions),
+        _two_opencvs(versions),
+    )
     return [check for check in rules if check is not None]
 
 
 def _compromised(versions: Mapping[str, str]) -> Check | None:
     for name in ("lightning", "pytorch-lightning"):
         if versions.get(name) in COMPROMISED:
-            remedy = "This release was tampered with (GHSA-w37p-236h-pfx3): remove the environment, and change the passwords and keys that this machine has."
+            remedy = (
+                "This release was tampered with (GHSA-w37p-236h-pfx3): remove the environment, and"
+                " change the passwords and keys that this machine has."
+            )
             return Check(f"{name} release", "fail", versions[name], remedy)
     return None
 
@@ -119,16 +155,25 @@ def _grouped(versions: Mapping[str, str]) -> Check | None:
     version = versions.get("onnx2tf")
     if version is None or not GROUPED_CONVOLUTIONS.contains(version):
         return None
-    remedy = "It turns depthwise convolutions into grouped ones, which no NPU takes: pip install onnx2tf==1.29.16."
+    remedy = (
+        "It turns depthwise convolutions into grouped ones, which no NPU takes: pip install"
+        " onnx2tf==1.29.16."
+    )
     return Check("onnx2tf release", "fail", version, remedy)
 
 
 def _two_builds(versions: Mapping[str, str]) -> Check | None:
-    """A CPU build of one with the registry's build of the other: torchvision's operators are not found when it is imported."""
+    """A CPU build of one with the registry's build of the other.
+
+    Torchvision's operators are not found when it is imported.
+    """
     torch, vision = versions.get("torch"), versions.get("torchvision")
     if torch is None or vision is None or _build(torch) == _build(vision):
         return None
-    remedy = "Their builds differ, so torchvision cannot load its operators: install both from the same index, such as download.pytorch.org/whl/cpu."
+    remedy = (
+        "Their builds differ, so torchvision cannot load its operators: install both from the same"
+        " index, such as download.pytorch.org/whl/cpu."
+    )
     return Check("torch and torchvision", "fail", f"{torch} and {vision}", remedy)
 
 
@@ -143,15 +188,28 @@ def _numpy(versions: Mapping[str, str]) -> Check | None:
     tensorflow, numpy = versions.get("tensorflow", ""), versions.get("numpy", "")
     if not tensorflow.startswith("2.19.") or numpy.startswith(("0.", "1.")) or not numpy:
         return None
-    remedy = "Exports are made and tested with numpy 1.26 here, which onnx2tf asks for: pip install numpy==1.26.4."
+    remedy = (
+        "Exports are made and tested with numpy 1.26 here, which onnx2tf asks for: pip install"
+        " numpy==1.26.4."
+    )
     return Check("tensorflow and numpy", "warn", f"{tensorflow} and {numpy}", remedy)
 
 
 def _two_opencvs(versions: Mapping[str, str]) -> Check | None:
-    both = [name for name in ("opencv-python", "opencv-python-headless", "opencv-contrib-python") if name in versions]
+    both = [
+        name
+        for name in ("opencv-python", "opencv-python-headless", "opencv-contrib-python")
+        if name in versions
+    ]
     if len(both) < 2:
         return None
-    return Check("opencv", "warn", " and ".join(both), "They write the same files: uninstall all, then pip install --force-reinstall opencv-python.")
+    return Check(
+        "opencv",
+        "warn",
+        " and ".join(both),
+        "They write the same files: uninstall all, then pip install --force-reinstall"
+        " opencv-python.",
+    )
 
 
 def unmet_checks(versions: Mapping[str, str]) -> list[Check]:
@@ -159,7 +217,11 @@ def unmet_checks(versions: Mapping[str, str]) -> list[Check]:
     checks = []
     for name in DEPENDENTS:
         if name in versions:
-            checks += [_unmet(name, requirement, versions) for requirement, extra in _applicable(_requirements_of(name)) if extra is None]
+            checks += [
+                _unmet(name, requirement, versions)
+                for requirement, extra in _applicable(_requirements_of(name))
+                if extra is None
+            ]
     return [check for check in checks if check is not None]
 
 
@@ -168,4 +230,9 @@ def _unmet(name: str, requirement: Requirement, versions: Mapping[str, str]) -> 
     if version is not None and requirement.specifier.contains(version, prereleases=True):
         return None
     asked = f"{requirement.name}{requirement.specifier}"
-    return Check(f"{name} needs {requirement.name}", "warn", version or "not installed", f"{name} asks for {asked}: pip install '{asked}'.")
+    return Check(
+        f"{name} needs {requirement.name}",
+        "warn",
+        version or "not installed",
+        f"{name} asks for {asked}: pip install '{asked}'.",
+    )

@@ -90,10 +90,15 @@ def composed(images: Path, out: Path, size: Size, *overrides: str) -> DictConfig
         overrides: More settings.
     """
     fixed = [
-        *source_overrides(images), "model_name=speed", "logger=csv", f"runs={out.with_suffix('')}",
-        f"data.cache={images.parent}/cache", f"resolution={size.resolution}",
-        f"model.width={size.width}", f"data.batch_size={size.batch}",
-    ]  # fmt: skip
+        *source_overrides(images),
+        "model_name=speed",
+        "logger=csv",
+        f"runs={out.with_suffix('')}",
+        f"data.cache={images.parent}/cache",
+        f"resolution={size.resolution}",
+        f"model.width={size.width}",
+        f"data.batch_size={size.batch}",
+    ]
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return hydra.compose("train", [*fixed, *overrides])
 
@@ -261,10 +266,15 @@ def training(images: Path, out: Path, processes: int) -> None:
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     off = ["checkpoint", "last", "early_stopping", "learning_rate", "progress", "pictures"]
     config = composed(
-        images, out, SIZES[device], "+trainer.limit_val_batches=0", "trainer.max_epochs=100000",
-        "+trainer.enable_checkpointing=false", "+trainer.enable_progress_bar=false",
+        images,
+        out,
+        SIZES[device],
+        "+trainer.limit_val_batches=0",
+        "trainer.max_epochs=100000",
+        "+trainer.enable_checkpointing=false",
+        "+trainer.enable_progress_bar=false",
         *[f"callbacks.{name}=null" for name in off],
-    )  # fmt: skip
+    )
     _add(out, measure_training(config, device, out, processes))
 
 

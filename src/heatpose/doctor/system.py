@@ -38,7 +38,12 @@ def _memory() -> Check:
     if size is None:
         return Check("memory", "ok", "the system does not say")
     if size < LITTLE_MEMORY:
-        return Check("memory", "warn", f"{size / GIB:.1f} GiB", "Train with a smaller data.batch_size, and close other programs for an export.")
+        return Check(
+            "memory",
+            "warn",
+            f"{size / GIB:.1f} GiB",
+            "Train with a smaller data.batch_size, and close other programs for an export.",
+        )
     return Check("memory", "ok", f"{size / GIB:.1f} GiB")
 
 
@@ -58,26 +63,46 @@ def _memory_bytes() -> int | None:
 
 
 def _accelerator() -> Check:
-    """Where there is one, torch is loaded, which takes seconds: no file says whether its build and the driver go together."""
+    """Where there is one, torch is loaded, which takes seconds.
+
+    No file says whether its build and the driver go together.
+    """
     if not _has_accelerator():
         return Check("accelerator", "ok", "none: everything runs on the processor")
     try:
         import torch
     except (ImportError, OSError, RuntimeError) as error:
-        return Check("accelerator", "fail", f"torch cannot be loaded ({first_line(error)})", "Install torch and torchvision anew, both from the same index.")
+        return Check(
+            "accelerator",
+            "fail",
+            f"torch cannot be loaded ({first_line(error)})",
+            "Install torch and torchvision anew, both from the same index.",
+        )
     if torch.cuda.is_available():
-        names = [f"{torch.cuda.get_device_name(i)}, {torch.cuda.get_device_properties(i).total_memory / GIB:.0f} GiB" for i in range(torch.cuda.device_count())]
+        names = [
+            f"{torch.cuda.get_device_name(i)},"
+            f" {torch.cuda.get_device_properties(i).total_memory / GIB:.0f} GiB"
+            for i in range(torch.cuda.device_count())
+        ]
         return Check("accelerator", "ok", f"CUDA {torch.version.cuda}: {'; '.join(names)}")
     if torch.backends.mps.is_available():
         return Check("accelerator", "ok", "MPS")
     built = torch.version.cuda or "none"
-    remedy = "torch does not see the GPU: install a torch build for a CUDA that the driver knows (nvidia-smi shows it)."
-    return Check("accelerator", "warn", f"a GPU, but not for torch, which is built for CUDA {built}", remedy)
+    remedy = (
+        "torch does not see the GPU: install a torch build for a CUDA that the driver knows"
+        " (nvidia-smi shows it)."
+    )
+    return Check(
+        "accelerator", "warn", f"a GPU, but not for torch, which is built for CUDA {built}", remedy
+    )
 
 
 def _has_accelerator() -> bool:
     """A driver of NVIDIA or AMD, or Apple's own processor."""
-    drivers = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")) or shutil.which("nvidia-smi") is not None
+    drivers = (
+        any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
+        or shutil.which("nvidia-smi") is not None
+    )
     return drivers or (platform.system(), platform.machine()) == ("Darwin", "arm64")
 
 
@@ -85,7 +110,11 @@ def disk_checks(folders: Iterable[Path]) -> list[Check]:
     """Room and right to write where runs, exports and temporary files go, and room beside data."""
     here, *others = [*folders]
     checks = [_writable(here)]
-    devices = {folder.stat().st_dev: folder for folder in reversed((here, Path(tempfile.gettempdir()), *others)) if folder.exists()}
+    devices = {
+        folder.stat().st_dev: folder
+        for folder in reversed((here, Path(tempfile.gettempdir()), *others))
+        if folder.exists()
+    }
     return checks + [_room(folder) for folder in reversed(devices.values())]
 
 
@@ -94,17 +123,32 @@ def _writable(folder: Path) -> Check:
         with tempfile.TemporaryFile(dir=folder):
             return Check("working folder", "ok", str(folder))
     except OSError as error:
-        remedy = "Work in another folder: runs, data_cache and exports are made in the one that a command is called in."
-        return Check("working folder", "fail", f"'{folder}' cannot be written ({error.strerror})", remedy)
+        remedy = (
+            "Work in another folder: runs, data_cache and exports are made in the one that a"
+            " command is called in."
+        )
+        return Check(
+            "working folder", "fail", f"'{folder}' cannot be written ({error.strerror})", remedy
+        )
 
 
 def _room(folder: Path) -> Check:
     free = shutil.disk_usage(folder).free
     found = f"{free / GIB:.1f} GiB free in '{folder}'"
     if free < NO_ROOM:
-        return Check("disk", "fail", found, "Make room: a run with its checkpoints and an export need more than that.")
+        return Check(
+            "disk",
+            "fail",
+            found,
+            "Make room: a run with its checkpoints and an export need more than that.",
+        )
     if free < LITTLE_ROOM:
-        return Check("disk", "warn", found, "Make room before a long run; COCO 2017 alone takes 41 GB while it is fetched.")
+        return Check(
+            "disk",
+            "warn",
+            found,
+            "Make room before a long run; COCO 2017 alone takes 41 GB while it is fetched.",
+        )
     return Check("disk", "ok", found)
 
 
@@ -115,12 +159,24 @@ def program_checks(versions: Mapping[str, str]) -> list[Check]:
         versions: Of the installed packages.
     """
     checks = [
-        _program("git", ["git"], "Install git: without it a bundle's manifest cannot say which commit it was made with."),
-        _program("C compiler", ["cc", "gcc", "clang", "cl"], "Install gcc or clang where the C code of a bundle is to be tried on this machine."),
+        _program(
+            "git",
+            ["git"],
+            "Install git: without it a bundle's manifest cannot say which commit it was made with.",
+        ),
+        _program(
+            "C compiler",
+            ["cc", "gcc", "clang", "cl"],
+            "Install gcc or clang where the C code of a bundle is to be tried on this machine.",
+        ),
     ]
     if "onnx2tf" in versions:
         checks.append(_onnxsim())
-    return checks + [check for path in built_in().values() if (check := _stedgeai(load_target(str(path)))) is not None]
+    return checks + [
+        check
+        for path in built_in().values()
+        if (check := _stedgeai(load_target(str(path)))) is not None
+    ]
 
 
 def _program(name: str, candidates: Iterable[str], remedy: str) -> Check:
@@ -130,9 +186,18 @@ def _program(name: str, candidates: Iterable[str], remedy: str) -> Check:
 
 def _onnxsim() -> Check:
     """An export looks beside the interpreter first, as here."""
-    path = shutil.which("onnxsim", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    path = shutil.which(
+        "onnxsim",
+        path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    )
     if path is None:
-        return Check("onnxsim", "fail", "not found", "onnx2tf runs the program onnxsim and fails without it: pip install --force-reinstall onnxsim==0.4.36.")
+        return Check(
+            "onnxsim",
+            "fail",
+            "not found",
+            "onnx2tf runs the program onnxsim and fails without it: pip install --force-reinstall"
+            " onnxsim==0.4.36.",
+        )
     return Check("onnxsim", "ok", path)
 
 

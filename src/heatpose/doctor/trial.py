@@ -27,18 +27,28 @@ LONGEST_S = 600
 """For one step; a slow processor needs some minutes for all of them."""
 TRAIN_IMAGES, VAL_IMAGES, EPOCHS = 96, 16, 4
 _TINY = [
-    "resolution=64", "model.width=0.35", "data.batch_size=8", f"trainer.max_epochs={EPOCHS}",
-    "data.module.held_out=0.2", "logger=csv", "callbacks.progress=null", "name=trial",
-    "+trainer.enable_progress_bar=false", "evaluate=false", "export=false",
-]  # fmt: skip
+    "resolution=64",
+    "model.width=0.35",
+    "data.batch_size=8",
+    f"trainer.max_epochs={EPOCHS}",
+    "data.module.held_out=0.2",
+    "logger=csv",
+    "callbacks.progress=null",
+    "name=trial",
+    "+trainer.enable_progress_bar=false",
+    "evaluate=false",
+    "export=false",
+]
 _NO_LIMITS = [f"quant.limits.{name}=1000" for name in ("drift_p50_px", "drop_pc", "drop_pt")]
 """What a network that has hardly been trained loses by quantisation is noise."""
 _REMEDIES = {
     "working folder": "Work in a folder that can be written; runs and exports go there too.",
     "images": "Make room in the working folder, or install numpy and pillow anew.",
-    "training": "If the first line of the log works with trainer.accelerator=cpu"
-    " trainer.precision=32-true added, install a GPU driver and a torch build that fit together;"
-    " else install the package that the log names anew.",
+    "training": (
+        "If the first line of the log works with trainer.accelerator=cpu trainer.precision=32-true"
+        " added, install a GPU driver and a torch build that fit together; else install the package"
+        " that the log names anew."
+    ),
     "export": "Install the export extra anew: pip install --force-reinstall 'heatpose[export]'.",
 }
 _OTHER = "Install the package that the log names anew, or report the log."

@@ -26,8 +26,6 @@ FULL_ERRORS = "HYDRA_FULL_ERROR"
 Entry = Callable[["DictConfig"], Any]
 
 
-
-
 def run(entry: Entry, name: str) -> None:
     """Composes the configuration from the command line and runs an entry with it.
 

@@ -23,10 +23,25 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from heatpose.errors import HeatposeError, first_line
 
 OBJECTS = (
-    "skeleton", "preprocessing", "data.source", "data.module", "model", "init", "loss", "distill",
-    "augment.geometric", "augment.photometric", "augment.occlusion", "optimizer", "scheduler",
-    "trainer", "callbacks", "logger", "quant", "target",
-)  # fmt: skip
+    "skeleton",
+    "preprocessing",
+    "data.source",
+    "data.module",
+    "model",
+    "init",
+    "loss",
+    "distill",
+    "augment.geometric",
+    "augment.photometric",
+    "augment.occlusion",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "callbacks",
+    "logger",
+    "quant",
+    "target",
+)
 """Entries of the configuration that are groups of settings, or null."""
 MANY = 15
 """Names that a sentence holds."""

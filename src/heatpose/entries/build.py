@@ -1,4 +1,7 @@
-"""Objects out of the composed configuration; used by the two entries, train.py and export.py, and by nothing below them."""
+"""Objects out of the composed configuration.
+
+Used by the two entries, train.py and export.py, and by nothing below them.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +41,37 @@ from heatpose.utils.configuration import conf_folder
 from heatpose.utils.process import is_first_process, without_tensorflow
 
 NOT_THE_RUN = (
-    "run", "runs", "exports", "export", "evaluate", "resume", "quant", "target", "hydra", "logger", "fit", "lr_find", "checkpoint", "boards", "objectives",
+    "run",
+    "runs",
+    "exports",
+    "export",
+    "evaluate",
+    "resume",
+    "quant",
+    "target",
+    "hydra",
+    "logger",
+    "fit",
+    "lr_find",
+    "checkpoint",
+    "boards",
+    "objectives",
     "shared_weights",
-)  # fmt: skip
+)
 """Entries that do not change what is learnt: a run may be continued with others."""
 
-DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "use_distributed_sampler")
-"""Entries of `trainer` likewise: a run goes on with another number of GPUs, because the batch is that of all of them."""
+DEVICES = (
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "sync_batchnorm",
+    "use_distributed_sampler",
+)
+"""Entries of `trainer` likewise.
+
+A run goes on with another number of GPUs, because the batch is that of all of them.
+"""
 
 
 def check_settings(config: DictConfig) -> None:
@@ -59,11 +86,18 @@ def check_settings(config: DictConfig) -> None:
 
 
 def quiet(config: DictConfig) -> None:
-    """Seeds every generator, and keeps the libraries' remarks that no user can act on off the terminal."""
+    """Seeds every generator and silences library warnings that a user cannot act on."""
     without_tensorflow()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for text in ("LeafSpec", "batch_transfer", "not have many workers", "Checkpoint directory", "number of training batches", "all_gather is deprecated"):
+    for text in (
+        "LeafSpec",
+        "batch_transfer",
+        "not have many workers",
+        "Checkpoint directory",
+        "number of training batches",
+        "all_gather is deprecated",
+    ):
         warnings.filterwarnings("ignore", f".*{text}.*")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
 
@@ -71,7 +105,10 @@ def quiet(config: DictConfig) -> None:
 def run_identity(config: DictConfig) -> dict[str, Any]:
     """What must be the same for a run to be continued."""
     identity = {key: value for key, value in plain(config).items() if key not in NOT_THE_RUN}
-    return {**identity, "trainer": {key: value for key, value in identity["trainer"].items() if key not in DEVICES}}
+    return {
+        **identity,
+        "trainer": {key: value for key, value in identity["trainer"].items() if key not in DEVICES},
+    }
 
 
 def check(config: DictConfig) -> None:
@@ -97,7 +134,11 @@ def check(config: DictConfig) -> None:
 
 def build_inputs(config: DictConfig) -> tuple[Skeleton, Preprocessing, Source]:
     """Skeleton, preprocessing and data source."""
-    return instantiate(config.skeleton), instantiate(config.preprocessing), instantiate(config.data.source)
+    return (
+        instantiate(config.skeleton),
+        instantiate(config.preprocessing),
+        instantiate(config.data.source),
+    )
 
 
 def build_network(config: DictConfig, skeleton: Skeleton) -> MoveNet:
@@ -106,17 +147,28 @@ def build_network(config: DictConfig, skeleton: Skeleton) -> MoveNet:
     return network
 
 
-def build_data(config: DictConfig, source: Source, skeleton: Skeleton, preprocessing: Preprocessing) -> PoseData:
+def build_data(
+    config: DictConfig, source: Source, skeleton: Skeleton, preprocessing: Preprocessing
+) -> PoseData:
     """The loaders."""
     augment = config.augment
     data: PoseData = instantiate(config.data.module)(
-        source, skeleton, preprocessing, instantiate(augment.geometric), occlusion=instantiate(augment.get("occlusion")), seed=config.seed
+        source,
+        skeleton,
+        preprocessing,
+        instantiate(augment.geometric),
+        occlusion=instantiate(augment.get("occlusion")),
+        seed=config.seed,
     )
     return data
 
 
-def build_distillation(config: DictConfig, data: PoseData, skeleton: Skeleton) -> Distillation | None:
-    """What a teacher says about the training people, if the run has one; made now unless it was before.
+def build_distillation(
+    config: DictConfig, data: PoseData, skeleton: Skeleton
+) -> Distillation | None:
+    """What a teacher says about the training people, if the run has one.
+
+    Made now unless it was before.
 
     Raises:
         HeatposeError: The teacher cannot be opened or does not know the skeleton's keypoints.
@@ -131,19 +183,42 @@ def build_distillation(config: DictConfig, data: PoseData, skeleton: Skeleton) -
     maps = teacher_maps(settings, data.train_instances, skeleton)
     agreed = maps.agreement(data.train_instances, skeleton)
     if is_first_process():
-        print(f"Teacher {Path(settings.path).name} agrees with the labels of {len(data.train_instances)} training people to {agreed:.1f} % OKS.")
+        print(
+            f"Teacher {Path(settings.path).name} agrees with the labels of"
+            f" {len(data.train_instances)} training people to {agreed:.1f} % OKS."
+        )
     return Distillation(maps, settings, skeleton)
 
 
-def build_module(config: DictConfig, network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, source: Source) -> PoseModule:
+def build_module(
+    config: DictConfig,
+    network: MoveNet,
+    skeleton: Skeleton,
+    preprocessing: Preprocessing,
+    source: Source,
+) -> PoseModule:
     """The Lightning module."""
     loss = instantiate(config.loss)
-    loss = loss(sigmas=skeleton.sigmas) if "sigmas" in loss.func.__init__.__annotations__ else loss()
-    metadata = {"run": config.run, "model": config.model_name, "init": plain(config.init), "data": source.describe()}
+    loss = (
+        loss(sigmas=skeleton.sigmas) if "sigmas" in loss.func.__init__.__annotations__ else loss()
+    )
+    metadata = {
+        "run": config.run,
+        "model": config.model_name,
+        "init": plain(config.init),
+        "data": source.describe(),
+    }
     return PoseModule(
-        network, loss, skeleton, preprocessing, instantiate(config.optimizer), instantiate(config.scheduler), instantiate(config.augment.photometric), metadata,
+        network,
+        loss,
+        skeleton,
+        preprocessing,
+        instantiate(config.optimizer),
+        instantiate(config.scheduler),
+        instantiate(config.augment.photometric),
+        metadata,
         compile=config.compile,
-    )  # fmt: skip
+    )
 
 
 def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
@@ -171,13 +246,19 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
 
 
 def source_for(config: DictConfig) -> Source:
-    """The data for the export of a checkpoint: what the command line names, else what the checkpoint was trained on."""
+    """The data for the export of a checkpoint.
+
+    What the command line names, else what the checkpoint was trained on.
+    """
     if config.data.get("root"):
         source: Source = instantiate(config.data.source)
         return source
     description = load_checkpoint(config.checkpoint).metadata.get("data")
     if not isinstance(description, dict):
-        raise HeatposeError(f"'{config.checkpoint}' does not say what data it was trained on; set data.root=FOLDER for the calibration images.")
+        raise HeatposeError(
+            f"'{config.checkpoint}' does not say what data it was trained on; set data.root=FOLDER"
+            " for the calibration images."
+        )
     return from_description(description)
 
 
@@ -196,12 +277,21 @@ def finish(config: DictConfig, checkpoint: Path, source: Source) -> RunResult:
     boards = boards_of(config)
     if config.export:
         bundle = steps.export(
-            checkpoint, source, name=config.run, exports=Path(config.exports), quant=instantiate(config.quant), config=plain(config), score=config.evaluate,
-            command=command_line(), target=target_of(config),
-        )  # fmt: skip
+            checkpoint,
+            source,
+            name=config.run,
+            exports=Path(config.exports),
+            quant=instantiate(config.quant),
+            config=plain(config),
+            score=config.evaluate,
+            command=command_line(),
+            target=target_of(config),
+        )
         hand_over(config, bundle.folder)
         return steps.result_of_bundle(bundle, boards)
-    return steps.result_of_checkpoint(checkpoint, steps.score(checkpoint, source) if config.evaluate else None, boards)
+    return steps.result_of_checkpoint(
+        checkpoint, steps.score(checkpoint, source) if config.evaluate else None, boards
+    )
 
 
 def command_line() -> str | None:
@@ -218,15 +308,24 @@ def target_of(config: DictConfig) -> Target | None:
 
 
 def boards_of(config: DictConfig) -> list[Target]:
-    """The boards whose estimates belong to the run's result: its own, then those of `boards`, without any that has no estimator."""
+    """The boards whose estimates belong to the run's result.
+
+    Its own, then those of `boards`, without any that has no estimator.
+    """
     own = target_of(config)
     named = [load_target(str(name)) for name in config.get("boards") or []]
-    known = {target.name: target for target in reversed([*([own] if own else []), *named]) if target.estimator is not None}
+    known = {
+        target.name: target
+        for target in reversed([*([own] if own else []), *named])
+        if target.estimator is not None
+    }
     return list(reversed(known.values()))
 
 
 def check_budget(config: DictConfig, network: MoveNet, preprocessing: Preprocessing) -> None:
-    """Prints what the network is expected to take on the run's board; nothing where the run names none.
+    """Prints what the network is expected to take on the run's board.
+
+    Nothing where the run names none.
 
     Raises:
         HeatposeError: It cannot fit.
@@ -237,7 +336,10 @@ def check_budget(config: DictConfig, network: MoveNet, preprocessing: Preprocess
 
 
 def hand_over(config: DictConfig, bundle: Path) -> None:
-    """Writes the hand-off of a finished bundle for the run's board. A rejected artefact is left to the gates' own sentence."""
+    """Writes the deployment package of a finished bundle for the run's board.
+
+    A rejected artefact is left to the gates' own sentence.
+    """
     target = target_of(config)
     if target is not None and not list(bundle.glob(f"*_{target.artefact}.rejected.tflite")):
         print(f"{write_package(bundle, target).folder} is ready for {target.board}.")

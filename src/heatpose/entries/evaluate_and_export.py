@@ -47,15 +47,18 @@ class QuantSettings:
         forms: TFLite files to make: "float32", "int8_pc" (per channel), "int8_pt" (per tensor).
         output: Output type of the int8 files, "float32" or "int8"; None leaves it to the target.
         sigmoid: Ends the files in a sigmoid; else they give logits. None leaves it to the target.
-        pose: Output of the files of a network with four heads, which decode inside: "xy" for (1, K * 3) x, y, score; "yx" for Google's
-            (1, 1, K, 3) y, x, score.
-        upsample: Exports with this way of upsampling ("bilinear", "nearest", "transposed"), whatever the network was trained with; None keeps its own.
-        settling: How a network whose upsampling changes so learns to say again what it said; None leaves it as it is.
+        pose: Output of the files of a network with four heads, which decode inside: "xy" for (1, K
+            * 3) x, y, score; "yx" for Google's (1, 1, K, 3) y, x, score.
+        upsample: Exports with this way of upsampling ("bilinear", "nearest", "transposed"),
+            whatever the network was trained with; None keeps its own.
+        upsampling_tuning: Self-distillation of a network with new upsampling; None for none.
         calibration_images: How many training images set the activation ranges.
         calibration_seed: Of their choice.
-        recovery: Per int8 form: how post-training quantisation is helped.
-        tuning: Per int8 form: quantisation-aware fine-tuning after recovery; None or not named for none.
-        auto: Takes the cheapest of plain ranges, recovery and tuning that keeps the score; None takes all that is configured.
+        ptq: Per int8 form: how post-training quantisation is helped.
+        qat: Per int8 form: quantisation-aware fine-tuning after recovery; None or not named for
+            none.
+        auto: Takes the cheapest of plain ranges, recovery and tuning that keeps the score; None
+            takes all that is configured.
         limits: Of the gates.
     """
 
@@ -74,15 +77,28 @@ class QuantSettings:
 
     def __post_init__(self) -> None:
         if not isinstance(self.calibration_images, int) or self.calibration_images < 1:
-            raise HeatposeError(f"quant.calibration_images={self.calibration_images} sets no activation range; use 1 or more, 128 by default.")
+            raise HeatposeError(
+                f"quant.calibration_images={self.calibration_images} sets no activation range; use"
+                " 1 or more, 128 by default."
+            )
         if unknown := [form for form in self.forms if form not in FORMS]:
-            raise HeatposeError(f"quant.forms names {unknown}, which are unknown; choose among {', '.join(FORMS)}.")
+            raise HeatposeError(
+                f"quant.forms names {unknown}, which are unknown; choose among {', '.join(FORMS)}."
+            )
         if self.output not in (None, *get_args(Output)):
-            raise HeatposeError(f"quant.output={self.output} is unknown; choose one of {', '.join(get_args(Output))}.")
+            raise HeatposeError(
+                f"quant.output={self.output} is unknown; choose one of"
+                f" {', '.join(get_args(Output))}."
+            )
         if self.pose not in get_args(PoseForm):
-            raise HeatposeError(f"quant.pose={self.pose} is unknown; choose one of {', '.join(get_args(PoseForm))}.")
+            raise HeatposeError(
+                f"quant.pose={self.pose} is unknown; choose one of {', '.join(get_args(PoseForm))}."
+            )
         if self.upsample not in (None, *get_args(Upsampling)):
-            raise HeatposeError(f"quant.upsample={self.upsample} is unknown; choose one of {', '.join(get_args(Upsampling))}, or null for the network's own.")
+            raise HeatposeError(
+                f"quant.upsample={self.upsample} is unknown; choose one of"
+                f" {', '.join(get_args(Upsampling))}, or null for the network's own."
+            )
 
 
 def score(path: Path, source: Source) -> float | None:
@@ -102,9 +118,17 @@ def score(path: Path, source: Source) -> float | None:
 
 
 def export(
-    path: Path, source: Source, *, name: str, exports: Path, quant: QuantSettings, config: Mapping[str, Any], score: bool = True,
-    command: str | None = None, target: Target | None = None,
-) -> BundleResult:  # fmt: skip
+    path: Path,
+    source: Source,
+    *,
+    name: str,
+    exports: Path,
+    quant: QuantSettings,
+    config: Mapping[str, Any],
+    score: bool = True,
+    command: str | None = None,
+    target: Target | None = None,
+) -> BundleResult:
     """Writes `exports/<name>` for a checkpoint and prints its table.
 
     Args:
@@ -128,21 +152,49 @@ def export(
     if score and evaluation is None:
         console.print(UNSCORED)
     network = _upsampling(loaded, quant, training, evaluation or (), console)
-    was = {"trained": loaded.network.settings["upsample"], "settling": quant.upsampling_tuning and asdict(quant.upsampling_tuning)}
+    was = {
+        "trained": loaded.network.settings["upsample"],
+        "settling": quant.upsampling_tuning and asdict(quant.upsampling_tuning),
+    }
     changed = {} if network is loaded.network else {"upsampling": was}
     result = export_bundle(
-        network=network, skeleton=loaded.skeleton, preprocessing=loaded.preprocessing, name=name, model_name=_model_name(loaded, name), out=exports,
-        calibration_instances=training, evaluation_instances=evaluation if score else None,
-        config=config, provenance={"checkpoint": path.name, "command": command, **loaded.metadata, **changed}, forms=tuple(quant.forms), output=output,
-        sigmoid=sigmoid, limits=quant.limits, calibration_count=quant.calibration_images, seed=quant.calibration_seed, pose=quant.pose,
-        ptq=quant.ptq, qat=quant.qat, auto=quant.auto, console=console,
-    )  # fmt: skip
+        network=network,
+        skeleton=loaded.skeleton,
+        preprocessing=loaded.preprocessing,
+        name=name,
+        model_name=_model_name(loaded, name),
+        out=exports,
+        calibration_instances=training,
+        evaluation_instances=evaluation if score else None,
+        config=config,
+        provenance={"checkpoint": path.name, "command": command, **loaded.metadata, **changed},
+        forms=tuple(quant.forms),
+        output=output,
+        sigmoid=sigmoid,
+        limits=quant.limits,
+        calibration_count=quant.calibration_images,
+        seed=quant.calibration_seed,
+        pose=quant.pose,
+        ptq=quant.ptq,
+        qat=quant.qat,
+        auto=quant.auto,
+        console=console,
+    )
     print_table(result, console)
     return result
 
 
-def _upsampling(loaded: LoadedCheckpoint, quant: QuantSettings, training: Sequence[Person], scored: Sequence[Person], console: Console) -> MoveNet:
-    """The network with the way of upsampling that is to be exported, taught by what it was; images kept aside for the choice do not teach."""
+def _upsampling(
+    loaded: LoadedCheckpoint,
+    quant: QuantSettings,
+    training: Sequence[Person],
+    scored: Sequence[Person],
+    console: Console,
+) -> MoveNet:
+    """The network with the way of upsampling that is to be exported, taught by what it was.
+
+    Images held out for the choice do not teach.
+    """
     network = with_upsampling(loaded.network, quant.upsample or loaded.network.settings["upsample"])
     if network is loaded.network or quant.upsampling_tuning is None:
         return network
@@ -150,17 +202,33 @@ def _upsampling(loaded: LoadedCheckpoint, quant: QuantSettings, training: Sequen
     from heatpose.quantize.calibration import shared_images
     from heatpose.quantize.select import split_training
 
-    console.print(f"Upsampling becomes {quant.upsample}: {quant.upsampling_tuning.steps} steps to say again what {loaded.network.settings['upsample']} said.")
+    console.print(
+        f"Upsampling becomes {quant.upsample}: {quant.upsampling_tuning.steps} steps to say again"
+        f" what {loaded.network.settings['upsample']} said."
+    )
     instances, _ = split_training(training, shared_images(training, scored), quant.auto)
-    images = draw_augmented(instances, quant.upsampling_tuning.images, loaded.skeleton, loaded.preprocessing, quant.upsampling_tuning.seed).images
+    images = draw_augmented(
+        instances,
+        quant.upsampling_tuning.images,
+        loaded.skeleton,
+        loaded.preprocessing,
+        quant.upsampling_tuning.seed,
+    ).images
     tune_upsampling(network, loaded.network, images, loaded.preprocessing, quant.upsampling_tuning)
     return network
 
 
-def endings(quant: QuantSettings, target: Target | None, four_heads: bool = False) -> tuple[Output, bool]:
-    """Output type and whether a sigmoid ends the files: as `quant` says, else as the target wants it. Decoded poses are float32 in any case."""
+def endings(
+    quant: QuantSettings, target: Target | None, four_heads: bool = False
+) -> tuple[Output, bool]:
+    """Output type and whether a sigmoid ends the files.
+
+    As `quant` says, else as the target wants it. Decoded poses are float32 in any case.
+    """
     wanted: Output = "float32" if four_heads or target is None else target.export.output
-    return quant.output or wanted, (target is None or target.export.sigmoid) if quant.sigmoid is None else quant.sigmoid
+    return quant.output or wanted, (
+        (target is None or target.export.sigmoid) if quant.sigmoid is None else quant.sigmoid
+    )
 
 
 def _model_name(loaded: LoadedCheckpoint, name: str) -> str:
@@ -168,23 +236,42 @@ def _model_name(loaded: LoadedCheckpoint, name: str) -> str:
 
 
 def result_of_bundle(bundle: BundleResult, boards: Sequence[Target]) -> RunResult:
-    """What a run with an export came to, "failed" where a gate refused a file; the bundle is kept, its bad files marked."""
+    """What a run with an export came to, "failed" where a gate refused a file.
+
+    The bundle is kept, its bad files marked.
+    """
     from heatpose.deploy.estimate import estimate
     from heatpose.tflite.reader import read_graph
 
     scores = {row.artefact: row.oks for row in bundle.rows}
-    files = {row.artefact: bundle.folder / row.file for row in bundle.rows if row.file.endswith(".tflite")}
+    files = {
+        row.artefact: bundle.folder / row.file
+        for row in bundle.rows
+        if row.file.endswith(".tflite")
+    }
     numbers = {}
     for board in boards:
         path = files.get(board.artefact)
         if path is not None and path.is_file():
-            numbers[board.name] = _numbers(board, estimate(read_graph(path), board), scores.get(board.artefact))
-    failed = list(dict.fromkeys(str(check["artefact"]) for check in bundle.checks if not check["passed"]))
-    reason = f"{', '.join(failed)} failed a gate and must not be shipped; the bundle '{bundle.folder}' keeps the rejected files and the reasons."
+            numbers[board.name] = _numbers(
+                board, estimate(read_graph(path), board), scores.get(board.artefact)
+            )
+    failed = list(
+        dict.fromkeys(str(check["artefact"]) for check in bundle.checks if not check["passed"])
+    )
+    reason = (
+        f"{', '.join(failed)} failed a gate and must not be shipped; the bundle '{bundle.folder}'"
+        " keeps the rejected files and the reasons."
+    )
     return RunResult(
-        "failed" if failed else "finished", reason if failed else "", bundle.rows[0].oks if bundle.rows else None, {name: scores[name] for name in files},
-        numbers, str(bundle.folder), sum(bundle.seconds.values()),
-    )  # fmt: skip
+        "failed" if failed else "finished",
+        reason if failed else "",
+        bundle.rows[0].oks if bundle.rows else None,
+        {name: scores[name] for name in files},
+        numbers,
+        str(bundle.folder),
+        sum(bundle.seconds.values()),
+    )
 
 
 def result_of_checkpoint(path: Path, oks: float | None, boards: Sequence[Target]) -> RunResult:
@@ -193,9 +280,18 @@ def result_of_checkpoint(path: Path, oks: float | None, boards: Sequence[Target]
 
     loaded = load_checkpoint(path)
     size = loaded.preprocessing.size
-    return RunResult(oks=oks, boards={board.name: _numbers(board, network_estimate(loaded.network, size, board), None) for board in boards})
+    return RunResult(
+        oks=oks,
+        boards={
+            board.name: _numbers(board, network_estimate(loaded.network, size, board), None)
+            for board in boards
+        },
+    )
 
 
 def _numbers(board: Target, expected: Estimate, oks: float | None) -> BoardNumbers:
-    ms, ram, flash = (None if part is None else part.value for part in (expected.ms, expected.ram_kib, expected.flash_kib))
+    ms, ram, flash = (
+        None if part is None else part.value
+        for part in (expected.ms, expected.ram_kib, expected.flash_kib)
+    )
     return BoardNumbers(board.artefact, oks, ms, ram, flash, expected.extrapolates)

@@ -23,7 +23,8 @@ def entry(config: DictConfig) -> float | tuple[float, ...] | None:
 
 def export(config: DictConfig) -> RunResult | None:
     """Without a checkpoint, the experiment's initial weights are exported."""
-    # Imported here: composing the configuration and its errors need none of the seconds that torch takes.
+    # Imported here: composing the configuration and its errors need none of the seconds that torch
+    # takes.
     from heatpose.entries import build
     from heatpose.training import fit as training
 
@@ -34,5 +35,7 @@ def export(config: DictConfig) -> RunResult | None:
         return build.finish(config, Path(config.checkpoint), build.source_for(config))
     skeleton, preprocessing, source = build.build_inputs(config)
     source.prepare()
-    module = build.build_module(config, build.build_network(config, skeleton), skeleton, preprocessing, source)
+    module = build.build_module(
+        config, build.build_network(config, skeleton), skeleton, preprocessing, source
+    )
     return build.finish(config, training.initial_checkpoint(module, run_folder(config)), source)

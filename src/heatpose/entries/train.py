@@ -27,7 +27,8 @@ def entry(config: DictConfig) -> float | tuple[float, ...] | None:
 
 def train(config: DictConfig) -> RunResult | None:
     """Fit, score, export."""
-    # Imported here: composing the configuration and its errors need none of the seconds that torch and Lightning take.
+    # Imported here: composing the configuration and its errors need none of the seconds that torch
+    # and Lightning take.
     from heatpose.entries import build
     from heatpose.sweeps import shared
 
@@ -51,7 +52,9 @@ def fit_model(config: DictConfig) -> Learnt:
     skeleton, preprocessing, source = build.build_inputs(config)
     if is_first_process():  # the others find the data there
         source.prepare()
-    module = build.build_module(config, build.build_network(config, skeleton), skeleton, preprocessing, source)
+    module = build.build_module(
+        config, build.build_network(config, skeleton), skeleton, preprocessing, source
+    )
     if is_first_process():
         build.check_budget(config, module.network, preprocessing)
     data = build.build_data(config, source, skeleton, preprocessing)

@@ -1,7 +1,10 @@
-"""'Published vs. this': the rows for a kind of network beside what was measured, and what may be read off the two numbers.
+"""'Published vs. this': the rows for a kind of network beside what was measured.
 
-Published numbers are mean OKS over the 921 images of COCO val2017 that have exactly one person annotation and a labelled keypoint; whole picture
-stretched with nearest sampling, argmax, normalised coordinates. A difference is given only where an evaluation did exactly this.
+And what may be read off the two numbers.
+
+Published numbers are mean OKS over the 921 images of COCO val2017 that have exactly one person
+annotation and a labelled keypoint; whole image stretched with nearest sampling, argmax,
+normalised coordinates. A difference is given only where an evaluation did exactly this.
 """
 
 from __future__ import annotations
@@ -12,7 +15,12 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from heatpose.evaluation.published import OutputForm, Published, counterparts, has_published_keypoints
+from heatpose.evaluation.published import (
+    OutputForm,
+    Published,
+    counterparts,
+    has_published_keypoints,
+)
 from heatpose.pose.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -53,7 +61,8 @@ class Pair:
         row: What was published.
         oks: This file's mean OKS in percent; None where it was not scored.
         standard_error: Of it, in points.
-        difference: This minus published, in points; None unless both are over the same images by the same rules.
+        difference: This minus published, in points; None unless both are over the same images by
+            the same rules.
     """
 
     row: Published
@@ -64,9 +73,12 @@ class Pair:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "artefact": self.row.quantization, "published": self.row.to_json(),
-            "oks": self.oks, "oks_standard_error": self.standard_error, "difference": self.difference,
-        }  # fmt: skip
+            "artefact": self.row.quantization,
+            "published": self.row.to_json(),
+            "oks": self.oks,
+            "oks_standard_error": self.standard_error,
+            "difference": self.difference,
+        }
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,8 @@ class Comparison:
     Attributes:
         pairs: In the order of the published rows; empty where nothing was published for this kind.
         comparable: True where the images and the rules are the published ones.
-        note: One sentence on what the numbers say about each other; belongs wherever they are shown.
+        note: One sentence on what the numbers say about each other; belongs wherever they are
+            shown.
     """
 
     pairs: tuple[Pair, ...]
@@ -85,39 +98,66 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"published_images": IMAGES, "comparable": self.comparable, "note": self.note, "rows": [pair.to_json() for pair in self.pairs]}
+        return {
+            "published_images": IMAGES,
+            "comparable": self.comparable,
+            "note": self.note,
+            "rows": [pair.to_json() for pair in self.pairs],
+        }
 
 
 def compare(
-    skeleton: Skeleton, resolution: int, measured: Mapping[str, Measured | None], *, width: float = 1.0, output: OutputForm = "heatmaps",
-) -> Comparison:  # fmt: skip
+    skeleton: Skeleton,
+    resolution: int,
+    measured: Mapping[str, Measured | None],
+    *,
+    width: float = 1.0,
+    output: OutputForm = "heatmaps",
+) -> Comparison:
     """Puts the published rows beside the measured files of the same number format.
 
     Args:
         skeleton: What the network's channels are.
         resolution: Side of the input in pixels.
-        measured: Artefact -> its evaluation, None where there was none. "int8_pc" and "int8_pt" are looked at; the others have no published row.
+        measured: Artefact -> its evaluation, None where there was none. "int8_pc" and "int8_pt" are
+            looked at; the others have no published row.
         width: Width multiplier of the network's backbone.
         output: What its files give.
     """
-    rows = [row for row in counterparts(skeleton, resolution, width=width, output=output) if row.quantization in measured]
+    rows = [
+        row
+        for row in counterparts(skeleton, resolution, width=width, output=output)
+        if row.quantization in measured
+    ]
     if not rows:
         return Comparison((), False, _nothing(skeleton, resolution, width, output))
     scored = [report for row in rows if (report := measured[row.quantization]) is not None]
-    comparable = bool(scored) and all(by_the_rules(report.protocol) and image_set(report.image_ids) == "all" for report in scored)
-    return Comparison(tuple(_pair(row, measured[row.quantization], comparable) for row in rows), comparable, _note(scored))
+    comparable = bool(scored) and all(
+        by_the_rules(report.protocol) and image_set(report.image_ids) == "all" for report in scored
+    )
+    return Comparison(
+        tuple(_pair(row, measured[row.quantization], comparable) for row in rows),
+        comparable,
+        _note(scored),
+    )
 
 
 def _pair(row: Published, report: Measured | None, comparable: bool) -> Pair:
     if report is None:
         return Pair(row)
-    return Pair(row, report.oks, report.oks_standard_error, report.oks - row.oks_percent if comparable else None)
+    return Pair(
+        row,
+        report.oks,
+        report.oks_standard_error,
+        report.oks - row.oks_percent if comparable else None,
+    )
 
 
 def image_set(image_ids: Iterable[int]) -> Images:
     """Whether an evaluation was on the published images.
 
-    "all": 921 images, every known one of the published among them; "part": known ones alone; else "other". The package knows 470 of the 921.
+    "all": 921 images, every known one of the published among them; "part": known ones alone; else
+    "other". The package knows 470 of the 921.
     """
     ids = set(image_ids)
     if len(ids) == IMAGES and known_images() <= ids:
@@ -128,8 +168,14 @@ def image_set(image_ids: Iterable[int]) -> Images:
 @cache
 def known_images() -> frozenset[int]:
     """COCO ids of the published images that the package knows."""
-    text = resources.files("heatpose.evaluation").joinpath("published_images.txt").read_text(encoding="utf-8")
-    return frozenset(int(word) for line in text.splitlines() if not line.startswith("#") for word in line.split())
+    text = (
+        resources.files("heatpose.evaluation")
+        .joinpath("published_images.txt")
+        .read_text(encoding="utf-8")
+    )
+    return frozenset(
+        int(word) for line in text.splitlines() if not line.startswith("#") for word in line.split()
+    )
 
 
 def by_the_rules(protocol: Mapping[str, str]) -> bool:
@@ -146,47 +192,100 @@ def _note(scored: Sequence[Measured]) -> str:
         used = ", ".join(f"{name} {scored[0].protocol.get(name)}" for name in RULES)
         return f"{published}, by other rules than this ({used}): the numbers do not compare."
     if where == "all":
-        return f"{published}. This: the same images, the same rules; the published numbers have a standard error of about 1.1 points as well."
-    which = f"{count} of those images, which may be harder or easier than the rest" if where == "part" else f"{count} other images"
+        return (
+            f"{published}. This: the same images, the same rules; the published numbers have a"
+            " standard error of about 1.1 points as well."
+        )
+    which = (
+        f"{count} of those images, which may be harder or easier than the rest"
+        if where == "part"
+        else f"{count} other images"
+    )
     return (
-        f"{published}. This: the same rules on {which}: not comparable one to one. `heatpose compare` scores a published file and this one "
-        "on the same images."
+        f"{published}. This: the same rules on {which}: not comparable one to one. `heatpose"
+        " compare` scores a published file and this one on the same images."
     )
 
 
 def _nothing(skeleton: Skeleton, resolution: int, width: float, output: str) -> str:
     if not has_published_keypoints(skeleton):
         return (
-            f"Nothing was published for the keypoints of '{skeleton.name}'. OKS depends on which keypoints are scored: "
-            "it does not compare with that of 17 or 13 keypoints."
+            f"Nothing was published for the keypoints of '{skeleton.name}'. OKS depends on which"
+            " keypoints are scored: it does not compare with that of 17 or 13 keypoints."
         )
-    return f"Nothing was published for {len(skeleton)} keypoints at {resolution}, width {width:g}, {output}, in these number formats."
+    return (
+        f"Nothing was published for {len(skeleton)} keypoints at {resolution}, width {width:g},"
+        f" {output}, in these number formats."
+    )
 
 
 HEADINGS = ("file", "published OKS %", "this OKS %", "published as", "trained on", "source")
 DIFFERENCE = "difference"
-BOARD_HEADINGS = ("published as", "trained on", "source", "file", "N6 RAM KiB", "N6 flash KiB", "N6 ms", "MP257 ms", "MP157 ms", "MP135 ms")
+BOARD_HEADINGS = (
+    "published as",
+    "trained on",
+    "source",
+    "file",
+    "N6 RAM KiB",
+    "N6 flash KiB",
+    "N6 ms",
+    "MP257 ms",
+    "MP157 ms",
+    "MP135 ms",
+)
 
 
 def score_table(comparison: Comparison) -> list[tuple[str, ...]]:
-    """Headings, then one row for each pair; the differences are a column where the numbers compare."""
+    """Headings, then one row for each pair.
+
+    The differences are a column where the numbers compare.
+    """
     lines: list[tuple[str, ...]] = [HEADINGS, *(_score_cells(pair) for pair in comparison.pairs)]
     if not comparison.comparable:
         return lines
-    differences = [DIFFERENCE, *("-" if pair.difference is None else f"{pair.difference:+.2f}" for pair in comparison.pairs)]
-    return [(*line[:3], difference, *line[3:]) for line, difference in zip(lines, differences, strict=True)]
+    differences = [
+        DIFFERENCE,
+        *(
+            "-" if pair.difference is None else f"{pair.difference:+.2f}"
+            for pair in comparison.pairs
+        ),
+    ]
+    return [
+        (*line[:3], difference, *line[3:])
+        for line, difference in zip(lines, differences, strict=True)
+    ]
 
 
 def _score_cells(pair: Pair) -> tuple[str, ...]:
     row = pair.row
     this = "not scored" if pair.oks is None else f"{pair.oks:.2f} ± {pair.standard_error:.2f}"
-    return row.quantization, f"{row.oks_percent:.2f}", this, row.variant, row.training_data, row.source
+    return (
+        row.quantization,
+        f"{row.oks_percent:.2f}",
+        this,
+        row.variant,
+        row.training_data,
+        row.source,
+    )
 
 
 def board_cells(row: Published) -> tuple[str, ...]:
     """What was measured on boards with a published file, one cell for each of `BOARD_HEADINGS`."""
-    figures = (row.n6_ram_kib, row.n6_flash_kib, row.n6_ms, row.mp257_ms, row.mp157_ms, row.mp135_ms)
-    return row.variant, row.training_data, row.source, row.quantization, *("-" if value is None else f"{value:g}" for value in figures)
+    figures = (
+        row.n6_ram_kib,
+        row.n6_flash_kib,
+        row.n6_ms,
+        row.mp257_ms,
+        row.mp157_ms,
+        row.mp135_ms,
+    )
+    return (
+        row.variant,
+        row.training_data,
+        row.source,
+        row.quantization,
+        *("-" if value is None else f"{value:g}" for value in figures),
+    )
 
 
 def markdown(comparison: Comparison) -> str:
@@ -196,8 +295,15 @@ def markdown(comparison: Comparison) -> str:
         lines += [*_markdown_table(score_table(comparison)), ""]
     lines += [comparison.note]
     if comparison.pairs:
-        boards = _markdown_table([BOARD_HEADINGS, *(board_cells(pair.row) for pair in comparison.pairs)])
-        lines += ["", "What ST measured with the published files on its boards; not with the files here:", "", *boards]
+        boards = _markdown_table(
+            [BOARD_HEADINGS, *(board_cells(pair.row) for pair in comparison.pairs)]
+        )
+        lines += [
+            "",
+            "What ST measured with the published files on its boards; not with the files here:",
+            "",
+            *boards,
+        ]
     return "\n".join(lines)
 
 
@@ -217,7 +323,9 @@ def terminal_table(comparison: Comparison) -> Table | None:
     headings, *lines = score_table(comparison)
     for heading in headings:
         figures = "OKS" in heading or heading == DIFFERENCE
-        table.add_column(heading, justify="right" if figures else "left", no_wrap=figures, overflow="fold")
+        table.add_column(
+            heading, justify="right" if figures else "left", no_wrap=figures, overflow="fold"
+        )
     for line in lines:
         table.add_row(*line)
     return table

@@ -1,4 +1,7 @@
-"""The one scoring loop: any model through the published protocol, COCO AP beside it, and paired comparisons."""
+"""The one scoring loop: any model through the published protocol, COCO AP beside it.
+
+And paired comparisons.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ class EvalReport:
         oks_values: f64[N] OKS in [0, 1].
         poses: f32[N, K, 3] normalised x, y, score.
         seconds: Time inside the model, images already decoded and resized.
-        sizes: f64[N] side of each person as a share of the picture's side; empty where not known.
+        sizes: f64[N] side of each person as a share of the image's side; empty where not known.
         reading: What was assumed and computed about the file; None where that was not asked.
     """
 
@@ -78,17 +81,28 @@ class EvalReport:
     def to_json(self) -> dict[str, Any]:
         """The contract of `heatpose evaluate --json`."""
         return {
-            "model": self.model, "sha256": self.sha256, "images": self.images, "keypoints": self.keypoints, "protocol": self.protocol,
+            "model": self.model,
+            "sha256": self.sha256,
+            "images": self.images,
+            "keypoints": self.keypoints,
+            "protocol": self.protocol,
             **({"assumed": {}, "computed": {}} if self.reading is None else self.reading.to_json()),
-            "oks": self.oks, "oks_standard_error": self.oks_standard_error, "oks_per_keypoint": self.oks_per_keypoint,
-            "ap": self.ap, "ap50": self.ap50,
+            "oks": self.oks,
+            "oks_standard_error": self.oks_standard_error,
+            "oks_per_keypoint": self.oks_per_keypoint,
+            "ap": self.ap,
+            "ap50": self.ap50,
             "oks_per_size": score_by_size(self.oks_values, self.sizes) if len(self.sizes) else [],
             "per_image": self._per_image(),
-            "seconds": self.seconds, "images_per_second": self.images / max(self.seconds, 1e-9),
-        }  # fmt: skip
+            "seconds": self.seconds,
+            "images_per_second": self.images / max(self.seconds, 1e-9),
+        }
 
     def _per_image(self) -> list[dict[str, float | int]]:
-        entries: list[dict[str, float | int]] = [{"image_id": i, "oks": 100 * float(v)} for i, v in zip(self.image_ids, self.oks_values, strict=True)]
+        entries: list[dict[str, float | int]] = [
+            {"image_id": i, "oks": 100 * float(v)}
+            for i, v in zip(self.image_ids, self.oks_values, strict=True)
+        ]
         for entry, size in zip(entries, self.sizes, strict=False):  # no sizes: nothing to add
             entry["size"] = round(float(size), 4)
         return entries
@@ -104,38 +118,63 @@ class PairedDifference:
 
 
 def evaluate(
-    runner: PoseRunner, instances: Sequence[Person], skeleton: Skeleton, *, sampling: str = "nearest", decode: str = "argmax", progress: bool = True
+    runner: PoseRunner,
+    instances: Sequence[Person],
+    skeleton: Skeleton,
+    *,
+    sampling: str = "nearest",
+    decode: str = "argmax",
+    progress: bool = True,
 ) -> EvalReport:
     """Scores a model by the published protocol.
 
     Args:
         runner: The model.
-        people: One person per image (`data.coco.benchmark_people`).
+        instances: One person per image (`data.coco.benchmark_people`).
         skeleton: What the model's channels are; the people's keypoints must be in its order.
         sampling: "nearest" is the protocol.
         decode: "argmax" is the protocol.
         progress: Shows a bar.
 
     Raises:
-        HeatposeError: The model has another number of keypoints than the skeleton, or an image cannot be read.
+        HeatposeError: The model has another number of keypoints than the skeleton, or an image
+            cannot be read.
     """
     if runner.keypoints != len(skeleton):
         raise HeatposeError(
-            f"'{runner.path}' has {runner.keypoints} keypoints, but skeleton '{skeleton.name}' has {len(skeleton)}; choose the one it was made for."
+            f"'{runner.path}' has {runner.keypoints} keypoints, but skeleton '{skeleton.name}' has"
+            f" {len(skeleton)}; choose the one it was made for."
         )
-    poses, seconds = _predict(runner, instances, Preprocessing(runner.size, sampling), decode, progress)
+    poses, seconds = _predict(
+        runner, instances, Preprocessing(runner.size, sampling), decode, progress
+    )
     truth = normalised_truth(instances)
     similarity = keypoint_similarity(poses[..., :2], truth.keypoints, truth.area, skeleton.sigmas)
     values = mean_over_labelled(similarity, truth.labelled)
     ap, ap50 = coco_average_precision(instances, poses, skeleton)
     return EvalReport(
-        model=runner.name, sha256=file_hash(runner.path), images=len(instances), keypoints=len(skeleton),
-        protocol={"sampling": sampling, "decode": decode, "coordinates": "normalised", "resolution": str(runner.size), "kernels": runner.kernels},
-        oks=100 * float(values.mean()), oks_standard_error=100 * standard_error(values),
-        oks_per_keypoint=_per_keypoint(similarity, truth.labelled, skeleton), ap=ap, ap50=ap50,
-        image_ids=[person.image_id for person in instances], oks_values=values, poses=poses, seconds=seconds,
+        model=runner.name,
+        sha256=file_hash(runner.path),
+        images=len(instances),
+        keypoints=len(skeleton),
+        protocol={
+            "sampling": sampling,
+            "decode": decode,
+            "coordinates": "normalised",
+            "resolution": str(runner.size),
+            "kernels": runner.kernels,
+        },
+        oks=100 * float(values.mean()),
+        oks_standard_error=100 * standard_error(values),
+        oks_per_keypoint=_per_keypoint(similarity, truth.labelled, skeleton),
+        ap=ap,
+        ap50=ap50,
+        image_ids=[person.image_id for person in instances],
+        oks_values=values,
+        poses=poses,
+        seconds=seconds,
         sizes=person_sizes(instances),
-    )  # fmt: skip
+    )
 
 
 def paired_difference(a: EvalReport, b: EvalReport) -> PairedDifference:
@@ -145,7 +184,10 @@ def paired_difference(a: EvalReport, b: EvalReport) -> PairedDifference:
         HeatposeError: The two were not scored on the same images.
     """
     if a.image_ids != b.image_ids:
-        raise HeatposeError(f"'{a.model}' and '{b.model}' were scored on different images; a paired comparison needs the same.")
+        raise HeatposeError(
+            f"'{a.model}' and '{b.model}' were scored on different images; a paired comparison"
+            " needs the same."
+        )
     difference = 100 * (a.oks_values - b.oks_values)
     low, high = bootstrap_interval(difference)
     return PairedDifference(float(difference.mean()), low, high)
@@ -161,7 +203,9 @@ def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
-def _per_keypoint(similarity: NDArray[np.float64], labelled: NDArray[np.bool_], skeleton: Skeleton) -> dict[str, float | None]:
+def _per_keypoint(
+    similarity: NDArray[np.float64], labelled: NDArray[np.bool_], skeleton: Skeleton
+) -> dict[str, float | None]:
     means = {}
     for k, name in enumerate(skeleton.keypoints):
         seen = labelled[:, k]
@@ -169,21 +213,34 @@ def _per_keypoint(similarity: NDArray[np.float64], labelled: NDArray[np.bool_], 
     return means
 
 
-def _predict(runner: PoseRunner, instances: Sequence[Person], preprocessing: Preprocessing, decode: str, progress: bool) -> tuple[NDArray[np.float32], float]:
+def _predict(
+    runner: PoseRunner,
+    instances: Sequence[Person],
+    preprocessing: Preprocessing,
+    decode: str,
+    progress: bool,
+) -> tuple[NDArray[np.float32], float]:
     from rich.progress import track
 
     poses, seconds = [], 0.0
     batches = _batches(instances, preprocessing)
     total = -(-len(instances) // BATCH)
-    for images in track(batches, f"scoring {runner.name}", total, disable=not progress, transient=True):
+    for images in track(
+        batches, f"scoring {runner.name}", total, disable=not progress, transient=True
+    ):
         start = time.perf_counter()
         poses.append(runner.predict(images, decode))
         seconds += time.perf_counter() - start
     return np.concatenate(poses), seconds
 
 
-def _batches(instances: Sequence[Person], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
-    """u8[B, S, S, 3]; the next batch is decoded in threads (Pillow releases the interpreter lock) while the model works on this one."""
+def _batches(
+    instances: Sequence[Person], preprocessing: Preprocessing
+) -> Iterator[NDArray[np.uint8]]:
+    """u8[B, S, S, 3]; the next batch is decoded in threads.
+
+    (Pillow releases the interpreter lock) while the model works on this one.
+    """
 
     def read(person: Person) -> NDArray[np.uint8]:
         return preprocessing.resize(labelled_image(person))
@@ -192,5 +249,7 @@ def _batches(instances: Sequence[Person], preprocessing: Preprocessing) -> Itera
         ahead = [pool.submit(read, person) for person in instances[:BATCH]]
         for start in range(0, len(instances), BATCH):
             current = ahead
-            ahead = [pool.submit(read, person) for person in instances[start + BATCH : start + 2 * BATCH]]
+            ahead = [
+                pool.submit(read, person) for person in instances[start + BATCH : start + 2 * BATCH]
+            ]
             yield np.stack([future.result() for future in current])

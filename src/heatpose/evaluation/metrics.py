@@ -24,7 +24,10 @@ SIZES = (0.0, 0.125, 0.25, 0.5, np.inf)
 
 
 def keypoint_similarity(
-    predicted: NDArray[np.floating[Any]], truth: NDArray[np.floating[Any]], area: NDArray[np.floating[Any]], sigmas: Sequence[float]
+    predicted: NDArray[np.floating[Any]],
+    truth: NDArray[np.floating[Any]],
+    area: NDArray[np.floating[Any]],
+    sigmas: Sequence[float],
 ) -> NDArray[np.float64]:
     """COCO's keypoint similarity exp(-d^2 / (2 (2 sigma)^2 (area + 1e-7))).
 
@@ -39,11 +42,15 @@ def keypoint_similarity(
     """
     d2 = ((predicted.astype(np.float64) - truth.astype(np.float64)) ** 2).sum(-1)
     variance = (2 * np.asarray(sigmas, np.float64)) ** 2
-    similarity: NDArray[np.float64] = np.exp(-d2 / (2 * variance[None, :] * (area[:, None].astype(np.float64) + EPSILON)))
+    similarity: NDArray[np.float64] = np.exp(
+        -d2 / (2 * variance[None, :] * (area[:, None].astype(np.float64) + EPSILON))
+    )
     return similarity
 
 
-def mean_over_labelled(similarity: NDArray[np.float64], labelled: NDArray[np.bool_]) -> NDArray[np.float64]:
+def mean_over_labelled(
+    similarity: NDArray[np.float64], labelled: NDArray[np.bool_]
+) -> NDArray[np.float64]:
     """OKS per person: f64[N], the mean similarity of the labelled keypoints (protocol rule 4)."""
     weight = labelled.astype(np.float64)
     oks: NDArray[np.float64] = (similarity * weight).sum(1) / (weight.sum(1) + EPSILON)
@@ -52,7 +59,10 @@ def mean_over_labelled(similarity: NDArray[np.float64], labelled: NDArray[np.boo
 
 @dataclass(frozen=True)
 class Truth:
-    """Ground truth in normalised, stretched coordinates: keypoints f32[N, K, 2], labelled bool[N, K], area f64[N]."""
+    """Ground truth in normalised, stretched coordinates.
+
+    Keypoints f32[N, K, 2], labelled bool[N, K], area f64[N].
+    """
 
     keypoints: NDArray[np.float32]
     labelled: NDArray[np.bool_]
@@ -64,18 +74,27 @@ def normalised_truth(instances: Sequence[Person]) -> Truth:
     size = np.array([[p.width, p.height] for p in instances], np.float64)
     boxes = np.array([p.box[2:] for p in instances], np.float64)
     keypoints = np.stack([p.keypoints for p in instances]) / size[:, None, :]
-    return Truth(keypoints.astype(np.float32), np.stack([p.labelled for p in instances]), AREA_OF_BOX * (boxes / size).prod(1))
+    return Truth(
+        keypoints.astype(np.float32),
+        np.stack([p.labelled for p in instances]),
+        AREA_OF_BOX * (boxes / size).prod(1),
+    )
 
 
 def person_sizes(instances: Sequence[Person]) -> NDArray[np.float64]:
-    """f64[N]: side of each person as a share of the picture's side, sqrt(box area / picture area); the network sees all pictures at one size."""
+    """f64[N]: side of each person as a share of the image's side, sqrt(box area / image area).
+
+    The network sees all images at one size.
+    """
     boxes = np.array([p.box[2:] for p in instances], np.float64).reshape(-1, 2)
     images = np.array([[p.width, p.height] for p in instances], np.float64).reshape(-1, 2)
     sizes: NDArray[np.float64] = np.sqrt((boxes / images).prod(1))
     return sizes
 
 
-def score_by_size(values: NDArray[np.float64], sizes: NDArray[np.float64]) -> list[dict[str, float | int | None]]:
+def score_by_size(
+    values: NDArray[np.float64], sizes: NDArray[np.float64]
+) -> list[dict[str, float | int | None]]:
     """Mean OKS of small to large people.
 
     Args:
@@ -83,21 +102,41 @@ def score_by_size(values: NDArray[np.float64], sizes: NDArray[np.float64]) -> li
         sizes: f64[N] of `person_sizes`.
 
     Returns:
-        One entry for each of `SIZES`: sides `from` (included) and `to` (not included) as shares of the picture's side, `people`, `oks` and
+        One entry for each of `SIZES`: sides `from` (included) and `to` (not included) as shares of
+            the image's side, `instances`, `oks` and
         `oks_standard_error` in percent, None where there is nobody.
     """
     entries: list[dict[str, float | int | None]] = []
     for low, high in pairwise(SIZES):
         chosen = values[(sizes >= low) & (sizes < high)]
-        mean, error = (100 * float(chosen.mean()), 100 * standard_error(chosen)) if len(chosen) else (None, None)
-        entries.append({"from": low, "to": high if np.isfinite(high) else None, "people": len(chosen), "oks": mean, "oks_standard_error": error})
+        mean, error = (
+            (100 * float(chosen.mean()), 100 * standard_error(chosen))
+            if len(chosen)
+            else (None, None)
+        )
+        entries.append(
+            {
+                "from": low,
+                "to": high if np.isfinite(high) else None,
+                "people": len(chosen),
+                "oks": mean,
+                "oks_standard_error": error,
+            }
+        )
     return entries
 
 
-def bootstrap_interval(values: NDArray[np.float64], draws: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values` f64[N] (give differences for a paired comparison)."""
+def bootstrap_interval(
+    values: NDArray[np.float64], draws: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of `values` f64[N].
+
+    (give differences for a paired comparison).
+    """
     generator = np.random.default_rng(seed)
-    means = np.array([values[generator.integers(0, len(values), len(values))].mean() for _ in range(draws)])
+    means = np.array(
+        [values[generator.integers(0, len(values), len(values))].mean() for _ in range(draws)]
+    )
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -107,11 +146,15 @@ def standard_error(values: NDArray[np.float64]) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
-def coco_average_precision(instances: Sequence[Person], poses: NDArray[np.float32], skeleton: Skeleton) -> tuple[float, float]:
-    """COCO keypoint AP and AP50 by pycocotools, in image pixels with the true segmentation area. Another number than the protocol's OKS.
+def coco_average_precision(
+    instances: Sequence[Person], poses: NDArray[np.float32], skeleton: Skeleton
+) -> tuple[float, float]:
+    """COCO keypoint AP and AP50 by pycocotools, in image pixels with the true segmentation area.
+
+    Another number than the protocol's OKS.
 
     Args:
-        people: One person per image.
+        instances: One person per image.
         poses: f32[N, K, 3] x, y normalised, score.
         skeleton: Names and sigmas.
 
@@ -138,18 +181,40 @@ def _coco_truth(instances: Sequence[Person], skeleton: Skeleton) -> dict[str, ob
     annotations = []
     for i, person in enumerate(instances):
         flags = np.where(person.labelled, 2.0, 0.0)[:, None]
-        annotations.append({
-            "id": i + 1, "image_id": person.image_id, "category_id": 1, "iscrowd": 0, "area": person.area, "bbox": list(person.box),
-            "keypoints": np.concatenate([person.keypoints, flags], 1).reshape(-1).tolist(), "num_keypoints": int(person.labelled.sum()),
-        })  # fmt: skip
+        annotations.append(
+            {
+                "id": i + 1,
+                "image_id": person.image_id,
+                "category_id": 1,
+                "iscrowd": 0,
+                "area": person.area,
+                "bbox": list(person.box),
+                "keypoints": np.concatenate([person.keypoints, flags], 1).reshape(-1).tolist(),
+                "num_keypoints": int(person.labelled.sum()),
+            }
+        )
     images = [{"id": p.image_id, "width": p.width, "height": p.height} for p in instances]
-    return {"info": {}, "images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person", "keypoints": list(skeleton.keypoints)}]}
+    return {
+        "info": {},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person", "keypoints": list(skeleton.keypoints)}],
+    }
 
 
-def coco_results(instances: Sequence[Person], poses: NDArray[np.float32]) -> list[dict[str, object]]:
+def coco_results(
+    instances: Sequence[Person], poses: NDArray[np.float32]
+) -> list[dict[str, object]]:
     """Poses in COCO's results format (image pixels), ready for `COCO.loadRes`."""
     results: list[dict[str, object]] = []
     for person, pose in zip(instances, poses, strict=True):
         points = pose * np.array([person.width, person.height, 1.0], np.float32)
-        results.append({"image_id": person.image_id, "category_id": 1, "keypoints": points.reshape(-1).tolist(), "score": float(pose[:, 2].mean())})
+        results.append(
+            {
+                "image_id": person.image_id,
+                "category_id": 1,
+                "keypoints": points.reshape(-1).tolist(),
+                "score": float(pose[:, 2].mean()),
+            }
+        )
     return results

@@ -1,7 +1,7 @@
 """How far an exported file's heatmaps and poses are from the network's, on the same images.
 
-Shape legend: N images, K keypoints, H rows and W columns of a heatmap. Pixels are those of the network's
-input.
+Shape legend: N images, K keypoints, H rows and W columns of a heatmap. Pixels are those of the
+network's input.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ Maps = NDArray[np.float32]
 
 _HALF_CELL = 2.0  # input pixels
 _RESOLVED = 7.0
-"""Logits beyond +-7 are taken as +-7: a float32 probability of 0.999 still tells logits apart by 1e-4, one of
-0.99999 no longer does."""
+"""Logits beyond +-7 are taken as +-7.
+
+A float32 probability of 0.999 still tells logits apart by 1e-4, one of
+0.99999 no longer does.
+"""
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,10 @@ class FloatParity:
 
     Attributes:
         logits: Largest difference of a logit.
-        pose_px: Largest distance between the two poses by any decode, in pixels, over maps with a clear
-            maximum.
-        tied: Maps left out of `pose_px`: their two highest cells differ by less than the logits may.
+        pose_px: Largest distance between the two poses by any decode, in pixels, over maps with a
+            clear maximum.
+        tied: Maps left out of `pose_px`: their two highest cells differ by less than the logits
+            may.
         maps: N * K.
     """
 
@@ -82,17 +86,19 @@ def logits_of(probabilities: Maps) -> Maps:
     return logits
 
 
-def float_parity(reference: Maps, found: Maps, *, size: int, probabilities: bool, tie: float) -> FloatParity:
+def float_parity(
+    reference: Maps, found: Maps, *, size: int, probabilities: bool, tie: float
+) -> FloatParity:
     """Compares a float file's heatmaps with the network's.
 
     Args:
         reference: f32[N, K, H, W] the network's logits.
         found: f32[N, K, H, W] the file's logits, or its probabilities.
         size: Side S of the input.
-        probabilities: What `found` is. Logits are compared then after going back through the sigmoid, poses
-            among probabilities.
-        tie: How far two logits of the same cell may be apart; maps whose two highest cells are nearer to each
-            other than twice that have no maximum to compare.
+        probabilities: What `found` is. Logits are compared then after going back through the
+            sigmoid, poses among probabilities.
+        tie: How far two logits of the same cell may be apart; maps whose two highest cells are
+            nearer to each other than twice that have no maximum to compare.
     """
     own = np.clip(reference, -_RESOLVED, _RESOLVED) if probabilities else reference
     other = logits_of(found) if probabilities else found
@@ -133,7 +139,9 @@ def pixel_drift(reference: Maps, found: Maps, *, size: int, names: Sequence[str]
     distance = pose_distance(reference, found, size, "refined")
     changed = pose_distance(reference, found, size, "argmax") > 0
     per_keypoint = {name: _quantiles(distance[:, k]) for k, name in enumerate(names)}
-    return PixelDrift(**_quantiles(distance), moved=100 * float(changed.mean()), per_keypoint=per_keypoint)
+    return PixelDrift(
+        **_quantiles(distance), moved=100 * float(changed.mean()), per_keypoint=per_keypoint
+    )
 
 
 def pose_drift(reference: Maps, found: Maps, *, size: int, names: Sequence[str]) -> PixelDrift:
@@ -146,21 +154,30 @@ def pose_drift(reference: Maps, found: Maps, *, size: int, names: Sequence[str])
         names: K keypoint names.
 
     Returns:
-        `moved` counts keypoints that moved by more than half a cell, for these poses lie within cells.
+        `moved` counts keypoints that moved by more than half a cell, for these poses lie within
+        cells.
     """
     distance: Maps = size * np.sqrt(((reference - found)[..., :2] ** 2).sum(-1))
     per_keypoint = {name: _quantiles(distance[:, k]) for k, name in enumerate(names)}
-    return PixelDrift(**_quantiles(distance), moved=100 * float((distance > _HALF_CELL).mean()), per_keypoint=per_keypoint)
+    return PixelDrift(
+        **_quantiles(distance),
+        moved=100 * float((distance > _HALF_CELL).mean()),
+        per_keypoint=per_keypoint,
+    )
 
 
 @dataclass(frozen=True)
 class OutputUse:
-    """What int8 leaves of one keypoint's maps: where several cells tie, or all of them do, the decode takes the first.
+    """What int8 leaves of one keypoint's maps.
+
+    Where several cells tie, or all of them do, the decode takes the first.
 
     Attributes:
         tied: Maps whose highest value is in more than one cell, in percent.
-        dead: Maps with one value in all cells, in percent: they decode to the first cell whatever the picture shows.
-        peak_range: Median over the images of the map's own range, lowest to highest cell, in percent of the range of all maps.
+        dead: Maps with one value in all cells, in percent: they decode to the first cell whatever
+            the image shows.
+        peak_range: Median over the images of the map's own range, lowest to highest cell, in
+            percent of the range of all maps.
     """
 
     tied: float
@@ -181,11 +198,12 @@ def output_use(maps: Maps, names: Sequence[str]) -> dict[str, OutputUse]:
     whole = max(float(high.max() - low.min()), 1e-12)
     return {
         name: OutputUse(
-            tied=100 * float(tied[:, k].mean()), dead=100 * float((high[:, k] == low[:, k]).mean()),
+            tied=100 * float(tied[:, k].mean()),
+            dead=100 * float((high[:, k] == low[:, k]).mean()),
             peak_range=100 * float(np.median(high[:, k] - low[:, k])) / whole,
         )
         for k, name in enumerate(names)
-    }  # fmt: skip
+    }
 
 
 def _quantiles(distance: Maps) -> dict[str, float]:

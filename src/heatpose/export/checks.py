@@ -1,6 +1,9 @@
-"""The three gates after an export: a file is what its name says, computes what the network does, and scores.
+"""The three gates after an export.
 
-Every gate gives a sentence for people and numbers for the manifest, whether it lets the file pass or not.
+A file is what its name says, computes what the network does, and scores.
+
+Every gate gives a sentence for people and numbers for the manifest, whether it lets the file pass
+or not.
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ class CheckLimits:
     Attributes:
         logits: Largest difference of a logit between the network and a float file.
         pose_px: Largest distance between their poses, in input pixels.
-        drift_p50_px: Median distance between the network's poses and an int8 file's, in input pixels; catches
-            a collapse where nothing is scored.
+        drift_p50_px: Median distance between the network's poses and an int8 file's, in input
+            pixels; catches a collapse where nothing is scored.
         drop_pc: OKS that "int8_pc" may lose against the float network, in points.
         drop_pt: OKS that "int8_pt" may lose.
     """
@@ -66,7 +69,11 @@ class CheckResult:
 
 
 def flatbuffer_check(
-    path: Path, form: Artefact, preprocessing: Preprocessing, operators: dict[str, int], decoded: bool = False
+    path: Path,
+    form: Artefact,
+    preprocessing: Preprocessing,
+    operators: dict[str, int],
+    decoded: bool = False,
 ) -> CheckResult:
     """Gate 1: form, number types, quantisation and exactly the operators of the network.
 
@@ -75,7 +82,8 @@ def flatbuffer_check(
         form: What its name says.
         preprocessing: How bytes become the network's input.
         operators: What `expected_operators` says.
-        decoded: The file decodes inside, in float; only its convolutions and resizes must be integer then.
+        decoded: The file decodes inside, in float; only its convolutions and resizes must be
+            integer then.
     """
     inspection = inspect_tflite(path)
     found = check_artefact(inspection, form, preprocessing)
@@ -83,7 +91,10 @@ def flatbuffer_check(
     if inspection.operators != operators:
         messages.insert(0, f"The operators are {inspection.operators} instead of {operators}.")
     count = sum(inspection.operators.values())
-    sentence = " ".join(messages) or f"{count} operators, all as expected, {inspection.granularity} weights."
+    sentence = (
+        " ".join(messages)
+        or f"{count} operators, all as expected, {inspection.granularity} weights."
+    )
     numbers = {
         "operators": inspection.operators,
         "granularity": inspection.granularity,
@@ -93,23 +104,38 @@ def flatbuffer_check(
 
 
 def _is_decode(finding: Finding) -> bool:
-    body = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
+    body = (
+        "CONV_2D",
+        "DEPTHWISE_CONV_2D",
+        "TRANSPOSE_CONV",
+        "RESIZE_BILINEAR",
+        "RESIZE_NEAREST_NEIGHBOR",
+    )
     return finding.rule == "float_operator" and not str(finding.operator).startswith(body)
 
 
-def expected_operators(network: MoveNet, form: Artefact, *, sigmoid: bool, output: Output) -> dict[str, int]:
+def expected_operators(
+    network: MoveNet, form: Artefact, *, sigmoid: bool, output: Output
+) -> dict[str, int]:
     """The operators of a well converted network, by name.
 
-    Converters have turned depthwise convolutions into grouped ones, left padding or split activations off,
-    all without a warning; each changes this count. At full width there are 84.
+    Converters have turned depthwise convolutions into grouped ones, left padding or split
+    activations off, all without a warning; each changes this count. At full width there are 84.
     """
-    from heatpose.models.mobilenetv2 import InvertedResidual  # torch: only whoever has a network gets here
+    # torch: only whoever has a network gets here
+    from heatpose.models.mobilenetv2 import InvertedResidual
     from heatpose.models.upsample import TransposedBlock
 
-    blocks, steps, upsampling = network.conv_blocks(), len(network.pyramid), network.settings["upsample"]
+    blocks, steps, upsampling = (
+        network.conv_blocks(),
+        len(network.pyramid),
+        network.settings["upsample"],
+    )
     transposed = sum(isinstance(block, TransposedBlock) for block in blocks)
     depthwise = sum(block.conv.groups > 1 for block in blocks) - transposed
-    residuals = sum(isinstance(module, InvertedResidual) and module.adds for module in network.modules())
+    residuals = sum(
+        isinstance(module, InvertedResidual) and module.adds for module in network.modules()
+    )
     counts = {
         "CONV_2D": len(blocks) - depthwise - transposed,
         "DEPTHWISE_CONV_2D": depthwise,
@@ -128,23 +154,45 @@ def float_check(artefact: str, parity: FloatParity, limits: CheckLimits) -> Chec
     """Gate 2 for a float file: it computes what the network computes."""
     passed = parity.logits <= limits.logits and parity.pose_px <= limits.pose_px
     sentence = (
-        f"Logits differ by at most {parity.logits:.1e} (limit {limits.logits:g}), poses by "
-        f"{parity.pose_px:.4f} px (limit {limits.pose_px:g}); {parity.tied} of {parity.maps} maps are tied."
+        f"Logits differ by at most {parity.logits:.1e} (limit {limits.logits:g}), poses by"
+        f" {parity.pose_px:.4f} px (limit {limits.pose_px:g}); {parity.tied} of {parity.maps} maps"
+        " are tied."
     )
     return CheckResult("parity", artefact, passed, sentence, parity.to_json())
 
 
-def drift_check(artefact: str, drift: PixelDrift, limits: CheckLimits, use: Mapping[str, OutputUse] | None = None) -> CheckResult:
-    """Gate 2 for an int8 file: how far its poses moved, and how many of its maps tie or are dead; refuses only a collapse."""
+def drift_check(
+    artefact: str,
+    drift: PixelDrift,
+    limits: CheckLimits,
+    use: Mapping[str, OutputUse] | None = None,
+) -> CheckResult:
+    """Gate 2 for an int8 file: how far its poses moved, and how many of its maps tie or are dead.
+
+    Refuses only a collapse.
+    """
     passed = drift.p50 <= limits.drift_p50_px
     sentence = (
-        f"Keypoints moved by {drift.p50:.2f} / {drift.p95:.2f} / {drift.p99:.2f} px (p50 / p95 / p99; limit "
-        f"of the p50 {limits.drift_p50_px:g}); {drift.moved:.1f} % have another highest cell."
+        f"Keypoints moved by {drift.p50:.2f} / {drift.p95:.2f} / {drift.p99:.2f} px (p50 / p95 /"
+        f" p99; limit of the p50 {limits.drift_p50_px:g}); {drift.moved:.1f} % have another highest"
+        " cell."
     )
     if use:
-        tied, dead = (float(np.mean([getattr(entry, key) for entry in use.values()])) for key in ("tied", "dead"))
+        tied, dead = (
+            float(np.mean([getattr(entry, key) for entry in use.values()]))
+            for key in ("tied", "dead")
+        )
         sentence += f" {tied:.1f} % of the maps tie in their highest cell, {dead:.1f} % are dead."
-    return CheckResult("parity", artefact, passed, sentence, {**drift.to_json(), "outputs": {name: asdict(entry) for name, entry in (use or {}).items()}})
+    return CheckResult(
+        "parity",
+        artefact,
+        passed,
+        sentence,
+        {
+            **drift.to_json(),
+            "outputs": {name: asdict(entry) for name, entry in (use or {}).items()},
+        },
+    )
 
 
 def accuracy_check(
@@ -171,4 +219,6 @@ def drop_json(drop: PairedDifference) -> dict[str, float]:
 
 def not_scored(form: Artefact) -> CheckResult:
     """Gate 3 where there is no evaluation set: says so, and lets the file pass."""
-    return CheckResult("accuracy", form, True, "Not scored: no evaluation set was given.", {"scored": False})
+    return CheckResult(
+        "accuracy", form, True, "Not scored: no evaluation set was given.", {"scored": False}
+    )

@@ -1,8 +1,10 @@
-"""ONNX -> TFLite in a process of its own: a crash of the converter is one sentence, and nothing leaks.
+"""ONNX -> TFLite in a process of its own.
 
-The two sides share a folder: the parent writes `network.onnx`; the child (`python -m heatpose.export.convert`,
-working in the folder) writes `network.tflite`. The child's standard output carries one line per step, its
-standard error everything that the tools print.
+A crash of the converter is one sentence, and nothing leaks.
+
+The two sides share a folder: the parent writes `network.onnx`; the child (`python -m
+heatpose.export.convert`, working in the folder) writes `network.tflite`. The child's standard
+output carries one line per step, its standard error everything that the tools print.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ _STEP, _ERROR = "step ", "error "
 
 
 def convert(onnx: Path, *, on_step: Callable[[str], None] = lambda step: None) -> bytes:
-    """Converts an ONNX file into a float32 TFLite file; `int8.write_int8` makes the int8 files out of that.
+    """Converts an ONNX file into a float32 TFLite file.
+
+    `int8.write_int8` makes the int8 files out of that.
 
     Args:
         onnx: A file of `onnx.export_onnx`.
@@ -35,7 +39,8 @@ def convert(onnx: Path, *, on_step: Callable[[str], None] = lambda step: None) -
         The file's bytes.
 
     Raises:
-        HeatposeError: The tools are not installed, or the conversion failed; the message names the kept log.
+        HeatposeError: The tools are not installed, or the conversion failed; the message names the
+            kept log.
     """
     check_installed()
     with tempfile.TemporaryDirectory(prefix="heatpose_convert_") as temporary:
@@ -54,7 +59,8 @@ def check_installed() -> None:
     missing = [name for name in ("onnx2tf", "tensorflow") if importlib.util.find_spec(name) is None]
     if missing:
         raise HeatposeError(
-            f"Exporting TFLite needs {' and '.join(missing)}: install heatpose[export] (Python 3.11)."
+            f"Exporting TFLite needs {' and '.join(missing)}: install heatpose[export] (Python"
+            " 3.11)."
         )
 
 
@@ -69,10 +75,15 @@ def _run_child(folder: Path, on_step: Callable[[str], None]) -> None:
         log.open("wb") as sink,
         subprocess.Popen(
             [sys.executable, "-m", "heatpose.export.convert"],
-            cwd=folder, env=_environment(), stdout=subprocess.PIPE, stderr=sink, stdin=subprocess.DEVNULL,
-            text=True, encoding="utf-8",
+            cwd=folder,
+            env=_environment(),
+            stdout=subprocess.PIPE,
+            stderr=sink,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
         ) as child,
-    ):  # fmt: skip
+    ):
         try:
             assert child.stdout is not None
             error = _follow(child.stdout, on_step)
@@ -86,7 +97,10 @@ def _run_child(folder: Path, on_step: Callable[[str], None]) -> None:
 
 
 def _follow(lines: Iterable[str], on_step: Callable[[str], None]) -> str:
-    """Passes the child's steps on until it closes its output; returns the sentence it gave up with, or ""."""
+    """Passes the child's steps on until it closes its output.
+
+    Returns the sentence it gave up with, or "".
+    """
     error = ""
     for line in lines:
         if line.startswith(_STEP):
@@ -97,14 +111,20 @@ def _follow(lines: Iterable[str], on_step: Callable[[str], None]) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """No GPU (TensorFlow would take all of its memory), few messages, and the same hashes in every run."""
+    """No GPU (TensorFlow would take all of its memory), few messages.
+
+    And the same hashes in every run.
+    """
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONHASHSEED": "0"}
     return {**os.environ, **quiet}
 
 
 def _how_it_ended(status: int) -> str:
     if status < 0:
-        return f"The TFLite converter was ended by signal {-status}; 9 usually means that memory ran out."
+        return (
+            f"The TFLite converter was ended by signal {-status}; 9 usually means that memory ran"
+            " out."
+        )
     return f"The TFLite converter failed with status {status}."
 
 
@@ -116,7 +136,10 @@ def _keep(log: Path) -> Path:
 
 
 def main() -> int:
-    """The child: converts what the request in the working directory asks for. Returns the exit status."""
+    """The child: converts what the request in the working directory asks for.
+
+    Returns the exit status.
+    """
     # The tools print to standard output; here it belongs to the steps, so theirs goes to the log.
     steps = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)

@@ -39,9 +39,9 @@ def description(
     output = {
         "form": "heatmaps" if pose is None else f"{', '.join(pose)}, score",
         "values": "probabilities" if probabilities else "logits",
-        "coordinates": "fractions of the input"
-        if pose
-        else "cell k of n is at (k + 0.5) / n of the input",
+        "coordinates": (
+            "fractions of the input" if pose else "cell k of n is at (k + 0.5) / n of the input"
+        ),
     }
     content = {
         "format": FORMAT,

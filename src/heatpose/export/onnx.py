@@ -31,18 +31,21 @@ def export_onnx(
     pose: PoseForm = "xy",
     metadata: str = "",
 ) -> None:
-    """Writes a network as ONNX: "image" f32[1, 3, S, S] in [-1, 1] -> "heatmaps" f32[1, K, S/4, S/4].
+    """Writes a network as ONNX: "image" f32[1, 3, S, S] in [-1, 1] -> "heatmaps" f32[1, K, S/4.
+
+    S/4].
 
     A network with four heads ends in its decode instead: "pose" f32[1, K * 3] or f32[1, 1, K, 3].
 
-    Batch norm is folded first, so that the file holds convolutions with biases only. The same weights give
-    the same bytes.
+    Batch norm is folded first, so that the file holds convolutions with biases only. The same
+    weights give the same bytes.
 
     Args:
         network: With or without batch norm; it is left as it is.
         size: Side S of the input, a multiple of 32.
         path: The file to write; it appears whole or not at all.
-        sigmoid: Ends the graph in a sigmoid: probabilities instead of logits. A decode always gives probabilities.
+        sigmoid: Ends the graph in a sigmoid: probabilities instead of logits. A decode always gives
+            probabilities.
         pose: Form of a decoded output: "xy" or Google's "yx", as in `models.decode.DecodedMoveNet`.
         metadata: A text of `embed.description` that the file carries; none where empty.
 
@@ -64,7 +67,9 @@ def export_onnx(
     module: torch.nn.Module = DecodedMoveNet(folded, pose) if decoded else folded
     if sigmoid and not decoded:
         module = torch.nn.Sequential(module, torch.nn.Sigmoid())
-    _write(module.eval(), torch.zeros(1, 3, size, size), path, POSE if decoded else OUTPUT, metadata)
+    _write(
+        module.eval(), torch.zeros(1, 3, size, size), path, POSE if decoded else OUTPUT, metadata
+    )
 
 
 def _write(module: nn.Module, image: Tensor, path: Path, output: str, metadata: str) -> None:
@@ -76,7 +81,8 @@ def _write(module: nn.Module, image: Tensor, path: Path, output: str, metadata: 
     settings: dict[str, Any] = {**names, "opset_version": OPSET, "dynamo": False}
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            # The TorchScript exporter is deprecated, but the newer one has no opset 17 and needs onnxscript.
+            # The TorchScript exporter is deprecated, but the newer one has no opset 17 and needs
+            # onnxscript.
             warnings.simplefilter("ignore")
             torch.onnx.export(module, (image,), str(part), **settings)
         if metadata:
@@ -90,4 +96,6 @@ def _check_installed() -> None:
     try:
         import onnx  # noqa: F401
     except ImportError as error:
-        raise HeatposeError("Exporting needs the package 'onnx': install heatpose[export].") from error
+        raise HeatposeError(
+            "Exporting needs the package 'onnx': install heatpose[export]."
+        ) from error

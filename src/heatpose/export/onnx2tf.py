@@ -1,8 +1,8 @@
 """ONNX -> SavedModel -> float TFLite with onnx2tf and TensorFlow's converter.
 
-These functions load TensorFlow into the process, and onnx2tf with it, which seeds every random generator,
-raises the recursion limit, changes environment variables and calls `sys.exit` on errors. So only the process
-that `convert.py` starts calls them.
+These functions load TensorFlow into the process, and onnx2tf with it, which seeds every random
+generator, raises the recursion limit, changes environment variables and calls `sys.exit` on errors.
+So only the process that `convert.py` starts calls them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import numpy as np
 from heatpose.errors import HeatposeError
 from heatpose.export.onnx import OUTPUT
 
-# onnx2tf fetches this array over the network at every conversion of an RGB network, unless it lies in the
+# onnx2tf fetches this array over the network at every conversion of an RGB network, unless it lies
+# in the
 # working directory. It compares layouts with it and sets no range, so any values do.
 _SAMPLE_FILE = "calibration_image_sample_data_20x128x128x3_float32.npy"
 _SAMPLE_SHAPE = (20, 128, 128, 3)
@@ -87,7 +88,9 @@ def _save(model: Any, folder: Path) -> None:
 
     (image,) = model.inputs
     traced = tf.function(lambda values: {OUTPUT: model(values)})
-    signature = traced.get_concrete_function(tf.TensorSpec(image.shape, image.dtype, name=image.name))
+    signature = traced.get_concrete_function(
+        tf.TensorSpec(image.shape, image.dtype, name=image.name)
+    )
     tf.saved_model.save(tf.Module(), str(folder), signatures=signature)
 
 

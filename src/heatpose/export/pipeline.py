@@ -56,14 +56,32 @@ PTQ: Mapping[str, PtqSettings] = {"int8_pc": PER_CHANNEL, "int8_pt": PER_TENSOR}
 
 
 def export_bundle(
-    *, network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, name: str, model_name: str, out: Path,
-    calibration_instances: Sequence[Person], evaluation_instances: Sequence[Person] | None, config: Mapping[str, Any],
-    provenance: Mapping[str, Any], forms: Sequence[Artefact] = FORMS, output: Output = "float32", sigmoid: bool = True,
-    limits: CheckLimits = DEFAULT_LIMITS, calibration_count: int = 128, seed: int = 0, pose: PoseForm = "xy",
-    ptq: Mapping[str, PtqSettings] = PTQ, qat: Mapping[str, QatSettings | None] | None = None, auto: AutoChoice | None = None,
+    *,
+    network: MoveNet,
+    skeleton: Skeleton,
+    preprocessing: Preprocessing,
+    name: str,
+    model_name: str,
+    out: Path,
+    calibration_instances: Sequence[Person],
+    evaluation_instances: Sequence[Person] | None,
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    forms: Sequence[Artefact] = FORMS,
+    output: Output = "float32",
+    sigmoid: bool = True,
+    limits: CheckLimits = DEFAULT_LIMITS,
+    calibration_count: int = 128,
+    seed: int = 0,
+    pose: PoseForm = "xy",
+    ptq: Mapping[str, PtqSettings] = PTQ,
+    qat: Mapping[str, QatSettings | None] | None = None,
+    auto: AutoChoice | None = None,
     console: Console | None = None,
-) -> BundleResult:  # fmt: skip
-    """Exports, proves and scores a network; replaces an older bundle of that name once the new one is whole.
+) -> BundleResult:
+    """Exports, proves and scores a network.
+
+    Replaces an older bundle of that name once the new one is whole.
 
     Args:
         network: Float network, with or without batch norm; it is left as it is.
@@ -72,9 +90,10 @@ def export_bundle(
         name: Of the bundle: a plain folder name.
         model_name: How the model files begin.
         out: Folder of all bundles; made if missing.
-        calibration_people: Training people to choose calibration images from. The same images serve for the
-            comparison of the files with the network.
-        evaluation_people: Scored with the published protocol; None where there is no evaluation set.
+        calibration_instances: Training people to choose calibration images from. The same images
+            serve for the comparison of the files with the network.
+        evaluation_instances: Scored with the published protocol; None where there is no evaluation
+            set.
         config: Configuration of the run, plain values, for the manifest.
         provenance: Where weights and data come from, plain values, for manifest and model card.
         forms: TFLite files to make.
@@ -84,9 +103,10 @@ def export_bundle(
         calibration_count: Calibration images.
         seed: Of their choice.
         pose: Output of files that decode inside: "xy" or Google's "yx".
-        recovery: Per int8 form: how post-training quantisation is helped.
-        tuning: Per int8 form: quantisation-aware fine-tuning after it; none where it is not named.
-        auto: Takes the cheapest way that keeps the score, instead of all that `recovery` and `tuning` say.
+        ptq: Per int8 form: how post-training quantisation is helped.
+        qat: Per int8 form: quantisation-aware fine-tuning after it; none where it is not named.
+        auto: Takes the cheapest way that keeps the score, instead of all that `ptq` and
+            `qat` say.
         console: Where progress is shown.
 
     Returns:
@@ -94,13 +114,32 @@ def export_bundle(
         `*.rejected.*`.
 
     Raises:
-        HeatposeError: Bad names, no calibration images or ones that are scored, tools not installed, a
-            conversion that failed, another export of that name at this moment. Nothing is left behind then, and an older bundle stays.
+        HeatposeError: Bad names, no calibration images or ones that are scored, tools not
+            installed, a conversion that failed, another export of that name at this moment. Nothing
+            is left behind then, and an older bundle stays.
     """
     job = BundleJob(
-        network, skeleton, preprocessing, name, model_name, Path(out), calibration_instances, evaluation_instances,
-        tuple(forms), output, sigmoid, limits, config, provenance, calibration_count, seed, ptq, pose, qat or {}, auto,
-    )  # fmt: skip
+        network,
+        skeleton,
+        preprocessing,
+        name,
+        model_name,
+        Path(out),
+        calibration_instances,
+        evaluation_instances,
+        tuple(forms),
+        output,
+        sigmoid,
+        limits,
+        config,
+        provenance,
+        calibration_count,
+        seed,
+        ptq,
+        pose,
+        qat or {},
+        auto,
+    )
     _check(job)
     with only_one(job.out, name, "The bundle"):
         remove_left_overs(job.out, f".{name}.")
@@ -126,10 +165,14 @@ def check_place(out: Path, name: str, model_name: str) -> None:
     """
     for label, value in (("name", name), ("model name", model_name)):
         if not value or value != Path(value).name or value.startswith("."):
-            raise HeatposeError(f"'{value}' is no {label} for a bundle; use letters, digits, '-' and '_'.")
+            raise HeatposeError(
+                f"'{value}' is no {label} for a bundle; use letters, digits, '-' and '_'."
+            )
     target = out / name
     if target.exists() and not (target / MANIFEST).is_file():
-        raise HeatposeError(f"'{target}' exists and is no bundle; choose another name or move it away.")
+        raise HeatposeError(
+            f"'{target}' exists and is no bundle; choose another name or move it away."
+        )
 
 
 def check_tools(forms: Sequence[Artefact]) -> None:
@@ -147,19 +190,27 @@ def _check(job: BundleJob) -> None:
     if unknown := [form for form in job.forms if form not in FORMS]:
         raise HeatposeError(f"TFLite form {unknown} is unknown; choose among {', '.join(FORMS)}.")
     if lacking := [form for form in job.forms if form != "float32" and form not in job.ptq]:
-        raise HeatposeError(f"quant.ptq says nothing about {', '.join(lacking)}; give it an entry of that name.")
+        raise HeatposeError(
+            f"quant.ptq says nothing about {', '.join(lacking)}; give it an entry of that name."
+        )
     if len(job.skeleton) != job.network.keypoints:
         raise HeatposeError(
-            f"The network has {job.network.keypoints} heatmaps, but skeleton '{job.skeleton.name}' has "
-            f"{len(job.skeleton)} keypoints; choose the skeleton it was trained with."
+            f"The network has {job.network.keypoints} heatmaps, but skeleton '{job.skeleton.name}'"
+            f" has {len(job.skeleton)} keypoints; choose the skeleton it was trained with."
         )
     if job.network.four_heads and job.output == "int8":  # said here, before a minute of conversion
-        raise HeatposeError("A network whose decode is in the graph has no int8 output; choose quant.output=float32.")
+        raise HeatposeError(
+            "A network whose decode is in the graph has no int8 output; choose"
+            " quant.output=float32."
+        )
     check_tools(job.forms)
 
 
 def _replace(new: Path, target: Path, old: Path) -> None:
-    """Puts the finished folder in place; the older one moves out of the way, and back if that fails."""
+    """Puts the finished folder in place.
+
+    The older one moves out of the way, and back if that fails.
+    """
     if target.exists():
         os.replace(target, old)
     try:
@@ -228,35 +279,63 @@ class Assembly:
         job = self.job
         images = self._calibrate()
         files = self._convert(images)
-        write_json(self.folder / CALIBRATION, {**self.calibration, "ranges": {form: made.ranges for form, made in self.quantised.items()}})
+        write_json(
+            self.folder / CALIBRATION,
+            {
+                **self.calibration,
+                "ranges": {form: made.ranges for form, made in self.quantised.items()},
+            },
+        )
         validations = [self._settled(validation) for validation in self._validate(files, images)]
         rows = rows_of(validations)
         published = _published(job, validations)
-        record = gallery_record({validation.artefact: validation.report for validation in validations}, job.evaluation_instances or ())
-        write_json(self.folder / METRICS, {**_metrics(validations), "published": published.to_json(), "gallery": record})
+        record = gallery_record(
+            {validation.artefact: validation.report for validation in validations},
+            job.evaluation_instances or (),
+        )
+        write_json(
+            self.folder / METRICS,
+            {**_metrics(validations), "published": published.to_json(), "gallery": record},
+        )
         card = model_card(job, rows, validations, published)
         (self.folder / CARD).write_text(card, encoding="utf-8")
-        result = BundleResult(job.out / job.name, tuple(rows), _checks(validations), dict(self.steps.seconds), published)
+        result = BundleResult(
+            job.out / job.name,
+            tuple(rows),
+            _checks(validations),
+            dict(self.steps.seconds),
+            published,
+        )
         manifest = self._manifest(len(images), result)
-        write_json(self.folder / MANIFEST, manifest)  # the report reads it, and is one of the files that it lists
+        # the report reads it, and is one of the files that it lists
+        write_json(self.folder / MANIFEST, manifest)
         self._report()
         write_json(self.folder / MANIFEST, {**manifest, "files": file_table(self.folder)})
         return replace(result, seconds=dict(self.steps.seconds))
 
     def _report(self) -> None:
-        """The page about the bundle. What took minutes to prove is not lost where the page cannot be made."""
+        """The page about the bundle.
+
+        What took minutes to prove is not lost where the page cannot be made.
+        """
         try:
             with self.steps.step("report", "Report"):
                 write_report([self.folder], self.folder / REPORT)
         except Exception as error:
-            self.steps.tell(f"No {REPORT} ({type(error).__name__}: {first_line(error)}); the bundle is whole otherwise, heatpose report writes it again.")
+            self.steps.tell(
+                f"No {REPORT} ({type(error).__name__}: {first_line(error)}); the bundle is whole"
+                " otherwise, heatpose report writes it again."
+            )
 
     def _calibrate(self) -> NDArray[np.uint8]:
         job = self.job
         with self.steps.step("calibration", "Calibration images"):
             scored = shared_images(job.calibration_instances, job.evaluation_instances or ())
-            choose_calibration(job.calibration_instances, job.calibration_count, job.seed, scored)  # refuses scored images by name
-            self.instances, self.holdout = split_training(job.calibration_instances, scored, job.auto)
+            # refuses scored images by name
+            choose_calibration(job.calibration_instances, job.calibration_count, job.seed, scored)
+            self.instances, self.holdout = split_training(
+                job.calibration_instances, scored, job.auto
+            )
             chosen = choose_calibration(self.instances, job.calibration_count, job.seed, scored)
             images = calibration_images(chosen, job.preprocessing)
             self.calibration = calibration_record(chosen, job.seed, job.calibration_count)
@@ -275,7 +354,18 @@ class Assembly:
         with self.steps.step("tflite", "ONNX to TFLite") as update:
             whole.write_bytes(into_tflite(convert(onnx, on_step=update), job.metadata))
         quantiser = Quantiser(
-            job.network, job.skeleton, job.preprocessing, whole, images, self.instances, self.holdout, job.output, job.ptq, job.qat, job.auto, job.seed
+            job.network,
+            job.skeleton,
+            job.preprocessing,
+            whole,
+            images,
+            self.instances,
+            self.holdout,
+            job.output,
+            job.ptq,
+            job.qat,
+            job.auto,
+            job.seed,
         )
         for form in job.forms:
             if form != "float32":
@@ -287,12 +377,21 @@ class Assembly:
             whole.unlink()
         return files
 
-    def _validate(self, files: Mapping[Artefact, Path], images: NDArray[np.uint8]) -> Iterator[ValidationResult]:
+    def _validate(
+        self, files: Mapping[Artefact, Path], images: NDArray[np.uint8]
+    ) -> Iterator[ValidationResult]:
         job = self.job
         validator = Validator(
-            job.network, job.skeleton, job.preprocessing, images, job.evaluation_instances, job.limits,
-            job.sigmoid, job.output, job.pose,
-        )  # fmt: skip
+            job.network,
+            job.skeleton,
+            job.preprocessing,
+            images,
+            job.evaluation_instances,
+            job.limits,
+            job.sigmoid,
+            job.output,
+            job.pose,
+        )
         spinner = not job.evaluation_instances
         with self.steps.step(f"prove {TORCH}", "The network itself", spinner):
             network = validator.validate_network(f"{job.stem}_{TORCH}")
@@ -309,7 +408,9 @@ class Assembly:
         """A file that a gate refuses gets a name that nobody takes by accident."""
         if validation.path is None or validation.passed:
             return validation
-        rejected = validation.path.with_name(f"{validation.path.stem}.rejected{validation.path.suffix}")
+        rejected = validation.path.with_name(
+            f"{validation.path.stem}.rejected{validation.path.suffix}"
+        )
         os.replace(validation.path, rejected)
         report = validation.report and replace(validation.report, model=rejected.name)
         return replace(validation, path=rejected, report=report)
@@ -317,23 +418,36 @@ class Assembly:
     def _manifest(self, images: int, result: BundleResult) -> dict[str, Any]:
         job = self.job
         return {
-            "format": FORMAT, "name": job.name, "model": job.model_name, "resolution": job.preprocessing.size,
-            "skeleton": job.skeleton.to_dict(), "preprocessing": job.preprocessing.to_dict(),
+            "format": FORMAT,
+            "name": job.name,
+            "model": job.model_name,
+            "resolution": job.preprocessing.size,
+            "skeleton": job.skeleton.to_dict(),
+            "preprocessing": job.preprocessing.to_dict(),
             "score_threshold": ScoreThreshold().to_dict(),
-            "network": dict(job.network.settings), "forms": list(job.forms), "output": job.output,
-            "sigmoid": job.sigmoid, "recovery": {f: asdict(job.ptq[f]) for f in job.forms if f in job.ptq},
+            "network": dict(job.network.settings),
+            "forms": list(job.forms),
+            "output": job.output,
+            "sigmoid": job.sigmoid,
+            "recovery": {f: asdict(job.ptq[f]) for f in job.forms if f in job.ptq},
             "quantisation": {form: made.to_json() for form, made in self.quantised.items()},
-            "pose": job.pose if job.network.four_heads else None, "passed": result.passed,
-            "files": file_table(self.folder), "gates": list(result.checks),
+            "pose": job.pose if job.network.four_heads else None,
+            "passed": result.passed,
+            "files": file_table(self.folder),
+            "gates": list(result.checks),
             "calibration": {
-                "images": images, "seed": job.seed, "sha256": sha256(self.folder / CALIBRATION),
+                "images": images,
+                "seed": job.seed,
+                "sha256": sha256(self.folder / CALIBRATION),
             },
             "data": {
                 "training": data_entry(job.calibration_instances),
                 "evaluation": data_entry(job.evaluation_instances),
             },
-            "config": dict(job.config), "provenance": dict(job.provenance), **surroundings(),
-        }  # fmt: skip
+            "config": dict(job.config),
+            "provenance": dict(job.provenance),
+            **surroundings(),
+        }
 
 
 def _checks(validations: Sequence[ValidationResult]) -> tuple[dict[str, Any], ...]:
@@ -345,12 +459,19 @@ def _published(job: BundleJob, validations: Sequence[ValidationResult]) -> Compa
     settings = job.network.settings
     form: OutputForm = "keypoints" if settings.get("heads") == "all" else "heatmaps"
     measured = {validation.artefact: validation.report for validation in validations}
-    return compare(job.skeleton, job.preprocessing.size, measured, width=settings["width"], output=form)
+    return compare(
+        job.skeleton, job.preprocessing.size, measured, width=settings["width"], output=form
+    )
 
 
 def _drift(validation: ValidationResult) -> dict[str, Any] | None:
-    """How far an int8 file moves the keypoints, in input pixels, over the calibration images; None for the others."""
-    return next((check.numbers for check in validation.checks if "per_keypoint" in check.numbers), None)
+    """How far an int8 file moves the keypoints, in input pixels, over the calibration images.
+
+    None for the others.
+    """
+    return next(
+        (check.numbers for check in validation.checks if "per_keypoint" in check.numbers), None
+    )
 
 
 def _metrics(validations: Sequence[ValidationResult]) -> dict[str, Any]:

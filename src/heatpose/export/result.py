@@ -26,7 +26,8 @@ class Row:
         file: Its name; empty for the network in memory.
         oks: Mean OKS in percent; None where nothing is scored, as the next four.
         oks_standard_error: In points.
-        drop: OKS lost against the torch network on the same images, in points; None for the network itself.
+        drop: OKS lost against the torch network on the same images, in points; None for the network
+            itself.
         drop_low: Lower end of its 95 % bootstrap interval.
         drop_high: Upper end.
         bytes: Of the file; None for the network.
@@ -53,7 +54,7 @@ class BundleResult:
     Attributes:
         folder: Where it is.
         rows: The network, then every file.
-        gates: What every gate said (`GateResult.to_json`).
+        checks: What every gate said (`CheckResult.to_json`).
         seconds: Time of each step.
         published: What others have published for this kind of network, beside it.
     """
@@ -104,7 +105,10 @@ def _holdout_score(validation: ValidationResult) -> str:
 
 
 def print_table(result: BundleResult, console: Console | None = None) -> None:
-    """Prints the one table of an export, below it what was published for this kind of file, and what a gate refuses and why."""
+    """Prints the one table of an export, below it what was published for this kind of file.
+
+    And what a gate refuses and why.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -172,4 +176,6 @@ class Steps:
         """A sentence between the steps."""
         from rich.console import Console
 
-        (self.console or Console()).print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        (self.console or Console()).print(
+            text, style="yellow", highlight=False, markup=False, soft_wrap=True
+        )

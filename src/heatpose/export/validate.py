@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from heatpose.data.sample import Person
 from heatpose.evaluation.evaluate import EvalReport, evaluate
-from heatpose.evaluation.parity import Maps, float_parity, output_use, pixel_drift, pose_drift, sigmoid
+from heatpose.evaluation.parity import (
+    Maps,
+    float_parity,
+    output_use,
+    pixel_drift,
+    pose_drift,
+    sigmoid,
+)
 from heatpose.export.checks import (
     CheckLimits,
     CheckResult,
@@ -48,7 +55,7 @@ class ValidationResult:
     Attributes:
         artefact: "torch", "onnx", "float32", "int8_pc" or "int8_pt".
         path: The file; None for the network in memory.
-        gates: What the gates said; none for the network.
+        checks: What the gates said; none for the network.
         report: Its score; None without an evaluation set.
         milliseconds: Median time of one image through the runner, one at a time.
         kernels: What computed.
@@ -76,7 +83,7 @@ class Validator:
         skeleton: What its channels are.
         preprocessing: How images become its input.
         images: u8[N, S, S, 3] for parity and timing: training images, never scored ones.
-        people: Evaluation set; None where nothing is scored.
+        instances: Evaluation set; None where nothing is scored.
         limits: Of the gates.
         sigmoid: The files end in a sigmoid.
         output: Output type of the int8 files.
@@ -114,7 +121,9 @@ class Validator:
         else:
             self._logits = _heatmaps(runner, self.images)
         self._reference = self._score(runner)
-        return ValidationResult(TORCH, None, (), self._reference, milliseconds(runner, self.images), runner.kernels)
+        return ValidationResult(
+            TORCH, None, (), self._reference, milliseconds(runner, self.images), runner.kernels
+        )
 
     def validate_onnx(self, path: Path) -> ValidationResult:
         """Compares, scores and times the ONNX file."""
@@ -123,7 +132,12 @@ class Validator:
 
     def validate_tflite(self, form: Artefact, path: Path) -> ValidationResult:
         """Puts a TFLite file through the gates, scores and times it."""
-        operators = expected_operators(self.network, form, sigmoid=self.sigmoid and not self.network.four_heads, output=self.output)
+        operators = expected_operators(
+            self.network,
+            form,
+            sigmoid=self.sigmoid and not self.network.four_heads,
+            output=self.output,
+        )
         decoded = self.network.four_heads
         if decoded:
             operators = with_decode(operators, self.network.keypoints, self.pose)
@@ -132,11 +146,17 @@ class Validator:
         if form == "float32":
             return self._validation(form, path, (first, self._float_check(form, runner)), runner)
         validation = self._validation(form, path, (first, self._drift_check(form, runner)), runner)
-        return replace(validation, checks=(*validation.checks, self._accuracy_check(form, validation.report)))
+        return replace(
+            validation, checks=(*validation.checks, self._accuracy_check(form, validation.report))
+        )
 
-    def _validation(self, artefact: str, path: Path, checks: tuple[CheckResult, ...], runner: PoseRunner) -> ValidationResult:
+    def _validation(
+        self, artefact: str, path: Path, checks: tuple[CheckResult, ...], runner: PoseRunner
+    ) -> ValidationResult:
         time_taken = milliseconds(runner, self.images)
-        return ValidationResult(artefact, path, checks, self._score(runner), time_taken, runner.kernels)
+        return ValidationResult(
+            artefact, path, checks, self._score(runner), time_taken, runner.kernels
+        )
 
     def _float_check(self, artefact: str, runner: PoseRunner) -> CheckResult:
         size, tie = self.preprocessing.size, self.limits.logits
@@ -156,7 +176,12 @@ class Validator:
     def _drift_check(self, artefact: str, runner: PoseRunner) -> CheckResult:
         if self.network.four_heads:
             found = runner.predict(self.images)
-            moved = pose_drift(self._poses.poses, found, size=self.preprocessing.size, names=self.skeleton.keypoints)
+            moved = pose_drift(
+                self._poses.poses,
+                found,
+                size=self.preprocessing.size,
+                names=self.skeleton.keypoints,
+            )
             return drift_check(artefact, moved, self.limits)
         reference = sigmoid(self._logits) if self.sigmoid else self._logits
         found = _heatmaps(runner, self.images)
@@ -192,11 +217,16 @@ def milliseconds(runner: PoseRunner, images: NDArray[np.uint8]) -> float:
 
 
 DECODE_OPERATORS = {
-    "ADD": 8, "ARG_MAX": 2, "CAST": 3, "CONCATENATION": 1, "DIV": 1, "GATHER": 8, "LESS": 3, "LOGISTIC": 2, "MUL": 8, "RESHAPE": 9, "SQRT": 1,
-    "STRIDED_SLICE": 2, "SUB": 2,
+    "ADD": 8, "ARG_MAX": 2, "CAST": 3, "CONCATENATION": 1,
+    "DIV": 1, "GATHER": 8, "LESS": 3, "LOGISTIC": 2, "MUL": 8,
+    "RESHAPE": 9, "SQRT": 1, "STRIDED_SLICE": 2, "SUB": 2,
 }  # fmt: skip
-"""What the converter makes of `models.decode`: all of them TFLite's own, no TRANSPOSE. CAST and LESS guard its GATHERs against negative indices."""
-_NOT_FOR_ONE = {"ADD": 2, "CAST": 1, "LESS": 1, "MUL": 2, "RESHAPE": 1}  # the index of a single keypoint needs no arithmetic
+"""What the converter makes of `models.decode`: all of them TFLite's own, no TRANSPOSE.
+
+CAST and LESS guard its GATHERs against negative indices.
+"""
+# the index of a single keypoint needs no arithmetic
+_NOT_FOR_ONE = {"ADD": 2, "CAST": 1, "LESS": 1, "MUL": 2, "RESHAPE": 1}
 
 
 @dataclass(frozen=True)
@@ -219,7 +249,8 @@ class PoseParity:
     Attributes:
         score: Largest difference of a score, over keypoints that are not tied.
         pose_px: Largest distance of a keypoint, in pixels, over the same.
-        tied: Keypoints left out: two cells are so near to each other in a search that the float differences allowed may choose either.
+        tied: Keypoints left out: two cells are so near to each other in a search that the float
+            differences allowed may choose either.
         keypoints: N * K.
     """
 
@@ -233,7 +264,9 @@ class PoseParity:
         return asdict(self)
 
 
-def with_decode(operators: Mapping[str, int], keypoints: int, pose: PoseForm = "xy") -> dict[str, int]:
+def with_decode(
+    operators: Mapping[str, int], keypoints: int, pose: PoseForm = "xy"
+) -> dict[str, int]:
     """The operators of a float file by name, decode included.
 
     Args:
@@ -249,7 +282,9 @@ def with_decode(operators: Mapping[str, int], keypoints: int, pose: PoseForm = "
     return dict(Counter(operators) + decode)
 
 
-def decoded_reference(network: MoveNet, preprocessing: Preprocessing, images: NDArray[np.uint8]) -> DecodedReference:
+def decoded_reference(
+    network: MoveNet, preprocessing: Preprocessing, images: NDArray[np.uint8]
+) -> DecodedReference:
     """Runs a network with four heads over u8[N, S, S, 3], a few images at a time."""
     import torch
 
@@ -258,21 +293,28 @@ def decoded_reference(network: MoveNet, preprocessing: Preprocessing, images: ND
     poses, margins = [], []
     for start in range(0, len(images), 16):
         with torch.inference_mode():
-            maps = network(preprocessing.normalise(torch.tensor(images[start : start + 16]).permute(0, 3, 1, 2)))
+            maps = network(
+                preprocessing.normalise(
+                    torch.tensor(images[start : start + 16]).permute(0, 3, 1, 2)
+                )
+            )
             poses.append(decode_maps(maps).numpy())
             margins.append(decode_margins(maps).numpy())
     return DecodedReference(np.concatenate(poses), np.concatenate(margins))
 
 
-def pose_parity(reference: DecodedReference, found: NDArray[np.float32], *, size: int, tie: float) -> PoseParity:
+def pose_parity(
+    reference: DecodedReference, found: NDArray[np.float32], *, size: int, tie: float
+) -> PoseParity:
     """Compares a file's poses with the network's.
 
     Args:
         reference: The network's.
         found: f32[N, K, 3] the file's, x and y first.
         size: Side S of the input.
-        tie: How far two logits or two lengths in cells of the same place may be apart. That changes a cell's share of a search by less than
-            twice as much, and a lead by less than four times.
+        tie: How far two logits or two lengths in cells of the same place may be apart. That changes
+            a cell's share of a search by less than twice as much, and a lead by less than four
+            times.
     """
     clear = reference.margins > 4 * tie
     moved = (reference.poses - found)[clear]
@@ -289,7 +331,8 @@ def pose_check(artefact: str, parity: PoseParity, limits: CheckLimits) -> CheckR
     all_tied = parity.tied == parity.keypoints
     passed = parity.score <= limits.logits and parity.pose_px <= limits.pose_px and not all_tied
     sentence = (
-        f"Scores differ by at most {parity.score:.1e} (limit {limits.logits:g}), poses by {parity.pose_px:.4f} px "
-        f"(limit {limits.pose_px:g}); {parity.tied} of {parity.keypoints} keypoints are tied."
+        f"Scores differ by at most {parity.score:.1e} (limit {limits.logits:g}), poses by"
+        f" {parity.pose_px:.4f} px (limit {limits.pose_px:g}); {parity.tied} of"
+        f" {parity.keypoints} keypoints are tied."
     )
     return CheckResult("parity", artefact, passed, sentence, parity.to_json())

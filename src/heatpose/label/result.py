@@ -98,13 +98,20 @@ def coco(records: Sequence[Record], skeleton: Skeleton, info: Mapping[str, Any])
     for number, annotation in enumerate(annotations, 1):
         annotation["id"] = number
     category = {
-        "id": 1, "name": "person", "supercategory": "person", "keypoints": list(skeleton.keypoints),
+        "id": 1,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(skeleton.keypoints),
         "skeleton": [[a + 1, b + 1] for a, b in skeleton.edge_indices],
-    }  # fmt: skip
+    }
     return {
-        "info": dict(info), "licenses": [], "images": images, "annotations": annotations,
-        "categories": [category], "left_out": left_out,
-    }  # fmt: skip
+        "info": dict(info),
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [category],
+        "left_out": left_out,
+    }
 
 
 def _annotation(image_id: int, entry: Mapping[str, Any], keypoints: int) -> dict[str, Any]:
@@ -112,10 +119,16 @@ def _annotation(image_id: int, entry: Mapping[str, Any], keypoints: int) -> dict
     labels = {k: entry[k] for k in ("keypoints", "keypoint_scores", "score") if k in entry}
     flat = labels.setdefault("keypoints", [0] * (3 * keypoints))
     return {
-        "id": 0, "image_id": image_id, "category_id": 1, "iscrowd": 0, "segmentation": [],
-        "bbox": entry["bbox"], "area": round(AREA_OF_BOX * width * height, 2),
-        "num_keypoints": sum(v > 0 for v in flat[2::3]), **labels,
-    }  # fmt: skip
+        "id": 0,
+        "image_id": image_id,
+        "category_id": 1,
+        "iscrowd": 0,
+        "segmentation": [],
+        "bbox": entry["bbox"],
+        "area": round(AREA_OF_BOX * width * height, 2),
+        "num_keypoints": sum(v > 0 for v in flat[2::3]),
+        **labels,
+    }
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

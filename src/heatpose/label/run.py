@@ -112,13 +112,17 @@ def _header(job: LabelJob, boxes: dict[str, ImageBoxes] | None) -> dict[str, Any
     return {
         "format": 1,
         "teacher": {
-            "name": runner.name, "sha256": file_hash(runner.path), "kind": runner.kind,
-            "skeleton": teacher.skeleton.name, "keypoints": list(teacher.skeleton.keypoints),
-            "preprocessing": teacher.preprocessing.to_dict(), "decode": teacher.decode,
+            "name": runner.name,
+            "sha256": file_hash(runner.path),
+            "kind": runner.kind,
+            "skeleton": teacher.skeleton.name,
+            "keypoints": list(teacher.skeleton.keypoints),
+            "preprocessing": teacher.preprocessing.to_dict(),
+            "decode": teacher.decode,
         },
         "settings": asdict(job.settings),
         "boxes": None if boxes is None else hashlib.sha256(json.dumps(plain).encode()).hexdigest(),
-    }  # fmt: skip
+    }
 
 
 def _info(job: LabelJob, content: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""A checkpoint and what it says about itself. Read with `weights_only=True`: a file from elsewhere cannot run code."""
+"""A checkpoint and what it says about itself.
+
+Read with `weights_only=True`: a file from elsewhere cannot run code.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,8 @@ class LoadedCheckpoint:
         network: In eval mode, on the CPU.
         skeleton: What its channels are.
         preprocessing: What its input is.
-        metadata: Where the weights come from, plain values (`origin`, `epoch`, `validation_oks`, ...).
+        metadata: Where the weights come from, plain values (`origin`, `epoch`, `validation_oks`,
+            ...).
     """
 
     network: MoveNet
@@ -40,14 +44,22 @@ class LoadedCheckpoint:
     metadata: dict[str, Any]
 
 
-def describe(network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, **metadata: Any) -> dict[str, Any]:
+def describe(
+    network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, **metadata: Any
+) -> dict[str, Any]:
     """The description as plain values, to be stored under `KEY`."""
     return {
-        "format": FORMAT, "network": network.settings, "skeleton": skeleton.to_dict(), "preprocessing": preprocessing.to_dict(), "metadata": metadata,
-    }  # fmt: skip
+        "format": FORMAT,
+        "network": network.settings,
+        "skeleton": skeleton.to_dict(),
+        "preprocessing": preprocessing.to_dict(),
+        "metadata": metadata,
+    }
 
 
-def save_checkpoint(path: Path, network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, **metadata: Any) -> None:
+def save_checkpoint(
+    path: Path, network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, **metadata: Any
+) -> None:
     """Writes the weights and the description; the file appears whole or not at all.
 
     Raises:
@@ -57,51 +69,85 @@ def save_checkpoint(path: Path, network: MoveNet, skeleton: Skeleton, preprocess
     part = path.with_name(path.name + ".part")
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
     try:
-        torch.save({KEY: describe(network, skeleton, preprocessing, **metadata), "state_dict": state}, part)
+        torch.save(
+            {KEY: describe(network, skeleton, preprocessing, **metadata), "state_dict": state}, part
+        )
         replace_whole(part, path)
     except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise HeatposeError(f"Checkpoint '{path}' cannot be written ({getattr(error, 'strerror', None) or 'is the disk full?'}); make room there.") from error
+        raise HeatposeError(
+            f"Checkpoint '{path}' cannot be written"
+            f" ({getattr(error, 'strerror', None) or 'is the disk full?'}); make room there."
+        ) from error
 
 
 def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
     """Reads a checkpoint written by training or by `save_checkpoint`.
 
     Raises:
-        HeatposeError: The file is missing, is no checkpoint, is no Heatpose checkpoint, or its parts do not fit together.
+        HeatposeError: The file is missing, is no checkpoint, is no Heatpose checkpoint, or its
+            parts do not fit together.
     """
     path = Path(path)
     content = _read(path)
     description = content.get(KEY) if isinstance(content, dict) else None
     if not isinstance(description, dict) or "state_dict" not in content:
-        raise HeatposeError(f"'{path}' is a torch file but no Heatpose checkpoint; give one that train.py wrote.")
+        raise HeatposeError(
+            f"'{path}' is a torch file but no Heatpose checkpoint; give one that train.py wrote."
+        )
     try:
         with torch.device("meta"):  # no memory is taken for what a description merely claims
             network = MoveNet(**description["network"])
         skeleton = Skeleton(**description["skeleton"])
         preprocessing = Preprocessing(**description["preprocessing"])
         prefix = "network."
-        state = {name.removeprefix(prefix): value for name, value in content["state_dict"].items() if name.startswith(prefix)}
+        state = {
+            name.removeprefix(prefix): value
+            for name, value in content["state_dict"].items()
+            if name.startswith(prefix)
+        }
         network.load_state_dict(_values(state), assign=True)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
-        raise HeatposeError(f"Checkpoint '{path}' does not fit its own description ({first_line(error)}).") from error
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
+        raise HeatposeError(
+            f"Checkpoint '{path}' does not fit its own description ({first_line(error)})."
+        ) from error
     if len(skeleton) != network.keypoints:
-        raise HeatposeError(f"Checkpoint '{path}' has {network.keypoints} heatmaps, but its skeleton '{skeleton.name}' has {len(skeleton)} keypoints.")
-    return LoadedCheckpoint(network.eval(), skeleton, preprocessing, dict(description.get("metadata") or {}))
+        raise HeatposeError(
+            f"Checkpoint '{path}' has {network.keypoints} heatmaps, but its skeleton"
+            f" '{skeleton.name}' has {len(skeleton)} keypoints."
+        )
+    return LoadedCheckpoint(
+        network.eval(), skeleton, preprocessing, dict(description.get("metadata") or {})
+    )
 
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise HeatposeError(f"Checkpoint '{path}' does not exist; give the .ckpt file that train.py wrote.")
+        raise HeatposeError(
+            f"Checkpoint '{path}' does not exist; give the .ckpt file that train.py wrote."
+        )
     try:
         with zipfile.ZipFile(path) as file:
             claimed = sum(entry.file_size for entry in file.infolist())
-        if claimed > path.stat().st_size:  # torch stores its tensors as they are; packed ones could be a thousand times the file
+        # torch stores its tensors as they are; packed ones could be a thousand times the file
+        if claimed > path.stat().st_size:
             raise ValueError(f"its {claimed} bytes of content do not fit into the file")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler runs what the file says, within limits, and may fail in any way
-        raise HeatposeError(f"'{path}' is no readable checkpoint: it is damaged, holds more than plain values, or is another kind of file.") from error
+    # the unpickler runs what the file says, within limits, and may fail in any way
+    except Exception as error:
+        raise HeatposeError(
+            f"'{path}' is no readable checkpoint: it is damaged, holds more than plain values, or"
+            " is another kind of file."
+        ) from error
 
 
 def _values(state: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -112,12 +158,22 @@ def _values(state: dict[str, Any]) -> dict[str, torch.Tensor]:
     """
     values = {}
     for name, value in state.items():
-        kinds = (torch.int64,) if name.endswith("num_batches_tracked") else (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-        if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or value.dtype not in kinds:
+        kinds = (
+            (torch.int64,)
+            if name.endswith("num_batches_tracked")
+            else (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+        )
+        if (
+            not isinstance(value, torch.Tensor)
+            or value.layout is not torch.strided
+            or value.dtype not in kinds
+        ):
             raise ValueError(f"{name} is no tensor of numbers")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(f"{name} has fewer numbers than its shape {list(value.shape)} says")
-        values[name] = value.clone(memory_format=torch.contiguous_format).to(torch.int64 if kinds == (torch.int64,) else torch.float32)
+        values[name] = value.clone(memory_format=torch.contiguous_format).to(
+            torch.int64 if kinds == (torch.int64,) else torch.float32
+        )
     return values
 
 
@@ -129,11 +185,14 @@ def check_skeleton(path: str | Path, found: Skeleton, wanted: Skeleton) -> None:
     """
     if len(found) != len(wanted):
         raise HeatposeError(
-            f"'{path}' has {len(found)} keypoints ('{found.name}'), but skeleton '{wanted.name}' has {len(wanted)}; "
-            f"choose skeleton={found.name} or start from other weights."
+            f"'{path}' has {len(found)} keypoints ('{found.name}'), but skeleton '{wanted.name}'"
+            f" has {len(wanted)}; choose skeleton={found.name} or start from other weights."
         )
     if list(found.keypoints) != list(wanted.keypoints):
-        raise HeatposeError(f"'{path}' was made for keypoints {list(found.keypoints)}, not for skeleton '{wanted.name}': {list(wanted.keypoints)}.")
+        raise HeatposeError(
+            f"'{path}' was made for keypoints {list(found.keypoints)}, not for skeleton"
+            f" '{wanted.name}': {list(wanted.keypoints)}."
+        )
 
 
 def inspect_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -152,21 +211,50 @@ def inspect_checkpoint(path: str | Path) -> dict[str, Any]:
     layers: Counter[str] = Counter()
     for module in loaded.network.modules():
         if not list(module.children()) and type(module).__name__ != "Identity":
-            module.register_forward_hook(lambda m, inputs, output: layers.update([type(m).__name__]))
+            module.register_forward_hook(
+                lambda m, inputs, output: layers.update([type(m).__name__])
+            )
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         loaded.network(torch.zeros(1, 3, size, size))
     channels = {"logits": keypoints}
     if loaded.network.four_heads:
-        channels = {"centre": 1, "regression": 2 * keypoints, "heatmaps": keypoints, "offset": 2 * keypoints}
+        channels = {
+            "centre": 1,
+            "regression": 2 * keypoints,
+            "heatmaps": keypoints,
+            "offset": 2 * keypoints,
+        }
     cells = size // STRIDE
     return {
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size,
-        "inputs": [{"name": "image", "shape": [1, 3, size, size], "dtype": "float32", "scale": None, "zero_point": None}],
-        "outputs": [
-            {"name": name, "shape": [1, count, cells, cells], "dtype": "float32", "scale": None, "zero_point": None} for name, count in channels.items()
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "bytes": path.stat().st_size,
+        "inputs": [
+            {
+                "name": "image",
+                "shape": [1, 3, size, size],
+                "dtype": "float32",
+                "scale": None,
+                "zero_point": None,
+            }
         ],
-        "operators": dict(layers.most_common()), "granularity": "float", "full_integer": False,
+        "outputs": [
+            {
+                "name": name,
+                "shape": [1, count, cells, cells],
+                "dtype": "float32",
+                "scale": None,
+                "zero_point": None,
+            }
+            for name, count in channels.items()
+        ],
+        "operators": dict(layers.most_common()),
+        "granularity": "float",
+        "full_integer": False,
         "weights_bytes": sum(p.numel() * p.element_size() for p in loaded.network.parameters()),
-        "macs": counter.get_total_flops() // 2, "peak_activation_bytes": None, "findings": [],
-        "skeleton": loaded.skeleton.to_dict(), "preprocessing": loaded.preprocessing.to_dict(), "metadata": loaded.metadata,
-    }  # fmt: skip
+        "macs": counter.get_total_flops() // 2,
+        "peak_activation_bytes": None,
+        "findings": [],
+        "skeleton": loaded.skeleton.to_dict(),
+        "preprocessing": loaded.preprocessing.to_dict(),
+        "metadata": loaded.metadata,
+    }

@@ -1,8 +1,11 @@
-"""MoveNet's own decode: four heads' maps -> keypoints. One implementation for training's score, checkpoints and the graph of exported files.
+"""MoveNet's own decode: four heads' maps -> keypoints.
 
-The steps are those of Google's MoveNet SinglePose Lightning, read off its TFLite file. A cell has its *index* for coordinates here, as in that
-file, not its centre: regression and offset count from the index, so that index + offset is the keypoint in cells, and times the stride it is in
-input pixels of the continuous frame.
+One implementation for training's score, checkpoints and the graph of exported files.
+
+The steps are those of Google's MoveNet SinglePose Lightning, read off its TFLite file. A cell has
+its *index* for coordinates here, as in that file, not its centre: regression and offset count from
+the index, so that index + offset is the keypoint in cells, and times the stride it is in input
+pixels of the continuous frame.
 
 Shape legend: B batch, K keypoints, H rows and W columns of a map, N = H W cells in row order.
 """
@@ -17,34 +20,46 @@ from torch import Tensor, nn
 from heatpose.models.movenet import MoveNet, PoseMaps
 
 SOFTNESS = 1.8
-"""Cells added to a distance before a score is divided by it, as in Google's file: how little the nearest cells are preferred."""
+"""Cells added to a distance before a score is divided by it, as in Google's file.
+
+How little the nearest cells are preferred.
+"""
 PoseForm = Literal["xy", "yx"]
 
 
 def decode_maps(maps: PoseMaps) -> Tensor:
-    """The person nearest to the middle, and of every keypoint's peaks the one nearest to where that person's centre expects it.
+    """The person nearest to the middle.
+
+    And of every keypoint's peaks the one nearest to where that person's centre expects it.
 
     Args:
         maps: Of `MoveNet` with four heads.
 
     Returns:
-        f32[B, K, 3]: x and y as fractions of the input's width and height, and a score in [0, 1], the heatmap's sigmoid at the chosen cell.
+        f32[B, K, 3]: x and y as fractions of the input's width and height, and a score in [0, 1],
+            the heatmap's sigmoid at the chosen cell.
     """
-    batch, keypoints, rows, columns = (int(side) for side in maps.heatmaps.shape)  # plain numbers, also where the graph is being traced
+    # plain numbers, also where the graph is being traced
+    batch, keypoints, rows, columns = (int(side) for side in maps.heatmaps.shape)
     cells = _cells(rows, columns).to(maps.heatmaps)
     _, _, heatmaps, offset = _tables(maps)
     scores = heatmaps.sigmoid()
     peaks = (scores / (_distances(maps, cells) + SOFTNESS)).argmax(1)  # [B, K]
-    places = _shifted(peaks, rows * columns) * keypoints + torch.arange(keypoints, device=peaks.device)
+    places = _shifted(peaks, rows * columns) * keypoints + torch.arange(
+        keypoints, device=peaks.device
+    )
     within = offset.reshape(-1, 2)[places]
     y, x = ((cells[peaks] + within) / cells.new_tensor([rows, columns])).unbind(-1)
     return torch.stack([x, y, scores.reshape(-1)[places]], -1)
 
 
 def decode_margins(maps: PoseMaps) -> Tensor:
-    """By how much the two searches behind each keypoint are won: (best - second best) / best, the smaller of centre's and heatmap's.
+    """By how much the two searches behind each keypoint are won.
 
-    Where it is tiny, the last bit decides which of two cells is chosen, and two exact computations may differ by the width of the image.
+    (best - second best) / best, the smaller of centre's and heatmap's.
+
+    Where it is tiny, the last bit decides which of two cells is chosen, and two exact computations
+    may differ by the width of the image.
 
     Returns:
         f32[B, K] in [0, 1].
@@ -52,14 +67,27 @@ def decode_margins(maps: PoseMaps) -> Tensor:
     rows, columns = maps.heatmaps.shape[-2:]
     cells = _cells(rows, columns).to(maps.heatmaps)
     centre, _, heatmaps, _ = _tables(maps)
-    weighted = (heatmaps.sigmoid() / (_distances(maps, cells) + SOFTNESS), _near_middle(centre, cells, rows, columns)[..., None])
-    best, second = torch.cat([w.expand(-1, -1, heatmaps.shape[-1])[None] for w in weighted]).topk(2, dim=2).values.unbind(2)
+    weighted = (
+        heatmaps.sigmoid() / (_distances(maps, cells) + SOFTNESS),
+        _near_middle(centre, cells, rows, columns)[..., None],
+    )
+    best, second = (
+        torch.cat([w.expand(-1, -1, heatmaps.shape[-1])[None] for w in weighted])
+        .topk(2, dim=2)
+        .values.unbind(2)
+    )
     return ((best - second) / best).amin(0)
 
 
 def _tables(maps: PoseMaps) -> list[Tensor]:
-    """The maps as f32[B, N, C]. With channels last a converter from NCHW has nothing to transpose, and channels stay together in memory."""
-    return [map_.permute(0, 2, 3, 1).reshape(int(map_.shape[0]), -1, int(map_.shape[1])) for map_ in maps]
+    """The maps as f32[B, N, C]. With channels last a converter from NCHW has nothing to transpose.
+
+    And channels stay together in memory.
+    """
+    return [
+        map_.permute(0, 2, 3, 1).reshape(int(map_.shape[0]), -1, int(map_.shape[1]))
+        for map_ in maps
+    ]
 
 
 def _cells(rows: int, columns: int) -> Tensor:
@@ -75,7 +103,10 @@ def _near_middle(centre: Tensor, cells: Tensor, rows: int, columns: int) -> Tens
 
 
 def _distances(maps: PoseMaps, cells: Tensor) -> Tensor:
-    """f32[B, N, K]: from each cell to where the chosen person's centre expects each keypoint, in cells."""
+    """f32[B, N, K]: from each cell to where the chosen person's centre expects each keypoint.
+
+    In cells.
+    """
     batch, keypoints, rows, columns = (int(side) for side in maps.heatmaps.shape)
     centre, regression, _, _ = _tables(maps)
     person = _near_middle(centre, cells, rows, columns).argmax(1)
@@ -97,7 +128,8 @@ class DecodedMoveNet(nn.Module):
 
     Args:
         network: With four heads.
-        form: "xy" for (B, K * 3) x, y, score of each keypoint in turn; "yx" for Google's (B, 1, K, 3) y, x, score.
+        form: "xy" for (B, K * 3) x, y, score of each keypoint in turn; "yx" for Google's (B, 1, K,
+            3) y, x, score.
     """
 
     def __init__(self, network: MoveNet, form: PoseForm = "xy") -> None:
@@ -106,7 +138,10 @@ class DecodedMoveNet(nn.Module):
         self.form = form
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images f32[B, 3, S, S] -> poses in the wanted form, coordinates as fractions of the input."""
+        """Normalised images f32[B, 3, S, S] -> poses in the wanted form.
+
+        Coordinates as fractions of the input.
+        """
         maps = self.network(images)
         assert isinstance(maps, PoseMaps)
         poses = decode_maps(maps)

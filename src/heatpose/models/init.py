@@ -1,4 +1,7 @@
-"""Where a network's first weights come from. Each function takes the freshly built network and returns the one to train."""
+"""Where a network's first weights come from.
+
+Each function takes the freshly built network and returns the one to train.
+"""
 
 from __future__ import annotations
 
@@ -26,29 +29,47 @@ def from_scratch(network: MoveNet, skeleton: Skeleton) -> MoveNet:
 def from_imagenet(network: MoveNet, skeleton: Skeleton, path: str | None = None) -> MoveNet:
     """torchvision's ImageNet MobileNetV2 in the backbone; pyramid and head stay random.
 
-    torchvision's network was trained with symmetric padding and another normalisation of the input; the first epochs adapt both.
+    torchvision's network was trained with symmetric padding and another normalisation of the input;
+    the first epochs adapt both.
 
     Args:
         network: Width 1.0 with batch norm.
         skeleton: Unused: the head is new.
-        path: A file downloaded before (`mobilenet_v2-*.pth`); without it torchvision fetches the weights once into its cache.
+        path: A file downloaded before (`mobilenet_v2-*.pth`); without it torchvision fetches the
+            weights once into its cache.
 
     Raises:
         HeatposeError: The width is not 1.0, or the weights are neither at `path` nor to be fetched.
     """
     if network.settings["width"] != 1.0 or not network.settings["norm"]:
-        raise HeatposeError("ImageNet weights exist for width 1.0 with batch norm only; set model.width=1.0 or choose init=scratch.")
+        raise HeatposeError(
+            "ImageNet weights exist for width 1.0 with batch norm only; set model.width=1.0 or"
+            " choose init=scratch."
+        )
     state = _imagenet_state(path)
     kinds = (nn.Conv2d, nn.BatchNorm2d)
     own = [m for m in network.backbone.modules() if isinstance(m, kinds)]
-    names = list(dict.fromkeys(name.rpartition(".")[0] for name in state if name.startswith("features.")))
+    names = list(
+        dict.fromkeys(name.rpartition(".")[0] for name in state if name.startswith("features."))
+    )
     if len(names) != len(own):
-        raise HeatposeError(f"The ImageNet weights have {len(names)} layers where MobileNetV2 has {len(own)}; give torchvision's mobilenet_v2 file.")
+        raise HeatposeError(
+            f"The ImageNet weights have {len(names)} layers where MobileNetV2 has {len(own)}; give"
+            " torchvision's mobilenet_v2 file."
+        )
     try:
         for module, name in zip(own, names, strict=True):
-            module.load_state_dict({key.rpartition(".")[2]: value for key, value in state.items() if key.rpartition(".")[0] == name})
+            module.load_state_dict(
+                {
+                    key.rpartition(".")[2]: value
+                    for key, value in state.items()
+                    if key.rpartition(".")[0] == name
+                }
+            )
     except RuntimeError as error:
-        raise HeatposeError(f"The ImageNet weights do not fit MobileNetV2 ({str(error).splitlines()[-1].strip()}).") from error
+        raise HeatposeError(
+            f"The ImageNet weights do not fit MobileNetV2 ({str(error).splitlines()[-1].strip()})."
+        ) from error
     return network
 
 
@@ -59,11 +80,14 @@ def _imagenet_state(path: str | None) -> dict[str, torch.Tensor]:
         # Imported here: torchvision takes seconds to import and only this needs it.
         from torchvision.models import MobileNet_V2_Weights
 
-        return dict(MobileNet_V2_Weights.IMAGENET1K_V2.get_state_dict(progress=True, check_hash=True))
+        return dict(
+            MobileNet_V2_Weights.IMAGENET1K_V2.get_state_dict(progress=True, check_hash=True)
+        )
     except Exception as error:  # urllib, ssl, pickle and torch each raise their own kinds here
         raise HeatposeError(
-            f"The ImageNet weights could not be read ({type(error).__name__}: {first_line(error)}); download torchvision's mobilenet_v2 "
-            "file and set init.path, or choose init=movenet_lightning or init=scratch."
+            f"The ImageNet weights could not be read ({type(error).__name__}: {first_line(error)});"
+            " download torchvision's mobilenet_v2 file and set init.path, or choose"
+            " init=movenet_lightning or init=scratch."
         ) from error
 
 
@@ -91,14 +115,15 @@ def from_movenet(
     The network comes without batch norm, because the file's convolutions are folded already.
 
     Args:
-        network: What is wanted: its channels must be the file's; its heads and its upsampling are taken.
+        network: What is wanted: its channels must be the file's; its heads and its upsampling are
+            taken.
         skeleton: What its channels are to be.
         path: The file (int8, float16 or float32); without it, Google's own is fetched once.
         variant: Which of Google's: "lightning" or "thunder".
 
     Raises:
-        HeatposeError: No such file, no MoveNet, or another one than `network` (the message names the
-            first layer that does not fit), or Google's file cannot be fetched.
+        HeatposeError: No such file, no MoveNet, or another one than `network` (the message names
+            the first layer that does not fit), or Google's file cannot be fetched.
     """
     if path is None:
         # Imported here: a file that is there needs no network.
@@ -116,22 +141,35 @@ def from_movenet(
 def map_keypoints(network: MoveNet, source: Skeleton, target: Skeleton) -> MoveNet:
     """The same network with the heads' last channels rearranged for another skeleton.
 
-    A keypoint of the same name keeps its channel; a merged one (`head`) starts as the first of its sources that the network knows, the nose:
-    on the development images that scores higher than averaging the face maps. A keypoint that the network does not know starts at random.
+    A keypoint of the same name keeps its channel; a merged one (`head`) starts as the first of its
+    sources that the network knows, the nose: on the development images that scores higher than
+    averaging the face maps. A keypoint that the network does not know starts at random.
     """
     if list(source.keypoints) == list(target.keypoints):
         return network
     result = MoveNet(**{**network.settings, "keypoints": len(target)})
-    rows = [next((source.index(n) for n in (name, *target.merge.get(name, ())) if n in source.keypoints), None) for name in target.keypoints]
+    rows = [
+        next(
+            (source.index(n) for n in (name, *target.merge.get(name, ())) if n in source.keypoints),
+            None,
+        )
+        for name in target.keypoints
+    ]
     known = [(k, row) for k, row in enumerate(rows) if row is not None]
     fresh = result.state_dict()
     for key, value in network.state_dict().items():
-        channels = _CHANNELS.get(key.partition(".output.")[0]) if ".output." in key and value.dim() else None
+        channels = (
+            _CHANNELS.get(key.partition(".output.")[0])
+            if ".output." in key and value.dim()
+            else None
+        )
         if channels is None:
             fresh[key] = value
             continue
         for k, row in known:  # every keypoint has `channels` neighbours: one map, or a y and an x
-            fresh[key][channels * k : channels * (k + 1)] = value[channels * row : channels * (row + 1)]
+            fresh[key][channels * k : channels * (k + 1)] = value[
+                channels * row : channels * (row + 1)
+            ]
     result.load_state_dict(fresh)
     return result.train(network.training)
 
@@ -140,4 +178,7 @@ def _check_settings(path: str, found: MoveNet, wanted: MoveNet) -> None:
     for key in ("width", "heads"):
         value = found.settings[key]
         if value != wanted.settings[key]:
-            raise HeatposeError(f"'{path}' has {key} {value}, but model.{key} is {wanted.settings[key]}; set model.{key}={value}.")
+            raise HeatposeError(
+                f"'{path}' has {key} {value}, but model.{key} is {wanted.settings[key]}; set"
+                f" model.{key}={value}."
+            )

@@ -7,18 +7,34 @@ from torch import Tensor, nn
 from heatpose.models.layers import Add, ConvBlock, scaled_channels
 
 # expansion t, channels c, repeats n, stride s: table 2 of the paper.
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 TAPS = (3, 6, 10)
-"""Positions in `features` whose outputs feed the pyramid at strides 4, 8 and 16; the last position gives stride 32."""
+"""Positions in `features` whose outputs feed the pyramid at strides 4, 8 and 16.
+
+The last position gives stride 32.
+"""
 
 
 class InvertedResidual(nn.Module):
-    """Expand 1x1 (ReLU6), depthwise 3x3 (ReLU6), project 1x1 (linear); added to its input where the shapes allow."""
+    """Expand 1x1 (ReLU6), depthwise 3x3 (ReLU6), project 1x1 (linear).
+
+    Added to its input where the shapes allow.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int, norm: bool) -> None:
         super().__init__()
         hidden = inputs * expansion
-        blocks = [ConvBlock(inputs, hidden, activation="relu6", norm=norm)] if expansion != 1 else []
+        blocks = (
+            [ConvBlock(inputs, hidden, activation="relu6", norm=norm)] if expansion != 1 else []
+        )
         blocks += [
             ConvBlock(hidden, hidden, 3, stride, depthwise=True, activation="relu6", norm=norm),
             ConvBlock(hidden, outputs, norm=norm),
@@ -51,7 +67,9 @@ class MobileNetV2(nn.Module):
         for expansion, stage_channels, repeats, stride in STAGES:
             outputs = scaled_channels(stage_channels, width)
             for i in range(repeats):
-                layers.append(InvertedResidual(channels, outputs, stride if i == 0 else 1, expansion, norm))
+                layers.append(
+                    InvertedResidual(channels, outputs, stride if i == 0 else 1, expansion, norm)
+                )
                 channels = outputs
                 if len(layers) - 1 in TAPS:
                     self.channels.append(channels)

@@ -1,7 +1,10 @@
-"""MoveNet: MobileNetV2, feature pyramid to stride 4, and the keypoint-heatmap head alone or all four heads.
+"""MoveNet: MobileNetV2, feature pyramid to stride 4.
 
-The graph is that of Google's MoveNet SinglePose Lightning (read off its TFLite file); with the heatmap head alone it is also the graph of ST's
-`st_movenet_lightning_heatmaps`. Shape legend: B batch, K keypoints, S input side, H and W the rows and columns of a map, S/4 each.
+And the keypoint-heatmap head alone or all four heads.
+
+The graph is that of Google's MoveNet SinglePose Lightning (read off its TFLite file); with the
+heatmap head alone it is also the graph of ST's `st_movenet_lightning_heatmaps`. Shape legend: B
+batch, K keypoints, S input side, H and W the rows and columns of a map, S/4 each.
 """
 
 from __future__ import annotations
@@ -22,13 +25,17 @@ Heads = Literal["heatmap", "all"]
 
 
 class PoseMaps(NamedTuple):
-    """What four heads give. Lengths are in cells; channels 2k and 2k + 1 hold the y and the x of keypoint k.
+    """What four heads give. Lengths are in cells.
+
+    Channels 2k and 2k + 1 hold the y and the x of keypoint k.
 
     Attributes:
         centre: f32[B, 1, H, W] logits: the person's centre is in this cell.
-        regression: f32[B, 2K, H, W] from this cell's index to each keypoint, where the centre is in this cell.
+        regression: f32[B, 2K, H, W] from this cell's index to each keypoint, where the centre is in
+            this cell.
         heatmaps: f32[B, K, H, W] logits: the keypoint is in this cell.
-        offset: f32[B, 2K, H, W] from this cell's index to the keypoint, where the keypoint is in this cell: 0 to 1.
+        offset: f32[B, 2K, H, W] from this cell's index to the keypoint, where the keypoint is in
+            this cell: 0 to 1.
     """
 
     centre: Tensor
@@ -38,9 +45,14 @@ class PoseMaps(NamedTuple):
 
 
 class PyramidStep(nn.Module):
-    """Upsample x2 (bilinear, half-pixel centres), add the lateral map, depthwise 3x3 (linear), 1x1 + ReLU."""
+    """Upsample x2 (bilinear, half-pixel centres), add the lateral map, depthwise 3x3.
 
-    def __init__(self, tap: int, inputs: int, outputs: int, norm: bool, upsampling: Upsampling = "bilinear") -> None:
+    (linear), 1x1 + ReLU.
+    """
+
+    def __init__(
+        self, tap: int, inputs: int, outputs: int, norm: bool, upsampling: Upsampling = "bilinear"
+    ) -> None:
         super().__init__()
         self.upsample = upsample(upsampling, inputs)
         self.lateral = ConvBlock(tap, inputs, norm=norm)
@@ -50,17 +62,29 @@ class PyramidStep(nn.Module):
 
     def forward(self, top: Tensor, tap: Tensor) -> Tensor:
         """f32[B, C, H, W] and f32[B, T, 2H, 2W] -> f32[B, C', 2H, 2W]."""
-        out: Tensor = self.pointwise(self.depthwise(self.add(self.upsample(top), self.lateral(tap))))
+        out: Tensor = self.pointwise(
+            self.depthwise(self.add(self.upsample(top), self.lateral(tap)))
+        )
         return out
 
     @property
     def smooth(self) -> ConvBlock | None:
-        """The fixed convolution that the upsampling ends in; None for bilinear, which is no convolution."""
-        return self.upsample.smooth if isinstance(self.upsample, NearestUpsample | TransposedUpsample) else None
+        """The fixed convolution that the upsampling ends in.
+
+        None for bilinear, which is no convolution.
+        """
+        return (
+            self.upsample.smooth
+            if isinstance(self.upsample, NearestUpsample | TransposedUpsample)
+            else None
+        )
 
     @property
     def resize(self) -> nn.Module | None:
-        """What enlarges the map and stores it as it was; None for a transposed convolution, which is a layer like any."""
+        """What enlarges the map and stores it as it was.
+
+        None for a transposed convolution, which is a layer like any.
+        """
         if isinstance(self.upsample, NearestUpsample):
             return self.upsample.repeat
         return None if isinstance(self.upsample, TransposedUpsample) else self.upsample
@@ -82,18 +106,23 @@ class Head(nn.Module):
 
 
 class MoveNet(nn.Module):
-    """One heatmap of logits per keypoint, and on request the person's centre, its vectors to the keypoints and offsets within a cell.
+    """One heatmap of logits per keypoint.
+
+    And on request the person's centre, its vectors to the keypoints and offsets within a cell.
 
     Args:
         keypoints: K.
         width: MobileNetV2's width multiplier.
-        norm: True builds batch-norm layers (training from ImageNet or from scratch); False builds biases (imported or folded networks).
+        norm: True builds batch-norm layers (training from ImageNet or from scratch); False builds
+            biases (imported or folded networks).
         last_channels: Channels of the backbone's last convolution.
         pyramid: Channels of the pyramid at strides 16, 8, 4 and at its end.
         head_channels: Hidden channels of each head.
         heads: "heatmap", or "all" for the four heads that MoveNet's own decode needs.
-        upsample: How the pyramid doubles a map's side: "bilinear" (as published), or "nearest" or "transposed", which compute the same away from the
-            border with operators that an NPU may prefer (`models.upsample`). Their weights are fixed, so that any network can change over.
+        upsample: How the pyramid doubles a map's side: "bilinear" (as published), or "nearest" or
+            "transposed", which compute the same away from the border with operators that an NPU may
+            prefer (`models.upsample`). Their weights are fixed, so that any network can change
+            over.
 
     Raises:
         HeatposeError: Other `heads` or `upsample`.
@@ -112,28 +141,45 @@ class MoveNet(nn.Module):
     ) -> None:
         super().__init__()
         if heads not in ("heatmap", "all"):
-            raise HeatposeError(f"A network with heads '{heads}' is unknown; choose heads=heatmap or heads=all.")
+            raise HeatposeError(
+                f"A network with heads '{heads}' is unknown; choose heads=heatmap or heads=all."
+            )
         self.settings: dict[str, Any] = {
-            "keypoints": int(keypoints), "width": float(width), "norm": bool(norm), "last_channels": int(last_channels),
-            "pyramid": [int(channels) for channels in pyramid], "head_channels": int(head_channels), "heads": str(heads),
+            "keypoints": int(keypoints),
+            "width": float(width),
+            "norm": bool(norm),
+            "last_channels": int(last_channels),
+            "pyramid": [int(channels) for channels in pyramid],
+            "head_channels": int(head_channels),
+            "heads": str(heads),
             "upsample": str(upsample),
-        }  # fmt: skip
+        }
         self.keypoints = keypoints
         self.backbone = MobileNetV2(width, last_channels, norm)
         taps = self.backbone.channels
         self.top = ConvBlock(taps[3], pyramid[0], norm=norm)
-        self.pyramid = nn.ModuleList(PyramidStep(taps[2 - i], pyramid[i], pyramid[i + 1], norm, upsample) for i in range(3))
+        self.pyramid = nn.ModuleList(
+            PyramidStep(taps[2 - i], pyramid[i], pyramid[i + 1], norm, upsample) for i in range(3)
+        )
         self.head = Head(pyramid[3], keypoints, head_channels, norm)
         self.centre, self.regression, self.offset = (
-            Head(pyramid[3], channels, head_channels, norm) if heads == "all" else None for channels in (1, 2 * keypoints, 2 * keypoints)
+            Head(pyramid[3], channels, head_channels, norm) if heads == "all" else None
+            for channels in (1, 2 * keypoints, 2 * keypoints)
         )
         self._rare_peaks()
 
     def _rare_peaks(self) -> None:
-        """Starts every heatmap near 0.01 (focal loss, Lin et al. 2017, section 3.3), for nearly all cells are background; vectors near 0."""
+        """Starts every heatmap near 0.01 (focal loss, Lin et al.
+
+        2017, section 3.3), for nearly all cells are background; vectors near 0.
+        """
         for name, head in self.heads().items():
             norm, conv = head.output.norm, head.output.conv
-            bias, scale = (norm.bias, norm.weight) if isinstance(norm, nn.BatchNorm2d) else (conv.bias, conv.weight)
+            bias, scale = (
+                (norm.bias, norm.weight)
+                if isinstance(norm, nn.BatchNorm2d)
+                else (conv.bias, conv.weight)
+            )
             assert isinstance(bias, Tensor)
             with torch.no_grad():
                 bias.fill_(-4.6 if name in ("heatmap", "centre") else 0)
@@ -145,8 +191,16 @@ class MoveNet(nn.Module):
         return self.centre is not None
 
     def heads(self) -> dict[str, Head]:
-        """The heads by name: "heatmap", and where there are four "centre", "regression" and "offset"."""
-        every = {"heatmap": self.head, "centre": self.centre, "regression": self.regression, "offset": self.offset}
+        """The heads by name: "heatmap".
+
+        And where there are four "centre", "regression" and "offset".
+        """
+        every = {
+            "heatmap": self.head,
+            "centre": self.centre,
+            "regression": self.regression,
+            "offset": self.offset,
+        }
         return {name: head for name, head in every.items() if head is not None}
 
     def features(self, taps: list[Tensor]) -> Tensor:
@@ -159,7 +213,10 @@ class MoveNet(nn.Module):
         return out
 
     def forward(self, images: Tensor) -> Tensor | PoseMaps:
-        """Normalised images f32[B, 3, S, S] in [-1, 1], S a multiple of 32 -> logits f32[B, K, S/4, S/4], or the maps of the four heads."""
+        """Normalised images f32[B, 3, S, S] in [-1, 1], S a multiple of 32 -> logits f32[B, K.
+
+        S/4, S/4], or the maps of the four heads.
+        """
         x = self.features(self.backbone(images))
         logits: Tensor = self.head(x)
         if self.centre is None or self.regression is None or self.offset is None:
@@ -167,12 +224,17 @@ class MoveNet(nn.Module):
         return PoseMaps(self.centre(x), self.regression(x), logits, self.offset(x))
 
     def conv_blocks(self) -> list[ConvBlock]:
-        """Every convolution block, in the order of the forward pass through the backbone, then top, pyramid (bottom-up in stride), heads."""
+        """Every convolution block, in the order of the forward pass through the backbone.
+
+        Then top, pyramid (bottom-up in stride), heads.
+        """
         return [module for module in self.modules() if isinstance(module, ConvBlock)]
 
 
 def with_upsampling(network: MoveNet, kind: Upsampling) -> MoveNet:
-    """The same weights under another way of upsampling; the network itself where it has that way already.
+    """The same weights under another way of upsampling.
+
+    The network itself where it has that way already.
 
     Raises:
         HeatposeError: Another kind than `models.upsample.Upsampling`.
@@ -180,6 +242,8 @@ def with_upsampling(network: MoveNet, kind: Upsampling) -> MoveNet:
     if network.settings["upsample"] == kind:
         return network
     result = MoveNet(**{**network.settings, "upsample": kind})
-    trained = {name: value for name, value in network.state_dict().items() if ".upsample." not in name}
+    trained = {
+        name: value for name, value in network.state_dict().items() if ".upsample." not in name
+    }
     result.load_state_dict({**result.state_dict(), **trained})
     return result.to(next(network.parameters()).device).train(network.training)

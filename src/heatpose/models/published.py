@@ -28,7 +28,8 @@ class Address:
 
     Attributes:
         url: Of the file, or of a tar archive with it.
-        packed: Whether it is an archive; the server packs it, so its own size and hash are not known.
+        packed: Whether it is an archive; the server packs it, so its own size and hash are not
+            known.
     """
 
     url: str
@@ -55,7 +56,10 @@ class PublishedFile:
 
 
 def _addresses(variant: str) -> tuple[Address, ...]:
-    """TensorFlow Hub, Kaggle (which took it over; no account is needed), TensorFlow Hub's storage."""
+    """TensorFlow Hub, Kaggle (which took it over.
+
+    No account is needed), TensorFlow Hub's storage.
+    """
     path = f"google/lite-model/movenet/singlepose/{variant}/tflite/float16/4"
     kaggle = f"google/movenet/tfLite/singlepose-{variant}-tflite-float16/1"
     return (
@@ -91,12 +95,15 @@ def cache_folder() -> Path:
 
 
 def published_file(file: PublishedFile) -> Path:
-    """The file in the cache folder; fetched now where it is not there yet, or no longer what it was.
+    """The file in the cache folder.
+
+    Fetched now where it is not there yet, or no longer what it was.
 
     Raises:
         HeatposeError: No address has it, or the cache folder takes no files.
     """
-    # Imported here: only weights that are fetched need it. It keeps two runs from fetching into one part.
+    # Imported here: only weights that are fetched need it. It keeps two runs from fetching into one
+    # part.
     from filelock import FileLock
 
     folder = cache_folder()
@@ -139,8 +146,8 @@ def _bring(file: PublishedFile, target: Path) -> None:
             print(f"{file.title} is fetched from {address.url} and kept as '{target}'.")
             return
     raise HeatposeError(
-        f"{file.title} cannot be fetched from {file.addresses[0].url} ({'; '.join(reasons)}); check the "
-        f"network and run again, or download the file from {PAGE} and set init.path=FILE."
+        f"{file.title} cannot be fetched from {file.addresses[0].url} ({'; '.join(reasons)}); check"
+        f" the network and run again, or download the file from {PAGE} and set init.path=FILE."
     )
 
 

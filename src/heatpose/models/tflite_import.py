@@ -1,4 +1,8 @@
-"""Weights out of MoveNet TFLite files: Google's MoveNet SinglePose Lightning and Thunder (int8, float16, float32) and files of the same graph."""
+"""Weights out of MoveNet TFLite files.
+
+Google's MoveNet SinglePose Lightning and Thunder (int8, float16, float32) and files of the same
+graph.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,24 @@ import torch
 from heatpose.errors import HeatposeError
 from heatpose.models.layers import ConvBlock, scaled_channels
 from heatpose.models.movenet import MoveNet, with_upsampling
-from heatpose.models.tflite_walk import FORMATS, LayerMismatch, consumers, find_heads, first_convolution, input_scale, kernel_shape, locate
+from heatpose.models.tflite_walk import (
+    FORMATS,
+    LayerMismatch,
+    consumers,
+    find_heads,
+    first_convolution,
+    input_scale,
+    kernel_shape,
+    locate,
+)
 from heatpose.tflite.graph import Graph, Operator
 from heatpose.tflite.reader import read_graph
 
 WIDTHS = (1.0, 1.75, 0.35, 0.5, 0.75, 1.3, 1.4)
-"""Multipliers of MoveNet and MobileNetV2. Channels are multiples of 8, so the stem alone does not tell them all apart: 0.35 and 0.5 have 16."""
+"""Multipliers of MoveNet and MobileNetV2.
+
+Channels are multiples of 8, so the stem alone does not tell them all apart: 0.35 and 0.5 have 16.
+"""
 
 
 def import_movenet(path: str | Path, like: MoveNet | None = None) -> MoveNet:
@@ -24,27 +40,42 @@ def import_movenet(path: str | Path, like: MoveNet | None = None) -> MoveNet:
 
     Args:
         path: Google's file, or one of the same graph with four heads or the heatmap head alone.
-        like: What is wanted: its heads and its upsampling are taken, and its channels must be the file's. Without it the channels are read off the
-            file, and its four heads are taken where it has them and its decode tells them apart, else the heatmap head.
+        like: What is wanted: its heads and its upsampling are taken, and its channels must be the
+            file's. Without it the channels are read off the file, and its four heads are taken
+            where it has them and its decode tells them apart, else the heatmap head.
 
     Returns:
-        A network without batch norm (its convolutions have biases) with the file's number of keypoints, in eval mode. It gives logits: the
-        file's sigmoids and its decode are left out.
+        A network without batch norm (its convolutions have biases) with the file's number of
+        keypoints, in eval mode. It gives logits: the file's sigmoids and its decode are left out.
 
     Raises:
-        HeatposeError: Not a TFLite file, not this graph, or not what is wanted: the message names the first layer that does not fit.
+        HeatposeError: Not a TFLite file, not this graph, or not what is wanted: the message names
+            the first layer that does not fit.
     """
     graph, file = read_graph(path, complete=False), f"'{path}'"
     own = _own_network(graph, file)
     if like is None:
         return own
-    wanted = {**like.settings, "norm": False, "keypoints": own.keypoints, "upsample": own.settings["upsample"]}
+    wanted = {
+        **like.settings,
+        "norm": False,
+        "keypoints": own.keypoints,
+        "upsample": own.settings["upsample"],
+    }
     try:
-        return with_upsampling(own if own.settings == wanted else _filled(graph, wanted, file), like.settings["upsample"])
+        return with_upsampling(
+            own if own.settings == wanted else _filled(graph, wanted, file),
+            like.settings["upsample"],
+        )
     except LayerMismatch as error:
         different = {key: value for key, value in own.settings.items() if value != wanted[key]}
-        choice = " ".join(f"model.{key}={str(value).replace(' ', '')}" for key, value in different.items())
-        raise HeatposeError(f"{file} is not the network that is asked for: at {error.layer}, {error.why}; set {choice}, or give another file.") from error
+        choice = " ".join(
+            f"model.{key}={str(value).replace(' ', '')}" for key, value in different.items()
+        )
+        raise HeatposeError(
+            f"{file} is not the network that is asked for: at {error.layer}, {error.why}; set"
+            f" {choice}, or give another file."
+        ) from error
 
 
 def _own_network(graph: Graph, file: str) -> MoveNet:
@@ -56,7 +87,8 @@ def _own_network(graph: Graph, file: str) -> MoveNet:
             return _filled(graph, {**settings, "width": width}, file)
         except LayerMismatch as error:
             failures.append(error)
-    raise max(failures, key=lambda failure: failure.depth)  # the width that fitted longest names the layer
+    # the width that fitted longest names the layer
+    raise max(failures, key=lambda failure: failure.depth)
 
 
 def _filled(graph: Graph, settings: dict[str, Any], file: str) -> MoveNet:
@@ -66,7 +98,8 @@ def _filled(graph: Graph, settings: dict[str, Any], file: str) -> MoveNet:
     with torch.no_grad():
         for block, operator in locate(graph, network, file).convolutions.items():
             _copy(graph, operator, block)
-        network.conv_blocks()[0].conv.weight.mul_(scale[:, None, None])  # what the file has left to its stem
+        # what the file has left to its stem
+        network.conv_blocks()[0].conv.weight.mul_(scale[:, None, None])
     return network
 
 
@@ -77,22 +110,40 @@ def _copy(graph: Graph, operator: Operator, block: ConvBlock) -> None:
     assert weight is not None and block.conv.bias is not None  # `locate` has seen to it
     order = (3, 0, 1, 2) if operator.name == "DEPTHWISE_CONV_2D" else (0, 3, 1, 2)
     block.conv.weight.copy_(torch.from_numpy(np.ascontiguousarray(weight.transpose(order))))
-    block.conv.bias.copy_(torch.zeros_like(block.conv.bias) if bias is None else torch.from_numpy(bias.reshape(-1).copy()))
+    block.conv.bias.copy_(
+        torch.zeros_like(block.conv.bias)
+        if bias is None
+        else torch.from_numpy(bias.reshape(-1).copy())
+    )
 
 
 def _settings(graph: Graph) -> dict[str, Any]:
-    """What the file says about the network, without the width; where it says nothing, MoveNet's own, so that the walk names the first misfit."""
-    settings = {key: value for key, value in MoveNet(17, norm=False).settings.items() if key != "width"}
+    """What the file says about the network, without the width.
+
+    Where it says nothing, MoveNet's own, so that the walk names the first misfit.
+    """
+    settings = {
+        key: value for key, value in MoveNet(17, norm=False).settings.items() if key != "width"
+    }
     resizes, top = _resizes(graph), _top(graph)
     features = _pyramid_end(graph, resizes[-1]) if len(resizes) == 3 else None
     if top is None or features is None:
         return settings
-    settings["pyramid"] = [graph.tensors[index].shape[-1] for index in (*(resize.inputs[0] for resize in resizes), features)]
+    settings["pyramid"] = [
+        graph.tensors[index].shape[-1]
+        for index in (*(resize.inputs[0] for resize in resizes), features)
+    ]
     settings["last_channels"] = graph.tensors[top.inputs[0]].shape[-1]
     heads = find_heads(graph, features)
     if "heatmap" in heads:
-        _, hidden, output = (graph.tensors[operator.outputs[0]].shape[-1] for operator in heads["heatmap"])
-        settings |= {"head_channels": hidden, "keypoints": output, "heads": "all" if len(heads) == 4 else "heatmap"}
+        _, hidden, output = (
+            graph.tensors[operator.outputs[0]].shape[-1] for operator in heads["heatmap"]
+        )
+        settings |= {
+            "head_channels": hidden,
+            "keypoints": output,
+            "heads": "all" if len(heads) == 4 else "heatmap",
+        }
     return settings
 
 
@@ -120,10 +171,19 @@ def _pyramid_end(graph: Graph, resize: Operator) -> int | None:
 
 
 def _widths(graph: Graph, file: str) -> list[float]:
-    """Width multipliers that give the file's stem: the usual ones, and what its widest block before the last convolution says."""
+    """Width multipliers that give the file's stem.
+
+    The usual ones, and what its widest block before the last convolution says.
+    """
     channels = (*kernel_shape(graph, first_convolution(graph, file)[0]), 0)[0]
     top = _top(graph)
     last = graph.producer(top.inputs[0]) if top is not None else None
-    widest = (*kernel_shape(graph, last), 0, 0)[1] / 320 if last is not None and last.name == "CONV_2D" else channels / 32
+    widest = (
+        (*kernel_shape(graph, last), 0, 0)[1] / 320
+        if last is not None and last.name == "CONV_2D"
+        else channels / 32
+    )
     candidates = dict.fromkeys((*WIDTHS, widest, channels / 32))
-    return [width for width in candidates if width and scaled_channels(32, width) == channels] or [1.0]
+    return [width for width in candidates if width and scaled_channels(32, width) == channels] or [
+        1.0
+    ]

@@ -1,8 +1,9 @@
 """Which convolutions of a TFLite graph are which head of a MoveNet.
 
-The heads have the same shapes, so they are told apart by what the graph does with them (`movenet.md`'s decode, in any converter's words): the
-centre and the heatmaps go through a sigmoid and are searched for their highest cell; the regression moves the weights of the heatmaps'
-search; the offset is read last and moves no search.
+The heads have the same shapes, so they are told apart by what the graph does with them
+(`movenet.md`'s decode, in any converter's words): the centre and the heatmaps go through a sigmoid
+and are searched for their highest cell; the regression moves the weights of the heatmaps' search;
+the offset is read last and moves no search.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def find_heads(graph: Graph, features: int) -> dict[str, Chain]:
         features: Index of the tensor that every head reads.
 
     Returns:
-        By name, as `MoveNet.heads`. A single head is the heatmap's. Without a decode behind them, of several heads only the centre and the
-        heatmaps can be told; heads of unknown meaning are left out.
+        By name, as `MoveNet.heads`. A single head is the heatmap's. Without a decode behind them,
+        of several heads only the centre and the heatmaps can be told; heads of unknown meaning are
+        left out.
     """
     chains = list(_chains(graph, features))
     if len(chains) == 1:
@@ -61,7 +63,10 @@ def find_heads(graph: Graph, features: int) -> dict[str, Chain]:
 
 
 def _chains(graph: Graph, features: int) -> Iterator[Chain]:
-    """Depthwise, 1x1 and 1x1 convolution, where no convolution follows. Equal layers of several heads may be one operator."""
+    """Depthwise, 1x1 and 1x1 convolution, where no convolution follows.
+
+    Equal layers of several heads may be one operator.
+    """
     for depthwise in _convolutions(graph, features, "DEPTHWISE_CONV_2D"):
         for hidden in _convolutions(graph, depthwise.outputs[0]):
             for output in _convolutions(graph, hidden.outputs[0]):
@@ -75,11 +80,17 @@ def _convolutions(graph: Graph, tensor: int, kind: str = "CONV_2D") -> Iterator[
 
 def _role(graph: Graph, chain: Chain) -> str | None:
     output = chain[-1].outputs[0]
-    sigmoid = any(operator.name == "LOGISTIC" for operator in consumers(graph, output, FORMATS | LAYOUTS))
+    sigmoid = any(
+        operator.name == "LOGISTIC" for operator in consumers(graph, output, FORMATS | LAYOUTS)
+    )
     searches = _searches(graph, output)
     if sigmoid and searches == 0:
         return "centre" if graph.tensors[output].shape[-1] == 1 else "heatmap"
-    return _ROLES.get((sigmoid, searches)) if searches or any(o.name == "ARG_MAX" for o in graph.operators) else None
+    return (
+        _ROLES.get((sigmoid, searches))
+        if searches or any(o.name == "ARG_MAX" for o in graph.operators)
+        else None
+    )
 
 
 def _searches(graph: Graph, tensor: int) -> int:
@@ -95,13 +106,19 @@ def _searches(graph: Graph, tensor: int) -> int:
 
 
 TOLERANCE = 0.02
-"""Largest difference from `bytes / 127.5 - 1` (range [-1, 1]): quantised preprocessing is 1/127 apart."""
+"""Largest difference from `bytes / 127.5 - 1` (range [-1, 1]).
+
+Quantised preprocessing is 1/127 apart.
+"""
 MAX_OPERATORS = 24
 """Far above any preprocessing; a longer chain is another graph."""
 
 _ARITHMETIC: dict[str, np.ufunc] = {
-    "SUB": np.subtract, "ADD": np.add, "MUL": np.multiply, "DIV": np.divide,
-}  # fmt: skip
+    "SUB": np.subtract,
+    "ADD": np.add,
+    "MUL": np.multiply,
+    "DIV": np.divide,
+}
 _RESHAPING = {"RESHAPE", "EXPAND_DIMS", "SQUEEZE", "UNPACK", "PACK"}
 """Operators that leave the order of the elements of one image as it is."""
 _FORMATS = {"CAST", "QUANTIZE", "DEQUANTIZE"}
@@ -125,8 +142,8 @@ def first_convolution(graph: Graph, file: str) -> tuple[Operator, list[Operator]
     """The stem, and the operators between the input and it, in order.
 
     Raises:
-        LayerMismatch: Not one input, a branch, an operator that is not part of a preprocessing, or no
-            convolution at the end.
+        LayerMismatch: Not one input, a branch, an operator that is not part of a preprocessing, or
+            no convolution at the end.
     """
     if len(graph.inputs) != 1:
         raise LayerMismatch(
@@ -147,7 +164,8 @@ def first_convolution(graph: Graph, file: str) -> tuple[Operator, list[Operator]
             raise LayerMismatch(
                 file,
                 "input",
-                f"no convolution follows: the operator {operator.name} is not part of a preprocessing",
+                f"no convolution follows: the operator {operator.name} is not part of a"
+                " preprocessing",
             )
         before.append(operator)
         tensor = operator.outputs[0]
@@ -157,20 +175,26 @@ def first_convolution(graph: Graph, file: str) -> tuple[Operator, list[Operator]
 def input_scale(graph: Graph, file: str) -> NDArray[np.float64]:
     """Computes what the operators before the stem make of an image of bytes.
 
-    Real values are computed in float64: quantised tensors by their scale, without the rounding of their grid.
-    A converter may move a factor into the first convolution's weights. Zero padding commutes with a factor,
-    so `factor * (bytes / 127.5 - 1)` is accepted, and the factor belongs to the imported weights.
+    Real values are computed in float64: quantised tensors by their scale, without the rounding of
+    their grid. A converter may move a factor into the first convolution's weights. Zero padding
+    commutes with a factor, so `factor * (bytes / 127.5 - 1)` is accepted, and the factor belongs to
+    the imported weights.
 
     Returns:
-        f64[C] the factor of each channel; 1 where the file makes [-1, 1] of bytes, or takes [-1, 1] itself.
+        f64[C] the factor of each channel; 1 where the file makes [-1, 1] of bytes, or takes [-1, 1]
+        itself.
 
     Raises:
-        LayerMismatch: Something else than a multiple of `bytes / 127.5 - 1`, at the same place, reaches the
-            stem.
+        LayerMismatch: Something else than a multiple of `bytes / 127.5 - 1`, at the same place,
+            reaches the stem.
     """
     stem, operators = first_convolution(graph, file)
     start, shape = graph.tensors[graph.inputs[0]], graph.tensors[stem.inputs[0]].shape
-    if len(shape) != 4 or shape[0] != 1 or np.prod(start.shape, dtype=int) != np.prod(shape, dtype=int):
+    if (
+        len(shape) != 4
+        or shape[0] != 1
+        or np.prod(start.shape, dtype=int) != np.prod(shape, dtype=int)
+    ):
         why = f"an input {list(start.shape)} reaches the first layer as {list(shape)}"
         raise LayerMismatch(file, "input", why)
     arithmetic = _ARITHMETIC.keys() & {operator.name for operator in operators}
@@ -182,23 +206,35 @@ def input_scale(graph: Graph, file: str) -> NDArray[np.float64]:
     if start.quantization is not None and not (operators and operators[0].name == "CAST"):
         # A cast takes the stored integers, every other operator their real values.
         stored = found - (128 if start.dtype == "int8" else 0)
-        found = (stored - start.quantization.zero_points[0]) * np.float64(start.quantization.scales[0])
+        found = (stored - start.quantization.zero_points[0]) * np.float64(
+            start.quantization.scales[0]
+        )
     for operator in operators:
         found = _computed(graph, operator, found, file)
     return _factor(bytes_ / 127.5 - 1, found.reshape(shape), file)
 
 
-def _factor(expected: NDArray[np.float64], found: NDArray[np.float64], file: str) -> NDArray[np.float64]:
-    """f64[C]: `found` as a multiple of `expected`, both f64[1, H, W, C]; 1 exactly where it is one."""
+def _factor(
+    expected: NDArray[np.float64], found: NDArray[np.float64], file: str
+) -> NDArray[np.float64]:
+    """f64[C]: `found` as a multiple of `expected`, both f64[1, H, W, C].
+
+    1 exactly where it is one.
+    """
     if not np.isfinite(found).all():
         raise LayerMismatch(file, "input", "bytes become numbers that are not finite")
     if np.abs(found - expected).max() <= TOLERANCE:
         return np.ones(found.shape[-1])
     factor = (found * expected).sum((0, 1, 2)) / (expected**2).sum((0, 1, 2))
     size = np.abs(factor)
-    if not ((size > 0) & (np.abs(found - factor * expected).max((0, 1, 2)) <= TOLERANCE * size)).all():
+    if not (
+        (size > 0) & (np.abs(found - factor * expected).max((0, 1, 2)) <= TOLERANCE * size)
+    ).all():
         low, high = found[0, 0, 0].round(3), found[0, -1, -1].round(3)
-        why = f"bytes 0 and 255 become {low} and {high}, and the network expects -1 and 1 at the same place"
+        why = (
+            f"bytes 0 and 255 become {low} and {high}, and the network expects -1 and 1 at the same"
+            " place"
+        )
         raise LayerMismatch(file, "input", why)
     return np.asarray(factor, np.float64)
 
@@ -211,7 +247,9 @@ def _computed(
     if operator.name in _ARITHMETIC:
         constants = [graph.resolve_constant(tensor) for tensor in operator.inputs]
         if len(constants) != 2 or sum(constant is not None for constant in constants) != 1:
-            raise LayerMismatch(file, "input", f"the operator {operator.name} has no constant operand")
+            raise LayerMismatch(
+                file, "input", f"the operator {operator.name} has no constant operand"
+            )
         if operator.options.get("activation", "NONE") != "NONE":
             raise LayerMismatch(file, "input", f"the operator {operator.name} has an activation")
         operands = [
@@ -254,8 +292,10 @@ def locate(graph: Graph, network: MoveNet, file: str = "The TFLite file") -> Loc
     """Finds every layer of a network in a graph.
 
     Args:
-        graph: Of a TFLite file in any number format, with or without normalisation before and a decode behind.
-        network: Of the file's settings; a network with the heatmap head alone also fits a file with four heads.
+        graph: Of a TFLite file in any number format, with or without normalisation before and a
+            decode behind.
+        network: Of the file's settings; a network with the heatmap head alone also fits a file with
+            four heads.
         file: What the message calls the file.
 
     Raises:
@@ -265,7 +305,9 @@ def locate(graph: Graph, network: MoveNet, file: str = "The TFLite file") -> Loc
 
 
 def kernel_shape(graph: Graph, operator: Operator) -> tuple[int, ...]:
-    """Shape of a convolution's weights as torch has them: OHWI -> OIHW; depthwise (1, H, W, C) -> (C, 1, H, W). () where they are no constant.
+    """Shape of a convolution's weights as torch has them: OHWI -> OIHW.
+
+    Depthwise (1, H, W, C) -> (C, 1, H, W). () where they are no constant.
 
     A transposed convolution is dense in a file and depthwise here: (C, H, W, C) -> (C, 1, H, W).
     """
@@ -294,7 +336,11 @@ class _Walk:
         x = self.accept("stem", first_convolution(self.graph, self.file)[0], stem)
         taps = []
         for i, layer in enumerate(layers, start=1):
-            x = self.residual(f"block {i}", x, layer) if isinstance(layer, InvertedResidual) else self.step("last backbone convolution", x, layer)
+            x = (
+                self.residual(f"block {i}", x, layer)
+                if isinstance(layer, InvertedResidual)
+                else self.step("last backbone convolution", x, layer)
+            )
             if i in TAPS:
                 taps.append(x)
         x = self.step("pyramid top", x, network.top)
@@ -308,11 +354,17 @@ class _Walk:
         for name, head in network.heads().items():
             if name not in found:
                 known = ", ".join(found) or "none"
-                raise self.fail(f"{name} head", f"a depthwise, a 1x1 and a 1x1 convolution are expected, but the graph tells only these heads: {known}")
+                raise self.fail(
+                    f"{name} head",
+                    "a depthwise, a 1x1 and a 1x1 convolution are expected, but the graph tells"
+                    f" only these heads: {known}",
+                )
             self.head(name, found[name], [head.depthwise, head.hidden, head.output])
 
     def head(self, name: str, chain: Chain, blocks: list[ConvBlock]) -> None:
-        for part, operator, block in zip(("depthwise", "hidden", "output"), chain, blocks, strict=True):
+        for part, operator, block in zip(
+            ("depthwise", "hidden", "output"), chain, blocks, strict=True
+        ):
             self.accept(f"{name} head, {part}", operator, block)
 
     def residual(self, layer: str, x: int, block: InvertedResidual) -> int:
@@ -327,15 +379,24 @@ class _Walk:
         larger = self.upsampling(layer, x, step.upsample)
         lateral = self.step(f"{layer}, lateral", tap, step.lateral)
         out = self.addition(layer, step.add, larger, lateral)
-        return self.step(f"{layer}, pointwise", self.step(f"{layer}, depthwise", out, step.depthwise), step.pointwise)
+        return self.step(
+            f"{layer}, pointwise",
+            self.step(f"{layer}, depthwise", out, step.depthwise),
+            step.pointwise,
+        )
 
     def upsampling(self, layer: str, x: int, module: nn.Module) -> int:
         if isinstance(module, TransposedUpsample):
-            operator = self.find(layer, x, lambda o: o.name == "TRANSPOSE_CONV", "a transposed convolution")
+            operator = self.find(
+                layer, x, lambda o: o.name == "TRANSPOSE_CONV", "a transposed convolution"
+            )
             return self.accept(layer, operator, module.smooth)
         if isinstance(module, NearestUpsample):
-            resize = self.find(layer, x, lambda o: o.name == "RESIZE_NEAREST_NEIGHBOR", "a nearest resize")
-            self.located.resizes[module.repeat] = resize  # of a whole factor: where its centres lie makes no difference
+            resize = self.find(
+                layer, x, lambda o: o.name == "RESIZE_NEAREST_NEIGHBOR", "a nearest resize"
+            )
+            # of a whole factor: where its centres lie makes no difference
+            self.located.resizes[module.repeat] = resize
             return self.step(f"{layer}, smoothing", resize.outputs[0], module.smooth)
         resize = self.find(layer, x, lambda o: o.name == "RESIZE_BILINEAR", "a bilinear resize")
         if not resize.options.get("half_pixel_centers") or resize.options.get("align_corners"):
@@ -345,7 +406,12 @@ class _Walk:
 
     def addition(self, layer: str, module: Add, a: int, b: int) -> int:
         reached = {operator.index for operator in consumers(self.graph, b)}
-        operator = self.find(layer, a, lambda o: o.name == "ADD" and o.index in reached, "an addition of its two branches")
+        operator = self.find(
+            layer,
+            a,
+            lambda o: o.name == "ADD" and o.index in reached,
+            "an addition of its two branches",
+        )
         self.located.additions[module] = operator
         return operator.outputs[0]
 
@@ -356,25 +422,49 @@ class _Walk:
         found = [o for o in consumers(self.graph, x) if o.name in CONVOLUTIONS]
         fitting = [o for o in found if o.name == kind and kernel_shape(self.graph, o) == wanted]
         if len(fitting) > 1:  # a lateral and an expansion of the same shape
-            fitting = [o for o in fitting if o.options["activation"] == ACTIVATIONS[type(block.activation)]]
+            fitting = [
+                o for o in fitting if o.options["activation"] == ACTIVATIONS[type(block.activation)]
+            ]
         if len(fitting) != 1:
-            there = ", ".join(f"{o.name} {kernel_shape(self.graph, o) or 'without constant weights'}" for o in found) or "none"
-            raise self.fail(layer, f"the graph needs a {kind} with weights {wanted}, but the file has {there}")
+            there = (
+                ", ".join(
+                    f"{o.name} {kernel_shape(self.graph, o) or 'without constant weights'}"
+                    for o in found
+                )
+                or "none"
+            )
+            raise self.fail(
+                layer, f"the graph needs a {kind} with weights {wanted}, but the file has {there}"
+            )
         return self.accept(layer, fitting[0], block)
 
     def accept(self, layer: str, operator: Operator, block: nn.Module) -> int:
         """Checks everything that a convolution computes with, and notes it."""
         assert isinstance(block, ConvBlock)
         shape, options = kernel_shape(self.graph, operator), operator.options
-        expected: dict[str, object] = {"weights": tuple(block.conv.weight.shape), "stride": block.conv.stride, "dilation": (1, 1)}
-        found: dict[str, object] = {"weights": shape or "no constant", "stride": tuple(options["stride"]), "dilation": tuple(options.get("dilation", (1, 1)))}
-        expected["activation"], found["activation"] = ACTIVATIONS[type(block.activation)], options["activation"]
-        if block.conv.kernel_size != (1, 1):  # nothing to pad under a 1x1 kernel: SAME and VALID are one
+        expected: dict[str, object] = {
+            "weights": tuple(block.conv.weight.shape),
+            "stride": block.conv.stride,
+            "dilation": (1, 1),
+        }
+        found: dict[str, object] = {
+            "weights": shape or "no constant",
+            "stride": tuple(options["stride"]),
+            "dilation": tuple(options.get("dilation", (1, 1))),
+        }
+        expected["activation"], found["activation"] = (
+            ACTIVATIONS[type(block.activation)],
+            options["activation"],
+        )
+        # nothing to pad under a 1x1 kernel: SAME and VALID are one
+        if block.conv.kernel_size != (1, 1):
             expected["padding"], found["padding"] = "SAME", options["padding"]
         for key, value in expected.items():
             if found[key] != value:
                 verb = "were" if key == "weights" else "was"
-                raise self.fail(layer, f"{key} {value} {verb} expected, but the file has {found[key]}")
+                raise self.fail(
+                    layer, f"{key} {value} {verb} expected, but the file has {found[key]}"
+                )
         self.check_bias(layer, operator, block.conv.out_channels)
         self.located.convolutions[block] = operator
         return operator.outputs[0]
@@ -388,10 +478,23 @@ class _Walk:
         if bias is None:
             raise self.fail(layer, "the bias is no constant")
         if math.prod(bias.shape) != channels:
-            raise self.fail(layer, f"a bias of {channels} values was expected, but the file has {math.prod(bias.shape)}")
+            raise self.fail(
+                layer,
+                f"a bias of {channels} values was expected, but the file has"
+                f" {math.prod(bias.shape)}",
+            )
 
-    def find(self, layer: str, tensor: int, fits: Callable[[Operator], bool], wanted: str) -> Operator:
+    def find(
+        self, layer: str, tensor: int, fits: Callable[[Operator], bool], wanted: str
+    ) -> Operator:
         matching = [operator for operator in consumers(self.graph, tensor) if fits(operator)]
         if len(matching) != 1:
-            raise self.fail(layer, f"the graph needs {wanted}" if not matching else f"{len(matching)} operators fit where one is expected")
+            raise self.fail(
+                layer,
+                (
+                    f"the graph needs {wanted}"
+                    if not matching
+                    else f"{len(matching)} operators fit where one is expected"
+                ),
+            )
         return matching[0]

@@ -1,8 +1,12 @@
-"""Doubling a map's side by three graphs that compute the same away from the border, for compilers that map one of them and not another.
+"""Doubling a map's side by three graphs that compute the same away from the border.
 
-Half-pixel bilinear x2 gives each new cell 3/4 of the old cell that it lies in and 1/4 of the nearest neighbour, along each axis. Repeating cells and
-smoothing with [1, 2, 1] / 4 gives the same sums, and so does a transposed convolution of stride 2 with [1, 3, 3, 1] / 4. At the border bilinear
-repeats the outermost cell, while a convolution's padding is zero there: its outermost new cells are 3/4 (in the corners 9/16) of bilinear's.
+For compilers that map one of them and not another.
+
+Half-pixel bilinear x2 gives each new cell 3/4 of the old cell that it lies in and 1/4 of the
+nearest neighbour, along each axis. Repeating cells and smoothing with [1, 2, 1] / 4 gives the same
+sums, and so does a transposed convolution of stride 2 with [1, 3, 3, 1] / 4. At the border bilinear
+repeats the outermost cell, while a convolution's padding is zero there: its outermost new cells are
+3/4 (in the corners 9/16) of bilinear's.
 
 Shape legend: B batch, C channels, H rows, W columns.
 """
@@ -37,7 +41,10 @@ class NearestUpsample(nn.Module):
 
 
 class TransposedBlock(ConvBlock):
-    """A depthwise transposed 4x4 convolution of stride 2; weight f32[C, 1, 4, 4] as a depthwise convolution's, bias f32[C]."""
+    """A depthwise transposed 4x4 convolution of stride 2.
+
+    Weight f32[C, 1, 4, 4] as a depthwise convolution's, bias f32[C].
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, depthwise=True, norm=False)
@@ -70,11 +77,16 @@ def upsample(kind: Upsampling, channels: int) -> nn.Module:
         return TransposedUpsample(channels)
     if kind == "bilinear":
         return nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=False)
-    raise HeatposeError(f"Upsampling '{kind}' is unknown; choose one of {', '.join(get_args(Upsampling))}.")
+    raise HeatposeError(
+        f"Upsampling '{kind}' is unknown; choose one of {', '.join(get_args(Upsampling))}."
+    )
 
 
 def dense_transposed(module: nn.Module) -> None:
-    """Turns depthwise transposed convolutions into dense ones with zeros off the diagonal, in place: TFLite knows no others."""
+    """Turns depthwise transposed convolutions into dense ones with zeros off the diagonal.
+
+    In place: TFLite knows no others.
+    """
     for block in module.modules():
         if isinstance(block, TransposedBlock):
             block.conv = _dense(block.conv)
@@ -92,7 +104,10 @@ def _dense(conv: nn.Module) -> nn.ConvTranspose2d:
 
 
 def _fix(block: ConvBlock, taps: Sequence[int]) -> None:
-    """Sets and freezes the weights: the outer product of the taps, whose sum over what one new cell sees is 1."""
+    """Sets and freezes the weights.
+
+    The outer product of the taps, whose sum over what one new cell sees is 1.
+    """
     line = torch.tensor(taps, dtype=torch.float32) / 4
     assert block.conv.bias is not None
     with torch.no_grad():

@@ -1,7 +1,8 @@
 """Keypoints <-> heatmaps. With `geometry.py` the only file that knows where a cell's centre is.
 
-Cell (column u, row v) of a map with stride s covers [u s, (u+1) s) x [v s, (v+1) s) of the input; its centre is ((u + 0.5) s, (v + 0.5) s).
-Shape legend: B batch, K keypoints, H rows, W columns of the heatmap.
+Cell (column u, row v) of a map with stride s covers [u s, (u+1) s) x [v s, (v+1) s) of the input;
+its centre is ((u + 0.5) s, (v + 0.5) s). Shape legend: B batch, K keypoints, H rows, W columns of
+the heatmap.
 """
 
 from __future__ import annotations
@@ -50,8 +51,12 @@ def gaussian_targets(points: Tensor, cells: int, sigma: float = 2.0, stride: int
     return torch.exp(-squared_distances(points, cells, stride) / (2 * (sigma * stride) ** 2))
 
 
-def oks_targets(points: Tensor, area: Tensor, sigmas: Tensor, cells: int, stride: int = 4) -> Tensor:
-    """The OKS that predicting a cell's centre would earn: exp(-d^2 / (2 (2 sigma_k)^2 area)), COCO's keypoint similarity.
+def oks_targets(
+    points: Tensor, area: Tensor, sigmas: Tensor, cells: int, stride: int = 4
+) -> Tensor:
+    """The OKS that predicting a cell's centre would earn.
+
+    exp(-d^2 / (2 (2 sigma_k)^2 area)), COCO's keypoint similarity.
 
     Args:
         points: f32[B, K, 2] in input pixels.
@@ -66,13 +71,20 @@ def oks_targets(points: Tensor, area: Tensor, sigmas: Tensor, cells: int, stride
     import torch
 
     spread = 2 * (2 * sigmas[None, :]) ** 2 * area[:, None]
-    return torch.exp(-squared_distances(points, cells, stride) / spread[..., None, None].clamp_min(1e-6))
+    return torch.exp(
+        -squared_distances(points, cells, stride) / spread[..., None, None].clamp_min(1e-6)
+    )
 
 
-def place_targets(points: Tensor, area: Tensor, sigmas: Tensor, cells: int, spread: float = 1.0, stride: int = 4) -> Tensor:
-    """The OKS kernel, its standard deviation multiplied by `spread`, as a distribution over the cells: f32[B, K, H, W], sum 1; arguments as `oks_targets`.
+def place_targets(
+    points: Tensor, area: Tensor, sigmas: Tensor, cells: int, spread: float = 1.0, stride: int = 4
+) -> Tensor:
+    """The OKS kernel, its standard deviation multiplied by `spread`.
 
-    A kernel narrower than a cell would miss every centre: half a cell is the least. A point far outside has no cell, and sum 0.
+    As a distribution over the cells: f32[B, K, H, W], sum 1; arguments as `oks_targets`.
+
+    A kernel narrower than a cell would miss every centre: half a cell is the least. A point far
+    outside has no cell, and sum 0.
     """
     import torch
 
@@ -82,7 +94,10 @@ def place_targets(points: Tensor, area: Tensor, sigmas: Tensor, cells: int, spre
 
 
 def cell_index(points: Tensor, cells: int, stride: int = 4) -> Tensor:
-    """int64[B, K]: place of each keypoint's cell in the flattened map, row by row; of a point outside, the nearest cell's."""
+    """int64[B, K]: place of each keypoint's cell in the flattened map, row by row.
+
+    Of a point outside, the nearest cell's.
+    """
     column, row = (points / stride).floor().clamp(0, cells - 1).long().unbind(-1)
     return row * cells + column
 
@@ -92,14 +107,20 @@ def cell_middles(points: Tensor, stride: int = 4) -> Tensor:
     return ((points / stride).floor() + 0.5) * stride
 
 
-def warp_maps(maps: Tensor, transform: Tensor, cells: int, samples: int = 1, stride: int = 4) -> Tensor:
-    """Maps of one frame as maps of another: each cell gets the mean of `samples` x `samples` bilinear samples spread over it, 0 outside.
+def warp_maps(
+    maps: Tensor, transform: Tensor, cells: int, samples: int = 1, stride: int = 4
+) -> Tensor:
+    """Maps of one frame as maps of another.
+
+    Each cell gets the mean of `samples` x `samples` bilinear samples spread over it, 0 outside.
 
     Args:
         maps: f32[B, K, h, w] of any resolution.
-        transform: f32[B, 2, 3] from the result's input pixels to fractions of the maps' frame: (0, 0) is its upper left corner, (1, 1) its lower right.
+        transform: f32[B, 2, 3] from the result's input pixels to fractions of the maps' frame: (0,
+            0) is its upper left corner, (1, 1) its lower right.
         cells: Rows and columns of the result.
-        samples: Along each side of a cell; as many as it covers of the maps' cells, so that none is missed.
+        samples: Along each side of a cell; as many as it covers of the maps' cells, so that none is
+            missed.
         stride: Input pixels per cell of the result.
 
     Returns:
@@ -108,19 +129,28 @@ def warp_maps(maps: Tensor, transform: Tensor, cells: int, samples: int = 1, str
     import torch
     from torch.nn import functional
 
-    at = (torch.arange(cells * samples, device=maps.device, dtype=maps.dtype) + 0.5) * (stride / samples)
+    at = (torch.arange(cells * samples, device=maps.device, dtype=maps.dtype) + 0.5) * (
+        stride / samples
+    )
     y, x = torch.meshgrid(at, at, indexing="ij")
     # Products by hand: under mixed precision a matrix product would round the places to eight bits.
     t = transform[..., None, None]
-    places = torch.stack([t[:, axis, 0] * x + t[:, axis, 1] * y + t[:, axis, 2] for axis in (0, 1)], -1)
-    sampled = functional.grid_sample(maps, 2 * places - 1, mode="bilinear", padding_mode="zeros", align_corners=False)
+    places = torch.stack(
+        [t[:, axis, 0] * x + t[:, axis, 1] * y + t[:, axis, 2] for axis in (0, 1)], -1
+    )
+    sampled = functional.grid_sample(
+        maps, 2 * places - 1, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
     return functional.avg_pool2d(sampled, samples) if samples > 1 else sampled
 
 
 def cell_vectors(points: Tensor, cells: int, stride: int = 4) -> Tensor:
-    """From every cell's index to every keypoint, in cells: what MoveNet's regression and offset heads say.
+    """From every cell's index to every keypoint, in cells.
 
-    The index (u, v) of a cell is its upper left corner, so that index + vector times the stride is the keypoint in the continuous frame.
+    What MoveNet's regression and offset heads say.
+
+    The index (u, v) of a cell is its upper left corner, so that index + vector times the stride is
+    the keypoint in the continuous frame.
 
     Args:
         points: f32[B, K, 2] (x, y) in input pixels.
@@ -139,7 +169,10 @@ def cell_vectors(points: Tensor, cells: int, stride: int = 4) -> Tensor:
 
 
 def near_cell(points: Tensor, cells: int, radius: int = 0, stride: int = 4) -> Tensor:
-    """bool[B, K, H, W]: the cell that holds each keypoint, and with it all that are at most `radius` rows and columns away."""
+    """bool[B, K, H, W]: the cell that holds each keypoint.
+
+    And with it all that are at most `radius` rows and columns away.
+    """
     import torch
 
     index = torch.arange(cells, device=points.device)
@@ -152,11 +185,13 @@ def decode(heatmaps: NDArray[np.float32], how: str = "argmax") -> NDArray[np.flo
 
     Args:
         heatmaps: f32[B, K, H, W]; logits, probabilities or dequantised int8 values.
-        how: "argmax" (the published protocol: centre of the highest cell, first one on ties) or "refined" (plus the vertex of the parabola
-            through the highest cell and its two neighbours, along x and along y, at most half a cell away).
+        how: "argmax" (the published protocol: centre of the highest cell, first one on ties) or
+            "refined" (plus the vertex of the parabola through the highest cell and its two
+            neighbours, along x and along y, at most half a cell away).
 
     Returns:
-        f32[B, K, 3]: x and y as fractions of the input's width and height, and the value of the highest cell.
+        f32[B, K, 3]: x and y as fractions of the input's width and height, and the value of the
+            highest cell.
     """
     if how not in DECODES:
         raise HeatposeError(f"Decode '{how}' is unknown; choose one of {', '.join(DECODES)}.")
@@ -168,16 +203,25 @@ def decode(heatmaps: NDArray[np.float32], how: str = "argmax") -> NDArray[np.flo
     score = flat[b, k, best]
     dx = dy = np.zeros_like(score)
     if how == "refined":
-        cells = np.stack([best - 1, best + 1, best - columns, best + columns]).clip(0, rows * columns - 1)
+        cells = np.stack([best - 1, best + 1, best - columns, best + columns]).clip(
+            0, rows * columns - 1
+        )
         exists = np.stack([u > 0, u < columns - 1, v > 0, v < rows - 1])
         left, right, above, below = np.where(exists, flat[b, k, cells], -np.inf)
         dx, dy = _vertex(left, score, right), _vertex(above, score, below)
-    poses: NDArray[np.float32] = np.stack([(u + 0.5 + dx) / columns, (v + 0.5 + dy) / rows, score], -1).astype(np.float32)
+    poses: NDArray[np.float32] = np.stack(
+        [(u + 0.5 + dx) / columns, (v + 0.5 + dy) / rows, score], -1
+    ).astype(np.float32)
     return poses
 
 
-def _vertex(before: NDArray[np.float32], at: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vertex of the parabola through (-1, before), (0, at), (1, after), in [-0.5, 0.5]; 0 at the map's border and on plateaus."""
+def _vertex(
+    before: NDArray[np.float32], at: NDArray[np.float32], after: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Vertex of the parabola through (-1, before), (0, at), (1, after), in [-0.5, 0.5].
+
+    0 at the map's border and on plateaus.
+    """
     usable = np.isfinite(before) & np.isfinite(after)
     left, right = np.where(usable, before, at), np.where(usable, after, at)
     curvature = 2 * at - left - right

@@ -1,4 +1,7 @@
-"""Pictures: a pose on its image, heatmaps over it, many images on one sheet. Pillow and numpy only."""
+"""Images: a pose on its image, heatmaps over it, many images on one sheet.
+
+Pillow and numpy only.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,34 @@ RIGHT: Colour = (0, 175, 255)
 CENTRE: Colour = (170, 235, 60)
 OUTLINE: Colour = (20, 20, 20)
 SUPERSAMPLED = 2  # the drawing's pixels per image pixel along each side, for smooth edges
-LARGE = 3000  # images with a longer side than this are drawn as they are: one pixel is thin enough there
+# images with a longer side than this are drawn as they are: one pixel is thin enough there
+LARGE = 3000
 HEAT = np.array([[0, 0, 4], [120, 28, 109], [237, 105, 37], [252, 255, 164]], np.float32)
 """Colours of 0, 1/3, 2/3 and 1: dark, purple, orange, light yellow; lightness rises evenly."""
 SHEET_BACKGROUND = 245
 
 
 def side_colours(skeleton: Skeleton) -> list[Colour]:
-    """A colour per keypoint: the first of a flip pair is left, the second right, the rest are central."""
-    lefts, rights = {pair[0] for pair in skeleton.flip_pairs}, {pair[1] for pair in skeleton.flip_pairs}
-    return [LEFT if name in lefts else RIGHT if name in rights else CENTRE for name in skeleton.keypoints]
+    """A colour per keypoint: the first of a flip pair is left, the second right.
+
+    The rest are central.
+    """
+    lefts, rights = (
+        {pair[0] for pair in skeleton.flip_pairs},
+        {pair[1] for pair in skeleton.flip_pairs},
+    )
+    return [
+        LEFT if name in lefts else RIGHT if name in rights else CENTRE
+        for name in skeleton.keypoints
+    ]
 
 
-def draw_pose(image: CachedImage, pose: NDArray[np.float32], skeleton: Skeleton, *, threshold: float = 0.2) -> CachedImage:
-    """Draws a skeleton: the person's left limbs orange, right limbs blue, what joins the two sides green.
+def draw_pose(
+    image: CachedImage, pose: NDArray[np.float32], skeleton: Skeleton, *, threshold: float = 0.2
+) -> CachedImage:
+    """Draws a skeleton: the person's left limbs orange, right limbs blue.
+
+    What joins the two sides green.
 
     Args:
         image: u8[H, W, 3].
@@ -54,7 +71,10 @@ def draw_pose(image: CachedImage, pose: NDArray[np.float32], skeleton: Skeleton,
     from PIL import ImageDraw as Drawing
 
     if pose.shape != (len(skeleton), 3):
-        raise ValueError(f"A pose of skeleton '{skeleton.name}' is f32[{len(skeleton)}, 3]; got {list(pose.shape)}.")
+        raise ValueError(
+            f"A pose of skeleton '{skeleton.name}' is f32[{len(skeleton)}, 3]; got"
+            f" {list(pose.shape)}."
+        )
     height, width = image.shape[:2]
     factor = SUPERSAMPLED if max(height, width) <= LARGE else 1
     size = (width * factor, height * factor)
@@ -64,7 +84,8 @@ def draw_pose(image: CachedImage, pose: NDArray[np.float32], skeleton: Skeleton,
     left, top, right, bottom = _touched(points, 1.35 * line, (width, height), factor)
     if right <= left or bottom <= top:
         return drawn
-    # Only what the skeleton touches is drawn on: a person is a fraction of the picture. Pixels repeated and averaged again are as before.
+    # Only what the skeleton touches is drawn on: a person is a fraction of the image. Pixels
+    # repeated and averaged again are as before.
     part = Pillow.fromarray(drawn[top:bottom, left:right])
     canvas = part.resize((part.width * factor, part.height * factor), Pillow.Resampling.NEAREST)
     moved = {k: (x - left * factor, y - top * factor) for k, (x, y) in points.items()}
@@ -73,8 +94,13 @@ def draw_pose(image: CachedImage, pose: NDArray[np.float32], skeleton: Skeleton,
     return drawn
 
 
-def _touched(points: dict[int, tuple[float, float]], reach: float, size: tuple[int, int], factor: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom in whole image pixels of what is drawn, which reaches so far around the places in the drawing; empty where nothing is."""
+def _touched(
+    points: dict[int, tuple[float, float]], reach: float, size: tuple[int, int], factor: int
+) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom in whole image pixels of what is drawn.
+
+    Which reaches so far around the places in the drawing; empty where nothing is.
+    """
     if not points:
         return 0, 0, 0, 0
     places = np.array([*points.values()])
@@ -83,45 +109,58 @@ def _touched(points: dict[int, tuple[float, float]], reach: float, size: tuple[i
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
-def _drawable(pose: NDArray[np.float32], threshold: float, size: tuple[int, int]) -> dict[int, tuple[float, float]]:
+def _drawable(
+    pose: NDArray[np.float32], threshold: float, size: tuple[int, int]
+) -> dict[int, tuple[float, float]]:
     """Channel -> place in the drawing, for the keypoints to be shown."""
     shown = np.isfinite(pose).all(-1) & (pose[:, 2] >= threshold)
-    points = np.clip(np.nan_to_num(pose[:, :2]), -1, 2) * np.array(size)  # further outside changes nothing that is seen
+    # further outside changes nothing that is seen
+    points = np.clip(np.nan_to_num(pose[:, :2]), -1, 2) * np.array(size)
     return {int(k): (float(points[k, 0]), float(points[k, 1])) for k in np.flatnonzero(shown)}
 
 
-def _line_width(points: dict[int, tuple[float, float]], size: tuple[int, int], least: float) -> float:
-    """A width that suits the picture, but no more than suits a person who is small in it."""
+def _line_width(
+    points: dict[int, tuple[float, float]], size: tuple[int, int], least: float
+) -> float:
+    """A width that suits the image, but no more than suits a person who is small in it."""
     places = np.array([*points.values()]).reshape(-1, 2)
     extent = float(np.ptp(places, axis=0).max()) if len(places) else 0.0
     return max(least, min(0.0075 * math.sqrt(size[0] * size[1]), 0.022 * extent))
 
 
-def _draw_limbs(draw: ImageDraw, points: dict[int, tuple[float, float]], skeleton: Skeleton, line: float) -> None:
+def _draw_limbs(
+    draw: ImageDraw, points: dict[int, tuple[float, float]], skeleton: Skeleton, line: float
+) -> None:
     """Limbs with a dark outline below, then joints on top."""
     colours = side_colours(skeleton)
     limbs = [(a, b) for a, b in skeleton.edge_indices if a in points and b in points]
     for outline in (True, False):
         for a, b in limbs:
             colour = OUTLINE if outline else limb_colour(colours[a], colours[b])
-            draw.line([points[a], points[b]], fill=colour, width=round(line * (1.8 if outline else 1)))
+            draw.line(
+                [points[a], points[b]], fill=colour, width=round(line * (1.8 if outline else 1))
+            )
     for k, (x, y) in points.items():
         for radius, colour in ((1.35 * line, OUTLINE), (0.95 * line, colours[k])):
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
 
 def limb_colour(a: Colour, b: Colour) -> Colour:
-    """Of a limb between two keypoints of these colours: the side that the limb belongs to: one end may be central; a limb from side to side is central."""
+    """Of a limb between two keypoints of these colours: the side that the limb belongs to.
+
+    One end may be central; a limb from side to side is central.
+    """
     sides = {a, b} - {CENTRE}
     return sides.pop() if len(sides) == 1 else CENTRE
 
 
 def heatmap_overlay(image: CachedImage, heatmaps: NDArray[np.float32]) -> CachedImage:
-    """Lays the highest of K heatmaps over an image, on a scale that is the same for every picture.
+    """Lays the highest of K heatmaps over an image, on a scale that is the same for every image.
 
     Args:
         image: u8[H, W, 3].
-        heatmaps: f32[K, h, w] probabilities; give logits a sigmoid first, values outside [0, 1] are cut off.
+        heatmaps: f32[K, h, w] probabilities; give logits a sigmoid first, values outside [0, 1] are
+            cut off.
 
     Returns:
         u8[H, W, 3]: nothing at 0, light yellow at 1.
@@ -130,7 +169,9 @@ def heatmap_overlay(image: CachedImage, heatmaps: NDArray[np.float32]) -> Cached
 
     height, width = image.shape[:2]
     strongest = np.clip(np.nan_to_num(heatmaps), 0, 1).max(0).astype(np.float32)
-    heat = np.asarray(Pillow.fromarray(strongest).resize((width, height), Pillow.Resampling.BILINEAR))
+    heat = np.asarray(
+        Pillow.fromarray(strongest).resize((width, height), Pillow.Resampling.BILINEAR)
+    )
     stops = np.linspace(0, 1, len(HEAT))
     colour = np.stack([np.interp(heat, stops, HEAT[:, channel]) for channel in range(3)], -1)
     weight = 0.85 * np.sqrt(heat)[..., None]  # the root lets weak peaks be seen
@@ -138,7 +179,9 @@ def heatmap_overlay(image: CachedImage, heatmaps: NDArray[np.float32]) -> Cached
     return mixed
 
 
-def contact_sheet(tiles: Sequence[CachedImage], columns: int, captions: Sequence[str] | None = None, gap: int = 4) -> CachedImage:
+def contact_sheet(
+    tiles: Sequence[CachedImage], columns: int, captions: Sequence[str] | None = None, gap: int = 4
+) -> CachedImage:
     """Puts images side by side, row by row, each in the middle of a cell as large as the largest.
 
     Args:
@@ -157,14 +200,19 @@ def contact_sheet(tiles: Sequence[CachedImage], columns: int, captions: Sequence
     from PIL import ImageDraw as Drawing
 
     if not tiles or columns < 1 or (captions is not None and len(captions) != len(tiles)):
-        raise ValueError(f"A sheet needs images, columns and a caption each; got {len(tiles)} images, {columns} columns.")
+        raise ValueError(
+            f"A sheet needs images, columns and a caption each; got {len(tiles)} images,"
+            f" {columns} columns."
+        )
     height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
     font = _font(width)
     band = 0 if captions is None else round(1.4 * font.getbbox("Ág")[3])
     columns = min(columns, len(tiles))
     rows = math.ceil(len(tiles) / columns)
     background = (SHEET_BACKGROUND,) * 3
-    sheet = Pillow.new("RGB", (columns * (width + gap) + gap, rows * (height + band + gap) + gap), background)
+    sheet = Pillow.new(
+        "RGB", (columns * (width + gap) + gap, rows * (height + band + gap) + gap), background
+    )
     draw = Drawing.Draw(sheet)
     for i, tile in enumerate(tiles):
         x, y = gap + i % columns * (width + gap), gap + i // columns * (height + band + gap)
@@ -199,7 +247,11 @@ def text_block(title: str, cells: Sequence[str], width: int, columns: int) -> Ca
 
     font = _font(width // 3)
     band = round(1.4 * font.getbbox("Ág")[3])
-    block = Pillow.new("RGB", (width, band * (1 + math.ceil(len(cells) / columns)) + band // 2), (SHEET_BACKGROUND,) * 3)
+    block = Pillow.new(
+        "RGB",
+        (width, band * (1 + math.ceil(len(cells) / columns)) + band // 2),
+        (SHEET_BACKGROUND,) * 3,
+    )
     draw, cell = Drawing.Draw(block), width // columns
     draw.text((6, band // 4), _cut(title, font, width - 12), fill=(30, 30, 30), font=font)
     for i, text in enumerate(cells):
@@ -216,7 +268,10 @@ def _font(width: int) -> FreeTypeFont | ImageFont:
 
 
 def _cut(text: str, font: FreeTypeFont | ImageFont, width: float) -> str:
-    """The longest start of a one-line text that fits, with an ellipsis where something is cut off."""
+    """The longest start of a one-line text that fits.
+
+    With an ellipsis where something is cut off.
+    """
     text = " ".join(text.encode("utf-8", "replace").decode().split())
     if font.getlength(text) <= width:
         return text

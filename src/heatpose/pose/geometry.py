@@ -1,10 +1,12 @@
 """Coordinates: the one place, with `codec.py`, that knows about pixels and their centres.
 
-Points are (x, y) in a *continuous* frame: pixel i covers [i, i+1), so its centre is i + 0.5 and an image of width w spans [0, w].
-COCO's label numbers are read as they are in this frame, and normalised by dividing by the image's width and height: that is what the
-published benchmark does, and a model is trained and scored in the same frame.
+Points are (x, y) in a *continuous* frame: pixel i covers [i, i+1), so its centre is i + 0.5 and an
+image of width w spans [0, w]. COCO's label numbers are read as they are in this frame, and
+normalised by dividing by the image's width and height: that is what the published benchmark does,
+and a model is trained and scored in the same frame.
 
-Transforms are 2x3 matrices `M` acting on columns (x, y, 1). "Input" means the network's square input of side S.
+Transforms are 2x3 matrices `M` acting on columns (x, y, 1). "Input" means the network's square
+input of side S.
 """
 
 from __future__ import annotations
@@ -29,9 +31,14 @@ def stretch(width: float, height: float, size: int) -> Matrix:
 
 
 def region(box: tuple[float, float, float, float], size: int) -> Matrix:
-    """Maps the rectangle `box` = (x, y, w, h) of the image onto the whole input square of side `size`."""
+    """Maps the rectangle `box` =.
+
+    (x, y, w, h) of the image onto the whole input square of side `size`.
+    """
     x, y, width, height = box
-    return np.array([[size / width, 0.0, -x * size / width], [0.0, size / height, -y * size / height]])
+    return np.array(
+        [[size / width, 0.0, -x * size / width], [0.0, size / height, -y * size / height]]
+    )
 
 
 def rotation_scale(degrees: float, scale: float, centre: tuple[float, float]) -> Matrix:
@@ -51,10 +58,16 @@ def compose(*transforms: Matrix) -> Matrix:
     """One transform that applies the given ones from left to right."""
     result = np.eye(2, 3)
     for transform in transforms:
-        # In plain numbers, as `invert`: every training view is composed, and numpy takes microseconds for each small product.
+        # In plain numbers, as `invert`: every training view is composed, and numpy takes
+        # microseconds for each small product.
         (a, b, c), (d, e, f) = transform.tolist()
         (g, h, i), (j, k, m) = result.tolist()
-        result = np.array([[a * g + b * j, a * h + b * k, a * i + b * m + c], [d * g + e * j, d * h + e * k, d * i + e * m + f]])
+        result = np.array(
+            [
+                [a * g + b * j, a * h + b * k, a * i + b * m + c],
+                [d * g + e * j, d * h + e * k, d * i + e * m + f],
+            ]
+        )
     return result
 
 
@@ -72,11 +85,14 @@ def apply(transform: Matrix, points: NDArray[np.floating[Any]]) -> NDArray[np.fl
     return moved.astype(np.float32)
 
 
-def warp(image: NDArray[np.uint8], transform: Matrix, size: int, sampling: str = "nearest", fill: int = 0) -> NDArray[np.uint8]:
+def warp(
+    image: NDArray[np.uint8], transform: Matrix, size: int, sampling: str = "nearest", fill: int = 0
+) -> NDArray[np.uint8]:
     """Samples the input square out of an image in one step.
 
-    Nearest takes source pixel floor(M^-1 (dst + 0.5)); bilinear interpolates between pixel centres at the same place, without antialiasing:
-    the frame of Pillow's `Image.transform`. For training only: where a sample falls exactly on a pixel's edge Pillow's rounding decides, and the
+    Nearest takes source pixel floor(M^-1 (dst + 0.5)); bilinear interpolates between pixel centres
+    at the same place, without antialiasing: the frame of Pillow's `Image.transform`. For training
+    only: where a sample falls exactly on a pixel's edge Pillow's rounding decides, and the
     benchmark's exact stretch is `Preprocessing.resize`.
 
     Args:
@@ -91,23 +107,33 @@ def warp(image: NDArray[np.uint8], transform: Matrix, size: int, sampling: str =
     """
     from PIL import Image
 
-    resample = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}[sampling]
+    resample = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}[
+        sampling
+    ]
     coefficients = invert(transform).reshape(-1).tolist()
     warped = Image.fromarray(image).transform(
-        (size, size), Image.Transform.AFFINE, coefficients, resample=resample, fillcolor=(fill, fill, fill)
+        (size, size),
+        Image.Transform.AFFINE,
+        coefficients,
+        resample=resample,
+        fillcolor=(fill, fill, fill),
     )
     return np.asarray(warped)
 
 
-def warp_batch(canvas: torch.Tensor, inverse: torch.Tensor, nearest: torch.Tensor | bool, size: int) -> torch.Tensor:
+def warp_batch(
+    canvas: torch.Tensor, inverse: torch.Tensor, nearest: torch.Tensor | bool, size: int
+) -> torch.Tensor:
     """Samples a batch of input squares in one step, on the device of `canvas`.
 
-    The frame is that of `warp`, but where a sample falls exactly on a pixel's edge nearest takes the pixel behind it: on an unmoved picture that is
-    `preprocessing.nearest_indices`, the published protocol. Both samplings are one bilinear sampling: nearest's places are moved to the centres of
-    the pixels they lie in. Outside the pictures is black, and bilinear's last half pixel at their border fades to it.
+    The frame is that of `warp`, but where a sample falls exactly on a pixel's edge nearest takes
+    the pixel behind it: on an unmoved image that is `preprocessing.nearest_indices`, the
+    published protocol. Both samplings are one bilinear sampling: nearest's places are moved to the
+    centres of the pixels they lie in. Outside the images is black, and bilinear's last half pixel
+    at their border fades to it.
 
     Args:
-        canvas: u8[B, H, W, 3], each picture in the upper left corner and zero around it.
+        canvas: u8[B, H, W, 3], each image in the upper left corner and zero around it.
         inverse: f32[B, 2, 3] input -> canvas pixels.
         nearest: bool[B], else bilinear; a plain value is for all of them and saves work.
         size: Side S of the result.
@@ -124,7 +150,11 @@ def warp_batch(canvas: torch.Tensor, inverse: torch.Tensor, nearest: torch.Tenso
         x, y, origin = (value[:, None] for value in inverse[:, axis].unbind(-1))
         across, down = x * at, y * at + origin
         if nearest is False:
-            torch.add(across[:, None] * (2 / side), (down * (2 / side) - 1)[:, :, None], out=places[..., axis])
+            torch.add(
+                across[:, None] * (2 / side),
+                (down * (2 / side) - 1)[:, :, None],
+                out=places[..., axis],
+            )
             continue
         place = across[:, None] + down[:, :, None]
         snapped = (place + ON_EDGE).floor_().add_(0.5)
@@ -132,14 +162,21 @@ def warp_batch(canvas: torch.Tensor, inverse: torch.Tensor, nearest: torch.Tenso
             snapped = torch.where(nearest[:, None, None], snapped, place)
         torch.sub(snapped * (2 / side), 1, out=places[..., axis])
     pixels = canvas.permute(0, 3, 1, 2).float()
-    sampled = functional.grid_sample(pixels, places, mode="bilinear", padding_mode="zeros", align_corners=False)
+    sampled = functional.grid_sample(
+        pixels, places, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
     return sampled.round_().to(torch.uint8)
 
 
-def warp_one(pixels: NDArray[np.uint8], inverse: Matrix, nearest: bool, size: int) -> NDArray[np.uint8]:
-    """What `warp_batch` gives for one picture, by the processor's short ways: rows and columns on their own where nothing is rotated, else OpenCV.
+def warp_one(
+    pixels: NDArray[np.uint8], inverse: Matrix, nearest: bool, size: int
+) -> NDArray[np.uint8]:
+    """What `warp_batch` gives for one image, by the processor's short ways.
 
-    OpenCV takes places to the next 32nd of a pixel: a few values in 255 beside `warp_batch`, which does the work where it is not installed.
+    Rows and columns on their own where nothing is rotated, else OpenCV.
+
+    OpenCV takes places to the next 32nd of a pixel: a few values in 255 beside `warp_batch`, which
+    does the work where it is not installed.
 
     Args:
         pixels: u8[H, W, 3].
@@ -155,7 +192,12 @@ def warp_one(pixels: NDArray[np.uint8], inverse: Matrix, nearest: bool, size: in
     if (opencv := _opencv()) is None:
         import torch
 
-        warped = warp_batch(torch.from_numpy(pixels.copy())[None], torch.from_numpy(inverse).float()[None], nearest, size)[0]
+        warped = warp_batch(
+            torch.from_numpy(pixels.copy())[None],
+            torch.from_numpy(inverse).float()[None],
+            nearest,
+            size,
+        )[0]
         return warped.permute(1, 2, 0).numpy()
     centred = inverse.copy()  # OpenCV counts from pixel centres on both sides
     centred[:, 2] += (inverse[:, 0] + inverse[:, 1]) / 2 - 0.5 + (ON_EDGE if nearest else 0)
@@ -167,7 +209,10 @@ def warp_one(pixels: NDArray[np.uint8], inverse: Matrix, nearest: bool, size: in
 def _rows_and_columns(pixels: NDArray[np.uint8], inverse: Matrix, size: int) -> NDArray[np.uint8]:
     at = np.arange(size) + 0.5
     (scale_x, _, x), (_, scale_y, y) = inverse + [[0, 0, ON_EDGE]]
-    columns, rows = np.floor(at * scale_x + x).astype(np.intp), np.floor(at * scale_y + y).astype(np.intp)
+    columns, rows = (
+        np.floor(at * scale_x + x).astype(np.intp),
+        np.floor(at * scale_y + y).astype(np.intp),
+    )
     warped: NDArray[np.uint8] = pixels.take(rows, 0, mode="clip").take(columns, 1, mode="clip")
     warped[(rows < 0) | (rows >= pixels.shape[0])] = 0
     warped[:, (columns < 0) | (columns >= pixels.shape[1])] = 0
@@ -176,7 +221,10 @@ def _rows_and_columns(pixels: NDArray[np.uint8], inverse: Matrix, size: int) -> 
 
 @cache
 def _opencv() -> Any:
-    """OpenCV for Python where it is installed and loads (a bare machine lacks its system libraries), else None."""
+    """OpenCV for Python where it is installed and loads.
+
+    (a bare machine lacks its system libraries), else None.
+    """
     try:
         import cv2
     except ImportError:

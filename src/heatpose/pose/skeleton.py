@@ -1,6 +1,9 @@
-"""What a keypoint set is: names, left/right pairs, edges to draw, OKS sigmas, and how it is made from a dataset's own keypoints.
+"""What a keypoint set is: names, left/right pairs, edges to draw, OKS sigmas.
 
-Everything else takes a `Skeleton`; the number of keypoints is written nowhere else. To add one, write a YAML like `conf/skeleton/st13.yaml`.
+And how it is made from a dataset's own keypoints.
+
+Everything else takes a `Skeleton`; the number of keypoints is written nowhere else. To add one,
+write a YAML like `conf/skeleton/st13.yaml`.
 """
 
 from __future__ import annotations
@@ -26,11 +29,14 @@ class Skeleton:
     Attributes:
         name: Short name, used in file names and tables.
         keypoints: K keypoint names in the order of the network's channels.
-        sigmas: K per-keypoint OKS constants (COCO's `kpt_oks_sigmas`), fractions of the square root of the object's area.
-        flip_pairs: Names that swap when an image is mirrored, for example `[[left_eye, right_eye]]`.
+        sigmas: K per-keypoint OKS constants (COCO's `kpt_oks_sigmas`), fractions of the square root
+            of the object's area.
+        flip_pairs: Names that swap when an image is mirrored, for example `[[left_eye,
+            right_eye]]`.
         edges: Pairs of names joined by a line in a drawing.
-        merge: For a keypoint that the dataset lacks: the dataset's keypoints whose labelled members are averaged. A keypoint that is not
-            named here is the dataset's keypoint of the same name.
+        merge: For a keypoint that the dataset lacks: the dataset's keypoints whose labelled members
+            are averaged. A keypoint that is not named here is the dataset's keypoint of the same
+            name.
     """
 
     name: str
@@ -42,13 +48,18 @@ class Skeleton:
 
     def __post_init__(self) -> None:
         if odd := [list(pair) for pair in (*self.flip_pairs, *self.edges) if len(pair) != 2]:
-            raise HeatposeError(f"Skeleton '{self.name}': flip_pairs and edges are pairs of names, not {odd}.")
+            raise HeatposeError(
+                f"Skeleton '{self.name}': flip_pairs and edges are pairs of names, not {odd}."
+            )
         plain = {
             "keypoints": tuple(str(name) for name in self.keypoints),
             "sigmas": tuple(float(sigma) for sigma in self.sigmas),
             "flip_pairs": tuple((str(a), str(b)) for a, b in self.flip_pairs),
             "edges": tuple((str(a), str(b)) for a, b in self.edges),
-            "merge": {str(name): tuple(str(source) for source in sources) for name, sources in self.merge.items()},
+            "merge": {
+                str(name): tuple(str(source) for source in sources)
+                for name, sources in self.merge.items()
+            },
         }
         for attribute, value in plain.items():
             object.__setattr__(self, attribute, value)
@@ -56,18 +67,33 @@ class Skeleton:
 
     def _check(self) -> None:
         if empty := sorted(name for name, sources in self.merge.items() if not sources):
-            raise HeatposeError(f"Skeleton '{self.name}' has merge rules without sources for {empty}.")
+            raise HeatposeError(
+                f"Skeleton '{self.name}' has merge rules without sources for {empty}."
+            )
         known = set(self.keypoints)
         if not known or len(known) != len(self.keypoints):
-            raise HeatposeError(f"Skeleton '{self.name}' needs at least one keypoint and each name once; got {list(self.keypoints)}.")
-        if len(self.sigmas) != len(self.keypoints) or not all(0 < sigma < float("inf") for sigma in self.sigmas):
-            raise HeatposeError(f"Skeleton '{self.name}' has {len(self.keypoints)} keypoints and needs as many positive sigmas; got {list(self.sigmas)}.")
+            raise HeatposeError(
+                f"Skeleton '{self.name}' needs at least one keypoint and each name once; got"
+                f" {list(self.keypoints)}."
+            )
+        if len(self.sigmas) != len(self.keypoints) or not all(
+            0 < sigma < float("inf") for sigma in self.sigmas
+        ):
+            raise HeatposeError(
+                f"Skeleton '{self.name}' has {len(self.keypoints)} keypoints and needs as many"
+                f" positive sigmas; got {list(self.sigmas)}."
+            )
         named = [*self.merge, *(name for pair in (*self.flip_pairs, *self.edges) for name in pair)]
         if unknown := sorted({name for name in named if name not in known}):
-            raise HeatposeError(f"Skeleton '{self.name}' names {unknown} in flip_pairs, edges or merge, but not in keypoints.")
+            raise HeatposeError(
+                f"Skeleton '{self.name}' names {unknown} in flip_pairs, edges or merge, but not in"
+                " keypoints."
+            )
         swapped = [name for pair in self.flip_pairs for name in pair]
         if len(set(swapped)) != len(swapped):
-            raise HeatposeError(f"Skeleton '{self.name}' names a keypoint in more than one flip pair: {swapped}.")
+            raise HeatposeError(
+                f"Skeleton '{self.name}' names a keypoint in more than one flip pair: {swapped}."
+            )
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -78,7 +104,7 @@ class Skeleton:
 
     @cached_property
     def flip_order(self) -> list[int]:
-        """K channel numbers: entry k is the channel that keypoint k takes its place from when the image is mirrored."""
+        """K channel numbers: entry k is the channel of the mirrored image that holds keypoint k."""
         order = list(range(len(self)))
         for left, right in self.flip_pairs:
             order[self.index(left)], order[self.index(right)] = self.index(right), self.index(left)
@@ -111,9 +137,9 @@ class Skeleton:
             pairs = ", ".join(f"[{_yaml(a)}, {_yaml(b)}]" for a, b in (*named, *rest))
             left, right = unpaired[0]
             raise HeatposeError(
-                f"Skeleton '{self.name}' does not pair '{left}' with '{right}', and mirrored images "
-                f"would teach the one as the other; write flip_pairs: [{pairs}] into it, or set "
-                f"{without}."
+                f"Skeleton '{self.name}' does not pair '{left}' with '{right}', and mirrored images"
+                f" would teach the one as the other; write flip_pairs: [{pairs}] into it, or set"
+                f" {without}."
             )
 
     def sources(self, dataset_names: Sequence[str]) -> list[list[int]]:
@@ -128,13 +154,16 @@ class Skeleton:
             wanted = self.merge.get(name, (name,))
             if missing := [source for source in wanted if source not in place]:
                 raise HeatposeError(
-                    f"Skeleton '{self.name}': keypoint '{name}' needs {missing}, which the dataset does not label "
-                    f"(it has {list(dataset_names)}); add a merge rule or drop the keypoint."
+                    f"Skeleton '{self.name}': keypoint '{name}' needs {missing}, which the dataset"
+                    f" does not label (it has {list(dataset_names)}); add a merge rule or drop the"
+                    " keypoint."
                 )
             result.append([place[source] for source in wanted])
         return result
 
-    def convert(self, points: NDArray[np.float32], labelled: NDArray[np.bool_], dataset_names: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def convert(
+        self, points: NDArray[np.float32], labelled: NDArray[np.bool_], dataset_names: Sequence[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Makes this skeleton's keypoints out of a dataset's.
 
         Args:
@@ -143,7 +172,8 @@ class Skeleton:
             dataset_names: D names.
 
         Returns:
-            f32[..., K, 2] and bool[..., K]: the mean of the labelled sources; a keypoint with none is at the origin and not labelled.
+            f32[..., K, 2] and bool[..., K]: the mean of the labelled sources; a keypoint with none
+                is at the origin and not labelled.
         """
         sources = self.sources(dataset_names)
         out = np.zeros((*points.shape[:-2], len(self), 2), np.float32)
@@ -152,11 +182,16 @@ class Skeleton:
             weight = labelled[..., columns].astype(np.float32)
             count = weight.sum(-1)
             seen[..., k] = count > 0
-            out[..., k, :] = (points[..., columns, :] * weight[..., None]).sum(-2) / np.maximum(count, 1)[..., None]
+            out[..., k, :] = (points[..., columns, :] * weight[..., None]).sum(-2) / np.maximum(
+                count, 1
+            )[..., None]
         return out, seen
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and dictionaries, for manifests and checkpoints; `Skeleton(**d)` reads them back."""
+        """Plain lists and dictionaries, for manifests and checkpoints.
+
+        `Skeleton(**d)` reads them back.
+        """
         plain = asdict(self)
         return {
             **plain,
@@ -177,29 +212,55 @@ class Skeleton:
             return cls(**{key: value for key, value in content.items() if key != "_target_"})
         except (OSError, yaml.YAMLError, TypeError, ValueError, AttributeError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise HeatposeError(f"'{path}' is no skeleton YAML ({reason}); conf/skeleton/st13.yaml shows the form.") from error
+            raise HeatposeError(
+                f"'{path}' is no skeleton YAML ({reason}); conf/skeleton/st13.yaml shows the form."
+            ) from error
 
 
 _BODY = (
-    "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
-    "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
-)  # fmt: skip
+    "left_shoulder",
+    "right_shoulder",
+    "left_elbow",
+    "right_elbow",
+    "left_wrist",
+    "right_wrist",
+    "left_hip",
+    "right_hip",
+    "left_knee",
+    "right_knee",
+    "left_ankle",
+    "right_ankle",
+)
 _FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
 _BODY_SIGMAS = (0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089)
 _BODY_PAIRS = tuple((_BODY[i], _BODY[i + 1]) for i in range(0, len(_BODY), 2))
 _BODY_EDGES = (
-    ("left_shoulder", "right_shoulder"), ("left_shoulder", "left_elbow"), ("left_elbow", "left_wrist"),
-    ("right_shoulder", "right_elbow"), ("right_elbow", "right_wrist"), ("left_shoulder", "left_hip"),
-    ("right_shoulder", "right_hip"), ("left_hip", "right_hip"), ("left_hip", "left_knee"), ("left_knee", "left_ankle"),
-    ("right_hip", "right_knee"), ("right_knee", "right_ankle"),
-)  # fmt: skip
+    ("left_shoulder", "right_shoulder"),
+    ("left_shoulder", "left_elbow"),
+    ("left_elbow", "left_wrist"),
+    ("right_shoulder", "right_elbow"),
+    ("right_elbow", "right_wrist"),
+    ("left_shoulder", "left_hip"),
+    ("right_shoulder", "right_hip"),
+    ("left_hip", "right_hip"),
+    ("left_hip", "left_knee"),
+    ("left_knee", "left_ankle"),
+    ("right_hip", "right_knee"),
+    ("right_knee", "right_ankle"),
+)
 
 COCO_17 = Skeleton(
     name="coco17",
     keypoints=(*_FACE, *_BODY),
     sigmas=(0.026, 0.025, 0.025, 0.035, 0.035, *_BODY_SIGMAS),
     flip_pairs=(("left_eye", "right_eye"), ("left_ear", "right_ear"), *_BODY_PAIRS),
-    edges=(("nose", "left_eye"), ("nose", "right_eye"), ("left_eye", "left_ear"), ("right_eye", "right_ear"), *_BODY_EDGES),
+    edges=(
+        ("nose", "left_eye"),
+        ("nose", "right_eye"),
+        ("left_eye", "left_ear"),
+        ("right_eye", "right_ear"),
+        *_BODY_EDGES,
+    ),
 )
 """COCO-Person's 17 keypoints; sigmas as in pycocotools `Params.kpt_oks_sigmas`."""
 
@@ -211,13 +272,18 @@ ST_13 = Skeleton(
     edges=(("head", "left_shoulder"), ("head", "right_shoulder"), *_BODY_EDGES),
     merge={"head": _FACE},
 )
-"""ST's 13 keypoints: `head` is the mean of the labelled face points (published protocol, rule 6)."""
+"""ST's 13 keypoints: `head` is the mean of the labelled face points.
+
+(published protocol, rule 6).
+"""
 
 BUILT_IN = (COCO_17, ST_13)
 
 
 def named_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Left and right keypoints by their names: left_eye, Left Eye, l_eye, eye_l, LEye, leftEye, eye.L.
+    """Left and right keypoints by their names.
+
+    left_eye, Left Eye, l_eye, eye_l, LEye, leftEye, eye.L.
 
     Args:
         names: Keypoint names.
@@ -263,7 +329,9 @@ def named(name: str | Path) -> Skeleton:
 
 
 def for_labels(dataset_names: Sequence[str]) -> Skeleton:
-    """COCO's 17 keypoints where the dataset has them, else the dataset's own as they are, to look at.
+    """COCO's 17 keypoints where the dataset has them, else the dataset's own as they are.
+
+    To look at.
 
     Of these, sigmas and edges are not known; pairs are those of the names.
 
@@ -277,7 +345,9 @@ def for_labels(dataset_names: Sequence[str]) -> Skeleton:
 
 
 def for_keypoint_count(count: int) -> Skeleton:
-    """The built-in skeleton with `count` keypoints, for model files that do not say what their channels are.
+    """The built-in skeleton with `count` keypoints.
+
+    For model files that do not say what their channels are.
 
     Raises:
         HeatposeError: There is none.

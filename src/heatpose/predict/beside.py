@@ -1,4 +1,4 @@
-"""Two models' poses of one picture side by side, with the distance of each keypoint below."""
+"""Two models' poses of one image side by side, with the distance of each keypoint below."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from heatpose.pose.draw import SHEET_BACKGROUND, contact_sheet, draw_pose, text_
 from heatpose.predict.estimator import Estimator
 
 PANEL = (420, 1280)
-"""Pixels of a panel's longer side, at least and at most; other pictures are scaled, so that the caption can be read."""
+"""Pixels of a panel's longer side, at least and at most.
+
+Other images are scaled, so that the caption can be read.
+"""
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Distance:
     """How far apart two models place the keypoint `name`.
 
     Attributes:
-        pixels: Of the picture.
+        pixels: Of the image.
         seen: Both scores reach the threshold.
     """
 
@@ -30,14 +33,17 @@ class Distance:
 
 
 def distances(
-    poses: Sequence[NDArray[np.float32]], estimators: Sequence[Estimator], shape: tuple[int, ...], threshold: float
+    poses: Sequence[NDArray[np.float32]],
+    estimators: Sequence[Estimator],
+    shape: tuple[int, ...],
+    threshold: float,
 ) -> list[Distance]:
     """Distances of the keypoints that both skeletons have.
 
     Args:
-        poses: Two f32[K, 3], fractions of the picture and score.
+        poses: Two f32[K, 3], fractions of the image and score.
         estimators: Their models.
-        shape: The picture's (H, W, 3).
+        shape: The image's (H, W, 3).
         threshold: Of the score.
     """
     first, second = (estimator.skeleton for estimator in estimators)
@@ -59,25 +65,39 @@ def labels_of(estimators: Sequence[Estimator]) -> list[str]:
 
 
 def side_by_side(
-    image: NDArray[np.uint8], poses: Sequence[NDArray[np.float32]], estimators: Sequence[Estimator], threshold: float
+    image: NDArray[np.uint8],
+    poses: Sequence[NDArray[np.float32]],
+    estimators: Sequence[Estimator],
+    threshold: float,
 ) -> NDArray[np.uint8]:
-    """The picture twice, each with one model's skeleton and the model's name, and below the distances in pixels of the picture.
+    """The image twice, each with one model's skeleton and the model's name.
+
+    And below the distances in pixels of the image.
 
     Args:
         image: u8[H, W, 3].
         poses: Two f32[K, 3].
         estimators: Their models.
-        threshold: Keypoints with a lower score are not drawn, and their distances stand in brackets.
+        threshold: Keypoints with a lower score are not drawn, and their distances stand in
+            brackets.
 
     Returns:
-        u8[H', W', 3]; of one size for pictures of one size and the same models.
+        u8[H', W', 3]; of one size for images of one size and the same models.
     """
-    panels = [draw_pose(_fitted(image), pose, estimator.skeleton, threshold=threshold) for pose, estimator in zip(poses, estimators, strict=True)]
+    panels = [
+        draw_pose(_fitted(image), pose, estimator.skeleton, threshold=threshold)
+        for pose, estimator in zip(poses, estimators, strict=True)
+    ]
     sheet = contact_sheet(panels, 2, captions=labels_of(estimators))
     apart = distances(poses, estimators, image.shape, threshold)
     block = text_block(_title(apart), _cells(apart), sheet.shape[1], columns=4)
     joined: NDArray[np.uint8] = np.concatenate([sheet, block])
-    return np.pad(joined, ((0, joined.shape[0] % 2), (0, joined.shape[1] % 2), (0, 0)), constant_values=SHEET_BACKGROUND)  # video codecs want even sides
+    # video codecs want even sides
+    return np.pad(
+        joined,
+        ((0, joined.shape[0] % 2), (0, joined.shape[1] % 2), (0, 0)),
+        constant_values=SHEET_BACKGROUND,
+    )
 
 
 def _title(apart: Sequence[Distance]) -> str:
@@ -87,7 +107,10 @@ def _title(apart: Sequence[Distance]) -> str:
 
 
 def _cells(apart: Sequence[Distance]) -> list[str]:
-    return [f"{entry.name} {entry.pixels:.1f}" if entry.seen else f"({entry.name} {entry.pixels:.1f})" for entry in apart]
+    return [
+        f"{entry.name} {entry.pixels:.1f}" if entry.seen else f"({entry.name} {entry.pixels:.1f})"
+        for entry in apart
+    ]
 
 
 def _fitted(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -97,5 +120,7 @@ def _fitted(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     side = min(max(longer, PANEL[0]), PANEL[1])
     if side == longer:
         return image
-    width, height = (max(1, round(length * side / longer)) for length in (image.shape[1], image.shape[0]))
+    width, height = (
+        max(1, round(length * side / longer)) for length in (image.shape[1], image.shape[0])
+    )
     return np.array(Image.fromarray(image).resize((width, height)))

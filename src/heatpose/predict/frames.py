@@ -1,6 +1,7 @@
 """Videos and cameras read frame by frame, and drawn frames written, through OpenCV.
 
-OpenCV is Apache-2.0 with an LGPL FFmpeg in its wheel; PyAV's wheels hold FFmpeg with GPL encoders. It is the extra `video`, and comes with `export`, too.
+OpenCV is Apache-2.0 with an LGPL FFmpeg in its wheel; PyAV's wheels hold FFmpeg with GPL encoders.
+It is the extra `video`, and comes with `export`, too.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ HIGHEST_RATE = 1000.0
 
 
 class UnreadableVideo(HeatposeError):
-    """A video or camera that gives no picture."""
+    """A video or camera that gives no image."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture of a video.
+    """An image of a video.
 
     Attributes:
         number: 0, 1, ...
@@ -44,12 +45,15 @@ class Frame:
 
 
 def _opencv() -> Any:
-    # FFmpeg and OpenCV write to stderr from threads of their own; what they mean is said in one sentence here. Read when they are loaded.
+    # FFmpeg and OpenCV write to stderr from threads of their own; what they mean is said in one
+    # sentence here. Read when they are loaded.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
         import cv2
     except ImportError as error:
-        raise UnreadableVideo(f"Videos and cameras need OpenCV ({error}): pip install 'heatpose[video]'.") from error
+        raise UnreadableVideo(
+            f"Videos and cameras need OpenCV ({error}): pip install 'heatpose[video]'."
+        ) from error
     cv2.setLogLevel(0)
     return cv2
 
@@ -64,18 +68,24 @@ class Video:
         name: The path, or "camera N".
         live: It is a camera.
         rate: Frames per second; 30 where nobody says.
-        expected: Frames that the file says to have, which may be off by one or two; None where it does not say, and for cameras.
+        expected: Frames that the file says to have, which may be off by one or two; None where it
+            does not say, and for cameras.
         read: Frames so far.
 
     Raises:
-        UnreadableVideo: OpenCV is missing, there is no such camera, or the file is no video that can be decoded.
+        UnreadableVideo: OpenCV is missing, there is no such camera, or the file is no video that
+            can be decoded.
     """
 
     def __init__(self, source: Path | int) -> None:
         self._cv2 = _opencv()
         self.live = isinstance(source, int)
         self.name = f"camera {source}" if isinstance(source, int) else source.as_posix()
-        self._capture = self._cv2.VideoCapture(source) if isinstance(source, int) else self._cv2.VideoCapture(str(source), self._cv2.CAP_FFMPEG)
+        self._capture = (
+            self._cv2.VideoCapture(source)
+            if isinstance(source, int)
+            else self._cv2.VideoCapture(str(source), self._cv2.CAP_FFMPEG)
+        )
         self.read = 0
         self._first: Any
         grabbed, self._first = self._capture.read() if self._capture.isOpened() else (False, None)
@@ -89,10 +99,16 @@ class Video:
 
     def _absent(self, source: Path | int) -> str:
         if isinstance(source, int):
-            return f"Camera {source} is not there or gives no picture; the first one is 0, and another program may be using it."
+            return (
+                f"Camera {source} is not there or gives no image; the first one is 0, and another"
+                " program may be using it."
+            )
         if not os.access(source, os.R_OK):
             return f"'{source}' cannot be read; look at its permissions."
-        return f"'{source}' is no video that can be decoded: it may be cut off, empty, or of an unknown format."
+        return (
+            f"'{source}' is no video that can be decoded: it may be cut off, empty, or of an"
+            " unknown format."
+        )
 
     def __iter__(self) -> Iterator[Frame]:
         image, seconds = self._first, 0.0
@@ -102,15 +118,23 @@ class Video:
             self.read += 1
             image = self._capture.read()[1]
             later = self._time() - first
-            seconds = later if later > seconds else seconds + 1 / self.rate  # a file may be without usable times
+            # a file may be without usable times
+            seconds = later if later > seconds else seconds + 1 / self.rate
 
     def _time(self) -> float:
-        """Of the picture that was read last, in seconds."""
-        return time.monotonic() if self.live else float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC)) / 1000
+        """Of the image that was read last, in seconds."""
+        return (
+            time.monotonic()
+            if self.live
+            else float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC)) / 1000
+        )
 
     @property
     def missing(self) -> int:
-        """Frames that the file says to have and that could not be read; 0 where the difference is within what containers get wrong."""
+        """Frames that the file says to have and that could not be read.
+
+        0 where the difference is within what containers get wrong.
+        """
         absent = (self.expected or 0) - self.read
         return absent if absent > max(2, 0.02 * (self.expected or 0)) else 0
 
@@ -160,9 +184,18 @@ class Mp4:
         if self._writer is None:
             make_folder(self.path.parent)
             code = self._cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = self._cv2.VideoWriter(str(self._part), self._cv2.CAP_FFMPEG, code, self._rate, (image.shape[1], image.shape[0]))
+            self._writer = self._cv2.VideoWriter(
+                str(self._part),
+                self._cv2.CAP_FFMPEG,
+                code,
+                self._rate,
+                (image.shape[1], image.shape[0]),
+            )
             if not self._writer.isOpened():
-                raise HeatposeError(f"'{self.path}' cannot be written; give another folder, or --frames for pictures instead of a video.")
+                raise HeatposeError(
+                    f"'{self.path}' cannot be written; give another folder, or --frames for"
+                    " images instead of a video."
+                )
         self._writer.write(self._cv2.cvtColor(image, self._cv2.COLOR_RGB2BGR))
         self._frames += 1
 
@@ -176,7 +209,9 @@ class Mp4:
             return
         self._writer.release()
         if self._written() < self._frames:  # the writer does not say when the disk is full
-            raise HeatposeError(f"'{self.path}' could not be written to its end; look for room on the disk.")
+            raise HeatposeError(
+                f"'{self.path}' could not be written to its end; look for room on the disk."
+            )
         try:
             os.replace(self._part, self.path)
         except OSError as error:
@@ -197,7 +232,9 @@ class Mp4:
 
 
 class ImageStore:
-    """A folder with a JPEG per frame, named by its number; another run's folder of that name is replaced.
+    """A folder with a JPEG per frame, named by its number.
+
+    Another run's folder of that name is replaced.
 
     Args:
         path: The folder.
@@ -210,7 +247,7 @@ class ImageStore:
         """See `Sink`.
 
         Raises:
-            HeatposeError: The picture cannot be written.
+            HeatposeError: The image cannot be written.
         """
         make_folder(self._part)
         save_image(self._part / f"{number:06d}.jpg", image)
@@ -226,7 +263,9 @@ class ImageStore:
                 shutil.rmtree(self.path, ignore_errors=True)
                 os.replace(self._part, self.path)
         except OSError as error:
-            raise HeatposeError(f"Folder '{self.path}' cannot be written ({error.strerror}).") from error
+            raise HeatposeError(
+                f"Folder '{self.path}' cannot be written ({error.strerror})."
+            ) from error
 
     def discard(self) -> None:
         """See `Sink`."""

@@ -50,22 +50,34 @@ class _Seen:
     poses: list[NDArray[np.float32]] = field(default_factory=list)
 
 
-def predict_images(images: Sequence[Path], out: Path, drawing: Drawing, names: Names, progress: Any) -> PredictSummary:
+def predict_images(
+    images: Sequence[Path], out: Path, drawing: Drawing, names: Names, progress: Any
+) -> PredictSummary:
     """Finds the person on every image.
 
     Args:
         images: The files.
         out: Folder to write into.
         drawing: What is drawn, of which models.
-        names: For the pictures.
+        names: For the images.
         progress: Called with the number of images that are done.
 
     Raises:
         HeatposeError: A file cannot be written.
     """
     estimators = drawing.estimators
-    targets = [out / names.of(path.stem, "_pose.jpg" if path.suffix.lower() in (".jpg", ".jpeg") else "_pose.png")[0] for path in images]
-    ids, entries, summary = image_ids(images), [[] for _ in estimators], PredictSummary()  # type: list[int], list[list[dict[str, Any]]], PredictSummary
+    targets = [
+        out
+        / names.of(
+            path.stem, "_pose.jpg" if path.suffix.lower() in (".jpg", ".jpeg") else "_pose.png"
+        )[0]
+        for path in images
+    ]
+    ids, entries, summary = (
+        image_ids(images),
+        [[] for _ in estimators],
+        PredictSummary(),
+    )  # type: list[int], list[list[dict[str, Any]]], PredictSummary
 
     def finish(seen: _Seen | Skipped) -> _Seen | Skipped:
         if isinstance(seen, Skipped):
@@ -93,11 +105,16 @@ def predict_images(images: Sequence[Path], out: Path, drawing: Drawing, names: N
             progress(done)
     if summary.images:
         make_folder(out)
-        summary.results += [write_entries(out / name, listed) for name, listed in zip((RESULTS, BESIDE), entries, strict=False)]
+        summary.results += [
+            write_entries(out / name, listed)
+            for name, listed in zip((RESULTS, BESIDE), entries, strict=False)
+        ]
     return summary
 
 
-def _seen(images: Sequence[Path], estimators: Sequence[Estimator]) -> Generator[_Seen | Skipped, None, None]:
+def _seen(
+    images: Sequence[Path], estimators: Sequence[Estimator]
+) -> Generator[_Seen | Skipped, None, None]:
     """What the models find, in the images' order."""
 
     def load(numbered: tuple[int, Path]) -> _Loaded | Skipped:
@@ -115,5 +132,8 @@ def _seen(images: Sequence[Path], estimators: Sequence[Estimator]) -> Generator[
             if isinstance(loaded, Skipped):
                 yield loaded
             else:
-                answers = [estimator.ask(resized) for estimator, resized in zip(estimators, loaded.inputs, strict=True)]
+                answers = [
+                    estimator.ask(resized)
+                    for estimator, resized in zip(estimators, loaded.inputs, strict=True)
+                ]
                 yield _Seen(loaded.place, loaded.image, loaded.orientation, answers)

@@ -28,8 +28,10 @@ class Drawing:
     threshold: float = 0.2
     draw: bool = True
 
-    def image(self, image: NDArray[np.uint8], poses: Sequence[NDArray[np.float32]]) -> NDArray[np.uint8]:
-        """u8[H, W, 3] and a pose for each model -> the drawn picture."""
+    def image(
+        self, image: NDArray[np.uint8], poses: Sequence[NDArray[np.float32]]
+    ) -> NDArray[np.uint8]:
+        """u8[H, W, 3] and a pose for each model -> the drawn image."""
         if len(poses) == 1:
             return draw_pose(image, poses[0], self.estimators[0].skeleton, threshold=self.threshold)
         return side_by_side(image, poses, self.estimators, self.threshold)
@@ -42,7 +44,7 @@ class VideoOptions:
     Attributes:
         smooth: Filters the keypoints over time.
         crop: Looks at the surroundings of the person of the frame before.
-        pictures: Writes the frames as pictures instead of an .mp4.
+        images: Writes the frames as images instead of an .mp4.
         limit: Stops after so many frames of each.
     """
 
@@ -68,7 +70,7 @@ class PredictSummary:
         images: Images that were predicted.
         turned: Those of them that have an EXIF orientation tag.
         frames: Video or camera -> its frames that were predicted.
-        drawn: The pictures and videos written, in the order of the sources.
+        drawn: The images and videos written, in the order of the sources.
         results: The json files with all keypoints.
         skipped: Images and videos that could not be read.
         cut: Sentences about videos that end too early.
@@ -84,8 +86,10 @@ class PredictSummary:
     cut: list[str] = field(default_factory=list)
     apart: dict[str, list[float]] = field(default_factory=dict)
 
-    def compare(self, drawing: Drawing, poses: Sequence[NDArray[np.float32]], shape: tuple[int, ...]) -> None:
-        """Takes note of how far apart two models are on a picture of shape (H, W, 3)."""
+    def compare(
+        self, drawing: Drawing, poses: Sequence[NDArray[np.float32]], shape: tuple[int, ...]
+    ) -> None:
+        """Takes note of how far apart two models are on an image of shape (H, W, 3)."""
         if len(poses) == 2:
             for entry in distances(poses, drawing.estimators, shape, drawing.threshold):
                 if entry.seen:
@@ -104,11 +108,16 @@ class PredictSummary:
             self.apart.setdefault(name, []).extend(pixels)
 
     def __str__(self) -> str:
-        """What happened, a line each for the pictures, every video and every source that was skipped."""
+        """What happened, a line each for the images.
+
+        Every video and every source that was skipped.
+        """
         lines = []
         if self.images:
             did, json = "Drew" if self.drawn else "Predicted", self.results[0]
-            lines.append(f"{did} {self.images} images into {json.parent}; keypoints are in {json.name}.")
+            lines.append(
+                f"{did} {self.images} images into {json.parent}; keypoints are in {json.name}."
+            )
         if self.turned:
             frame = "read upright, with keypoints in pixels of the upright image"
             lines.append(f"{self.turned} images have an EXIF orientation tag: {frame}.")
@@ -120,10 +129,12 @@ class PredictSummary:
         return "\n".join(lines).encode("utf-8", "replace").decode()  # file names need not be text
 
     def _wrote(self) -> list[str]:
-        """Of videos, where an image's name does not say where its picture is."""
+        """Of videos, where an image's name does not say where its image is."""
         if not self.frames:
             return []
-        listed = [path for path in (*self.drawn, *self.results) if path.suffix not in (".jpg", ".png")]
+        listed = [
+            path for path in (*self.drawn, *self.results) if path.suffix not in (".jpg", ".png")
+        ]
         return [f"Wrote {', '.join(str(path) for path in listed)}."]
 
     def _apart(self) -> list[str]:
@@ -132,4 +143,7 @@ class PredictSummary:
             return []
         mean = float(np.mean([pixels for listed in self.apart.values() for pixels in listed]))
         worst = sorted(means, key=lambda name: -means[name])[:3]
-        return [f"The models are {mean:.1f} px apart on average, most at {', '.join(f'{name} ({means[name]:.1f})' for name in worst)}."]
+        return [
+            f"The models are {mean:.1f} px apart on average, most at"
+            f" {', '.join(f'{name} ({means[name]:.1f})' for name in worst)}."
+        ]

@@ -1,4 +1,6 @@
-"""Iterators whose work is done in threads, so that decoding, drawing and writing run beside the network.
+"""Iterators whose work is done in threads.
+
+So that decoding, drawing and writing run beside the network.
 
 What the stages call (Pillow, OpenCV, LiteRT, onnxruntime, torch) computes without Python's lock.
 """
@@ -15,11 +17,16 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 WORKERS = min(4, os.cpu_count() or 1)
-"""Threads of a stage that handles several items at once; more would only hold more images in memory."""
+"""Threads of a stage that handles several items at once.
+
+More would only hold more images in memory.
+"""
 
 
 def ahead(items: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
-    """The same items, computed in a thread of their own, at most `depth` of them before they are asked for.
+    """The same items, computed in a thread of their own.
+
+    At most `depth` of them before they are asked for.
 
     An error of the items is raised here. Whoever stops early stops the thread: close the iterator.
     """
@@ -35,7 +42,9 @@ def ahead(items: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
         _close(iterator)
 
 
-def in_parallel(function: Callable[[T], R], items: Iterable[T], workers: int = WORKERS) -> Generator[R, None, None]:
+def in_parallel(
+    function: Callable[[T], R], items: Iterable[T], workers: int = WORKERS
+) -> Generator[R, None, None]:
     """`map` with several threads: the results in order, two items per thread under way at most."""
     iterator = iter(items)
     waiting: deque[Future[R]] = deque()

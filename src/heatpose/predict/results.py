@@ -24,7 +24,9 @@ LONGEST_STEM = 180  # bytes of UTF-8; file systems allow 255 for a whole name
 
 
 class Names:
-    """File names in the results' folder, none twice and none of a source itself: equal stems are numbered.
+    """File names in the results' folder, none twice and none of a source itself.
+
+    Equal stems are numbered.
 
     Args:
         out: The folder.
@@ -33,7 +35,9 @@ class Names:
 
     def __init__(self, out: Path, sources: Iterable[Path]) -> None:
         # Compared without case: on some file systems A_pose.png and a_pose.png are one file.
-        self._taken = {path.name.casefold() for path in sources if path.resolve().parent == out.resolve()}
+        self._taken = {
+            path.name.casefold() for path in sources if path.resolve().parent == out.resolve()
+        }
 
     def of(self, stem: str, *endings: str) -> list[str]:
         """`<stem><ending>` for each ending, all with the same number where one of them is taken."""
@@ -48,7 +52,9 @@ class Names:
 
 def _short(stem: str) -> str:
     encoded = os.fsencode(stem)
-    return stem if len(encoded) <= LONGEST_STEM else encoded[:LONGEST_STEM].decode("utf-8", "ignore")
+    return (
+        stem if len(encoded) <= LONGEST_STEM else encoded[:LONGEST_STEM].decode("utf-8", "ignore")
+    )
 
 
 def image_ids(images: Sequence[Path]) -> list[int]:
@@ -74,8 +80,8 @@ def entry(
     Args:
         image_id: Of the image, or the number of the frame.
         source: Name of the file, or of the camera.
-        pose: f32[K, 3] as fractions of the picture, score.
-        shape: The picture's (H, W, 3).
+        pose: f32[K, 3] as fractions of the image, score.
+        shape: The image's (H, W, 3).
         estimator: The model; what was assumed about it is noted in each entry.
         seconds: Time of a frame.
     """
@@ -116,7 +122,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HeatposeError(f"Folder '{folder}' cannot be made ({error.strerror}); give another one.") from error
+        raise HeatposeError(
+            f"Folder '{folder}' cannot be made ({error.strerror}); give another one."
+        ) from error
 
 
 def save_image(path: Path, image: NDArray[np.uint8]) -> None:
@@ -148,5 +156,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def part_of(path: Path) -> Path:
-    """The temporary sibling that a file is written to: of this process, and of this file, for several are written at once."""
+    """The temporary sibling that a file is written to.
+
+    Of this process, and of this file, for several are written at once.
+    """
     return path.with_name(f".{os.getpid()}.{abs(hash(path.name))}.part{path.suffix}")

@@ -29,14 +29,17 @@ class Sources:
 
 
 def find_sources(sources: Sequence[Path], out: Path | None = None) -> Sources:
-    """Sorts the sources: folders are searched with all below them, a whole number that is no file is a camera, other files are images or videos.
+    """Sorts the sources: folders are searched with all below them.
+
+    A whole number that is no file is a camera, other files are images or videos.
 
     Args:
         sources: Files, folders, numbers.
         out: A folder below a source that is passed over: it holds what was drawn before.
 
     Raises:
-        HeatposeError: A source does not exist, `out` is a source itself, or there is neither image, video nor camera.
+        HeatposeError: A source does not exist, `out` is a source itself, or there is neither image,
+            video nor camera.
     """
     images: dict[Path, Path] = {}
     videos: dict[Path, Path] = {}
@@ -50,7 +53,10 @@ def find_sources(sources: Sequence[Path], out: Path | None = None) -> Sources:
             found.setdefault(path.resolve(), path)
     if not (images or videos or cameras):
         looked = ", ".join(f"'{source}'" for source in sources) or "no source"
-        raise HeatposeError(f"There is no image or video in {looked}; images end in {', '.join(SUFFIXES)}, videos in {', '.join(VIDEO_SUFFIXES)}.")
+        raise HeatposeError(
+            f"There is no image or video in {looked}; images end in {', '.join(SUFFIXES)}, videos"
+            f" in {', '.join(VIDEO_SUFFIXES)}."
+        )
     return Sources(list(images.values()), list(videos.values()), list(cameras))
 
 
@@ -61,11 +67,16 @@ def _is_camera(source: Path) -> bool:
 
 def _files(source: Path, out: Path | None) -> list[Path]:
     if not source.exists():
-        raise HeatposeError(f"'{source}' does not exist; give image files, video files, folders, or the number of a camera.")
+        raise HeatposeError(
+            f"'{source}' does not exist; give image files, video files, folders, or the number of a"
+            " camera."
+        )
     if not source.is_dir():
         return [source]
     if out is not None and source.resolve() == out.resolve():
-        raise HeatposeError(f"'{out}' holds the images themselves; give another folder for the results.")
+        raise HeatposeError(
+            f"'{out}' holds the images themselves; give another folder for the results."
+        )
     return _walk(source, out)
 
 

@@ -1,12 +1,14 @@
 """Where to look on the next frame: MoveNet's crop around the person of the frame before.
 
-The rule of Google's tutorial (tensorflow.org/hub/tutorials/movenet, `determine_crop_region`): a square about the middle of the hips whose half side is
+The rule of Google's tutorial (tensorflow.org/hub/tutorials/movenet, `determine_crop_region`): a
+square about the middle of the hips whose half side is
 
-    min(max(1.9 * torso reach, 1.2 * body reach), distance to the farthest side of the picture)
+    min(max(1.9 * torso reach, 1.2 * body reach), distance to the farthest side of the image)
 
-where a reach is the largest distance of a keypoint from the middle along x or y, the torso's over shoulders and hips, the body's over all keypoints with a
-score of at least 0.2. Without a shoulder and a hip of that score, and where the square's half side is more than half of the picture's longer one, the whole
-picture is looked at again, made square by black bars.
+where a reach is the largest distance of a keypoint from the middle along x or y, the torso's over
+shoulders and hips, the body's over all keypoints with a score of at least 0.2. Without a shoulder
+and a hip of that score, and where the square's half side is more than half of the image's longer
+one, the whole image is looked at again, made square by black bars.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ SHOULDERS, HIPS = ("left_shoulder", "right_shoulder"), ("left_hip", "right_hip")
 
 @dataclass(frozen=True)
 class Region:
-    """A square of whole pixels, which may reach beyond the picture."""
+    """A square of whole pixels, which may reach beyond the image."""
 
     left: int
     top: int
     side: int
 
     def cut(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """u8[H, W, 3] -> u8[side, side, 3], black beyond the picture."""
+        """u8[H, W, 3] -> u8[side, side, 3], black beyond the image."""
         height, width = image.shape[:2]
         right, bottom = self.left + self.side, self.top + self.side
         if self.left >= 0 and self.top >= 0 and right <= width and bottom <= height:
@@ -46,14 +48,14 @@ class Region:
         return square
 
     def to_image(self, pose: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
-        """A pose in fractions of the square -> the same in fractions of the picture; f32[K, 3]."""
+        """A pose in fractions of the square -> the same in fractions of the image; f32[K, 3]."""
         points = (pose[:, :2] * self.side + (self.left, self.top)) / (width, height)
         moved: NDArray[np.float32] = np.concatenate([points, pose[:, 2:]], 1).astype(np.float32)
         return moved
 
 
 def whole(width: int, height: int) -> Region:
-    """The smallest square around the picture, in its middle."""
+    """The smallest square around the image, in its middle."""
     side = max(width, height)
     return Region((width - side) // 2, (height - side) // 2, side)
 
@@ -62,12 +64,15 @@ def next_region(pose: NDArray[np.float32], skeleton: Skeleton, width: int, heigh
     """The square to look at on the frame after `pose`.
 
     Args:
-        pose: f32[K, 3] x, y as fractions of the picture, score.
+        pose: f32[K, 3] x, y as fractions of the image, score.
         skeleton: With shoulders and hips.
-        width: Of the picture in pixels.
-        height: Of the picture in pixels.
+        width: Of the image in pixels.
+        height: Of the image in pixels.
     """
-    shoulders, hips = [skeleton.index(name) for name in SHOULDERS], [skeleton.index(name) for name in HIPS]
+    shoulders, hips = (
+        [skeleton.index(name) for name in SHOULDERS],
+        [skeleton.index(name) for name in HIPS],
+    )
     seen = pose[:, 2] >= LEAST_SCORE
     if not (seen[shoulders].any() and seen[hips].any()):
         return whole(width, height)
@@ -90,7 +95,10 @@ def require_torso(skeleton: Skeleton) -> None:
     """
     missing = [name for name in (*SHOULDERS, *HIPS) if name not in skeleton.keypoints]
     if missing:
-        raise HeatposeError(f"Skeleton '{skeleton.name}' has no {', '.join(missing)}, which the crop of a video is made from; leave out --crop.")
+        raise HeatposeError(
+            f"Skeleton '{skeleton.name}' has no {', '.join(missing)}, which the crop of a video is"
+            " made from; leave out --crop."
+        )
 
 
 MIN_CUTOFF = 1.0
@@ -105,29 +113,38 @@ Array = NDArray[np.floating[Any]]
 
 
 def alpha(cutoff: Array | float, dt: float) -> NDArray[np.float64]:
-    """Weight of a new value in a first-order low-pass filter of `cutoff` Hz, `dt` seconds after the last one."""
+    """Weight of a new value in a first-order low-pass filter of `cutoff` Hz.
+
+    `dt` seconds after the last one.
+    """
     return np.asarray(1 / (1 + 1 / (2 * np.pi * np.asarray(cutoff, np.float64) * dt)))
 
 
 class OneEuro:
     """Filters K points of one person, each for itself.
 
-    Speeds are measured in person sizes, so that the same constants suit every resolution and distance.
+    Speeds are measured in person sizes, so that the same constants suit every resolution and
+    distance.
     """
 
-    def __init__(self, min_cutoff: float = MIN_CUTOFF, beta: float = BETA, speed_cutoff: float = SPEED_CUTOFF) -> None:
+    def __init__(
+        self, min_cutoff: float = MIN_CUTOFF, beta: float = BETA, speed_cutoff: float = SPEED_CUTOFF
+    ) -> None:
         self.min_cutoff, self.beta, self.speed_cutoff = min_cutoff, beta, speed_cutoff
         self._seconds: float | None = None
         self._points = self._speed = np.zeros((0, 2))
         self._known = np.zeros(0, np.bool_)
 
-    def __call__(self, points: Array, seconds: float, seen: NDArray[np.bool_], size: float) -> NDArray[np.float64]:
+    def __call__(
+        self, points: Array, seconds: float, seen: NDArray[np.bool_], size: float
+    ) -> NDArray[np.float64]:
         """The next frame.
 
         Args:
             points: f[K, 2] in pixels.
             seconds: Time of the frame.
-            seen: bool[K]. A point that is not seen is passed on as it is, and its filter starts anew where it comes back.
+            seen: bool[K]. A point that is not seen is passed on as it is, and its filter starts
+                anew where it comes back.
             size: Of the person, in pixels: what a speed is divided by.
 
         Returns:
@@ -146,7 +163,11 @@ class OneEuro:
         self._seconds, self._points, self._speed, self._known = seconds, out, speed, seen
         return out
 
-    def _filtered(self, values: NDArray[np.float64], dt: float, size: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        speed = self._speed + alpha(self.speed_cutoff, dt) * ((values - self._points) / dt - self._speed)
+    def _filtered(
+        self, values: NDArray[np.float64], dt: float, size: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        speed = self._speed + alpha(self.speed_cutoff, dt) * (
+            (values - self._points) / dt - self._speed
+        )
         cutoff = self.min_cutoff + self.beta * np.linalg.norm(speed, axis=1, keepdims=True) / size
         return self._points + alpha(cutoff, dt) * (values - self._points), speed

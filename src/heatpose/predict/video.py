@@ -1,4 +1,7 @@
-"""A video or camera through the models, one person followed: read, predicted, drawn and written side by side."""
+"""A video or camera through the models, one person followed.
+
+Read, predicted, drawn and written side by side.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,18 @@ Tracked = tuple[Frame, list[NDArray[np.float32]]]
 Drawn = tuple[Frame, list[NDArray[np.float32]], NDArray[np.uint8] | None]
 
 
-def tracked(frames: Iterable[Frame], drawing: Drawing, options: VideoOptions) -> Generator[Tracked, None, None]:
-    """Each frame with a pose of every model. Reading, resizing, the networks, and here the poses are a thread each, so that the networks need not wait."""
-    trackers = [Tracker(estimator, options.smooth, options.crop, drawing.threshold) for estimator in drawing.estimators]
+def tracked(
+    frames: Iterable[Frame], drawing: Drawing, options: VideoOptions
+) -> Generator[Tracked, None, None]:
+    """Each frame with a pose of every model.
+
+    Reading, resizing, the networks, and here the poses are a thread each, so that the networks need
+    not wait.
+    """
+    trackers = [
+        Tracker(estimator, options.smooth, options.crop, drawing.threshold)
+        for estimator in drawing.estimators
+    ]
 
     def prepare(frame: Frame) -> tuple[Frame, list[NDArray[np.uint8] | None]]:
         return frame, [tracker.prepare(frame) for tracker in trackers]
@@ -31,15 +43,32 @@ def tracked(frames: Iterable[Frame], drawing: Drawing, options: VideoOptions) ->
     def answers() -> Generator[tuple[Frame, list[Answer]], None, None]:
         with closing(in_parallel(prepare, ahead(frames), workers=2)) as stream:
             for frame, inputs in stream:
-                yield frame, [tracker.ask(frame, prepared) for tracker, prepared in zip(trackers, inputs, strict=True)]
+                yield (
+                    frame,
+                    [
+                        tracker.ask(frame, prepared)
+                        for tracker, prepared in zip(trackers, inputs, strict=True)
+                    ],
+                )
 
     with closing(ahead(answers())) as stream:
         for frame, given in stream:
-            yield frame, [tracker.follow(frame, answer) for tracker, answer in zip(trackers, given, strict=True)]
+            yield (
+                frame,
+                [
+                    tracker.follow(frame, answer)
+                    for tracker, answer in zip(trackers, given, strict=True)
+                ],
+            )
 
 
-def drawn(frames: Iterable[Frame], drawing: Drawing, options: VideoOptions) -> Generator[Drawn, None, None]:
-    """`tracked`, with the drawn picture; drawing runs beside the network. The picture is None where none is wanted."""
+def drawn(
+    frames: Iterable[Frame], drawing: Drawing, options: VideoOptions
+) -> Generator[Drawn, None, None]:
+    """`tracked`, with the drawn image; drawing runs beside the network.
+
+    The image is None where none is wanted.
+    """
 
     def draw(item: Tracked) -> Drawn:
         frame, poses = item
@@ -56,10 +85,18 @@ def _undrawn(items: Generator[Tracked, None, None]) -> Generator[Drawn, None, No
             yield frame, poses, None
 
 
-def predict_video(source: Path | int, out: Path, drawing: Drawing, options: VideoOptions, names: Names, progress: Any) -> PredictSummary:
+def predict_video(
+    source: Path | int,
+    out: Path,
+    drawing: Drawing,
+    options: VideoOptions,
+    names: Names,
+    progress: Any,
+) -> PredictSummary:
     """Finds the person on every frame; writes the drawn video and the keypoints.
 
-    A camera runs until `options.limit` or until the user interrupts, which ends it like the end of a file.
+    A camera runs until `options.limit` or until the user interrupts, which ends it like the end of
+    a file.
 
     Args:
         source: A file, or the number of a camera.
@@ -75,18 +112,29 @@ def predict_video(source: Path | int, out: Path, drawing: Drawing, options: Vide
     with closing(Video(source)) as video:
         stem = f"camera{source}" if isinstance(source, int) else source.stem
         ending = "_pose" if options.images else "_pose.mp4"
-        shown, *written = names.of(stem, ending, *(f"_predictions{kind}.json" for kind in ("", "_beside")[: len(drawing.estimators)]))
+        shown, *written = names.of(
+            stem,
+            ending,
+            *(f"_predictions{kind}.json" for kind in ("", "_beside")[: len(drawing.estimators)]),
+        )
         sink: Sink = ImageStore(out / shown) if options.images else Mp4(out / shown, video.rate)
         entries, summary = _run(video, sink, drawing, options, progress)
     make_folder(out)
     summary.drawn += [sink.path] if drawing.draw else []
-    summary.results += [write_entries(out / name, listed) for name, listed in zip(written, entries, strict=True)]
+    summary.results += [
+        write_entries(out / name, listed) for name, listed in zip(written, entries, strict=True)
+    ]
     if video.missing and options.limit is None:
-        summary.cut.append(f"'{video.name}' ends after {video.read} of {video.expected} frames: the rest cannot be decoded.")
+        summary.cut.append(
+            f"'{video.name}' ends after {video.read} of {video.expected} frames: the rest cannot be"
+            " decoded."
+        )
     return summary
 
 
-def _run(video: Video, sink: Sink, drawing: Drawing, options: VideoOptions, progress: Any) -> tuple[list[list[dict[str, Any]]], PredictSummary]:
+def _run(
+    video: Video, sink: Sink, drawing: Drawing, options: VideoOptions, progress: Any
+) -> tuple[list[list[dict[str, Any]]], PredictSummary]:
     """The results for each model; the sink is finished, or emptied where something fails."""
     entries: list[list[dict[str, Any]]] = [[] for _ in drawing.estimators]
     summary = PredictSummary()
@@ -110,7 +158,12 @@ def _run(video: Video, sink: Sink, drawing: Drawing, options: VideoOptions, prog
 
 
 def _note(
-    frame: Frame, poses: Sequence[NDArray[np.float32]], drawing: Drawing, entries: list[list[dict[str, Any]]], summary: PredictSummary, name: str
+    frame: Frame,
+    poses: Sequence[NDArray[np.float32]],
+    drawing: Drawing,
+    entries: list[list[dict[str, Any]]],
+    summary: PredictSummary,
+    name: str,
 ) -> None:
     for listed, estimator, pose in zip(entries, drawing.estimators, poses, strict=True):
         listed.append(entry(frame.number, name, pose, frame.image.shape, estimator, frame.seconds))

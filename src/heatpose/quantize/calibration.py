@@ -1,4 +1,7 @@
-"""Which training images set the int8 ranges: chosen by seed, never an evaluation image, written down."""
+"""Which training images set the int8 ranges.
+
+Chosen by seed, never an evaluation image, written down.
+"""
 
 from __future__ import annotations
 
@@ -18,41 +21,47 @@ from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing
 
 SAMPLING = "one person per image, stratified by person size"
-_ALIKE = 0.2  # correlation of neighbouring pixels below which pictures are noise
+_ALIKE = 0.2  # correlation of neighbouring pixels below which images are noise
 
 
 def choose_calibration(
     instances: Sequence[Person], count: int, seed: int, forbidden_image_ids: Collection[int]
 ) -> list[Person]:
-    """Chooses training images whose people have all sizes, because small and large ones use different ranges.
+    """Chooses training images whose people have all sizes.
 
-    The largest person stands for its image. Images are sorted by that person's size in the input, cut into
-    `count` parts, and each part gives one at random.
+    Because small and large ones use different ranges.
+
+    The largest person stands for its image. Images are sorted by that person's size in the input,
+    cut into `count` parts, and each part gives one at random.
 
     Args:
-        people: Training people, any order, several per image allowed.
+        instances: Training people, any order, several per image allowed.
         count: Images wanted; all are taken where there are no more.
         seed: Of the random choice.
-        forbidden_image_ids: Images that are scored later (`shared_images`); none may be among `people`.
+        forbidden_image_ids: Images that are scored later (`shared_images`); none may be among
+            `instances`.
 
     Returns:
-        At most `count` people on different images, sorted by image id; the same ones for the same input.
+        At most `count` people on different images, sorted by image id; the same ones for the same
+        input.
 
     Raises:
-        HeatposeError: There is nothing to choose from, or a forbidden image is among `people`.
+        HeatposeError: There is nothing to choose from, or a forbidden image is among `instances`.
     """
     if count < 1 or not instances:
         raise HeatposeError(
-            f"The calibration set is empty ({len(instances)} people, {count} images wanted); give training "
-            "people and at least one image."
+            f"The calibration set is empty ({len(instances)} people, {count} images wanted); give"
+            " training people and at least one image."
         )
     forbidden = sorted({person.image_id for person in instances} & set(forbidden_image_ids))
     if forbidden:
         raise HeatposeError(
-            f"Images {forbidden[:5]} are in the evaluation set and cannot calibrate ({len(forbidden)} in "
-            "all); give training images only."
+            f"Images {forbidden[:5]} are in the evaluation set and cannot calibrate"
+            f" ({len(forbidden)} in all); give training images only."
         )
-    by_size = sorted(_largest_per_image(instances), key=lambda person: (_size(person), _order(person)))
+    by_size = sorted(
+        _largest_per_image(instances), key=lambda person: (_size(person), _order(person))
+    )
     generator = np.random.default_rng(seed)
     edges = np.linspace(0, len(by_size), min(count, len(by_size)) + 1).astype(int)
     chosen = [by_size[generator.integers(low, high)] for low, high in pairwise(edges)]
@@ -60,7 +69,10 @@ def choose_calibration(
 
 
 def _order(person: Person) -> tuple[int, str]:
-    """Independent of where the data lie; ids alone may repeat where people come from several data sets."""
+    """Independent of where the data lie.
+
+    Ids alone may repeat where people come from several data sets.
+    """
     return person.image_id, person.name
 
 
@@ -74,13 +86,16 @@ def _largest_per_image(instances: Sequence[Person]) -> list[Person]:
 
 
 def _size(person: Person) -> float:
-    """Square root of the box's share of the image: the person's side in the stretched input, over S."""
+    """Square root of the box's share of the image.
+
+    The person's side in the stretched input, over S.
+    """
     share = person.box[2] * person.box[3] / (person.width * person.height)
     return float(np.sqrt(share))
 
 
 def shared_images(instances: Sequence[Person], scored: Sequence[Person]) -> set[int]:
-    """Ids of the images of `people` that show a scored image too, by `data.identity.same_images`.
+    """Ids of images of `instances` that are scored as well, by `data.identity.same_images`.
 
     Raises:
         HeatposeError: An image cannot be read.
@@ -89,11 +104,13 @@ def shared_images(instances: Sequence[Person], scored: Sequence[Person]) -> set[
     return {person.image_id for person in instances if person.image_path in same}
 
 
-def calibration_images(instances: Sequence[Person], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def calibration_images(
+    instances: Sequence[Person], preprocessing: Preprocessing
+) -> NDArray[np.uint8]:
     """The whole images as the network gets them, u8[N, S, S, 3] raw bytes.
 
-    The first pixel of the first image is made to hold a 0 and a 255, so that the input's range, and with it
-    the meaning of a raw byte, is exact whatever the pictures hold.
+    The first pixel of the first image is made to hold a 0 and a 255, so that the input's range, and
+    with it the meaning of a raw byte, is exact whatever the images hold.
 
     Raises:
         HeatposeError: There are none, or an image cannot be read.
@@ -112,10 +129,13 @@ def calibration_images(instances: Sequence[Person], preprocessing: Preprocessing
 
 
 def _refuse_noise(images: NDArray[np.uint8]) -> None:
-    """Ranges set by random pixels fit no photograph. In pictures of anything, pixels resemble their neighbours.
+    """Ranges set by random pixels fit no photograph.
+
+    In images of anything, pixels resemble their neighbours.
 
     Raises:
-        HeatposeError: The median correlation of horizontal neighbours is below 0.2 (photographs stretched to 192: above 0.8).
+        HeatposeError: The median correlation of horizontal neighbours is below 0.2 (photographs
+            stretched to 192: above 0.8).
     """
     grey = images.astype(np.float32).mean(-1)
     left, right = grey[:, :, :-1].reshape(len(images), -1), grey[:, :, 1:].reshape(len(images), -1)
@@ -123,14 +143,19 @@ def _refuse_noise(images: NDArray[np.uint8]) -> None:
     spread = np.sqrt((left**2).sum(1) * (right**2).sum(1))
     alike = (left * right).sum(1)[spread > 0] / spread[spread > 0]
     if alike.size and float(np.median(alike)) < _ALIKE:
-        raise HeatposeError("The calibration images are random noise, which sets ranges that fit no picture; give photographs of the training data.")
+        raise HeatposeError(
+            "The calibration images are random noise, which sets ranges that fit no image; give"
+            " photographs of the training data."
+        )
 
 
 def calibration_record(instances: Sequence[Person], seed: int, wanted: int) -> dict[str, Any]:
-    """What `calibration.json` holds: which images, proven by the hash of each file, and how they were chosen.
+    """What `calibration.json` holds.
+
+    Which images, proven by the hash of each file, and how they were chosen.
 
     Args:
-        people: The chosen ones.
+        instances: The chosen ones.
         seed: Of the choice.
         wanted: How many were asked for.
 
@@ -140,11 +165,19 @@ def calibration_record(instances: Sequence[Person], seed: int, wanted: int) -> d
     files = [
         {"image_id": p.image_id, "file_name": p.name, "sha256": _file_hash(p)} for p in instances
     ]
-    return {"count": len(files), "wanted": wanted, "seed": seed, "sampling": SAMPLING, "images": files}
+    return {
+        "count": len(files),
+        "wanted": wanted,
+        "seed": seed,
+        "sampling": SAMPLING,
+        "images": files,
+    }
 
 
 def _file_hash(person: Person) -> str:
     try:
         return hashlib.sha256(person.image_path.read_bytes()).hexdigest()
     except OSError as error:
-        raise HeatposeError(f"Image '{person.image_path}' cannot be read ({error.strerror}).") from error
+        raise HeatposeError(
+            f"Image '{person.image_path}' cannot be read ({error.strerror})."
+        ) from error

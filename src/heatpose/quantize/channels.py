@@ -1,8 +1,10 @@
 """Where a network's channels can be scaled without changing what it computes.
 
-A tensor between layers can be divided by any positive s per channel when every layer that writes it divides its weights by s and every layer that
-reads it multiplies its weights by s (Nagel et al., ICCV 2019, "Data-Free Quantization", section 4.1). Tensors that an addition joins share one s;
-upsampling commutes with it. ReLU and linear layers allow any s; under ReLU6 the scaled channel must still meet no clipping that it did not meet before.
+A tensor between layers can be divided by any positive s per channel when every layer that writes it
+divides its weights by s and every layer that reads it multiplies its weights by s (Nagel et al.,
+ICCV 2019, "Data-Free Quantization", section 4.1). Tensors that an addition joins share one s;
+upsampling commutes with it. ReLU and linear layers allow any s; under ReLU6 the scaled channel must
+still meet no clipping that it did not meet before.
 """
 
 from __future__ import annotations
@@ -43,7 +45,10 @@ class ChannelGroup:
 
     @property
     def shiftable(self) -> bool:
-        """A constant per channel can move into the readers' biases: exact for one linear tensor that 1x1 layers read (padding adds true zeros)."""
+        """A constant per channel can move into the readers' biases.
+
+        Exact for one linear tensor that 1x1 layers read (padding adds true zeros).
+        """
         return self.linear and len(self.tensors) == 1 and not any(map(mixes_cells, self.consumers))
 
     def scale(self, factors: Tensor) -> None:
@@ -58,12 +63,16 @@ class ChannelGroup:
 
     def written(self) -> Tensor:
         """Largest weight f32[C] that writes each channel."""
-        return torch.stack([layer.conv.weight.detach().abs().amax((1, 2, 3)) for layer in self.producers]).amax(0)
+        return torch.stack(
+            [layer.conv.weight.detach().abs().amax((1, 2, 3)) for layer in self.producers]
+        ).amax(0)
 
     def read(self) -> Tensor:
         """Largest weight f32[C] that reads each channel."""
         axes = {True: (1, 2, 3), False: (0, 2, 3)}
-        return torch.stack([c.conv.weight.detach().abs().amax(axes[c.conv.groups > 1]) for c in self.consumers]).amax(0)
+        return torch.stack(
+            [c.conv.weight.detach().abs().amax(axes[c.conv.groups > 1]) for c in self.consumers]
+        ).amax(0)
 
 
 def bias_of(layer: ConvBlock) -> Tensor:
@@ -83,12 +92,18 @@ def channel_groups(network: MoveNet) -> list[ChannelGroup]:
     last.consumers.append(network.top)
     before = network.top
     for step in pyramid_steps(network):
-        if step.smooth is not None:  # a fixed convolution reads the smaller map, which may have a scale of its own
+        # a fixed convolution reads the smaller map, which may have a scale of its own
+        if step.smooth is not None:
             smaller = ChannelGroup.of(before)
             smaller.consumers.append(step.smooth)
             groups.append(smaller)
             before = step.smooth
-        joined = ChannelGroup([before, step.lateral], [step.depthwise], [before, step.lateral, step.add], linear=isinstance(before.activation, nn.Identity))
+        joined = ChannelGroup(
+            [before, step.lateral],
+            [step.depthwise],
+            [before, step.lateral, step.add],
+            linear=isinstance(before.activation, nn.Identity),
+        )
         between = ChannelGroup.of(step.depthwise)
         between.consumers.append(step.pointwise)
         groups += [joined, between]
@@ -102,7 +117,9 @@ def _backbone_groups(network: MoveNet) -> tuple[list[ChannelGroup], ChannelGroup
     assert isinstance(stem, ConvBlock)
     current = ChannelGroup.of(stem)
     groups = [current]
-    laterals = dict(zip(reversed(TAPS), (step.lateral for step in pyramid_steps(network)), strict=True))
+    laterals = dict(
+        zip(reversed(TAPS), (step.lateral for step in pyramid_steps(network)), strict=True)
+    )
     for i, layer in enumerate(layers, start=1):
         blocks = _blocks(layer)
         current.consumers.append(blocks[0])
@@ -144,9 +161,18 @@ def pyramid_steps(network: MoveNet) -> list[PyramidStep]:
 
 
 def quantised_modules(network: MoveNet) -> dict[str, nn.Module]:
-    """Every module whose output an int8 file stores with a range of its own, by its name: convolutions and additions, in the order of definition.
+    """Every module whose output an int8 file stores with a range of its own, by its name.
 
-    A resized map is stored too, with the range of what it was made from; a fixed convolution that upsampling ends in is a convolution like any.
+    Convolutions and additions, in the order of definition.
+
+    A resized map is stored too, with the range of what it was made from; a fixed convolution that
+    upsampling ends in is a convolution like any.
     """
-    used = {id(m.add) for m in network.modules() if isinstance(m, InvertedResidual) and m.adds} | {id(step.add) for step in pyramid_steps(network)}
-    return {name: m for name, m in network.named_modules() if isinstance(m, ConvBlock) or (isinstance(m, Add) and id(m) in used)}
+    used = {id(m.add) for m in network.modules() if isinstance(m, InvertedResidual) and m.adds} | {
+        id(step.add) for step in pyramid_steps(network)
+    }
+    return {
+        name: m
+        for name, m in network.named_modules()
+        if isinstance(m, ConvBlock) or (isinstance(m, Add) and id(m) in used)
+    }

@@ -1,4 +1,4 @@
-"""How far an int8 file's keypoints are from its float file's, and on which pictures most."""
+"""How far an int8 file's keypoints are from its float file's, and on which images most."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from heatpose.tflite.graph import Graph
 from heatpose.tflite.reader import read_graph
 from heatpose.utils.image_files import load_image
 
-_SHOWN = 320  # longest side of a picture on the sheet
+_SHOWN = 320  # longest side of an image on the sheet
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Drift:
     Attributes:
         total: Distances in pixels of the input.
         outputs: Per keypoint: ties, dead maps, range; empty for files that decode inside.
-        files: The pictures.
+        files: The images.
         distances: f32[N] mean over the keypoints, in pixels of the input.
         poses: The float file's and the int8 file's, f32[N, K, 3] each.
         images: u8[N, S, S, 3] as both got them.
@@ -53,15 +53,17 @@ class Drift:
     images: NDArray[np.uint8]
 
 
-def drift_of(float_file: Path, int8_file: Path, sources: Sequence[Path], skeleton: Skeleton, limit: int) -> Drift:
-    """Runs both files over pictures.
+def drift_of(
+    float_file: Path, int8_file: Path, sources: Sequence[Path], skeleton: Skeleton, limit: int
+) -> Drift:
+    """Runs both files over images.
 
     Args:
         float_file: TFLite, float32.
         int8_file: TFLite, int8.
-        sources: Pictures and folders.
+        sources: Images and folders.
         skeleton: What the channels are.
-        limit: At most so many pictures, evenly spread over those that are found.
+        limit: At most so many images, evenly spread over those that are found.
 
     Raises:
         HeatposeError: There is no image, or a file is not a pose model.
@@ -70,8 +72,13 @@ def drift_of(float_file: Path, int8_file: Path, sources: Sequence[Path], skeleto
     size = runners[0].size
     found = find_sources(sources).images
     if not found:
-        raise HeatposeError("There is no picture among the sources; give images or folders of images.")
-    files = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, min(limit, len(found))).astype(int))]
+        raise HeatposeError(
+            "There is no image among the sources; give images or folders of images."
+        )
+    files = [
+        found[i]
+        for i in np.unique(np.linspace(0, len(found) - 1, min(limit, len(found))).astype(int))
+    ]
     preprocessing = runners[0].preprocessing or Preprocessing(size)
     images = np.stack([preprocessing.resize(load_image(path)) for path in files])
     names = skeleton.keypoints
@@ -82,7 +89,10 @@ def drift_of(float_file: Path, int8_file: Path, sources: Sequence[Path], skeleto
         total, outputs = pose_drift(*poses, size=size, names=names), {}
     else:
         poses = (runners[0].predict(images, "refined"), runners[1].predict(images, "refined"))
-        total, outputs = pixel_drift(exact, rounded, size=size, names=names), output_use(rounded, names)
+        total, outputs = (
+            pixel_drift(exact, rounded, size=size, names=names),
+            output_use(rounded, names),
+        )
     distances = size * np.linalg.norm((poses[0] - poses[1])[..., :2], axis=-1).mean(-1)
     return Drift(total, outputs, files, distances.astype(np.float32), poses, images)
 
@@ -91,20 +101,34 @@ def _maps(runner: PoseRunner, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate([runner.heatmaps(image[None]) for image in images])
 
 
-def worst_sheet(drift: Drift, skeleton: Skeleton, count: int = 10, threshold: float = 0.1) -> NDArray[np.uint8]:
-    """The pictures where the keypoints moved most, each with the float file's skeleton and the int8 file's, u8[H, W, 3]."""
+def worst_sheet(
+    drift: Drift, skeleton: Skeleton, count: int = 10, threshold: float = 0.1
+) -> NDArray[np.uint8]:
+    """The images where the keypoints moved most.
+
+    Each with the float file's skeleton and the int8 file's, u8[H, W, 3].
+    """
     worst = np.argsort(-drift.distances, kind="stable")[:count]
     tiles, captions = [], []
     for i in worst:
         image = load_image(drift.files[i])
         step = max(1, max(image.shape[:2]) // _SHOWN)
         small = np.ascontiguousarray(image[::step, ::step])
-        tiles += [draw_pose(small, poses[i], skeleton, threshold=threshold) for poses in drift.poses]
+        tiles += [
+            draw_pose(small, poses[i], skeleton, threshold=threshold) for poses in drift.poses
+        ]
         captions += [f"float  {drift.files[i].name}", f"int8: {drift.distances[i]:.1f} px away"]
     return contact_sheet(tiles, columns=4, captions=captions)
 
 
-BODY = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "ADD", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
+BODY = (
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "TRANSPOSE_CONV",
+    "ADD",
+    "RESIZE_BILINEAR",
+    "RESIZE_NEAREST_NEIGHBOR",
+)
 _SUFFIX = "/int8"  # what the int8 writer adds to the name of a tensor that has a float copy
 _SILENT = 1e-12
 
@@ -118,7 +142,8 @@ class Layer:
         operator: Its kind.
         name: The tensor's.
         shape: (1, H, W, C).
-        decibels: 10 log10 (variance of the signal / variance of the noise), over all channels; infinite without noise.
+        decibels: 10 log10 (variance of the signal / variance of the noise), over all channels;
+            infinite without noise.
         worst: The same of the channel where it is lowest, among those that move at all.
         used: Share of the 256 stored values that occurs.
     """
@@ -135,8 +160,9 @@ class Layer:
 def compare_layers(float_file: Path, int8_file: Path, images: NDArray[np.uint8]) -> list[Layer]:
     """Runs both files by the same kernels and compares their tensors.
 
-    Recovery scales and shifts the channels of hidden tensors, which changes nothing of what the network computes. So each channel of the int8 file is
-    first laid over the float one by the line that fits best, and what that line does not explain is noise.
+    Recovery scales and shifts the channels of hidden tensors, which changes nothing of what the
+    network computes. So each channel of the int8 file is first laid over the float one by the line
+    that fits best, and what that line does not explain is noise.
 
     Args:
         float_file: TFLite, float32.
@@ -152,8 +178,14 @@ def compare_layers(float_file: Path, int8_file: Path, images: NDArray[np.uint8])
     names = [_tensors(read_graph(path)) for path in (float_file, int8_file)]
     shared = [name for name in names[1] if name in names[0]]
     if not shared:
-        raise HeatposeError(f"'{float_file}' and '{int8_file}' have no tensor in common; give both files of one bundle.")
-    runs = [_Run(path, [found[name][0] for name in shared]) for path, found in zip((float_file, int8_file), names, strict=True)]
+        raise HeatposeError(
+            f"'{float_file}' and '{int8_file}' have no tensor in common; give both files of one"
+            " bundle."
+        )
+    runs = [
+        _Run(path, [found[name][0] for name in shared])
+        for path, found in zip((float_file, int8_file), names, strict=True)
+    ]
     sums = [_Sums() for _ in shared]
     for image in images:
         for total, exact, rounded in zip(sums, *(run(image) for run in runs), strict=True):
@@ -167,12 +199,20 @@ def _tensors(graph: Graph) -> dict[str, tuple[int, int, str, tuple[int, ...]]]:
     for operator in graph.operators:
         if operator.name in BODY:
             tensor = graph.tensors[operator.outputs[0]]
-            found[tensor.name.removesuffix(_SUFFIX)] = (tensor.index, operator.index, operator.name, tensor.shape)
+            found[tensor.name.removesuffix(_SUFFIX)] = (
+                tensor.index,
+                operator.index,
+                operator.name,
+                tensor.shape,
+            )
     return found
 
 
 class _Run:
-    """An interpreter that gives inner tensors: they are made outputs of the graph, so the kernels are those of the file itself."""
+    """An interpreter that gives inner tensors.
+
+    They are made outputs of the graph, so the kernels are those of the file itself.
+    """
 
     def __init__(self, path: Path, tensors: Sequence[int]) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -185,12 +225,16 @@ class _Run:
         model = Model(path.read_bytes())
         for position, tensor in enumerate(tensors):
             model.graph.tensors[tensor].name = f"tapped{position}".encode()
-        model.graph.outputs = np.array([*dict.fromkeys([*map(int, model.graph.outputs), *tensors])], np.int32)
+        model.graph.outputs = np.array(
+            [*dict.fromkeys([*map(int, model.graph.outputs), *tensors])], np.int32
+        )
         model.model.signatureDefs = []
         self.interpreter = Interpreter(model_content=model.pack(), num_threads=2)
         self.interpreter.allocate_tensors()
         self.input = self.interpreter.get_input_details()[0]["index"]
-        details = {entry["name"].split(";")[0]: entry for entry in self.interpreter.get_output_details()}
+        details = {
+            entry["name"].split(";")[0]: entry for entry in self.interpreter.get_output_details()
+        }
         self.outputs = [details[f"tapped{position}"] for position in range(len(tensors))]
 
     def __call__(self, image: NDArray[np.uint8]) -> list[NDArray[Any]]:
@@ -201,7 +245,7 @@ class _Run:
 
 
 class _Sums:
-    """Moments of the channels of two tensors, f64[C], gathered picture by picture."""
+    """Moments of the channels of two tensors, f64[C], gathered image by image."""
 
     def __init__(self) -> None:
         self.moments: NDArray[np.float64] | None = None
@@ -210,7 +254,9 @@ class _Sums:
 
     def add(self, exact: NDArray[Any], rounded: NDArray[Any]) -> None:
         """Two tensors [H, W, C]."""
-        a, b = (values.reshape(-1, values.shape[-1]).astype(np.float64) for values in (exact, rounded))
+        a, b = (
+            values.reshape(-1, values.shape[-1]).astype(np.float64) for values in (exact, rounded)
+        )
         moments = np.stack([a.sum(0), b.sum(0), (a * a).sum(0), (a * b).sum(0), (b * b).sum(0)])
         self.moments = moments if self.moments is None else self.moments + moments
         self.count += len(a)
@@ -230,7 +276,15 @@ def _layer(name: str, where: tuple[int, int, str, tuple[int, ...]], sums: _Sums)
     signal, noise = sums.variances()
     moving = signal > 1e-6 * signal.max(initial=0)
     channels = [_decibels([s], [n]) for s, n in zip(signal[moving], noise[moving], strict=True)]
-    return Layer(position, operator, name, shape, _decibels(signal, noise), min(channels, default=float("inf")), len(sums.values) / 256)
+    return Layer(
+        position,
+        operator,
+        name,
+        shape,
+        _decibels(signal, noise),
+        min(channels, default=float("inf")),
+        len(sums.values) / 256,
+    )
 
 
 def _decibels(signal: Iterable[float], noise: Iterable[float]) -> float:
@@ -243,34 +297,39 @@ _LAYER_IMAGES = 16
 _TOLD = 8  # layers that the terminal shows
 
 
-def debug_bundle(bundle: Path, sources: Sequence[Path], form: str, out: Path | None, limit: int, console: Console) -> Path:
+def debug_bundle(
+    bundle: Path, sources: Sequence[Path], form: str, out: Path | None, limit: int, console: Console
+) -> Path:
     """Explains the drift of one int8 file of a bundle.
 
     Args:
         bundle: A finished bundle that holds the float file too.
-        sources: Pictures and folders.
+        sources: Images and folders.
         form: "int8_pc" or "int8_pt".
         out: Folder to write to; `debug_<form>` in the bundle by default.
-        limit: At most so many pictures.
+        limit: At most so many images.
         console: Where tables are printed.
 
     Returns:
         The folder, with drift.csv, layers.csv, layers.html and worst.jpg.
 
     Raises:
-        HeatposeError: The bundle or one of its two files is not there, or there are no pictures.
+        HeatposeError: The bundle or one of its two files is not there, or there are no images.
     """
     skeleton = _skeleton(bundle)
     float_file, int8_file = _file(bundle, "float32"), _file(bundle, form)
     folder = out or bundle / f"debug_{form}"
     make_folder(folder)
-    with console.status(f"{int8_file.name}: pictures"):
+    with console.status(f"{int8_file.name}: images"):
         drift = drift_of(float_file, int8_file, sources, skeleton, limit)
     with console.status(f"{int8_file.name}: layers"):
         layers = compare_layers(float_file, int8_file, drift.images[:_LAYER_IMAGES])
     _write_rows(folder / "drift.csv", _drift_rows(drift))
     _write_rows(folder / "layers.csv", [vars(layer) for layer in layers])
-    write_whole(folder / "layers.html", lambda path: path.write_text(_plot(layers, int8_file.name), encoding="utf-8"))
+    write_whole(
+        folder / "layers.html",
+        lambda path: path.write_text(_plot(layers, int8_file.name), encoding="utf-8"),
+    )
     save_image(folder / "worst.jpg", worst_sheet(drift, skeleton))
     _print(drift, layers, console)
     return folder
@@ -286,14 +345,30 @@ def _skeleton(bundle: Path) -> Skeleton:
 def _file(bundle: Path, form: str) -> Path:
     found = sorted([*bundle.glob(f"*_{form}.tflite"), *bundle.glob(f"*_{form}.rejected.tflite")])
     if not found:
-        raise HeatposeError(f"'{bundle}' has no {form} file; export it with quant.forms naming float32 and {form}.")
+        raise HeatposeError(
+            f"'{bundle}' has no {form} file; export it with quant.forms naming float32 and {form}."
+        )
     return found[0]
 
 
 def _drift_rows(drift: Drift) -> list[dict[str, Any]]:
-    rows = [{"keypoint": "all", "p50": drift.total.p50, "p95": drift.total.p95, "p99": drift.total.p99}]
-    rows += [{"keypoint": name, **quantiles} for name, quantiles in drift.total.per_keypoint.items()]
-    return [{**row, **(vars(drift.outputs[str(row["keypoint"])]) if row["keypoint"] in drift.outputs else {})} for row in rows]
+    rows = [
+        {"keypoint": "all", "p50": drift.total.p50, "p95": drift.total.p95, "p99": drift.total.p99}
+    ]
+    rows += [
+        {"keypoint": name, **quantiles} for name, quantiles in drift.total.per_keypoint.items()
+    ]
+    return [
+        {
+            **row,
+            **(
+                vars(drift.outputs[str(row["keypoint"])])
+                if row["keypoint"] in drift.outputs
+                else {}
+            ),
+        }
+        for row in rows
+    ]
 
 
 def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -301,7 +376,10 @@ def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     fields = list(dict.fromkeys(key for row in rows for key in row))
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows)
+    writer.writerows(
+        {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
+        for row in rows
+    )
     write_whole(path, lambda part: part.write_text(text.getvalue(), encoding="utf-8"))
 
 
@@ -313,25 +391,55 @@ def _plot(layers: Sequence[Layer], title: str) -> str:
     names = [f"{layer.position} {layer.operator}" for layer in layers]
     hover = [f"{layer.name}<br>{layer.shape}" for layer in layers]
     bars = [
-        go.Bar(x=names, y=[min(getattr(layer, key), 99.0) for layer in layers], name=label, hovertext=hover)
+        go.Bar(
+            x=names,
+            y=[min(getattr(layer, key), 99.0) for layer in layers],
+            name=label,
+            hovertext=hover,
+        )
         for key, label in (("decibels", "all channels"), ("worst", "worst channel"))
     ]
-    figure = go.Figure(bars, {"title": {"text": f"{title}: signal to noise (dB)"}, "barmode": "overlay", "yaxis": {"title": {"text": "dB"}}})
+    figure = go.Figure(
+        bars,
+        {
+            "title": {"text": f"{title}: signal to noise (dB)"},
+            "barmode": "overlay",
+            "yaxis": {"title": {"text": "dB"}},
+        },
+    )
     return str(plotly.io.to_html(figure, include_plotlyjs=True, full_html=True))
 
 
 def _print(drift: Drift, layers: Sequence[Layer], console: Console) -> None:
-    table = Table(title="Keypoints: distance from the float file, pixels of the input", title_justify="left")
+    table = Table(
+        title="Keypoints: distance from the float file, pixels of the input", title_justify="left"
+    )
     for heading in ("keypoint", "p50", "p95", "p99", "tied maps %", "dead maps %", "range used %"):
-        table.add_column(heading, justify="left" if heading == "keypoint" else "right", no_wrap=heading == "keypoint")
+        table.add_column(
+            heading,
+            justify="left" if heading == "keypoint" else "right",
+            no_wrap=heading == "keypoint",
+        )
     for row in _drift_rows(drift):
         used = [f"{row[key]:.1f}" if key in row else "-" for key in ("tied", "dead", "peak_range")]
-        table.add_row(str(row["keypoint"]), *(f"{row[key]:.2f}" for key in ("p50", "p95", "p99")), *used)
+        table.add_row(
+            str(row["keypoint"]), *(f"{row[key]:.2f}" for key in ("p50", "p95", "p99")), *used
+        )
     console.print(table)
     worst = Table(title=f"The {_TOLD} layers with most noise", title_justify="left")
     for heading in ("operator", "tensor", "dB", "worst channel", "values used %"):
-        worst.add_column(heading, justify="left" if heading in ("operator", "tensor") else "right", no_wrap=heading == "operator")
+        worst.add_column(
+            heading,
+            justify="left" if heading in ("operator", "tensor") else "right",
+            no_wrap=heading == "operator",
+        )
     for layer in sorted(layers, key=lambda layer: layer.decibels)[:_TOLD]:
         name = layer.name if len(layer.name) <= 60 else f"…{layer.name[-59:]}"
-        worst.add_row(f"{layer.position} {layer.operator}", name, f"{layer.decibels:.1f}", f"{layer.worst:.1f}", f"{100 * layer.used:.0f}")
+        worst.add_row(
+            f"{layer.position} {layer.operator}",
+            name,
+            f"{layer.decibels:.1f}",
+            f"{layer.worst:.1f}",
+            f"{100 * layer.used:.0f}",
+        )
     console.print(worst)

@@ -1,6 +1,9 @@
-"""Steps that leave the float network as it is and make it fit int8: dead channels, centred channels, equal channel ranges.
+"""Steps that leave the float network as it is and make it fit int8.
 
-MobileNetV2 as Google ships it needs them in this order: one dead channel with a large weight is enough to ruin a per-tensor scale.
+Dead channels, centred channels, equal channel ranges.
+
+MobileNetV2 as Google ships it needs them in this order: one dead channel with a large weight is
+enough to ruin a per-tensor scale.
 """
 
 from __future__ import annotations
@@ -15,7 +18,10 @@ from heatpose.quantize.channels import ChannelGroup, bias_of, channel_groups, mi
 from heatpose.quantize.statistics import Activations
 
 CEILING = 6.0
-"""Every equalised tensor ends near this, which is ReLU6's own limit: ordinary numbers for whatever trains the network afterwards."""
+"""Every equalised tensor ends near this, which is ReLU6's own limit.
+
+Ordinary numbers for whatever trains the network afterwards.
+"""
 _HEADROOM = 1.05  # images outside the calibration set go a little further
 _NOTHING = 1e-6
 _CONSTANT = 1e-4  # a channel that moves less than this is a constant
@@ -24,10 +30,13 @@ Observed = Mapping[nn.Module, Activations]
 
 
 def fold_constant_channels(network: MoveNet, observed: Observed) -> int:
-    """Takes channels that never change out of the weights; the network computes the same on the calibration images.
+    """Takes channels that never change out of the weights.
 
-    A constant c in channel i becomes a bias of the layers that read it, and the weights that wrote and read it become 0, so that they no longer
-    take part in any scale. Before a padded layer only zeros are taken: its padding does not hold c.
+    The network computes the same on the calibration images.
+
+    A constant c in channel i becomes a bias of the layers that read it, and the weights that wrote
+    and read it become 0, so that they no longer take part in any scale. Before a padded layer only
+    zeros are taken: its padding does not hold c.
 
     Args:
         network: Folded; changed in place.
@@ -63,10 +72,13 @@ def _bury(group: ChannelGroup, dead: Tensor, constant: Tensor) -> None:
 
 
 def absorb_channel_bias(network: MoveNet, observed: Observed) -> dict[nn.Module, Activations]:
-    """Moves the middle of each channel's range into the biases of the 1x1 layers that read it: one zero point serves all channels.
+    """Moves the middle of each channel's range into the biases of the 1x1 layers that read it.
 
-    Exact, and only where it is exact: for linear tensors behind depthwise and projecting layers that 1x1 convolutions read. It is the linear case of
-    bias absorption (Nagel et al., ICCV 2019, section 4.1.3).
+    One zero point serves all channels.
+
+    Exact, and only where it is exact: for linear tensors behind depthwise and projecting layers
+    that 1x1 convolutions read. It is the linear case of bias absorption (Nagel et al., ICCV 2019,
+    section 4.1.3).
 
     Args:
         network: Folded; changed in place.
@@ -89,12 +101,18 @@ def absorb_channel_bias(network: MoveNet, observed: Observed) -> dict[nn.Module,
     return result
 
 
-def equalize(network: MoveNet, observed: Observed, *, balance: float, sweeps: int) -> dict[nn.Module, Activations]:
-    """Scales channels so that those of a tensor need the same range, in the activations, in the weights, or in between.
+def equalize(
+    network: MoveNet, observed: Observed, *, balance: float, sweeps: int
+) -> dict[nn.Module, Activations]:
+    """Scales channels so that those of a tensor need the same range, in the activations.
 
-    Channel i of a tensor is divided by s_i = a_i^balance * w_i^(1 - balance), where a_i is its activation range and w_i = sqrt(largest weight that
-    writes it / largest that reads it), the balance of Nagel et al., ICCV 2019, equation 11. Under ReLU6 a channel that clips keeps s = 1, and no
-    other is brought closer to the limit than `1/1.05` of it, so the float network stays what it was.
+    In the weights, or in between.
+
+    Channel i of a tensor is divided by s_i = a_i^balance * w_i^(1 - balance), where a_i is its
+    activation range and w_i = sqrt(largest weight that writes it / largest that reads it), the
+    balance of Nagel et al., ICCV 2019, equation 11. Under ReLU6 a channel that clips keeps s = 1,
+    and no other is brought closer to the limit than `1/1.05` of it, so the float network stays what
+    it was.
 
     Args:
         network: Folded; changed in place.
@@ -118,7 +136,9 @@ def equalize(network: MoveNet, observed: Observed, *, balance: float, sweeps: in
 
 def _factors(group: ChannelGroup, observed: Observed, balance: float) -> Tensor:
     """s f32[C] of one group."""
-    reach = torch.stack([_reach(observed[module], group.clipped) for module in group.tensors]).amax(0)
+    reach = torch.stack([_reach(observed[module], group.clipped) for module in group.tensors]).amax(
+        0
+    )
     written, read = group.written(), group.read()
     free = (reach > _NOTHING) & (written > _NOTHING**2) & (read > _NOTHING**2)
     if group.clipped:
@@ -126,7 +146,8 @@ def _factors(group: ChannelGroup, observed: Observed, balance: float) -> Tensor:
     if not free.any():
         return torch.ones_like(reach)
     by_weights = (written.clamp_min(_NOTHING**2) / read.clamp_min(_NOTHING**2)).sqrt()
-    if not group.clipped:  # nothing fixes the size of an unclipped tensor, so bring it to the ceiling
+    # nothing fixes the size of an unclipped tensor, so bring it to the ceiling
+    if not group.clipped:
         by_weights = by_weights * (reach / by_weights)[free].max() / CEILING
     factors = (reach / CEILING).clamp_min(_NOTHING**2) ** balance * by_weights ** (1 - balance)
     if group.clipped:

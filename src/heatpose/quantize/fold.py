@@ -1,4 +1,7 @@
-"""Batch norm folded into the convolution before it: what a converter sees, and what quantisation works on."""
+"""Batch norm folded into the convolution before it.
+
+What a converter sees, and what quantisation works on.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from heatpose.models.movenet import MoveNet
 def fold_batch_norm(network: MoveNet) -> MoveNet:
     """The same function without batch norm.
 
-    gamma (w x - mean) / sqrt(var + eps) + beta is a convolution with bias. Uses the running statistics, that
-    is the network in eval mode (Jacob et al., CVPR 2018, section 3.2).
+    gamma (w x - mean) / sqrt(var + eps) + beta is a convolution with bias. Uses the running
+    statistics, that is the network in eval mode (Jacob et al., CVPR 2018, section 3.2).
 
     Args:
         network: With or without batch norm; it is left as it is.
@@ -32,17 +35,23 @@ def fold_batch_norm(network: MoveNet) -> MoveNet:
 
 
 def folded_weights(block: ConvBlock) -> tuple[Tensor, Tensor]:
-    """Weight f64[O, I, h, w] and bias f64[O] of the one convolution that a block amounts to in eval mode.
+    """Weight f64[O, I, h, w] and bias f64[O] of a block folded into one convolution (eval mode).
 
     In float64, so that the rounding to float32 happens once.
     """
     weight = block.conv.weight.detach().double()
     outputs = len(weight)
-    bias = torch.zeros(outputs).double() if block.conv.bias is None else block.conv.bias.detach().double()
+    bias = (
+        torch.zeros(outputs).double()
+        if block.conv.bias is None
+        else block.conv.bias.detach().double()
+    )
     norm = block.norm
     if not isinstance(norm, nn.BatchNorm2d):
         return weight, bias
     assert norm.running_mean is not None and norm.running_var is not None  # tracked by default
     scale = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    shifted = (bias.to(weight.device) - norm.running_mean.double()) * scale + norm.bias.detach().double()
+    shifted = (
+        bias.to(weight.device) - norm.running_mean.double()
+    ) * scale + norm.bias.detach().double()
     return weight * scale[:, None, None, None], shifted

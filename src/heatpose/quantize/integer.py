@@ -1,9 +1,13 @@
-"""The integer arithmetic of an int8 file, step by step as XNNPACK computes it, in torch and with gradients.
+"""The integer arithmetic of an int8 file, step by step as XNNPACK computes it.
 
-Activations are f32 tensors that hold whole steps from the zero point (stored value - zero point). Sums of products stay exact in float32 while they
-are below 2^24, which those of a network of this size are. Formulas: XNNPACK `qs8-qc8w` convolutions with "fp32" requantisation, `qs8-vadd` and
-`qs8-ibilinear` (https://github.com/google/XNNPACK, src/params.c and src/operators); what TFLite runs on CPUs. Gradients pass every rounding unchanged
-(Bengio et al. 2013) and stop where a value is cut off.
+In torch and with gradients.
+
+Activations are f32 tensors that hold whole steps from the zero point (stored value - zero point).
+Sums of products stay exact in float32 while they are below 2^24, which those of a network of this
+size are. Formulas: XNNPACK `qs8-qc8w` convolutions with "fp32" requantisation, `qs8-vadd` and
+`qs8-ibilinear` (https://github.com/google/XNNPACK, src/params.c and src/operators); what TFLite
+runs on CPUs. Gradients pass every rounding unchanged (Bengio et al. 2013) and stop where a value is
+cut off.
 """
 
 from __future__ import annotations
@@ -27,13 +31,15 @@ class _Stored(torch.autograd.Function):
     def forward(context: Any, sums: Tensor, factors: Tensor, low: float, high: float) -> Tensor:
         scaled = (sums * factors).round_()
         context.save_for_backward(scaled, factors)
-        context.limits = low - 0.5, high + 0.5  # between whole steps: a value on the limit is not cut off
+        # between whole steps: a value on the limit is not cut off
+        context.limits = low - 0.5, high + 0.5
         return scaled.clamp(low, high)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         scaled, factors = context.saved_tensors
-        passed = torch.ops.aten.hardtanh_backward(gradient, scaled, *context.limits)  # one pass, where a mask takes three
+        # one pass, where a mask takes three
+        passed = torch.ops.aten.hardtanh_backward(gradient, scaled, *context.limits)
         return passed.mul_(factors), None, None, None
 
 
@@ -56,7 +62,9 @@ class _Added(torch.autograd.Function):
     """XNNPACK's sum: both inputs times 20-bit multipliers, shifted back, half up."""
 
     @staticmethod
-    def forward(context: Any, a: Tensor, b: Tensor, multipliers: tuple[int, int, int], low: int, high: int) -> Tensor:
+    def forward(
+        context: Any, a: Tensor, b: Tensor, multipliers: tuple[int, int, int], low: int, high: int
+    ) -> Tensor:
         first, second, shift = multipliers
         context.factors = first / 2**shift, second / 2**shift
         total = (a.int() * first + b.int() * second + (1 << (shift - 1))) >> shift
@@ -72,7 +80,10 @@ class _Added(torch.autograd.Function):
 
 
 class _Upsampled(torch.autograd.Function):
-    """Bilinear x2 at half-pixel centres: quarters are exact in float32, the sum is rounded half up."""
+    """Bilinear x2 at half-pixel centres.
+
+    Quarters are exact in float32, the sum is rounded half up.
+    """
 
     @staticmethod
     def forward(context: Any, steps: Tensor) -> Tensor:
@@ -83,7 +94,10 @@ class _Upsampled(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> Tensor:
         height, width = gradient.shape[2:]
         size = list(context.shape)
-        return torch.ops.aten.upsample_bilinear2d_backward(gradient, [height, width], size, False, None, None)  # type: ignore[no-any-return]
+        result: Tensor = torch.ops.aten.upsample_bilinear2d_backward(
+            gradient, [height, width], size, False, None, None
+        )
+        return result
 
 
 def _bilinear(steps: Tensor) -> Tensor:
@@ -91,8 +105,14 @@ def _bilinear(steps: Tensor) -> Tensor:
 
 
 def add_multipliers(a: QuantParams, b: QuantParams, output: QuantParams) -> tuple[int, int, int]:
-    """XNNPACK's fixed-point form of the ratios of two input scales to the output's: two multipliers and a right shift."""
-    ratios = [np.float32(np.float32(quant_params.scale) / np.float32(output.scale)) for quant_params in (a, b)]
+    """XNNPACK's fixed-point form of the ratios of two input scales to the output's.
+
+    Two multipliers and a right shift.
+    """
+    ratios = [
+        np.float32(np.float32(quant_params.scale) / np.float32(output.scale))
+        for quant_params in (a, b)
+    ]
     exponent = math.frexp(float(max(ratios)))[1] - 1
     shift = 20 - exponent
     first, second = (int(np.rint(float(ratio) * 2.0**shift)) for ratio in ratios)
@@ -100,7 +120,9 @@ def add_multipliers(a: QuantParams, b: QuantParams, output: QuantParams) -> tupl
 
 
 class Int8Conv(nn.Module):
-    """A convolution block, transposed or not, as the file computes it: int8 weights, int32 bias, int8 output with the activation's limits.
+    """A convolution block, transposed or not, as the file computes it.
+
+    Int8 weights, int32 bias, int8 output with the activation's limits.
 
     Args:
         block: Folded; its convolution is taken over, not copied.
@@ -111,7 +133,9 @@ class Int8Conv(nn.Module):
 
     scales: Tensor
 
-    def __init__(self, block: ConvBlock, source: QuantParams, target: QuantParams, scales: Tensor) -> None:
+    def __init__(
+        self, block: ConvBlock, source: QuantParams, target: QuantParams, scales: Tensor
+    ) -> None:
         super().__init__()
         self.conv, self.pads = block.conv, block.pads
         self.source, self.target = source, target
@@ -119,18 +143,34 @@ class Int8Conv(nn.Module):
         self.limits = activation_limits(block.activation, target)
 
     def sums(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole sums f32[B, O, H, W] of stored values and stored bias, and what one of them means, f32[O] or f32[1]."""
+        """Whole sums f32[B, O, H, W] of stored values and stored bias.
+
+        And what one of them means, f32[O] or f32[1].
+        """
         scales = self.scales
         weight = _Rounded.apply(self.conv.weight / scales.reshape(-1, 1, 1, 1), WEIGHT_LIMIT)
         units = scales * self.source.scale
         assert self.conv.bias is not None
-        bias = _Rounded.apply(self.conv.bias.double() / (scales.double() * self.source.scale), 2**31 - 1).float()
+        bias = _Rounded.apply(
+            self.conv.bias.double() / (scales.double() * self.source.scale), 2**31 - 1
+        ).float()
         if self.pads:
             steps = functional.pad(steps, (0, 1, 0, 1))
         conv = self.conv
         if isinstance(conv, nn.ConvTranspose2d):
-            return functional.conv_transpose2d(steps, weight, bias, conv.stride, (1, 1), groups=conv.groups), units  # padding of `TransposedBlock`
-        return functional.conv2d(steps, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups), units
+            # padding of `TransposedBlock`
+            return (
+                functional.conv_transpose2d(
+                    steps, weight, bias, conv.stride, (1, 1), groups=conv.groups
+                ),
+                units,
+            )
+        return (
+            functional.conv2d(
+                steps, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups
+            ),
+            units,
+        )
 
     def forward(self, steps: Tensor) -> Tensor:
         """Steps f32[B, I, H, W] -> steps f32[B, O, H', W']."""

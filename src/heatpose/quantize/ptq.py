@@ -1,4 +1,7 @@
-"""Post-training quantisation: a float network and calibration images become a plan for an int8 file."""
+"""Post-training quantisation.
+
+A float network and calibration images become a plan for an int8 file.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,12 @@ from torch import Tensor, nn
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.channels import quantised_modules
-from heatpose.quantize.equalize import CEILING, absorb_channel_bias, equalize, fold_constant_channels
+from heatpose.quantize.equalize import (
+    CEILING,
+    absorb_channel_bias,
+    equalize,
+    fold_constant_channels,
+)
 from heatpose.quantize.fold import fold_batch_norm
 from heatpose.quantize.integer import Int8Conv
 from heatpose.quantize.scheme import QuantParams
@@ -22,7 +30,14 @@ from heatpose.quantize.simulate import Plan, blocks, simulated
 from heatpose.quantize.statistics import Activations, observe
 
 
-def plan_int8(network: MoveNet, images: NDArray[np.uint8], preprocessing: Preprocessing, *, per_channel: bool, ptq: PtqSettings) -> Plan:
+def plan_int8(
+    network: MoveNet,
+    images: NDArray[np.uint8],
+    preprocessing: Preprocessing,
+    *,
+    per_channel: bool,
+    ptq: PtqSettings,
+) -> Plan:
     """Decides every scale, zero point, weight and bias of an int8 file.
 
     Args:
@@ -30,10 +45,11 @@ def plan_int8(network: MoveNet, images: NDArray[np.uint8], preprocessing: Prepro
         images: Calibration images u8[N, S, S, 3], raw bytes.
         preprocessing: What the bytes mean to the network.
         per_channel: One weight scale per output channel, else one per tensor.
-        recovery: The steps to take.
+        ptq: The steps to take.
 
     Returns:
-        The plan; its network is a new one that computes the same as `network` in float, except for corrected biases.
+        The plan; its network is a new one that computes the same as `network` in float, except for
+        corrected biases.
     """
     folded = fold_batch_norm(network)
     inputs = preprocessing.normalise(torch.from_numpy(images).permute(0, 3, 1, 2))
@@ -50,8 +66,14 @@ def plan_int8(network: MoveNet, images: NDArray[np.uint8], preprocessing: Prepro
     return plan
 
 
-def _affines(network: MoveNet, observed: dict[nn.Module, Activations], ptq: PtqSettings) -> dict[str, QuantParams]:
-    logits = {id(network.heads()[name].output) for name in ("heatmap", "centre") if name in network.heads()}
+def _affines(
+    network: MoveNet, observed: dict[nn.Module, Activations], ptq: PtqSettings
+) -> dict[str, QuantParams]:
+    logits = {
+        id(network.heads()[name].output)
+        for name in ("heatmap", "centre")
+        if name in network.heads()
+    }
     result = {}
     for name, module in quantised_modules(network).items():
         low, high = (float(value) for value in _range(module, observed[module]))
@@ -64,7 +86,10 @@ def _affines(network: MoveNet, observed: dict[nn.Module, Activations], ptq: PtqS
 
 
 def _range(module: nn.Module, seen: Activations) -> tuple[Tensor, Tensor]:
-    """Lowest and highest value of any channel, tails cut off; ReLU6 tensors keep theirs whole, for their values gather at the limit."""
+    """Lowest and highest value of any channel, tails cut off.
+
+    ReLU6 tensors keep theirs whole, for their values gather at the limit.
+    """
     clipped = isinstance(getattr(module, "activation", None), nn.ReLU6)
     if clipped:
         return seen.low.min(), seen.high.max().clamp_max(CEILING)
@@ -74,11 +99,13 @@ def _range(module: nn.Module, seen: Activations) -> tuple[Tensor, Tensor]:
 def correct_biases(plan: Plan, reference: MoveNet, inputs: Tensor) -> Plan:
     """Brings the mean of every channel, before its activation, to where the float network has it.
 
-    One pass goes through the rounded network and corrects each layer as it is reached, so later layers see the corrected ones.
+    One pass goes through the rounded network and corrects each layer as it is reached, so later
+    layers see the corrected ones.
 
     Args:
         plan: Left as it is.
-        reference: The float network that the plan was made from, layer for layer in the same scales.
+        reference: The float network that the plan was made from, layer for layer in the same
+            scales.
         inputs: Normalised images f32[B, 3, S, S]; all in one batch.
 
     Returns:
@@ -95,7 +122,11 @@ def correct_biases(plan: Plan, reference: MoveNet, inputs: Tensor) -> Plan:
 
     with torch.no_grad(), ExitStack() as stack:
         for name, layer in rounded.layers().items():
-            stack.callback(layer.register_forward_pre_hook(lambda module, given, name=name: correct(module, given[0], means[name])).remove)
+            stack.callback(
+                layer.register_forward_pre_hook(
+                    lambda module, given, name=name: correct(module, given[0], means[name])
+                ).remove
+            )
         rounded(inputs)
     return rounded.plan()
 
@@ -105,6 +136,10 @@ def channel_means(network: MoveNet, inputs: Tensor) -> Mapping[str, Tensor]:
     means: dict[str, Tensor] = {}
     with torch.no_grad(), ExitStack() as stack:
         for name, block in blocks(network).items():
-            stack.callback(block.conv.register_forward_hook(lambda _, __, output, name=name: means.update({name: output.mean((0, 2, 3))})).remove)
+            stack.callback(
+                block.conv.register_forward_hook(
+                    lambda _, __, output, name=name: means.update({name: output.mean((0, 2, 3))})
+                ).remove
+            )
         network(inputs)
     return means

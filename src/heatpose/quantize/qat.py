@@ -1,8 +1,12 @@
-"""Quantisation-aware fine-tuning: the int8 network, in its own integers, learns to say what the float network says.
+"""Quantisation-aware fine-tuning.
 
-Rounding passes gradients unchanged (Jacob et al., CVPR 2018, section 3.1); scales and zero points stay those of the plan. Only the float network
-teaches, no label: the aim is the float network, not another one. All layers learn together: pyramid and heads alone, on fixed maps of the backbone,
-are several times cheaper a step and were measured to gain little per channel and to lose per tensor.
+The int8 network, in its own integers, learns to say what the float network says.
+
+Rounding passes gradients unchanged (Jacob et al., CVPR 2018, section 3.1); scales and zero points
+stay those of the plan. Only the float network teaches, no label: the aim is the float network, not
+another one. All layers learn together: pyramid and heads alone, on fixed maps of the backbone,
+are several times cheaper a step and were measured to gain little per channel and to lose per
+tensor.
 """
 
 from __future__ import annotations
@@ -19,14 +23,22 @@ from heatpose.quantize.simulate import Int8Network, Plan, blocks
 from heatpose.training.self_distillation import DistillationSchedule, fit_model
 
 
-def fine_tune(plan: Plan, teacher: MoveNet, images: NDArray[np.uint8], qat: QatSettings, *, progress: bool = True) -> Plan:
+def fine_tune(
+    plan: Plan,
+    teacher: MoveNet,
+    images: NDArray[np.uint8],
+    qat: QatSettings,
+    *,
+    progress: bool = True,
+) -> Plan:
     """Trains a plan's weights and biases.
 
     Args:
-        plan: Of post-training recovery; left as it is.
+        plan: Of post-training quantisation; left as it is.
         teacher: The float network.
-        images: Training pictures u8[N, S, S, 3] as the network gets them; never ones that are scored.
-        tuning: How long and how fast.
+        images: Training images u8[N, S, S, 3] as the network gets them; never ones that are
+            scored.
+        qat: How long and how fast.
         progress: Shows a bar.
 
     Returns:
@@ -36,18 +48,33 @@ def fine_tune(plan: Plan, teacher: MoveNet, images: NDArray[np.uint8], qat: QatS
         HeatposeError: There are no images, or the loss is not a number any more.
     """
     network = Int8Network(plan).train()
-    schedule = DistillationSchedule(qat.steps, qat.batch_size, qat.seed, "quant.qat.*.rate", "quant=int8")
-    fit_model(network, _groups(network, qat), teacher, images[: qat.images], plan.preprocessing, schedule, progress=progress)
+    schedule = DistillationSchedule(
+        qat.steps, qat.batch_size, qat.seed, "quant.qat.*.rate", "quant=int8"
+    )
+    fit_model(
+        network,
+        _groups(network, qat),
+        teacher,
+        images[: qat.images],
+        plan.preprocessing,
+        schedule,
+        progress=progress,
+    )
     return network.plan()
 
 
 def _groups(network: Int8Network, qat: QatSettings) -> list[dict[str, Any]]:
-    """Adam's steps are as large as the rate: so each layer's rate is set in units of its own rounding."""
+    """Adam's steps are as large as the rate.
+
+    So each layer's rate is set in units of its own rounding.
+    """
     groups: list[dict[str, Any]] = []
     layers = network.layers()
     for name in _learning(network):
         layer = layers[name]
-        groups.append({"params": [layer.conv.weight], "lr": qat.rate * float(layer.scales.median())})
+        groups.append(
+            {"params": [layer.conv.weight], "lr": qat.rate * float(layer.scales.median())}
+        )
         groups.append({"params": [layer.conv.bias], "lr": qat.rate * layer.target.scale})
     return groups
 

@@ -1,7 +1,10 @@
-"""The numbers of TFLite's int8 scheme: scales, zero points, and values rounded as the file will round them.
+"""The numbers of TFLite's int8 scheme.
 
-real = scale * (stored - zero point). Activations are int8 with a zero point, weights are int8 in [-127, 127] around 0
-(TensorFlow Lite 8-bit quantization specification, https://ai.google.dev/edge/litert/models/quantization_spec).
+Scales, zero points, and values rounded as the file will round them.
+
+real = scale * (stored - zero point). Activations are int8 with a zero point, weights are int8 in
+[-127, 127] around 0 (TensorFlow Lite 8-bit quantization specification,
+https://ai.google.dev/edge/litert/models/quantization_spec).
 """
 
 from __future__ import annotations
@@ -33,21 +36,35 @@ class QuantParams:
 
     @classmethod
     def covering(cls, low: float, high: float) -> QuantParams:
-        """The 256 steps from `low` to `high`, widened to hold 0, shifted by less than a step so that 0 is one of them."""
+        """The 256 steps from `low` to `high`, widened to hold 0.
+
+        Shifted by less than a step so that 0 is one of them.
+        """
         low, high = min(low, 0.0), max(high, 0.0)
-        scale = float(torch.tensor(max(high - low, 256 * _LEAST) / (HIGHEST - LOWEST), dtype=torch.float32))  # as the file stores it
+        # as the file stores it
+        scale = float(
+            torch.tensor(max(high - low, 256 * _LEAST) / (HIGHEST - LOWEST), dtype=torch.float32)
+        )
         zero_point = min(max(round(LOWEST - low / scale), LOWEST), HIGHEST)
         return cls(scale, zero_point)
 
     def rounded(self, values: Tensor) -> Tensor:
-        """f32 of any shape -> what is left of it after storing; gradients pass where nothing was cut off."""
-        return torch.fake_quantize_per_tensor_affine(values, self.scale, self.zero_point, LOWEST, HIGHEST)
+        """f32 of any shape -> what is left of it after storing.
+
+        Gradients pass where nothing was cut off.
+        """
+        return torch.fake_quantize_per_tensor_affine(
+            values, self.scale, self.zero_point, LOWEST, HIGHEST
+        )
 
 
 def input_quant_params(preprocessing: Preprocessing) -> QuantParams:
-    """How the int8 input means the raw byte b: stored b - 128, so 127.5 and 1 give scale 1/127.5 and zero point -1.
+    """How the int8 input means the raw byte b.
 
-    The exact zero point, 127.5 - 128, is no integer; the real input is half a step (1/255) above what training saw.
+    Stored b - 128, so 127.5 and 1 give scale 1/127.5 and zero point -1.
+
+    The exact zero point, 127.5 - 128, is no integer; the real input is half a step (1/255) above
+    what training saw.
     """
     scale = float(torch.tensor(1 / preprocessing.divisor, dtype=torch.float32))
     return QuantParams(scale, int(preprocessing.shift * preprocessing.divisor) + LOWEST)
@@ -56,7 +73,8 @@ def input_quant_params(preprocessing: Preprocessing) -> QuantParams:
 def weight_scales(weight: Tensor, per_channel: bool) -> Tensor:
     """Scales f32[O] (one per output channel) or f32[1] that hold every weight of f32[O, I, h, w].
 
-    A channel whose weights are nothing beside the layer's largest gets a scale that is not: its bias is stored in steps of that scale, in 32 bits.
+    A channel whose weights are nothing beside the layer's largest gets a scale that is not: its
+    bias is stored in steps of that scale, in 32 bits.
     """
     largest = weight.detach().abs().flatten(1).amax(1)
     if not per_channel:
@@ -75,5 +93,9 @@ def rounded_weights(weight: Tensor, per_channel: bool) -> Tensor:
     scales = weight_scales(weight, per_channel)
     if per_channel:
         zeros = torch.zeros(len(weight), dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -WEIGHT_LIMIT, WEIGHT_LIMIT)
-    return torch.fake_quantize_per_tensor_affine(weight, float(scales), 0, -WEIGHT_LIMIT, WEIGHT_LIMIT)
+        return torch.fake_quantize_per_channel_affine(
+            weight, scales, zeros, 0, -WEIGHT_LIMIT, WEIGHT_LIMIT
+        )
+    return torch.fake_quantize_per_tensor_affine(
+        weight, float(scales), 0, -WEIGHT_LIMIT, WEIGHT_LIMIT
+    )

@@ -1,4 +1,7 @@
-"""Which int8 file keeps the score: judged by views of training people that neither calibrate nor teach."""
+"""Which int8 file keeps the score.
+
+Judged by views of training people that neither calibrate nor teach.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,12 @@ from numpy.typing import NDArray
 
 from heatpose.data.augmented import AugmentedImages, draw_augmented
 from heatpose.data.sample import Person
-from heatpose.evaluation.metrics import bootstrap_interval, keypoint_similarity, mean_over_labelled, normalised_truth
+from heatpose.evaluation.metrics import (
+    bootstrap_interval,
+    keypoint_similarity,
+    mean_over_labelled,
+    normalised_truth,
+)
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
 from heatpose.quantize.settings import PLAIN, AutoChoice, PtqSettings, QatSettings
@@ -49,22 +57,31 @@ class HoldoutScore:
 class HoldoutScorer:
     """Scores files on the same views.
 
-    Several views of one person cost little and say much: rounding moves a keypoint by chance, in each view anew, while the number of labelled people is
-    what it is.
+    Several views of one person cost little and say much: rounding moves a keypoint by chance, in
+    each view anew, while the number of labelled people is what it is.
 
     Args:
-        people: Training people on the images kept aside.
+        instances: Training people on the images held out.
         views: How many are drawn.
         skeleton: Of their keypoints.
         preprocessing: As the network has it.
         reference: The float file.
     """
 
-    def __init__(self, instances: Sequence[Person], views: int, skeleton: Skeleton, preprocessing: Preprocessing, reference: Path) -> None:
+    def __init__(
+        self,
+        instances: Sequence[Person],
+        views: int,
+        skeleton: Skeleton,
+        preprocessing: Preprocessing,
+        reference: Path,
+    ) -> None:
         self.skeleton = skeleton
         drawn = draw_augmented(instances, views, skeleton, preprocessing)
         message = [number for number, person in enumerate(drawn.instances) if person.labelled.any()]
-        self.views = AugmentedImages(drawn.images[message], tuple(drawn.instances[number] for number in message))
+        self.views = AugmentedImages(
+            drawn.images[message], tuple(drawn.instances[number] for number in message)
+        )
         names = [person.image_path for person in self.views.instances]
         self.images = len(set(names))
         self._image_of = np.unique([str(name) for name in names], return_inverse=True)[1]
@@ -81,17 +98,32 @@ class HoldoutScorer:
         """f64[images] OKS in [0, 1], mean over the views of each image."""
         runner, truth = open_runner(path), normalised_truth(self.views.instances)
         images = self.views.images
-        poses = np.concatenate([runner.predict(images[start : start + _BATCH], "argmax") for start in range(0, len(images), _BATCH)])
-        values = mean_over_labelled(keypoint_similarity(poses[..., :2], truth.keypoints, truth.area, self.skeleton.sigmas), truth.labelled)
-        mean: NDArray[np.float64] = np.bincount(self._image_of, values) / np.bincount(self._image_of)
+        poses = np.concatenate(
+            [
+                runner.predict(images[start : start + _BATCH], "argmax")
+                for start in range(0, len(images), _BATCH)
+            ]
+        )
+        values = mean_over_labelled(
+            keypoint_similarity(poses[..., :2], truth.keypoints, truth.area, self.skeleton.sigmas),
+            truth.labelled,
+        )
+        mean: NDArray[np.float64] = np.bincount(self._image_of, values) / np.bincount(
+            self._image_of
+        )
         return mean
 
 
-def split_training(instances: Sequence[Person], scored: set[int], auto: AutoChoice | None) -> tuple[list[Person], list[Person]]:
-    """Training people -> those that may calibrate and teach, and those that the automatic choice is made on.
+def split_training(
+    instances: Sequence[Person], scored: set[int], auto: AutoChoice | None
+) -> tuple[list[Person], list[Person]]:
+    """Training people -> those that may calibrate and teach.
 
-    An image is in one part or the other, by a hash of its file name, and none of them is scored. The images that chose the checkpoint
-    (`data.selection.in_held_out` with a smaller share) are among those of the choice.
+    And those that the automatic choice is made on.
+
+    An image is in one part or the other, by a hash of its file name, and none of them is scored.
+    The images that chose the checkpoint (`data.selection.in_held_out` with a smaller share) are
+    among those of the choice.
     """
     from heatpose.data.selection import in_held_out
 
@@ -105,7 +137,10 @@ def split_training(instances: Sequence[Person], scored: set[int], auto: AutoChoi
 
 
 Method = str
-"""plain: ranges as they are. recovery: post-training steps. tuning: recovery and quantisation-aware fine-tuning."""
+"""plain: ranges as they are.
+
+Recovery: post-training steps. tuning: recovery and quantisation-aware fine-tuning.
+"""
 
 
 @dataclass(frozen=True)
@@ -114,7 +149,7 @@ class Attempt:
 
     Attributes:
         method: "plain", "recovery" or "tuning".
-        oks: On the training images kept aside, in percent; None where nothing was scored.
+        oks: On the training images held out, in percent; None where nothing was scored.
         drop: Points lost there against the float file, mean.
         drop_low: Lower end of its 95 % interval.
         drop_high: Upper end.
@@ -152,15 +187,31 @@ class Quantised:
     def to_json(self) -> dict[str, Any]:
         """What the manifest keeps."""
         return {
-            "method": self.method, "tried": [vars(attempt) for attempt in self.tried], "judged_on": self.judged_on,
-            "judged_by": "OKS of views of training people on images that neither calibrate nor tune; interval over images", "note": self.note,
-        }  # fmt: skip
+            "method": self.method,
+            "tried": [vars(attempt) for attempt in self.tried],
+            "judged_on": self.judged_on,
+            "judged_by": (
+                "OKS of views of training people on images that neither calibrate nor tune;"
+                " interval over images"
+            ),
+            "note": self.note,
+        }
 
     def sentence(self) -> str:
         """For the terminal: what was taken and what each way scored."""
-        scored = [f"{a.method} lost {a.drop:.2f} [{a.drop_low:.2f}, {a.drop_high:.2f}]" for a in self.tried if a.drop is not None]
-        message = f"{'; '.join(scored)} on {self.judged_on} training images kept aside" if scored else ""
-        return " ".join(part for part in (f"{self.method}.", f"{message}." if message else "", self.note) if part)
+        scored = [
+            f"{a.method} lost {a.drop:.2f} [{a.drop_low:.2f}, {a.drop_high:.2f}]"
+            for a in self.tried
+            if a.drop is not None
+        ]
+        message = (
+            f"{'; '.join(scored)} on {self.judged_on} training images held out" if scored else ""
+        )
+        return " ".join(
+            part
+            for part in (f"{self.method}.", f"{message}." if message else "", self.note)
+            if part
+        )
 
 
 @dataclass
@@ -173,13 +224,13 @@ class Quantiser:
         preprocessing: How images become its input.
         float_file: The float TFLite file: the graph, and what the choice compares with.
         calibration: Calibration images u8[N, S, S, 3].
-        people: Training people that may teach; none that calibrates the choice or is scored.
-        aside: Training people that the choice is made on.
+        instances: Training people that may teach; none that calibrates the choice or is scored.
+        holdout: Training people that the choice is made on.
         output: Output type of the files.
-        recovery: Per form.
-        tuning: Per form; None for none.
+        ptq: Per form.
+        qat: Per form; None for none.
         auto: How to choose; None takes the recovery, and the tuning if there is one.
-        seed: Of the choice of pictures.
+        seed: Of the choice of images.
     """
 
     network: MoveNet
@@ -218,17 +269,34 @@ class Quantiser:
             if self._good_enough(form, tried[-1].attempt):
                 break
         last = tried[-1]
-        taken = last if scorer is None or self._good_enough(form, last.attempt) else min(tried, key=lambda entry: entry.attempt.drop or 0.0)
-        note = "" if scorer is not None or self.auto is None else f"Only {self._shown()} training images are kept aside, too few to choose by."
+        taken = (
+            last
+            if scorer is None or self._good_enough(form, last.attempt)
+            else min(tried, key=lambda entry: entry.attempt.drop or 0.0)
+        )
+        note = (
+            ""
+            if scorer is not None or self.auto is None
+            else f"Only {self._shown()} training images are held out, too few to choose by."
+        )
         attempts = tuple(entry.attempt for entry in tried)
-        return Quantised(taken.content, taken.attempt.method, attempts, scorer.images if scorer else 0, note, _ranges(taken.plan))
+        return Quantised(
+            taken.content,
+            taken.attempt.method,
+            attempts,
+            scorer.images if scorer else 0,
+            note,
+            _ranges(taken.plan),
+        )
 
     def _choosing(self) -> HoldoutScorer | None:
         """Who decides; nobody where there is no choice or too little to judge by."""
         if self.auto is None or self._shown() < self.auto.least_images:
             return None
         if self._scorer is None:
-            self._scorer = HoldoutScorer(self.holdout, self.auto.views, self.skeleton, self.preprocessing, self.float_file)
+            self._scorer = HoldoutScorer(
+                self.holdout, self.auto.views, self.skeleton, self.preprocessing, self.float_file
+            )
         return self._scorer
 
     def _shown(self) -> int:
@@ -240,16 +308,32 @@ class Quantiser:
         from heatpose.quantize.qat import fine_tune
 
         def planned(ptq: PtqSettings) -> Plan:
-            return plan_int8(self.network, self.calibration, self.preprocessing, per_channel=form == "int8_pc", ptq=ptq)
+            return plan_int8(
+                self.network,
+                self.calibration,
+                self.preprocessing,
+                per_channel=form == "int8_pc",
+                ptq=ptq,
+            )
 
         @cache
         def with_ptq() -> Plan:
             return planned(self.ptq[form])
 
-        found: list[tuple[Method, Callable[[], Plan]]] = [("plain", lambda: planned(PLAIN)), ("recovery", with_ptq)]
+        found: list[tuple[Method, Callable[[], Plan]]] = [
+            ("plain", lambda: planned(PLAIN)),
+            ("recovery", with_ptq),
+        ]
         qat = self.qat.get(form)
         if qat is not None and (choosing or self.auto is None):
-            found.append(("tuning", lambda: fine_tune(with_ptq(), self.network, self._teaching_images(qat.images), qat)))
+            found.append(
+                (
+                    "tuning",
+                    lambda: fine_tune(
+                        with_ptq(), self.network, self._teaching_images(qat.images), qat
+                    ),
+                )
+            )
         return found if choosing else found[-1:]
 
     def _write(self, plan: Plan) -> bytes:
@@ -257,14 +341,23 @@ class Quantiser:
 
         return write_int8(self.float_file, plan, output=self.output)
 
-    def _attempt(self, method: Method, content: bytes, start: float, scorer: HoldoutScorer | None) -> Attempt:
+    def _attempt(
+        self, method: Method, content: bytes, start: float, scorer: HoldoutScorer | None
+    ) -> Attempt:
         if scorer is None:
             return Attempt(method, None, None, None, None, time.perf_counter() - start)
         path = self.float_file.with_name(".candidate.tflite")
         path.write_bytes(content)
         holdout_score = scorer.holdout_score(path)
         path.unlink()
-        return Attempt(method, holdout_score.oks, holdout_score.drop, holdout_score.drop_low, holdout_score.drop_high, time.perf_counter() - start)
+        return Attempt(
+            method,
+            holdout_score.oks,
+            holdout_score.drop,
+            holdout_score.drop_low,
+            holdout_score.drop_high,
+            time.perf_counter() - start,
+        )
 
     def _good_enough(self, form: Artefact, attempt: Attempt) -> bool:
         if self.auto is None or attempt.drop is None:
@@ -273,7 +366,9 @@ class Quantiser:
 
     def _teaching_images(self, count: int) -> NDArray[np.uint8]:
         if self._images is None:
-            self._images = draw_augmented(self.instances, count, self.skeleton, self.preprocessing, self.seed + 1).images
+            self._images = draw_augmented(
+                self.instances, count, self.skeleton, self.preprocessing, self.seed + 1
+            ).images
         return self._images
 
 
@@ -289,4 +384,9 @@ def _ranges(plan: Plan) -> dict[str, tuple[float, float]]:
     def ends(scale: float, zero_point: int) -> Iterator[float]:
         return (scale * (stored - zero_point) for stored in (-128, 127))
 
-    return {name: (low, high) for name, (low, high) in ((name, tuple(ends(a.scale, a.zero_point))) for name, a in plan.activation_params.items())}
+    return {
+        name: (low, high)
+        for name, (low, high) in (
+            (name, tuple(ends(a.scale, a.zero_point))) for name, a in plan.activation_params.items()
+        )
+    }

@@ -1,4 +1,7 @@
-"""The int8 network in torch: what it predicts is what the file predicts, so that recovery and fine-tuning need no export."""
+"""The int8 network in torch.
+
+What it predicts is what the file predicts, so that recovery and fine-tuning need no export.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from heatpose.quantize.channels import pyramid_steps, quantised_modules
 from heatpose.quantize.integer import Int8Add, Int8Conv, Int8Upsample
 from heatpose.quantize.scheme import LOWEST, QuantParams, input_quant_params, weight_scales
 
-_PROBE = 64  # side of the picture that shows how tensors are wired
+_PROBE = 64  # side of the image that shows how tensors are wired
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +29,7 @@ class Plan:
 
     Attributes:
         network: Folded float network whose weights and biases are stored.
-        affines: Per name of `quantised_modules`: how its output is stored.
+        quant_params_list: Per name of `quantised_modules`: how its output is stored.
         weight_scales: Per name of a convolution block: f32[O], one per output channel, or f32[1].
         preprocessing: What the bytes of an image mean to the float network.
     """
@@ -37,20 +40,40 @@ class Plan:
     preprocessing: Preprocessing
 
     @classmethod
-    def of(cls, network: MoveNet, activation_params: Mapping[str, QuantParams], preprocessing: Preprocessing, per_channel: bool) -> Plan:
-        """With weight scales that hold the largest weight of each output channel, or of each layer."""
-        return cls(network, activation_params, {name: weight_scales(block.conv.weight, per_channel) for name, block in blocks(network).items()}, preprocessing)
+    def of(
+        cls,
+        network: MoveNet,
+        activation_params: Mapping[str, QuantParams],
+        preprocessing: Preprocessing,
+        per_channel: bool,
+    ) -> Plan:
+        """With weight scales that hold the largest weight of each output channel.
+
+        Or of each layer.
+        """
+        return cls(
+            network,
+            activation_params,
+            {
+                name: weight_scales(block.conv.weight, per_channel)
+                for name, block in blocks(network).items()
+            },
+            preprocessing,
+        )
 
 
 def blocks(network: nn.Module) -> dict[str, ConvBlock]:
     """Convolution blocks by name, in the order of definition."""
-    return {name: module for name, module in network.named_modules() if isinstance(module, ConvBlock)}
+    return {
+        name: module for name, module in network.named_modules() if isinstance(module, ConvBlock)
+    }
 
 
 class Int8Network(nn.Module):
     """A plan run in the integers of its file.
 
-    Its parameters are the plan's weights and biases in float: training them is quantisation-aware fine-tuning, and `plan` gives the result.
+    Its parameters are the plan's weights and biases in float: training them is quantisation-aware
+    fine-tuning, and `plan` gives the result.
 
     Args:
         plan: Its network is copied.
@@ -66,31 +89,56 @@ class Int8Network(nn.Module):
         for name, module in quantised_modules(self.body).items():
             first, *second = (stored[source] for source in sources[name])
             target = plan.activation_params[name]
-            integer = Int8Conv(module, first, target, plan.weight_scales[name]) if isinstance(module, ConvBlock) else Int8Add(first, second[0], target)
+            integer = (
+                Int8Conv(module, first, target, plan.weight_scales[name])
+                if isinstance(module, ConvBlock)
+                else Int8Add(first, second[0], target)
+            )
             self.body.set_submodule(name, integer)
         for step in pyramid_steps(self.body):
-            if step.smooth is None:  # nearest repeats what is stored, and a fixed convolution is a layer like any
+            # nearest repeats what is stored, and a fixed convolution is a layer like any
+            if step.smooth is None:
                 step.set_submodule("upsample", Int8Upsample())
         names = {module: name for name, module in plan.network.named_modules()}
-        self.scales = {head: plan.activation_params[names[module.output]].scale for head, module in plan.network.heads().items()}
+        self.scales = {
+            head: plan.activation_params[names[module.output]].scale
+            for head, module in plan.network.heads().items()
+        }
 
     def steps(self, images: Tensor) -> Tensor:
-        """Normalised f32[B, 3, S, S] as the file stores the same bytes: whole steps from the zero point."""
+        """Normalised f32[B, 3, S, S] as the file stores the same bytes.
+
+        Whole steps from the zero point.
+        """
         settings = self.preprocessing
         stored = ((images + settings.shift) * settings.divisor).round() + LOWEST
         return stored - input_quant_params(settings).zero_point
 
     def forward(self, images: Tensor) -> Tensor | PoseMaps:
-        """Normalised images f32[B, 3, S, S] -> the real values of the stored maps, as the float network's forward. No sigmoid."""
+        """Normalised images f32[B, 3, S, S] -> the real values of the stored maps.
+
+        As the float network's forward. No sigmoid.
+        """
         maps = self.body(self.steps(images).contiguous(memory_format=torch.channels_last))
         if isinstance(maps, Tensor):
             return maps * self.scales["heatmap"]
-        names = {"centre": "centre", "regression": "regression", "heatmaps": "heatmap", "offset": "offset"}
-        return PoseMaps(**{field: getattr(maps, field) * self.scales[head] for field, head in names.items()})
+        names = {
+            "centre": "centre",
+            "regression": "regression",
+            "heatmaps": "heatmap",
+            "offset": "offset",
+        }
+        return PoseMaps(
+            **{field: getattr(maps, field) * self.scales[head] for field, head in names.items()}
+        )
 
     def layers(self) -> dict[str, Int8Conv]:
         """The convolutions by their names in the float network, in the order of definition."""
-        return {name: module for name, module in self.body.named_modules() if isinstance(module, Int8Conv)}
+        return {
+            name: module
+            for name, module in self.body.named_modules()
+            if isinstance(module, Int8Conv)
+        }
 
     def plan(self) -> Plan:
         """The plan with the weights and biases as they are now."""
@@ -99,7 +147,11 @@ class Int8Network(nn.Module):
         with torch.no_grad():
             for name, layer in self.layers().items():
                 block = network.get_submodule(name)
-                assert isinstance(block, ConvBlock) and block.conv.bias is not None and layer.conv.bias is not None
+                assert (
+                    isinstance(block, ConvBlock)
+                    and block.conv.bias is not None
+                    and layer.conv.bias is not None
+                )
                 block.conv.weight.copy_(layer.conv.weight)
                 block.conv.bias.copy_(layer.conv.bias)
         return replace(start, network=network)
@@ -111,9 +163,12 @@ def simulated(plan: Plan) -> Int8Network:
 
 
 def wiring(network: MoveNet) -> dict[str, list[str]]:
-    """Name of each of `quantised_modules` -> names of the modules whose stored outputs it reads; "" is the image.
+    """Name of each of `quantised_modules` -> names of the modules whose stored outputs it reads.
 
-    Found by running a picture through. A module in between that stores nothing of its own (upsampling) hands its input's name on.
+    "" is the image.
+
+    Found by running an image through. A module in between that stores nothing of its own
+    (upsampling) hands its input's name on.
     """
     modules = quantised_modules(network)
     writers: dict[int, str] = {}
@@ -122,7 +177,9 @@ def wiring(network: MoveNet) -> dict[str, list[str]]:
     with torch.no_grad(), ExitStack() as stack:
         for name, module in modules.items():
 
-            def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+            def note(
+                _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name
+            ) -> None:
                 found[name] = [writers[id(tensor)] for tensor in inputs]
                 writers[id(output)] = name
                 kept.append(output)

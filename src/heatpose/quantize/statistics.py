@@ -55,8 +55,11 @@ def observe(network: MoveNet, inputs: Tensor, tail: float = 0.0) -> dict[nn.Modu
         seen = parts.setdefault(module, [])
         flat = values.transpose(0, 1).flatten(1)
         stride = max(1, values.shape[2] * values.shape[3] // _CELLS)
-        # Another first cell for each batch, so that not the same columns of the map are seen every time.
-        seen.append((flat.amin(1), flat.amax(1), flat[:, (7 * len(seen)) % stride :: stride].clone()))
+        # Another first cell for each batch, so that not the same columns of the map are seen every
+        # time.
+        seen.append(
+            (flat.amin(1), flat.amax(1), flat[:, (7 * len(seen)) % stride :: stride].clone())
+        )
 
     with torch.no_grad(), _looking(network, look):
         for batch in torch.split(inputs, _BATCH):
@@ -66,7 +69,10 @@ def observe(network: MoveNet, inputs: Tensor, tail: float = 0.0) -> dict[nn.Modu
 
 @contextmanager
 def _looking(network: MoveNet, look: Callable[[nn.Module, Tensor], None]) -> Iterator[None]:
-    handles = [m.register_forward_hook(lambda module, _, output: look(module, output)) for m in quantised_modules(network).values()]
+    handles = [
+        m.register_forward_hook(lambda module, _, output: look(module, output))
+        for m in quantised_modules(network).values()
+    ]
     try:
         yield
     finally:
@@ -80,5 +86,7 @@ def _joined(seen: list[tuple[Tensor, Tensor, Tensor]], tail: float) -> Activatio
     left_out = int(tail * values.shape[1])
     if not left_out:
         return Activations(low, high, low, high)
-    inner_low, inner_high = ((sign * values).topk(left_out + 1).values[:, -1] * sign for sign in (-1, 1))
+    inner_low, inner_high = (
+        (sign * values).topk(left_out + 1).values[:, -1] * sign for sign in (-1, 1)
+    )
     return Activations(low, high, inner_low, inner_high)

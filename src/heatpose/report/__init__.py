@@ -1,6 +1,7 @@
 """`report.html`: what bundles are worth, on one page that needs nothing beside itself.
 
-What is missing in a bundle is said on the page in a sentence. The page loads nothing from anywhere, and forbids it to itself.
+What is missing in a bundle is said on the page in a sentence. The page loads nothing from anywhere,
+and forbids it to itself.
 """
 
 from __future__ import annotations
@@ -15,15 +16,25 @@ REPORT = "report.html"
 """Name of a bundle's own report."""
 
 
-def write_report(bundles: Sequence[Path], out: Path, *, title: str | None = None, images: Path | None = None, show_images: bool = True) -> Path:
+def write_report(
+    bundles: Sequence[Path],
+    out: Path,
+    *,
+    title: str | None = None,
+    images: Path | None = None,
+    show_images: bool = True,
+) -> Path:
     """Writes one page about one bundle, or one that compares several; whole or not at all.
 
     Args:
-        bundles: Folders of bundles; several share tables and plots, the first is what the others are compared with.
-        out: The page. Where it is a bundle's own `report.html`, the manifest there learns its new hash.
+        bundles: Folders of bundles; several share tables and plots, the first is what the others
+            are compared with.
+        out: The page. Where it is a bundle's own `report.html`, the manifest there learns its new
+            hash.
         title: Of the page; made of the bundles' names where None.
-        images: Folder of the evaluation set's pictures, where they no longer lie where the export found them.
-        pictures: Shows predictions on those pictures; they become part of the page.
+        images: Folder of the evaluation set's images, where they no longer lie where the export
+            found them.
+        show_images: Shows predictions on those images; they become part of the page.
 
     Returns:
         `out`.
@@ -44,5 +55,7 @@ def write_report(bundles: Sequence[Path], out: Path, *, title: str | None = None
         write_text(out, page)
         renew_entry(out)
     except OSError as error:
-        raise HeatposeError(f"'{out}' cannot be written ({error.strerror}); give the path of a file with --out.") from error
+        raise HeatposeError(
+            f"'{out}' cannot be written ({error.strerror}); give the path of a file with --out."
+        ) from error
     return out

@@ -1,4 +1,7 @@
-"""A bundle as a report sees it: what its `manifest.json` and `metrics.json` say, and which files are there."""
+"""A bundle as a report sees it.
+
+What its `manifest.json` and `metrics.json` say, and which files are there.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,13 @@ from heatpose.pose.skeleton import Skeleton
 from heatpose.report.content import UNREADABLE
 
 METRICS = "metrics.json"
-FORMS = {"torch": "torch network", "onnx": "ONNX", "float32": "float32", "int8_pc": "int8 per channel", "int8_pt": "int8 per tensor"}
+FORMS = {
+    "torch": "torch network",
+    "onnx": "ONNX",
+    "float32": "float32",
+    "int8_pc": "int8 per channel",
+    "int8_pt": "int8 per tensor",
+}
 DEPLOYED = ("int8_pc", "int8_pt", "float32", "onnx", "torch")
 """What a bundle is judged by: the first of these that it has."""
 
@@ -88,7 +97,9 @@ class Bundle:
         return found
 
     def _file(self, form: str) -> Path | None:
-        patterns = ("*.onnx",) if form == "onnx" else (f"*_{form}.tflite", f"*_{form}.rejected.tflite")
+        patterns = (
+            ("*.onnx",) if form == "onnx" else (f"*_{form}.tflite", f"*_{form}.rejected.tflite")
+        )
         found = [path for pattern in patterns for path in sorted(self.folder.glob(pattern))]
         return next(iter(found), None)
 
@@ -99,7 +110,9 @@ class Bundle:
     @cached_property
     def deployed(self) -> Artefact | None:
         """What the bundle is judged by."""
-        return next((artefact for form in DEPLOYED if (artefact := self.artefact(form)) is not None), None)
+        return next(
+            (artefact for form in DEPLOYED if (artefact := self.artefact(form)) is not None), None
+        )
 
     @cached_property
     def skeleton(self) -> Skeleton | None:
@@ -137,7 +150,14 @@ def read_bundles(folders: Sequence[Path]) -> list[Bundle]:
     """
     bundles = [read_bundle(folder) for folder in dict.fromkeys(folders)]
     counts = Counter(bundle.label for bundle in bundles)
-    return [replace(bundle, label=f"{bundle.label} ({bundle.folder})") if counts[bundle.label] > 1 else bundle for bundle in bundles]
+    return [
+        (
+            replace(bundle, label=f"{bundle.label} ({bundle.folder})")
+            if counts[bundle.label] > 1
+            else bundle
+        )
+        for bundle in bundles
+    ]
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -148,7 +168,9 @@ def read_bundle(folder: Path) -> Bundle:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise HeatposeError(f"'{folder}' is no bundle (it has no {MANIFEST}); give a folder below exports/.")
+        raise HeatposeError(
+            f"'{folder}' is no bundle (it has no {MANIFEST}); give a folder below exports/."
+        )
     manifest = _read(path)
     if manifest is None:
         raise HeatposeError(f"'{path}' cannot be read; export the bundle again.")
@@ -158,7 +180,10 @@ def read_bundle(folder: Path) -> Bundle:
         what = "cannot be read" if (folder / METRICS).exists() else "is not there"
         said.append(f"'{name}' has no scores: its {METRICS} {what}; export the bundle again.")
     elif not metrics.get("scored"):
-        said.append(f"'{name}' was not scored, because its export had no evaluation set; add data.eval_root=FOLDER and export it again.")
+        said.append(
+            f"'{name}' was not scored, because its export had no evaluation set; add"
+            " data.eval_root=FOLDER and export it again."
+        )
     return Bundle(folder, name, manifest, metrics or {}, tuple(said))
 
 

@@ -1,4 +1,7 @@
-"""What a page is made of: sections of tables, plots, pictures and sentences, as plain values for the template."""
+"""What a page is made of: sections of tables, plots, images and sentences.
+
+As plain values for the template.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-UNREADABLE = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError)
+UNREADABLE = (
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    ZeroDivisionError,
+)
 """What a damaged or foreign `metrics.json` or `manifest.json` ends in."""
 
 
@@ -57,7 +68,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot: `spec` has plotly's `data` and `layout`, without colours of the page, which the script adds.
+    """A plot: `spec` has plotly's `data` and `layout`, without colours of the page.
+
+    Which the script adds.
 
     Attributes:
         name: Of the element.
@@ -154,7 +167,7 @@ class Limb:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A skeleton on a picture."""
+    """A skeleton on an image."""
 
     name: str
     limbs: Sequence[Limb]
@@ -163,11 +176,11 @@ class Drawing:
 
 @dataclass(frozen=True)
 class CachedImage:
-    """One person: the picture once, label and prediction on it.
+    """One person: the image once, label and prediction on it.
 
     Attributes:
         name: Of the element.
-        data: The picture as a `data:` address.
+        data: The image as a `data:` address.
         width: Pixels.
         height: Pixels.
         line: Width of limbs in pixels.
@@ -188,7 +201,7 @@ class CachedImage:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures, worst first."""
+    """Images, worst first."""
 
     kind: ClassVar[str] = "gallery"
     heading: str

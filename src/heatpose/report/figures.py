@@ -1,4 +1,8 @@
-"""Plots as plotly's plain values. Colours of the page (text, grid, background) are the script's; those of the data are readable on both pages."""
+"""Plots as plotly's plain values.
+
+Colours of the page (text, grid, background) are the script's; those of the data are readable on
+both pages.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,18 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-COLOURS = ("#3b82c4", "#e07b39", "#2fa37c", "#b565c9", "#c2a13a", "#d1577f", "#5a9fa8", "#8f7ad6", "#7d9b3c", "#a0745a")
+COLOURS = (
+    "#3b82c4",
+    "#e07b39",
+    "#2fa37c",
+    "#b565c9",
+    "#c2a13a",
+    "#d1577f",
+    "#5a9fa8",
+    "#8f7ad6",
+    "#7d9b3c",
+    "#a0745a",
+)
 """One per bundle, then again from the start; told apart on light and dark pages."""
 PUBLISHED = "#8a8f98"
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
@@ -14,12 +29,18 @@ Trace = dict[str, Any]
 
 
 def plain(text: object) -> str:
-    """A name as plotly shows it: its texts may hold tags, so that those of a name are written out."""
+    """A name as plotly shows it.
+
+    Its texts may hold tags, so that those of a name are written out.
+    """
     return html.escape(str(text), quote=False)
 
 
 def short(text: str, longest: int = 26) -> str:
-    """The end of a long name, which is what tells members of a sweep apart, for the labels of an axis."""
+    """The end of a long name, which is what tells members of a sweep apart.
+
+    For the labels of an axis.
+    """
     return text if len(text) <= longest else f"…{text[1 - longest :]}"
 
 
@@ -28,7 +49,9 @@ def colour(position: int) -> str:
     return COLOURS[position % len(COLOURS)]
 
 
-def figure(data: Sequence[Trace], *, x: str = "", y: str = "", legend: bool = True, **layout: Any) -> dict[str, Any]:
+def figure(
+    data: Sequence[Trace], *, x: str = "", y: str = "", legend: bool = True, **layout: Any
+) -> dict[str, Any]:
     """A plot with titled axes.
 
     Args:
@@ -39,14 +62,36 @@ def figure(data: Sequence[Trace], *, x: str = "", y: str = "", legend: bool = Tr
         layout: Further entries; `xaxis` and `yaxis` are laid over the titles.
     """
     axes = {
-        "xaxis": {"title": {"text": x}, "automargin": True, "zeroline": False, **layout.pop("xaxis", {})},
-        "yaxis": {"title": {"text": y}, "automargin": True, "zeroline": False, **layout.pop("yaxis", {})},
+        "xaxis": {
+            "title": {"text": x},
+            "automargin": True,
+            "zeroline": False,
+            **layout.pop("xaxis", {}),
+        },
+        "yaxis": {
+            "title": {"text": y},
+            "automargin": True,
+            "zeroline": False,
+            **layout.pop("yaxis", {}),
+        },
     }
-    above = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "xanchor": "left", "x": 0, "font": {"size": 11}}
+    above = {
+        "orientation": "h",
+        "yanchor": "bottom",
+        "y": 1.0,
+        "xanchor": "left",
+        "x": 0,
+        "font": {"size": 11},
+    }
     settings = {
-        "margin": {"l": 8, "r": 12, "t": 8, "b": 8}, "showlegend": legend and len(data) > 1, "legend": above,
-        "font": {"size": 12}, "hoverlabel": {"align": "left"}, **axes, **layout,
-    }  # fmt: skip
+        "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
+        "showlegend": legend and len(data) > 1,
+        "legend": above,
+        "font": {"size": 12},
+        "hoverlabel": {"align": "left"},
+        **axes,
+        **layout,
+    }
     return {"data": list(data), "layout": settings}
 
 

@@ -1,6 +1,9 @@
-"""Predictions on pictures of the evaluation set, worst first: which are recorded at an export, and how a report shows them.
+"""Predictions on images of the evaluation set, worst first.
 
-The record in `metrics.json` has poses and labels, not pixels: a report shows the pictures where they can be found.
+Which are recorded at an export, and how a report shows them.
+
+The record in `metrics.json` has poses and labels, not pixels: a report shows the images where
+they can be found.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +22,18 @@ from heatpose.errors import HeatposeError
 from heatpose.evaluation.metrics import keypoint_similarity
 from heatpose.pose.skeleton import AREA_OF_BOX, Skeleton
 from heatpose.report.bundle import DEPLOYED, FORMS, Bundle
-from heatpose.report.content import Block, CachedImage, Drawing, Gallery, Joint, Limb, Note, Section, guarded, missing
+from heatpose.report.content import (
+    Block,
+    CachedImage,
+    Drawing,
+    Gallery,
+    Joint,
+    Limb,
+    Note,
+    Section,
+    guarded,
+    missing,
+)
 from heatpose.report.summary import image_scores
 
 if TYPE_CHECKING:
@@ -27,21 +42,26 @@ if TYPE_CHECKING:
 
 WORST, OTHERS = 12, 6
 SIDE = 400
-"""Longest side of a picture on the page, in pixels."""
+"""Longest side of an image on the page, in pixels."""
 THRESHOLD = 0.2
 """Keypoints that are not labelled are drawn where their score is at least this."""
 
 
-def gallery_record(reports: Mapping[str, EvalReport | None], instances: Sequence[Person]) -> dict[str, Any] | None:
-    """What `metrics.json` keeps for the pictures: the people with the lowest OKS, and some evenly from the rest.
+def gallery_record(
+    reports: Mapping[str, EvalReport | None], instances: Sequence[Person]
+) -> dict[str, Any] | None:
+    """What `metrics.json` keeps for the images.
+
+    The people with the lowest OKS, and some evenly from the rest.
 
     Args:
         reports: Artefact -> its score.
-        people: Who was scored, in the order of the reports.
+        instances: Who was scored, in the order of the reports.
 
     Returns:
-        The artefact that a bundle is judged by, the folder of the pictures, and for each person image, box, labels and pose (x and y as shares of
-        the picture's width and height); None where nothing was scored.
+        The artefact that a bundle is judged by, the folder of the images, and for each person
+        image, box, labels and pose (x and y as shares of the image's width and height); None
+        where nothing was scored.
     """
     form = next((form for form in DEPLOYED if reports.get(form) is not None), None)
     report = None if form is None else reports[form]
@@ -49,7 +69,11 @@ def gallery_record(reports: Mapping[str, EvalReport | None], instances: Sequence
         return None
     order = np.argsort(report.oks_values, kind="stable")
     rest = order[WORST:]
-    spread = rest[np.unique(np.linspace(0, len(rest) - 1, min(OTHERS, len(rest))).astype(int))] if len(rest) else rest
+    spread = (
+        rest[np.unique(np.linspace(0, len(rest) - 1, min(OTHERS, len(rest))).astype(int))]
+        if len(rest)
+        else rest
+    )
     chosen = [int(i) for i in (*order[:WORST], *spread)]
     entries = [_entry(instances[i], report.poses[i], float(report.oks_values[i])) for i in chosen]
     return {"artefact": form, "folder": str(instances[0].folder), "people": entries}
@@ -59,35 +83,55 @@ def _entry(person: Person, pose: NDArray[np.float32], oks: float) -> dict[str, A
     size = np.array([person.width, person.height])
     labels = np.concatenate([person.keypoints / size, person.labelled[:, None]], 1)
     return {
-        "image_id": person.image_id, "file_name": person.name, "width": person.width, "height": person.height,
+        "image_id": person.image_id,
+        "file_name": person.name,
+        "width": person.width,
+        "height": person.height,
         "stored": person.reading == "stored",
-        "box": [round(value, 2) for value in person.box], "oks": 100 * oks,
+        "box": [round(value, 2) for value in person.box],
+        "oks": 100 * oks,
         "label": [[round(float(x), 4), round(float(y), 4), int(v)] for x, y, v in labels],
         "pose": [[round(float(value), 4) for value in point] for point in pose],
-    }  # fmt: skip
+    }
 
 
 def gallery(bundles: Sequence[Bundle], images: Path | None, show_images: bool) -> Section:
     """The recorded people of each bundle."""
     lead = (
-        "Whole pictures as the network saw them, cut to the person here; the label on the left, the prediction on the right. The person's left side is "
-        "orange, the right one blue. Point at a keypoint for its name, and click a picture to enlarge it."
+        "Whole images as the network saw them, cut to the person here; the label on the left, the"
+        " prediction on the right. The person's left side is orange, the right one blue. Point at a"
+        " keypoint for its name, and click an image to enlarge it."
     )
     if not show_images:
-        return Section("gallery", "Predictions", lead, [missing("Pictures were left out of this report.")])
+        return Section(
+            "gallery", "Predictions", lead, [missing("Images were left out of this report.")]
+        )
     blocks: list[Block] = []
     for i, bundle in enumerate(bundles):
         limit = WORST + OTHERS if len(bundles) <= 2 else 6
-        blocks += guarded(f"The pictures of '{bundle.label}'", lambda b=bundle, n=i, m=limit: _of_bundle(b, images, m, n))  # type: ignore[misc]
+        blocks += guarded(
+            f"The images of '{bundle.label}'",
+            partial(_of_bundle, bundle, images, limit, i),
+        )
     if any(isinstance(block, Gallery) for block in blocks):
-        blocks.append(Note("The photographs are part of this page and keep their own licences; `heatpose report --no-gallery` leaves them out."))
+        blocks.append(
+            Note(
+                "The photographs are part of this page and keep their own licences; `heatpose"
+                " report --no-gallery` leaves them out."
+            )
+        )
     return Section("gallery", "Predictions", lead, blocks)
 
 
 def _of_bundle(bundle: Bundle, images: Path | None, limit: int, number: int) -> list[Block]:
     record, skeleton = bundle.metrics.get("gallery"), bundle.skeleton
     if not record or skeleton is None:
-        return [missing(f"No predictions of '{bundle.label}' were recorded: nothing was scored, or an older version exported it.")]
+        return [
+            missing(
+                f"No predictions of '{bundle.label}' were recorded: nothing was scored, or an older"
+                " version exported it."
+            )
+        ]
     folder = images or Path(record["folder"])
     floats = bundle.artefact("torch")
     before = image_scores(floats) if floats is not None and record["artefact"] != "torch" else {}
@@ -99,11 +143,19 @@ def _of_bundle(bundle: Bundle, images: Path | None, limit: int, number: int) -> 
             found.append(_image(entry, path, skeleton, oks, f"person_{number}_{i}"))
         except HeatposeError:
             absent += 1
-    heading = f"{bundle.label}, {FORMS[record['artefact']]}: the lowest scores first, then some evenly from the rest"
+    heading = (
+        f"{bundle.label}, {FORMS[record['artefact']]}: the lowest scores first, then some evenly"
+        " from the rest"
+    )
     blocks: list[Block] = [Gallery(heading, found)] if found else []
     if absent:
-        what = f"{absent} of {absent + len(found)} pictures" if found else "The pictures"
-        blocks.append(missing(f"{what} of '{bundle.label}' cannot be read in '{folder}'; `heatpose report --images FOLDER` says where they are."))
+        what = f"{absent} of {absent + len(found)} images" if found else "The images"
+        blocks.append(
+            missing(
+                f"{what} of '{bundle.label}' cannot be read in '{folder}'; `heatpose report"
+                " --images FOLDER` says where they are."
+            )
+        )
     return blocks
 
 
@@ -113,7 +165,9 @@ def _inside(folder: Path, name: str) -> Path:
     return folder / (path.name if path.is_absolute() or ".." in path.parts else path)
 
 
-def _image(entry: Mapping[str, Any], path: Path, skeleton: Skeleton, before: float | None, name: str) -> CachedImage:
+def _image(
+    entry: Mapping[str, Any], path: Path, skeleton: Skeleton, before: float | None, name: str
+) -> CachedImage:
     """Raises HeatposeError where the file is not there."""
     from PIL import Image
 
@@ -125,25 +179,52 @@ def _image(entry: Mapping[str, Any], path: Path, skeleton: Skeleton, before: flo
     left, top, right, bottom = _view(entry["box"], label, pose, size)
     scale = SIDE / max(right - left, bottom - top)
     width, height = max(1, round(scale * (right - left))), max(1, round(scale * (bottom - top)))
-    tile = Image.fromarray(image[top:bottom, left:right]).resize((width, height), Image.Resampling.LANCZOS)
+    tile = Image.fromarray(image[top:bottom, left:right]).resize(
+        (width, height), Image.Resampling.LANCZOS
+    )
     points = [(marks[:, :2] * size - (left, top)) * scale for marks in (label, pose)]
     labelled = label[:, 2] > 0
     hints = _hints(entry, label, pose, skeleton)
     drawings = [
         Drawing("label", *_drawn(points[0], labelled, skeleton, list(skeleton.keypoints))),
-        Drawing("prediction", *_drawn(points[1], labelled | (pose[:, 2] >= THRESHOLD), skeleton, hints)),
+        Drawing(
+            "prediction", *_drawn(points[1], labelled | (pose[:, 2] >= THRESHOLD), skeleton, hints)
+        ),
     ]
     share = np.sqrt(entry["box"][2] * entry["box"][3] / size.prod())
-    message = [f"image {entry['image_id']}", f"{int(labelled.sum())} of {len(skeleton)} labelled", f"side {100 * share:.0f} % of the picture's"]
+    message = [
+        f"image {entry['image_id']}",
+        f"{int(labelled.sum())} of {len(skeleton)} labelled",
+        f"side {100 * share:.0f} % of the image's",
+    ]
     message += [] if before is None else [f"float network {before:.1f} %"]
     extent = float(np.ptp(points[0][labelled], axis=0).max()) if labelled.any() else 0.0
     line = max(2.4, min(4.0, 0.022 * extent))
-    return CachedImage(name, _jpeg(tile), width, height, round(line, 2), drawings, f"{entry['oks']:.1f} %", ", ".join(message))
+    return CachedImage(
+        name,
+        _jpeg(tile),
+        width,
+        height,
+        round(line, 2),
+        drawings,
+        f"{entry['oks']:.1f} %",
+        ", ".join(message),
+    )
 
 
-def _view(box: Sequence[float], label: NDArray[np.float64], pose: NDArray[np.float64], size: NDArray[np.float64]) -> tuple[int, int, int, int]:
+def _view(
+    box: Sequence[float],
+    label: NDArray[np.float64],
+    pose: NDArray[np.float64],
+    size: NDArray[np.float64],
+) -> tuple[int, int, int, int]:
     """Left, top, right, bottom in whole pixels: the box and every drawn keypoint with a margin."""
-    seen = np.concatenate([label[label[:, 2] > 0, :2], pose[(label[:, 2] > 0) | (pose[:, 2] >= THRESHOLD), :2]]) * size
+    seen = (
+        np.concatenate(
+            [label[label[:, 2] > 0, :2], pose[(label[:, 2] > 0) | (pose[:, 2] >= THRESHOLD), :2]]
+        )
+        * size
+    )
     corners = np.concatenate([seen, [box[:2]], [np.add(box[:2], box[2:])]])
     low, high = corners.min(0), corners.max(0)
     margin = 0.15 * (high - low).max() + 8
@@ -152,21 +233,42 @@ def _view(box: Sequence[float], label: NDArray[np.float64], pose: NDArray[np.flo
     return int(left), int(top), int(right), int(bottom)
 
 
-def _hints(entry: Mapping[str, Any], label: NDArray[np.float64], pose: NDArray[np.float64], skeleton: Skeleton) -> list[str]:
+def _hints(
+    entry: Mapping[str, Any],
+    label: NDArray[np.float64],
+    pose: NDArray[np.float64],
+    skeleton: Skeleton,
+) -> list[str]:
     """Name, score and, where there is a label, similarity of each keypoint."""
     area = AREA_OF_BOX * entry["box"][2] * entry["box"][3] / (entry["width"] * entry["height"])
-    similarity = keypoint_similarity(pose[None, :, :2], label[None, :, :2], np.array([area]), skeleton.sigmas)[0]
-    scored = [f", similarity {100 * s:.0f} %" if v > 0 else ", not labelled" for s, v in zip(similarity, label[:, 2], strict=True)]
-    return [f"{name}: score {score:.2f}{message}" for name, score, message in zip(skeleton.keypoints, pose[:, 2], scored, strict=True)]
+    similarity = keypoint_similarity(
+        pose[None, :, :2], label[None, :, :2], np.array([area]), skeleton.sigmas
+    )[0]
+    scored = [
+        f", similarity {100 * s:.0f} %" if v > 0 else ", not labelled"
+        for s, v in zip(similarity, label[:, 2], strict=True)
+    ]
+    return [
+        f"{name}: score {score:.2f}{message}"
+        for name, score, message in zip(skeleton.keypoints, pose[:, 2], scored, strict=True)
+    ]
 
 
-def _drawn(points: NDArray[np.float64], shown: NDArray[np.bool_], skeleton: Skeleton, hints: Sequence[str]) -> tuple[list[Limb], list[Joint]]:
+def _drawn(
+    points: NDArray[np.float64], shown: NDArray[np.bool_], skeleton: Skeleton, hints: Sequence[str]
+) -> tuple[list[Limb], list[Joint]]:
     from heatpose.pose.draw import limb_colour, side_colours
 
     colours = side_colours(skeleton)
     places = [(round(float(x), 1), round(float(y), 1)) for x, y in points]
-    limbs = [Limb(*places[a], *places[b], _css(limb_colour(colours[a], colours[b]))) for a, b in skeleton.edge_indices if shown[a] and shown[b]]
-    joints = [Joint(x, y, _css(colours[k]), hints[k]) for k, (x, y) in enumerate(places) if shown[k]]
+    limbs = [
+        Limb(*places[a], *places[b], _css(limb_colour(colours[a], colours[b])))
+        for a, b in skeleton.edge_indices
+        if shown[a] and shown[b]
+    ]
+    joints = [
+        Joint(x, y, _css(colours[k]), hints[k]) for k, (x, y) in enumerate(places) if shown[k]
+    ]
     return limbs, joints
 
 

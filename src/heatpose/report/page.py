@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 TEMPLATES = "templates"
 
 
-def sections_of(bundles: Sequence[Bundle], images: Path | None = None, show_images: bool = True) -> Iterator[Section]:
+def sections_of(
+    bundles: Sequence[Bundle], images: Path | None = None, show_images: bool = True
+) -> Iterator[Section]:
     """Every section, in the order of the page.
 
     Args:
         bundles: At least one.
-        images: Folder of the evaluation set's pictures, where they have moved.
-        pictures: Shows predictions on them.
+        images: Folder of the evaluation set's images, where they have moved.
+        show_images: Shows predictions on them.
     """
     boards = {bundle.label: on_boards(bundle) for bundle in bundles}
     parts: Sequence[tuple[str, str, Callable[[], Section]]] = (
@@ -50,21 +52,43 @@ def sections_of(bundles: Sequence[Bundle], images: Path | None = None, show_imag
     yield from (guarded_section(key, heading, make) for key, heading, make in parts)
 
 
-def render(bundles: Sequence[Bundle], *, title: str | None = None, images: Path | None = None, show_images: bool = True) -> str:
+def render(
+    bundles: Sequence[Bundle],
+    *,
+    title: str | None = None,
+    images: Path | None = None,
+    show_images: bool = True,
+) -> str:
     """The page as one text.
 
     Args:
         bundles: At least one.
         title: Of the page; made of the bundles' names where None.
         images: As `sections_of`.
-        pictures: As `sections_of`.
+        show_images: As `sections_of`.
     """
     sections = list(sections_of(bundles, images, show_images))
-    figures = {figure.name: figure.spec for section in sections for block in section.blocks if isinstance(block, Figures) for figure in block.figures}
-    return _environment().get_template("report.html.j2").render(
-        title=title or _title(bundles), bundles=bundles, sections=sections, figures=figures, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        style=_text("report.css"), script=_text("report.js"), plotly=_plotly(),
-    )  # fmt: skip
+    figures = {
+        figure.name: figure.spec
+        for section in sections
+        for block in section.blocks
+        if isinstance(block, Figures)
+        for figure in block.figures
+    }
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=title or _title(bundles),
+            bundles=bundles,
+            sections=sections,
+            figures=figures,
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            style=_text("report.css"),
+            script=_text("report.js"),
+            plotly=_plotly(),
+        )
+    )
 
 
 def _title(bundles: Sequence[Bundle]) -> str:
@@ -78,7 +102,13 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("heatpose.report", TEMPLATES)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"code": _code, "moment": _moment, "breakable": _breakable}
     return environment
 

@@ -17,31 +17,79 @@ def losses(bundles: Sequence[Bundle]) -> Section:
     """What each file loses against the float network."""
     traces, blocks = list[Trace](), list[Block]()
     for position, bundle in enumerate(bundles):
-        entries = [a for a in bundle.artefacts if a.form != "torch" and a.entry.get("drop") is not None]
+        entries = [
+            a for a in bundle.artefacts if a.form != "torch" and a.entry.get("drop") is not None
+        ]
         if entries:
             traces.append(_loss_trace(bundle, entries, position, several=len(bundles) > 1))
     if traces:
         traces += _limits(bundles)
         names = list(dict.fromkeys(y for trace in traces for y in trace["y"]))
-        ticks = {"tickmode": "array", "tickvals": names, "ticktext": [plain(short(html.unescape(name))) for name in names]}
-        spec = figure(traces, x="OKS lost, points", yaxis={"autorange": "reversed", "type": "category", **ticks}, legend=len(bundles) > 1)
+        ticks = {
+            "tickmode": "array",
+            "tickvals": names,
+            "ticktext": [plain(short(html.unescape(name))) for name in names],
+        }
+        spec = figure(
+            traces,
+            x="OKS lost, points",
+            yaxis={"autorange": "reversed", "type": "category", **ticks},
+            legend=len(bundles) > 1,
+        )
         message = "Bars: 95 % interval. Red strokes: what the gate allows."
-        blocks.append(Figures([Figure("loss", "OKS lost against the float network", spec, message, 90 + 40 * len(names), True)]))
+        blocks.append(
+            Figures(
+                [
+                    Figure(
+                        "loss",
+                        "OKS lost against the float network",
+                        spec,
+                        message,
+                        90 + 40 * len(names),
+                        True,
+                    )
+                ]
+            )
+        )
     else:
         blocks.append(missing("Nothing was scored, so that no loss is known."))
-    blocks += [_checks(bundle, i) for i, bundle in enumerate(bundles) if bundle.manifest.get("gates")]
-    return Section("losses", "What quantisation costs", "Each file against the float network it was made from, on the same pictures.", blocks)
+    blocks += [
+        _checks(bundle, i) for i, bundle in enumerate(bundles) if bundle.manifest.get("gates")
+    ]
+    return Section(
+        "losses",
+        "What quantisation costs",
+        "Each file against the float network it was made from, on the same images.",
+        blocks,
+    )
 
 
-def _loss_trace(bundle: Bundle, entries: Sequence[Artefact], position: int, *, several: bool) -> Trace:
+def _loss_trace(
+    bundle: Bundle, entries: Sequence[Artefact], position: int, *, several: bool
+) -> Trace:
     values = [float(a.entry["drop"]) for a in entries]
     return {
-        "type": "scatter", "mode": "markers", "name": plain(bundle.label), "x": values, "y": [_line_name(bundle, a.form, several) for a in entries],
-        "error_x": error(values, [float(a.entry["drop_low"]) for a in entries], [float(a.entry["drop_high"]) for a in entries]),
-        "marker": {"size": 11, "color": colour(position), "symbol": ["x" if a.rejected else "circle" for a in entries]},
-        "text": [f"{v:.2f} {interval(a.entry)} points{', rejected' if a.rejected else ''}" for v, a in zip(values, entries, strict=True)],
+        "type": "scatter",
+        "mode": "markers",
+        "name": plain(bundle.label),
+        "x": values,
+        "y": [_line_name(bundle, a.form, several) for a in entries],
+        "error_x": error(
+            values,
+            [float(a.entry["drop_low"]) for a in entries],
+            [float(a.entry["drop_high"]) for a in entries],
+        ),
+        "marker": {
+            "size": 11,
+            "color": colour(position),
+            "symbol": ["x" if a.rejected else "circle" for a in entries],
+        },
+        "text": [
+            f"{v:.2f} {interval(a.entry)} points{', rejected' if a.rejected else ''}"
+            for v, a in zip(values, entries, strict=True)
+        ],
         "hovertemplate": "%{y}<br>%{text}<extra></extra>",
-    }  # fmt: skip
+    }
 
 
 def _line_name(bundle: Bundle, form: str, several: bool) -> str:
@@ -49,24 +97,57 @@ def _line_name(bundle: Bundle, form: str, several: bool) -> str:
 
 
 def _limits(bundles: Sequence[Bundle]) -> list[Trace]:
-    found = [(limit, _line_name(b, form, len(bundles) > 1)) for b in bundles for form in FORMS if (limit := limit_of(b, form)) is not None]
+    found = [
+        (limit, _line_name(b, form, len(bundles) > 1))
+        for b in bundles
+        for form in FORMS
+        if (limit := limit_of(b, form)) is not None
+    ]
     if not found:
         return []
     marker = {"symbol": "line-ns-open", "size": 22, "color": "#d1495b", "line": {"width": 2.5}}
     x, y = ([entry[i] for entry in found] for i in (0, 1))
-    return [{"type": "scatter", "mode": "markers", "name": "limit of the gate", "x": x, "y": y, "marker": marker, "hovertemplate": "limit %{x}<extra></extra>"}]
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "limit of the gate",
+            "x": x,
+            "y": y,
+            "marker": marker,
+            "hovertemplate": "limit %{x}<extra></extra>",
+        }
+    ]
 
 
 def _checks(bundle: Bundle, position: int) -> Table:
     rows = []
     for check in bundle.manifest["gates"]:
-        holdout_score = Cell("passed", "passed", "good") if check["passed"] else Cell("refused", "refused", "bad")
-        rows.append(Row([Cell(str(check["artefact"])), Cell(str(check["name"])), holdout_score, Cell(str(check["sentence"]), mark="long")]))
-    return Table(("file", "gate", "verdict", "why"), rows, f"Gates of {bundle.label}", 9, f"gates_{position}")
+        holdout_score = (
+            Cell("passed", "passed", "good")
+            if check["passed"]
+            else Cell("refused", "refused", "bad")
+        )
+        rows.append(
+            Row(
+                [
+                    Cell(str(check["artefact"])),
+                    Cell(str(check["name"])),
+                    holdout_score,
+                    Cell(str(check["sentence"]), mark="long"),
+                ]
+            )
+        )
+    return Table(
+        ("file", "gate", "verdict", "why"), rows, f"Gates of {bundle.label}", 9, f"gates_{position}"
+    )
 
 
 def shown(bundles: Sequence[Bundle]) -> Iterator[tuple[str, Artefact, int, int]]:
-    """Name, model, colour and symbol of what plots show: of one bundle the network and its int8 files, of several what each is judged by."""
+    """Name, model, colour and symbol of what plots show.
+
+    Of one bundle the network and its int8 files, of several what each is judged by.
+    """
     if len(bundles) == 1:
         scored = [a for a in bundles[0].artefacts if a.report is not None]
         chosen = [a for a in scored if a.form in ("torch", "int8_pc", "int8_pt")] or scored
@@ -79,47 +160,99 @@ def shown(bundles: Sequence[Bundle]) -> Iterator[tuple[str, Artefact, int, int]]
 
 def instances(bundles: Sequence[Bundle]) -> Section:
     """OKS of each keypoint, and of small and large people."""
-    chosen = [(name, artefact.report, look, symbol) for name, artefact, look, symbol in shown(bundles) if artefact.report is not None]
-    lead = "Where the points are lost: which keypoints, and whether people are small in the picture. One keypoint counts over the people where it is labelled."
+    chosen = [
+        (name, artefact.report, look, symbol)
+        for name, artefact, look, symbol in shown(bundles)
+        if artefact.report is not None
+    ]
+    lead = (
+        "Where the points are lost: which keypoints, and whether people are small in the image."
+        " One keypoint counts over the people where it is labelled."
+    )
     if not chosen:
         return Section("people", "Keypoints and people", lead, [missing("Nothing was scored.")])
-    names = list(dict.fromkeys(key for _, report, *_ in chosen for key in report["oks_per_keypoint"]))
-    each = [_keypoint_trace(name, report["oks_per_keypoint"], look, symbol) for name, report, look, symbol in chosen]
-    spec = figure(each, x="OKS %", yaxis={"autorange": "reversed", "type": "category", "categoryorder": "array", "categoryarray": [plain(n) for n in names]})
-    figures = [Figure("keypoints", "OKS of each keypoint", spec, height=130 + 22 * len(names) + 18 * len(each))]
-    sized = [_size_trace(name, report["oks_per_size"], look, symbol) for name, report, look, symbol in chosen if report.get("oks_per_size")]
+    names = list(
+        dict.fromkeys(key for _, report, *_ in chosen for key in report["oks_per_keypoint"])
+    )
+    each = [
+        _keypoint_trace(name, report["oks_per_keypoint"], look, symbol)
+        for name, report, look, symbol in chosen
+    ]
+    spec = figure(
+        each,
+        x="OKS %",
+        yaxis={
+            "autorange": "reversed",
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": [plain(n) for n in names],
+        },
+    )
+    figures = [
+        Figure(
+            "keypoints", "OKS of each keypoint", spec, height=130 + 22 * len(names) + 18 * len(each)
+        )
+    ]
+    sized = [
+        _size_trace(name, report["oks_per_size"], look, symbol)
+        for name, report, look, symbol in chosen
+        if report.get("oks_per_size")
+    ]
     blocks: list[Block] = []
     if sized:
-        caption = "Side of the person's box as a share of the picture's side, sqrt(box area / picture area); bars: standard error."
-        spec = figure(sized, x="person's side / picture's side", y="OKS %", xaxis={"type": "category"})
+        caption = (
+            "Side of the person's box as a share of the image's side, sqrt(box area / image"
+            " area); bars: standard error."
+        )
+        spec = figure(
+            sized, x="person's side / image's side", y="OKS %", xaxis={"type": "category"}
+        )
         figures.append(Figure("sizes", "OKS of small and large people", spec, caption, 430))
     else:
-        blocks.append(missing("How small and large people score is not known: the bundle was exported by an older version."))
+        blocks.append(
+            missing(
+                "How small and large people score is not known: the bundle was exported by an older"
+                " version."
+            )
+        )
     return Section("people", "Keypoints and people", lead, [Figures(figures), *blocks])
 
 
 def _keypoint_trace(name: str, scores: Mapping[str, float | None], look: int, symbol: int) -> Trace:
     known = {key: value for key, value in scores.items() if value is not None}
     return {
-        "type": "scatter", "mode": "markers", "name": plain(name), "x": list(known.values()), "y": [plain(key) for key in known],
+        "type": "scatter",
+        "mode": "markers",
+        "name": plain(name),
+        "x": list(known.values()),
+        "y": [plain(key) for key in known],
         "marker": {"size": 9, "color": colour(look), "symbol": SYMBOLS[symbol % len(SYMBOLS)]},
         "hovertemplate": f"{plain(name)}<br>%{{y}}: %{{x:.1f}} %<extra></extra>",
-    }  # fmt: skip
+    }
 
 
 def _size_trace(name: str, groups: Sequence[Mapping[str, Any]], look: int, symbol: int) -> Trace:
     known = [group for group in groups if group["people"]]
     return {
-        "type": "scatter", "mode": "lines+markers", "name": plain(name), "x": [size_name(group) for group in known], "y": [group["oks"] for group in known],
-        "error_y": even([group["oks_standard_error"] for group in known]), "line": {"width": 1.2, "color": colour(look)},
-        "marker": {"size": 9, "color": colour(look), "symbol": SYMBOLS[symbol % len(SYMBOLS)]}, "text": [f"{group['people']} people" for group in known],
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": plain(name),
+        "x": [size_name(group) for group in known],
+        "y": [group["oks"] for group in known],
+        "error_y": even([group["oks_standard_error"] for group in known]),
+        "line": {"width": 1.2, "color": colour(look)},
+        "marker": {"size": 9, "color": colour(look), "symbol": SYMBOLS[symbol % len(SYMBOLS)]},
+        "text": [f"{group['people']} people" for group in known],
         "hovertemplate": f"{plain(name)}<br>%{{x}}: %{{y:.1f}} % (%{{text}})<extra></extra>",
-    }  # fmt: skip
+    }
 
 
 def size_name(group: Mapping[str, Any]) -> str:
     """Of a group of `metrics.score_by_size`: "under 1/8", "1/8 to 1/4", "from 1/2"."""
-    low, high = (None if value in (0, None) else str(Fraction(value).limit_denominator(64)) for value in (group["from"], group["to"]))
+    low, high = (
+        None if value in (0, None) else str(Fraction(value).limit_denominator(64))
+        for value in (group["from"], group["to"])
+    )
     return f"{low} to {high}" if low and high else f"under {high}" if high else f"from {low}"
 
 
@@ -127,23 +260,47 @@ def drift(bundles: Sequence[Bundle]) -> Section:
     """How far int8 moves each keypoint."""
     figures, blocks = list[Figure](), list[Block]()
     for bundle in bundles:
-        moved = {form: found for form in ("int8_pc", "int8_pt") if (found := _drift_of(bundle, form)) is not None}
+        moved = {
+            form: found
+            for form in ("int8_pc", "int8_pt")
+            if (found := _drift_of(bundle, form)) is not None
+        }
         for form, numbers in list(moved.items())[: 2 if len(bundles) <= 2 else 1]:
             heading = FORMS[form] if len(bundles) == 1 else f"{bundle.label}: {form}"
             quantiles = " / ".join(f"{numbers[key]:.2f}" for key in ("p50", "p95", "p99"))
-            caption = f"All keypoints: {quantiles} px; {numbers['moved']:.1f} % have another highest cell."
-            figures.append(Figure(f"drift_{len(figures)}", heading, _drift_spec(numbers["per_keypoint"]), caption, 130 + 22 * len(numbers["per_keypoint"])))
+            caption = (
+                f"All keypoints: {quantiles} px; {numbers['moved']:.1f} % have another highest"
+                " cell."
+            )
+            figures.append(
+                Figure(
+                    f"drift_{len(figures)}",
+                    heading,
+                    _drift_spec(numbers["per_keypoint"]),
+                    caption,
+                    130 + 22 * len(numbers["per_keypoint"]),
+                )
+            )
         if not moved:
             blocks.append(missing(f"'{bundle.label}' has no int8 file whose drift was measured."))
-    lead = "Distance between the float network's keypoints and an int8 file's, in input pixels, over the calibration images: median, 95 % and 99 % quantile."
-    return Section("drift", "Drift of int8", lead, [*([Figures(figures)] if figures else []), *blocks])
+    lead = (
+        "Distance between the float network's keypoints and an int8 file's, in input pixels, over"
+        " the calibration images: median, 95 % and 99 % quantile."
+    )
+    return Section(
+        "drift", "Drift of int8", lead, [*([Figures(figures)] if figures else []), *blocks]
+    )
 
 
 def _drift_of(bundle: Bundle, form: str) -> Mapping[str, Any] | None:
     artefact = bundle.artefact(form)
     found = None if artefact is None else artefact.entry.get("drift")
     if found is None:  # metrics.json of older versions: the gate has it as well
-        checks = (check for check in bundle.manifest.get("gates") or [] if check.get("artefact") == form and check.get("name") == "parity")
+        checks = (
+            check
+            for check in bundle.manifest.get("gates") or []
+            if check.get("artefact") == form and check.get("name") == "parity"
+        )
         found = next((check.get("numbers") for check in checks), None)
     return found if isinstance(found, Mapping) and found.get("per_keypoint") else None
 
@@ -151,8 +308,15 @@ def _drift_of(bundle: Bundle, form: str) -> Mapping[str, Any] | None:
 def _drift_spec(per_keypoint: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     names = [plain(name) for name in per_keypoint]
     traces: list[Trace] = [
-        {"type": "scatter", "mode": "markers", "name": quantile, "x": [float(entry[quantile]) for entry in per_keypoint.values()], "y": names,
-         "marker": {"size": 9, "color": colour(i), "symbol": SYMBOLS[i]}, "hovertemplate": f"%{{y}}<br>{quantile} %{{x:.2f}} px<extra></extra>"}
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": quantile,
+            "x": [float(entry[quantile]) for entry in per_keypoint.values()],
+            "y": names,
+            "marker": {"size": 9, "color": colour(i), "symbol": SYMBOLS[i]},
+            "hovertemplate": f"%{{y}}<br>{quantile} %{{x:.2f}} px<extra></extra>",
+        }
         for i, quantile in enumerate(("p50", "p95", "p99"))
-    ]  # fmt: skip
+    ]
     return figure(traces, x="input pixels", yaxis={"autorange": "reversed", "type": "category"})

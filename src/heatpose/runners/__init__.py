@@ -1,4 +1,7 @@
-"""One `predict` for a checkpoint, an ONNX file and any pose TFLite, for whoever scores, draws or compares."""
+"""One `predict` for a checkpoint, an ONNX file and any pose TFLite.
+
+For whoever scores, draws or compares.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,10 @@ class PoseRunner(Protocol):
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """How its images were made in training; None where neither the file nor the manifest says so."""
+        """How its images were made in training.
+
+        None where neither the file nor the manifest says so.
+        """
 
     @property
     def input(self) -> InputReading:
@@ -68,10 +74,12 @@ class PoseRunner(Protocol):
 
         Args:
             images: u8[B, S, S, 3], bytes 0..255.
-            decode: A way of `heatpose.pose.codec.decode`; without effect on a model that decodes inside.
+            decode: A way of `heatpose.pose.codec.decode`; without effect on a model that decodes
+                inside.
 
         Returns:
-            f32[B, K, 3]: x and y as fractions of the input's width and height, and a score in [0, 1].
+            f32[B, K, 3]: x and y as fractions of the input's width and height, and a score in [0,
+                1].
         """
 
     def heatmaps(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -84,10 +92,18 @@ class PoseRunner(Protocol):
 
 @runtime_checkable
 class Deferring(Protocol):
-    """A runner whose network and decode can be run by two threads, so that the network goes on with the next picture meanwhile."""
+    """A runner whose network and decode can be run by two threads.
 
-    def later(self, images: NDArray[np.uint8], decode: str = "argmax") -> Callable[[], NDArray[np.float32]]:
-        """Runs the network now; the result makes `predict`'s poses out of what it gave, whenever it is called and by whom."""
+    So that the network goes on with the next image meanwhile.
+    """
+
+    def later(
+        self, images: NDArray[np.uint8], decode: str = "argmax"
+    ) -> Callable[[], NDArray[np.float32]]:
+        """Runs the network now; the result makes `predict`'s poses out of what it gave.
+
+        Whenever it is called and by whom.
+        """
 
 
 def open_runner(
@@ -103,25 +119,31 @@ def open_runner(
     Args:
         path: `.ckpt` (also `.pt`, `.pth`), `.onnx` or `.tflite`.
         threads: CPU threads; all cores where None (a checkpoint: torch's own choice).
-        size: Input side S for files that leave it open (checkpoints, ONNX with free sides); others refuse
-            another one than theirs.
-        reference_kernels: TFLite's plain loops, the definition of what an int8 operator computes, instead of
-            the fast ones. Slow, and without effect on the other kinds, which have one set of kernels.
+        size: Input side S for files that leave it open (checkpoints, ONNX with free sides); others
+            refuse another one than theirs.
+        reference_kernels: TFLite's plain loops, the definition of what an int8 operator computes,
+            instead of the fast ones. Slow, and without effect on the other kinds, which have one
+            set of kernels.
         normalisation: How bytes become a float input, for files that neither state it nor have a
             bundle that does; `runner.input.note` tells where it is not used.
 
     Raises:
-        HeatposeError: No such file, no pose model, another size than the file's, or what runs this kind of
-            file is not installed.
+        HeatposeError: No such file, no pose model, another size than the file's, or what runs this
+            kind of file is not installed.
     """
     path = Path(path)
     if path.is_dir():
-        raise HeatposeError(f"'{path}' is a folder; give one model file in it (.ckpt, .onnx or .tflite).")
+        raise HeatposeError(
+            f"'{path}' is a folder; give one model file in it (.ckpt, .onnx or .tflite)."
+        )
     if not path.is_file():
-        raise HeatposeError(f"Model file '{path}' does not exist; give a .ckpt, .onnx or .tflite file.")
+        raise HeatposeError(
+            f"Model file '{path}' does not exist; give a .ckpt, .onnx or .tflite file."
+        )
     if threads is not None and threads < 1:
         raise HeatposeError(f"{threads} threads cannot compute anything; give 1 or more.")
-    # Each runner is imported where it is used: one of torch, onnxruntime and LiteRT may be all there is.
+    # Each runner is imported where it is used: one of torch, onnxruntime and LiteRT may be all
+    # there is.
     suffix = path.suffix.lower()
     if suffix == ".tflite":
         from heatpose.runners.tflite_runner import TFLiteRunner
@@ -143,4 +165,6 @@ def open_runner(
 
         loaded = load_checkpoint(path)
         return TorchRunner(path, loaded, threads=threads, size=size, normalisation=normalisation)
-    raise HeatposeError(f"'{path}' has an ending that no model has; give a .ckpt, .onnx or .tflite file.")
+    raise HeatposeError(
+        f"'{path}' has an ending that no model has; give a .ckpt, .onnx or .tflite file."
+    )

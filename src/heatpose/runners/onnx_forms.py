@@ -104,7 +104,10 @@ def read_input(
 
 
 def _first_arithmetic(model: Any, tensor: str) -> Arithmetic:
-    """What the nodes up to the first that is not arithmetic compute; nothing where the way forks."""
+    """What the nodes up to the first that is not arithmetic compute.
+
+    Nothing where the way forks.
+    """
     constants = _constants(model)
     found = Arithmetic()
     for _ in range(len(model.graph.node)):

@@ -15,7 +15,15 @@ from heatpose.bundles.embedded import onnx_facts
 from heatpose.errors import HeatposeError
 from heatpose.runners.normalisation import Normalisation
 from heatpose.runners.onnx_forms import find_input, output_scale, read_input
-from heatpose.runners.outputs import check_images, choose_output, first_line, heatmaps_of, no_scale, poses_from_heatmaps, poses_of
+from heatpose.runners.outputs import (
+    check_images,
+    choose_output,
+    first_line,
+    heatmaps_of,
+    no_scale,
+    poses_from_heatmaps,
+    poses_of,
+)
 from heatpose.tflite.inspect import load_onnx
 
 
@@ -29,8 +37,8 @@ class OnnxRunner:
         normalisation: Of a float input, where neither the file nor its bundle states it.
 
     Raises:
-        HeatposeError: onnxruntime is missing, the file is no ONNX, cannot be run, is no pose model, or has
-            another size.
+        HeatposeError: onnxruntime is missing, the file is no ONNX, cannot be run, is no pose model,
+            or has another size.
     """
 
     kind = "onnx"
@@ -53,7 +61,8 @@ class OnnxRunner:
         known = onnx_facts(path, self._session.get_modelmeta().custom_metadata_map)
         model = load_onnx(path, path.read_bytes())
         self.input = read_input(model, self._input, known.preprocessing, normalisation)
-        # One empty image tells that the graph runs, and the real shapes where the file leaves them open.
+        # One empty image tells that the graph runs, and the real shapes where the file leaves them
+        # open.
         first = self._run(np.zeros((1, self.size, self.size, 3), np.uint8))
         shapes = [values.shape for values in first]
         nchw = not self._input.channels_last
@@ -80,7 +89,10 @@ class OnnxRunner:
         """The pose's output for B images: f32, first dimension B."""
         check_images(images, self.size)
         step = self._input.batch or len(images)
-        parts = [self._run(images[i : i + step])[self._form.position] for i in range(0, len(images), step)]
+        parts = [
+            self._run(images[i : i + step])[self._form.position]
+            for i in range(0, len(images), step)
+        ]
         scale, zero = self._scale
         stored = np.concatenate(parts).astype(np.float32)
         values: NDArray[np.float32] = (stored - zero) * np.float32(scale)
@@ -114,7 +126,9 @@ def _session(path: Path, threads: int) -> Any:
     try:
         import onnxruntime  # part of the extra `export`
     except ImportError as error:
-        raise HeatposeError("Running ONNX files needs onnxruntime: pip install 'heatpose[export]'.") from error
+        raise HeatposeError(
+            "Running ONNX files needs onnxruntime: pip install 'heatpose[export]'."
+        ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only: its warnings are about optimisations
@@ -128,13 +142,23 @@ def _translated(path: Path) -> Iterator[None]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     kinds = (
-        state.EPFail, state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf,
-        state.NoModel, state.NoSuchFile, state.NotImplemented, state.RuntimeException, UnicodeDecodeError,
-    )  # fmt: skip
+        state.EPFail,
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoModel,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+        UnicodeDecodeError,
+    )
     try:
         yield
     except kinds as error:
-        raise HeatposeError(f"'{path}' is no ONNX file that onnxruntime can run ({first_line(error)}).") from error
+        raise HeatposeError(
+            f"'{path}' is no ONNX file that onnxruntime can run ({first_line(error)})."
+        ) from error
 
 
 def _dtype(kind: str) -> str:

@@ -27,7 +27,10 @@ def no_scale(path: Path, output: str, dtype: str) -> HeatposeError:
 
 
 def first_line(error: Exception) -> str:
-    """The gist of a library's error as a clause; these libraries write paragraphs and source lines."""
+    """The gist of a library's error as a clause.
+
+    These libraries write paragraphs and source lines.
+    """
     return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
 
 
@@ -37,8 +40,16 @@ def check_images(images: NDArray[np.uint8], size: int) -> None:
     Raises:
         ValueError: Another shape or dtype: a mistake of the calling code, not of the user.
     """
-    if images.dtype != np.uint8 or images.ndim != 4 or not len(images) or images.shape[1:] != (size, size, 3):
-        raise ValueError(f"A runner takes u8[B, {size}, {size}, 3]; B at least 1; got {images.dtype}{list(images.shape)}.")
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or not len(images)
+        or images.shape[1:] != (size, size, 3)
+    ):
+        raise ValueError(
+            f"A runner takes u8[B, {size}, {size}, 3]; B at least 1; got"
+            f" {images.dtype}{list(images.shape)}."
+        )
 
 
 def check_size(path: Path, own: int, wanted: int | None) -> None:
@@ -48,7 +59,10 @@ def check_size(path: Path, own: int, wanted: int | None) -> None:
         HeatposeError: `wanted` is given and is not `own`.
     """
     if wanted is not None and wanted != own:
-        raise HeatposeError(f"'{path}' is made for {own}x{own} images and cannot run at {wanted}; export it again at that resolution.")
+        raise HeatposeError(
+            f"'{path}' is made for {own}x{own} images and cannot run at {wanted}; export it again"
+            " at that resolution."
+        )
 
 
 MOST_KEYPOINTS = 256  # whole-body sets have 133
@@ -92,7 +106,9 @@ class OutputForm:
         return layout if (self.decoded or self.ambiguous) and facts.skeleton is None else ""
 
 
-def choose_output(path: Path, shapes: Sequence[Sequence[int]], size: int, channels_first: bool = False) -> OutputForm:
+def choose_output(
+    path: Path, shapes: Sequence[Sequence[int]], size: int, channels_first: bool = False
+) -> OutputForm:
     """Finds the output that holds the pose: the one decoded pose, else the one stack of heatmaps.
 
     Args:
@@ -102,7 +118,8 @@ def choose_output(path: Path, shapes: Sequence[Sequence[int]], size: int, channe
         channels_first: Reads a shape that fits both ways, such as (1, 48, 48, 48), as (B, K, H, W).
 
     Raises:
-        HeatposeError: No output is one of `Layout`, or several are and it is not clear which one counts.
+        HeatposeError: No output is one of `Layout`, or several are and it is not clear which one
+            counts.
     """
     forms = [_recognise(i, tuple(shape), size, channels_first) for i, shape in enumerate(shapes)]
     known = [form for form in forms if form is not None]
@@ -111,11 +128,15 @@ def choose_output(path: Path, shapes: Sequence[Sequence[int]], size: int, channe
     if len(choice) == 1:
         return choice[0]
     listed = ", ".join(str(tuple(shape)) for shape in shapes) or "nothing"
-    why = "several could be the pose" if choice else "none is (1, H, W, K), (1, 1, K, 3) or (1, K*3)"
+    why = (
+        "several could be the pose" if choice else "none is (1, H, W, K), (1, 1, K, 3) or (1, K*3)"
+    )
     raise no_pose_model(path, f"its outputs are {listed} for an input of side {size}; {why}")
 
 
-def _recognise(position: int, shape: tuple[int, ...], size: int, channels_first: bool) -> OutputForm | None:
+def _recognise(
+    position: int, shape: tuple[int, ...], size: int, channels_first: bool
+) -> OutputForm | None:
     layout, keypoints, ambiguous = None, 0, False
     if len(shape) == 2 and shape[1] % 3 == 0:
         layout, keypoints = Layout.POSE_XY, shape[1] // 3
@@ -141,7 +162,11 @@ def _is_grid(sides: tuple[int, ...], size: int) -> bool:
 
 def heatmaps_of(values: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
     """f32 in one of the two map layouts -> f32[B, K, H, W]."""
-    return values if layout is Layout.MAPS_FIRST else np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+    return (
+        values
+        if layout is Layout.MAPS_FIRST
+        else np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+    )
 
 
 def poses_of(values: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
@@ -150,14 +175,17 @@ def poses_of(values: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]
     return triples[..., [1, 0, 2]] if layout is Layout.POSE_YX else triples
 
 
-def poses_from_heatmaps(heatmaps: NDArray[np.float32], decode: str, probabilities: bool | None) -> NDArray[np.float32]:
+def poses_from_heatmaps(
+    heatmaps: NDArray[np.float32], decode: str, probabilities: bool | None
+) -> NDArray[np.float32]:
     """Decodes the maps as they are, and turns the value of the highest cell into a score.
 
     Args:
         heatmaps: f32[B, K, H, W].
         decode: A way of `heatpose.pose.codec.decode`.
-        probabilities: True: values are scores already. False: logits, the score is their sigmoid. None:
-            unknown, decided for each image by whether all its values lie in [0, 1]; logits of a whole image
+        probabilities: True: values are scores already. False: logits, the score is their sigmoid.
+            None: unknown, decided for each image by whether all its values lie in [0, 1]; logits of
+                a whole image
             never do.
 
     Returns:
@@ -165,10 +193,13 @@ def poses_from_heatmaps(heatmaps: NDArray[np.float32], decode: str, probabilitie
     """
     poses = codec.decode(heatmaps, decode)
     if probabilities is None:
-        in_range = (heatmaps.min((1, 2, 3)) >= -RANGE_SLACK) & (heatmaps.max((1, 2, 3)) <= 1 + RANGE_SLACK)
+        in_range = (heatmaps.min((1, 2, 3)) >= -RANGE_SLACK) & (
+            heatmaps.max((1, 2, 3)) <= 1 + RANGE_SLACK
+        )
     else:
         in_range = np.full(len(heatmaps), probabilities)
     value = poses[..., 2]
-    sigmoid = 0.5 + 0.5 * np.tanh(0.5 * value)  # the same function as 1 / (1 + exp(-value)), without overflow
+    # the same function as 1 / (1 + exp(-value)), without overflow
+    sigmoid = 0.5 + 0.5 * np.tanh(0.5 * value)
     poses[..., 2] = np.clip(np.where(in_range[:, None], value, sigmoid), 0, 1)
     return poses

@@ -73,7 +73,10 @@ def input_form(path: Path, graph: Graph) -> InputForm:
     tensors = [graph.tensors[i] for i in graph.inputs]
     if len(tensors) != 1 or not _is_image(tensors[0]):
         listed = ", ".join(f"{tensor.dtype} {tensor.shape}" for tensor in tensors) or "nothing"
-        wanted = f"one RGB image (1, S, S, 3) with S a multiple of 32, as one of {', '.join(INPUT_DTYPES)}"
+        wanted = (
+            "one RGB image (1, S, S, 3) with S a multiple of 32, as one of"
+            f" {', '.join(INPUT_DTYPES)}"
+        )
         raise no_pose_model(path, f"its input is {listed}, not {wanted}")
     tensor = tensors[0]
     form = InputForm(tensor.index, tensor.shape[1], tensor.dtype)
@@ -178,7 +181,7 @@ def _is_image(tensor: Tensor) -> bool:
 
 
 def normalises_inside(graph: Graph) -> bool:
-    """The first operator that computes on the graph's first input is arithmetic rather than a convolution."""
+    """Whether arithmetic, not a convolution, is the first operator on the graph's first input."""
     tensor = graph.inputs[0]
     while True:
         readers = graph.consumers(tensor)
@@ -194,8 +197,8 @@ def gives_probabilities(graph: Graph, output: int) -> bool | None:
     """Whether the values of an output tensor are probabilities.
 
     Returns:
-        True where they come out of a sigmoid or softmax, or where their quantisation reaches no further than
-        [0, 1]; None where only the values can tell.
+        True where they come out of a sigmoid or softmax, or where their quantisation reaches no
+        further than [0, 1]; None where only the values can tell.
     """
     tensors, operator = _way_back(graph, output)
     in_range = operator in ("LOGISTIC", "SOFTMAX") or any(_unit_range(tensor) for tensor in tensors)
@@ -208,7 +211,10 @@ def gives_classes(graph: Graph, output: int) -> bool:
 
 
 def _way_back(graph: Graph, output: int) -> tuple[list[Tensor], str]:
-    """The tensors that hold an output's values in other formats, and the name of what computed them."""
+    """The tensors that hold an output's values in other formats.
+
+    And the name of what computed them.
+    """
     tensors = [graph.tensors[output]]
     producer = graph.producer(output)
     while producer is not None and producer.name in SAME_RANGE and producer.inputs:

@@ -20,7 +20,9 @@ from heatpose.runners.outputs import check_images, poses_from_heatmaps
 
 
 class TorchRunner:
-    """A `PoseRunner` for a checkpoint: logits are decoded as they are, the score is a sigmoid; four heads go through MoveNet's decode.
+    """A `PoseRunner` for a checkpoint: logits are decoded as they are, the score is a sigmoid.
+
+    Four heads go through MoveNet's decode.
 
     Args:
         path: Where the checkpoint was read.
@@ -45,7 +47,9 @@ class TorchRunner:
         normalisation: Normalisation | None = None,
     ) -> None:
         self.path, self.name = path, path.name
-        self.preprocessing = loaded.preprocessing if size is None else replace(loaded.preprocessing, size=size)
+        self.preprocessing = (
+            loaded.preprocessing if size is None else replace(loaded.preprocessing, size=size)
+        )
         self.size = self.preprocessing.size
         self.skeleton = loaded.skeleton
         self.keypoints = loaded.network.keypoints
@@ -58,14 +62,20 @@ class TorchRunner:
         self._network = loaded.network.eval().to(memory_format=torch.channels_last)
 
     def heatmaps(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits f32[B, K, S/4, S/4]; see `PoseRunner.heatmaps`. A network with four heads gives the maps that its decode searches."""
+        """Logits f32[B, K, S/4, S/4]; see `PoseRunner.heatmaps`.
+
+        A network with four heads gives the maps that its decode searches.
+        """
         with self._maps(images) as maps:
             logits = maps.heatmaps if isinstance(maps, PoseMaps) else maps
             values: NDArray[np.float32] = logits.float().contiguous().numpy()
         return values
 
     def predict(self, images: NDArray[np.uint8], decode: str = "argmax") -> NDArray[np.float32]:
-        """See `PoseRunner.predict`. A network with four heads has its own decode, whatever is asked for."""
+        """See `PoseRunner.predict`. A network with four heads has its own decode.
+
+        Whatever is asked for.
+        """
         if not self._network.four_heads:
             return poses_from_heatmaps(self.heatmaps(images), decode, probabilities=False)
         with self._maps(images) as maps:
@@ -74,10 +84,14 @@ class TorchRunner:
 
     @contextmanager
     def _maps(self, images: NDArray[np.uint8]) -> Iterator[Any]:
-        """What the network gives for u8[B, S, S, 3]; torch keeps its settings for inference while it is used."""
+        """What the network gives for u8[B, S, S, 3].
+
+        Torch keeps its settings for inference while it is used.
+        """
         check_images(images, self.size)
         with torch.inference_mode(), _threads(self._threads):
-            inputs = self.preprocessing.normalise(torch.tensor(images).permute(0, 3, 1, 2))  # channels-last
+            # channels-last
+            inputs = self.preprocessing.normalise(torch.tensor(images).permute(0, 3, 1, 2))
             yield self._network(inputs)
 
 

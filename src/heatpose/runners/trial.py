@@ -1,4 +1,7 @@
-"""A first run of a file from elsewhere in a process of its own: a damaged one can end the process that runs it, inside LiteRT or onnxruntime."""
+"""A first run of a file from elsewhere in a process of its own.
+
+A damaged one can end the process that runs it, inside LiteRT or onnxruntime.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,16 @@ from heatpose.errors import HeatposeError
 
 RUNTIMES = {".tflite": "LiteRT", ".onnx": "onnxruntime"}
 LONGEST_S = 300
-"""For one picture, and the start of the process."""
+"""For one image, and the start of the process."""
 
 
 def check_runs(path: str | Path, size: int | None = None) -> None:
-    """Refuses a TFLite or ONNX file that ends its runtime. Everything else about the file is left to `open_runner`.
+    """Refuses a TFLite or ONNX file that ends its runtime.
 
-    A file whose content is what the manifest beside it says came out of an export, which ran it, and is not tried again.
+    Everything else about the file is left to `open_runner`.
+
+    A file whose content is what the manifest beside it says came out of an export, which ran it,
+    and is not tried again.
 
     Args:
         path: The file; other kinds, and none at all, pass.
@@ -34,13 +40,27 @@ def check_runs(path: str | Path, size: int | None = None) -> None:
     runtime = RUNTIMES.get(path.suffix.lower())
     if runtime is None or not path.is_file() or _vouched_for(path):
         return
-    command = [sys.executable, "-m", __name__, str(path.resolve()), *([] if size is None else [str(size)])]
+    command = [
+        sys.executable,
+        "-m",
+        __name__,
+        str(path.resolve()),
+        *([] if size is None else [str(size)]),
+    ]
     try:
-        done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=LONGEST_S)
+        done = subprocess.run(
+            command, check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=LONGEST_S
+        )
     except subprocess.TimeoutExpired as error:
-        raise HeatposeError(f"'{path}' did not run through {runtime} once in {LONGEST_S} s; it is damaged or far too large: get it again.") from error
+        raise HeatposeError(
+            f"'{path}' did not run through {runtime} once in {LONGEST_S} s; it is damaged or far"
+            " too large: get it again."
+        ) from error
     if done.returncode not in (0, 1):  # 1 is Python's own, which the caller will meet again
-        raise HeatposeError(f"'{path}' crashes {runtime} ({_ending(done.returncode)}); the file is damaged: export or download it again.")
+        raise HeatposeError(
+            f"'{path}' crashes {runtime} ({_ending(done.returncode)}); the file is damaged: export"
+            " or download it again."
+        )
 
 
 def _vouched_for(path: Path) -> bool:
@@ -59,7 +79,10 @@ def _ending(status: int) -> str:
 
 
 def main() -> None:
-    """One black picture through the file. Ends with 0 also where the file is refused: the caller says why."""
+    """One black image through the file.
+
+    Ends with 0 also where the file is refused: the caller says why.
+    """
     # Imported here: the caller needs none of it.
     import numpy as np
 
@@ -70,7 +93,9 @@ def main() -> None:
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(HeatposeError):
-        runner = open_runner(sys.argv[1], threads=1, size=int(sys.argv[2]) if len(sys.argv) > 2 else None)
+        runner = open_runner(
+            sys.argv[1], threads=1, size=int(sys.argv[2]) if len(sys.argv) > 2 else None
+        )
         runner.predict(np.zeros((1, runner.size, runner.size, 3), np.uint8))
 
 

@@ -1,4 +1,8 @@
-"""Sweeps (`train.py -m ...`): every member has a name of its own, one that fails stops no other, and one that is done is not run again."""
+"""Sweeps (`train.py -m ...`).
+
+Every member has a name of its own, one that fails stops no other, and one that is done is not run
+again.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +38,19 @@ from heatpose.training.result import RunResult
 from heatpose.utils.files import require_writable
 
 LONGEST = 80
-"""Characters that a member's name adds at most; file systems allow 255 for a name, and the model files add theirs."""
+"""Characters that a member's name adds at most.
+
+File systems allow 255 for a name, and the model files add theirs.
+"""
 RESOLUTIONS = "data.module.resolutions"
 Task = Callable[[DictConfig], RunResult | None]
 
 
-
-
 def sweep_suffix() -> str:
-    """What tells this member of a sweep from the others, "_resolution-224_model.width-0.5"; "" outside sweeps."""
+    """What tells this member of a sweep from the others, "_resolution-224_model.width-0.5".
+
+    "" outside sweeps.
+    """
     swept = HydraConfig.get().job.override_dirname if in_sweep() else ""
     return f"_{safe_name(swept)}" if swept else ""
 
@@ -50,7 +58,8 @@ def sweep_suffix() -> str:
 def safe_name(text: str) -> str:
     """A text as part of one folder's name: different texts give different names.
 
-    What a name should not have (a path's slashes, quotes, commas) becomes "-"; then, and where the text is long, a piece of its hash follows.
+    What a name should not have (a path's slashes, quotes, commas) becomes "-"; then, and where the
+    text is long, a piece of its hash follows.
     """
     plain = re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII)
     if plain == text and len(text) <= LONGEST:
@@ -58,20 +67,27 @@ def safe_name(text: str) -> str:
     return f"{plain[: LONGEST - 9].strip('-.')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-# For `run: ${name}${member_suffix:}` in conf/train.yaml. Registered on import, because launchers build members in processes of their own.
+# For `run: ${name}${member_suffix:}` in conf/train.yaml. Registered on import, because launchers
+# build members in processes of their own.
 OmegaConf.register_new_resolver("sweep_suffix", sweep_suffix, replace=True)
 
 
 class SweepRuns(Callback):
-    """Hydra's callback (conf/train.yaml): members are named after what is swept alone, and told together at the end."""
+    """Hydra's callback (conf/train.yaml).
+
+    Members are named after what is swept alone, and told together at the end.
+    """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuses a folder of runs that cannot be written, before Hydra's own records meet it with a traceback."""
+        """Refuses a folder of runs that cannot be written.
+
+        Before Hydra's own records meet it with a traceback.
+        """
         with exit_on_user_error():
             require_writable(Path(str(config.runs)))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Leaves out of the members' `hydra.job.override_dirname` what is the same for all of them, and gives the sweep its folder."""
+        """Names the sweep's folder and drops common overrides from `hydra.job.override_dirname`."""
         self.on_run_start(config)
         overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
@@ -84,7 +100,9 @@ class SweepRuns(Callback):
         with open_dict(config):
             config.hydra.sweep.dir = str(folder)
             config.hydra.overrides.hydra += [
-                "hydra.job.config.override_dirname.exclude_keys=[{}]".format(",".join(f"'{key}'" for key in sorted(same))),
+                "hydra.job.config.override_dirname.exclude_keys=[{}]".format(
+                    ",".join(f"'{key}'" for key in sorted(same))
+                ),
                 "hydra.sweep.dir='{}'".format(str(folder).replace("'", "\\'")),
                 *(_resolutions(overrides) if config.shared_weights else []),
             ]
@@ -95,27 +113,45 @@ class SweepRuns(Callback):
         for sweep_run in failed:
             print(f"error: {sweep_run.run}: {sweep_run.result.reason}", file=sys.stderr)
         if failed:
-            print(f"error: {len(failed)} of the sweep's runs failed; the same command runs them again, and only them.", file=sys.stderr)
+            print(
+                f"error: {len(failed)} of the sweep's runs failed; the same command runs them"
+                " again, and only them.",
+                file=sys.stderr,
+            )
             sys.exit(1)
 
 
 def _sweep_name(config: DictConfig, swept: list[str]) -> str:
     """Of the sweep's folder: quickstart_sweep_model.width_resolution."""
-    return "_".join([str(config.name), *(["shared"] if config.shared_weights else []), "sweep", *([safe_name("_".join(swept))] if swept else [])])
+    return "_".join(
+        [
+            str(config.name),
+            *(["shared"] if config.shared_weights else []),
+            "sweep",
+            *([safe_name("_".join(swept))] if swept else []),
+        ]
+    )
 
 
 def _resolutions(overrides: list[Override]) -> list[str]:
     """What tells each member of all the resolutions that are swept."""
-    sides = [str(side) for o in overrides if o.key_or_group == "resolution" and o.is_discrete_sweep() for side in o.sweep_string_iterator()]
+    sides = [
+        str(side)
+        for o in overrides
+        if o.key_or_group == "resolution" and o.is_discrete_sweep()
+        for side in o.sweep_string_iterator()
+    ]
     return [f"{RESOLUTIONS}=[{','.join(sides)}]"] if sides else []
 
 
 def run_entry(task: Task, config: DictConfig) -> float | tuple[float, ...] | None:
-    """Runs an entry's task; a user's mistake, and an export that a gate refused, become a sentence on stderr and exit status 1.
+    """Runs an entry's task; a user's mistake.
+
+    And an export that a gate refused, become a sentence on stderr and exit status 1.
 
     Returns:
-        The configured objectives. In a sweep the other members run even if this one fails: its objectives are NaN then, which a search takes as a
-        failed trial.
+        The configured objectives. In a sweep the other members run even if this one fails: its
+        objectives are NaN then, which a search takes as a failed trial.
     """
     if in_sweep():
         return _run_one(task, config)
@@ -138,9 +174,15 @@ def _run(task: Task, config: DictConfig) -> RunResult | None:
 
 
 def _run_one(task: Task, config: DictConfig) -> float | tuple[float, ...] | None:
-    """One member; whatever goes wrong in it is told and ends no other, except Ctrl-C, which ends the sweep."""
+    """One member; whatever goes wrong in it is told and ends no other, except Ctrl-C.
+
+    Which ends the sweep.
+    """
     job, began = HydraConfig.get(), time.monotonic()
-    sweep_run, place = SweepRun(str(config.run), own_overrides(), RunResult("running")), (Path(job.sweep.dir), int(job.job.num))
+    sweep_run, place = (
+        SweepRun(str(config.run), own_overrides(), RunResult("running")),
+        (Path(job.sweep.dir), int(job.job.num)),
+    )
     sweep_run.write(*place)
     try:
         result = _once(task, config)
@@ -161,12 +203,19 @@ def _once(task: Task, config: DictConfig) -> RunResult:
     if done is None:
         print(f"-- {config.run}", flush=True)
         return _run(task, config) or RunResult()
-    print(f"-- {config.run}: finished before with this configuration, not run again (resume=false runs it)", flush=True)
+    print(
+        f"-- {config.run}: finished before with this configuration, not run again (resume=false"
+        " runs it)",
+        flush=True,
+    )
     return done
 
 
 def _reason(error: Exception) -> str:
-    """The sentence of a user's mistake. Anything else is told in full, and its first line is the reason."""
+    """The sentence of a user's mistake.
+
+    Anything else is told in full, and its first line is the reason.
+    """
     sentence = sentence_of(error)
     if sentence is None:
         traceback.print_exception(as_bug(error))
@@ -174,11 +223,18 @@ def _reason(error: Exception) -> str:
 
 
 def own_overrides() -> dict[str, str]:
-    """What this member's command line would say that is not the same for all by the sweep's: key -> value."""
+    """What this member's command line would say that is not the same for all by the sweep's.
+
+    Key -> value.
+    """
     job = HydraConfig.get()
     same = {*job.job.config.override_dirname.exclude_keys} - {"experiment"}
     overrides = OverridesParser.create().parse_overrides(list(job.overrides.task))
-    return {override.key_or_group: override.get_value_element_as_str() for override in overrides if override.key_or_group not in same}
+    return {
+        override.key_or_group: override.get_value_element_as_str()
+        for override in overrides
+        if override.key_or_group not in same
+    }
 
 
 def run_folder(config: DictConfig) -> Path:

@@ -1,6 +1,9 @@
-"""A search by Optuna over what Hydra's override grammar describes: which members to run next, from what the earlier ones came to.
+"""A search by Optuna over what Hydra's override grammar describes.
 
-hydra-optuna-sweeper, Hydra's own plugin, needs optuna < 3 in its release for Hydra 1.3; its part that matters here is small.
+Which members to run next, from what the earlier ones came to.
+
+hydra-optuna-sweeper, Hydra's own plugin, needs optuna < 3 in its release for Hydra 1.3; its part
+that matters here is small.
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ Launch = Callable[[list[list[str]], int], list[Any]]
 def distribution(override: Override) -> BaseDistribution:
     """What Optuna draws a value from.
 
-    A choice (or `a,b,c`) is categorical, a range has steps, an interval is continuous; `tag(log, ...)` draws on a logarithmic scale and `int(...)` whole
-    numbers.
+    A choice (or `a,b,c`) is categorical, a range has steps, an interval is continuous; `tag(log,
+    ...)` draws on a logarithmic scale and `int(...)` whole numbers.
 
     Raises:
         HeatposeError: The override's range cannot be searched.
@@ -48,15 +51,28 @@ def distribution(override: Override) -> BaseDistribution:
     logarithmic = "log" in getattr(sweep, "tags", ())
     if isinstance(sweep, RangeSweep):
         start, stop, step = float(sweep.start or 0), float(sweep.stop or 0), float(sweep.step)
-        last = start + step * (math.ceil((stop - start) / step) - 1)  # Hydra's ranges leave their end out
+        # Hydra's ranges leave their end out
+        last = start + step * (math.ceil((stop - start) / step) - 1)
         if all(value.is_integer() for value in (start, step)):
-            return of.IntDistribution(int(start), int(last), step=1 if logarithmic else int(step), log=logarithmic)
-        return of.FloatDistribution(start, last, step=None if logarithmic else step, log=logarithmic)
+            return of.IntDistribution(
+                int(start), int(last), step=1 if logarithmic else int(step), log=logarithmic
+            )
+        return of.FloatDistribution(
+            start, last, step=None if logarithmic else step, log=logarithmic
+        )
     if isinstance(sweep, IntervalSweep):
         low, high = cast(Any, sweep.start), cast(Any, sweep.end)
-        whole = isinstance(low, int) and isinstance(high, int)  # int(interval(...)), or as Hydra parsed them
-        return of.IntDistribution(low, high, log=logarithmic) if whole else of.FloatDistribution(float(low), float(high), log=logarithmic)
-    raise HeatposeError(f"{key}={override.get_value_element_as_str()} cannot be searched; write choice(...), range(...) or interval(...).")
+        # int(interval(...)), or as Hydra parsed them
+        whole = isinstance(low, int) and isinstance(high, int)
+        return (
+            of.IntDistribution(low, high, log=logarithmic)
+            if whole
+            else of.FloatDistribution(float(low), float(high), log=logarithmic)
+        )
+    raise HeatposeError(
+        f"{key}={override.get_value_element_as_str()} cannot be searched; write choice(...),"
+        " range(...) or interval(...)."
+    )
 
 
 @dataclass
@@ -76,23 +92,53 @@ class Search:
     objectives: list[str]
 
     @staticmethod
-    def open(folder: Path, overrides: Sequence[Override], directions: Sequence[str], objectives: Sequence[str], seed: int) -> Search:
+    def open(
+        folder: Path,
+        overrides: Sequence[Override],
+        directions: Sequence[str],
+        objectives: Sequence[str],
+        seed: int,
+    ) -> Search:
         """Begins a search, or goes on with the one in the folder.
 
         Raises:
-            HeatposeError: Optuna is not installed, nothing is searched, or directions and objectives do not fit.
+            HeatposeError: Optuna is not installed, nothing is searched, or directions and
+                objectives do not fit.
         """
-        swept = {override.get_key_element(): override for override in overrides if override.is_sweep_override()}
-        fixed = [f"{o.get_key_element()}={o.get_value_element_as_str()}" for o in overrides if not o.is_sweep_override()]
+        swept = {
+            override.get_key_element(): override
+            for override in overrides
+            if override.is_sweep_override()
+        }
+        fixed = [
+            f"{o.get_key_element()}={o.get_value_element_as_str()}"
+            for o in overrides
+            if not o.is_sweep_override()
+        ]
         if not swept:
-            raise HeatposeError("Nothing is searched; give a range on the command line, such as resolution=192,224,256.")
-        if len(directions) != len(objectives) or any(direction not in DIRECTIONS for direction in directions):
-            raise HeatposeError(f"hydra.sweeper.directions must say maximize or minimize for each of the objectives {', '.join(objectives)}.")
+            raise HeatposeError(
+                "Nothing is searched; give a range on the command line, such as"
+                " resolution=192,224,256."
+            )
+        if len(directions) != len(objectives) or any(
+            direction not in DIRECTIONS for direction in directions
+        ):
+            raise HeatposeError(
+                "hydra.sweeper.directions must say maximize or minimize for each of the objectives"
+                f" {', '.join(objectives)}."
+            )
         try:
             study = _study(folder, directions, seed)
         except ImportError as error:
-            raise HeatposeError("Optuna is not installed; install heatpose[sweep], or run uv sync --extra sweep.") from error
-        return Search(study, {key: distribution(override) for key, override in swept.items()}, fixed, list(objectives))
+            raise HeatposeError(
+                "Optuna is not installed; install heatpose[sweep], or run uv sync --extra sweep."
+            ) from error
+        return Search(
+            study,
+            {key: distribution(override) for key, override in swept.items()},
+            fixed,
+            list(objectives),
+        )
 
     def run(self, launch: Launch, trials: int, jobs: int) -> None:
         """Runs members until `trials` of the study have succeeded, `jobs` at a time."""
@@ -100,7 +146,9 @@ class Search:
         failed = 0
         while (left := trials - len(self.succeeded())) > 0 and failed < _SILENT:
             batch = [self.study.ask(self.space) for _ in range(min(jobs, left))]
-            results = launch([[*self.fixed, *_overrides(trial)] for trial in batch], batch[0].number)
+            results = launch(
+                [[*self.fixed, *_overrides(trial)] for trial in batch], batch[0].number
+            )
             for trial, result in zip(batch, results, strict=True):
                 failed = 0 if self._tell(trial, result) else failed + 1
 
@@ -109,21 +157,39 @@ class Search:
         return [trial for trial in self.study.trials if trial.state.name == "COMPLETE"]
 
     def best(self) -> list[FrozenTrial]:
-        """Those that no other is better than in every objective, the best in the first one first."""
-        ordered = sorted(self.study.best_trials, key=lambda trial: trial.values, reverse=self.study.directions[0].name == "MAXIMIZE")
-        return list({tuple(sorted(trial.params.items())): trial for trial in reversed(ordered)}.values())[::-1]
+        """Those that no other is better than in every objective.
+
+        The best in the first one first.
+        """
+        ordered = sorted(
+            self.study.best_trials,
+            key=lambda trial: trial.values,
+            reverse=self.study.directions[0].name == "MAXIMIZE",
+        )
+        return list(
+            {tuple(sorted(trial.params.items())): trial for trial in reversed(ordered)}.values()
+        )[::-1]
 
     def _tell(self, trial: Trial, result: Any) -> bool:
         """Numbers of a member; False for one that failed or has not all of them."""
         from optuna.trial import TrialState
 
-        values = [float(value) for value in (result if isinstance(result, list | tuple) else [result]) if value is not None]
+        values = [
+            float(value)
+            for value in (result if isinstance(result, list | tuple) else [result])
+            if value is not None
+        ]
         good = len(values) == len(self.objectives) and all(map(math.isfinite, values))
-        self.study.tell(trial, values if good else None, state=TrialState.COMPLETE if good else TrialState.FAIL)
+        self.study.tell(
+            trial, values if good else None, state=TrialState.COMPLETE if good else TrialState.FAIL
+        )
         return good
 
     def _requeue(self) -> None:
-        """Members that an interruption stopped come first, with the same values: their runs go on where they were."""
+        """Members that an interruption stopped come first, with the same values.
+
+        Their runs go on where they were.
+        """
         from optuna.trial import TrialState
 
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -139,20 +205,43 @@ def _study(folder: Path, directions: Sequence[str], seed: int) -> Study:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(folder / SEARCH)))
-    known = {summary.study_name: summary.n_trials for summary in optuna.get_all_study_summaries(storage)}
-    sampler = optuna.samplers.TPESampler(seed=seed + known.get("search", 0))  # the same seed again would draw the same values once more
-    return optuna.create_study(storage=storage, study_name="search", load_if_exists=True, directions=cast(list[Any], directions), sampler=sampler)
+    known = {
+        summary.study_name: summary.n_trials for summary in optuna.get_all_study_summaries(storage)
+    }
+    # the same seed again would draw the same values once more
+    sampler = optuna.samplers.TPESampler(seed=seed + known.get("search", 0))
+    return optuna.create_study(
+        storage=storage,
+        study_name="search",
+        load_if_exists=True,
+        directions=cast(list[Any], directions),
+        sampler=sampler,
+    )
 
 
 def _overrides(trial: Trial) -> list[str]:
-    return [f"{key}={f'{value:.6g}' if isinstance(value, float) else value}" for key, value in trial.params.items()]
+    return [
+        f"{key}={f'{value:.6g}' if isinstance(value, float) else value}"
+        for key, value in trial.params.items()
+    ]
 
 
 def tell_best(search: Search, folder: Path) -> None:
     """Prints the best members and writes them to `best.json`."""
-    best = [{"values": dict(zip(search.objectives, trial.values, strict=True)), "params": dict(trial.params)} for trial in search.best()]
+    best = [
+        {
+            "values": dict(zip(search.objectives, trial.values, strict=True)),
+            "params": dict(trial.params),
+        }
+        for trial in search.best()
+    ]
     write_json(folder / BEST, {"trials": len(search.succeeded()), "best": best})
-    print(f"\nBest of {len(search.succeeded())} runs" + (", none better in every objective:" if len(search.objectives) > 1 else ":"))
+    print(
+        f"\nBest of {len(search.succeeded())} runs"
+        + (", none better in every objective:" if len(search.objectives) > 1 else ":")
+    )
     for entry in best:
         numbers = ", ".join(f"{name} {value:.2f}" for name, value in entry["values"].items())
-        print(f"  {numbers}: {' '.join(f'{key}={value}' for key, value in entry['params'].items())}")
+        print(
+            f"  {numbers}: {' '.join(f'{key}={value}' for key, value in entry['params'].items())}"
+        )

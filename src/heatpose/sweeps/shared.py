@@ -1,4 +1,7 @@
-"""A sweep over resolutions whose members share one training (sweep=shared_weights): the network is the same at every input side."""
+"""A sweep over resolutions whose members share one training (sweep=shared_weights).
+
+The network is the same at every input side.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +22,34 @@ from heatpose.utils.process import is_first_process
 
 Learnt = tuple[Path, Source] | None
 Learn = Callable[[DictConfig], Learnt]
-"""Trains as configured; the best checkpoint and the data, or None where nothing was to be trained."""
+"""Trains as configured; the best checkpoint and the data.
+
+Or None where nothing was to be trained.
+"""
 
 
 def trained(config: DictConfig, fit_model: Learn) -> Learnt:
-    """Trains the sweep's one network, if no other member has, and writes its weights as this member's checkpoint.
+    """Trains the sweep's one network, if no other member has.
+
+    And writes its weights as this member's checkpoint.
 
     Members that run side by side wait for each other here.
 
     Raises:
-        HeatposeError: There is no sweep over resolutions, or as `learn`.
+        HeatposeError: There is no sweep over resolutions, or as `fit_model`.
     """
     if not in_sweep() or not config.data.module.resolutions:
-        raise HeatposeError("Weights are shared by the members of a sweep over resolutions; add -m and, for example, resolution=192,224,256.")
+        raise HeatposeError(
+            "Weights are shared by the members of a sweep over resolutions; add -m and, for"
+            " example, resolution=192,224,256."
+        )
     common = _common(config)
     if not is_first_process():
         return fit_model(common)
     folder = run_folder(common)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.shared.lock")):  # the run itself has a lock of its own
+    # the run itself has a lock of its own
+    with FileLock(folder.with_name(f".{folder.name}.shared.lock")):
         fitted = fit_model(common)
     if fitted is None:
         return None
@@ -46,14 +58,22 @@ def trained(config: DictConfig, fit_model: Learn) -> Learnt:
 
 
 def _common(config: DictConfig) -> DictConfig:
-    """The configuration of the one training: the same whichever member makes it. Its checkpoint is chosen at the middle one of the resolutions."""
+    """The configuration of the one training: the same whichever member makes it.
+
+    Its checkpoint is chosen at the middle one of the resolutions.
+    """
     common = config.copy()
     common.shared_weights = False
     sides = sorted(int(side) for side in config.data.module.resolutions)
     common.resolution = sides[len(sides) // 2]
-    others = "_".join(f"{key}-{value}" for key, value in sorted(own_overrides().items()) if key not in ("resolution", "experiment"))
+    others = "_".join(
+        f"{key}-{value}"
+        for key, value in sorted(own_overrides().items())
+        if key not in ("resolution", "experiment")
+    )
     common.run = f"{config.name}_shared" + (f"_{safe_name(others)}" if others else "")
-    common.resume = bool(config.resume or HydraConfig.get().job.num)  # what the first member has begun anew, the others take
+    # what the first member has begun anew, the others take
+    common.resume = bool(config.resume or HydraConfig.get().job.num)
     return common
 
 
@@ -61,5 +81,11 @@ def _resized(best: Path, folder: Path, size: int) -> Path:
     """The same weights as a checkpoint for an input of `size` pixels."""
     loaded = load_checkpoint(best)
     path = folder / "checkpoints" / "best.ckpt"
-    save_checkpoint(path, loaded.network, loaded.skeleton, replace(loaded.preprocessing, size=size), **{**loaded.metadata, "run": folder.name})
+    save_checkpoint(
+        path,
+        loaded.network,
+        loaded.skeleton,
+        replace(loaded.preprocessing, size=size),
+        **{**loaded.metadata, "run": folder.name},
+    )
     return path

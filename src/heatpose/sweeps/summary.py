@@ -1,7 +1,8 @@
 """The members of a sweep together: a table, `sweep.csv` and `report.html` in the sweep's folder.
 
-Members may run in other processes and on other machines. Each writes `<sweep>/members/<number>.json` when it begins and when it ends; the process that was
-called reads them.
+Members may run in other processes and on other machines. Each writes
+`<sweep>/members/<number>.json` when it begins and when it ends; the process that was called reads
+them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ class SweepRun:
     result: RunResult
 
     def write(self, sweep: Path, number: int) -> None:
-        """Keeps it as the sweep's member of that number; only the first of several processes that train one network does."""
+        """Keeps it as the sweep's member of that number.
+
+        Only the first of several processes that train one network does.
+        """
         if is_first_process():
             folder = sweep / FOLDER
             folder.mkdir(parents=True, exist_ok=True)
@@ -49,13 +53,19 @@ class SweepRun:
 
 
 def begin(sweep: Path) -> None:
-    """Forgets what an earlier call of the same sweep had as members; their runs keep their own results. A search keeps them, and goes on with it."""
+    """Forgets what an earlier call of the same sweep had as members.
+
+    Their runs keep their own results. A search keeps them, and goes on with it.
+    """
     if is_first_process() and not (sweep / SEARCH).is_file():
         shutil.rmtree(sweep / FOLDER, ignore_errors=True)
 
 
 def sweep_runs(sweep: Path) -> list[SweepRun]:
-    """In the order of the sweep, the last one of each name. One that began and did not end has failed."""
+    """In the order of the sweep, the last one of each name.
+
+    One that began and did not end has failed.
+    """
     found: dict[str, SweepRun] = {}
     for path in sorted((sweep / FOLDER).glob("*.json")):
         content = read(path)
@@ -84,15 +94,28 @@ def tell(sweep: Path, name: str) -> list[SweepRun]:
     _print(found, sweep)
     write_csv(found, sweep / TABLE)
     written = [TABLE]
-    bundles = list(dict.fromkeys(Path(m.result.bundle) for m in found if m.result.bundle and (Path(m.result.bundle) / MANIFEST).is_file()))
+    bundles = list(
+        dict.fromkeys(
+            Path(m.result.bundle)
+            for m in found
+            if m.result.bundle and (Path(m.result.bundle) / MANIFEST).is_file()
+        )
+    )
     if bundles and _report(bundles, sweep / REPORT, f"Sweep {name}"):
         written.append(REPORT)
-    print(f"{' and '.join(written)} are in '{sweep}'." if len(written) > 1 else f"{TABLE} is in '{sweep}'.")
+    print(
+        f"{' and '.join(written)} are in '{sweep}'."
+        if len(written) > 1
+        else f"{TABLE} is in '{sweep}'."
+    )
     return [sweep_run for sweep_run in found if sweep_run.result.status == "failed"]
 
 
 def _report(bundles: Sequence[Path], path: Path, title: str) -> bool:
-    """The report is worth less than the runs: where it cannot be written, that is said and the sweep goes on to its end."""
+    """The report is worth less than the runs.
+
+    Where it cannot be written, that is said and the sweep goes on to its end.
+    """
     try:
         # Imported here, because its packages take seconds.
         from heatpose.report import write_report
@@ -107,30 +130,63 @@ def _report(bundles: Sequence[Path], path: Path, title: str) -> bool:
 def differing(found: Sequence[SweepRun]) -> list[str]:
     """Keys of overrides that are not the same in all members."""
     keys = list(dict.fromkeys(key for sweep_run in found for key in sweep_run.overrides))
-    return [key for key in keys if len(found) == 1 or len({sweep_run.overrides.get(key) for sweep_run in found}) > 1]
+    return [
+        key
+        for key in keys
+        if len(found) == 1 or len({sweep_run.overrides.get(key) for sweep_run in found}) > 1
+    ]
 
 
 def _columns(found: Sequence[SweepRun]) -> tuple[list[str], list[str], list[str]]:
     """Overrides, artefacts and boards that some member has."""
-    files = [name for name in ("float32", "int8_pc", "int8_pt") if any(name in sweep_run.result.files for sweep_run in found)]
-    return differing(found), files, list(dict.fromkeys(board for sweep_run in found for board in sweep_run.result.boards))
+    files = [
+        name
+        for name in ("float32", "int8_pc", "int8_pt")
+        if any(name in sweep_run.result.files for sweep_run in found)
+    ]
+    return (
+        differing(found),
+        files,
+        list(dict.fromkeys(board for sweep_run in found for board in sweep_run.result.boards)),
+    )
 
 
 def write_csv(found: Sequence[SweepRun], path: Path) -> None:
-    """A line for each member: name, what it was given, OKS in percent, estimates of each board, status. Empty where nothing is known."""
+    """A line for each member: name, what it was given, OKS in percent, estimates of each board.
+
+    Status. Empty where nothing is known.
+    """
     keys, files, boards = _columns(found)
     numbers = ("artefact", "oks", "ms", "ram_kib", "flash_kib", "extrapolates")
-    heads = ["run", *keys, "oks", *(f"{name}_oks" for name in files), *(f"{board}_{n}" for board in boards for n in numbers)]
+    heads = [
+        "run",
+        *keys,
+        "oks",
+        *(f"{name}_oks" for name in files),
+        *(f"{board}_{n}" for board in boards for n in numbers),
+    ]
     part = path.with_name(path.name + ".part")
     with part.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow([*heads, "status", "reason", "seconds", "bundle"])
         for sweep_run in found:
             result = sweep_run.result
-            estimated = (getattr(result.boards[board], n) if board in result.boards else None for board in boards for n in numbers)
-            given, scores = (sweep_run.overrides.get(key) for key in keys), (result.files.get(name) for name in files)
+            estimated = (
+                getattr(result.boards[board], n) if board in result.boards else None
+                for board in boards
+                for n in numbers
+            )
+            given, scores = (
+                (sweep_run.overrides.get(key) for key in keys),
+                (result.files.get(name) for name in files),
+            )
             end = (result.status, result.reason, round(result.seconds, 1), result.bundle)
-            table.writerow(["" if cell is None else cell for cell in (sweep_run.run, *given, result.oks, *scores, *estimated, *end)])
+            table.writerow(
+                [
+                    "" if cell is None else cell
+                    for cell in (sweep_run.run, *given, result.oks, *scores, *estimated, *end)
+                ]
+            )
     os.replace(part, path)
 
 
@@ -143,7 +199,11 @@ def _print(found: Sequence[SweepRun], sweep: Path) -> None:
     table = Table()
     for key in keys or ["run"]:
         table.add_column(key)
-    for heading in ("OKS %", *(f"{name} %" for name in int8), *(f"{board}\n{n}" for board in boards for n in ("ms", "RAM KiB", "flash KiB"))):
+    for heading in (
+        "OKS %",
+        *(f"{name} %" for name in int8),
+        *(f"{board}\n{n}" for board in boards for n in ("ms", "RAM KiB", "flash KiB")),
+    ):
         table.add_column(heading, justify="right")
     table.add_column("status")
     for sweep_run in found:
@@ -153,7 +213,8 @@ def _print(found: Sequence[SweepRun], sweep: Path) -> None:
     console = Console()
     if not console.is_terminal:  # rich assumes 80 columns then, and would cut figures
         console.width = 200
-    console.print(f"\n{sweep}", highlight=False, markup=False, soft_wrap=True)  # no title: rich breaks it where the table ends
+    # no title: rich breaks it where the table ends
+    console.print(f"\n{sweep}", highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     console.print(_caption(found), highlight=False, markup=False, soft_wrap=True)
 
@@ -174,6 +235,11 @@ def _text(value: float | None, digits: int) -> str:
 
 
 def _caption(found: Sequence[SweepRun]) -> str:
-    starred = any(numbers.extrapolates for sweep_run in found for numbers in sweep_run.result.boards.values())
+    starred = any(
+        numbers.extrapolates for sweep_run in found for numbers in sweep_run.result.boards.values()
+    )
     remark = "; * outside the networks that they were fitted on" if starred else ""
-    return f"Estimates of the int8 file that the board takes{remark}. `heatpose estimate` gives their intervals."
+    return (
+        f"Estimates of the int8 file that the board takes{remark}. `heatpose estimate` gives their"
+        " intervals."
+    )

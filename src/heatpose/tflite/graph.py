@@ -1,4 +1,7 @@
-"""A TFLite model as plain values: tensors, their quantisation, operators, and who writes and reads what."""
+"""A TFLite model as plain values.
+
+Tensors, their quantisation, operators, and who writes and reads what.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,8 @@ class Tensor:
     Attributes:
         index: Position in the file's list.
         name: As written by the converter; often a fused string, not to be relied on.
-        shape: Dimensions; NHWC for images, OHWI for convolution kernels, (1, h, w, C) for depthwise ones.
+        shape: Dimensions; NHWC for images, OHWI for convolution kernels, (1, h, w, C) for depthwise
+            ones.
         dtype: "uint8", "int8", "int32", "float32", "float16", ...
         quantization: None for a tensor that is not quantised.
         data: A constant's stored values (read-only, of `shape` and `dtype`); None for activations.
@@ -67,8 +71,11 @@ class Tensor:
             along = [1] * len(self.shape)
             along[self.quantization.axis] = scales.size
             scales, zeros = scales.reshape(along), zeros.reshape(along)
-        with np.errstate(over="ignore", invalid="ignore"):  # a senseless scale is the inspection's to report
-            return ((self.data.astype(np.int64) - zeros) * scales.astype(np.float64)).astype(np.float32)
+        # a senseless scale is the inspection's to report
+        with np.errstate(over="ignore", invalid="ignore"):
+            return ((self.data.astype(np.int64) - zeros) * scales.astype(np.float64)).astype(
+                np.float32
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +87,10 @@ class Operator:
         name: Schema name such as "CONV_2D"; the custom code for a custom operator.
         inputs: Tensor indices, `ABSENT` where an optional one is not given.
         outputs: Tensor indices.
-        options: For convolutions and pools "stride" (h, w), "padding" ("SAME", "VALID"), "activation"
-            ("NONE", "RELU", "RELU6", ...) and, where the schema has them, "dilation" (h, w),
-            "depth_multiplier" and "filter" (h, w); for arithmetic and FULLY_CONNECTED "activation"; for
-            resizes "half_pixel_centers" and "align_corners"; else empty.
+        options: For convolutions and pools "stride" (h, w), "padding" ("SAME", "VALID"),
+            "activation" ("NONE", "RELU", "RELU6", ...) and, where the schema has them, "dilation"
+            (h, w), "depth_multiplier" and "filter" (h, w); for arithmetic and FULLY_CONNECTED
+            "activation"; for resizes "half_pixel_centers" and "align_corners"; else empty.
     """
 
     index: int
@@ -95,7 +102,10 @@ class Operator:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """The main subgraph. Each tensor is written once and before it is read: walks towards producers end."""
+    """The main subgraph. Each tensor is written once and before it is read.
+
+    Walks towards producers end.
+    """
 
     tensors: tuple[Tensor, ...]
     operators: tuple[Operator, ...]
@@ -125,7 +135,10 @@ class Graph:
         return list(self._consumers.get(tensor, ()))
 
     def constant(self, tensor: int) -> Tensor | None:
-        """The constant that a tensor index stands for, directly or behind a DEQUANTIZE (float16 files)."""
+        """The constant that a tensor index stands for, directly or behind a DEQUANTIZE.
+
+        (float16 files).
+        """
         if tensor == ABSENT:
             return None
         source = self.producer(tensor)
@@ -134,6 +147,9 @@ class Graph:
         return None if self.tensors[tensor].data is None else self.tensors[tensor]
 
     def resolve_constant(self, tensor: int) -> NDArray[np.float32] | None:
-        """Real values, f32, of the constant that a tensor index stands for; None if it is an activation."""
+        """Real values, f32, of the constant that a tensor index stands for.
+
+        None if it is an activation.
+        """
         constant = self.constant(tensor)
         return None if constant is None else constant.dequantized()

@@ -1,4 +1,7 @@
-"""What a model file holds, as numbers and findings, and gate 1: whether it is what its name says."""
+"""What a model file holds, as numbers and findings, and gate 1.
+
+Whether it is what its name says.
+"""
 
 from __future__ import annotations
 
@@ -52,11 +55,15 @@ class Port:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a file holds. `bytes` is the file's size; `macs` and `peak_activation_bytes` are None for ONNX.
+    """What a file holds. `bytes` is the file's size.
+
+    `macs` and `peak_activation_bytes` are None for ONNX.
 
     Attributes:
-        granularity: How convolution and dense weights are quantised: "per_channel" if any has several scales.
-        full_integer: Integer inputs, and every operator on integers but for a last DEQUANTIZE per output.
+        granularity: How convolution and dense weights are quantised: "per_channel" if any has
+            several scales.
+        full_integer: Integer inputs, and every operator on integers but for a last DEQUANTIZE per
+            output.
         weights_bytes: Constants that operators read, shared ones once.
         macs: Multiply-accumulates of one inference.
         peak_activation_bytes: Most activation bytes alive at one time in the file's order.
@@ -120,7 +127,9 @@ def _port(tensor: Tensor) -> Port:
 
 def _granularity(graph: Graph) -> Granularity:
     counts = [
-        weight.quantization.scales.size for _, weight in weights(graph) if weight.quantization is not None
+        weight.quantization.scales.size
+        for _, weight in weights(graph)
+        if weight.quantization is not None
     ]
     if not counts:
         return "float"
@@ -135,7 +144,9 @@ def inspect_onnx(path: str | Path) -> Inspection:
     """
     path = Path(path)
     if not path.is_file():
-        raise HeatposeError(f"'{path}' does not exist or is no file; give the path of an ONNX model.")
+        raise HeatposeError(
+            f"'{path}' does not exist or is no file; give the path of an ONNX model."
+        )
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -143,7 +154,12 @@ def inspect_onnx(path: str | Path) -> Inspection:
     model = load_onnx(path, content)
     graph = model.graph
     stored = {tensor.name: _onnx_bytes(tensor) for tensor in graph.initializer}
-    inline = [attribute.t for node in graph.node for attribute in node.attribute if attribute.HasField("t")]
+    inline = [
+        attribute.t
+        for node in graph.node
+        for attribute in node.attribute
+        if attribute.HasField("t")
+    ]
     return Inspection(
         sha256=hashlib.sha256(content).hexdigest(),
         bytes=len(content),
@@ -204,7 +220,9 @@ def _onnx_dtype(number: int) -> Any:
     try:
         return helper.tensor_dtype_to_np_dtype(number)
     except KeyError as error:
-        raise HeatposeError(f"The ONNX file has a tensor of the unknown type number {number}.") from error
+        raise HeatposeError(
+            f"The ONNX file has a tensor of the unknown type number {number}."
+        ) from error
 
 
 def check_artefact(
@@ -212,10 +230,10 @@ def check_artefact(
 ) -> list[Finding]:
     """Gate 1: the flatbuffer is what its name says.
 
-    Both int8 forms: one uint8 image [1, S, S, 3] whose scale and zero point take raw bytes; float32 or int8
-    outputs; integer operators only but for a last DEQUANTIZE; symmetric weights, one scale per output channel
-    ("int8_pc") or per tensor ("int8_pt"). "float32": float32 throughout. All: no PAD, no TRANSPOSE, no custom
-    operator.
+    Both int8 forms: one uint8 image [1, S, S, 3] whose scale and zero point take raw bytes; float32
+    or int8 outputs; integer operators only but for a last DEQUANTIZE; symmetric weights, one scale
+    per output channel ("int8_pc") or per tensor ("int8_pt"). "float32": float32 throughout. All: no
+    PAD, no TRANSPOSE, no custom operator.
 
     Args:
         inspection: Of a TFLite file.
@@ -232,10 +250,13 @@ def check_artefact(
         if finding.severity == "error" or finding.rule in checked
     ]
     own = (
-        _float_errors(inspection) if expect == "float32" else _int8_errors(inspection, expect, preprocessing)
+        _float_errors(inspection)
+        if expect == "float32"
+        else _int8_errors(inspection, expect, preprocessing)
     )
     return violated + [
-        Finding("error", rule, None, message) for rule, message in (*_image_errors(inspection), *own)
+        Finding("error", rule, None, message)
+        for rule, message in (*_image_errors(inspection), *own)
     ]
 
 
@@ -253,7 +274,10 @@ def _float_errors(inspection: Inspection) -> Iterator[tuple[str, str]]:
     if dtypes != ["float32"]:
         yield "port_dtype", f"Inputs and outputs are {', '.join(dtypes)} instead of float32."
     if inspection.granularity != "float" or {"QUANTIZE", "DEQUANTIZE"} & set(inspection.operators):
-        yield "weight_granularity", "Weights or activations are quantised in a file that is called float32."
+        yield (
+            "weight_granularity",
+            "Weights or activations are quantised in a file that is called float32.",
+        )
 
 
 def _int8_errors(
@@ -261,7 +285,10 @@ def _int8_errors(
 ) -> Iterator[tuple[str, str]]:
     wanted = "per_channel" if expect == "int8_pc" else "per_tensor"
     if inspection.granularity != wanted:
-        yield "weight_granularity", f"Weights are {inspection.granularity} in a file that is called {expect}."
+        yield (
+            "weight_granularity",
+            f"Weights are {inspection.granularity} in a file that is called {expect}.",
+        )
     for port in inspection.outputs:
         if port.dtype not in ("float32", "int8"):
             yield "port_dtype", f"Output '{port.name}' is {port.dtype} instead of float32 or int8."
@@ -272,4 +299,7 @@ def _int8_errors(
         found = (port.scale or 0.0, float(port.zero_point or 0))
         if not takes_raw_bytes(*found, (scale, zero)):
             message = f"Input scale and zero point are {found[0]:.6g} and {found[1]:.0f}, "
-            yield "preprocessing", message + f"but the network was trained with {scale:.6g} and {zero:g}."
+            yield (
+                "preprocessing",
+                message + f"but the network was trained with {scale:.6g} and {zero:g}.",
+            )

@@ -1,8 +1,8 @@
 """Rules about a TFLite graph: what is wrong, unusual or slow on a board, told operator by operator.
 
-A finding's severity says what it means for any file: "error" gives wrong numbers, "warning" costs speed or
-accuracy on an integer accelerator, "info" is good to know. Gate 1 (`inspection.check_artefact`) is stricter
-about the files that are exported here.
+A finding's severity says what it means for any file: "error" gives wrong numbers, "warning" costs
+speed or accuracy on an integer accelerator, "info" is good to know. Gate 1
+(`inspection.check_artefact`) is stricter about the files that are exported here.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def label(operator: Operator) -> str:
 
 
 def takes_raw_bytes(scale: float, zero_point: float, wanted: tuple[float, float]) -> bool:
-    """Whether a raw byte means the same under a uint8 input's scale and zero point as under the wanted ones.
+    """Whether a raw byte has the same value under a uint8 input's parameters and the wanted ones.
 
-    The scale may be off by 1/255, which moves the end of the range by one step; the zero point by the half
-    that rounding 127.5 costs.
+    The scale may be off by 1/255, which moves the end of the range by one step; the zero point by
+    the half that rounding 127.5 costs.
     """
     return abs(scale / wanted[0] - 1) <= 1 / 255 and abs(zero_point - wanted[1]) <= 0.5
 
@@ -69,7 +69,9 @@ def _inputs(graph: Graph) -> Iterator[Finding]:
     for tensor in (graph.tensors[i] for i in graph.inputs):
         message = _raw_byte_message(tensor)
         if message:
-            severity: Severity = "warning" if tensor.dtype == "uint8" and tensor.quantization else "info"
+            severity: Severity = (
+                "warning" if tensor.dtype == "uint8" and tensor.quantization else "info"
+            )
             yield Finding(severity, "raw_bytes_input", None, f"Input '{tensor.name}' {message}")
 
 
@@ -82,12 +84,17 @@ def _raw_byte_message(tensor: Tensor) -> str:
     if any(takes_raw_bytes(scale, zero, known[:2]) for known in RAW_BYTES):
         return ""
     usual = ", ".join(known[2] for known in RAW_BYTES)
-    meaning = f"a raw byte 0 means {(0 - zero) * scale:.4g} and 255 means {(255 - zero) * scale:.4g}"
+    meaning = (
+        f"a raw byte 0 means {(0 - zero) * scale:.4g} and 255 means {(255 - zero) * scale:.4g}"
+    )
     return f"has scale {scale:.6g} and zero point {zero:.0f}: {meaning}, none of {usual}."
 
 
 def _outputs(graph: Graph) -> Iterator[Finding]:
-    """Finds outputs of a sigmoid that are stored in a range narrower than (0, 1), so that scores saturate."""
+    """Finds outputs of a sigmoid that are stored in a range narrower than (0, 1).
+
+    So that scores saturate.
+    """
     for index in graph.outputs:
         passed = []
         operator = graph.producer(index)
@@ -100,13 +107,17 @@ def _outputs(graph: Graph) -> Iterator[Finding]:
             low, high = _stored_range(tensor)
             if low > 0.02 or high < 0.98:
                 message = (
-                    f"Scores saturate: '{tensor.name}' holds {low:.4g} to {high:.4g} of a sigmoid's 0 to 1."
+                    f"Scores saturate: '{tensor.name}' holds {low:.4g} to {high:.4g} of a sigmoid's"
+                    " 0 to 1."
                 )
                 yield Finding("warning", "output_saturation", label(operator), message)
 
 
 def _stored_range(tensor: Tensor) -> tuple[float, float]:
-    """Smallest and largest real value that a quantised activation can hold; infinite for the others."""
+    """Smallest and largest real value that a quantised activation can hold.
+
+    Infinite for the others.
+    """
     if tensor.quantization is None or tensor.dtype not in INTEGER_IMAGES:
         return -np.inf, np.inf
     limits, zero = np.iinfo(tensor.dtype), float(tensor.quantization.zero_points[0])
@@ -115,7 +126,10 @@ def _stored_range(tensor: Tensor) -> tuple[float, float]:
 
 
 def _float_operators(graph: Graph) -> Iterator[Finding]:
-    """Names the operators on floats, but for a last DEQUANTIZE; a float network gets one finding for all."""
+    """Names the operators on floats, but for a last DEQUANTIZE.
+
+    A float network gets one finding for all.
+    """
     active = [t for o in graph.operators for t in _activations(graph, (*o.inputs, *o.outputs))]
     floating = [t for t in active if t.dtype in FLOATS]
     if floating and not any(t.quantization is not None for t in active):
@@ -123,7 +137,9 @@ def _float_operators(graph: Graph) -> Iterator[Finding]:
         yield Finding("info", "float_operator", None, message)
         return
     for operator in graph.operators:
-        floats = [t for t in _tensors(graph, (*operator.inputs, *operator.outputs)) if t.dtype in FLOATS]
+        floats = [
+            t for t in _tensors(graph, (*operator.inputs, *operator.outputs)) if t.dtype in FLOATS
+        ]
         if floats and not _is_final_dequantize(graph, operator):
             message = f"Reads or writes {floats[0].dtype}, so the graph is not integer only."
             yield Finding("warning", "float_operator", label(operator), message)
@@ -146,28 +162,44 @@ def _layout_operators(graph: Graph) -> Iterator[Finding]:
     """Finds operators that only move data and that a well converted network does not have."""
     for operator in graph.operators:
         if operator.name in ("PAD", "PADV2", "MIRROR_PAD"):
-            message = "Explicit padding is a pass over memory; a convolution with SAME padding needs none."
+            message = (
+                "Explicit padding is a pass over memory; a convolution with SAME padding needs"
+                " none."
+            )
             yield Finding("warning", "pad_operator", label(operator), message)
         if operator.name == "TRANSPOSE":
-            message = "A transpose is a pass over memory and a leftover of an NCHW to NHWC conversion."
+            message = (
+                "A transpose is a pass over memory and a leftover of an NCHW to NHWC conversion."
+            )
             yield Finding("warning", "transpose_operator", label(operator), message)
 
 
 def _unknown_operators(graph: Graph) -> Iterator[Finding]:
-    """Finds custom and TensorFlow ("Flex") operators, which only an interpreter with their code can run."""
-    from tflite import BUILTIN_OPCODE2NAME  # the schema's 200 modules, loaded already when there is a graph
+    """Finds custom and TensorFlow ("Flex") operators.
+
+    Which only an interpreter with their code can run.
+    """
+    # the schema's 200 modules, loaded already when there is a graph
+    from tflite import BUILTIN_OPCODE2NAME
 
     builtin = set(BUILTIN_OPCODE2NAME.values())
     for operator in graph.operators:
         if operator.name not in builtin:
-            message = "Not a built-in TFLite operator: compilers and plain interpreters do not know it."
+            message = (
+                "Not a built-in TFLite operator: compilers and plain interpreters do not know it."
+            )
             yield Finding("warning", "custom_operator", label(operator), message)
 
 
 def _weight_granularity(graph: Graph) -> Iterator[Finding]:
-    """Finds weights that do not follow the file's rule: one scale per tensor, or one per output channel."""
+    """Finds weights that do not follow the file's rule.
+
+    One scale per tensor, or one per output channel.
+    """
     quantised = [
-        (o, w) for o, w in weights(graph) if w.quantization is not None and w.dtype in INTEGER_IMAGES
+        (o, w)
+        for o, w in weights(graph)
+        if w.quantization is not None and w.dtype in INTEGER_IMAGES
     ]
     per_channel = any(w.quantization.scales.size > 1 for _, w in quantised if w.quantization)
     for operator, weight in weights(graph):
@@ -175,7 +207,8 @@ def _weight_granularity(graph: Graph) -> Iterator[Finding]:
         scales = 0 if weight.quantization is None else weight.quantization.scales.size
         if scales > 1 and weight.quantization and weight.quantization.axis != axis:
             message = (
-                f"Weights are scaled along dimension {weight.quantization.axis}; output channels are {axis}."
+                f"Weights are scaled along dimension {weight.quantization.axis}; output channels"
+                f" are {axis}."
             )
             yield Finding("error", "weight_axis", label(operator), message)
         wanted = weight.shape[axis] if per_channel else 1
@@ -193,11 +226,16 @@ def _weight_zero_points(graph: Graph) -> Iterator[Finding]:
             message = "Weights have a zero point other than 0" + (
                 ", the older uint8 scheme." if legacy else "."
             )
-            yield Finding("warning" if legacy else "error", "weight_zero_point", label(operator), message)
+            yield Finding(
+                "warning" if legacy else "error", "weight_zero_point", label(operator), message
+            )
 
 
 def _bias_scales(graph: Graph) -> Iterator[Finding]:
-    """An int32 bias is added to the accumulator, so its scale must be input scale x weight scale."""
+    """An int32 bias is added to the accumulator.
+
+    So its scale must be input scale x weight scale.
+    """
     for operator, weight in weights(graph):
         bias_index = operator.inputs[3 if operator.name == "TRANSPOSE_CONV" else 2 :][:1]
         image = graph.tensors[operator.inputs[2 if operator.name == "TRANSPOSE_CONV" else 0]]
@@ -223,7 +261,10 @@ def _is_product(bias: Quantization, image: Quantization, weight: Quantization) -
 
 
 def _ranges(graph: Graph) -> Iterator[Finding]:
-    """Finds quantised tensors that hold nothing sensible: a scale missing, 0, negative or not finite."""
+    """Finds quantised tensors that hold nothing sensible.
+
+    A scale missing, 0, negative or not finite.
+    """
     seen: set[int] = set()
     for operator in graph.operators:
         for tensor in _tensors(graph, (*operator.inputs, *operator.outputs)):
@@ -233,7 +274,10 @@ def _ranges(graph: Graph) -> Iterator[Finding]:
             problem = _range_problem(tensor)
             if problem:
                 yield Finding(
-                    "error", "degenerate_range", label(operator), f"Tensor '{tensor.name}' {problem}."
+                    "error",
+                    "degenerate_range",
+                    label(operator),
+                    f"Tensor '{tensor.name}' {problem}.",
                 )
 
 

@@ -1,9 +1,10 @@
 """Reads a TFLite flatbuffer into a `Graph`.
 
-Needs the schema package `tflite` and numpy only, so a file can be inspected or imported where no interpreter
-is installed. The file is not trusted: counts, lengths, indices and the order of the operators are checked,
-and whatever is wrong ends as one `HeatposeError`.
-Schema: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/compiler/mlir/lite/schema/schema.fbs
+Needs the schema package `tflite` and numpy only, so a file can be inspected or imported where no
+interpreter is installed. The file is not trusted: counts, lengths, indices and the order of the
+operators are checked, and whatever is wrong ends as one `HeatposeError`.
+Schema:
+https://github.com/tensorflow/tensorflow/blob/master/tensorflow/compiler/mlir/lite/schema/schema.fbs
 """
 
 from __future__ import annotations
@@ -44,27 +45,45 @@ _ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH", 
 
 
 def read_graph(path: str | Path, complete: bool = True) -> Graph:
-    """Reads a file's main subgraph; constants are views of the file's bytes. `complete=False` lets missing constants through.
+    """Reads a file's main subgraph; constants are views of the file's bytes.
+
+    `complete=False` lets missing constants through.
 
     Raises:
-        HeatposeError: The file is missing, is no TFLite file, is truncated or corrupt, or holds constants
-            that no pose network has (sparse, 4 bit, text, complex).
+        HeatposeError: The file is missing, is no TFLite file, is truncated or corrupt, or holds
+            constants that no pose network has (sparse, 4 bit, text, complex).
     """
     path = Path(path)
     if not path.is_file():
-        raise HeatposeError(f"'{path}' does not exist or is no file; give the path of a TFLite model.")
+        raise HeatposeError(
+            f"'{path}' does not exist or is no file; give the path of a TFLite model."
+        )
     try:
         return _parse(path.read_bytes(), complete)
     except OSError as error:
         raise HeatposeError(f"'{path}' cannot be read ({error.strerror}).") from error
     except _FormatError as error:
-        raise HeatposeError(f"'{path}' is no readable TFLite file ({error}); give a whole file that ends in .tflite.") from error
+        raise HeatposeError(
+            f"'{path}' is no readable TFLite file ({error}); give a whole file that ends in"
+            " .tflite."
+        ) from error
     except _UNREADABLE as error:
-        raise HeatposeError(f"'{path}' is no readable TFLite file (it is truncated or corrupt); get it again.") from error
+        raise HeatposeError(
+            f"'{path}' is no readable TFLite file (it is truncated or corrupt); get it again."
+        ) from error
 
 
-# What the generated accessors raise when an offset, an index or a number in the file makes no sense.
-_UNREADABLE = (struct.error, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError)
+# What the generated accessors raise when an offset, an index or a number in the file makes no
+# sense.
+_UNREADABLE = (
+    struct.error,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+)
 
 
 class _FormatError(Exception):
@@ -79,7 +98,10 @@ def _parse(content: bytes, complete: bool = True) -> Graph:
 
 
 class _Reader:
-    """Walks one file and counts what it copies, so that small hostile files cannot turn into long work."""
+    """Walks one file and counts what it copies.
+
+    So that small hostile files cannot turn into long work.
+    """
 
     def __init__(self, content: bytes) -> None:
         import tflite  # some 200 modules: loaded when a file is read, not when heatpose is
@@ -87,7 +109,9 @@ class _Reader:
 
         self.schema = tflite
         self.dtypes = {
-            number: name.lower() for name, number in vars(tflite.TensorType).items() if name.isupper()
+            number: name.lower()
+            for name, number in vars(tflite.TensorType).items()
+            if name.isupper()
         }
         self.int32 = Int32Flags
         self.content = content
@@ -105,8 +129,12 @@ class _Reader:
         tensors = tuple(self.tensor(i, main.Tensors(i)) for i in range(count))
         count = _limited(main.OperatorsLength(), MAX_ITEMS, "operators")
         operators = tuple(self.operator(i, main.Operators(i)) for i in range(count))
-        inputs = self.indices(_limited(main.InputsLength(), MAX_PORTS, "inputs"), main.InputsAsNumpy)
-        outputs = self.indices(_limited(main.OutputsLength(), MAX_PORTS, "outputs"), main.OutputsAsNumpy)
+        inputs = self.indices(
+            _limited(main.InputsLength(), MAX_PORTS, "inputs"), main.InputsAsNumpy
+        )
+        outputs = self.indices(
+            _limited(main.OutputsLength(), MAX_PORTS, "outputs"), main.OutputsAsNumpy
+        )
         description = self.text(self.model, self.model.Description, 10)
         graph = Graph(tensors, operators, inputs, outputs, description, self.model.Version())
         variable = {i for i in range(len(tensors)) if main.Tensors(i).IsVariable()}
@@ -119,14 +147,19 @@ class _Reader:
         rank = _limited(table.ShapeLength(), MAX_RANK, f"dimensions of tensor {index}")
         shape = self.indices(rank, table.ShapeAsNumpy)
         if min(shape, default=0) < 0 or table.Type() not in self.dtypes:
-            raise _FormatError(f"tensor {index} has shape {list(shape)} and type number {table.Type()}")
+            raise _FormatError(
+                f"tensor {index} has shape {list(shape)} and type number {table.Type()}"
+            )
         name, dtype = self.text(table, table.Name, 10), self.dtypes[table.Type()]
         quantization = self.quantization(index, shape, table.Quantization())
         data = self.constant(index, shape, dtype, table)
         return Tensor(index, name, shape, dtype, quantization, data)
 
     def quantization(self, index: int, shape: tuple[int, ...], table: Any) -> Quantization | None:
-        """Scales and zero points; None where there are no scales (converters leave empty tables)."""
+        """Scales and zero points; None where there are no scales.
+
+        (converters leave empty tables).
+        """
         if table is None or table.ScaleLength() == 0:
             return None
         count = self.spend(_limited(table.ScaleLength(), MAX_SCALES, f"scales of tensor {index}"))
@@ -139,24 +172,34 @@ class _Reader:
         if zero_count not in (0, 1, count):
             raise _FormatError(f"tensor {index} has {count} scales and {zero_count} zero points")
         stored = table.ZeroPointAsNumpy() if zero_count else np.zeros(1, np.int64)
-        return Quantization(np.array(table.ScaleAsNumpy()), np.array(np.broadcast_to(stored, count)), axis)
+        return Quantization(
+            np.array(table.ScaleAsNumpy()), np.array(np.broadcast_to(stored, count)), axis
+        )
 
-    def constant(self, index: int, shape: tuple[int, ...], dtype: str, table: Any) -> NDArray[Any] | None:
+    def constant(
+        self, index: int, shape: tuple[int, ...], dtype: str, table: Any
+    ) -> NDArray[Any] | None:
         """A view of a constant's bytes, None for an activation."""
         content = self.buffer(table.Buffer())
         if not content.size:
             return None
         if dtype in _UNSUPPORTED or table.Sparsity() is not None:
-            raise _FormatError(f"tensor {index} is a {dtype} or sparse constant, which is not supported")
+            raise _FormatError(
+                f"tensor {index} is a {dtype} or sparse constant, which is not supported"
+            )
         expected = math.prod(shape) * np.dtype(dtype).itemsize
         if content.size != expected:
             raise _FormatError(
-                f"tensor {index} has {content.size} bytes where {dtype} {list(shape)} takes {expected}"
+                f"tensor {index} has {content.size} bytes where {dtype} {list(shape)} takes"
+                f" {expected}"
             )
         return content.view(dtype).reshape(shape)
 
     def buffer(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of a buffer, inside the flatbuffer or (large models) at an offset of the file."""
+        """The bytes of a buffer, inside the flatbuffer or.
+
+        (large models) at an offset of the file.
+        """
         if index >= self.model.BuffersLength():
             raise _FormatError(f"buffer {index} does not exist")
         table = self.model.Buffers(index)
@@ -169,7 +212,8 @@ class _Reader:
         if table.OpcodeIndex() >= self.model.OperatorCodesLength():
             raise _FormatError(f"operator {index} has no operator code")
         code = self.model.OperatorCodes(table.OpcodeIndex())
-        # The field was one byte wide once. The interpreter takes the larger of old and new; the accessor of
+        # The field was one byte wide once. The interpreter takes the larger of old and new; the
+        # accessor of
         # the new one (vtable slot 10) would ignore it below 127.
         number = max(code._tab.GetSlot(10, 0, self.int32), code.DeprecatedBuiltinCode())
         if number == self.schema.BuiltinOperator.CUSTOM:
@@ -246,7 +290,8 @@ _OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-# Inputs that must be given, with their ranks (None: any), because whatever walks a graph relies on them.
+# Inputs that must be given, with their ranks (None: any), because whatever walks a graph relies on
+# them.
 _REQUIRED: dict[str, tuple[int | None, ...]] = {
     **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), (4, 4)),
     **dict.fromkeys(("ADD", "SUB", "MUL", "DIV"), (None, None)),
@@ -264,7 +309,10 @@ def _limited(length: int, limit: int, what: str) -> int:
 
 
 def _check_order(graph: Graph, variable: set[int]) -> None:
-    """Refuses indices that point nowhere, tensors read before they are written, and tensors written twice."""
+    """Refuses indices that point nowhere, tensors read before they are written.
+
+    And tensors written twice.
+    """
     total = len(graph.tensors)
     known = {t.index for t in graph.tensors if t.data is not None or 0 in t.shape}
     known |= variable | set(graph.inputs)

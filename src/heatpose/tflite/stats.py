@@ -9,11 +9,15 @@ import numpy as np
 
 from heatpose.tflite.graph import ABSENT, Graph, Operator, Tensor
 
-WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")  # weights are always input 1
+# weights are always input 1
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 
 def weights(graph: Graph) -> Iterator[tuple[Operator, Tensor]]:
-    """Every convolution or dense operator with its constant weight tensor, as stored (float16, int8, ...)."""
+    """Every convolution or dense operator with its constant weight tensor.
+
+    As stored (float16, int8, ...).
+    """
     for operator in graph.operators:
         if operator.name in WEIGHTED:
             weight = graph.constant(operator.inputs[1])
@@ -22,12 +26,16 @@ def weights(graph: Graph) -> Iterator[tuple[Operator, Tensor]]:
 
 
 def macs(graph: Graph) -> int:
-    """Multiply-accumulates of one inference in convolutions (also depthwise, transposed) and dense layers.
+    """Multiply-accumulates of one inference in convolutions.
 
-    Counted as usual: a full kernel at every output (TRANSPOSE_CONV: input) position, also where it overlaps
-    the padding; biases, additions and resizes are not counted.
+    (also depthwise, transposed) and dense layers.
+
+    Counted as usual: a full kernel at every output (TRANSPOSE_CONV: input) position, also where it
+    overlaps the padding; biases, additions and resizes are not counted.
     """
-    return sum(_operator_macs(graph, operator) for operator in graph.operators if operator.name in WEIGHTED)
+    return sum(
+        _operator_macs(graph, operator) for operator in graph.operators if operator.name in WEIGHTED
+    )
 
 
 def _operator_macs(graph: Graph, operator: Operator) -> int:
@@ -41,11 +49,20 @@ def _operator_macs(graph: Graph, operator: Operator) -> int:
 
 
 def weights_bytes(graph: Graph) -> int:
-    """Bytes of the constants that operators read: weights, biases and tables; shared ones count once."""
-    used = {tensor for operator in graph.operators for tensor in operator.inputs if tensor != ABSENT}
+    """Bytes of the constants that operators read: weights, biases and tables.
+
+    Shared ones count once.
+    """
+    used = {
+        tensor for operator in graph.operators for tensor in operator.inputs if tensor != ABSENT
+    }
     stored = [data for data in (graph.tensors[i].data for i in used) if data is not None]
     # Several tensors may name one buffer; they are views of the same bytes then.
-    return sum({(data.__array_interface__["data"][0], data.nbytes): data.nbytes for data in stored}.values())
+    return sum(
+        {
+            (data.__array_interface__["data"][0], data.nbytes): data.nbytes for data in stored
+        }.values()
+    )
 
 
 def tensor_bytes(tensor: Tensor) -> int:
@@ -59,10 +76,10 @@ def tensor_bytes(tensor: Tensor) -> int:
 def peak_activation_bytes(graph: Graph) -> int:
     """The most bytes of activations alive at one time, when operators run in the file's order.
 
-    While an operator runs, its inputs and outputs are alive together with everything a later operator reads.
-    The graph's inputs live until their last reader, its outputs to the end. A lower bound for any memory
-    planner that neither computes in place nor splits operators; constants unpacked by a DEQUANTIZE (float16
-    files) count as constants.
+    While an operator runs, its inputs and outputs are alive together with everything a later
+    operator reads. The graph's inputs live until their last reader, its outputs to the end. A lower
+    bound for any memory planner that neither computes in place nor splits operators; constants
+    unpacked by a DEQUANTIZE (float16 files) count as constants.
     """
     if not graph.operators:
         return sum(tensor_bytes(graph.tensors[i]) for i in {*graph.inputs, *graph.outputs})

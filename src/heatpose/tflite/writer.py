@@ -1,7 +1,7 @@
 """A TFLite model taken apart into plain objects, changed, and put together again.
 
-LiteRT's generated schema does the reading and the writing; this adds what it lacks: constants aligned as the format asks, and a way to drop what
-nothing refers to any more.
+LiteRT's generated schema does the reading and the writing; this adds what it lacks: constants
+aligned as the format asks, and a way to drop what nothing refers to any more.
 """
 
 from __future__ import annotations
@@ -45,10 +45,22 @@ class Model:
         self.model = schema.ModelT.InitFromPackedBuf(content)
         self.graph = self.model.subgraphs[0]
 
-    def add_tensor(self, name: str, shape: list[int], dtype: int, data: NDArray[Any] | None = None, quantization: Any = None) -> int:
+    def add_tensor(
+        self,
+        name: str,
+        shape: list[int],
+        dtype: int,
+        data: NDArray[Any] | None = None,
+        quantization: Any = None,
+    ) -> int:
         """Appends a tensor, a constant where `data` is given. Returns its index."""
         tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.type, tensor.hasRank = name.encode(), np.array(shape, np.int32), dtype, True
+        tensor.name, tensor.shape, tensor.type, tensor.hasRank = (
+            name.encode(),
+            np.array(shape, np.int32),
+            dtype,
+            True,
+        )
         tensor.quantization = quantization
         tensor.buffer = len(self.model.buffers)
         buffer = schema.BufferT()
@@ -66,13 +78,20 @@ class Model:
         return operator
 
     def code(self, code: int, version: int) -> int:
-        """Index of a builtin operator's code, which is added or, where it is there already, raised to the version."""
+        """Index of a builtin operator's code, which is added or.
+
+        Where it is there already, raised to the version.
+        """
         for i, known in enumerate(self.model.operatorCodes):
             if known.builtinCode == code:
                 known.version = max(known.version, version)
                 return i
         added = schema.OperatorCodeT()
-        added.builtinCode, added.deprecatedBuiltinCode, added.version = code, min(code, 127), version
+        added.builtinCode, added.deprecatedBuiltinCode, added.version = (
+            code,
+            min(code, 127),
+            version,
+        )
         self.model.operatorCodes.append(added)
         return len(self.model.operatorCodes) - 1
 
@@ -86,7 +105,9 @@ class Model:
 
     def _drop_tensors(self) -> None:
         graph = self.graph
-        used = {int(i) for o in graph.operators for i in (*o.inputs, *o.outputs) if i >= 0} | {int(i) for i in (*graph.inputs, *graph.outputs)}
+        used = {int(i) for o in graph.operators for i in (*o.inputs, *o.outputs) if i >= 0} | {
+            int(i) for i in (*graph.inputs, *graph.outputs)
+        }
         kept = sorted(used)
         index = {old: new for new, old in enumerate(kept)}
         index[-1] = -1
@@ -100,7 +121,8 @@ class Model:
 
     def _drop_buffers(self) -> None:
         owners = [*self.graph.tensors, *(self.model.metadata or [])]
-        kept = [0, *sorted({owner.buffer for owner in owners} - {0})]  # the first is empty by convention
+        # the first is empty by convention
+        kept = [0, *sorted({owner.buffer for owner in owners} - {0})]
         index = {old: new for new, old in enumerate(kept)}
         for owner in owners:
             owner.buffer = index[owner.buffer]
@@ -119,7 +141,9 @@ _KINDS = schema.BuiltinOperator
 
 
 def without_crops(content: bytes) -> bytes:
-    """Turns every TRANSPOSE_CONV of stride 2 with VALID padding, and the STRIDED_SLICE that cuts one cell off each side, into one with SAME padding.
+    """Turns every TRANSPOSE_CONV of stride 2 with VALID padding.
+
+    And the STRIDED_SLICE that cuts one cell off each side, into one with SAME padding.
 
     Args:
         content: A TFLite file; one without such operators is given back as it is.
@@ -131,8 +155,16 @@ def without_crops(content: bytes) -> bytes:
         return content
     kept: list[Any] = []
     for operator, kind in zip(model.graph.operators, kinds, strict=True):
-        writer = next((o for o in kept if o.outputs[0] == operator.inputs[0]), None) if kind == _KINDS.STRIDED_SLICE else None
-        if writer is not None and codes[writer.opcodeIndex] == _KINDS.TRANSPOSE_CONV and _crops(model, operator, writer):
+        writer = (
+            next((o for o in kept if o.outputs[0] == operator.inputs[0]), None)
+            if kind == _KINDS.STRIDED_SLICE
+            else None
+        )
+        if (
+            writer is not None
+            and codes[writer.opcodeIndex] == _KINDS.TRANSPOSE_CONV
+            and _crops(model, operator, writer)
+        ):
             _pad_same(model, writer, operator.outputs)
         else:
             kept.append(operator)
@@ -141,28 +173,44 @@ def without_crops(content: bytes) -> bytes:
 
 
 def _crops(model: Model, crop: Any, convolution: Any) -> bool:
-    """Whether SAME padding would cut off what the slice does, one cell on each side, and nothing else reads the larger map."""
+    """Whether SAME padding would cut off what the slice does, one cell on each side.
+
+    And nothing else reads the larger map.
+    """
     begin = model.model.buffers[model.graph.tensors[crop.inputs[1]].buffer].data
     starts = np.frombuffer(np.asarray(begin, np.uint8).tobytes(), np.int32).tolist()
-    kernel, large, small = (model.graph.tensors[i].shape.tolist() for i in (convolution.inputs[WEIGHTS], crop.inputs[0], crop.outputs[0]))
-    readers = sum(int(convolution.outputs[0]) in operator.inputs for operator in model.graph.operators)
+    kernel, large, small = (
+        model.graph.tensors[i].shape.tolist()
+        for i in (convolution.inputs[WEIGHTS], crop.inputs[0], crop.outputs[0])
+    )
+    readers = sum(
+        int(convolution.outputs[0]) in operator.inputs for operator in model.graph.operators
+    )
     options = convolution.builtinOptions
     return (
-        starts == [0, 1, 1, 0] and kernel[1:3] == [4, 4] and (options.strideH, options.strideW) == (2, 2) and readers == 1
+        starts == [0, 1, 1, 0]
+        and kernel[1:3] == [4, 4]
+        and (options.strideH, options.strideW) == (2, 2)
+        and readers == 1
         and small == [large[0], large[1] - 2, large[2] - 2, large[3]]
-    )  # fmt: skip
+    )
 
 
 def _pad_same(model: Model, convolution: Any, outputs: NDArray[np.int32]) -> None:
     shape = model.graph.tensors[outputs[0]].shape
-    constant = model.add_tensor(f"shape_of_{outputs[0]}", [4], schema.TensorType.INT32, np.asarray(shape, np.int32))
+    constant = model.add_tensor(
+        f"shape_of_{outputs[0]}", [4], schema.TensorType.INT32, np.asarray(shape, np.int32)
+    )
     convolution.inputs = np.array([constant, *convolution.inputs[1:]], np.int32)
     convolution.outputs = outputs
     convolution.builtinOptions.padding = schema.Padding.SAME
 
 
 def dense_kernel(weight: NDArray[np.int8]) -> NDArray[np.int8]:
-    """A depthwise transposed kernel i8[C, 1, h, w] as the operator takes it: i8[C, h, w, C], zero off the diagonal."""
+    """A depthwise transposed kernel i8[C, 1, h, w] as the operator takes it.
+
+    i8[C, h, w, C], zero off the diagonal.
+    """
     channels, _, rows, columns = weight.shape
     dense = np.zeros((channels, rows, columns, channels), np.int8)
     each = np.arange(channels)

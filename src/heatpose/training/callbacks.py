@@ -1,4 +1,7 @@
-"""What Lightning does not bring: pictures of predictions and heatmaps in the logger. EMA, checkpoints, early stopping are Lightning's own."""
+"""What Lightning does not bring: images of predictions and heatmaps in the logger.
+
+EMA, checkpoints, early stopping are Lightning's own.
+"""
 
 from __future__ import annotations
 
@@ -23,24 +26,42 @@ from heatpose.training.module import PoseModule
 
 
 class Progress(RichProgressBar):
-    """Lightning's bar without the logger's version number, which says nothing here; its numbers are new every few steps."""
+    """Lightning's bar without the logger's version number, which says nothing here.
+
+    Its numbers are new every few steps.
+    """
 
     shown: dict[str, Any] | None = None
 
-    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
-        """The epoch's loss and score. To read them is to wait for the device, which a step should not."""
-        between = trainer.training and trainer.global_step % trainer.log_every_n_steps and not trainer.is_last_batch  # type: ignore[attr-defined]
+    def get_metrics(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> dict[str, Any]:
+        """The epoch's loss and score.
+
+        To read them is to wait for the device, which a step should not.
+        """
+        between = (
+            trainer.training
+            and trainer.global_step % trainer.log_every_n_steps  # type: ignore[attr-defined]
+            and not trainer.is_last_batch
+        )
         if self.shown is None or not between:
-            self.shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+            self.shown = {
+                name: value
+                for name, value in super().get_metrics(trainer, pl_module).items()
+                if name != "v_num"
+            }
         return self.shown
 
 
 class PredictionGrid(Callback):
-    """After each validation: a grid of held-out people (label | prediction | heatmaps), to a logger that takes pictures.
+    """After each validation: a grid of held-out people.
+
+    (label | prediction | heatmaps), to a logger that takes images.
 
     Args:
-        people: Rows of the grid.
-        every: Epochs between pictures.
+        instances: Rows of the grid.
+        every: Epochs between images.
     """
 
     def __init__(self, instances: int = 8, every: int = 1) -> None:
@@ -49,15 +70,28 @@ class PredictionGrid(Callback):
         self.first: tuple[Batch, torch.Tensor | PoseMaps] | None = None
 
     def on_validation_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keeps the first batch."""
         if batch_idx == 0 and not trainer.sanity_checking:
             self.first = (batch, outputs)
 
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
         """Draws and logs."""
-        if self.first is None or not isinstance(pl_module, PoseModule) or trainer.current_epoch % self.every or not trainer.is_global_zero:
+        if (
+            self.first is None
+            or not isinstance(pl_module, PoseModule)
+            or trainer.current_epoch % self.every
+            or not trainer.is_global_zero
+        ):
             return
         image = self._draw(pl_module, *self.first)
         self.first = None
@@ -65,17 +99,36 @@ class PredictionGrid(Callback):
         if experiment is not None and hasattr(experiment, "add_image"):
             experiment.add_image("val/predictions", image, trainer.global_step, dataformats="HWC")
 
-    def _draw(self, module: PoseModule, batch: Batch, output: torch.Tensor | PoseMaps) -> NDArray[np.uint8]:
+    def _draw(
+        self, module: PoseModule, batch: Batch, output: torch.Tensor | PoseMaps
+    ) -> NDArray[np.uint8]:
         logits = output.heatmaps if isinstance(output, PoseMaps) else output
         heatmaps = logits[: self.instances].float().sigmoid().cpu().numpy()
-        poses = module.poses(output)[: self.instances] if isinstance(output, PoseMaps) else decode(heatmaps)
-        images = batch["image"][: self.instances].cpu().numpy().astype(np.uint8).transpose(0, 2, 3, 1)
+        poses = (
+            module.poses(output)[: self.instances]
+            if isinstance(output, PoseMaps)
+            else decode(heatmaps)
+        )
+        images = (
+            batch["image"][: self.instances].cpu().numpy().astype(np.uint8).transpose(0, 2, 3, 1)
+        )
         tiles = []
         for i, image in enumerate(images):
-            truth = np.concatenate([batch["points"][i].cpu().numpy() / module.preprocessing.size, batch["labelled"][i].cpu().numpy()[:, None]], 1)
-            drawn = [draw_pose(image, pose, module.skeleton) for pose in (truth.astype(np.float32), poses[i])]
+            truth = np.concatenate(
+                [
+                    batch["points"][i].cpu().numpy() / module.preprocessing.size,
+                    batch["labelled"][i].cpu().numpy()[:, None],
+                ],
+                1,
+            )
+            drawn = [
+                draw_pose(image, pose, module.skeleton)
+                for pose in (truth.astype(np.float32), poses[i])
+            ]
             tiles += [*drawn, heatmap_overlay(image, heatmaps[i])]
-        return contact_sheet(tiles, columns=6, captions=["label", "prediction", "heatmaps"] * len(images))
+        return contact_sheet(
+            tiles, columns=6, captions=["label", "prediction", "heatmaps"] * len(images)
+        )
 
 
 KEPT = "before_divergence.ckpt"
@@ -83,7 +136,10 @@ KEPT = "before_divergence.ckpt"
 
 
 def diverged(means: Sequence[float], times: float, patience: int) -> bool:
-    """Whether the last `patience` of a loss's means are all `times` the lowest and twice the first. One window may always be a bad one."""
+    """Whether the last `patience` means of a loss exceed `times` the lowest and twice the first.
+
+    A single high window is not a divergence.
+    """
     if len(means) <= patience:
         return False
     limit = max(2 * means[0], times * min(means))
@@ -93,12 +149,14 @@ def diverged(means: Sequence[float], times: float, patience: int) -> bool:
 class Divergence(Callback):
     """Looks at the loss in windows of steps and ends the run with one sentence and a checkpoint.
 
-    The losses stay on the device until a window is full, so that no step waits for the host. A window is also closed before each validation: what
-    is validated is also saved, and a checkpoint of broken weights must not take the place of the last good one.
+    The losses stay on the device until a window is full, so that no step waits for the host. A
+    window is also closed before each validation: what is validated is also saved, and a checkpoint
+    of broken weights must not take the place of the last good one.
 
     Args:
         every: Steps of a window.
-        times: The loss has diverged when its mean over a window is this many times the lowest one and twice the first, `patience` windows in a row.
+        times: The loss has diverged when its mean over a window is this many times the lowest one
+            and twice the first, `patience` windows in a row.
         patience: Windows.
     """
 
@@ -109,26 +167,39 @@ class Divergence(Callback):
         self.good: dict[str, torch.Tensor] = {}
         self.good_step = 0
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
         """Keeps the weights that the run begins with."""
         self.losses, self.means = [], []
         self._keep(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         """Takes the step's loss; looks at all of them when the window is full."""
         self.losses.append((outputs["loss"] if isinstance(outputs, dict) else outputs).detach())
         if len(self.losses) >= self.every:
             self._look(trainer, pl_module)
             self._keep(trainer, pl_module)
 
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
         """Looks before anything is saved."""
         if self.losses and not trainer.sanity_checking:
             self._look(trainer, pl_module)
 
     def _keep(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, PoseModule)
-        self.good = {name: value.detach().clone() for name, value in module.network.state_dict().items()}
+        self.good = {
+            name: value.detach().clone() for name, value in module.network.state_dict().items()
+        }
         self.good_step = trainer.global_step
 
     def _look(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -140,15 +211,34 @@ class Divergence(Callback):
             self.means.append(sum(losses) / len(losses))
         grown = diverged(self.means, self.times, self.patience)
         if trainer.strategy.reduce_boolean_decision(bad is not None or grown, all=False):
-            self._stop(trainer, module, f"became {bad}" if bad is not None else f"grew from {min(self.means):.3g} to {self.means[-1]:.3g}")
+            self._stop(
+                trainer,
+                module,
+                (
+                    f"became {bad}"
+                    if bad is not None
+                    else f"grew from {min(self.means):.3g} to {self.means[-1]:.3g}"
+                ),
+            )
 
-    def _stop(self, trainer: lightning.Trainer, module: lightning.LightningModule, what: str) -> None:
+    def _stop(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, what: str
+    ) -> None:
         assert isinstance(module, PoseModule)
         path = Path(trainer.default_root_dir) / "checkpoints" / KEPT
         module.network.load_state_dict(self.good)
         if trainer.is_global_zero:
-            save_checkpoint(path, module.network, module.skeleton, module.preprocessing, **module.metadata, step=self.good_step)
+            save_checkpoint(
+                path,
+                module.network,
+                module.skeleton,
+                module.preprocessing,
+                **module.metadata,
+                step=self.good_step,
+            )
         raise HeatposeError(
-            f"The training loss {what} by step {trainer.global_step} (epoch {trainer.current_epoch}), so the training was stopped; the weights of step "
-            f"{self.good_step} are kept in '{path}'. Lower optimizer.lr (debug=lr_find suggests one) and start anew with resume=false."
+            f"The training loss {what} by step {trainer.global_step} (epoch"
+            f" {trainer.current_epoch}), so the training was stopped; the weights of step"
+            f" {self.good_step} are kept in '{path}'. Lower optimizer.lr (debug=lr_find suggests"
+            " one) and start anew with resume=false."
         )

@@ -1,4 +1,7 @@
-"""Several processes that train one network: how the others are started, and what is left when they are done."""
+"""Several processes that train one network.
+
+How the others are started, and what is left when they are done.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +24,28 @@ _STARTED_BY_OTHERS = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
 
 @contextmanager
 def several_processes(*trained: str) -> Iterator[None]:
-    """For a training: Lightning starts the other processes with this one's command line, and leaves its settings in the environment.
+    """For a training: Lightning starts the other processes with this one's command line.
 
-    In a sweep that command line would start the whole sweep again; the others get what makes this member. Afterwards the process group is gone and
-    the environment as it was, so that a further training in this process can start processes of its own.
+    And leaves its settings in the environment.
+
+    In a sweep that command line would start the whole sweep again; the others get what makes this
+    member. Afterwards the process group is gone and the environment as it was, so that a further
+    training in this process can start processes of its own.
 
     Args:
-        learnt: Overrides that say what is trained where a sweep decides it, such as the run's name.
+        *trained: Overrides that a sweep has decided, such as the run's name.
 
     Raises:
-        HeatposeError: Lightning could not start this program again: it is a worker of another one, such as joblib's.
+        HeatposeError: Lightning could not start this program again: it is a worker of another one,
+            such as joblib's.
     """
     argv, environment = sys.argv, {name: os.environ.get(name) for name in _FROM_LIGHTNING}
     if not any(name in os.environ for name in _STARTED_BY_OTHERS):
         _require_own_program()
-    sys.argv = [*program(argv[0]), *(sweep_run_arguments(argv[1:], trained) if in_sweep() else argv[1:])]
+    sys.argv = [
+        *program(argv[0]),
+        *(sweep_run_arguments(argv[1:], trained) if in_sweep() else argv[1:]),
+    ]
     try:
         yield
     finally:
@@ -60,15 +70,25 @@ def program(called: str) -> list[str]:
 
 
 def sweep_run_arguments(arguments: Sequence[str], trained: Sequence[str]) -> list[str]:
-    """The command line that makes one member of a sweep: the call's options, the member's overrides, what the sweep has decided."""
-    options = [a for a in arguments if a not in ("-m", "--multirun") and (a.startswith("-") or "=" not in a)]
+    """The command line that makes one member of a sweep.
+
+    The call's options, the member's overrides, what the sweep has decided.
+    """
+    options = [
+        a
+        for a in arguments
+        if a not in ("-m", "--multirun") and (a.startswith("-") or "=" not in a)
+    ]
     return [*options, *HydraConfig.get().overrides.task, *trained]
 
 
 def _require_own_program() -> None:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None and not spec.name.startswith("heatpose"):
-        raise HeatposeError("A member in a process of its own cannot start more for further devices; use trainer.devices=1, or hydra/launcher=basic or slurm.")
+        raise HeatposeError(
+            "A member in a process of its own cannot start more for further devices; use"
+            " trainer.devices=1, or hydra/launcher=basic or slurm."
+        )
 
 
 def _leave_group() -> None:

@@ -1,4 +1,7 @@
-"""One training run: objects in, the best checkpoint out. Interrupted runs go on where they stopped."""
+"""One training run: objects in, the best checkpoint out.
+
+Interrupted runs go on where they stopped.
+"""
 
 from __future__ import annotations
 
@@ -46,15 +49,24 @@ def open_run(folder: Path, configuration: dict[str, Any], resume: bool) -> Path 
     """
     fingerprint = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
     record, last = folder / FINGERPRINT, folder / "checkpoints" / "last.ckpt"
-    if not resume and record.is_file() and is_first_process():  # only what is known to be a run is ever removed
+    # only what is known to be a run is ever removed
+    if not resume and record.is_file() and is_first_process():
         shutil.rmtree(folder)
     if not resume and not is_first_process():
         return None
-    if last.is_file() and record.is_file():  # a run that failed before its first checkpoint is in nobody's way
+    # a run that failed before its first checkpoint is in nobody's way
+    if last.is_file() and record.is_file():
         known = read(record)
         if known.get("fingerprint") != fingerprint:
-            changed = sorted(k for k in {*configuration, *known.get("configuration", {})} if configuration.get(k) != known.get("configuration", {}).get(k))
-            raise HeatposeError(f"'{folder}' holds a run of another configuration (different: {', '.join(changed)}); choose another name=... or resume=false.")
+            changed = sorted(
+                k
+                for k in {*configuration, *known.get("configuration", {})}
+                if configuration.get(k) != known.get("configuration", {}).get(k)
+            )
+            raise HeatposeError(
+                f"'{folder}' holds a run of another configuration (different:"
+                f" {', '.join(changed)}); choose another name=... or resume=false."
+            )
     elif is_first_process():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(record, {"fingerprint": fingerprint, "configuration": configuration})
@@ -63,7 +75,9 @@ def open_run(folder: Path, configuration: dict[str, Any], resume: bool) -> Path 
 
 @contextmanager
 def only_this_process(folder: Path) -> Iterator[None]:
-    """Keeps a second process from training the same run; processes that Lightning starts for further devices share the first one's right.
+    """Keeps a second process from training the same run.
+
+    Processes that Lightning starts for further devices share the first one's right.
 
     Raises:
         HeatposeError: Another process trains it.
@@ -90,16 +104,26 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
     try:
-        trained = (f"run={module.metadata.get('run')}", f"resolution={module.preprocessing.size}", "shared_weights=false")
+        trained = (
+            f"run={module.metadata.get('run')}",
+            f"resolution={module.preprocessing.size}",
+            "shared_weights=false",
+        )
         processes = several_processes(*trained) if trainer.world_size > 1 else nullcontext()
         with refused_in_one_sentence(), processes:
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except SystemExit as stopped:  # Lightning's answer to Ctrl-C
-        raise InterruptedRun("Training was interrupted; the same command goes on from the last checkpoint.") from stopped
-    choosing = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
+        raise InterruptedRun(
+            "Training was interrupted; the same command goes on from the last checkpoint."
+        ) from stopped
+    choosing = [
+        c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor
+    ]
     best = next((c.best_model_path for c in choosing if c.best_model_path), "")
     if not best:
-        raise HeatposeError("Training ended without a checkpoint; check trainer.max_epochs and the callbacks.")
+        raise HeatposeError(
+            "Training ended without a checkpoint; check trainer.max_epochs and the callbacks."
+        )
     return Path(best)
 
 
@@ -111,7 +135,10 @@ def initial_checkpoint(module: PoseModule, folder: Path) -> Path:
 
 
 def callbacks_of(config: dict[str, Callback | None], folder: Path) -> Sequence[Callback]:
-    """The configured callbacks, with the checkpoints' folder filled in; entries that are null are left out."""
+    """The configured callbacks, with the checkpoints' folder filled in.
+
+    Entries that are null are left out.
+    """
     chosen = [callback for callback in config.values() if callback is not None]
     for callback in chosen:
         if isinstance(callback, ModelCheckpoint):
@@ -122,11 +149,14 @@ def callbacks_of(config: dict[str, Callback | None], folder: Path) -> Sequence[C
 class WholeCheckpointIO(TorchCheckpointIO):
     """Writes each checkpoint beside its place and renames it.
 
-    Lightning's own way (2.6, `_atomic_save`) writes into the system's folder for temporary files and moves the file, which is a copy where that
-    folder is another file system: a kill in that moment leaves half a checkpoint under the name that the next run would go on from.
+    Lightning's own way (2.6, `_atomic_save`) writes into the system's folder for temporary files
+    and moves the file, which is a copy where that folder is another file system: a kill in that
+    moment leaves half a checkpoint under the name that the next run would go on from.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         """Writes the file; the older one of that name is there until the new one is whole.
 
         Raises:
@@ -143,5 +173,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 part.unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or "is the disk full?"
             raise HeatposeError(
-                f"Checkpoint '{target}' cannot be written ({reason}); make room, and the same command goes on from the last whole one."
+                f"Checkpoint '{target}' cannot be written ({reason}); make room, and the same"
+                " command goes on from the last whole one."
             ) from error

@@ -1,4 +1,7 @@
-"""Suggests a learning rate by Lightning's range test: the rate grows from step to step, and the loss falls fastest shortly before the best one."""
+"""Suggests a learning rate by Lightning's range test.
+
+The rate grows from step to step, and the loss falls fastest shortly before the best one.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,19 @@ BETA = 0.98
 CURVE, RECORD = "lr_find.png", "lr_find.json"
 
 
-def find_rate(module: PoseModule, data: PoseData, trainer: lightning.Trainer, folder: Path, steps: int = STEPS) -> float:
-    """Tries rates from `LOWEST` to `HIGHEST` (Smith, WACV 2017), leaves the module as it was, and prints what it suggests.
+def find_rate(
+    module: PoseModule, data: PoseData, trainer: lightning.Trainer, folder: Path, steps: int = STEPS
+) -> float:
+    """Tries rates from `LOWEST` to `HIGHEST` (Smith, WACV 2017), leaves the module as it was.
+
+    And prints what it suggests.
 
     Args:
         module: Untrained, or with the weights to go on from.
         data: What is learnt from.
         trainer: A fresh one.
         steps: How many rates.
-        folder: Gets the curve as a picture, `lr_find.png`, and as numbers, `lr_find.json`.
+        folder: Gets the curve as an image, `lr_find.png`, and as numbers, `lr_find.json`.
 
     Returns:
         The rate where the smoothed loss falls most steeply.
@@ -56,27 +63,42 @@ def find_rate(module: PoseModule, data: PoseData, trainer: lightning.Trainer, fo
             update_attr=False,
         )
     assert found is not None
-    rates, losses = np.array(found.results["lr"], np.float64), smoothed(step_losses(np.array(found.results["loss"], np.float64)))
+    rates, losses = (
+        np.array(found.results["lr"], np.float64),
+        smoothed(step_losses(np.array(found.results["loss"], np.float64))),
+    )
     rate = steepest(rates, losses)
     if rate is None:
-        raise HeatposeError("The loss falls at no learning rate, so none can be suggested; look at the data (heatpose data) and the loss.")
+        raise HeatposeError(
+            "The loss falls at no learning rate, so none can be suggested; look at the data"
+            " (heatpose data) and the loss."
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    curve = {"lr": rates.tolist(), "loss": [loss if math.isfinite(loss) else None for loss in losses.tolist()]}
+    curve = {
+        "lr": rates.tolist(),
+        "loss": [loss if math.isfinite(loss) else None for loss in losses.tolist()],
+    }
     write_json(folder / RECORD, {"suggestion": rate, "steps": len(rates), **curve})
     write_image(folder / CURVE, curve_image(rates, losses, rate))
-    print(f"Suggested: optimizer.lr={rate:.1e} (where the loss falls fastest; the curve is in '{folder / CURVE}').")
+    print(
+        f"Suggested: optimizer.lr={rate:.1e} (where the loss falls fastest; the curve is in"
+        f" '{folder / CURVE}')."
+    )
     return rate
 
 
 def step_losses(averages: NDArray[np.float64]) -> NDArray[np.float64]:
     """The losses of single steps out of Lightning's running averages, f64[n].
 
-    Lightning (`lr_finder._LRCallback`, 2.6) gives average / (1 - beta^(n + 1)) after n steps; without bias it were beta^n. Its curve therefore
-    starts at half the loss and climbs, and its own suggestion looks for a fall in that.
+    Lightning (`lr_finder._LRCallback`, 2.6) gives average / (1 - beta^(n + 1)) after n steps;
+    without bias it were beta^n. Its curve therefore starts at half the loss and climbs, and its own
+    suggestion looks for a fall in that.
     """
     steps = np.arange(1, len(averages) + 1)
     running = averages * (1 - BETA ** (steps + 1))
-    losses: NDArray[np.float64] = (running - BETA * np.concatenate([[0.0], running[:-1]])) / (1 - BETA)
+    losses: NDArray[np.float64] = (running - BETA * np.concatenate([[0.0], running[:-1]])) / (
+        1 - BETA
+    )
     return losses
 
 
@@ -89,19 +111,34 @@ def smoothed(losses: NDArray[np.float64], beta: float = 0.9) -> NDArray[np.float
     return result
 
 
-def steepest(rates: NDArray[np.float64], losses: NDArray[np.float64], skip: int = 5) -> float | None:
-    """The rate, before the lowest loss, at which the loss falls fastest over the rate's logarithm; None where it never falls."""
+def steepest(
+    rates: NDArray[np.float64], losses: NDArray[np.float64], skip: int = 5
+) -> float | None:
+    """The rate, before the lowest loss, at which the loss falls fastest over the rate's logarithm.
+
+    None where it never falls.
+    """
     good = np.isfinite(losses)
     rates, losses = rates[good][skip:], losses[good][skip:]
     end = int(losses.argmin()) + 1 if len(losses) else 0
     if end < 3:
         return None
-    slope = np.gradient(losses[:end], np.log10(rates[:end]))[:-1]  # at the lowest loss itself it is too late
+    # at the lowest loss itself it is too late
+    slope = np.gradient(losses[:end], np.log10(rates[:end]))[:-1]
     return float(rates[slope.argmin()]) if slope.min() < 0 else None
 
 
-def curve_image(rates: NDArray[np.float64], losses: NDArray[np.float64], chosen: float, width: int = 900, height: int = 560) -> NDArray[np.uint8]:
-    """The loss over the learning rate (logarithmic), u8[height, width, 3]; the chosen rate is marked."""
+def curve_image(
+    rates: NDArray[np.float64],
+    losses: NDArray[np.float64],
+    chosen: float,
+    width: int = 900,
+    height: int = 560,
+) -> NDArray[np.uint8]:
+    """The loss over the learning rate (logarithmic), u8[height, width, 3].
+
+    The chosen rate is marked.
+    """
     from PIL import Image, ImageDraw
     from PIL.ImageFont import load_default
 
@@ -125,10 +162,22 @@ def curve_image(rates: NDArray[np.float64], losses: NDArray[np.float64], chosen:
         y = bottom - share * (bottom - top)
         draw.line((left, y, right, y), fill=(225, 225, 225))
         draw.text((left - 8, y), f"{low + share * span:.3g}", fill="black", font=font, anchor="rm")
-    draw.line([place(rate, loss) for rate, loss in zip(rates, losses, strict=True)], fill=(30, 90, 200), width=3)
+    draw.line(
+        [place(rate, loss) for rate, loss in zip(rates, losses, strict=True)],
+        fill=(30, 90, 200),
+        width=3,
+    )
     x, y = place(chosen, float(losses[int(np.abs(rates - chosen).argmin())]))
     draw.line((x, top, x, bottom), fill=(210, 60, 40), width=2)
     draw.ellipse((x - 6, y - 6, x + 6, y + 6), fill=(210, 60, 40))
-    draw.text((x + 10 if x < width / 2 else x - 10, top), f"{chosen:.1e}", fill=(210, 60, 40), font=font, anchor="lt" if x < width / 2 else "rt")
-    draw.text((left, 16), "training loss, smoothed, over the learning rate", fill="black", font=font)
+    draw.text(
+        (x + 10 if x < width / 2 else x - 10, top),
+        f"{chosen:.1e}",
+        fill=(210, 60, 40),
+        font=font,
+        anchor="lt" if x < width / 2 else "rt",
+    )
+    draw.text(
+        (left, 16), "training loss, smoothed, over the learning rate", fill="black", font=font
+    )
     return np.asarray(image)

@@ -1,4 +1,7 @@
-"""The Lightning module: network, loss, optimiser, and the published OKS on the held-out people after each epoch."""
+"""The Lightning module: network, loss, optimiser.
+
+And the published OKS on the held-out people after each epoch.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,8 @@ class PoseModule(lightning.LightningModule):
         optimizer: Makes the optimiser out of parameter groups.
         scheduler: Makes a per-step schedule out of `optimizer` and `total_steps`.
         photometric: Colour changes of training batches; None for none.
-        metadata: Plain values for the checkpoint's description (where the weights and the data come from).
+        metadata: Plain values for the checkpoint's description (where the weights and the data come
+            from).
         distillation: The term of a teacher that has looked at the training people; None for none.
         compile: Lets torch compile the network on its first batch of each size.
 
@@ -51,18 +55,30 @@ class PoseModule(lightning.LightningModule):
     """
 
     def __init__(
-        self, network: MoveNet, loss: HeatmapLoss | FourHeadLoss, skeleton: Skeleton, preprocessing: Preprocessing, optimizer: OptimizerFactory,
-        scheduler: SchedulerFactory, photometric: Photometric | None = None, metadata: dict[str, Any] | None = None,
-        distillation: Distillation | None = None, compile: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        network: MoveNet,
+        loss: HeatmapLoss | FourHeadLoss,
+        skeleton: Skeleton,
+        preprocessing: Preprocessing,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory,
+        photometric: Photometric | None = None,
+        metadata: dict[str, Any] | None = None,
+        distillation: Distillation | None = None,
+        compile: bool = False,
+    ) -> None:
         super().__init__()
         heads = network.settings["heads"]
         if isinstance(loss, FourHeadLoss) != network.four_heads:
             choice = "loss=four_heads" if network.four_heads else "loss=spatial_cross_entropy"
-            raise HeatposeError(f"{type(loss).__name__} does not fit a network with model.heads={heads}; set {choice}.")
+            raise HeatposeError(
+                f"{type(loss).__name__} does not fit a network with model.heads={heads}; set"
+                f" {choice}."
+            )
         self.network = network.train().to(memory_format=torch.channels_last)
         if compile:
-            self.network.compile()  # in its place: names of weights and checkpoints stay as they are
+            # in its place: names of weights and checkpoints stay as they are
+            self.network.compile()
         self.loss = loss
         self.skeleton = skeleton
         self.preprocessing = preprocessing
@@ -76,12 +92,21 @@ class PoseModule(lightning.LightningModule):
     def forward(self, images: Tensor) -> Tensor | PoseMaps:
         """Raw bytes u8[B, 3, S, S] -> logits f32[B, K, S/4, S/4], or the maps of the four heads."""
         normalised = self.preprocessing.normalise(images)
-        output: Tensor | PoseMaps = self.network(normalised.contiguous(memory_format=torch.channels_last))
+        output: Tensor | PoseMaps = self.network(
+            normalised.contiguous(memory_format=torch.channels_last)
+        )
         return output
 
     def poses(self, output: Tensor | PoseMaps) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """What `forward` gave -> f32[B, K, 3] x, y as fractions of the input and the value of the highest cell or, with four heads, a score."""
-        return decode_maps(PoseMaps(*(m.float() for m in output))).cpu().numpy() if isinstance(output, PoseMaps) else decode(output.float().cpu().numpy())
+        """What `forward` gave -> f32[B, K, 3] x.
+
+        Y as fractions of the input and the value of the highest cell or, with four heads, a score.
+        """
+        return (
+            decode_maps(PoseMaps(*(m.float() for m in output))).cpu().numpy()
+            if isinstance(output, PoseMaps)
+            else decode(output.float().cpu().numpy())
+        )
 
     def _loss(self, stage: str, output: Tensor | PoseMaps, batch: Batch) -> Tensor:
         """The loss, and where it has several terms each of them in the log."""
@@ -91,10 +116,14 @@ class PoseModule(lightning.LightningModule):
             points, labelled = teaching.labels(batch)
         terms = self.loss.terms(output, points, labelled, batch["box"])  # type: ignore[arg-type]  # they fit: see __init__
         if teaching is not None:
-            terms["distill"] = teaching(output.heatmaps if isinstance(output, PoseMaps) else output, batch)
+            terms["distill"] = teaching(
+                output.heatmaps if isinstance(output, PoseMaps) else output, batch
+            )
         if len(terms) > 1:
             logged = {f"{stage}/{name}_loss": term for name, term in terms.items()}
-            self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
+            self.log_dict(
+                logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["image"])
+            )
         return torch.stack([*terms.values()]).sum()
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -104,7 +133,10 @@ class PoseModule(lightning.LightningModule):
         return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """What is done for the whole batch on the device: sampling, where the loader left it, colours, patches."""
+        """What is done for the whole batch on the device.
+
+        Sampling, where the loader left it, colours, patches.
+        """
         batch = sampled(batch)
         if self.training and self.photometric is not None:
             batch["image"] = self.photometric(batch["image"], batch["colour"])
@@ -115,27 +147,50 @@ class PoseModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step's loss."""
         loss = self._loss("train", self(batch["image"]), batch)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(batch["image"]))
+        self.log(
+            "train/loss",
+            loss,
+            on_step=True,
+            on_epoch=True,
+            prog_bar=True,
+            sync_dist=True,
+            batch_size=len(batch["image"]),
+        )
         return loss
 
     def on_train_epoch_end(self) -> None:
         """Stops on a loss that is no number: what follows could only waste time."""
         loss = self.trainer.callback_metrics.get("train/loss_epoch")
         if loss is not None and not torch.isfinite(loss):
-            raise HeatposeError(f"The training loss became {float(loss)} in epoch {self.current_epoch}; lower optimizer.lr, or start from the last checkpoint.")
+            raise HeatposeError(
+                f"The training loss became {float(loss)} in epoch {self.current_epoch}; lower"
+                " optimizer.lr, or start from the last checkpoint."
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
-        """OKS of the held-out people, under the protocol's formula in the frame of their view. Returns what `forward` gave, for pictures."""
+        """OKS of the held-out people, under the protocol's formula in the frame of their view.
+
+        Returns what `forward` gave, for images.
+        """
         output: Tensor | PoseMaps = self(batch["image"])
-        self.log("val/loss", self._loss("val", output, batch), sync_dist=True, batch_size=len(batch["image"]))
+        self.log(
+            "val/loss",
+            self._loss("val", output, batch),
+            sync_dist=True,
+            batch_size=len(batch["image"]),
+        )
         self.validation_oks.append(self._oks(output, batch))
         return output
 
-    def _oks(self, output: Tensor | PoseMaps, batch: Batch) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def _oks(
+        self, output: Tensor | PoseMaps, batch: Batch
+    ) -> np.ndarray[Any, np.dtype[np.float64]]:
         size, poses = batch["image"].shape[-1], self.poses(output)
         points, labelled = batch["points"].cpu().numpy() / size, batch["labelled"].cpu().numpy()
         area = AREA_OF_BOX * (batch["box"].cpu().numpy().astype(np.float64) / size).prod(1)
-        return mean_over_labelled(keypoint_similarity(poses[..., :2], points, area, self.skeleton.sigmas), labelled)
+        return mean_over_labelled(
+            keypoint_similarity(poses[..., :2], points, area, self.skeleton.sigmas), labelled
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/oks`, mean OKS in percent, of the people of all processes."""
@@ -149,12 +204,22 @@ class PoseModule(lightning.LightningModule):
         self.validation_oks.clear()
 
     def configure_optimizers(self) -> Any:
-        """The optimiser (no weight decay on biases and norms) and its schedule, stepped after every batch."""
+        """The optimiser (no weight decay on biases and norms) and its schedule.
+
+        Stepped after every batch.
+        """
         matrices = [p for p in self.network.parameters() if p.dim() > 1]
         vectors = [p for p in self.network.parameters() if p.dim() <= 1]
-        optimizer = self._fitting_optimizer()([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
-        scheduler = self.make_scheduler(optimizer=optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        optimizer = self._fitting_optimizer()(
+            [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        )
+        scheduler = self.make_scheduler(
+            optimizer=optimizer, total_steps=int(self.trainer.estimated_stepping_batches)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     def _fitting_optimizer(self) -> Callable[..., torch.optim.Optimizer]:
         """As configured, but not fused where float16 gradients are scaled and must be clipped.
@@ -189,13 +254,22 @@ class PoseModule(lightning.LightningModule):
         """Adds the description that makes a checkpoint usable on its own."""
         oks = self.trainer.callback_metrics.get("val/oks")
         checkpoint[KEY] = describe(
-            self.network, self.skeleton, self.preprocessing, **self.metadata,
-            epoch=int(self.current_epoch), validation_oks=None if oks is None else float(oks),
-        )  # fmt: skip
+            self.network,
+            self.skeleton,
+            self.preprocessing,
+            **self.metadata,
+            epoch=int(self.current_epoch),
+            validation_oks=None if oks is None else float(oks),
+        )
 
 
-def warmup_cosine(optimizer: torch.optim.Optimizer, total_steps: int, warmup: float = 0.05) -> torch.optim.lr_scheduler.LRScheduler:
-    """Linear warm-up over the share `warmup` of the steps, then cosine to a ten-thousandth, both by torch's own schedules."""
+def warmup_cosine(
+    optimizer: torch.optim.Optimizer, total_steps: int, warmup: float = 0.05
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Linear warm-up over the share `warmup` of the steps, then cosine to a ten-thousandth.
+
+    Both by torch's own schedules.
+    """
     schedulers = torch.optim.lr_scheduler
     first = min(max(1, int(warmup * total_steps)), max(1, total_steps - 1))
     least = 1e-4 * max(group["lr"] for group in optimizer.param_groups)
@@ -204,6 +278,10 @@ def warmup_cosine(optimizer: torch.optim.Optimizer, total_steps: int, warmup: fl
     return schedulers.SequentialLR(optimizer, [rise, fall], milestones=[first])
 
 
-def constant(optimizer: torch.optim.Optimizer, total_steps: int, warmup: float = 0.05) -> torch.optim.lr_scheduler.LRScheduler:
+def constant(
+    optimizer: torch.optim.Optimizer, total_steps: int, warmup: float = 0.05
+) -> torch.optim.lr_scheduler.LRScheduler:
     """Linear warm-up over the share `warmup` of the steps, then the same rate."""
-    return torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=max(1, int(warmup * total_steps)))
+    return torch.optim.lr_scheduler.LinearLR(
+        optimizer, start_factor=0.01, total_iters=max(1, int(warmup * total_steps))
+    )

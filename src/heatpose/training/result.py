@@ -1,4 +1,7 @@
-"""What a run came to: `runs/<run>/result.json`, which a sweep reads to go on, and the numbers that a search looks at."""
+"""What a run came to: `runs/<run>/result.json`, which a sweep reads to go on.
+
+And the numbers that a search looks at.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ from heatpose.utils.files import sha256, write_json
 RESULT = "result.json"
 Status = Literal["running", "finished", "failed"]
 OBJECTIVES = ("oks", "int8_oks", "ms", "ram_kib", "flash_kib")
-"""What `objectives` in the configuration may name; all but the first are those of the first board."""
+"""What `objectives` in the configuration may name.
+
+All but the first are those of the first board.
+"""
 PLACES = ("runs", "exports", "hydra", "logger", "resume", "objectives")
 """Entries that change nothing in a run's files, whatever they are."""
 
@@ -75,7 +81,9 @@ class RunResult:
             TypeError: Something is missing or of another kind.
         """
         known = {name: content[name] for name in RunResult.__dataclass_fields__ if name in content}
-        boards = {name: BoardNumbers(**numbers) for name, numbers in dict(known.get("boards", {})).items()}
+        boards = {
+            name: BoardNumbers(**numbers) for name, numbers in dict(known.get("boards", {})).items()
+        }
         return RunResult(**{**known, "boards": boards})
 
     def objective(self, name: str) -> float:
@@ -85,9 +93,14 @@ class RunResult:
             HeatposeError: There is no such number.
         """
         if name not in OBJECTIVES:
-            raise HeatposeError(f"objectives names '{name}', which is unknown; choose among {', '.join(OBJECTIVES)}.")
+            raise HeatposeError(
+                f"objectives names '{name}', which is unknown; choose among"
+                f" {', '.join(OBJECTIVES)}."
+            )
         board = next(iter(self.boards.values()), BoardNumbers(""))
-        value = self.oks if name == "oks" else board.oks if name == "int8_oks" else getattr(board, name)
+        value = (
+            self.oks if name == "oks" else board.oks if name == "int8_oks" else getattr(board, name)
+        )
         return math.nan if value is None or self.status == "failed" else float(value)
 
     def objectives(self, names: Sequence[str]) -> float | tuple[float, ...]:
@@ -104,21 +117,44 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def fingerprint(config: DictConfig) -> str:
-    """sha256 of all that decides what a run comes to: the configuration without its places, and the weights that it begins with and learns from."""
+    """sha256 of all that decides what a run comes to.
+
+    The configuration without its places, and the weights that it begins with and learns from.
+    """
     values = {key: value for key, value in plain(config).items() if key not in PLACES}
-    named = [Path(str(path)) for path in (values.get("checkpoint"), *((values.get(key) or {}).get("path") for key in ("init", "distill"))) if path]
+    named = [
+        Path(str(path))
+        for path in (
+            values.get("checkpoint"),
+            *((values.get(key) or {}).get("path") for key in ("init", "distill")),
+        )
+        if path
+    ]
     weights = [sha256(path) for path in named if path.is_file()]
     return hashlib.sha256(json.dumps([values, weights], sort_keys=True).encode()).hexdigest()
 
 
 def keep(folder: Path, config: DictConfig, result: RunResult) -> None:
-    """Writes a run's result into its folder, with the sha256 of its bundle's manifest: a later export takes the result's place."""
+    """Writes a run's result into its folder, with the sha256 of its bundle's manifest.
+
+    A later export takes the result's place.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / RESULT, {"fingerprint": fingerprint(config), "manifest_sha256": _manifest(result), **asdict(result)})
+    write_json(
+        folder / RESULT,
+        {
+            "fingerprint": fingerprint(config),
+            "manifest_sha256": _manifest(result),
+            **asdict(result),
+        },
+    )
 
 
 def finished(folder: Path, config: DictConfig) -> RunResult | None:
-    """The result of an earlier run with the same configuration whose bundle is still what it was; None where there is none."""
+    """The result of an earlier run with the same configuration whose bundle is still what it was.
+
+    None where there is none.
+    """
     content = read(folder / RESULT)
     if content.get("fingerprint") != fingerprint(config):
         return None
@@ -126,7 +162,11 @@ def finished(folder: Path, config: DictConfig) -> RunResult | None:
         result = RunResult.from_json(content)
     except TypeError:
         return None
-    return result if result.status == "finished" and content.get("manifest_sha256") == _manifest(result) else None
+    return (
+        result
+        if result.status == "finished" and content.get("manifest_sha256") == _manifest(result)
+        else None
+    )
 
 
 def _manifest(result: RunResult) -> str | None:
@@ -141,5 +181,3 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-

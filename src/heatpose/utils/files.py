@@ -1,4 +1,7 @@
-"""Folders and files that are written: writable, by one process at a time, whole or absent, hashed."""
+"""Folders and files that are written.
+
+Writable, by one process at a time, whole or absent, hashed.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ def require_writable(folder: Path) -> None:
     """Makes a folder and writes a file into it for a moment.
 
     Raises:
-        HeatposeError: That is not possible: a file has its name, it is read-only, or the disk is full.
+        HeatposeError: That is not possible: a file has its name, it is read-only, or the disk is
+            full.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -31,14 +35,19 @@ def require_writable(folder: Path) -> None:
             file.write(bytes(PROBE))
             file.flush()
     except OSError as error:
-        raise HeatposeError(f"Nothing can be written into '{folder}' ({error.strerror or error}); make room there or choose another folder.") from error
+        raise HeatposeError(
+            f"Nothing can be written into '{folder}' ({error.strerror or error}); make room there"
+            " or choose another folder."
+        ) from error
 
 
 @contextmanager
 def only_one(
     folder: Path, name: str, what: str, advice: str = "choose another name=..."
 ) -> Iterator[None]:
-    """Holds `folder/.name.lock` for as long as the context lasts; the system lets go of it when a process ends, however it ends.
+    """Holds `folder/.name.lock` for as long as the context lasts.
+
+    The system lets go of it when a process ends, however it ends.
 
     Args:
         folder: Made if missing.
@@ -62,33 +71,48 @@ def only_one(
             f"wait for it, or {advice}."
         ) from error
     except OSError as error:
-        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):  # some network file systems have no locks
+        # some network file systems have no locks
+        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
             yield
             return
-        raise HeatposeError(f"Nothing can be written into '{folder}' ({error.strerror or error}); make room there or choose another folder.") from error
+        raise HeatposeError(
+            f"Nothing can be written into '{folder}' ({error.strerror or error}); make room there"
+            " or choose another folder."
+        ) from error
     try:
         yield
     finally:
-        # While it is held: whoever opened the file before finds it unlinked when locking it, and makes a new one (filelock looks at the link count).
+        # While it is held: whoever opened the file before finds it unlinked when locking it, and
+        # makes a new one (filelock looks at the link count).
         with suppress(OSError):
             os.unlink(lock.lock_file)
         lock.release()
 
 
 def remove_left_overs(folder: Path, prefix: str) -> None:
-    """Removes the temporary folders of a name that killed processes left; whoever calls this holds the name's lock.
+    """Removes the temporary folders of a name that killed processes left.
+
+    Whoever calls this holds the name's lock.
 
     Args:
         folder: Of the temporary folders.
         prefix: Theirs, as given to `tempfile`, which adds eight characters.
     """
     for path in folder.iterdir():
-        if path.name.startswith(prefix) and len(path.name) == len(prefix) + 8 and path.is_dir() and not path.is_symlink():
+        if (
+            path.name.startswith(prefix)
+            and len(path.name) == len(prefix) + 8
+            and path.is_dir()
+            and not path.is_symlink()
+        ):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def replace_whole(part: Path, target: Path) -> None:
-    """Puts a finished file in its place, its content on the disk first: after a power cut, too, the target is the old file or the new one."""
+    """Puts a finished file in its place, its content on the disk first.
+
+    After a power cut, too, the target is the old file or the new one.
+    """
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(part, target)

@@ -28,9 +28,19 @@ PHONE_SUFFIXES = (".heic", ".heif", ".avif")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 """Decoded whatever the ending: Pillow's other decoders start programs (EPS) or are rarely used."""
 UNREADABLE = (
-    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError,
-    OverflowError, RuntimeError, MemoryError, struct.error,
-)  # fmt: skip
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+)
 """What Pillow's decoders raise on damaged files."""
 MOST_PIXELS = 100_000_000
 """Of an image; a larger one would take more than a gigabyte to decode."""

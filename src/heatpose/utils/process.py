@@ -1,4 +1,7 @@
-"""Processes: tools run without a terminal (closed stdin, timeout, captured log); memory and imports of this one."""
+"""Processes: tools run without a terminal (closed stdin, timeout, captured log).
+
+Memory and imports of this one.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,15 @@ from heatpose.errors import HeatposeError
 
 _PERCENT = re.compile(r"PASS:\s*(\d+)%")
 _ANSWER = b"n\n"
-"""To whatever the program asks first (a fresh ST Edge AI Core asks about usage statistics); then the input is closed."""
+"""To whatever the program asks first (a fresh ST Edge AI Core asks about usage statistics).
+
+Then the input is closed.
+"""
 MOST_OUTPUT, MOST_LOG = 8_000_000, 64_000_000
-"""Bytes of output that are kept to be looked at, the last ones, and that go into the log, the first ones; a program in a loop may write any number."""
+"""Bytes of output that are kept to be looked at, the last ones, and that go into the log.
+
+The first ones; a program in a loop may write any number.
+"""
 Progress = Callable[[str, int | None], None]
 """Called with the last line of output and, where the program shows one, its percentage."""
 
@@ -42,7 +51,14 @@ class Ended:
     text: str
 
 
-def run_process(command: Sequence[str], folder: Path, *, time_limit_s: float, log: Path | None = None, progress: Progress | None = None) -> Ended:
+def run_process(
+    command: Sequence[str],
+    folder: Path,
+    *,
+    time_limit_s: float,
+    log: Path | None = None,
+    progress: Progress | None = None,
+) -> Ended:
     """Runs a program and everything it starts, and waits for it.
 
     Args:
@@ -58,10 +74,18 @@ def run_process(command: Sequence[str], folder: Path, *, time_limit_s: float, lo
     start = time.monotonic()
     try:
         child = subprocess.Popen(
-            list(command), cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=os.name == "posix"
+            list(command),
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=os.name == "posix",
         )
     except OSError as error:
-        raise HeatposeError(f"'{command[0]}' cannot be started ({error.strerror}); give the path of an executable file.") from error
+        raise HeatposeError(
+            f"'{command[0]}' cannot be started ({error.strerror}); give the path of an executable"
+            " file."
+        ) from error
     chunks: queue.Queue[bytes] = queue.Queue()
     reader = threading.Thread(target=_read, args=(child, chunks), daemon=True)
     reader.start()
@@ -92,9 +116,16 @@ def _read(child: subprocess.Popen[bytes], chunks: queue.Queue[bytes]) -> None:
 
 
 def _collect(
-    child: subprocess.Popen[bytes], chunks: queue.Queue[bytes], deadline: float, log: Path | None, progress: Progress | None
+    child: subprocess.Popen[bytes],
+    chunks: queue.Queue[bytes],
+    deadline: float,
+    log: Path | None,
+    progress: Progress | None,
 ) -> tuple[bytes, bool]:
-    """All output until its end, and whether that came in time. A process that outlives the program may hold the output open."""
+    """All output until its end, and whether that came in time.
+
+    A process that outlives the program may hold the output open.
+    """
     content, shown, logged = bytearray(), 0, 0
     while (left := deadline - time.monotonic()) > 0:
         try:
@@ -119,7 +150,10 @@ def _collect(
 
 
 def _show(content: bytearray, shown: int, progress: Progress) -> int:
-    """Reports the complete lines after position `shown`; a progress bar ends its lines with a carriage return."""
+    """Reports the complete lines after position `shown`.
+
+    A progress bar ends its lines with a carriage return.
+    """
     end = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
     for line in re.split(r"[\r\n]+", content[shown:end].decode("utf-8", errors="replace")):
         percent = _PERCENT.search(line)
@@ -148,36 +182,48 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of glibc's malloc.h (mallopt(3))
+# M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of glibc's malloc.h (mallopt(3))
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LIMIT = 2**31 - 1  # bytes; the largest that mallopt takes
 
 
 def keep_freed_memory() -> bool:
     """Tells glibc to keep up to 2 GiB of freed memory, large tensors too, for this process.
 
-    By default every tensor above 32 MiB is mapped when it is made and unmapped when it is freed, and the system clears each page anew: in training on
-    a processor that took up to two fifths of the time (`benchmarks/training_step.py`). The peak of memory stays what it was; it is only not given back
-    between steps.
+    By default every tensor above 32 MiB is mapped when it is made and unmapped when it is freed,
+    and the system clears each page anew: in training on a processor that took up to two fifths of
+    the time (`benchmarks/training_step.py`). The peak of memory stays what it was; it is only not
+    given back between steps.
 
     Returns:
-        Whether the C library took it; False where it is another one (macOS, Windows, musl), and nothing changes.
+        Whether the C library took it; False where it is another one (macOS, Windows, musl), and
+        nothing changes.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # no such function; or Windows, whose loader wants a name
+    # no such function; or Windows, whose loader wants a name
+    except (AttributeError, OSError, TypeError):
         return False
     return bool(mallopt(_MMAP_THRESHOLD, _LIMIT)) and bool(mallopt(_TRIM_THRESHOLD, _LIMIT))
 
 
 def without_tensorflow() -> None:
-    """TensorBoard's writer and reader load TensorFlow (seconds, and a page of noise) unless this module of its TensorFlow-free build is there."""
+    """TensorBoard's writer and reader load TensorFlow (seconds.
+
+    And a page of noise) unless this module of its TensorFlow-free build is there.
+    """
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
 
 
 def is_first_process() -> bool:
-    """True in the process that writes files: several may train one network, and all but the first have a rank in their environment.
+    """True in the process that writes files.
 
-    The names are those that Lightning's launcher, torchrun and SLURM set; SLURM's counts only where it started the tasks.
+    Several may train one network, and all but the first have a rank in their environment.
+
+    The names are those that Lightning's launcher, torchrun and SLURM set; SLURM's counts only where
+    it started the tasks.
     """
-    ranks = [os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")]
+    ranks = [
+        os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    ]
     return all(not rank.isdigit() or int(rank) == 0 for rank in ranks)

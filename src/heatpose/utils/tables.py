@@ -19,23 +19,36 @@ def show(table: Table) -> None:
     (console if console.is_terminal else Console(width=160)).print(table)
 
 
-
-
-
-
 def inspection_tables(facts: Mapping[str, Any]) -> list[Table]:
     """What `heatpose inspect` prints: the facts, then the findings if there are any."""
     table = Table(title="model file", show_header=False)
-    for key in ("sha256", "bytes", "granularity", "full_integer", "weights_bytes", "macs", "peak_activation_bytes"):
+    for key in (
+        "sha256",
+        "bytes",
+        "granularity",
+        "full_integer",
+        "weights_bytes",
+        "macs",
+        "peak_activation_bytes",
+    ):
         value = facts.get(key)
-        table.add_row(key, f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value))
+        table.add_row(
+            key,
+            f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value),
+        )
     for side in ("inputs", "outputs"):
         for port in facts[side]:
-            scale = "" if port["scale"] is None else f", scale {port['scale']:.6g}, zero point {port['zero_point']}"
+            scale = (
+                ""
+                if port["scale"] is None
+                else f", scale {port['scale']:.6g}, zero point {port['zero_point']}"
+            )
             table.add_row(side[:-1], f"{port['name']} {port['dtype']} {list(port['shape'])}{scale}")
     for row in _stated(facts):
         table.add_row(*row)
-    table.add_row("operators", ", ".join(f"{name} {count}" for name, count in facts["operators"].items()))
+    table.add_row(
+        "operators", ", ".join(f"{name} {count}" for name, count in facts["operators"].items())
+    )
     return [table, *_findings(facts["findings"])]
 
 
@@ -59,7 +72,10 @@ def _findings(findings: Sequence[Mapping[str, Any]]) -> list[Table]:
     for heading in ("severity", "rule", "operator", "message"):
         table.add_column(heading)
     for finding in findings:
-        table.add_row(*(str(finding[key] if finding[key] is not None else "") for key in ("severity", "rule", "operator", "message")))
+        table.add_row(
+            *(
+                str(finding[key] if finding[key] is not None else "")
+                for key in ("severity", "rule", "operator", "message")
+            )
+        )
     return [table]
-
-

@@ -1,7 +1,7 @@
 """Fetches one large file, of known size and hash as a rule, over HTTP; continues a broken transfer.
 
-`requests` does the transfer (proxies, redirects, timeouts); this file keeps what has arrived, asks for the
-rest, and checks the whole.
+`requests` does the transfer (proxies, redirects, timeouts); this file keeps what has arrived, asks
+for the rest, and checks the whole.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class TransferError(HeatposeError):
 def fetch(remote: RemoteFile, target: Path, attempts: int = ATTEMPTS) -> None:
     """Puts the file at `target`, whole and verified, or not at all.
 
-    What has arrived is kept in `target` + ".part" across failures and kills, with the server's ETag beside
-    it, and the next call asks only for the rest. A part of another version of the server's file is thrown
-    away. A `target` that is there is only verified.
+    What has arrived is kept in `target` + ".part" across failures and kills, with the server's ETag
+    beside it, and the next call asks only for the rest. A part of another version of the server's
+    file is thrown away. A `target` that is there is only verified.
 
     Args:
         remote: What to fetch.
@@ -85,7 +85,8 @@ def fetch(remote: RemoteFile, target: Path, attempts: int = ATTEMPTS) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise HeatposeError(
-            f"'{part}' cannot be written ({reason}); what has arrived is kept: make room and run again."
+            f"'{part}' cannot be written ({reason}); what has arrived is kept: make room and run"
+            " again."
         ) from error
 
 
@@ -100,14 +101,22 @@ def size_of(path: Path) -> int:
 
 
 def progress_bar(unit: str) -> Progress:
-    """A progress bar on stderr that counts bytes or things (`unit` is "bytes" or the name of the things)."""
+    """A progress bar on stderr that counts bytes or things.
+
+    (`unit` is "bytes" or the name of the things).
+    """
     # Imported here: only a command that shows a bar pays for it.
     from rich import progress as bars
     from rich.console import Console
 
     things = (bars.MofNCompleteColumn(), bars.TextColumn(unit))
     counts = (bars.DownloadColumn(), bars.TransferSpeedColumn()) if unit == "bytes" else things
-    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *counts, bars.TimeRemainingColumn())
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        *counts,
+        bars.TimeRemainingColumn(),
+    )
     return bars.Progress(*columns, console=Console(stderr=True))
 
 
@@ -162,7 +171,8 @@ def _append(
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-        if etag and not etag.startswith("W/"):  # RFC 9110, 13.1.5: If-Range takes a strong validator only
+        # RFC 9110, 13.1.5: If-Range takes a strong validator only
+        if etag and not etag.startswith("W/"):
             headers["If-Range"] = etag
     with session.get(remote.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         if response.status_code == 416 and remote.size is None:
@@ -192,7 +202,10 @@ def _check_status(response: requests.Response, remote: RemoteFile) -> None:
 
 
 def _check_offer(response: requests.Response, remote: RemoteFile, have: int) -> None:
-    """The answer must be the file of the known size, or its rest from byte `have` (header or not)."""
+    """The answer must be the file of the known size, or its rest from byte `have`.
+
+    (header or not).
+    """
     if response.headers.get("Content-Type", "").startswith("text/html"):
         reason = "a web page comes in place of the file"
         raise TransferError(f"{remote.url} is not the file ({reason}); check the network.", reason)
@@ -242,7 +255,9 @@ def _forget(part: Path) -> None:
 
 def _plain(error: BaseException) -> str:
     """The innermost reason of a chain of network errors, in one line."""
-    while inner := [e for e in (getattr(error, "reason", None), *error.args) if isinstance(e, Exception)]:
+    while inner := [
+        e for e in (getattr(error, "reason", None), *error.args) if isinstance(e, Exception)
+    ]:
         error = inner[0]
     if isinstance(error.__cause__, OSError) and error.__cause__.strerror:
         return error.__cause__.strerror

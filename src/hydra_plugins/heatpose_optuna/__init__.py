@@ -1,4 +1,6 @@
-"""Optuna as a sweeper of Hydra's (conf/hydra/sweeper/optuna.yaml); the search itself is `heatpose.sweeps.optuna`.
+"""Optuna as a sweeper of Hydra's (conf/hydra/sweeper/optuna.yaml).
+
+The search itself is `heatpose.sweeps.optuna`.
 
 It is here because Hydra takes plugins from the package `hydra_plugins` alone.
 """
@@ -22,24 +24,38 @@ class OptunaSweeper(Sweeper):
 
     Args:
         directions: "maximize" or "minimize", one for each of the configuration's `objectives`.
-        trials: Members of the whole sweep, those of earlier calls included; failed ones do not count.
-        jobs: Members at a time; more than one only helps with a launcher that runs them side by side.
+        trials: Members of the whole sweep, those of earlier calls included; failed ones do not
+            count.
+        jobs: Members at a time; more than one only helps with a launcher that runs them side by
+            side.
         seed: Of the search.
-        params: Key -> range in Hydra's grammar, such as "choice(0.5, 0.75, 1.0)", "range(160, 257, 32)", "interval(1e-4, 1e-2)" or
-            "tag(log, interval(1e-4, 1e-2))". Ranges of the command line are added.
+        params: Key -> range in Hydra's grammar, such as "choice(0.5, 0.75, 1.0)", "range(160, 257,
+            32)", "interval(1e-4, 1e-2)" or "tag(log, interval(1e-4, 1e-2))". Ranges of the command
+            line are added.
     """
 
-    def __init__(self, directions: Sequence[str], trials: int, jobs: int, seed: int, params: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directions: Sequence[str],
+        trials: int,
+        jobs: int,
+        seed: int,
+        params: Mapping[str, str] | None = None,
+    ) -> None:
         self.directions, self.trials, self.jobs, self.seed = list(directions), trials, jobs, seed
         self.params = dict(params or {})
         self.hydra_context: HydraContext | None = None
         self.config: DictConfig | None = None
         self.launcher: Launcher | None = None
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         """Called by Hydra."""
         self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> None:
         """Called by Hydra with the command line's overrides."""
@@ -52,9 +68,13 @@ class OptunaSweeper(Sweeper):
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
+        overrides = parser.parse_overrides(
+            [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        )
         with exit_on_user_error():
-            search = Search.open(folder, overrides, self.directions, list(self.config.objectives), self.seed)
+            search = Search.open(
+                folder, overrides, self.directions, list(self.config.objectives), self.seed
+            )
             search.run(self._launch, self.trials, self.jobs)
         tell_best(search, folder)
 

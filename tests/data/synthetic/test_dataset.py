@@ -1,4 +1,7 @@
-"""The rendered data set: read by pycocotools, exact in its labels, deterministic, and whole or absent."""
+"""The rendered data set: read by pycocotools, exact in its labels, deterministic.
+
+And whole or absent.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,9 @@ def scenes() -> list[Scene]:
 
 
 def read(folder: Path, split: str) -> dict[str, Any]:
-    text = (folder / "annotations" / f"person_keypoints_{split}2017.json").read_text(encoding="utf-8")
+    text = (folder / "annotations" / f"person_keypoints_{split}2017.json").read_text(
+        encoding="utf-8"
+    )
     content: dict[str, Any] = json.loads(text)
     return content
 
@@ -51,7 +56,10 @@ def keypoints(annotation: dict[str, Any]) -> NDArray[np.float64]:
 
 def digests(folder: Path) -> dict[str, str]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def test_same_settings_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
@@ -73,7 +81,12 @@ def test_other_settings_give_another_folder_and_other_pictures() -> None:
     assert len(names) == 4
     images = [
         render_scene(SyntheticSettings(seed=seed), split, number).image
-        for seed, split, number in ((0, "train", 0), (1, "train", 0), (0, "val", 0), (0, "train", 1))
+        for seed, split, number in (
+            (0, "train", 0),
+            (1, "train", 0),
+            (0, "val", 0),
+            (0, "train", 1),
+        )
     ]
     assert len({image.tobytes() for image in images}) == 4
 
@@ -108,7 +121,9 @@ def test_pycocotools_reads_the_labels(folder: Path, split: str) -> None:
 def test_labels_are_consistent(folder: Path, split: str) -> None:
     content = read(folder, split)
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
-    assert len({annotation["id"] for annotation in content["annotations"]}) == len(content["annotations"])
+    assert len({annotation["id"] for annotation in content["annotations"]}) == len(
+        content["annotations"]
+    )
     for annotation in content["annotations"]:
         width, height = sizes[annotation["image_id"]]
         x, y, w, h = annotation["bbox"]
@@ -151,7 +166,7 @@ def test_val_pictures_show_one_person_and_ids_do_not_repeat(folder: Path) -> Non
 def test_a_fifth_of_the_training_pictures_shows_several_people(scenes: list[Scene]) -> None:
     counts = np.array([len(scene.annotations) for scene in scenes])
     assert set(counts) == {1, 2, 3}
-    assert 0.1 < (counts > 1).mean() < 0.32  # 0.2 +- 3 standard errors of 100 pictures
+    assert 0.1 < (counts > 1).mean() < 0.32  # 0.2 +- 3 standard errors of 100 images
     assert {scene.image.size for scene in scenes} == {(320, 240), (240, 320), (240, 240)}
 
 
@@ -176,12 +191,20 @@ def test_the_box_is_tight(scenes: list[Scene]) -> None:
     for scene in scenes[:20]:
         for annotation, silhouette in zip(scene.annotations, scene.silhouettes, strict=True):
             rows, columns = np.nonzero(silhouette)
-            low, high = np.array([columns.min(), rows.min()]), np.array([columns.max(), rows.max()]) + 1
-            assert annotation["bbox"] == pytest.approx([*low / OVERSAMPLING, *(high - low) / OVERSAMPLING])
+            low, high = (
+                np.array([columns.min(), rows.min()]),
+                np.array([columns.max(), rows.max()]) + 1,
+            )
+            assert annotation["bbox"] == pytest.approx(
+                [*low / OVERSAMPLING, *(high - low) / OVERSAMPLING]
+            )
 
 
 def test_what_is_drawn_is_where_the_labels_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures with and without paint on the bodies differ at visible joints, and nowhere off the bodies."""
+    """Images with and without paint on the bodies differ at visible joints.
+
+    And nowhere off the bodies.
+    """
     numbers = range(25)
     settings = SyntheticSettings(seed=7)
     painted = [render_scene(settings, "train", number) for number in numbers]
@@ -219,7 +242,10 @@ def test_a_disc_is_drawn_at_its_place_in_the_continuous_frame(place: tuple[float
     canvas.draw_person([disc], 1.0, np.array(place), 0, np.array([0.0, -1.0]))
     weight = np.asarray(canvas.finished(), float)[..., 0]
     grid = np.arange(60) + 0.5
-    centroid = ((weight.sum(0) * grid).sum() / weight.sum(), (weight.sum(1) * grid).sum() / weight.sum())
+    centroid = (
+        (weight.sum(0) * grid).sum() / weight.sum(),
+        (weight.sum(1) * grid).sum() / weight.sum(),
+    )
     assert centroid == pytest.approx(place, abs=0.3)
     assert weight.sum() / 255 == pytest.approx(np.pi * 100, rel=0.08)
 
@@ -234,17 +260,24 @@ def test_discs_are_not_shifted_on_average() -> None:
         canvas.draw_person([disc], 1.0, place, 0, np.array([0.0, -1.0]))
         weight = np.asarray(canvas.finished(), float)[..., 0] / 255
         errors.append(
-            [weight.sum(0) @ grid / weight.sum() - place[0], weight.sum(1) @ grid / weight.sum() - place[1]]
+            [
+                weight.sum(0) @ grid / weight.sum() - place[0],
+                weight.sum(1) @ grid / weight.sum() - place[1],
+            ]
         )
     assert np.abs(np.mean(errors, 0)).max() < 0.04  # a half-pixel slip would be 0.25 or 0.5
 
 
-@pytest.mark.parametrize(("degrees", "left_is_right_of", "nose"), [(0.0, True, 2), (180.0, False, 1)])
+@pytest.mark.parametrize(
+    ("degrees", "left_is_right_of", "nose"), [(0.0, True, 2), (180.0, False, 1)]
+)
 def test_left_and_right_follow_the_view(
     monkeypatch: pytest.MonkeyPatch, degrees: float, left_is_right_of: bool, nose: int
 ) -> None:
     monkeypatch.setattr(figure, "_yaw", lambda rng: degrees)
-    annotations = [render_scene(SyntheticSettings(), "val", number).annotations[0] for number in range(30)]
+    annotations = [
+        render_scene(SyntheticSettings(), "val", number).annotations[0] for number in range(30)
+    ]
     points = np.array([keypoints(annotation) for annotation in annotations])
     left, right = (points[:, COCO_17.index(f"{side}_shoulder")] for side in ("left", "right"))
     both = (left[:, 2] > 0) & (right[:, 2] > 0)
@@ -253,7 +286,10 @@ def test_left_and_right_follow_the_view(
 
 
 def test_nothing_is_worn_on_one_side_alone() -> None:
-    """Training mirrors pictures and swaps the names: a mark on one side would then contradict itself."""
+    """Training mirrors images and swaps the names.
+
+    A mark on one side would then contradict itself.
+    """
     rng = np.random.default_rng(1)
     for _ in range(40):
         parts = dress(figure.random_pose(rng), rng)
@@ -276,7 +312,9 @@ def test_a_covered_joint_is_occluded_and_one_outside_is_unlabelled(scenes: list[
     assert 0 < shares[0] < 0.1 and 0.1 < shares[1] < 0.4 and shares[2] > 0.6
     canvas = Canvas(Image.new("RGB", (100, 100)))
     pose = figure.random_pose(np.random.default_rng(0))
-    arm = Part("left_forearm", np.zeros(3), np.array([20.0, 0, 0]), (5.0, 5.0), np.full(3, 200.0), 0.0)
+    arm = Part(
+        "left_forearm", np.zeros(3), np.array([20.0, 0, 0]), (5.0, 5.0), np.full(3, 200.0), 0.0
+    )
     canvas.draw_person([arm], 1.0, np.array([20.0, 25.0]), 1, np.array([0.0, -1.0]))
     wrist = np.array([40.0, 25.0])
     assert canvas.visible(pose, "left_wrist", wrist, 1)
@@ -291,7 +329,9 @@ def test_limbs_keep_their_lengths_and_elbows_their_angles() -> None:
     for _ in range(50):
         build = figure.Build.random(rng)
         elbow = rng.uniform(0, 130)
-        ranges = [(value, value) for value in (*rng.uniform(-80, 160, 2), elbow, rng.uniform(-90, 90))]
+        ranges = [
+            (value, value) for value in (*rng.uniform(-80, 160, 2), elbow, rng.uniform(-90, 90))
+        ]
         arm = figure._arm(rng, build, "left", 1, figure.Arm(*ranges))
         upper = arm["left_elbow"] - arm["left_shoulder"]
         fore = arm["left_wrist"] - arm["left_elbow"]
@@ -301,8 +341,12 @@ def test_limbs_keep_their_lengths_and_elbows_their_angles() -> None:
         assert np.rad2deg(np.arccos(np.clip(cosine, -1, 1))) == pytest.approx(elbow, abs=1e-3)
         legs = figure._legs(rng, build, figure.LEGS[3])
         for side in ("left", "right"):
-            assert np.linalg.norm(legs[f"{side}_knee"] - legs[f"{side}_hip"]) == pytest.approx(build.thigh)
-            assert np.linalg.norm(legs[f"{side}_ankle"] - legs[f"{side}_knee"]) == pytest.approx(build.shin)
+            assert np.linalg.norm(legs[f"{side}_knee"] - legs[f"{side}_hip"]) == pytest.approx(
+                build.thigh
+            )
+            assert np.linalg.norm(legs[f"{side}_ankle"] - legs[f"{side}_knee"]) == pytest.approx(
+                build.shin
+            )
 
 
 def test_a_finished_folder_is_reused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +357,9 @@ def test_a_finished_folder_is_reused(folder: Path, monkeypatch: pytest.MonkeyPat
     assert build_synthetic(folder.parent, SMALL, progress=False) == folder
 
 
-def test_an_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_build_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(settings: SyntheticSettings, split: str, number: int) -> Scene:
         if number == 2:
             raise KeyboardInterrupt
@@ -342,7 +388,9 @@ def test_what_a_killed_build_left_is_not_taken_for_whole(tmp_path: Path) -> None
     left_over = list(tmp_path.iterdir())
     assert left_over and all(path.name.startswith(".synthetic_") for path in left_over)
     assert not (tmp_path / SyntheticSettings(train_images=5000).folder_name).exists()
-    folder = build_synthetic(tmp_path, SyntheticSettings(train_images=1, val_images=1), progress=False)
+    folder = build_synthetic(
+        tmp_path, SyntheticSettings(train_images=1, val_images=1), progress=False
+    )
     assert len(read(folder, "train")["images"]) == 1
 
 

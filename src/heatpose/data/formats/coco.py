@@ -87,7 +87,9 @@ def image_folder(labels: Path, names: Sequence[str]) -> Path | None:
 
 
 def _named_after(labels: Path, folder: Path) -> bool:
-    return f"_{labels.stem.lower()}".endswith((f"_{folder.name.lower()}", f"-{folder.name.lower()}"))
+    return f"_{labels.stem.lower()}".endswith(
+        (f"_{folder.name.lower()}", f"-{folder.name.lower()}")
+    )
 
 
 def _candidates(root: Path) -> Iterable[Path]:

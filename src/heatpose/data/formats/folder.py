@@ -112,9 +112,9 @@ def _images_of(path: Path) -> Path:
     names = [str(e["file_name"]) for e in probed if isinstance(e, dict) and "file_name" in e]
     if names and not any(os.path.isfile(labels.folder / name) for name in names):
         raise HeatposeError(
-            f"'{path.parent}' has labels for '{names[0]}', but the image is neither there "
-            "nor in a subfolder; put the labels beside their images, or name both: --images "
-            "for heatpose evaluate, data.extra='[{annotations: FILE, images: FOLDER}]' in training."
+            f"'{path.parent}' has labels for '{names[0]}', but the image is neither there nor in a"
+            " subfolder; put the labels beside their images, or name both: --images for heatpose"
+            " evaluate, data.extra='[{annotations: FILE, images: FOLDER}]' in training."
         )
     return labels.folder
 

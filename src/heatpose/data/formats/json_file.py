@@ -11,7 +11,9 @@ from heatpose.errors import HeatposeError
 
 
 def load(path: Path) -> Any:
-    """The parsed content of a JSON file in UTF-8, UTF-16 or UTF-32, with a byte order mark or without.
+    """The parsed content of a JSON file in UTF-8, UTF-16 or UTF-32.
+
+    With a byte order mark or without.
 
     Raises:
         HeatposeError: The file is missing, or is not JSON.

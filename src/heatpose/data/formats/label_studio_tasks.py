@@ -52,20 +52,24 @@ def tasks(
 
 def interface(names: Sequence[str]) -> str:
     """The labelling interface (XML) that the tasks are made for."""
-    labels = [f"    <Label value={quoteattr(n)} model_index={quoteattr(str(i))}/>"
-              for i, n in enumerate(names)]  # fmt: skip
-    return "\n".join([
-        "<View>",
-        f'  <Image name="{IMAGE}" value="${IMAGE}" zoom="true"/>',
-        f'  <RectangleLabels name="{BOX}" toName="{IMAGE}">',
-        '    <Label value="person"/>',
-        "  </RectangleLabels>",
-        f'  <KeyPointLabels name="{KEYPOINT}" toName="{IMAGE}">',
-        *labels,
-        "  </KeyPointLabels>",
-        "</View>",
-        "",
-    ])  # fmt: skip
+    labels = [
+        f"    <Label value={quoteattr(n)} model_index={quoteattr(str(i))}/>"
+        for i, n in enumerate(names)
+    ]
+    return "\n".join(
+        [
+            "<View>",
+            f'  <Image name="{IMAGE}" value="${IMAGE}" zoom="true"/>',
+            f'  <RectangleLabels name="{BOX}" toName="{IMAGE}">',
+            '    <Label value="person"/>',
+            "  </RectangleLabels>",
+            f'  <KeyPointLabels name="{KEYPOINT}" toName="{IMAGE}">',
+            *labels,
+            "  </KeyPointLabels>",
+            "</View>",
+            "",
+        ]
+    )
 
 
 def _regions(
@@ -73,18 +77,36 @@ def _regions(
 ) -> Iterator[dict[str, Any]]:
     width, height = float(image["width"]), float(image["height"])
     usual = {
-        "to_name": IMAGE, "image_rotation": 0,
-        "original_width": int(width), "original_height": int(height),
-    }  # fmt: skip
+        "to_name": IMAGE,
+        "image_rotation": 0,
+        "original_width": int(width),
+        "original_height": int(height),
+    }
     x, y, w, h = annotation["bbox"]
-    box = {"x": 100 * x / width, "y": 100 * y / height, "width": 100 * w / width,
-           "height": 100 * h / height, "rotation": 0, "rectanglelabels": ["person"]}  # fmt: skip
+    box = {
+        "x": 100 * x / width,
+        "y": 100 * y / height,
+        "width": 100 * w / width,
+        "height": 100 * h / height,
+        "rotation": 0,
+        "rectanglelabels": ["person"],
+    }
     yield {"id": key, "type": "rectanglelabels", "from_name": BOX, "value": box, **usual}
     values = annotation["keypoints"]
     for i, name in enumerate(names):
         px, py, visibility = values[3 * i : 3 * i + 3]
         if visibility:
-            point = {"x": 100 * px / width, "y": 100 * py / height, "width": POINT_PERCENT,
-                     "keypointlabels": [name]}  # fmt: skip
-            yield {"id": f"{key}_{i}", "type": "keypointlabels", "from_name": KEYPOINT,
-                   "parentID": key, "value": point, **usual}  # fmt: skip
+            point = {
+                "x": 100 * px / width,
+                "y": 100 * py / height,
+                "width": POINT_PERCENT,
+                "keypointlabels": [name],
+            }
+            yield {
+                "id": f"{key}_{i}",
+                "type": "keypointlabels",
+                "from_name": KEYPOINT,
+                "parentID": key,
+                "value": point,
+                **usual,
+            }

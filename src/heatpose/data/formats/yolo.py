@@ -165,8 +165,8 @@ class _Reader:
             notes.append(f"{without} images without a label file show nobody")
         if tagged:
             notes.append(
-                f"{tagged} images have an EXIF orientation tag; as YOLO's labels have no image size, "
-                "they are assumed to be for the upright images"
+                f"{tagged} images have an EXIF orientation tag; as YOLO's labels have no image"
+                " size, they are assumed to be for the upright images"
             )
         return notes
 

@@ -12,7 +12,8 @@ _SKIN = np.array(
     [[255, 226, 200], [236, 188, 150], [205, 150, 110], [150, 100, 68], [92, 60, 42]], np.float64
 )
 _HAIR = np.array(
-    [[25, 20, 20], [70, 45, 30], [120, 75, 40], [200, 165, 95], [150, 150, 155], [150, 60, 30]], np.float64
+    [[25, 20, 20], [70, 45, 30], [120, 75, 40], [200, 165, 95], [150, 150, 155], [150, 60, 30]],
+    np.float64,
 )
 
 _FRONT, _BACK = np.array([255.0, 130.0, 10.0]), np.array([40.0, 90.0, 255.0])
@@ -21,10 +22,12 @@ Radii = tuple[float, float]
 
 @dataclass(frozen=True)
 class Part:
-    """A tapered capsule of a body: from `start` to `end` (f64[3], as in `Pose`), `radii` in body heights.
+    """A tapered capsule of a body.
 
-    `owner` is one of `render.PARTS`. Parts of equal `depth` are one surface, shaded together; a larger depth
-    is drawn later. `flat` parts (eyes, badges) are not shaded.
+    From `start` to `end` (f64[3], as in `Pose`), `radii` in body heights.
+
+    `owner` is one of `render.PARTS`. Parts of equal `depth` are one surface, shaded together; a
+    larger depth is drawn later. `flat` parts (eyes, badges) are not shaded.
     """
 
     owner: str
@@ -45,9 +48,10 @@ def random_colour(rng: np.random.Generator) -> Points:
 def dress(pose: Pose, rng: np.random.Generator) -> list[Part]:
     """Puts flesh and random clothes on a pose.
 
-    Left can be told from right by what survives a mirror: the face or its absence, the way the feet point,
-    which limbs are nearer and brighter, an orange badge on the chest and a blue one on the back. Nothing is
-    worn on one side alone, because training mirrors pictures and swaps the names with them.
+    Left can be told from right by what survives a mirror: the face or its absence, the way the feet
+    point, which limbs are nearer and brighter, an orange badge on the chest and a blue one on the
+    back. Nothing is worn on one side alone, because training mirrors images and swaps the names
+    with them.
     """
     between = rng.uniform(0, len(_SKIN) - 1)
     skin = np.array([np.interp(between, range(len(_SKIN)), _SKIN[:, i]) for i in range(3)])
@@ -60,19 +64,32 @@ def dress(pose: Pose, rng: np.random.Generator) -> list[Part]:
     ]
 
 
-def _trunk(pose: Pose, rng: np.random.Generator, skin: Points, shirt: Points, trousers: Points) -> list[Part]:
+def _trunk(
+    pose: Pose, rng: np.random.Generator, skin: Points, shirt: Points, trousers: Points
+) -> list[Part]:
     at, g = pose.points, pose.build.girth
     depth = _middle(at["neck"], at["pelvis"]) - 0.015  # arms that hang beside it are drawn after it
     throat, seat = (at["skull"] + at["chin"]) / 2, float(at["pelvis"][2]) - 0.02
     parts = [
         Part("pelvis", at["left_hip"], at["right_hip"], (0.052 * g, 0.052 * g), trousers, seat),
-        Part("head", at["neck"], throat, (0.030, 0.028), skin * 0.9, min(depth, float(throat[2])) - 0.01),
+        Part(
+            "head",
+            at["neck"],
+            throat,
+            (0.030, 0.028),
+            skin * 0.9,
+            min(depth, float(throat[2])) - 0.01,
+        ),
         Part("torso", at["chest"], at["waist"], (0.062 * g, 0.056 * g), shirt, depth),
-        Part("torso", at["left_shoulder"], at["right_shoulder"], (0.034 * g, 0.034 * g), shirt, depth),
+        Part(
+            "torso", at["left_shoulder"], at["right_shoulder"], (0.034 * g, 0.034 * g), shirt, depth
+        ),
     ]
     for side in ("left", "right"):
         inner, hip = 0.86 * at[f"{side}_shoulder"] + 0.14 * at["chest"], at[f"{side}_hip"]
-        parts.append(Part("torso", inner, 0.8 * hip + 0.2 * inner, (0.040 * g, 0.046 * g), shirt, depth))
+        parts.append(
+            Part("torso", inner, 0.8 * hip + 0.2 * inner, (0.040 * g, 0.046 * g), shirt, depth)
+        )
     return parts + _print_on(pose, rng, depth)
 
 
@@ -103,9 +120,13 @@ def _head(pose: Pose, rng: np.random.Generator, skin: Points) -> list[Part]:
     hair = _HAIR[int(rng.integers(len(_HAIR)))] * rng.uniform(0.8, 1.15)
     white, dark, lips = np.full(3, 245.0), np.array([25.0, 20, 20]), skin * (0.72, 0.45, 0.45)
 
-    def ball(owner: str, first: str, last: str, wide: Radii, colour: Points, flat: bool = False) -> Part:
+    def ball(
+        owner: str, first: str, last: str, wide: Radii, colour: Points, flat: bool = False
+    ) -> Part:
         start, end = at[first], at[last]
-        return Part(owner, start, end, (wide[0] * s, wide[1] * s), colour, _middle(start, end), flat)
+        return Part(
+            owner, start, end, (wide[0] * s, wide[1] * s), colour, _middle(start, end), flat
+        )
 
     parts = [
         ball("head", "skull", "chin", (0.060, 0.047), skin),
@@ -141,16 +162,22 @@ def _arms(pose: Pose, rng: np.random.Generator, skin: Points, shirt: Points) -> 
         shoulder, elbow = at[f"{side}_shoulder"], at[f"{side}_elbow"]
         wrist, hand = at[f"{side}_wrist"], at[f"{side}_hand"]
         upper, fore = _middle(shoulder, elbow), _middle(elbow, wrist) + 1e-3
-        parts.append(Part(f"{side}_upper_arm", shoulder, elbow, (0.033 * g, 0.027 * g), skin, upper))
+        parts.append(
+            Part(f"{side}_upper_arm", shoulder, elbow, (0.033 * g, 0.027 * g), skin, upper)
+        )
         if sleeve:
             end = shoulder + min(sleeve, 1.0) * (elbow - shoulder)
-            parts.append(Part(f"{side}_upper_arm", shoulder, end, (0.036 * g, 0.031 * g), shirt, upper))
+            parts.append(
+                Part(f"{side}_upper_arm", shoulder, end, (0.036 * g, 0.031 * g), shirt, upper)
+            )
         parts.append(Part(f"{side}_forearm", wrist, hand, (0.020 * g, 0.024 * g), skin, fore))
         parts.append(Part(f"{side}_forearm", elbow, wrist, (0.027 * g, 0.020 * g), cover, fore))
     return parts
 
 
-def _legs(pose: Pose, rng: np.random.Generator, skin: Points, trousers: Points, shoes: Points) -> list[Part]:
+def _legs(
+    pose: Pose, rng: np.random.Generator, skin: Points, trousers: Points, shoes: Points
+) -> list[Part]:
     at, g = pose.points, pose.build.girth
     shorts = rng.random() < 0.35
     cover = skin if shorts else trousers
@@ -165,6 +192,8 @@ def _legs(pose: Pose, rng: np.random.Generator, skin: Points, trousers: Points, 
             parts.append(Part(f"{side}_thigh", hip, hem, (0.054 * g, 0.046 * g), trousers, thigh))
         parts.append(Part(f"{side}_shin", knee, ankle, (0.037 * g, 0.024 * g), cover, shin))
         parts.append(
-            Part(f"{side}_shin", heel, toe, (0.025 * g, 0.020 * g), shoes, _middle(heel, toe) + 1e-3)
+            Part(
+                f"{side}_shin", heel, toe, (0.025 * g, 0.020 * g), shoes, _middle(heel, toe) + 1e-3
+            )
         )
     return parts

@@ -1,7 +1,10 @@
-"""Rendered people with exact labels, written in the official COCO layout: a data set that needs no download.
+"""Rendered people with exact labels, written in the official COCO layout.
 
-`figure.py` poses a body, `costume.py` clothes it, `render.py` draws it, `scenery.py` surrounds it; this
-module places and labels it and writes the files. A picture depends on the settings and its number alone.
+A data set that needs no download.
+
+`figure.py` poses a body, `costume.py` clothes it, `render.py` draws it, `scene.py` surrounds it;
+this module places and labels it and writes the files. An image depends on the settings and its
+number alone.
 """
 
 from __future__ import annotations
@@ -27,8 +30,11 @@ from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import COCO_17
 
 FORMAT_VERSION = 1
-"""Raise it with every change of the pictures or labels: it is part of the folder's name, so that no old
-folder is taken for a new one."""
+"""Raise it with every change of the images or labels.
+
+It is part of the folder's name, so that no old
+folder is taken for a new one.
+"""
 
 _SPLITS = ("train", "val")
 _ASPECTS = ((4, 3), (3, 4), (1, 1))
@@ -40,11 +46,13 @@ class SyntheticSettings:
     """What to render.
 
     Attributes:
-        train_images: Pictures to train on.
-        val_images: Pictures to score on, each with exactly one person, as in the benchmark's selection.
-        seed: Another seed gives other pictures.
-        short_side: Shorter side of a picture in pixels; 4:3, 3:4 and 1:1 pictures take turns at random.
-        several_people: Fraction of the training pictures that show two or three people.
+        train_images: Images to train on.
+        val_images: Images to score on, each with exactly one person, as in the benchmark's
+            selection.
+        seed: Another seed gives other images.
+        short_side: Shorter side of an image in pixels; 4:3, 3:4 and 1:1 images take turns at
+            random.
+        several_people: Fraction of the training images that show two or three people.
         quality: JPEG quality, 1 to 95.
     """
 
@@ -58,31 +66,33 @@ class SyntheticSettings:
     def __post_init__(self) -> None:
         if not (0 < self.train_images < _FIRST_VAL_ID and self.val_images > 0):
             raise HeatposeError(
-                f"Synthetic data needs train_images from 1 to {_FIRST_VAL_ID - 1} and val_images from 1; "
-                f"got {self.train_images} and {self.val_images}."
+                f"Synthetic data needs train_images from 1 to {_FIRST_VAL_ID - 1} and val_images"
+                f" from 1; got {self.train_images} and {self.val_images}."
             )
         sizes = self.seed >= 0 and self.short_side >= 64
         if not (sizes and 0 <= self.several_people <= 1 and 1 <= self.quality <= 95):
             raise HeatposeError(
-                "Synthetic data needs seed >= 0, short_side >= 64, several_people within 0..1 and quality "
-                f"within 1..95; got {self.seed}, {self.short_side}, {self.several_people} and {self.quality}."
+                "Synthetic data needs seed >= 0, short_side >= 64, several_people within 0..1 and"
+                f" quality within 1..95; got {self.seed}, {self.short_side},"
+                f" {self.several_people} and {self.quality}."
             )
 
     @property
     def folder_name(self) -> str:
-        """Name of the folder that holds exactly these pictures."""
+        """Name of the folder that holds exactly these images."""
         content = json.dumps({"format": FORMAT_VERSION, **asdict(self)}, sort_keys=True)
         return f"synthetic_{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One rendered picture.
+    """One rendered image.
 
     Attributes:
-        picture: RGB.
+        image: RGB.
         annotations: A COCO annotation per person, without the ids.
-        silhouettes: Per person, bool[H * OVERSAMPLING, W * OVERSAMPLING], before anything stood in front.
+        silhouettes: Per person, bool[H * OVERSAMPLING, W * OVERSAMPLING], before anything stood in
+            front.
         owner: u8 of the same shape, see `render.Canvas`.
     """
 
@@ -103,8 +113,9 @@ def build_synthetic(
         progress: Whether to show a progress bar.
 
     Returns:
-        A folder inside `root` with `annotations/person_keypoints_{train,val}2017.json`, `train2017/` and
-        `val2017/`. It is whole: it is written elsewhere in `root` and renamed at the end.
+        A folder inside `root` with `annotations/person_keypoints_{train,val}2017.json`,
+        `train2017/` and `val2017/`. It is whole: it is written elsewhere in `root` and renamed at
+        the end.
 
     Raises:
         HeatposeError: The folder cannot be written.
@@ -122,13 +133,14 @@ def build_synthetic(
             _move(unfinished, target)
     except OSError as error:
         raise HeatposeError(
-            f"Synthetic data cannot be written to '{root}' ({error}); choose a folder with space and access."
+            f"Synthetic data cannot be written to '{root}' ({error}); choose a folder with space"
+            " and access."
         ) from error
     return target
 
 
 def render_scene(settings: SyntheticSettings, split: str, number: int) -> Scene:
-    """Renders picture `number` (from 0) of a split, "train" or "val"."""
+    """Renders image `number` (from 0) of a split, "train" or "val"."""
     # A stream for each concern: a change to the clothes leaves the scenery as it was.
     seeds = np.random.SeedSequence([settings.seed, _SPLITS.index(split), number]).spawn(4)
     layout, scene, instances, camera = (np.random.default_rng(seed) for seed in seeds)
@@ -153,7 +165,10 @@ def render_scene(settings: SyntheticSettings, split: str, number: int) -> Scene:
 def _populate(
     canvas: Canvas, count: int, layout: np.random.Generator, instances: np.random.Generator
 ) -> tuple[list[tuple[Pose, Points]], list[NDArray[np.bool_]]]:
-    """Draws people side by side; returns each one's pose and keypoints f64[17, 2], and the silhouettes."""
+    """Draws people side by side.
+
+    Returns each one's pose and keypoints f64[17, 2], and the silhouettes.
+    """
     slope = np.deg2rad(layout.uniform(200, 340))
     light = np.array([np.cos(slope), np.sin(slope)])
     width = canvas.size[0] / count
@@ -178,7 +193,10 @@ def _place(
     height: int,
     close: bool,
 ) -> tuple[float, Points]:
-    """Scale and offset that put a body into the columns `slot` = (x, width), whole or `close` and cut off."""
+    """Scale and offset that put a body into the columns `slot` =.
+
+    (x, width), whole or `close` and cut off.
+    """
     rims = outlines(
         np.array([part.start[:2] for part in parts]),
         np.array([part.end[:2] for part in parts]),
@@ -199,7 +217,7 @@ def _place(
 
 
 def _box(silhouette: NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    """Smallest box (x, y, w, h) around a silhouette, in picture pixels."""
+    """Smallest box (x, y, w, h) around a silhouette, in image pixels."""
     left, top, right, bottom = Image.fromarray(silhouette).getbbox() or (0, 0, 0, 0)
     n = OVERSAMPLING
     return left / n, top / n, (right - left) / n, (bottom - top) / n
@@ -210,13 +228,19 @@ def _keypoints(canvas: Canvas, pose: Pose, keypoints: Points, number: int) -> di
     for name, point in zip(COCO_17.keypoints, keypoints, strict=True):
         x, y = (round(float(value), 3) for value in point)
         inside = 0 <= x < canvas.size[0] and 0 <= y < canvas.size[1]
-        flat += [x, y, 2 if canvas.visible(pose, name, point, number) else 1] if inside else [0, 0, 0]
+        flat += (
+            [x, y, 2 if canvas.visible(pose, name, point, number) else 1] if inside else [0, 0, 0]
+        )
     return {"keypoints": flat, "num_keypoints": sum(v > 0 for v in flat[2::3])}
 
 
 def _write(folder: Path, settings: SyntheticSettings, progress: bool) -> None:
     (folder / "annotations").mkdir(parents=True)
-    jobs = [(split, number) for split in _SPLITS for number in range(getattr(settings, f"{split}_images"))]
+    jobs = [
+        (split, number)
+        for split in _SPLITS
+        for number in range(getattr(settings, f"{split}_images"))
+    ]
     labels = {split: _empty_labels(split) for split in _SPLITS}
     for split in _SPLITS:
         (folder / f"{split}2017").mkdir()
@@ -229,7 +253,8 @@ def _write(folder: Path, settings: SyntheticSettings, progress: bool) -> None:
         image = {"id": image_id, "file_name": file_name, "width": width, "height": height}
         labels[split]["images"].append(image)
         labels[split]["annotations"] += [
-            {"id": image_id * 10 + i, "image_id": image_id, **one} for i, one in enumerate(scene.annotations)
+            {"id": image_id * 10 + i, "image_id": image_id, **one}
+            for i, one in enumerate(scene.annotations)
         ]
     for split, content in labels.items():
         path = folder / "annotations" / f"person_keypoints_{split}2017.json"
@@ -238,9 +263,12 @@ def _write(folder: Path, settings: SyntheticSettings, progress: bool) -> None:
 
 def _empty_labels(split: str) -> dict[str, Any]:
     person = {
-        "id": 1, "name": "person", "supercategory": "person", "keypoints": list(COCO_17.keypoints),
+        "id": 1,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(COCO_17.keypoints),
         "skeleton": [[a + 1, b + 1] for a, b in COCO_17.edge_indices],
-    }  # fmt: skip
+    }
     info = {"description": f"Rendered people, {split}", "version": str(FORMAT_VERSION)}
     return {"info": info, "licenses": [], "images": [], "annotations": [], "categories": [person]}
 
@@ -257,5 +285,5 @@ def _move(unfinished: Path, target: Path) -> None:
     try:
         os.replace(unfinished, target)
     except OSError:
-        if not target.is_dir():  # another process that rendered the same pictures came first
+        if not target.is_dir():  # another process that rendered the same images came first
             raise

@@ -1,7 +1,8 @@
 """A random articulated person in three dimensions: joint angles, forward kinematics, projection.
 
-Frame of a `Pose`: lengths are fractions of body height; x points to the picture's right, y down, z to the
-viewer. The projection is orthographic. Someone who faces the viewer has their left on the picture's right.
+Frame of a `Pose`: lengths are fractions of body height; x points to the image's right, y down, z
+to the viewer. The projection is orthographic. Someone who faces the viewer has their left on the
+image's right.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ Range = tuple[float, float]
 
 
 class Arm(NamedTuple):
-    """Ranges in degrees: swing forward, lift sideways, elbow bend, its direction (0 forward, 90 outward)."""
+    """Ranges in degrees: swing forward, lift sideways, elbow bend, its direction.
+
+    (0 forward, 90 outward).
+    """
 
     flex: Range
     abduct: Range
@@ -55,10 +59,19 @@ LEGS = (
     (Leg((30, 85), (0, 20), (0, 60)), STAND),  # kicking
 )
 LEG_ODDS = (0.33, 0.30, 0.13, 0.08, 0.04, 0.06, 0.06)
-TORSO_PITCH: tuple[Range, ...] = ((-5, 12), (-3, 14), (-5, 15), (-10, 22), (12, 42), (-3, 25), (-10, 10))
+TORSO_PITCH: tuple[Range, ...] = (
+    (-5, 12),
+    (-3, 14),
+    (-5, 15),
+    (-10, 22),
+    (12, 42),
+    (-3, 25),
+    (-10, 10),
+)
 """Forward lean in degrees for each entry of `LEGS`."""
 
-# Where things sit on the head: x to the person's left, y down, z forward, origin in the middle of the skull.
+# Where things sit on the head: x to the person's left, y down, z forward, origin in the middle of
+# the skull.
 FACE = {
     "nose": (0.0, 0.012, 0.066),
     "left_eye": (0.028, -0.010, 0.054),
@@ -95,10 +108,15 @@ class Build:
         limb = rng.uniform(0.92, 1.06, 4)
         return cls(
             torso=0.30 * rng.uniform(0.94, 1.06),
-            shoulder=rng.uniform(0.088, 0.108), hip=rng.uniform(0.052, 0.062),
-            upper_arm=0.165 * limb[0], forearm=0.150 * limb[1], thigh=0.240 * limb[2], shin=0.235 * limb[3],
-            head=rng.uniform(1.08, 1.35), girth=rng.uniform(0.9, 1.25),
-        )  # fmt: skip
+            shoulder=rng.uniform(0.088, 0.108),
+            hip=rng.uniform(0.052, 0.062),
+            upper_arm=0.165 * limb[0],
+            forearm=0.150 * limb[1],
+            thigh=0.240 * limb[2],
+            shin=0.235 * limb[3],
+            head=rng.uniform(1.08, 1.35),
+            girth=rng.uniform(0.9, 1.25),
+        )
 
 
 @dataclass(frozen=True)
@@ -107,8 +125,9 @@ class Pose:
 
     Attributes:
         build: Its lengths.
-        points: Name -> f64[3]: the COCO-17 keypoints and the other points that the drawing needs. x and y
-            as the viewer sees them, camera tilt included; the order of drawing goes by z, larger is nearer.
+        points: Name -> f64[3]: the COCO-17 keypoints and the other points that the drawing needs. x
+            and y as the viewer sees them, camera tilt included; the order of drawing goes by z,
+            larger is nearer.
     """
 
     build: Build
@@ -116,7 +135,10 @@ class Pose:
 
 
 def rotation(axis: int, degrees: float) -> Points:
-    """f64[3, 3] for columns: axis 0 leans forward (or tips the camera), 1 turns right, 2 is clockwise."""
+    """f64[3, 3] for columns: axis 0 leans forward.
+
+    (or tips the camera), 1 turns right, 2 is clockwise.
+    """
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     return np.array(
         (
@@ -139,7 +161,10 @@ def random_pose(rng: np.random.Generator) -> Pose:
 
 
 def _limb(side: int, flex: float, abduct: float) -> tuple[Points, Points, Points]:
-    """Unit vectors along a limb (down at zero angles), to its front, and outwards; x to the person's left."""
+    """Unit vectors along a limb (down at zero angles), to its front, and outwards.
+
+    X to the person's left.
+    """
     f, a = np.deg2rad(flex), np.deg2rad(abduct)
     along = np.array([side * np.sin(a) * np.cos(f), np.cos(a) * np.cos(f), np.sin(f)])
     front = np.array([-side * np.sin(a) * np.sin(f), -np.cos(a) * np.sin(f), np.cos(f)])
@@ -182,12 +207,16 @@ def _upper_body(rng: np.random.Generator, build: Build, pitch: float) -> dict[st
     return {name: turn @ point for name, point in points.items()}
 
 
-def _arm(rng: np.random.Generator, build: Build, name: str, side: int, arm: Arm) -> dict[str, Points]:
+def _arm(
+    rng: np.random.Generator, build: Build, name: str, side: int, arm: Arm
+) -> dict[str, Points]:
     flex, abduct, elbow, twist = (rng.uniform(*span) for span in arm)
     along, front, outward = _limb(side, flex, abduct)
     e, t = np.deg2rad(elbow), np.deg2rad(twist)
     fore = np.cos(e) * along + np.sin(e) * (np.cos(t) * front + np.sin(t) * outward)
-    shoulder = np.array([side * build.shoulder, -build.torso + 0.028 - 0.02 * max(0.0, -along[1]), 0.0])
+    shoulder = np.array(
+        [side * build.shoulder, -build.torso + 0.028 - 0.02 * max(0.0, -along[1]), 0.0]
+    )
     wrist = shoulder + build.upper_arm * along + build.forearm * fore
     return {
         f"{name}_shoulder": shoulder,
@@ -222,5 +251,6 @@ def _project(rng: np.random.Generator, points: dict[str, Points]) -> dict[str, P
     yaw = rotation(1, _yaw(rng))
     camera = rotation(2, rng.normal(0, 5)) @ rotation(0, rng.uniform(0, 20))
     turned = {name: yaw @ point for name, point in points.items()}
-    # The order of drawing goes by the depth before the camera tips, which must not bring the head in front.
+    # The order of drawing goes by the depth before the camera tips, which must not bring the head
+    # in front.
     return {name: np.array([*(camera @ point)[:2], point[2]]) for name, point in turned.items()}

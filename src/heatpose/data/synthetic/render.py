@@ -1,6 +1,6 @@
-"""Draws people on a picture and keeps account of which pixel shows what; Pillow and NumPy only.
+"""Draws people on an image and keeps account of which pixel shows what; Pillow and NumPy only.
 
-Everything is drawn larger and averaged down. Points are in the finished picture's continuous frame.
+Everything is drawn larger and averaged down. Points are in the finished image's continuous frame.
 """
 
 from __future__ import annotations
@@ -20,15 +20,32 @@ OCCLUDER = 255
 PARTS_PER_PERSON = 32
 
 PARTS = (
-    "none", "torso", "pelvis", "head", "nose", "left_eye", "right_eye", "left_ear", "right_ear",
-    "left_upper_arm", "right_upper_arm", "left_forearm", "right_forearm",
-    "left_thigh", "right_thigh", "left_shin", "right_shin",
-)  # fmt: skip
+    "none",
+    "torso",
+    "pelvis",
+    "head",
+    "nose",
+    "left_eye",
+    "right_eye",
+    "left_ear",
+    "right_ear",
+    "left_upper_arm",
+    "right_upper_arm",
+    "left_forearm",
+    "right_forearm",
+    "left_thigh",
+    "right_thigh",
+    "left_shin",
+    "right_shin",
+)
 """What a pixel of `Canvas.owner` can belong to; person p adds `p * PARTS_PER_PERSON`."""
 
 _ARC = np.linspace(-np.pi / 2, np.pi / 2, 8)
 _LAYERS = ((1.0, 0.0, 0.66), (0.84, 0.10, 1.0), (0.45, 0.34, 1.15))
-"""Rim, body and highlight of a shaded part: width, shift towards the light (in radii), brightness."""
+"""Rim, body and highlight of a shaded part.
+
+Width, shift towards the light (in radii), brightness.
+"""
 _SHOWS = {
     **{name: (name,) for name in ("nose", "left_eye", "right_eye", "left_ear", "right_ear")},
     **{f"{side}_shoulder": (f"{side}_upper_arm",) for side in ("left", "right")},
@@ -38,17 +55,25 @@ _SHOWS = {
     **{f"{side}_knee": (f"{side}_thigh", f"{side}_shin") for side in ("left", "right")},
     **{f"{side}_ankle": (f"{side}_shin",) for side in ("left", "right")},
 }
-"""Keypoint -> what shows it when drawn on top; the trunk shows shoulders and hips on its near side too."""
+"""Keypoint -> what shows it when drawn on top.
+
+The trunk shows shoulders and hips on its near side too.
+"""
 
 
 def outlines(starts: Points, ends: Points, radii: Points) -> Points:
-    """Polygons f64[N, 16, 2] of tapered capsules from f64[N, 2] to f64[N, 2], radii f64[N, 2] at the ends."""
+    """Polygons f64[N, 16, 2] of tapered capsules from f64[N, 2] to f64[N, 2], radii f64[N.
+
+    2] at the ends.
+    """
     along = ends - starts
     angle = np.arctan2(along[:, 1], along[:, 0])[:, None]
     caps = []
     for centre, radius, turn in ((ends, radii[:, 1], 0.0), (starts, radii[:, 0], np.pi)):
         around = angle + turn + _ARC
-        caps.append(centre[:, None] + radius[:, None, None] * np.stack([np.cos(around), np.sin(around)], -1))
+        caps.append(
+            centre[:, None] + radius[:, None, None] * np.stack([np.cos(around), np.sin(around)], -1)
+        )
     return np.concatenate(caps, 1)
 
 
@@ -59,11 +84,12 @@ def rgb(colour: Points) -> tuple[int, int, int]:
 
 
 class Canvas:
-    """A picture in the making.
+    """An image in the making.
 
     Attributes:
         image: RGB at `OVERSAMPLING` times the size.
-        owner: u8[H * OVERSAMPLING, W * OVERSAMPLING]: what each pixel shows, see `PARTS`; 0 is background.
+        owner: u8[H * OVERSAMPLING, W * OVERSAMPLING]: what each pixel shows, see `PARTS`; 0 is
+            background.
     """
 
     def __init__(self, background: Image.Image) -> None:
@@ -73,11 +99,11 @@ class Canvas:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the finished picture."""
+        """Width and height of the finished image."""
         return self.image.width // OVERSAMPLING, self.image.height // OVERSAMPLING
 
     def finished(self) -> Image.Image:
-        """The picture at its finished size."""
+        """The image at its finished size."""
         return self.image.reduce(OVERSAMPLING)
 
     def draw_person(
@@ -97,7 +123,9 @@ class Canvas:
         """
         mask = Image.new("L", self.image.size)
         paint, claim = ImageDraw.Draw(self.image), ImageDraw.Draw(mask)
-        for polygon, colour, owner in _strokes(parts, scale * OVERSAMPLING, offset * OVERSAMPLING, light):
+        for polygon, colour, owner in _strokes(
+            parts, scale * OVERSAMPLING, offset * OVERSAMPLING, light
+        ):
             paint.polygon(polygon, fill=colour)
             claim.polygon(polygon, fill=owner)
         owner_of = np.asarray(mask)
@@ -114,7 +142,10 @@ class Canvas:
         np.copyto(self.owner, np.uint8(OCCLUDER), where=np.asarray(mask))
 
     def visible(self, pose: Pose, keypoint: str, point: Points, number: int) -> bool:
-        """Whether what shows at `point` (f64[2], inside the picture) is this person's limb of that joint."""
+        """Whether what shows at `point`.
+
+        (f64[2], inside the image) is this person's limb of that joint.
+        """
         column, row = (point * OVERSAMPLING).astype(int)
         owner = int(self.owner[row, column]) - number * PARTS_PER_PERSON
         if not 0 < owner < len(PARTS):
@@ -129,7 +160,10 @@ class Canvas:
 def _strokes(
     parts: Sequence[Part], scale: float, offset: Points, light: Points
 ) -> Iterator[tuple[list[float], tuple[int, int, int], int]]:
-    """Polygons with colour and place in `PARTS` in the order of drawing: far to near, rims inwards."""
+    """Polygons with colour and place in `PARTS` in the order of drawing.
+
+    Far to near, rims inwards.
+    """
     starts = np.array([part.start[:2] for part in parts]) * scale + offset
     ends = np.array([part.end[:2] for part in parts]) * scale + offset
     radii = np.array([part.radii for part in parts]) * scale
@@ -139,7 +173,8 @@ def _strokes(
     layers = []
     for number, (width, shift, _) in enumerate(_LAYERS):
         towards = light * radii.max(1, keepdims=True) * shift
-        # Pillow cuts vertices down to the pixel that holds them: the continuous frame, as everywhere.
+        # Pillow cuts vertices down to the pixel that holds them: the continuous frame, as
+        # everywhere.
         polygons = np.floor(outlines(starts + towards, ends + towards, radii * width))
         layers.append(polygons.reshape(len(parts), -1).tolist())
         order += [(part.depth, number, i) for i, part in enumerate(parts) if not part.flat]

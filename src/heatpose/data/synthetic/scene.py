@@ -1,4 +1,7 @@
-"""What is around the rendered people: backgrounds, things in front of them, and the camera's noise."""
+"""What is around the rendered people.
+
+Backgrounds, things in front of them, and the camera's noise.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from heatpose.data.synthetic.render import OVERSAMPLING, Canvas, outlines, rgb
 
 
 def background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """An RGB scene without people, `OVERSAMPLING` times `width` x `height`: colours, texture, clutter."""
+    """An RGB scene without people, `OVERSAMPLING` times `width` x `height`.
+
+    Colours, texture, clutter.
+    """
     base = _muted(rng)
     rows, columns = rng.integers(2, 7, 2)
     grey, tint = rng.standard_normal((rows, columns, 1)), rng.standard_normal((rows, columns, 3))
@@ -31,12 +37,19 @@ def background(rng: np.random.Generator, width: int, height: int) -> Image.Image
         _stripes(rng, draw, image.width, image.height)
     kinds: tuple[Callable[..., None], ...] = (_furniture, _blob, _line, _limb)
     for _ in range(int(rng.integers(0, 7))):
-        kinds[int(rng.choice(len(kinds), p=(0.45, 0.25, 0.2, 0.1)))](rng, draw, image.width, image.height)
+        kinds[int(rng.choice(len(kinds), p=(0.45, 0.25, 0.2, 0.1)))](
+            rng, draw, image.width, image.height
+        )
     return image
 
 
-def occlude(rng: np.random.Generator, canvas: Canvas, box: tuple[float, float, float, float]) -> None:
-    """Puts a post, a table or a ball in front of a small part of the body inside `box` = (x, y, w, h)."""
+def occlude(
+    rng: np.random.Generator, canvas: Canvas, box: tuple[float, float, float, float]
+) -> None:
+    """Puts a post, a table or a ball in front of a small part of the body inside `box` =.
+
+    (x, y, w, h).
+    """
     x, y, w, h = box
     colour, floor = _muted(rng), float(canvas.size[1])
     kind = rng.integers(3)
@@ -52,17 +65,23 @@ def occlude(rng: np.random.Generator, canvas: Canvas, box: tuple[float, float, f
     else:  # a table
         left, top = x - rng.uniform(-0.1, 1) * w, y + rng.uniform(0.75, 0.97) * h
         right = x + rng.uniform(0.6, 2) * w
-    canvas.draw_occluder(np.array([[left, top], [right, top], [right, floor], [left, floor]]), colour)
+    canvas.draw_occluder(
+        np.array([[left, top], [right, top], [right, floor], [left, floor]]), colour
+    )
 
 
 def photograph(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """Adds exposure, colour cast and noise to a finished picture, and sometimes a little blur."""
+    """Adds exposure, colour cast and noise to a finished image, and sometimes a little blur."""
     if rng.random() < 0.15:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.0)))
     gain = rng.uniform(0.75, 1.2) * rng.uniform(0.93, 1.07, 3)
-    lit = image.point([min(255, int(level * channel)) for channel in gain.tolist() for level in range(256)])
+    lit = image.point(
+        [min(255, int(level * channel)) for channel in gain.tolist() for level in range(256)]
+    )
     pixels = np.asarray(lit, np.int16)
-    noise = np.frombuffer(rng.bytes(pixels.size), np.int8).reshape(pixels.shape) >> int(rng.integers(4, 8))
+    noise = np.frombuffer(rng.bytes(pixels.size), np.int8).reshape(pixels.shape) >> int(
+        rng.integers(4, 8)
+    )
     return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
 
 
@@ -78,18 +97,25 @@ def _texture(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     grain = Image.fromarray(rng.integers(0, 256, size, np.uint8)).resize(
         image.size, Image.Resampling.BILINEAR
     )
-    return Image.blend(image, Image.merge("RGB", (grain, grain, grain)), float(rng.uniform(0.03, 0.2)))
+    return Image.blend(
+        image, Image.merge("RGB", (grain, grain, grain)), float(rng.uniform(0.03, 0.2))
+    )
 
 
 def _corner(rng: np.random.Generator, width: int, height: int) -> Points:
     return rng.uniform(-0.1, 1.0, 2) * (width, height)
 
 
-def _furniture(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
+def _furniture(
+    rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int
+) -> None:
     (x0, y0), (w, h) = _corner(rng, width, height), rng.uniform(0.05, 0.5, 2) * (width, height)
     colour, boards = _muted(rng), int(rng.integers(0, 4))
     draw.rectangle(
-        (int(x0), int(y0), int(x0 + w), int(y0 + h)), fill=rgb(colour), outline=rgb(colour * 0.6), width=3
+        (int(x0), int(y0), int(x0 + w), int(y0 + h)),
+        fill=rgb(colour),
+        outline=rgb(colour * 0.6),
+        width=3,
     )
     for i in range(1, boards + 1):
         y = int(y0 + i * h / (boards + 1))

@@ -26,7 +26,8 @@ def images(sources: Sequence[Path]) -> Iterator[tuple[str, CachedImage]]:
         )
         if not found:
             raise HeatposeError(
-                f"'{source}' holds no images ({', '.join(SUFFIXES)}); give another folder, or files."
+                f"'{source}' holds no images ({', '.join(SUFFIXES)}); give another folder, or"
+                " files."
             )
         for path in found:
             yield path.name, load_image(path)

@@ -89,8 +89,9 @@ def check_pair(release: str, core: str | None, facts: dict[str, Any]) -> None:
     elif wanted is None or not f"{core}.".startswith(f"{wanted}."):
         pairs = ", ".join(f"{a} with Core {b}" for a, b in facts["pairs"].items())
         raise Refused(
-            f"{facts['name']} {release} cannot build a network of ST Edge AI Core {core} ({pairs}); "
-            "check out the release that goes with it, or build with the Core that goes with this one."
+            f"{facts['name']} {release} cannot build a network of ST Edge AI Core {core} ({pairs});"
+            " check out the release that goes with it, or build with the Core that goes with this"
+            " one."
         )
 
 
@@ -119,7 +120,9 @@ def configured(text: str, block: str) -> str:
         text = re.sub(array, rf"\g<1>{lines}\2", text, count=1, flags=re.DOTALL | re.MULTILINE)
     needed = ("POSTPROCESS_TYPE", "AI_POSE_PP_POSE_KEYPOINTS_NB", "AI_POSE_PP_CONF_THRESHOLD")
     if missing := [name for name in needed if name not in own]:
-        raise Refused(f"app_config.h has no {', '.join(missing)}; paste app_config_block.h by hand.")
+        raise Refused(
+            f"app_config.h has no {', '.join(missing)}; paste app_config_block.h by hand."
+        )
     size = re.search(r"heatpose_input_size (\d+)", block)
     for name in ("NN_WIDTH", "NN_HEIGHT"):
         if size and name in own:
@@ -253,7 +256,9 @@ def make(checkout: Path, board: str, *goals: str) -> None:
     except OSError as error:
         raise Refused(f"'make' cannot be started ({error.strerror}); install it.") from error
     if status != 0:
-        raise Refused(f"'{' '.join(command)}' ended with status {status}; --undo restores the files.")
+        raise Refused(
+            f"'{' '.join(command)}' ended with status {status}; --undo restores the files."
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -265,9 +270,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--flash", action="store_true", help="flash; the switches must be set")
     parser.add_argument("--undo", action="store_true", help="restore the checkout")
     parser.add_argument(
-        "--revision", default="2.3", choices=("2.1", "2.3"),
+        "--revision",
+        default="2.3",
+        choices=("2.1", "2.3"),
         help="header version of the signature: 2.3 for silicon revision B, 2.1 for revision Z",
-    )  # fmt: skip
+    )
     options = parser.parse_args(arguments)
     try:
         run(options)

@@ -10,7 +10,8 @@ ai_edge_litert, tflite_runtime. The first line says which path the network takes
 - `.tflite` on an STM32MP2: the NPU through LiteRT and `libvx_delegate.so.2`, where that is there;
 - `.tflite` elsewhere: stai_mpu on the processor, or LiteRT on the processor.
 
-`pose_model.json` beside this file says what the model is. Preprocessing, decoding and drawing are heatpose's own modules, copied beside this file.
+`pose_model.json` beside this file says what the model is. Preprocessing, decoding and drawing are
+heatpose's own modules, copied beside this file.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ class StaiNetwork:
         npu = path.suffix == ".nb"
         self._network = stai_mpu_network(model_path=str(path), use_hw_acceleration=npu)
         self.path = f"{'the NPU' if npu else 'the processor'} through stai_mpu"
-        self._input, self._output = self._network.get_input_infos()[0], self._network.get_output_infos()[0]
+        self._input, self._output = (
+            self._network.get_input_infos()[0],
+            self._network.get_output_infos()[0],
+        )
 
     def run(self, image: CachedImage) -> NDArray[np.float32]:
         """See `Network.run`."""
@@ -88,15 +92,22 @@ class LiteRTNetwork:
         )
         self.path = f"the NPU through {delegate}" if delegate else "the processor through LiteRT"
         self._network.allocate_tensors()
-        self._input, self._output = self._network.get_input_details()[0], self._network.get_output_details()[0]
+        self._input, self._output = (
+            self._network.get_input_details()[0],
+            self._network.get_output_details()[0],
+        )
 
     def run(self, image: CachedImage) -> NDArray[np.float32]:
         """See `Network.run`."""
-        self._network.set_tensor(self._input["index"], as_input(image, np.dtype(self._input["dtype"])))
+        self._network.set_tensor(
+            self._input["index"], as_input(image, np.dtype(self._input["dtype"]))
+        )
         self._network.invoke()
         raw = self._network.get_tensor(self._output["index"])
         scale, zero_point = self._output["quantization"]
-        return raw.astype(np.float32) if raw.dtype.kind == "f" else dequantised(raw, scale, zero_point)
+        return (
+            raw.astype(np.float32) if raw.dtype.kind == "f" else dequantised(raw, scale, zero_point)
+        )
 
 
 def as_input(image: CachedImage, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -189,20 +200,29 @@ class Model:
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            skeleton, preprocessing = Skeleton(**content["skeleton"]), Preprocessing(**content["preprocessing"])
+            skeleton, preprocessing = (
+                Skeleton(**content["skeleton"]),
+                Preprocessing(**content["preprocessing"]),
+            )
             layout, probabilities = content["layout"], content["probabilities"]
             board = content.get("threshold", 0.2), content.get("npu_tflite", False)
             return cls(skeleton, preprocessing, layout, probabilities, *board)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise HeatposeError(f"'{path}' cannot be read ({error}); it belongs beside pose_app.py.") from error
+            raise HeatposeError(
+                f"'{path}' cannot be read ({error}); it belongs beside pose_app.py."
+            ) from error
 
     def pose(self, output: NDArray[np.float32], how: str) -> NDArray[np.float32]:
-        """The network's output -> f32[K, 3] x and y in fractions of the picture's sides, score in [0, 1]."""
+        """The network's output -> f32[K, 3] x and y in fractions of the image's sides.
+
+        Score in [0, 1].
+        """
         if self.layout != "maps":
             triples: NDArray[np.float32] = output.reshape(-1, 3)
             return triples[:, [1, 0, 2]] if self.layout == "pose_yx" else triples
         maps = output.reshape(1, *output.shape[-3:])
-        if maps.shape[3] == len(self.skeleton) and maps.shape[1] == maps.shape[2]:  # channels last, as in the TFLite; an NBG may have them first
+        # channels last, as in the TFLite; an NBG may have them first
+        if maps.shape[3] == len(self.skeleton) and maps.shape[1] == maps.shape[2]:
             maps = maps.transpose(0, 3, 1, 2)
         pose: NDArray[np.float32] = codec.decode(np.ascontiguousarray(maps), how)[0]
         if not self.probabilities:
@@ -212,30 +232,46 @@ class Model:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program."""
-    parser = argparse.ArgumentParser(description="Person pose from pictures or a camera.")
+    parser = argparse.ArgumentParser(description="Person pose from images or a camera.")
     parser.add_argument("model", type=Path, help=".nb or .tflite")
-    parser.add_argument("sources", type=Path, nargs="*", help="pictures and folders of pictures")
-    parser.add_argument("--camera", help="number, device or GStreamer pipeline instead of pictures")
+    parser.add_argument("sources", type=Path, nargs="*", help="images and folders of images")
+    parser.add_argument("--camera", help="number, device or GStreamer pipeline instead of images")
     parser.add_argument("--window", action="store_true", help="show the skeleton live; q ends")
-    parser.add_argument("--out", type=Path, help="folder for drawn pictures and poses.json; nothing is drawn without it")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for drawn images and poses.json; nothing is drawn without it",
+    )
     parser.add_argument("--decode", choices=codec.DECODES, default="refined")
-    parser.add_argument("--threshold", type=float, help="keypoints with a lower score are not drawn")
-    parser.add_argument("--threads", type=int, default=2, help="processor threads, where the processor runs the network")
-    parser.add_argument("--frames", type=int, help="stop after so many pictures")
+    parser.add_argument(
+        "--threshold", type=float, help="keypoints with a lower score are not drawn"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=2,
+        help="processor threads, where the processor runs the network",
+    )
+    parser.add_argument("--frames", type=int, help="stop after so many images")
     options = parser.parse_args(arguments)
     if not options.sources and options.camera is None:
-        parser.error("give pictures, or --camera 0")
+        parser.error("give images, or --camera 0")
     with exit_on_user_error():
         run(options)
 
 
 def run(options: argparse.Namespace) -> None:
-    """One picture after the other: its pose, the milliseconds it took, and on request the drawing."""
+    """One image after the other.
+
+    Its pose, the milliseconds it took, and on request the drawing.
+    """
     model = Model.read(Path(__file__).with_name("pose_model.json"))
     threshold = model.threshold if options.threshold is None else options.threshold
     network = open_network(options.model, options.threads, model.npu_tflite)
     poses: dict[str, list[list[float]]] = {}
-    for count, (name, photo) in enumerate(images(options.sources) if options.camera is None else camera(options.camera), 1):
+    for count, (name, photo) in enumerate(
+        images(options.sources) if options.camera is None else camera(options.camera), 1
+    ):
         image = model.preprocessing.resize(photo)
         start = time.perf_counter()
         output = network.run(image)
@@ -253,11 +289,14 @@ def run(options: argparse.Namespace) -> None:
         if count == options.frames:
             break
     if options.out is not None:
-        _keep(options.out / "poses.json", json.dumps({"keypoints": list(model.skeleton.keypoints), "poses": poses}, indent=1))
+        _keep(
+            options.out / "poses.json",
+            json.dumps({"keypoints": list(model.skeleton.keypoints), "poses": poses}, indent=1),
+        )
 
 
 def _keep(path: Path, content: CachedImage | str) -> None:
-    """Writes a picture or a text.
+    """Writes an image or a text.
 
     Raises:
         HeatposeError: The folder cannot be written.
@@ -271,7 +310,9 @@ def _keep(path: Path, content: CachedImage | str) -> None:
         else:
             Image.fromarray(content).save(path)
     except OSError as error:
-        raise HeatposeError(f"'{path}' cannot be written ({error.strerror}); choose another folder with --out.") from error
+        raise HeatposeError(
+            f"'{path}' cannot be written ({error.strerror}); choose another folder with --out."
+        ) from error
 
 
 if __name__ == "__main__":
