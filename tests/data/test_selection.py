@@ -139,7 +139,7 @@ def test_the_remedy_of_an_empty_part_works(what: str) -> None:
     assert again.trained and again.chosen
 
 
-@pytest.mark.parametrize("people", [[], PLAIN[:1], WITHIN, [PLAIN[0], PLAIN[0]]])
+@pytest.mark.parametrize("instances", [[], PLAIN[:1], WITHIN, [PLAIN[0], PLAIN[0]]])
 def test_without_a_remedy_more_images_are_asked_for(instances: Sequence[Person]) -> None:
     rules = TrainingRules()
     message = why_empty(split_instances(instances, rules), instances, rules)

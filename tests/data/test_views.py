@@ -43,7 +43,7 @@ def plan(instances: list[Person], size: int = 64, count: int = 16) -> BatchPlan:
 
 def views(instances: list[Person], **settings: Any) -> AugmentedBatches:
     return AugmentedBatches(
-        instances, ST_13, **{"augment": GeometricAugment(), "pictures": ImageFiles(), **settings}
+        instances, ST_13, **{"augment": GeometricAugment(), "images": ImageFiles(), **settings}
     )
 
 

@@ -47,7 +47,7 @@ def entry(name: str, folder: Path, data: Path, *overrides: str) -> list[str]:
         "+model.last_channels=16",
         "+model.pyramid=[8,8,8,8]",
         "+model.head_channels=8",
-        "callbacks.pictures=null",
+        "callbacks.prediction_grid=null",
     ]
     places = [f"runs={folder}/runs", f"exports={folder}/exports"]
     return [

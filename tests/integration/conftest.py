@@ -28,7 +28,7 @@ class Ran:
     out: str
     err: str
 
-    def exit_on_user_error(self, *words: str) -> str:
+    def fails_with(self, *words: str) -> str:
         """The sentence of a refused call.
 
         Alone on stderr, with exit status 1 and without a traceback.

@@ -76,7 +76,7 @@ def test_training_refuses(place: Any, overrides: list[str], words: list[str]) ->
         if "data=coco_person" not in overrides
         else [o for o in place.tiny if "data." not in o]
     )
-    place.run("train", *tiny, *overrides).exit_on_user_error(*words)
+    place.run("train", *tiny, *overrides).fails_with(*words)
     assert place.left() == before
 
 
@@ -87,10 +87,10 @@ def test_weights_that_cannot_be_fetched(place: Any, offline: Path) -> None:
     """
     tiny = [*place.tiny, "init=movenet_lightning", "model=movenet_lightning_heatmaps"]
     ran = place.run_cold("train", *tiny)
-    said = ran.exit_on_user_error("tfhub.dev", "kaggle.com", "init.path=FILE")
+    said = ran.fails_with("tfhub.dev", "kaggle.com", "init.path=FILE")
     assert "Connection refused" in said and not list(offline.glob("[!.]*"))
     _text(place.folder, "notes.tflite")
-    place.run("train", *tiny, "init.path=notes.tflite").exit_on_user_error("notes.tflite")
+    place.run("train", *tiny, "init.path=notes.tflite").fails_with("notes.tflite")
 
 
 def test_a_broken_training_image_ends_the_run_with_its_name(place: Any) -> None:
@@ -106,7 +106,7 @@ def test_a_broken_training_image_ends_the_run_with_its_name(place: Any) -> None:
         "data.batch_size=8",
         "name=broken",
     ]
-    place.run("train", *overrides).exit_on_user_error("cannot be decoded", ".jpg")
+    place.run("train", *overrides).fails_with("cannot be decoded", ".jpg")
     assert not list(place.folder.rglob("*.ckpt")) and not (place.folder / "exports").exists()
     # The run that failed is in nobody's way: the same name with other settings is not refused as
     # another run.
@@ -125,20 +125,20 @@ def test_labels_without_keypoints(place: Any) -> None:
     path.write_text(json.dumps(content))
     run = [o for o in place.tiny if "data." not in o and not o.startswith("experiment")]
     ran = place.run("train", *run, "skeleton=st13", f"data.root={copy}", "data.workers=0")
-    ran.exit_on_user_error("no keypoints")
+    ran.fails_with("no keypoints")
     assert not list(place.folder.rglob("*.ckpt"))
 
 
 def test_exporting_refuses(place: Any, tiny_checkpoint: Path) -> None:
     notes = _text(place.folder, "notes.ckpt")
     before = place.left()
-    place.run("export", f"checkpoint={notes}", "name=bad").exit_on_user_error("notes.ckpt")
-    place.run("export", "checkpoint=absent.ckpt", "name=bad").exit_on_user_error("absent.ckpt")
-    place.run("export", f"checkpoint={tiny_checkpoint}", "name=a/b").exit_on_user_error("a/b")
+    place.run("export", f"checkpoint={notes}", "name=bad").fails_with("notes.ckpt")
+    place.run("export", "checkpoint=absent.ckpt", "name=bad").fails_with("absent.ckpt")
+    place.run("export", f"checkpoint={tiny_checkpoint}", "name=a/b").fails_with("a/b")
     ran = place.run(
         "export", f"checkpoint={tiny_checkpoint}", "name=bad", "quant.calibration_images=0"
     )
-    ran.exit_on_user_error("quant.calibration_images=0")
+    ran.fails_with("quant.calibration_images=0")
     assert place.left() == before and not list(place.folder.glob("exports/*"))
 
 
@@ -146,7 +146,7 @@ def test_a_folder_that_is_no_bundle_is_left_alone(place: Any, tiny_checkpoint: P
     thesis = place.folder / "exports/mine/thesis.txt"
     thesis.parent.mkdir(parents=True)
     thesis.write_text("years of work")
-    place.run("export", f"checkpoint={tiny_checkpoint}", "name=mine").exit_on_user_error(
+    place.run("export", f"checkpoint={tiny_checkpoint}", "name=mine").fails_with(
         "mine", "no bundle"
     )
     assert thesis.read_text() == "years of work" and len(list(thesis.parent.iterdir())) == 1

@@ -20,7 +20,7 @@ TINY = [
     "+model.last_channels=16",
     "+model.pyramid=[8,8,8,8]",
     "+model.head_channels=8",
-    "callbacks.pictures=null",
+    "callbacks.prediction_grid=null",
 ]
 ROOM = 200_000
 """Bytes left: enough to begin with, and too little for a checkpoint."""
@@ -66,10 +66,10 @@ def test_a_disk_that_fills_up_in_the_middle(place: Any, disk_of: Callable[[str],
     before = {part: contents(disk / part / "first") for part in ("runs", "exports")}
 
     filler = fill(disk)
-    place.run("train", *train, "name=second").exit_on_user_error("second", "full", "make room")
+    place.run("train", *train, "name=second").fails_with("second", "full", "make room")
     filler.unlink()
     filler = fill(disk)
-    place.run("export", *export, "name=second").exit_on_user_error("make room")
+    place.run("export", *export, "name=second").fails_with("make room")
     assert before == {part: contents(disk / part / "first") for part in ("runs", "exports")}
     assert not verify_bundle(disk / "exports/first").findings
     assert [path.name for path in (disk / "exports").iterdir() if path.is_dir()] == ["first"]
@@ -83,7 +83,7 @@ def test_a_disk_that_fills_up_in_the_middle(place: Any, disk_of: Callable[[str],
 
 def test_a_folder_that_takes_no_writes(place: Any, read_only: Path, tiny_checkpoint: Path) -> None:
     small = [*place.tiny, "export=false", "evaluate=false"]
-    place.run("train", *small, f"runs={read_only}/runs").exit_on_user_error(
+    place.run("train", *small, f"runs={read_only}/runs").fails_with(
         str(read_only), "Read-only", "another folder"
     )
     exported = [
@@ -92,7 +92,7 @@ def test_a_folder_that_takes_no_writes(place: Any, read_only: Path, tiny_checkpo
         "quant.forms=[]",
         "quant.calibration_images=4",
     ]
-    place.run("export", *exported, f"exports={read_only}/exports").exit_on_user_error(
+    place.run("export", *exported, f"exports={read_only}/exports").fails_with(
         str(read_only), "Read-only", "another folder"
     )
     assert [path.name for path in read_only.iterdir()] == ["kept.txt"]

@@ -137,4 +137,4 @@ def test_a_name_that_the_labels_lack_is_told(own: Path, place: Any) -> None:
         "export=false",
         "data.workers=0",
     )
-    ran.exit_on_user_error("'head'", "crown", "merge rule")
+    ran.fails_with("'head'", "crown", "merge rule")

@@ -162,7 +162,7 @@ def test_a_finished_run_is_scored_again_without_training(trained: Trained) -> No
 def test_another_configuration_needs_another_name(trained: Trained) -> None:
     before = _sha256(trained.checkpoint)
     ran = trained.place.run("train", *trained.place.tiny, "optimizer.lr=0.5", "export=false")
-    ran.exit_on_user_error("another configuration", "optimizer", "resume=false")
+    ran.fails_with("another configuration", "optimizer", "resume=false")
     assert _sha256(trained.checkpoint) == before
 
 
@@ -178,7 +178,7 @@ def test_resume_false_starts_anew(place: Any) -> None:
     assert record["configuration"]["optimizer"]["lr"] == 0.02
     # And an interrupted one goes on: one more epoch, from where it was.
     ran = place.run("train", *steps, "optimizer.lr=0.02", "trainer.max_epochs=2")
-    ran.exit_on_user_error("trainer")  # how long a run is belongs to what it is
+    ran.fails_with("trainer")  # how long a run is belongs to what it is
 
 
 def test_a_failed_gate_keeps_the_file_under_another_name(trained: Trained, place: Any) -> None:
@@ -192,7 +192,7 @@ def test_a_failed_gate_keeps_the_file_under_another_name(trained: Trained, place
         "quant.output=int8",
         *limits,
     )
-    ran.exit_on_user_error("int8_pc", "gate")
+    ran.fails_with("int8_pc", "gate")
     assert "REJECTED" in ran.out and "limit -1000" in ran.out
     bundle = place.folder / "exports/bad"
     names = {path.name for path in bundle.iterdir()}
@@ -263,6 +263,6 @@ def test_a_run_with_a_teacher_asks_it_once(place: Any, tiny_checkpoint: Path) ->
     }
     table = next(Path(place.folder, "runs/first").rglob("metrics.csv")).read_text()
     assert "train/distill_loss" in table.splitlines()[0]
-    place.run("train", *options, "skeleton=coco17", "name=third").exit_on_user_error(
+    place.run("train", *options, "skeleton=coco17", "name=third").fails_with(
         "nose", "choose another teacher"
     )

@@ -48,14 +48,14 @@ def test_the_second_of_two_is_told_so_and_a_killed_one_is_in_nobodys_way(
     place: Any, holder: subprocess.Popen[str], tiny_checkpoint: Path
 ) -> None:
     train = [*place.tiny, "export=false", "evaluate=false"]
-    place.run("train", *train).exit_on_user_error("The run", "another process", "name=")
+    place.run("train", *train).fails_with("The run", "another process", "name=")
     export = [
         f"checkpoint={tiny_checkpoint}",
         "name=quickstart",
         "quant.forms=[]",
         "quant.calibration_images=4",
     ]
-    place.run("export", *export).exit_on_user_error("The bundle", "another process")
+    place.run("export", *export).fails_with("The bundle", "another process")
     assert (
         not list(place.folder.rglob("*.ckpt"))
         and not (place.folder / "exports/quickstart").exists()
@@ -135,4 +135,4 @@ def test_odd_names_of_folders_runs_and_bundles(place: Any, tmp_path: Path) -> No
 @pytest.mark.skipif(sys.platform != "linux", reason="full disks are those of Linux here")
 def test_a_folder_of_runs_that_takes_nothing_is_told_before_anything_slow(place: Any) -> None:
     ran = place.run("train", *place.tiny, "runs=/proc/runs", "exports=/proc/exports")
-    ran.exit_on_user_error("/proc", "another folder")
+    ran.fails_with("/proc", "another folder")

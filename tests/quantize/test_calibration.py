@@ -78,7 +78,7 @@ def test_two_data_sets_may_use_the_same_ids() -> None:
     assert len(choose_calibration(everyone, 10, 0, ())) == 2
 
 
-@pytest.mark.parametrize(("count", "people"), [(0, 5), (8, 0)])
+@pytest.mark.parametrize(("count", "instances"), [(0, 5), (8, 0)])
 def test_an_empty_set_is_refused(count: int, instances: int) -> None:
     with pytest.raises(HeatposeError, match="calibration set is empty"):
         choose_calibration([a_person(i) for i in range(instances)], count, 0, ())

@@ -99,7 +99,7 @@ def test_equalised_activations_have_equal_ranges(inputs: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("per_channel", "recovery", "gain"), [(True, PER_CHANNEL, 1.5), (False, PER_TENSOR, 4.0)]
+    ("per_channel", "ptq", "gain"), [(True, PER_CHANNEL, 1.5), (False, PER_TENSOR, 4.0)]
 )
 def test_recovery_makes_int8_better(
     per_channel: bool, ptq: PtqSettings, gain: float, images: np.ndarray, inputs: Tensor
