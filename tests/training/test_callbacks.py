@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
 from numpy.typing import NDArray
 
-from heatpose.training.callbacks import PredictionGrid, Progress
+from heatpose.training.callbacks import PredictionGrid
 
 
 class ImageStore:
@@ -139,32 +138,3 @@ def test_a_real_validation_draws_once(tiny_run: Any) -> None:
 
     tiny_run.trainer(2, Counts(2)).fit(tiny_run.module(), datamodule=tiny_run.data())
     assert Counts.drawn == 2
-
-
-def test_the_bar_shows_no_version_number(monkeypatch: pytest.MonkeyPatch, tiny_run: Any) -> None:
-    shown = {"train/loss": 1.0, "val/oks": 2.0, "v_num": "tensorboard"}
-    monkeypatch.setattr(RichProgressBar, "get_metrics", lambda *args: dict(shown))
-    assert Progress().get_metrics(trainer(None, training=False), tiny_run.module()) == {
-        "train/loss": 1.0,
-        "val/oks": 2.0,
-    }
-
-
-def test_the_progress_bar_reads_the_loss_at_logged_steps_and_at_the_end(
-    tiny_run: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[int] = []
-    monkeypatch.setattr(
-        RichProgressBar,
-        "get_metrics",
-        lambda self, trainer, module: (
-            read.append(trainer.global_step) or {"train/loss": trainer.global_step}
-        ),
-    )
-    bar, module = Progress(), tiny_run.module()
-    for step in range(1, 16):
-        during = trainer(
-            None, training=True, global_step=step, log_every_n_steps=5, is_last_batch=step == 13
-        )
-        assert bar.get_metrics(during, module) == {"train/loss": read[-1]}
-    assert read == [1, 5, 10, 13, 15]

@@ -150,7 +150,7 @@ def _build(
     progress: bool,
 ) -> None:
     """Makes the folder, or goes on with what a killed build left."""
-    from rich.progress import track
+    from heatpose.utils.progress import track
 
     part = folder.with_name(folder.name + ".part")
     part.mkdir(exist_ok=True)
@@ -163,10 +163,11 @@ def _build(
         pieces,
         track(
             shown,
-            f"asking {teacher.runner.name}",
-            len(pieces),
-            disable=not progress,
-            transient=True,
+            f"Predictions of the teacher {teacher.runner.name}",
+            len(instances) - first,
+            "people",
+            each=PIECE,
+            shown=progress,
         ),
         strict=True,
     ):

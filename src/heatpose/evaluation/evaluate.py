@@ -220,13 +220,12 @@ def _predict(
     decode: str,
     progress: bool,
 ) -> tuple[NDArray[np.float32], float]:
-    from rich.progress import track
+    from heatpose.utils.progress import track
 
     poses, seconds = [], 0.0
     batches = _batches(instances, preprocessing)
-    total = -(-len(instances) // BATCH)
     for images in track(
-        batches, f"scoring {runner.name}", total, disable=not progress, transient=True
+        batches, f"Scoring {runner.name}", len(instances), each=BATCH, shown=progress
     ):
         start = time.perf_counter()
         poses.append(runner.predict(images, decode))

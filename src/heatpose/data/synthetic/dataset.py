@@ -276,9 +276,9 @@ def _empty_labels(split: str) -> dict[str, Any]:
 def _track(jobs: Sequence[tuple[str, int]], progress: bool) -> Iterable[tuple[str, int]]:
     if not progress:
         return jobs
-    from rich.progress import track  # here, so that reading the labels does not load it
+    from heatpose.utils.progress import track  # here, so that reading the labels loads no rich
 
-    return track(jobs, description="Rendering people")
+    return track(jobs, "Rendering images")
 
 
 def _move(unfinished: Path, target: Path) -> None:
