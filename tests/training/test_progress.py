@@ -37,6 +37,13 @@ def test_a_log_gets_a_line_for_each_epoch(tiny_run: Any, tmp_path: Path) -> None
     assert f"loss {progress.curve[0][1]:.3f}" in done[0]
 
 
+def test_a_summary_comes_first(tiny_run: Any) -> None:
+    out, _ = trained(tiny_run, 1, terminal=False)
+    parameters = sum(p.numel() for p in tiny_run.module().parameters()) / 1e6
+    assert out.startswith(f"Training {parameters:.2f} million parameters on CPU")
+    assert "in 32-true: 1 epochs of" in out.splitlines()[0]
+
+
 def test_a_log_gets_lines_within_an_epoch(tiny_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "FIRST_LINE_S", 0.0)
     monkeypatch.setattr(lines, "LINE_S", 0.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -62,6 +63,7 @@ class TrainingProgress(ProgressBar):
         if not self.enabled:
             return
         self.log_lines = LogLines(self.console)
+        self._print(summary(trainer, pl_module))
         if self.console.is_terminal:
             columns = (BarColumn(20), TextColumn("{task.description}"))
             self.bar = RichProgress(*columns, console=self.console)
@@ -114,9 +116,7 @@ class TrainingProgress(ProgressBar):
         if self.enabled and self.keep_curve and len(self.curve) > 1:
             path = Path(trainer.default_root_dir) / CURVE
             write_curve(path, self.curve)
-            self.console.print(
-                f"The learning curve is in '{path}'.", highlight=False, markup=False, soft_wrap=True
-            )
+            self._print(f"The learning curve is in '{path}'.")
 
     def on_exception(
         self,
@@ -156,6 +156,9 @@ class TrainingProgress(ProgressBar):
             parts.append(f"held-out OKS {scored[-1][0]:.1f} %, best {best:.1f} (epoch {epoch})")
         return ", ".join(parts)
 
+    def _print(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def _stop(self) -> None:
         if self.bar is not None:
             self.bar.stop()
@@ -169,6 +172,21 @@ class TrainingProgress(ProgressBar):
     @staticmethod
     def _every(trainer: lightning.Trainer) -> int:
         return max(1, int(getattr(trainer, "log_every_n_steps", 10)))
+
+
+def summary(trainer: lightning.Trainer, module: lightning.LightningModule) -> str:
+    """One sentence before the first step: network, length, device and precision."""
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    device = trainer.strategy.root_device
+    where = f"CPU ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+    if trainer.world_size > 1:
+        where = f"{trainer.world_size} devices ({device.type})"
+    text = (
+        f"Training {parameters / 1e6:.2f} million parameters on {where} in {trainer.precision}: "
+        f"{trainer.max_epochs} epochs of {trainer.num_training_batches} steps"
+    )
+    resumed = f", resumed at step {trainer.global_step}" if trainer.global_step else ""
+    return f"{text}{resumed}."
 
 
 def size_of(batch: Any) -> int:
