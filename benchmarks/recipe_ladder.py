@@ -2,8 +2,8 @@
 
 And scores each on the evaluation images.
 
-    python benchmarks/recipe_ladder.py --data TRAIN --evaluation DEV --init movenet_lightning.tflite
-    --teacher TEACHER --out ladder.csv
+    python benchmarks/recipe_ladder.py --data TRAIN --evaluation DEV \\
+        --init movenet_lightning.tflite --teacher TEACHER --out ladder.csv
 
 TRAIN and DEV are folders in COCO's layout, as data.root and data.eval_root take. Everything after
 `--` goes to train.py for every rung, for example `-- skeleton=st13 resolution=256
