@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from heatpose.bundles.manifest import data_entry
 from heatpose.deploy.estimate import estimate
 from heatpose.deploy.target_files import built_in, load_target
 from heatpose.evaluation.comparison import Comparison, image_set, markdown
@@ -17,11 +16,11 @@ from heatpose.export.validate import ValidationResult
 from heatpose.tflite.reader import read_graph
 
 if TYPE_CHECKING:
-    from heatpose.export.pipeline import BundleJob
+    from heatpose.export.job import ExportJob
 
 
 def model_card(
-    job: BundleJob,
+    job: ExportJob,
     rows: Sequence[Row],
     validations: Sequence[ValidationResult],
     published: Comparison,
@@ -31,9 +30,9 @@ def model_card(
         head(job, validations),
         (
             f"# {job.name}\n\nSingle-person pose network:"
-            f" {'MoveNet with decode, ' if job.network.four_heads else 'one heatmap each for '}"
-            f"{len(job.skeleton)} keypoints,"
-            f" {job.preprocessing.size}x{job.preprocessing.size} input."
+            f" {'MoveNet with decode, ' if job.decoded else 'one heatmap each for '}"
+            f"{len(job.model.skeleton)} keypoints,"
+            f" {job.model.preprocessing.size}x{job.model.preprocessing.size} input."
         ),
         _files(rows),
         _scores(job, validations),
@@ -67,7 +66,7 @@ def _files(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _scores(job: BundleJob, validations: Sequence[ValidationResult]) -> str:
+def _scores(job: ExportJob, validations: Sequence[ValidationResult]) -> str:
     report = validations[0].report
     if report is None:
         return "## Score\n\nNot scored: no evaluation set was given."
@@ -88,8 +87,8 @@ def _scores(job: BundleJob, validations: Sequence[ValidationResult]) -> str:
         ),
         "other columns are the OKS of each keypoint.",
         "",
-        "| artefact | AP % | AP50 % | " + " | ".join(job.skeleton.keypoints) + " |",
-        "|" + "---|" * (3 + len(job.skeleton)),
+        "| artefact | AP % | AP50 % | " + " | ".join(job.model.skeleton.keypoints) + " |",
+        "|" + "---|" * (3 + len(job.model.skeleton)),
     ]
     for validation in validations:
         if validation.report is not None:
@@ -112,8 +111,8 @@ def _checks(validations: Sequence[ValidationResult]) -> str:
     return "\n".join(lines)
 
 
-def _use(job: BundleJob) -> str:
-    how = job.preprocessing
+def _use(job: ExportJob) -> str:
+    how = job.model.preprocessing
     side = how.size
     return "\n".join(
         [
@@ -129,7 +128,7 @@ def _use(job: BundleJob) -> str:
             ),
             f"  byte / {how.divisor:g} - {how.shift:g}.",
             *_output(job),
-            f"- Keypoints in order: {', '.join(job.skeleton.keypoints)}.",
+            f"- Keypoints in order: {', '.join(job.model.skeleton.keypoints)}.",
             "",
             "```",
             "heatpose evaluate MODEL --annotations LABELS.json --images FOLDER",
@@ -140,12 +139,12 @@ def _use(job: BundleJob) -> str:
     )
 
 
-def _output(job: BundleJob) -> list[str]:
-    keypoints, grid = len(job.skeleton), job.preprocessing.size // 4
-    if job.network.four_heads:
+def _output(job: ExportJob) -> list[str]:
+    keypoints, grid = len(job.model.skeleton), job.model.preprocessing.size // 4
+    if job.decoded:
         shape, order = (
             (f"(1, {3 * keypoints})", "x, y, score")
-            if job.pose == "xy"
+            if job.config.pose == "xy"
             else (f"(1, 1, {keypoints}, 3)", "y, x, score")
         )
         return [
@@ -155,11 +154,11 @@ def _output(job: BundleJob) -> list[str]:
             ),
             "  scores from 0 to 1. The decode, in float, is part of the graph.",
         ]
-    heatmaps = "probabilities" if job.sigmoid else "logits"
+    heatmaps = "probabilities" if job.config.ends_in_sigmoid else "logits"
     return [
         (
             f"- Output: heatmaps (1, {grid}, {grid}, {keypoints}), {heatmaps}; int8 files give"
-            f" {job.output}."
+            f" {job.config.output_dtype}."
         ),
         f"  ONNX: (1, {keypoints}, {grid}, {grid}).",
         (
@@ -209,7 +208,7 @@ def _footprint(validations: Sequence[ValidationResult]) -> str:
     )
 
 
-def _purpose(job: BundleJob) -> str:
+def _purpose(job: ExportJob) -> str:
     """For what, and for what not.
 
     Both follow from the protocol and from the form of the network.
@@ -253,8 +252,8 @@ def _purpose(job: BundleJob) -> str:
     )
 
 
-def _quantised(job: BundleJob) -> str:
-    if any(form.startswith("int8") for form in job.forms):
+def _quantised(job: ExportJob) -> str:
+    if any(form.startswith("int8") for form in job.config.forms):
         return (
             'int8 files move keypoints against the float network (gate "parity" above); judge by'
             " their own scores, not by the float ones."
@@ -262,15 +261,10 @@ def _quantised(job: BundleJob) -> str:
     return "No int8 file was made."
 
 
-def _origin(job: BundleJob) -> str:
+def _origin(job: ExportJob) -> str:
     found = terms(job)
-    evaluation = data_entry(job.evaluation_instances)
-    training = data_entry(job.calibration_instances)
     lines = ["## Data, weights, licences", ""]
-    lines += [
-        f"- {part} labels: {_instances(entry)}"
-        for part, entry in (("training", training), ("evaluation", evaluation))
-    ]
+    lines += [f"- {part} labels: {_instances(entry)}" for part, entry in job.data_entries.items()]
     lines += [
         f"- data: {found.data}",
         f"- initial weights: {found.weights}",
@@ -336,7 +330,7 @@ class Terms:
     spdx: str | None
 
 
-def terms(job: BundleJob) -> Terms:
+def terms(job: ExportJob) -> Terms:
     """Read off what the run recorded about itself."""
     init, data = job.provenance.get("init"), job.provenance.get("data")
     maker = str(init.get("_target_", "")).rpartition(".")[2] if isinstance(init, Mapping) else ""
@@ -353,7 +347,7 @@ def terms(job: BundleJob) -> Terms:
     return Terms(weights, message, spdx)
 
 
-def _labels(job: BundleJob, data: Mapping[str, Any]) -> str:
+def _labels(job: ExportJob, data: Mapping[str, Any]) -> str:
     """COCO is known by its image ids; other labels in that form have terms of their own."""
     folders = [
         str(value)
@@ -373,13 +367,13 @@ def _labels(job: BundleJob, data: Mapping[str, Any]) -> str:
     return f"{named}, under the terms of whoever collected them"
 
 
-def is_coco(job: BundleJob) -> bool:
+def is_coco(job: ExportJob) -> bool:
     """The evaluation set is made of images that are known to be COCO val2017's."""
-    instances = job.evaluation_instances
+    instances = job.data.evaluation
     return bool(instances) and image_set(person.image_id for person in instances or ()) != "other"
 
 
-def head(job: BundleJob, validations: Sequence[ValidationResult]) -> str:
+def head(job: ExportJob, validations: Sequence[ValidationResult]) -> str:
     """The YAML head between its two lines of dashes.
 
     Licence, library, task, tags, data sets, and the scores as a model index.
@@ -390,7 +384,7 @@ def head(job: BundleJob, validations: Sequence[ValidationResult]) -> str:
     return f"---\n{yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=120)}---"
 
 
-def head_entries(job: BundleJob, validations: Sequence[ValidationResult]) -> dict[str, Any]:
+def head_entries(job: ExportJob, validations: Sequence[ValidationResult]) -> dict[str, Any]:
     """The same as plain values, under the names that hubs know."""
     spdx = terms(job).spdx
     licence: dict[str, Any] = (
@@ -425,7 +419,7 @@ def head_entries(job: BundleJob, validations: Sequence[ValidationResult]) -> dic
     }
 
 
-def _index(job: BundleJob, validations: Sequence[ValidationResult]) -> dict[str, Any]:
+def _index(job: ExportJob, validations: Sequence[ValidationResult]) -> dict[str, Any]:
     """Scores per file; nothing where nothing was scored."""
     scored = [
         (validation, validation.report)
