@@ -104,4 +104,4 @@ def new_case(synthetic_root: Path) -> Case:
     evaluation, _ = benchmark_instances(
         read_labels(splits["val"].annotations), splits["val"].images, ST_13
     )
-    return Case(network, training, evaluation, BundleResult(Path(), (), (), {}), {})
+    return Case(network, training, evaluation, BundleResult(Path()), {})

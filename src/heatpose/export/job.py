@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heatpose.bundles.facts import MANIFEST
-from heatpose.bundles.manifest import data_entry
+from heatpose.bundles.bundle import Bundle
+from heatpose.bundles.provenance import data_entry
 from heatpose.errors import HeatposeError
 from heatpose.export.convert import check_installed
 from heatpose.export.embed import description
@@ -117,7 +117,7 @@ def check_place(out: Path, name: str, model_name: str) -> None:
                 f"'{value}' is not a valid {label} for a bundle; use letters, digits, '-' and '_'."
             )
     target = out / name
-    if target.exists() and not (target / MANIFEST).is_file():
+    if target.exists() and not Bundle.is_bundle(target):
         raise HeatposeError(
             f"'{target}' exists and is not a bundle; choose another name or move it away."
         )

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.bundles.facts import MANIFEST, ScoreThreshold
-from heatpose.bundles.manifest import FORMAT, file_table, surroundings
+from heatpose.bundles.bundle import Bundle, file_table
+from heatpose.bundles.facts import ScoreThreshold
+from heatpose.bundles.provenance import surroundings
 from heatpose.errors import first_line
 from heatpose.evaluation.comparison import Comparison, compare
 from heatpose.evaluation.evaluate import paired_difference
@@ -35,12 +36,14 @@ from heatpose.quantize.select import Quantised, Quantiser
 from heatpose.report import REPORT, write_report
 from heatpose.report.gallery import gallery_record
 from heatpose.tflite.inspect import Artefact
-from heatpose.utils.files import only_one, remove_left_overs, sha256, write_json
+from heatpose.utils.files import only_one, remove_left_overs, write_json, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 CALIBRATION, METRICS, CARD = "calibration.json", "metrics.json", "README.md"
+FORMAT = 1
+"""Of the manifest."""
 
 
 def export_bundle(job: ExportJob, console: Console | None = None) -> BundleResult:
@@ -69,9 +72,10 @@ def export_bundle(job: ExportJob, console: Console | None = None) -> BundleResul
         with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as temporary:
             folder = Path(temporary) / "new"
             folder.mkdir()
-            result = Assembly(job, folder, Steps(console)).run()
+            assembly = Assembly(job, folder, Steps(console))
+            result = assembly.run()
             _replace(folder, job.folder, Path(temporary) / "old")
-    return result
+    return replace(result, seconds=dict(assembly.steps.seconds))
 
 
 def _replace(new: Path, target: Path, old: Path) -> None:
@@ -101,55 +105,41 @@ class Assembly:
 
     def run(self) -> BundleResult:
         """Makes every file of the bundle."""
-        job = self.job
         images = self._calibrate()
         files = self._convert(images)
-        write_json(
-            self.folder / CALIBRATION,
-            {
-                **self.calibration,
-                "ranges": {form: made.ranges for form, made in self.quantised.items()},
-            },
-        )
+        ranges = {form: made.ranges for form, made in self.quantised.items()}
+        write_json(self.folder / CALIBRATION, {**self.calibration, "ranges": ranges})
         validations = [self._settled(validation) for validation in self._validate(files, images)]
-        rows = rows_of(validations)
-        published = _published(job, validations)
-        record = gallery_record(
-            {validation.artefact: validation.report for validation in validations},
-            job.data.evaluation or (),
-        )
-        write_json(
-            self.folder / METRICS,
-            {**_metrics(validations), "published": published.to_json(), "gallery": record},
-        )
-        card = model_card(job, rows, validations, published)
-        (self.folder / CARD).write_text(card, encoding="utf-8")
+        published = _published(self.job, validations)
+        self._write_metrics(validations, published)
         result = BundleResult(
-            job.folder,
-            tuple(rows),
-            _checks(validations),
-            dict(self.steps.seconds),
-            published,
+            folder=self.job.folder,
+            rows=tuple(rows_of(validations)),
+            checks=tuple(check.to_json() for each in validations for check in each.checks),
+            published=published,
         )
-        manifest = self._manifest(len(images), result)
-        # the report reads it, and is one of the files that it lists
-        write_json(self.folder / MANIFEST, manifest)
-        self._report()
-        write_json(self.folder / MANIFEST, {**manifest, "files": file_table(self.folder)})
-        return replace(result, seconds=dict(self.steps.seconds))
+        bundle = Bundle(self.folder, self._manifest(len(images), result))
+        bundle.write()
+        self._document(bundle, result, validations)
+        return result
 
-    def _report(self) -> None:
-        """The page about the bundle.
+    def _document(
+        self, bundle: Bundle, result: BundleResult, validations: Sequence[ValidationResult]
+    ) -> None:
+        """Writes the model card and the report.
 
-        What took minutes to prove is not lost where the page cannot be made.
+        A report that fails does not fail the export.
         """
+        write_text(self.folder / CARD, model_card(self.job, result, validations))
+        bundle.record(CARD)
         try:
             with self.steps.step("report", "Report"):
                 write_report([self.folder], self.folder / REPORT)
+            bundle.record(REPORT)
         except Exception as error:
-            self.steps.tell(
-                f"No {REPORT} ({type(error).__name__}: {first_line(error)}); the bundle is whole"
-                " otherwise, heatpose report writes it again."
+            self.steps.note(
+                f"No {REPORT} ({type(error).__name__}: {first_line(error)}); the bundle is complete"
+                " otherwise, `heatpose report` writes it again."
             )
 
     def _calibrate(self) -> NDArray[np.uint8]:
@@ -192,7 +182,7 @@ class Assembly:
             if form != "float32":
                 with self.steps.step(form, f"Quantisation ({form})") as update:
                     self.quantised[form] = quantiser.make(form, update)
-                self.steps.tell(f"  {form}: {self.quantised[form].sentence()}")
+                self.steps.note(f"  {form}: {self.quantised[form].sentence()}")
                 files[form].write_bytes(self.quantised[form].content)
         if whole not in files.values():
             whole.unlink()
@@ -206,19 +196,19 @@ class Assembly:
             model=job.model, config=job.config, images=images, instances=job.data.evaluation
         )
         spinner = not job.data.evaluation
-        with self.steps.step(f"prove {TORCH}", "The network itself", spinner):
+        with self.steps.step(f"validate {TORCH}", "Score of the network", spinner):
             network = validator.validate_network(f"{job.stem}_{TORCH}")
         yield network
-        with self.steps.step(f"prove {ONNX}", "Gates and score of onnx", spinner):
+        with self.steps.step(f"validate {ONNX}", "Checks and score of onnx", spinner):
             onnx = validator.validate_onnx(self.folder / f"{job.stem}.onnx")
         yield onnx
         for form, path in files.items():
-            with self.steps.step(f"prove {form}", f"Gates and score of {form}", spinner):
+            with self.steps.step(f"validate {form}", f"Checks and score of {form}", spinner):
                 validation = validator.validate_tflite(form, path)
             yield validation
 
     def _settled(self, validation: ValidationResult) -> ValidationResult:
-        """A file that a gate refuses gets a name that nobody takes by accident."""
+        """Renames a file that failed an acceptance check, so that it is not used by accident."""
         if validation.path is None or validation.passed:
             return validation
         rejected = validation.path.with_name(
@@ -228,8 +218,41 @@ class Assembly:
         report = validation.report and replace(validation.report, model=rejected.name)
         return replace(validation, path=rejected, report=report)
 
+    def _write_metrics(
+        self, validations: Sequence[ValidationResult], published: Comparison
+    ) -> None:
+        """Per artefact its report, its drop against the torch network and its time."""
+        reference = validations[0].report
+        entries: dict[str, Any] = {}
+        for validation in validations:
+            entry: dict[str, Any] = {
+                "milliseconds": validation.milliseconds,
+                "kernels": validation.kernels,
+                "passed": validation.passed,
+                "file": validation.path.name if validation.path else None,
+                "drift": _drift(validation),
+            }
+            if validation.report is not None and reference is not None:
+                entry |= {
+                    "report": validation.report.to_json(),
+                    **drop_json(paired_difference(reference, validation.report)),
+                }
+            entries[validation.artefact] = entry
+        reports = {each.artefact: each.report for each in validations}
+        write_json(
+            self.folder / METRICS,
+            {
+                "scored": reference is not None,
+                "reference": TORCH,
+                "artefacts": entries,
+                "published": published.to_json(),
+                "gallery": gallery_record(reports, self.job.data.evaluation or ()),
+            },
+        )
+
     def _manifest(self, images: int, result: BundleResult) -> dict[str, Any]:
         job, config = self.job, self.job.config
+        files = file_table(self.folder)
         return {
             "format": FORMAT,
             "name": job.name,
@@ -246,22 +269,18 @@ class Assembly:
             "quantisation": {form: made.to_json() for form, made in self.quantised.items()},
             "pose": config.pose if job.decoded else None,
             "passed": result.passed,
-            "files": file_table(self.folder),
+            "files": files,
             "gates": list(result.checks),
             "calibration": {
                 "images": images,
                 "seed": config.calibration_seed,
-                "sha256": sha256(self.folder / CALIBRATION),
+                "sha256": files[CALIBRATION]["sha256"],
             },
             "data": job.data_entries,
             "config": dict(job.run_config),
             "provenance": dict(job.provenance),
             **surroundings(),
         }
-
-
-def _checks(validations: Sequence[ValidationResult]) -> tuple[dict[str, Any], ...]:
-    return tuple(check.to_json() for validation in validations for check in validation.checks)
 
 
 def _published(job: ExportJob, validations: Sequence[ValidationResult]) -> Comparison:
@@ -286,24 +305,3 @@ def _drift(validation: ValidationResult) -> dict[str, Any] | None:
     return next(
         (check.numbers for check in validation.checks if "per_keypoint" in check.numbers), None
     )
-
-
-def _metrics(validations: Sequence[ValidationResult]) -> dict[str, Any]:
-    """Artefact -> its report, its drop against the torch network, its time."""
-    reference = validations[0].report
-    entries: dict[str, Any] = {}
-    for validation in validations:
-        entry: dict[str, Any] = {
-            "milliseconds": validation.milliseconds,
-            "kernels": validation.kernels,
-            "passed": validation.passed,
-            "file": validation.path.name if validation.path else None,
-            "drift": _drift(validation),
-        }
-        if validation.report is not None and reference is not None:
-            entry |= {
-                "report": validation.report.to_json(),
-                **drop_json(paired_difference(reference, validation.report)),
-            }
-        entries[validation.artefact] = entry
-    return {"scored": reference is not None, "reference": TORCH, "artefacts": entries}

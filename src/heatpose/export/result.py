@@ -60,9 +60,9 @@ class BundleResult:
     """
 
     folder: Path
-    rows: tuple[Row, ...]
-    checks: tuple[dict[str, Any], ...]
-    seconds: dict[str, float]
+    rows: tuple[Row, ...] = ()
+    checks: tuple[dict[str, Any], ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
     published: Comparison | None = None
 
     @property
@@ -172,8 +172,8 @@ class Steps:
         self.seconds[key] = time.perf_counter() - start
         console.print(f"[green]✓[/] {text} [dim]{self.seconds[key]:.1f} s[/]", highlight=False)
 
-    def tell(self, text: str) -> None:
-        """A sentence between the steps."""
+    def note(self, text: str) -> None:
+        """Prints a sentence between the steps."""
         from rich.console import Console
 
         (self.console or Console()).print(
