@@ -23,9 +23,13 @@ from rich.progress import track
 from heatpose.data.sources import CocoSource
 from heatpose.export.convert import convert
 from heatpose.export.onnx import export_onnx
-from heatpose.quantize.calibration import calibration_images, choose_calibration
+from heatpose.quantize.calibration import (
+    calibration_images,
+    choose_calibration,
+    split_training,
+)
 from heatpose.quantize.ptq import plan_int8
-from heatpose.quantize.select import HoldoutScorer, split_training
+from heatpose.quantize.select import HoldoutScorer
 from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, AutoChoice
 from heatpose.quantize.write_int8 import write_int8
 
@@ -79,9 +83,7 @@ def main() -> None:
             if key in done:
                 continue
             start = time.perf_counter()
-            images = calibration_images(
-                choose_calibration(instances, count, seed, ()), preprocessing
-            )
+            images = calibration_images(choose_calibration(instances, count, seed), preprocessing)
             per_channel = form == "int8_pc"
             plan = plan_int8(
                 loaded.network,
@@ -92,14 +94,14 @@ def main() -> None:
             )
             made.write_bytes(write_int8(whole, plan))
             seconds = time.perf_counter() - start
-            holdout_score = scorer.holdout_score(made)
+            score = scorer.score(made)
             numbers = [
                 f"{value:.2f}"
                 for value in (
-                    holdout_score.oks,
-                    holdout_score.drop,
-                    holdout_score.drop_low,
-                    holdout_score.drop_high,
+                    score.oks,
+                    score.drop.mean,
+                    score.drop.low,
+                    score.drop.high,
                     seconds,
                 )
             ]

@@ -22,7 +22,8 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from heatpose.data.sources import CocoSource  # noqa: E402
-from heatpose.entries.evaluate_and_export import QuantSettings, export  # noqa: E402
+from heatpose.entries.evaluate_and_export import export  # noqa: E402
+from heatpose.quantize.settings import ExportConfig  # noqa: E402
 
 
 def main() -> None:
@@ -38,10 +39,9 @@ def main() -> None:
         result = export(
             arguments.checkpoint,
             source,
-            name="timed",
-            exports=Path(folder),
-            quant=QuantSettings(),
-            config={},
+            Path(folder) / "timed",
+            ExportConfig(),
+            run_config={},
             score=False,
         )
     total = time.perf_counter() - START

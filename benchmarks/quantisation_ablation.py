@@ -30,7 +30,7 @@ from heatpose.models.init import from_movenet
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import COCO_17, Skeleton
-from heatpose.quantize.calibration import calibration_images, choose_calibration, shared_images
+from heatpose.quantize.calibration import ExportData, calibration_images, choose_calibration
 from heatpose.quantize.ptq import plan_int8
 from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, PLAIN, PtqSettings
 from heatpose.quantize.write_int8 import write_int8
@@ -107,7 +107,7 @@ def main() -> None:
     training, evaluation = source.training(loaded.skeleton), source.evaluation(loaded.skeleton)
     assert evaluation is not None
     images = calibration_images(
-        choose_calibration(training, arguments.images, 0, shared_images(training, evaluation)),
+        choose_calibration(ExportData(training, evaluation).fitting, arguments.images, 0),
         loaded.preprocessing,
     )
     done = known(arguments.out, FIELDS, 4)

@@ -45,7 +45,7 @@ from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.upsample import Upsampling
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import COCO_17
-from heatpose.quantize.calibration import calibration_images, choose_calibration, shared_images
+from heatpose.quantize.calibration import ExportData, calibration_images, choose_calibration
 from heatpose.quantize.ptq import plan_int8
 from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR
 from heatpose.quantize.write_int8 import write_int8
@@ -251,7 +251,7 @@ def main() -> None:
     training, evaluation = source.training(loaded.skeleton), source.evaluation(loaded.skeleton)
     assert evaluation is not None
     images = calibration_images(
-        choose_calibration(training, arguments.images, 0, shared_images(training, evaluation)),
+        choose_calibration(ExportData(training, evaluation).fitting, arguments.images, 0),
         loaded.preprocessing,
     )
     material = Material(loaded, source, evaluation, images)

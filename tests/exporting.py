@@ -13,11 +13,15 @@ from rich.console import Console
 from heatpose.data.coco import benchmark_instances, instances, read_labels
 from heatpose.data.layout import find_split
 from heatpose.data.sample import Person
-from heatpose.export.checks import CheckLimits
-from heatpose.export.pipeline import BundleResult, export_bundle
+from heatpose.export.job import ExportJob
+from heatpose.export.pipeline import export_bundle
+from heatpose.export.result import BundleResult
+from heatpose.models.checkpoint import LoadedCheckpoint
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.pose.skeleton import ST_13
+from heatpose.pose.skeleton import ST_13, Skeleton
+from heatpose.quantize.calibration import ExportData
+from heatpose.quantize.settings import CheckLimits, ExportConfig
 
 # random weights tell nothing about int8
 LENIENT = CheckLimits(drift_p50_px=100, drop_pc=100, drop_pt=100)
@@ -33,23 +37,37 @@ class Case:
     result: BundleResult
     converted: dict[str, bytes]
 
-    def export(self, out: Path, **changes: Any) -> BundleResult:
-        settings: dict[str, Any] = dict(
-            network=self.network,
-            skeleton=ST_13,
-            preprocessing=Preprocessing(64),
-            name="tiny",
-            model_name="net",
-            out=out,
-            calibration_instances=self.training,
-            evaluation_instances=self.evaluation,
-            limits=LENIENT,
-            config={"resolution": 64},
+    def export(self, folder: Path, **changes: Any) -> BundleResult:
+        """Exports into `folder`; `changes` are arguments of `job`."""
+        return export_bundle(self.job(folder, **changes), Console(quiet=True))
+
+    def job(
+        self,
+        folder: Path,
+        *,
+        training: list[Person] | None = None,
+        evaluation: list[Person] | None = None,
+        scored: bool = True,
+        network: MoveNet | None = None,
+        skeleton: Skeleton = ST_13,
+        model_name: str = "net",
+        **config: Any,
+    ) -> ExportJob:
+        """The case's export, changed; `config` are fields of ExportConfig."""
+        settings = ExportConfig(**{"limits": LENIENT, "calibration_images": 16, **config})
+        return ExportJob(
+            model=LoadedCheckpoint(network or self.network, skeleton, Preprocessing(64), {}),
+            data=ExportData(
+                self.training if training is None else training,
+                (self.evaluation if evaluation is None else evaluation) if scored else None,
+                settings.auto,
+            ),
+            config=settings,
+            folder=folder,
+            model_name=model_name,
+            run_config={"resolution": 64},
             provenance={"init": "random"},
-            calibration_count=16,
-            console=Console(quiet=True),
         )
-        return export_bundle(**{**settings, **changes})
 
 
 def a_lively_network() -> MoveNet:
@@ -64,8 +82,8 @@ def a_lively_network() -> MoveNet:
 
 
 def make_case(synthetic_root: Path, out: Path) -> None:
-    """Exports into `out`, and keeps what the export answered."""
-    result = new_case(synthetic_root).export(out / "exports")
+    """Exports into `out`, and keeps its result."""
+    result = new_case(synthetic_root).export(out / "exports/tiny")
     (out / "result.pickle").write_bytes(pickle.dumps(result))
 
 
@@ -86,4 +104,4 @@ def new_case(synthetic_root: Path) -> Case:
     evaluation, _ = benchmark_instances(
         read_labels(splits["val"].annotations), splits["val"].images, ST_13
     )
-    return Case(network, training, evaluation, BundleResult(Path(), (), (), {}), {})
+    return Case(network, training, evaluation, BundleResult(Path()), {})

@@ -20,11 +20,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from heatpose.entries import build
-from heatpose.entries.evaluate_and_export import QuantSettings
 from heatpose.errors import HeatposeError
-from heatpose.export.checks import CheckLimits
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
+from heatpose.quantize.settings import CheckLimits, ExportConfig
 from heatpose.training.module import PoseModule
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -165,7 +164,7 @@ def test_an_experiment_builds(compose: Compose, path: Path, tmp_path: Path) -> N
     assert isinstance(
         build.build_data(config, source, skeleton, preprocessing), lightning.LightningDataModule
     )
-    assert isinstance(instantiate(config.quant), QuantSettings)
+    assert isinstance(instantiate(config.quant), ExportConfig)
     heatmaps = _heatmaps(network, config.resolution)
     assert heatmaps.shape == (1, len(skeleton), config.resolution // 4, config.resolution // 4)
 
@@ -380,7 +379,7 @@ def test_quantisation_files_differ_in_what_they_make(
 ) -> None:
     quant = instantiate(compose("export", f"quant={choice}").quant)
     assert list(quant.forms) == forms
-    assert quant.limits == CheckLimits() == QuantSettings().limits  # the documented defaults
+    assert quant.limits == CheckLimits() == ExportConfig().limits  # the documented defaults
     assert (quant.output, quant.sigmoid, quant.calibration_images, quant.calibration_seed) == (
         None,
         None,

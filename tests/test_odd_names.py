@@ -98,7 +98,7 @@ def test_data(place: Path, heatpose: Callable[..., Any]) -> None:
 
 
 def test_verify(place: Path, heatpose: Callable[..., Any]) -> None:
-    from heatpose.bundles.manifest import file_table
+    from heatpose.bundles.bundle import file_table
     from heatpose.utils.files import write_json
 
     bundle = place / f"{ODD}bundle"

@@ -117,7 +117,7 @@ def test_the_folder_has_tables_plot_and_picture(case: Case, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("form", "message"), [("int8_xy", "no int8_xy file"), (None, "is no bundle")]
+    ("form", "message"), [("int8_xy", "no int8_xy file"), (None, "is not a bundle")]
 )
 def test_what_is_missing_is_named(
     case: Case, tmp_path: Path, form: str | None, message: str

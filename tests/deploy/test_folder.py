@@ -138,7 +138,7 @@ def test_rejected_artefacts_are_refused_and_go_on_request(bundle: Path) -> None:
 
 
 def test_other_refusals(bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(HeatposeError, match="no bundle"):
+    with pytest.raises(HeatposeError, match="not a bundle"):
         write_package(tmp_path, load_target("stm32n6"))
     (bundle / "pose_64_int8_pt.tflite").unlink()
     with pytest.raises(HeatposeError, match=r"no int8_pt file.*quant=int8_pt"):

@@ -232,8 +232,8 @@ def test_an_export_can_change_the_upsampling(
             ["quant.upsample=cubic"],
             "quant.upsample=cubic is unknown; choose one of bilinear, nearest, transposed",
         ),
-        (["name=a/b"], "'a/b' is no name for a bundle"),
-        (["model_name=a/b"], "'a/b' is no model name"),
+        (["name=a/b"], "'a/b' is not a valid name"),
+        (["model_name=a/b"], "'a/b' is not a valid model name"),
     ],
 )
 def test_what_an_export_would_refuse_is_refused_before_the_training(
@@ -253,7 +253,7 @@ def test_a_place_that_is_taken_is_refused_before_the_training(
 ) -> None:
     (tmp_path / "quickstart").mkdir()
     config = composed(monkeypatch, "train", "experiment=quickstart", f"exports={tmp_path}")
-    with pytest.raises(HeatposeError, match="is no bundle"):
+    with pytest.raises(HeatposeError, match="is not a bundle"):
         build.check(config)
     config.export = False
     build.check(config)

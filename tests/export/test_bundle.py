@@ -18,12 +18,13 @@ from rich.console import Console
 
 from heatpose.errors import HeatposeError
 from heatpose.export import pipeline as assembly
-from heatpose.export.checks import CheckLimits
-from heatpose.export.pipeline import print_table
+from heatpose.export.job import check_place
+from heatpose.export.result import print_table
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import COCO_17, ST_13
 from heatpose.quantize.select import Quantised, Quantiser
+from heatpose.quantize.settings import CheckLimits, ExportConfig
 from heatpose.runners import open_runner
 from heatpose.tflite.inspect import inspect_tflite
 from tests.exporting import Case, a_lively_network
@@ -133,12 +134,14 @@ def test_the_card_and_the_table_show_every_file(case: Case) -> None:
 
 @pytest.mark.usefixtures("no_conversion")
 def test_a_file_that_fails_a_gate_is_kept_as_rejected(case: Case, tmp_path: Path) -> None:
-    result = case.export(tmp_path, limits=CheckLimits(drift_p50_px=100, drop_pc=100, drop_pt=-100))
+    result = case.export(
+        tmp_path / "tiny", limits=CheckLimits(drift_p50_px=100, drop_pc=100, drop_pt=-100)
+    )
     names = {path.name for path in result.folder.iterdir()}
     assert "net_64_int8_pt.rejected.tflite" in names and "net_64_int8_pt.tflite" not in names
     assert "net_64_int8_pc.tflite" in names
     assert not result.passed
-    assert [row.holdout_score for row in result.rows][-2:] == ["passed", "REJECTED"]
+    assert [row.verdict for row in result.rows][-2:] == ["passed", "REJECTED"]
     assert read(result.folder, "metrics.json")["artefacts"]["int8_pt"]["report"]["model"] in names
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     print_table(result, console)
@@ -147,9 +150,9 @@ def test_a_file_that_fails_a_gate_is_kept_as_rejected(case: Case, tmp_path: Path
 
 @pytest.mark.usefixtures("no_conversion")
 def test_without_evaluation_people_nothing_is_scored(case: Case, tmp_path: Path) -> None:
-    result = case.export(tmp_path, evaluation_instances=None, forms=("int8_pc",))
+    result = case.export(tmp_path / "tiny", scored=False, forms=("int8_pc",))
     assert result.passed
-    assert [row.holdout_score for row in result.rows] == ["reference", *["passed, not scored"] * 2]
+    assert [row.verdict for row in result.rows] == ["reference", *["passed, not scored"] * 2]
     assert any(check["sentence"].startswith("Not scored") for check in result.checks)
     assert read(result.folder, "metrics.json")["scored"] is False
     print_table(result, Console(quiet=True))
@@ -165,9 +168,9 @@ def test_a_wrong_network_behind_a_file_is_noticed(
     monkeypatch.setattr(
         Quantiser,
         "make",
-        lambda *_: Quantised(case.converted["int8_pt"], "recovery", (), 0, "", {}),
+        lambda *_: Quantised(content=case.converted["int8_pt"], method="recovery"),
     )
-    result = case.export(tmp_path, network=other, forms=("float32", "int8_pc"))
+    result = case.export(tmp_path / "tiny", network=other, forms=("float32", "int8_pc"))
     failed = {(check["artefact"], check["name"]) for check in result.checks if not check["passed"]}
     assert failed == {("float32", "parity"), ("int8_pc", "flatbuffer")}
 
@@ -178,8 +181,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("no_conversion")
 def test_an_older_bundle_is_replaced_whole(case: Case, tmp_path: Path) -> None:
-    case.export(tmp_path, model_name="older")
-    case.export(tmp_path, forms=("float32",))
+    case.export(tmp_path / "tiny", model_name="older")
+    case.export(tmp_path / "tiny", forms=("float32",))
     names = {path.name for path in (tmp_path / "tiny").iterdir()}
     assert not any(name.startswith("older") for name in names) and "net_64_float32.tflite" in names
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
@@ -204,18 +207,15 @@ def test_an_interrupted_export_leaves_the_older_bundle_and_nothing_else(
 
     monkeypatch.setattr(assembly, stage, stop)
     with pytest.raises(error):
-        case.export(tmp_path, forms=("float32",), evaluation_instances=case.evaluation[:2])
+        case.export(tmp_path / "tiny", forms=("float32",), evaluation=case.evaluation[:2])
     assert files_of(tmp_path) == before
 
 
 Refusal = Callable[[Case], dict[str, Any]]
 REFUSALS: dict[str, Refusal] = {
-    "evaluation set": lambda case: {"calibration_people": [*case.training, case.evaluation[0]]},
-    "calibration set is empty": lambda case: {"calibration_people": []},
-    "training people and at least one": lambda case: {"calibration_count": 0},
-    "no name for a bundle": lambda case: {"name": "../elsewhere"},
-    "no model name for a bundle": lambda case: {"model_name": ""},
-    "form .* is unknown": lambda case: {"forms": ("int4",)},
+    "evaluation set": lambda case: {"training": [*case.training, case.evaluation[0]]},
+    "calibration set is empty": lambda case: {"training": []},
+    "not a valid model name for a bundle": lambda case: {"model_name": ""},
     "has no int8 output": lambda case: {
         "network": MoveNet(13, width=0.35, heads="all"),
         "output": "int8",
@@ -229,13 +229,36 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     case: Case, tmp_path: Path, words: str
 ) -> None:
     with pytest.raises(HeatposeError, match=words):
-        case.export(tmp_path / "exports", **REFUSALS[words](case))
+        case.export(tmp_path / "exports/tiny", **REFUSALS[words](case))
     assert files_of(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"forms": ("int4",)}, "quant.forms names"),
+        ({"ptq": {}}, "quant.ptq has no entry for int8_pc, int8_pt"),
+        ({"calibration_images": 0}, "quant.calibration_images=0"),
+        ({"pose": "zx"}, "quant.pose=zx is unknown; choose one of xy, yx"),
+        ({"pose": None}, "quant.pose=None is unknown"),
+        ({"output": "uint8"}, "quant.output=uint8 is unknown; choose one of float32, int8"),
+        ({"upsample": "cubic"}, "quant.upsample=cubic is unknown"),
+    ],
+)
+def test_unknown_settings_are_refused(setting: dict[str, Any], words: str) -> None:
+    with pytest.raises(HeatposeError, match=words):
+        ExportConfig(**setting)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "", ".hidden"])
+def test_a_bundle_has_a_plain_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(HeatposeError, match="not a valid name for a bundle"):
+        check_place(tmp_path, name, "net")
 
 
 def test_a_folder_that_is_no_bundle_is_not_replaced(case: Case, tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "thesis.txt").write_text("years of work", encoding="utf-8")
-    with pytest.raises(HeatposeError, match="is no bundle"):
-        case.export(tmp_path)
+    with pytest.raises(HeatposeError, match="is not a bundle"):
+        case.export(tmp_path / "tiny")
     assert (tmp_path / "tiny" / "thesis.txt").is_file()

@@ -22,7 +22,7 @@ class Job:
 
     provenance: dict[str, Any]
     name: str = "net"
-    evaluation_instances: list[Any] = field(default_factory=list)
+    data: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(evaluation=[]))
 
 
 def _read(case: Case) -> tuple[dict[str, Any], str]:
@@ -110,12 +110,13 @@ def test_one_licence_is_named_only_where_one_covers_all(
 def test_coco_is_known_by_its_images(tmp_path: Path) -> None:
     instances = [SimpleNamespace(image_id=image) for image in sorted(known_images())[:5]]
     job: Any = Job(
-        {"init": MOVENET, "data": COCO, "checkpoint": "best.ckpt"}, evaluation_instances=instances
+        {"init": MOVENET, "data": COCO, "checkpoint": "best.ckpt"},
+        data=SimpleNamespace(evaluation=instances),
     )
     assert (
         head_entries(job, [])["datasets"] == ["coco"]
         and "CC BY 4.0" in terms(job).data
         and "'people'" in terms(job).data
     )
-    job.evaluation_instances = [SimpleNamespace(image_id=3)]
+    job.data.evaluation = [SimpleNamespace(image_id=3)]
     assert "datasets" not in head_entries(job, []) and "CC BY" not in terms(job).data

@@ -18,9 +18,8 @@ from rich.console import Console
 
 from heatpose.data.coco import benchmark_instances, instances, read_labels
 from heatpose.data.layout import find_split
-from heatpose.entries.evaluate_and_export import QuantSettings
-from heatpose.errors import HeatposeError
-from heatpose.export.checks import CheckLimits, expected_operators, flatbuffer_check
+from heatpose.export.checks import expected_operators, flatbuffer_check
+from heatpose.export.job import ExportJob
 from heatpose.export.onnx import export_onnx
 from heatpose.export.pipeline import export_bundle
 from heatpose.export.validate import (
@@ -31,11 +30,14 @@ from heatpose.export.validate import (
     pose_parity,
     with_decode,
 )
+from heatpose.models.checkpoint import LoadedCheckpoint
 from heatpose.models.decode import decode_maps
 from heatpose.models.movenet import MoveNet
 from heatpose.models.tflite_import import import_movenet
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import ST_13
+from heatpose.quantize.calibration import ExportData
+from heatpose.quantize.settings import CheckLimits, ExportConfig
 from heatpose.runners import open_runner
 from heatpose.tflite.reader import read_graph
 
@@ -152,11 +154,6 @@ def test_what_differs_or_is_no_number_is_refused(parity: PoseParity) -> None:
     assert not pose_check("onnx", parity, LIMITS).passed
 
 
-def test_another_form_than_the_two_is_refused() -> None:
-    with pytest.raises(HeatposeError, match="quant.pose=zx is unknown; choose one of xy, yx"):
-        QuantSettings(pose="zx")  # type: ignore[arg-type]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("pose", "layout"), [("xy", (1, 39)), ("yx", (1, 1, 13, 3))])
 def test_a_bundle_of_decoded_files(
@@ -172,22 +169,16 @@ def test_a_bundle_of_decoded_files(
     evaluation, _ = benchmark_instances(
         read_labels(splits["val"].annotations), splits["val"].images, ST_13
     )
-    result = export_bundle(
-        network=network,
-        skeleton=ST_13,
-        preprocessing=Preprocessing(64),
-        name="tiny",
+    job = ExportJob(
+        model=LoadedCheckpoint(network, ST_13, Preprocessing(64), {}),
+        data=ExportData(training, evaluation),
+        config=ExportConfig(forms=("float32",), pose=pose, calibration_images=16),
+        folder=tmp_path / "tiny",
         model_name="net",
-        out=tmp_path,
-        calibration_instances=training,
-        evaluation_instances=evaluation,
-        config={},
+        run_config={},
         provenance={"init": "random"},
-        forms=("float32",),
-        pose=pose,
-        calibration_count=16,
-        console=Console(quiet=True),
     )
+    result = export_bundle(job, Console(quiet=True))
     assert result.passed and [row.artefact for row in result.rows] == ["torch", "onnx", "float32"]
     manifest = json.loads((result.folder / "manifest.json").read_text())
     assert manifest["pose"] == pose and manifest["network"]["heads"] == "all"

@@ -13,7 +13,7 @@ import pytest
 import tflite
 import torch
 
-from heatpose.bundles.manifest import file_entry
+from heatpose.bundles.bundle import file_entry
 from heatpose.bundles.verify import verify_bundle
 from heatpose.errors import HeatposeError
 from heatpose.evaluation.evaluate import EvalReport, evaluate

@@ -16,15 +16,17 @@ from rich.console import Console
 from heatpose.data.coco import benchmark_instances, instances, read_labels
 from heatpose.evaluation.evaluate import evaluate
 from heatpose.export.convert import convert
+from heatpose.export.job import ExportJob
 from heatpose.export.onnx import export_onnx
 from heatpose.export.pipeline import export_bundle
+from heatpose.models.checkpoint import LoadedCheckpoint
 from heatpose.models.init import from_movenet
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import COCO_17
-from heatpose.quantize.calibration import calibration_images, choose_calibration
+from heatpose.quantize.calibration import ExportData, calibration_images, choose_calibration
 from heatpose.quantize.ptq import plan_int8
-from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, PLAIN
+from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, PLAIN, ExportConfig
 from heatpose.quantize.write_int8 import write_int8
 from heatpose.runners import open_runner
 from heatpose.tflite.inspect import Output, check_artefact, inspect_tflite
@@ -115,26 +117,23 @@ def test_google_weights_survive_int8_with_recovery_and_collapse_without(
     network = from_movenet(
         start, COCO_17, str(shared / "models/movenet_singlepose_lightning_int8_4.tflite")
     )
-    result = export_bundle(
-        network=network,
-        skeleton=COCO_17,
-        preprocessing=Preprocessing(192),
-        name="google",
+    job = ExportJob(
+        model=LoadedCheckpoint(network, COCO_17, Preprocessing(192), {}),
+        data=ExportData(training, evaluation),
+        config=ExportConfig(),
+        folder=tmp_path / "google",
         model_name="movenet_lightning_heatmaps",
-        out=tmp_path,
-        calibration_instances=training,
-        evaluation_instances=evaluation,
-        config={},
+        run_config={},
         provenance={},
-        console=Console(quiet=True),
     )
+    result = export_bundle(job, Console(quiet=True))
     oks = {row.artefact: row.oks or 0.0 for row in result.rows}
     assert oks["torch"] == pytest.approx(55.84, abs=0.05)
     assert oks["onnx"] == pytest.approx(oks["torch"], abs=0.05) and oks["float32"] == pytest.approx(
         oks["torch"], abs=0.05
     )
     assert oks["torch"] - oks["int8_pc"] < 1.3 and oks["torch"] - oks["int8_pt"] < 1.5
-    images = calibration_images(choose_calibration(training, 32, 0, set()), Preprocessing(192))
+    images = calibration_images(choose_calibration(training, 32, 0), Preprocessing(192))
     naive = plan_int8(network, images, Preprocessing(192), per_channel=False, ptq=PLAIN)
     path = tmp_path / "naive.tflite"
     path.write_bytes(write_int8(next(result.folder.glob("*_float32.tflite")), naive))

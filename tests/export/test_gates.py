@@ -11,7 +11,6 @@ import pytest
 from heatpose.evaluation.evaluate import EvalReport
 from heatpose.evaluation.parity import FloatParity, PixelDrift
 from heatpose.export.checks import (
-    CheckLimits,
     accuracy_check,
     drift_check,
     expected_operators,
@@ -19,6 +18,7 @@ from heatpose.export.checks import (
     not_scored,
 )
 from heatpose.models.movenet import MoveNet
+from heatpose.quantize.settings import CheckLimits
 
 LIMITS = CheckLimits()
 

@@ -9,7 +9,8 @@ import pytest
 
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import ST_13
-from heatpose.quantize.select import HoldoutScorer, split_training
+from heatpose.quantize.calibration import split_training
+from heatpose.quantize.select import HoldoutScorer
 from heatpose.quantize.settings import AutoChoice
 from heatpose.runners import open_runner
 from tests.exporting import Case
@@ -25,8 +26,8 @@ def scorer(case: Case) -> HoldoutScorer:
 
 
 def test_a_file_loses_nothing_against_itself(case: Case, scorer: HoldoutScorer) -> None:
-    holdout_score = scorer.holdout_score(case.result.folder / "net_64_float32.tflite")
-    assert (holdout_score.drop, holdout_score.drop_low, holdout_score.drop_high) == (0, 0, 0)
+    drop = scorer.score(case.result.folder / "net_64_float32.tflite").drop
+    assert (drop.mean, drop.low, drop.high) == (0, 0, 0)
 
 
 def test_scores_by_hand(case: Case, scorer: HoldoutScorer) -> None:
@@ -51,20 +52,16 @@ def test_scores_by_hand(case: Case, scorer: HoldoutScorer) -> None:
         form: np.array([np.mean(values) for values in images.values()])
         for form, images in found.items()
     }
-    holdout_score = scorer.holdout_score(case.result.folder / "net_64_int8_pt.tflite")
+    score = scorer.score(case.result.folder / "net_64_int8_pt.tflite")
     assert (
         scorer.images
         == len(means["float32"])
         == len({person.image_path for person in case.training})
     )
-    assert holdout_score.oks == pytest.approx(means["int8_pt"].mean(), abs=1e-3)
-    assert holdout_score.drop == pytest.approx(
-        (means["float32"] - means["int8_pt"]).mean(), abs=1e-3
-    )
+    assert score.oks == pytest.approx(means["int8_pt"].mean(), abs=1e-3)
+    assert score.drop.mean == pytest.approx((means["float32"] - means["int8_pt"]).mean(), abs=1e-3)
     error = (means["float32"] - means["int8_pt"]).std(ddof=1) / math.sqrt(scorer.images)
-    assert holdout_score.drop_high - holdout_score.drop_low == pytest.approx(
-        2 * 1.96 * error, rel=0.2
-    )
+    assert score.drop.high - score.drop.low == pytest.approx(2 * 1.96 * error, rel=0.2)
 
 
 def test_images_that_judge_neither_calibrate_nor_tune_and_none_is_scored(case: Case) -> None:

@@ -18,7 +18,7 @@ SHORT = {form: QatSettings(steps=4, batch_size=4, images=8) for form in ("int8_p
 
 
 def quantisation(case: Case, out: Path, choice: AutoChoice) -> dict:
-    result = case.export(out, auto=choice, qat=SHORT, evaluation_instances=None)
+    result = case.export(out / "tiny", auto=choice, qat=SHORT, scored=False)
     return json.loads((result.folder / "manifest.json").read_text())["quantisation"]
 
 

@@ -65,28 +65,29 @@ class Work:
     def __call__(self, forms: tuple[Any, ...]) -> None:
         """Scores two files, exports one bundle."""
         from heatpose.evaluation.evaluate import evaluate
-        from heatpose.export.checks import CheckLimits
+        from heatpose.export.job import ExportJob
         from heatpose.export.pipeline import export_bundle
+        from heatpose.models.checkpoint import LoadedCheckpoint
+        from heatpose.quantize.calibration import ExportData
+        from heatpose.quantize.settings import CheckLimits, ExportConfig
         from heatpose.runners import open_runner
 
         for path in (self.checkpoint, MODEL):
             evaluate(open_runner(path, threads=1), self.evaluation, self.skeleton, progress=False)
-        export_bundle(
-            network=self.network,
-            skeleton=self.skeleton,
-            preprocessing=self.preprocessing,
-            name="loop",
+        job = ExportJob(
+            model=LoadedCheckpoint(self.network, self.skeleton, self.preprocessing, {}),
+            data=ExportData(self.training, self.evaluation),
+            config=ExportConfig(
+                forms=forms,
+                calibration_images=4,
+                limits=CheckLimits(drift_p50_px=1000, drop_pc=100, drop_pt=100),
+            ),
+            folder=self.folder / "exports/loop",
             model_name="net",
-            out=self.folder / "exports",
-            calibration_instances=self.training,
-            evaluation_instances=self.evaluation,
-            config={},
+            run_config={},
             provenance={},
-            forms=forms,
-            limits=CheckLimits(drift_p50_px=1000, drop_pc=100, drop_pt=100),
-            calibration_count=4,
-            console=Console(quiet=True),
         )
+        export_bundle(job, Console(quiet=True))
 
 
 def slope(values: list[float]) -> tuple[float, float]:

@@ -109,7 +109,7 @@ def networks(folder: Path) -> None:
 
 def manifests(folder: Path, beside: Path) -> None:
     """A manifest and the model that it is about."""
-    from heatpose.bundles.manifest import file_table
+    from heatpose.bundles.bundle import file_table
     from heatpose.pose.preprocessing import Preprocessing
     from heatpose.pose.skeleton import ST_13
 

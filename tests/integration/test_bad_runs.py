@@ -33,7 +33,7 @@ def _text(folder: Path, name: str) -> Path:
         (["resolution=abc"], ["resolution=abc", "whole number"]),
         (["data.module.limit=0"], ["data.module.limit=0"]),
         (["quant.calibration_images=0"], ["quant.calibration_images=0"]),
-        (["name=.hidden"], [".hidden", "no name for a bundle"]),
+        (["name=.hidden"], [".hidden", "not a valid name for a bundle"]),
         (["data=coco_person"], ["data.root="]),
         (["data=coco_person", "data.root=no/such/folder"], ["no/such/folder"]),
         (["init=movenet_lightning", "init.path=notes.tflite"], ["notes.tflite"]),

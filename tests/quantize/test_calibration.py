@@ -15,10 +15,10 @@ from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.calibration import (
+    ExportData,
     calibration_images,
     calibration_record,
     choose_calibration,
-    shared_images,
 )
 from heatpose.utils.image_files import load_image
 
@@ -52,15 +52,15 @@ def a_picture(path: Path, seed: int, side: int = 100, low: int = 0, high: int = 
 def test_the_choice_depends_on_the_seed_and_not_on_the_order() -> None:
     everyone = [a_person(i, 1 + i % 90) for i in range(1, 200)]
     shuffled = random.Random(0).sample(everyone, len(everyone))
-    first, second = (choose_calibration(instances, 20, 3, ()) for instances in (everyone, shuffled))
+    first, second = (choose_calibration(instances, 20, 3) for instances in (everyone, shuffled))
     assert [p.image_id for p in first] == [p.image_id for p in second]
-    other = choose_calibration(everyone, 20, 4, ())
+    other = choose_calibration(everyone, 20, 4)
     assert [p.image_id for p in first] != [p.image_id for p in other]
 
 
 def test_every_tenth_of_the_sizes_gives_one() -> None:
     everyone = [a_person(i, i) for i in range(1, 101)]  # the id is the size's rank
-    chosen = choose_calibration(random.Random(1).sample(everyone, 100), 10, 0, ())
+    chosen = choose_calibration(random.Random(1).sample(everyone, 100), 10, 0)
     assert sorted((person.image_id - 1) // 10 for person in chosen) == list(range(10))
 
 
@@ -68,35 +68,39 @@ def test_one_person_per_image_and_the_largest_stands_for_it() -> None:
     everyone = [
         a_person(i, side, annotation=10 * i + side) for i in range(1, 9) for side in (20, 60, 40)
     ]
-    chosen = choose_calibration(everyone, 100, 0, ())
+    chosen = choose_calibration(everyone, 100, 0)
     assert [person.image_id for person in chosen] == list(range(1, 9))
     assert all(person.box[2] == 60 for person in chosen)
 
 
 def test_two_data_sets_may_use_the_same_ids() -> None:
     everyone = [a_person(1, 30, Path("a/1.png")), a_person(1, 60, Path("b/2.png"))]
-    assert len(choose_calibration(everyone, 10, 0, ())) == 2
+    assert len(choose_calibration(everyone, 10, 0)) == 2
 
 
 @pytest.mark.parametrize(("count", "instances"), [(0, 5), (8, 0)])
 def test_an_empty_set_is_refused(count: int, instances: int) -> None:
     with pytest.raises(HeatposeError, match="calibration set is empty"):
-        choose_calibration([a_person(i) for i in range(instances)], count, 0, ())
+        choose_calibration([a_person(i) for i in range(instances)], count, 0)
 
 
-def test_a_forbidden_image_is_refused_even_where_it_would_not_be_chosen() -> None:
-    everyone = [a_person(i, 1 + i % 90) for i in range(1, 101)]
-    left_out = {p.image_id for p in everyone} - {
-        p.image_id for p in choose_calibration(everyone, 5, 0, ())
-    }
-    with pytest.raises(HeatposeError, match="evaluation set"):
-        choose_calibration(everyone, 5, 0, {min(left_out)})
-    choose_calibration(everyone, 5, 0, {1000})
+def test_a_scored_image_is_refused_or_left_out(tmp_path: Path) -> None:
+    trained = [a_person(i, path=a_picture(tmp_path / f"{i}.png", i)) for i in (1, 2, 3)]
+    scored = [a_person(77, path=trained[1].image_path)]
+    with pytest.raises(HeatposeError, match=r"Images \[2\] are in the evaluation set"):
+        ExportData(trained, scored).check()
+    apart = ExportData(trained, scored, scored=False)
+    apart.check()
+    assert apart.evaluation is None and apart.fitting == [trained[0], trained[2]]
+    assert apart.holdout == []
+    nothing_scored = ExportData(trained, None)
+    nothing_scored.check()
+    assert nothing_scored.fitting == trained
 
 
 def test_the_same_file_is_shared_whatever_its_id(tmp_path: Path) -> None:
     image = a_picture(tmp_path / "a.png", 0)
-    assert shared_images([a_person(1, path=image)], [a_person(77, path=image)]) == {1}
+    assert ExportData([a_person(1, path=image)], [a_person(77, path=image)]).shared == {1}
 
 
 def test_the_same_id_is_shared_only_if_it_is_the_same_picture(tmp_path: Path) -> None:
@@ -105,8 +109,8 @@ def test_the_same_id_is_shared_only_if_it_is_the_same_picture(tmp_path: Path) ->
     Image.open(trained[1].image_path).resize((60, 60)).save(small, quality=80)
     other = a_picture(tmp_path / "other.png", 99)
     scored = [a_person(1, path=other), a_person(2, path=small)]
-    assert shared_images(trained, scored) == {2}
-    assert shared_images(trained, []) == set()
+    assert ExportData(trained, scored).shared == {2}
+    assert ExportData(trained, []).shared == set()
 
 
 def test_images_are_what_the_network_gets_but_for_the_pinned_pixel(tmp_path: Path) -> None:

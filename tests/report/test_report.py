@@ -413,7 +413,7 @@ def test_names_are_text(lean: Copy, tmp_path: Path) -> None:
 
 def test_what_is_no_bundle_is_refused(heatpose: Heatpose, exported: Copy, tmp_path: Path) -> None:
     ran = heatpose("report", tmp_path, "--out", tmp_path / "page.html")
-    assert ran.status == 1 and "is no bundle" in ran.err and ran.err.count("\n") == 1
+    assert ran.status == 1 and "is not a bundle" in ran.err and ran.err.count("\n") == 1
     ran = heatpose("report", exported.folder, "--out", tmp_path)
     assert ran.status == 1 and "cannot be written" in ran.err and list(tmp_path.iterdir()) == []
     with pytest.raises(HeatposeError, match="no bundle to report on"):

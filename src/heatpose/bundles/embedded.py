@@ -1,4 +1,4 @@
-"""What a file that was exported here states about itself, read by the format's own schema alone."""
+"""The metadata of exported files, read with the schema of the file format alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST = 1000  # entries of a file's list; converters write two
 
 
 def tflite_facts(path: Path) -> FileFacts:
-    """What a TFLite file states about itself, else what the manifest beside it does.
+    """Facts from a TFLite file's metadata, else from the manifest beside it.
 
     Raises:
         HeatposeError: The text or the manifest cannot be understood.
@@ -23,7 +23,7 @@ def tflite_facts(path: Path) -> FileFacts:
 
 
 def onnx_facts(path: Path, entries: Mapping[str, str]) -> FileFacts:
-    """What an ONNX file's `metadata_props` state, else what the manifest beside it does.
+    """Facts from an ONNX file's `metadata_props`, else from the manifest beside it.
 
     Raises:
         HeatposeError: The text or the manifest cannot be understood.
@@ -37,7 +37,7 @@ def tflite_metadata(path: Path) -> bytes | None:
     """The buffer of the entry `METADATA` in a TFLite file's `metadata`; None where there is none.
 
     Args:
-        path: A file that `export.flatbuffer.read_graph` has read.
+        path: A file that `tflite.reader.read_graph` has read.
 
     Raises:
         HeatposeError: The list or the buffer is damaged.

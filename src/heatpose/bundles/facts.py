@@ -1,19 +1,18 @@
-"""What a model file states about itself, else what the manifest beside it states."""
+"""Keypoints and preprocessing of a model file: its own metadata, else the manifest beside it."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from heatpose.bundles.bundle import MANIFEST, Bundle
 from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
 
-MANIFEST = "manifest.json"
 METADATA = "heatpose"
 """Name of the entry, a JSON text, in TFLite's `metadata` and ONNX's `metadata_props`."""
 LONGEST = 1 << 20
@@ -22,11 +21,11 @@ LONGEST = 1 << 20
 
 @dataclass(frozen=True)
 class ScoreThreshold:
-    """From which score on a keypoint is drawn.
+    """Score above which a keypoint is drawn.
 
     Attributes:
-        value: Of the network's scores, 0 to 1.
-        source: How it was found.
+        value: In the unit of the network's scores, 0 to 1.
+        source: How it was determined.
     """
 
     value: float = 0.2
@@ -43,16 +42,16 @@ class ScoreThreshold:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What is known about a model file apart from its graph; None where nothing states it.
+    """Facts about a model file that its graph does not hold; None where they are unknown.
 
     Attributes:
-        skeleton: What its channels are.
-        preprocessing: How its training images were made; the size is the bundle's, a file's own
-            counts.
-        probabilities: Whether its heatmaps are probabilities or logits.
-        source: What states it: "the file" or "manifest.json".
-        written_by: The version that wrote the file, "heatpose 0.1.0".
-        threshold: From which score on its keypoints are drawn.
+        skeleton: Keypoints of its channels.
+        preprocessing: Of its training images; the size is the bundle's, a file's own takes
+            precedence.
+        probabilities: Its heatmaps are probabilities, not logits.
+        source: Where the facts are from: "the file" or "manifest.json".
+        written_by: Version that wrote the file, "heatpose 0.1.0".
+        threshold: Score above which its keypoints are drawn.
     """
 
     skeleton: Skeleton | None = None
@@ -83,7 +82,7 @@ class FileFacts:
 
 
 def known_facts(model: Path, metadata: bytes | None) -> FileFacts:
-    """What the file states itself, else what the manifest beside it states.
+    """The facts in the file's metadata, else in the manifest beside it.
 
     Args:
         model: The file.
@@ -104,39 +103,36 @@ def known_facts(model: Path, metadata: bytes | None) -> FileFacts:
 
 
 def read_manifest(model: Path) -> FileFacts:
-    """Reads `manifest.json` in the file's folder, if there is one; other software's states nothing.
+    """Reads the manifest of the bundle that a model lies in.
 
-    Neither does a bundle's about a file that it does not list, by name or by hash.
+    Empty where there is no manifest of this software, or where it does not list the file, by name
+    or by hash.
 
     Raises:
-        HeatposeError: The manifest is not JSON, or its skeleton or preprocessing cannot be
-            understood.
+        HeatposeError: The manifest, its skeleton or its preprocessing cannot be understood.
     """
-    path = model.parent / MANIFEST
-    if not path.is_file():
-        return FileFacts()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or not _lists(content.get("files"), model):
+        bundle = Bundle.around(model)
+        if bundle is None or not bundle.describes(model):
             return FileFacts()
-        return _facts(content, MANIFEST)
     except OSError as error:
-        raise HeatposeError(f"'{path}' cannot be read ({error.strerror}).") from error
-    except (ValueError, RecursionError, TypeError, AttributeError) as error:
+        raise HeatposeError(f"'{model}' cannot be read ({error.strerror}).") from error
+    return bundle_facts(bundle)
+
+
+def bundle_facts(bundle: Bundle) -> FileFacts:
+    """The facts that a bundle's manifest states.
+
+    Raises:
+        HeatposeError: They cannot be understood.
+    """
+    try:
+        return _facts(bundle.manifest, MANIFEST)
+    except (ValueError, TypeError, AttributeError) as error:
         raise HeatposeError(
-            f"'{path}' is damaged ({error}); export the bundle again, or move the model out of it."
+            f"'{bundle.path}' is damaged ({error}); export the bundle again, or move the model out"
+            " of it."
         ) from error
-
-
-def _lists(files: Any, model: Path) -> bool:
-    """Whether a manifest is about a file; one without a list is about all files beside it."""
-    if not isinstance(files, dict) or model.name in files:
-        return True
-    if model.suffix == ".json" or not model.is_file():  # asked about the manifest itself
-        return True
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()
-    entries = [entry for entry in files.values() if isinstance(entry, dict)]
-    return any(entry.get("sha256") == digest for entry in entries)
 
 
 def _facts(content: Mapping[str, Any], source: str, written_by: str = "") -> FileFacts:

@@ -1,7 +1,4 @@
-"""Whether a bundle is still what was exported.
-
-Every file against the hashes that its manifest and its deployment packages record.
-"""
+"""Compares a bundle's files with the hashes in its manifest and its deployment packages."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from heatpose.bundles.facts import MANIFEST
+from heatpose.bundles.bundle import MANIFEST, Bundle
 from heatpose.errors import HeatposeError, first_line
 from heatpose.utils.files import sha256
 
@@ -22,12 +19,12 @@ MODELS = (".tflite", ".onnx", ".ckpt")
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found out about a bundle.
+    """Result of the comparison.
 
     Attributes:
         folder: The bundle.
-        files: How many recorded files were looked at.
-        findings: A sentence for each file that is not as recorded; empty for a whole bundle.
+        files: Number of recorded files.
+        findings: A sentence for each file that differs; empty for an unchanged bundle.
     """
 
     folder: Path
@@ -45,9 +42,7 @@ class Verification:
 
 
 def verify_bundle(folder: str | Path) -> Verification:
-    """Compares every file that the manifest lists, and every file of the deployment packages.
-
-    With its recorded size and sha256.
+    """Compares size and sha256 of every file in the manifest and in the deployment packages.
 
     A model file that the manifest does not list is a finding, too; other additions, such as reports
     and a tool's results, are not.
@@ -55,37 +50,35 @@ def verify_bundle(folder: str | Path) -> Verification:
     Raises:
         HeatposeError: The folder is not a bundle, or its manifest lists no files.
     """
-    folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
-        raise HeatposeError(
-            f"'{folder}' is no bundle (it has no {MANIFEST}); give a folder below exports/."
-        )
-    listed = _listed(folder / MANIFEST, lambda entry: entry if isinstance(entry, dict) else {})
+    bundle = Bundle.read(Path(folder))
+    folder, listed = bundle.folder, bundle.files()
     if not listed:
         raise HeatposeError(
-            f"'{folder / MANIFEST}' lists no files, so nothing can be compared with it; export the"
-            " bundle again."
+            f"'{bundle.path}' lists no files, so nothing can be compared with it; export the bundle"
+            " again."
         )
     findings, count = [*_differences(folder, listed), *_strangers(folder, listed)], len(listed)
     for record in sorted(folder.glob(f"*/{RECORD}")):
-        handed = _listed(record, lambda entry: {"sha256": entry})
+        handed = _package_files(record)
         findings += _differences(record.parent, handed)
         count += len(handed)
     return Verification(folder, count, tuple(findings))
 
 
-def _listed(path: Path, entry_of: Any) -> dict[str, Mapping[str, Any]]:
-    """The entry `files` of a json: name -> what is recorded.
+def _package_files(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Name -> recorded hash of a deployment package's files.
 
     Raises:
-        HeatposeError: It is no json with such an entry.
+        HeatposeError: The record is not JSON with an entry `files`.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): entry_of(entry) for name, entry in (content.get("files") or {}).items()}
+        return {
+            str(name): {"sha256": entry} for name, entry in (content.get("files") or {}).items()
+        }
     except (OSError, ValueError, RecursionError, AttributeError) as error:
         raise HeatposeError(
-            f"'{path}' is damaged ({first_line(error)}); export the bundle again."
+            f"'{path}' is damaged ({first_line(error)}); run `heatpose deploy` again."
         ) from error
 
 
@@ -119,4 +112,4 @@ def _difference(path: Path, recorded: Mapping[str, Any]) -> str:
 def _strangers(folder: Path, listed: Mapping[str, object]) -> Iterator[str]:
     for path in sorted(folder.iterdir()):
         if path.suffix in MODELS and path.name not in listed:
-            yield f"'{path}' is no file of this bundle: {MANIFEST} does not list it."
+            yield f"'{path}' is not a file of this bundle: {MANIFEST} does not list it."

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from heatpose import __file__ as package_file
-from heatpose.bundles.facts import MANIFEST
+from heatpose.bundles.bundle import Bundle
 from heatpose.deploy.c_header import SOURCES, app_config_text, header_text
 from heatpose.deploy.command import (
     generate_arguments,
@@ -139,7 +139,7 @@ def package_parent(source: Path) -> Path:
     """The folder that holds a source's packages: the bundle, or one of the file's own."""
     if source.is_dir():
         return source
-    inside = (source.parent / MANIFEST).is_file()
+    inside = Bundle.is_bundle(source.parent)
     return source.parent if inside else source.with_suffix("")
 
 

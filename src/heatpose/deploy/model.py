@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from heatpose.bundles.facts import MANIFEST, FileFacts, ScoreThreshold, read_manifest
+from heatpose.bundles.bundle import Bundle
+from heatpose.bundles.facts import FileFacts, ScoreThreshold, read_manifest
 from heatpose.deploy.targets import Target
 from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing
@@ -157,27 +155,27 @@ def choose_model(source: Path, target: Target, *, allow_rejected: bool = False) 
             that was exported.
     """
     if source.is_file() or source.suffix == ".tflite":
-        manifest = _manifest(source.parent) if (source.parent / MANIFEST).is_file() else {}
-        _check_recorded(manifest, source)
+        if Bundle.is_bundle(source.parent):
+            Bundle.read(source.parent).check_file(source)
         return read_model(source)
-    manifest, bundle = _manifest(source), source
-    passed = sorted(path for path in bundle.glob(f"*_{target.artefact}.tflite"))
-    rejected = sorted(bundle.glob(f"*_{target.artefact}{REJECTED}.tflite"))
+    bundle = Bundle.read(source)
+    passed = sorted(path for path in source.glob(f"*_{target.artefact}.tflite"))
+    rejected = sorted(source.glob(f"*_{target.artefact}{REJECTED}.tflite"))
     if not passed and not rejected:
-        made = ", ".join(sorted(path.name for path in bundle.glob("*.tflite"))) or "none"
+        made = ", ".join(sorted(path.name for path in source.glob("*.tflite"))) or "none"
         raise HeatposeError(
-            f"'{bundle}' has no {target.artefact} file, which {target.name} takes (it has {made}); "
+            f"'{source}' has no {target.artefact} file, which {target.name} takes (it has {made}); "
             f"export with quant={_quant(target)}."
         )
     if not passed and not allow_rejected:
-        why = " ".join(_failures(manifest, target.artefact)) or "The manifest does not say why."
+        why = " ".join(bundle.failures(target.artefact)) or "The manifest does not say why."
         raise HeatposeError(
             f"'{rejected[0]}' failed a gate of its export. {why} Export again with `heatpose export"
             " checkpoint=CHECKPOINT quant=auto`, which looks for a method that passes, or deploy"
             " it knowingly with --allow-rejected."
         )
     path = (passed or rejected)[0]
-    _check_recorded(manifest, path)
+    bundle.check_file(path)
     return read_model(path)
 
 
@@ -189,55 +187,12 @@ def bundle_file(source: Path) -> Path:
     """
     if not source.is_dir():
         return source
-    _manifest(source)
+    Bundle.read(source)
     found = sorted(source.glob("*_int8_pc.tflite")) + sorted(source.glob("*.tflite"))
     if not found:
         raise HeatposeError(f"'{source}' has no TFLite file; export it again with quant=auto.")
     return found[0]
 
 
-def _check_recorded(manifest: Mapping[str, Any], path: Path) -> None:
-    """Refuses a file of a bundle that is not the one that was exported."""
-    files = manifest.get("files") or {}
-    entry = files.get(path.name, {}) if isinstance(files, dict) else None
-    if not isinstance(entry, dict):
-        raise HeatposeError(
-            f"'{path.parent / MANIFEST}' is damaged (its list of files is none); "
-            "export the bundle again."
-        )
-    recorded = entry.get("sha256")
-    if recorded is not None and recorded != sha256(path):
-        raise HeatposeError(
-            f"'{path}' is not the file that was exported (its sha256 differs from {MANIFEST}); "
-            "export the bundle again."
-        )
-
-
 def _quant(target: Target) -> str:
     return target.artefact if target.artefact != "float32" else "none"
-
-
-def _manifest(bundle: Path) -> Mapping[str, Any]:
-    path = bundle / MANIFEST
-    if not path.is_file():
-        raise HeatposeError(
-            f"'{bundle}' is no bundle (it has no {MANIFEST}); give a folder below exports/ or a"
-            " .tflite file."
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise HeatposeError(f"'{path}' cannot be read; export the bundle again.") from error
-    if not isinstance(content, dict):
-        raise HeatposeError(f"'{path}' is damaged; export the bundle again.")
-    return content
-
-
-def _failures(manifest: Mapping[str, Any], artefact: str) -> list[str]:
-    """The sentences of the gates that an artefact failed."""
-    checks = [check for check in manifest.get("gates") or [] if isinstance(check, dict)]
-    return [
-        str(check.get("sentence", ""))
-        for check in checks
-        if check.get("artefact") == artefact and not check.get("passed")
-    ]

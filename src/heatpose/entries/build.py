@@ -126,7 +126,7 @@ def check(config: DictConfig) -> None:
     RunResult().objectives(list(config.objectives))
     if config.export:
         # Imported here, as below: training alone needs nothing of it.
-        from heatpose.export.pipeline import check_place, check_tools
+        from heatpose.export.job import check_place, check_tools
 
         check_place(Path(config.exports), str(config.run), str(config.model_name))
         check_tools(quant.forms)
@@ -279,10 +279,9 @@ def finish(config: DictConfig, checkpoint: Path, source: Source) -> RunResult:
         bundle = steps.export(
             checkpoint,
             source,
-            name=config.run,
-            exports=Path(config.exports),
-            quant=instantiate(config.quant),
-            config=plain(config),
+            Path(config.exports) / config.run,
+            instantiate(config.quant),
+            run_config=plain(config),
             score=config.evaluate,
             command=command_line(),
             target=target_of(config),

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from heatpose.data.sample import Person
 from heatpose.data.sources import Source
-from heatpose.errors import HeatposeError
 from heatpose.evaluation.evaluate import evaluate
 from heatpose.evaluation.tables import report_table
-from heatpose.export.checks import CheckLimits
-from heatpose.export.pipeline import FORMS, PTQ, BundleResult, export_bundle
-from heatpose.export.result import print_table
+from heatpose.export.job import ExportJob
+from heatpose.export.pipeline import export_bundle
+from heatpose.export.result import BundleResult, print_table
 from heatpose.models.checkpoint import LoadedCheckpoint, load_checkpoint
-from heatpose.models.decode import PoseForm
-from heatpose.models.movenet import MoveNet, with_upsampling
-from heatpose.models.upsample import Upsampling
-from heatpose.quantize.settings import AutoChoice, PtqSettings, QatSettings
+from heatpose.models.movenet import with_upsampling
+from heatpose.quantize.calibration import ExportData
+from heatpose.quantize.settings import ExportConfig
 from heatpose.runners.torch_runner import TorchRunner
-from heatpose.tflite.inspect import Artefact, Output
 from heatpose.training.result import BoardNumbers, RunResult
-from heatpose.training.self_distillation import UpsamplingTuning, tune_upsampling
+from heatpose.training.self_distillation import tune_upsampling
 from heatpose.utils.tables import show
 
 if TYPE_CHECKING:
@@ -37,68 +33,6 @@ UNSCORED = (
     "Nothing is scored: the data has no evaluation images (data.eval_root=FOLDER); "
     "the checkpoint was chosen on held-out training images."
 )
-
-
-@dataclass(frozen=True)
-class QuantSettings:
-    """What is exported and what it must hold (conf/quant).
-
-    Attributes:
-        forms: TFLite files to make: "float32", "int8_pc" (per channel), "int8_pt" (per tensor).
-        output: Output type of the int8 files, "float32" or "int8"; None leaves it to the target.
-        sigmoid: Ends the files in a sigmoid; else they give logits. None leaves it to the target.
-        pose: Output of the files of a network with four heads, which decode inside: "xy" for (1, K
-            * 3) x, y, score; "yx" for Google's (1, 1, K, 3) y, x, score.
-        upsample: Exports with this way of upsampling ("bilinear", "nearest", "transposed"),
-            whatever the network was trained with; None keeps its own.
-        upsampling_tuning: Self-distillation of a network with new upsampling; None for none.
-        calibration_images: How many training images set the activation ranges.
-        calibration_seed: Of their choice.
-        ptq: Per int8 form: how post-training quantisation is helped.
-        qat: Per int8 form: quantisation-aware fine-tuning after recovery; None or not named for
-            none.
-        auto: Takes the cheapest of plain ranges, recovery and tuning that keeps the score; None
-            takes all that is configured.
-        limits: Of the gates.
-    """
-
-    forms: Sequence[Artefact] = ("float32", "int8_pc", "int8_pt")
-    output: Output | None = None
-    sigmoid: bool | None = None
-    pose: PoseForm = "xy"
-    upsample: Upsampling | None = None
-    upsampling_tuning: UpsamplingTuning | None = None
-    calibration_images: int = 128
-    calibration_seed: int = 0
-    ptq: Mapping[str, PtqSettings] = field(default_factory=lambda: dict(PTQ))
-    qat: Mapping[str, QatSettings | None] = field(default_factory=dict)
-    auto: AutoChoice | None = None
-    limits: CheckLimits = field(default_factory=CheckLimits)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.calibration_images, int) or self.calibration_images < 1:
-            raise HeatposeError(
-                f"quant.calibration_images={self.calibration_images} sets no activation range; use"
-                " 1 or more, 128 by default."
-            )
-        if unknown := [form for form in self.forms if form not in FORMS]:
-            raise HeatposeError(
-                f"quant.forms names {unknown}, which are unknown; choose among {', '.join(FORMS)}."
-            )
-        if self.output not in (None, *get_args(Output)):
-            raise HeatposeError(
-                f"quant.output={self.output} is unknown; choose one of"
-                f" {', '.join(get_args(Output))}."
-            )
-        if self.pose not in get_args(PoseForm):
-            raise HeatposeError(
-                f"quant.pose={self.pose} is unknown; choose one of {', '.join(get_args(PoseForm))}."
-            )
-        if self.upsample not in (None, *get_args(Upsampling)):
-            raise HeatposeError(
-                f"quant.upsample={self.upsample} is unknown; choose one of"
-                f" {', '.join(get_args(Upsampling))}, or null for the network's own."
-            )
 
 
 def score(path: Path, source: Source) -> float | None:
@@ -120,119 +54,99 @@ def score(path: Path, source: Source) -> float | None:
 def export(
     path: Path,
     source: Source,
+    folder: Path,
+    config: ExportConfig,
     *,
-    name: str,
-    exports: Path,
-    quant: QuantSettings,
-    config: Mapping[str, Any],
+    run_config: Mapping[str, Any],
     score: bool = True,
     command: str | None = None,
     target: Target | None = None,
 ) -> BundleResult:
-    """Writes `exports/<name>` for a checkpoint and prints its table.
+    """Writes the bundle of a checkpoint and prints its table.
 
     Args:
         path: The checkpoint.
-        source: Training people for the calibration, evaluation people for the score.
-        name: Of the bundle.
-        exports: Folder of the bundles.
-        quant: What to make.
-        config: For the manifest, plain values.
-        score: False leaves the evaluation people out.
-        command: What was typed, for the manifest and the report.
-        target: The board it is for; decides what `quant` leaves open.
+        source: Training instances for the calibration, evaluation instances for the score.
+        folder: The bundle, exports/<name>.
+        config: Files, quantisation and acceptance checks.
+        run_config: Configuration of the run, plain values, for the manifest.
+        score: False does not score.
+        command: The command line, for the manifest and the report.
+        target: The board it is for; decides what `config` leaves open.
 
     Raises:
         HeatposeError: As `export_bundle`.
     """
     loaded = load_checkpoint(path)
-    training, evaluation = source.training(loaded.skeleton), source.evaluation(loaded.skeleton)
-    output, sigmoid = endings(quant, target, loaded.network.four_heads)
+    config = resolved(config, target, four_heads=loaded.network.four_heads)
+    trained = str(loaded.network.settings["upsample"])
+    changes = config.upsample not in (None, trained)
+    evaluation = source.evaluation(loaded.skeleton)
+    data = ExportData(
+        source.training(loaded.skeleton),
+        evaluation if score or changes else None,
+        config.auto,
+        scored=score,
+    )
     console = Console()
     if score and evaluation is None:
         console.print(UNSCORED)
-    network = _upsampling(loaded, quant, training, evaluation or (), console)
-    was = {
-        "trained": loaded.network.settings["upsample"],
-        "settling": quant.upsampling_tuning and asdict(quant.upsampling_tuning),
-    }
-    changed = {} if network is loaded.network else {"upsampling": was}
-    result = export_bundle(
-        network=network,
-        skeleton=loaded.skeleton,
-        preprocessing=loaded.preprocessing,
-        name=name,
-        model_name=_model_name(loaded, name),
-        out=exports,
-        calibration_instances=training,
-        evaluation_instances=evaluation if score else None,
+    provenance = {"checkpoint": path.name, "command": command, **loaded.metadata}
+    model = loaded
+    if changes:
+        model = _with_upsampling(loaded, config, data, console)
+        tuning = config.upsampling_tuning and asdict(config.upsampling_tuning)
+        provenance["upsampling"] = {"trained": trained, "settling": tuning}
+    job = ExportJob(
+        model=model,
+        data=data,
         config=config,
-        provenance={"checkpoint": path.name, "command": command, **loaded.metadata, **changed},
-        forms=tuple(quant.forms),
-        output=output,
-        sigmoid=sigmoid,
-        limits=quant.limits,
-        calibration_count=quant.calibration_images,
-        seed=quant.calibration_seed,
-        pose=quant.pose,
-        ptq=quant.ptq,
-        qat=quant.qat,
-        auto=quant.auto,
-        console=console,
+        folder=folder,
+        model_name=str(loaded.metadata.get("model") or folder.name),
+        run_config=run_config,
+        provenance=provenance,
     )
+    result = export_bundle(job, console)
     print_table(result, console)
     return result
 
 
-def _upsampling(
-    loaded: LoadedCheckpoint,
-    quant: QuantSettings,
-    training: Sequence[Person],
-    scored: Sequence[Person],
-    console: Console,
-) -> MoveNet:
-    """The network with the way of upsampling that is to be exported, taught by what it was.
+def resolved(
+    config: ExportConfig, target: Target | None, *, four_heads: bool = False
+) -> ExportConfig:
+    """The configuration with the output type and the sigmoid that the target takes, where open.
 
-    Images held out for the choice do not teach.
+    Decoded poses (four heads) are float32 for every target.
     """
-    network = with_upsampling(loaded.network, quant.upsample or loaded.network.settings["upsample"])
-    if network is loaded.network or quant.upsampling_tuning is None:
-        return network
-    from heatpose.data.augmented import draw_augmented
-    from heatpose.quantize.calibration import shared_images
-    from heatpose.quantize.select import split_training
-
-    console.print(
-        f"Upsampling becomes {quant.upsample}: {quant.upsampling_tuning.steps} steps to say again"
-        f" what {loaded.network.settings['upsample']} said."
-    )
-    instances, _ = split_training(training, shared_images(training, scored), quant.auto)
-    images = draw_augmented(
-        instances,
-        quant.upsampling_tuning.images,
-        loaded.skeleton,
-        loaded.preprocessing,
-        quant.upsampling_tuning.seed,
-    ).images
-    tune_upsampling(network, loaded.network, images, loaded.preprocessing, quant.upsampling_tuning)
-    return network
+    if target is None:
+        return config
+    output = "float32" if four_heads else target.export.output
+    sigmoid = target.export.sigmoid if config.sigmoid is None else config.sigmoid
+    return replace(config, output=config.output or output, sigmoid=sigmoid)
 
 
-def endings(
-    quant: QuantSettings, target: Target | None, four_heads: bool = False
-) -> tuple[Output, bool]:
-    """Output type and whether a sigmoid ends the files.
+def _with_upsampling(
+    loaded: LoadedCheckpoint, config: ExportConfig, data: ExportData, console: Console
+) -> LoadedCheckpoint:
+    """The model with the upsampling to export, fine-tuned by self-distillation.
 
-    As `quant` says, else as the target wants it. Decoded poses are float32 in any case.
+    Neither evaluation nor hold-out images take part.
     """
-    wanted: Output = "float32" if four_heads or target is None else target.export.output
-    return quant.output or wanted, (
-        (target is None or target.export.sigmoid) if quant.sigmoid is None else quant.sigmoid
-    )
+    assert config.upsample is not None  # the caller asks where it changes
+    network, tuning = with_upsampling(loaded.network, config.upsample), config.upsampling_tuning
+    if tuning is not None:
+        # Imported here: few exports need it.
+        from heatpose.data.augmented import draw_augmented
 
-
-def _model_name(loaded: LoadedCheckpoint, name: str) -> str:
-    return str(loaded.metadata.get("model") or name)
+        console.print(
+            f"Upsampling becomes {config.upsample}: {tuning.steps} steps of self-distillation from"
+            f" the network with {loaded.network.settings['upsample']}."
+        )
+        images = draw_augmented(
+            data.fitting, tuning.images, loaded.skeleton, loaded.preprocessing, tuning.seed
+        ).images
+        tune_upsampling(network, loaded.network, images, loaded.preprocessing, tuning)
+    return replace(loaded, network=network)
 
 
 def result_of_bundle(bundle: BundleResult, boards: Sequence[Target]) -> RunResult:

@@ -18,31 +18,12 @@ import numpy as np
 from heatpose.evaluation.evaluate import EvalReport, PairedDifference, paired_difference
 from heatpose.evaluation.parity import FloatParity, OutputUse, PixelDrift
 from heatpose.pose.preprocessing import Preprocessing
+from heatpose.quantize.settings import CheckLimits
 from heatpose.tflite.inspect import Artefact, Output, check_artefact, inspect_tflite
 from heatpose.tflite.lint import Finding
 
 if TYPE_CHECKING:
     from heatpose.models.movenet import MoveNet
-
-
-@dataclass(frozen=True)
-class CheckLimits:
-    """What an export may lose.
-
-    Attributes:
-        logits: Largest difference of a logit between the network and a float file.
-        pose_px: Largest distance between their poses, in input pixels.
-        drift_p50_px: Median distance between the network's poses and an int8 file's, in input
-            pixels; catches a collapse where nothing is scored.
-        drop_pc: OKS that "int8_pc" may lose against the float network, in points.
-        drop_pt: OKS that "int8_pt" may lose.
-    """
-
-    logits: float = 1e-3
-    pose_px: float = 0.05
-    drift_p50_px: float = 12.0
-    drop_pc: float = 0.5
-    drop_pt: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from heatpose.bundles.facts import METADATA
-from heatpose.bundles.manifest import versions
+from heatpose.bundles.provenance import versions
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
 

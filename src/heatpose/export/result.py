@@ -44,7 +44,7 @@ class Row:
     drop_high: float | None
     bytes: int | None
     milliseconds: float
-    holdout_score: str
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class BundleResult:
     """
 
     folder: Path
-    rows: tuple[Row, ...]
-    checks: tuple[dict[str, Any], ...]
-    seconds: dict[str, float]
+    rows: tuple[Row, ...] = ()
+    checks: tuple[dict[str, Any], ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
     published: Comparison | None = None
 
     @property
@@ -92,11 +92,11 @@ def _row(validation: ValidationResult, reference: EvalReport | None) -> Row:
         drop_high=drop.high if drop else None,
         bytes=path.stat().st_size if path else None,
         milliseconds=validation.milliseconds,
-        holdout_score=_holdout_score(validation),
+        verdict=_verdict(validation),
     )
 
 
-def _holdout_score(validation: ValidationResult) -> str:
+def _verdict(validation: ValidationResult) -> str:
     if validation.path is None:
         return "reference"
     if not validation.passed:
@@ -117,7 +117,7 @@ def print_table(result: BundleResult, console: Console | None = None) -> None:
     for heading in ("artefact", "OKS %", "drop [95 %]", "KiB", "ms", "verdict"):
         table.add_column(heading, justify="left" if heading in ("artefact", "verdict") else "right")
     for row in result.rows:
-        table.add_row(*cells(row), style="red" if row.holdout_score == "REJECTED" else None)
+        table.add_row(*cells(row), style="red" if row.verdict == "REJECTED" else None)
     if not console.is_terminal:  # rich assumes 80 columns then, and would cut figures
         console.width = max(console.width, 140)
     console.print(table)
@@ -141,7 +141,7 @@ def cells(row: Row) -> tuple[str, str, str, str, str, str]:
     score = "-" if row.oks is None else f"{row.oks:.2f} ± {row.oks_standard_error:.2f}"
     drop = "-" if row.drop is None else f"{row.drop:.2f} [{row.drop_low:.2f}, {row.drop_high:.2f}]"
     size = "-" if row.bytes is None else f"{row.bytes / 1024:.0f}"
-    return row.artefact, score, drop, size, f"{row.milliseconds:.1f}", row.holdout_score
+    return row.artefact, score, drop, size, f"{row.milliseconds:.1f}", row.verdict
 
 
 @dataclass
@@ -172,8 +172,8 @@ class Steps:
         self.seconds[key] = time.perf_counter() - start
         console.print(f"[green]✓[/] {text} [dim]{self.seconds[key]:.1f} s[/]", highlight=False)
 
-    def tell(self, text: str) -> None:
-        """A sentence between the steps."""
+    def note(self, text: str) -> None:
+        """Prints a sentence between the steps."""
         from rich.console import Console
 
         (self.console or Console()).print(

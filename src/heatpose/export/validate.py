@@ -24,7 +24,6 @@ from heatpose.evaluation.parity import (
     sigmoid,
 )
 from heatpose.export.checks import (
-    CheckLimits,
     CheckResult,
     accuracy_check,
     drift_check,
@@ -34,11 +33,12 @@ from heatpose.export.checks import (
     not_scored,
 )
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.pose.skeleton import Skeleton
+from heatpose.quantize.settings import CheckLimits, ExportConfig
 from heatpose.runners import PoseRunner, open_runner
-from heatpose.tflite.inspect import Artefact, Output
+from heatpose.tflite.inspect import Artefact
 
 if TYPE_CHECKING:
+    from heatpose.models.checkpoint import LoadedCheckpoint
     from heatpose.models.decode import PoseForm
     from heatpose.models.movenet import MoveNet
 
@@ -74,31 +74,21 @@ class ValidationResult:
         return all(check.passed for check in self.checks)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Validator:
-    """Holds the network and the images that every file is compared on.
+    """Compares, scores and times every file beside the network.
 
     Attributes:
-        network: The network that was exported; it is left as it is.
-        skeleton: What its channels are.
-        preprocessing: How images become its input.
+        model: The network that was exported; it is left as it is.
+        config: Form of the files and limits of the acceptance checks.
         images: u8[N, S, S, 3] for parity and timing: training images, never scored ones.
-        instances: Evaluation set; None where nothing is scored.
-        limits: Of the gates.
-        sigmoid: The files end in a sigmoid.
-        output: Output type of the int8 files.
-        pose: Output of files that decode inside.
+        instances: Evaluation instances; None where nothing is scored.
     """
 
-    network: MoveNet
-    skeleton: Skeleton
-    preprocessing: Preprocessing
+    model: LoadedCheckpoint
+    config: ExportConfig
     images: NDArray[np.uint8]
     instances: Sequence[Person] | None
-    limits: CheckLimits
-    sigmoid: bool
-    output: Output
-    pose: PoseForm = "xy"
     _logits: Maps = field(init=False)
     _poses: DecodedReference = field(init=False)
     _reference: EvalReport | None = field(init=False, default=None)
@@ -110,14 +100,12 @@ class Validator:
             name: What reports call it.
         """
         # Imported here: torch takes seconds, and the command line imports this module.
-        from heatpose.models.checkpoint import LoadedCheckpoint
         from heatpose.runners.torch_runner import TorchRunner
 
-        network = copy.deepcopy(self.network).float().cpu().eval()
-        loaded = LoadedCheckpoint(network, self.skeleton, self.preprocessing, {})
-        runner = TorchRunner(Path(name), loaded)
-        if self.network.four_heads:
-            self._poses = decoded_reference(network, self.preprocessing, self.images)
+        network = copy.deepcopy(self.model.network).float().cpu().eval()
+        runner = TorchRunner(Path(name), replace(self.model, network=network))
+        if network.four_heads:
+            self._poses = decoded_reference(network, self.model.preprocessing, self.images)
         else:
             self._logits = _heatmaps(runner, self.images)
         self._reference = self._score(runner)
@@ -132,16 +120,17 @@ class Validator:
 
     def validate_tflite(self, form: Artefact, path: Path) -> ValidationResult:
         """Puts a TFLite file through the gates, scores and times it."""
+        network, config = self.model.network, self.config
+        decoded = network.four_heads
         operators = expected_operators(
-            self.network,
+            network,
             form,
-            sigmoid=self.sigmoid and not self.network.four_heads,
-            output=self.output,
+            sigmoid=config.ends_in_sigmoid and not decoded,
+            output=config.output_dtype,
         )
-        decoded = self.network.four_heads
         if decoded:
-            operators = with_decode(operators, self.network.keypoints, self.pose)
-        first = flatbuffer_check(path, form, self.preprocessing, operators, decoded=decoded)
+            operators = with_decode(operators, network.keypoints, config.pose)
+        first = flatbuffer_check(path, form, self.model.preprocessing, operators, decoded=decoded)
         runner = open_runner(path)
         if form == "float32":
             return self._validation(form, path, (first, self._float_check(form, runner)), runner)
@@ -159,45 +148,42 @@ class Validator:
         )
 
     def _float_check(self, artefact: str, runner: PoseRunner) -> CheckResult:
-        size, tie = self.preprocessing.size, self.limits.logits
-        if self.network.four_heads:
-            poses = pose_parity(self._poses, runner.predict(self.images), size=size, tie=tie)
-            return pose_check(artefact, poses, self.limits)
-        found = _heatmaps(runner, self.images)
+        size, limits = self.model.preprocessing.size, self.config.limits
+        if self.model.network.four_heads:
+            found = runner.predict(self.images)
+            poses = pose_parity(self._poses, found, size=size, tie=limits.logits)
+            return pose_check(artefact, poses, limits)
         parity = float_parity(
             self._logits,
-            found,
+            _heatmaps(runner, self.images),
             size=size,
-            probabilities=self.sigmoid,
-            tie=tie,
+            probabilities=self.config.ends_in_sigmoid,
+            tie=limits.logits,
         )
-        return float_check(artefact, parity, self.limits)
+        return float_check(artefact, parity, limits)
 
     def _drift_check(self, artefact: str, runner: PoseRunner) -> CheckResult:
-        if self.network.four_heads:
+        size, names = self.model.preprocessing.size, self.model.skeleton.keypoints
+        limits = self.config.limits
+        if self.model.network.four_heads:
             found = runner.predict(self.images)
-            moved = pose_drift(
-                self._poses.poses,
-                found,
-                size=self.preprocessing.size,
-                names=self.skeleton.keypoints,
-            )
-            return drift_check(artefact, moved, self.limits)
-        reference = sigmoid(self._logits) if self.sigmoid else self._logits
+            moved = pose_drift(self._poses.poses, found, size=size, names=names)
+            return drift_check(artefact, moved, limits)
+        reference = sigmoid(self._logits) if self.config.ends_in_sigmoid else self._logits
         found = _heatmaps(runner, self.images)
-        names = self.skeleton.keypoints
-        drift = pixel_drift(reference, found, size=self.preprocessing.size, names=names)
-        return drift_check(artefact, drift, self.limits, output_use(found, names))
+        drift = pixel_drift(reference, found, size=size, names=names)
+        return drift_check(artefact, drift, limits, output_use(found, names))
 
     def _accuracy_check(self, form: Artefact, report: EvalReport | None) -> CheckResult:
         if self._reference is None or report is None:
             return not_scored(form)
-        return accuracy_check(form, self._reference, report, self.limits)
+        return accuracy_check(form, self._reference, report, self.config.limits)
 
     def _score(self, runner: PoseRunner) -> EvalReport | None:
         if not self.instances:
             return None
-        return evaluate(runner, self.instances, self.skeleton, sampling=self.preprocessing.sampling)
+        sampling = self.model.preprocessing.sampling
+        return evaluate(runner, self.instances, self.model.skeleton, sampling=sampling)
 
 
 def _heatmaps(runner: PoseRunner, images: NDArray[np.uint8]) -> Maps:

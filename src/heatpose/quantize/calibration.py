@@ -1,13 +1,14 @@
-"""Which training images set the int8 ranges.
+"""Which training images calibrate and fine-tune, and which of them select the method.
 
-Chosen by seed, never an evaluation image, written down.
+Never an evaluation image. The calibration images are chosen by seed and recorded.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,47 +18,128 @@ from numpy.typing import NDArray
 
 from heatpose.data.identity import same_images
 from heatpose.data.sample import Person, labelled_image
+from heatpose.data.selection import in_held_out
 from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing
+from heatpose.quantize.settings import AutoChoice
 
 SAMPLING = "one person per image, stratified by person size"
 _ALIKE = 0.2  # correlation of neighbouring pixels below which images are noise
 
 
-def choose_calibration(
-    instances: Sequence[Person], count: int, seed: int, forbidden_image_ids: Collection[int]
-) -> list[Person]:
-    """Chooses training images whose people have all sizes.
+class ExportData:
+    """The instances of an export; each training image has one role.
+
+    Images are compared and split once, when a part is first read.
+
+    Args:
+        training: Training instances, several per image allowed.
+        evaluation: Evaluation instances; their images neither calibrate nor fine-tune. None where
+            there is no evaluation set.
+        auto: Automatic selection of the quantisation; None holds no images out.
+        scored: False: the evaluation instances are only kept apart, not scored.
+
+    Attributes:
+        training: As given.
+        evaluation: The instances that are scored; None where nothing is.
+    """
+
+    def __init__(
+        self,
+        training: Sequence[Person],
+        evaluation: Sequence[Person] | None,
+        auto: AutoChoice | None = None,
+        *,
+        scored: bool = True,
+    ) -> None:
+        self.training = training
+        self.evaluation = evaluation if scored else None
+        self._apart = evaluation or ()
+        self._auto = auto
+
+    @cached_property
+    def shared(self) -> set[int]:
+        """Ids of training images that are in the evaluation set, by `data.identity.same_images`.
+
+        Raises:
+            HeatposeError: An image cannot be read.
+        """
+        same = same_images(self.training, self._apart)
+        return {person.image_id for person in self.training if person.image_path in same}
+
+    @property
+    def fitting(self) -> list[Person]:
+        """Training instances for calibration and fine-tuning."""
+        return self._split[0]
+
+    @property
+    def holdout(self) -> list[Person]:
+        """Training instances that select the method; empty where nothing is selected."""
+        return self._split[1]
+
+    @cached_property
+    def _split(self) -> tuple[list[Person], list[Person]]:
+        return split_training(self.training, self.shared, self._auto)
+
+    def check(self) -> None:
+        """Refuses training images that are scored.
+
+        Raises:
+            HeatposeError: The message names the first of them.
+        """
+        if self.shared and self.evaluation:
+            raise HeatposeError(
+                f"Images {sorted(self.shared)[:5]} are in the evaluation set and cannot calibrate"
+                f" ({len(self.shared)} in all); give training images only."
+            )
+
+
+def split_training(
+    instances: Sequence[Person], scored: set[int], auto: AutoChoice | None
+) -> tuple[list[Person], list[Person]]:
+    """Splits training instances into those for calibration and QAT, and the hold-out instances.
+
+    An image is in one part or the other, by a hash of its file name. The images that chose the
+    checkpoint (`data.selection.in_held_out` with a smaller share) are in the hold-out part.
+
+    Args:
+        instances: Training instances.
+        scored: Ids of images that are in neither part.
+        auto: Share of the hold-out part; None: it is empty.
+    """
+    usable = [person for person in instances if person.image_id not in scored]
+    if auto is None:
+        return usable, []
+    rest, holdout = list[Person](), list[Person]()
+    for person in usable:
+        (holdout if in_held_out(person, auto.holdout) else rest).append(person)
+    return (rest, holdout) if rest else (usable, [])
+
+
+def choose_calibration(instances: Sequence[Person], count: int, seed: int) -> list[Person]:
+    """Chooses training images with instances of all sizes.
 
     Because small and large ones use different ranges.
 
-    The largest person stands for its image. Images are sorted by that person's size in the input,
-    cut into `count` parts, and each part gives one at random.
+    The largest instance stands for its image. Images are sorted by that instance's size in the
+    input, cut into `count` parts, and each part gives one at random.
 
     Args:
-        instances: Training people, any order, several per image allowed.
+        instances: Training instances, any order, several per image allowed.
         count: Images wanted; all are taken where there are no more.
         seed: Of the random choice.
-        forbidden_image_ids: Images that are scored later (`shared_images`); none may be among
-            `instances`.
 
     Returns:
-        At most `count` people on different images, sorted by image id; the same ones for the same
-        input.
+        At most `count` instances on different images, sorted by image id; the same ones for the
+        same input.
 
     Raises:
-        HeatposeError: There is nothing to choose from, or a forbidden image is among `instances`.
+        HeatposeError: There is nothing to choose from.
     """
     if count < 1 or not instances:
         raise HeatposeError(
             f"The calibration set is empty ({len(instances)} people, {count} images wanted); give"
             " training people and at least one image."
-        )
-    forbidden = sorted({person.image_id for person in instances} & set(forbidden_image_ids))
-    if forbidden:
-        raise HeatposeError(
-            f"Images {forbidden[:5]} are in the evaluation set and cannot calibrate"
-            f" ({len(forbidden)} in all); give training images only."
         )
     by_size = sorted(
         _largest_per_image(instances), key=lambda person: (_size(person), _order(person))
@@ -92,16 +174,6 @@ def _size(person: Person) -> float:
     """
     share = person.box[2] * person.box[3] / (person.width * person.height)
     return float(np.sqrt(share))
-
-
-def shared_images(instances: Sequence[Person], scored: Sequence[Person]) -> set[int]:
-    """Ids of images of `instances` that are scored as well, by `data.identity.same_images`.
-
-    Raises:
-        HeatposeError: An image cannot be read.
-    """
-    same = same_images(instances, scored)
-    return {person.image_id for person in instances if person.image_path in same}
 
 
 def calibration_images(

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from heatpose.bundles.bundle import Bundle
 from heatpose.bundles.embedded import tflite_facts
-from heatpose.bundles.facts import MANIFEST, read_manifest
+from heatpose.bundles.facts import bundle_facts
 from heatpose.errors import HeatposeError
 from heatpose.evaluation.parity import OutputUse, PixelDrift, output_use, pixel_drift, pose_drift
 from heatpose.pose.draw import contact_sheet, draw_pose
@@ -336,9 +337,9 @@ def debug_bundle(
 
 
 def _skeleton(bundle: Path) -> Skeleton:
-    skeleton = read_manifest(bundle / MANIFEST).skeleton
+    skeleton = bundle_facts(Bundle.read(bundle)).skeleton
     if skeleton is None:
-        raise HeatposeError(f"'{bundle}' is no bundle; give a folder that export.py wrote.")
+        raise HeatposeError(f"'{bundle}' is not a bundle; give a folder that export.py wrote.")
     return skeleton
 
 

@@ -1,12 +1,13 @@
-"""Which int8 file keeps the score.
+"""Int8 quantisation: one configured method, or automatic selection.
 
-Judged by views of training people that neither calibrate nor teach.
+The methods are compared by the OKS of augmented samples of hold-out training images, which are used
+for neither calibration nor QAT.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from heatpose.data.augmented import AugmentedImages, draw_augmented
 from heatpose.data.sample import Person
+from heatpose.evaluation.evaluate import PairedDifference
 from heatpose.evaluation.metrics import (
     bootstrap_interval,
     keypoint_similarity,
@@ -25,12 +27,13 @@ from heatpose.evaluation.metrics import (
 )
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
-from heatpose.quantize.settings import PLAIN, AutoChoice, PtqSettings, QatSettings
+from heatpose.quantize.calibration import ExportData
+from heatpose.quantize.settings import PLAIN, ExportConfig, PtqSettings
 from heatpose.runners import open_runner
-from heatpose.tflite.inspect import Artefact, Output
+from heatpose.tflite.inspect import Artefact
 
 if TYPE_CHECKING:
-    from heatpose.models.movenet import MoveNet
+    from heatpose.models.checkpoint import LoadedCheckpoint
     from heatpose.quantize.simulate import Plan
 
 
@@ -39,32 +42,29 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class HoldoutScore:
-    """How a file did.
+    """Score of a file on the hold-out images.
 
     Attributes:
-        oks: Mean over the images of the mean over their views, in percent.
-        drop: Points lost against the float file, mean over the images.
-        drop_low: Lower end of its 95 % interval, bootstrap over images.
-        drop_high: Upper end.
+        oks: Mean over the images of the mean over their augmented samples, in percent.
+        drop: Points lost against the float file, mean over the images, with the 95 % interval of a
+            bootstrap over images.
     """
 
     oks: float
-    drop: float
-    drop_low: float
-    drop_high: float
+    drop: PairedDifference
 
 
 class HoldoutScorer:
-    """Scores files on the same views.
+    """Scores files on the same augmented samples.
 
-    Several views of one person cost little and say much: rounding moves a keypoint by chance, in
-    each view anew, while the number of labelled people is what it is.
+    Several samples of one instance cost little and add precision: rounding moves a keypoint by
+    chance, in each sample anew, while the number of labelled instances is fixed.
 
     Args:
-        instances: Training people on the images held out.
-        views: How many are drawn.
+        instances: Training instances on the hold-out images.
+        views: Number of augmented samples.
         skeleton: Of their keypoints.
-        preprocessing: As the network has it.
+        preprocessing: Of the network.
         reference: The float file.
     """
 
@@ -78,24 +78,26 @@ class HoldoutScorer:
     ) -> None:
         self.skeleton = skeleton
         drawn = draw_augmented(instances, views, skeleton, preprocessing)
-        message = [number for number, person in enumerate(drawn.instances) if person.labelled.any()]
+        labelled = [i for i, person in enumerate(drawn.instances) if person.labelled.any()]
         self.views = AugmentedImages(
-            drawn.images[message], tuple(drawn.instances[number] for number in message)
+            drawn.images[labelled], tuple(drawn.instances[i] for i in labelled)
         )
         names = [person.image_path for person in self.views.instances]
         self.images = len(set(names))
         self._image_of = np.unique([str(name) for name in names], return_inverse=True)[1]
         self._reference = self._values(reference)
 
-    def holdout_score(self, path: Path) -> HoldoutScore:
+    def score(self, path: Path) -> HoldoutScore:
         """Scores a TFLite file."""
         values = self._values(path)
         lost = 100 * (self._reference - values)
         low, high = bootstrap_interval(lost)
-        return HoldoutScore(100 * float(values.mean()), float(lost.mean()), low, high)
+        return HoldoutScore(
+            100 * float(values.mean()), PairedDifference(float(lost.mean()), low, high)
+        )
 
     def _values(self, path: Path) -> NDArray[np.float64]:
-        """f64[images] OKS in [0, 1], mean over the views of each image."""
+        """f64[images] OKS in [0, 1], mean over the samples of each image."""
         runner, truth = open_runner(path), normalised_truth(self.views.instances)
         images = self.views.images
         poses = np.concatenate(
@@ -114,159 +116,127 @@ class HoldoutScorer:
         return mean
 
 
-def split_training(
-    instances: Sequence[Person], scored: set[int], auto: AutoChoice | None
-) -> tuple[list[Person], list[Person]]:
-    """Training people -> those that may calibrate and teach.
-
-    And those that the automatic choice is made on.
-
-    An image is in one part or the other, by a hash of its file name, and none of them is scored.
-    The images that chose the checkpoint (`data.selection.in_held_out` with a smaller share) are
-    among those of the choice.
-    """
-    from heatpose.data.selection import in_held_out
-
-    usable = [person for person in instances if person.image_id not in scored]
-    if auto is None:
-        return usable, []
-    rest, holdout = list[Person](), list[Person]()
-    for person in usable:
-        (holdout if in_held_out(person, auto.holdout) else rest).append(person)
-    return (rest, holdout) if rest else (usable, [])
-
-
 Method = str
-"""plain: ranges as they are.
-
-Recovery: post-training steps. tuning: recovery and quantisation-aware fine-tuning.
-"""
+"""plain: min-max ranges. recovery: PTQ. tuning: PTQ and QAT."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One way that was tried.
+    """One method that was tried.
 
     Attributes:
         method: "plain", "recovery" or "tuning".
-        oks: On the training images held out, in percent; None where nothing was scored.
-        drop: Points lost there against the float file, mean.
-        drop_low: Lower end of its 95 % interval.
-        drop_high: Upper end.
-        seconds: What it took.
+        score: On the hold-out images; None where nothing was scored.
+        seconds: Time that it took.
     """
 
     method: Method
-    oks: float | None
-    drop: float | None
-    drop_low: float | None
-    drop_high: float | None
+    score: HoldoutScore | None
     seconds: float
 
+    @property
+    def drop(self) -> float | None:
+        """OKS points lost against the float file; None where nothing was scored."""
+        return None if self.score is None else self.score.drop.mean
 
-@dataclass(frozen=True)
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for the manifest."""
+        score = self.score
+        return {
+            "method": self.method,
+            "oks": score and score.oks,
+            "drop": score and score.drop.mean,
+            "drop_low": score and score.drop.low,
+            "drop_high": score and score.drop.high,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quantised:
     """An int8 file and how it was made.
 
     Attributes:
         content: The file's bytes.
-        method: What was taken.
-        tried: Everything that was tried, in this order.
-        judged_on: Images that the choice was made on; 0 where there was nothing to choose.
-        note: A sentence where the choice could not be made as asked.
+        method: The method that was taken.
+        tried: Every method that was tried, in this order.
+        judged_on: Images that the selection was made on; 0 where nothing was selected.
+        note: A sentence where the selection could not be made as configured.
         ranges: Per stored tensor: the real values at both ends of its 256 steps.
     """
 
     content: bytes
     method: Method
-    tried: tuple[Attempt, ...]
-    judged_on: int
-    note: str
-    ranges: dict[str, tuple[float, float]]
+    tried: tuple[Attempt, ...] = ()
+    judged_on: int = 0
+    note: str = ""
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """What the manifest keeps."""
+        """Plain values, for the manifest."""
         return {
             "method": self.method,
-            "tried": [vars(attempt) for attempt in self.tried],
+            "tried": [attempt.to_json() for attempt in self.tried],
             "judged_on": self.judged_on,
             "judged_by": (
-                "OKS of views of training people on images that neither calibrate nor tune;"
+                "OKS of augmented samples of training images that neither calibrate nor fine-tune;"
                 " interval over images"
             ),
             "note": self.note,
         }
 
     def sentence(self) -> str:
-        """For the terminal: what was taken and what each way scored."""
-        scored = [
-            f"{a.method} lost {a.drop:.2f} [{a.drop_low:.2f}, {a.drop_high:.2f}]"
-            for a in self.tried
-            if a.drop is not None
-        ]
-        message = (
-            f"{'; '.join(scored)} on {self.judged_on} training images held out" if scored else ""
+        """For the terminal: the method and the score of each that was tried."""
+        scored = "; ".join(
+            f"{attempt.method} lost {drop.mean:.2f} [{drop.low:.2f}, {drop.high:.2f}]"
+            for attempt in self.tried
+            if attempt.score is not None and (drop := attempt.score.drop)
         )
-        return " ".join(
-            part
-            for part in (f"{self.method}.", f"{message}." if message else "", self.note)
-            if part
-        )
+        measured = f"{scored} on {self.judged_on} hold-out training images." if scored else ""
+        return " ".join(part for part in (f"{self.method}.", measured, self.note) if part)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Quantiser:
     """Makes int8 files of one network.
 
     Attributes:
-        network: Float; it is left as it is.
-        skeleton: What its channels are.
-        preprocessing: How images become its input.
-        float_file: The float TFLite file: the graph, and what the choice compares with.
+        model: The float network; it is left as it is.
+        config: Methods and output type.
+        data: Instances for QAT and for the selection.
+        float_file: The float TFLite file: the graph, and the reference of the selection.
         calibration: Calibration images u8[N, S, S, 3].
-        instances: Training people that may teach; none that calibrates the choice or is scored.
-        holdout: Training people that the choice is made on.
-        output: Output type of the files.
-        ptq: Per form.
-        qat: Per form; None for none.
-        auto: How to choose; None takes the recovery, and the tuning if there is one.
-        seed: Of the choice of images.
     """
 
-    network: MoveNet
-    skeleton: Skeleton
-    preprocessing: Preprocessing
+    model: LoadedCheckpoint
+    config: ExportConfig
+    data: ExportData
     float_file: Path
     calibration: NDArray[np.uint8]
-    instances: Sequence[Person]
-    holdout: Sequence[Person]
-    output: Output
-    ptq: Mapping[str, PtqSettings]
-    qat: Mapping[str, QatSettings | None]
-    auto: AutoChoice | None
-    seed: int = 0
     _scorer: HoldoutScorer | None = field(init=False, default=None)
     _images: NDArray[np.uint8] | None = field(init=False, default=None)
 
-    def make(self, form: Artefact, tell: Callable[[str], object] = lambda _: None) -> Quantised:
+    def make(self, form: Artefact, progress: Callable[[str], object] = lambda _: None) -> Quantised:
         """Makes one file.
 
         Args:
             form: "int8_pc" or "int8_pt".
-            tell: Is told what is going on.
+            progress: Called with the step that begins.
 
         Raises:
-            HeatposeError: The network cannot be quantised, or there is nothing to tune with.
+            HeatposeError: The network cannot be quantised, or there are no images for QAT.
         """
-        scorer = self._choosing()
+        scorer = self._holdout_scorer()
         tried: list[_Try] = []
-        for method, plan_of in self._ways(form, scorer is not None):
-            tell(f"{form}: {method}")
+        for method, plan_of in self._methods(form, scorer is not None):
+            progress(f"{form}: {method}")
             start = time.perf_counter()
             plan = plan_of()
             content = self._write(plan)
-            tried.append(_Try(self._attempt(method, content, start, scorer), content, plan))
-            if self._good_enough(form, tried[-1].attempt):
+            score = None if scorer is None else self._score(content, scorer)
+            attempt = Attempt(method, score, time.perf_counter() - start)
+            tried.append(_Try(attempt, content, plan))
+            if self._good_enough(form, attempt):
                 break
         last = tried[-1]
         taken = (
@@ -276,104 +246,103 @@ class Quantiser:
         )
         note = (
             ""
-            if scorer is not None or self.auto is None
-            else f"Only {self._shown()} training images are held out, too few to choose by."
+            if scorer is not None or self.config.auto is None
+            else f"Only {self._holdout_images()} training images are held out, too few to select."
         )
-        attempts = tuple(entry.attempt for entry in tried)
         return Quantised(
-            taken.content,
-            taken.attempt.method,
-            attempts,
-            scorer.images if scorer else 0,
-            note,
-            _ranges(taken.plan),
+            content=taken.content,
+            method=taken.attempt.method,
+            tried=tuple(entry.attempt for entry in tried),
+            judged_on=scorer.images if scorer else 0,
+            note=note,
+            ranges=_ranges(taken.plan),
         )
 
-    def _choosing(self) -> HoldoutScorer | None:
-        """Who decides; nobody where there is no choice or too little to judge by."""
-        if self.auto is None or self._shown() < self.auto.least_images:
+    def _holdout_scorer(self) -> HoldoutScorer | None:
+        """None where nothing is selected or the hold-out images are too few."""
+        auto = self.config.auto
+        if auto is None or self._holdout_images() < auto.least_images:
             return None
         if self._scorer is None:
             self._scorer = HoldoutScorer(
-                self.holdout, self.auto.views, self.skeleton, self.preprocessing, self.float_file
+                self.data.holdout,
+                auto.views,
+                self.model.skeleton,
+                self.model.preprocessing,
+                self.float_file,
             )
         return self._scorer
 
-    def _shown(self) -> int:
-        return len({person.image_path for person in self.holdout})
+    def _holdout_images(self) -> int:
+        return len({person.image_path for person in self.data.holdout})
 
-    def _ways(self, form: Artefact, choosing: bool) -> list[tuple[Method, Callable[[], Plan]]]:
-        """From the cheapest to the dearest; the one that is configured where nothing is chosen."""
+    def _methods(self, form: Artefact, selecting: bool) -> list[tuple[Method, Callable[[], Plan]]]:
+        """By rising cost; the configured one alone where nothing is selected."""
+        # Imported here: torch takes seconds.
         from heatpose.quantize.ptq import plan_int8
         from heatpose.quantize.qat import fine_tune
 
+        network = self.model.network
+
         def planned(ptq: PtqSettings) -> Plan:
             return plan_int8(
-                self.network,
+                network,
                 self.calibration,
-                self.preprocessing,
+                self.model.preprocessing,
                 per_channel=form == "int8_pc",
                 ptq=ptq,
             )
 
         @cache
         def with_ptq() -> Plan:
-            return planned(self.ptq[form])
+            return planned(self.config.ptq[form])
 
         found: list[tuple[Method, Callable[[], Plan]]] = [
             ("plain", lambda: planned(PLAIN)),
             ("recovery", with_ptq),
         ]
-        qat = self.qat.get(form)
-        if qat is not None and (choosing or self.auto is None):
+        qat = self.config.qat.get(form)
+        if qat is not None and (selecting or self.config.auto is None):
             found.append(
                 (
                     "tuning",
-                    lambda: fine_tune(
-                        with_ptq(), self.network, self._teaching_images(qat.images), qat
-                    ),
+                    lambda: fine_tune(with_ptq(), network, self._qat_images(qat.images), qat),
                 )
             )
-        return found if choosing else found[-1:]
+        return found if selecting else found[-1:]
 
     def _write(self, plan: Plan) -> bytes:
         from heatpose.quantize.write_int8 import write_int8
 
-        return write_int8(self.float_file, plan, output=self.output)
+        return write_int8(self.float_file, plan, output=self.config.output_dtype)
 
-    def _attempt(
-        self, method: Method, content: bytes, start: float, scorer: HoldoutScorer | None
-    ) -> Attempt:
-        if scorer is None:
-            return Attempt(method, None, None, None, None, time.perf_counter() - start)
+    def _score(self, content: bytes, scorer: HoldoutScorer) -> HoldoutScore:
         path = self.float_file.with_name(".candidate.tflite")
         path.write_bytes(content)
-        holdout_score = scorer.holdout_score(path)
+        score = scorer.score(path)
         path.unlink()
-        return Attempt(
-            method,
-            holdout_score.oks,
-            holdout_score.drop,
-            holdout_score.drop_low,
-            holdout_score.drop_high,
-            time.perf_counter() - start,
-        )
+        return score
 
     def _good_enough(self, form: Artefact, attempt: Attempt) -> bool:
-        if self.auto is None or attempt.drop is None:
+        auto = self.config.auto
+        if auto is None or attempt.drop is None:
             return False
-        return attempt.drop <= (self.auto.drop_pc if form == "int8_pc" else self.auto.drop_pt)
+        return attempt.drop <= (auto.drop_pc if form == "int8_pc" else auto.drop_pt)
 
-    def _teaching_images(self, count: int) -> NDArray[np.uint8]:
+    def _qat_images(self, count: int) -> NDArray[np.uint8]:
         if self._images is None:
             self._images = draw_augmented(
-                self.instances, count, self.skeleton, self.preprocessing, self.seed + 1
+                self.data.fitting,
+                count,
+                self.model.skeleton,
+                self.model.preprocessing,
+                self.config.calibration_seed + 1,
             ).images
         return self._images
 
 
 class _Try(NamedTuple):
-    """One way: how it did, its file and its plan."""
+    """An attempt with its file and its plan."""
 
     attempt: Attempt
     content: bytes
@@ -381,12 +350,7 @@ class _Try(NamedTuple):
 
 
 def _ranges(plan: Plan) -> dict[str, tuple[float, float]]:
-    def ends(scale: float, zero_point: int) -> Iterator[float]:
-        return (scale * (stored - zero_point) for stored in (-128, 127))
-
     return {
-        name: (low, high)
-        for name, (low, high) in (
-            (name, tuple(ends(a.scale, a.zero_point))) for name, a in plan.activation_params.items()
-        )
+        name: (params.scale * (-128 - params.zero_point), params.scale * (127 - params.zero_point))
+        for name, params in plan.activation_params.items()
     }

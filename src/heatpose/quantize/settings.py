@@ -1,8 +1,23 @@
-"""Settings of post-training quantisation: plain values, no torch."""
+"""Settings of an export (conf/quant): plain values.
+
+To add a setting: 1. a field of the dataclass below that it belongs to; 2. its key, with the default
+and a comment, in conf/quant/int8.yaml.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import get_args
+
+# The types are needed at run time: `entries.arguments` compares the configuration with them.
+from heatpose.errors import HeatposeError
+from heatpose.models.decode import PoseForm
+from heatpose.models.upsample import Upsampling
+from heatpose.tflite.inspect import Artefact, Output
+from heatpose.training.self_distillation import UpsamplingTuning
+
+FORMS: tuple[Artefact, ...] = ("float32", "int8_pc", "int8_pt")
 
 
 @dataclass(frozen=True)
@@ -90,3 +105,97 @@ Those fit any weights, so the activations get equal ranges.
 """
 PER_TENSOR = PtqSettings(equalize=0.5, sweeps=10, clip_quantile=3e-3)
 """For one weight scale per tensor: between equal activation ranges and equal weight ranges."""
+
+
+@dataclass(frozen=True)
+class CheckLimits:
+    """Limits of the acceptance checks after an export.
+
+    Attributes:
+        logits: Largest difference of a logit between the network and a float file.
+        pose_px: Largest distance between their poses, in input pixels.
+        drift_p50_px: Median distance between the network's poses and an int8 file's, in input
+            pixels; catches a collapse where nothing is scored.
+        drop_pc: OKS that "int8_pc" may lose against the float network, in points.
+        drop_pt: OKS that "int8_pt" may lose.
+    """
+
+    logits: float = 1e-3
+    pose_px: float = 0.05
+    drift_p50_px: float = 12.0
+    drop_pc: float = 0.5
+    drop_pt: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Which files are exported, how they are quantised and what they must pass (conf/quant).
+
+    Attributes:
+        forms: TFLite files to make: "float32", "int8_pc" (per channel), "int8_pt" (per tensor).
+        output: Output type of the int8 files, "float32" or "int8"; None: that of the target,
+            float32 without one.
+        sigmoid: Ends the files in a sigmoid; else they give logits. None: as the target needs it,
+            True without one.
+        pose: Output of the files of a network with four heads, which decode inside: "xy" for (1, K
+            * 3) x, y, score; "yx" for Google's (1, 1, K, 3) y, x, score.
+        upsample: Exports with this way of upsampling ("bilinear", "nearest", "transposed"),
+            whatever the network was trained with; None keeps its own.
+        upsampling_tuning: Self-distillation of a network with new upsampling; None for none.
+        calibration_images: Number of training images that set the activation ranges.
+        calibration_seed: Seed of their random choice.
+        ptq: Per int8 form: the steps of post-training quantisation.
+        qat: Per int8 form: quantisation-aware fine-tuning after PTQ; None or not named for none.
+        auto: Selects the cheapest of min-max ranges, PTQ and QAT that keeps the score; None takes
+            all that is configured.
+        limits: Limits of the acceptance checks.
+
+    Raises:
+        HeatposeError: A value is unknown or out of its range.
+    """
+
+    forms: Sequence[Artefact] = FORMS
+    output: Output | None = None
+    sigmoid: bool | None = None
+    pose: PoseForm = "xy"
+    upsample: Upsampling | None = None
+    upsampling_tuning: UpsamplingTuning | None = None
+    calibration_images: int = 128
+    calibration_seed: int = 0
+    ptq: Mapping[str, PtqSettings] = field(
+        default_factory=lambda: {"int8_pc": PER_CHANNEL, "int8_pt": PER_TENSOR}
+    )
+    qat: Mapping[str, QatSettings | None] = field(default_factory=dict)
+    auto: AutoChoice | None = None
+    limits: CheckLimits = field(default_factory=CheckLimits)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.calibration_images, int) or self.calibration_images < 1:
+            raise HeatposeError(
+                f"quant.calibration_images={self.calibration_images} sets no activation range; use"
+                " 1 or more, 128 by default."
+            )
+        if unknown := [form for form in self.forms if form not in FORMS]:
+            raise HeatposeError(
+                f"quant.forms names {unknown}, which are unknown; choose among {', '.join(FORMS)}."
+            )
+        if lacking := [form for form in self.forms if form != "float32" and form not in self.ptq]:
+            raise HeatposeError(
+                f"quant.ptq has no entry for {', '.join(lacking)}; add one of that name."
+            )
+        for key, kind in (("output", Output), ("pose", PoseForm), ("upsample", Upsampling)):
+            value, known = getattr(self, key), get_args(kind)
+            if value not in known and (value is not None or key == "pose"):
+                raise HeatposeError(
+                    f"quant.{key}={value} is unknown; choose one of {', '.join(known)}."
+                )
+
+    @property
+    def output_dtype(self) -> Output:
+        """Output type of the int8 files."""
+        return self.output or "float32"
+
+    @property
+    def ends_in_sigmoid(self) -> bool:
+        """Heatmaps are probabilities, not logits."""
+        return self.sigmoid is not False

@@ -43,7 +43,7 @@ def write_report(
         HeatposeError: No bundles, a folder is none, or the page cannot be written.
     """
     # Imported here: templates and plots are of no use to `heatpose --help`.
-    from heatpose.bundles.manifest import renew_entry
+    from heatpose.bundles.bundle import renew_entry
     from heatpose.report.page import render
     from heatpose.utils.files import write_text
 

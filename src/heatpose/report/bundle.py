@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from heatpose.bundles.facts import MANIFEST
+from heatpose.bundles import bundle as on_disk
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import Skeleton
 from heatpose.report.content import UNREADABLE
@@ -166,14 +166,7 @@ def read_bundle(folder: Path) -> Bundle:
     Raises:
         HeatposeError: It has no manifest that can be read.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise HeatposeError(
-            f"'{folder}' is no bundle (it has no {MANIFEST}); give a folder below exports/."
-        )
-    manifest = _read(path)
-    if manifest is None:
-        raise HeatposeError(f"'{path}' cannot be read; export the bundle again.")
+    manifest = on_disk.Bundle.read(folder).manifest
     metrics, said = _read(folder / METRICS), []
     name = str(manifest.get("name") or folder.resolve().name)
     if metrics is None:

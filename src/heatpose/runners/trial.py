@@ -6,15 +6,15 @@ A damaged one can end the process that runs it, inside LiteRT or onnxruntime.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+from heatpose.bundles.bundle import Bundle
 from heatpose.errors import HeatposeError
+from heatpose.utils.files import sha256
 
 RUNTIMES = {".tflite": "LiteRT", ".onnx": "onnxruntime"}
 LONGEST_S = 300
@@ -66,9 +66,10 @@ def check_runs(path: str | Path, size: int | None = None) -> None:
 def _vouched_for(path: Path) -> bool:
     """The manifest beside it has its hash."""
     try:
-        files = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))["files"]
-        return bool(files[path.name]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest())
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        bundle = Bundle.around(path)
+        recorded = bundle.files().get(path.name, {}).get("sha256") if bundle else None
+        return recorded is not None and bool(recorded == sha256(path))
+    except (OSError, HeatposeError):
         return False
 
 

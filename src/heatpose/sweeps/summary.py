@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from heatpose.bundles.facts import MANIFEST
+from heatpose.bundles.bundle import Bundle
 from heatpose.errors import HeatposeError
 from heatpose.training.result import RunResult, read
 from heatpose.utils.files import write_json
@@ -98,7 +98,7 @@ def tell(sweep: Path, name: str) -> list[SweepRun]:
         dict.fromkeys(
             Path(m.result.bundle)
             for m in found
-            if m.result.bundle and (Path(m.result.bundle) / MANIFEST).is_file()
+            if m.result.bundle and Bundle.is_bundle(Path(m.result.bundle))
         )
     )
     if bundles and _report(bundles, sweep / REPORT, f"Sweep {name}"):

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from heatpose.bundles.facts import MANIFEST
+from heatpose.bundles.bundle import MANIFEST
 from heatpose.errors import HeatposeError
 from heatpose.utils.files import sha256, write_json
 

@@ -1,4 +1,4 @@
-"""`manifest.json` of a bundle: what is in it, with hashes, and everything it was made from."""
+"""What a bundle was made from: data, packages, platform and commit, for its manifest."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from heatpose.bundles.facts import MANIFEST
 from heatpose.data.sample import Person
-from heatpose.utils.files import sha256, write_json
 
-FORMAT = 1
 _PACKAGES = (
     "heatpose",
     "torch",
@@ -34,43 +31,11 @@ _PACKAGES = (
 )
 
 
-def renew_entry(path: Path) -> None:
-    """Where a file of a bundle was written again: its manifest learns the new size and hash.
-
-    Nothing where the file belongs to no bundle.
-
-    Raises:
-        OSError: The manifest cannot be written.
-    """
-    manifest = path.with_name(MANIFEST)
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        known = path.name in content["files"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return
-    if known:
-        content["files"][path.name] = file_entry(path)
-        write_json(manifest, content)
-
-
-def file_table(folder: Path) -> dict[str, dict[str, Any]]:
-    """Name -> size and sha256 of every file in a folder but the manifest itself."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-    return {path.name: file_entry(path) for path in files}
-
-
-def file_entry(path: Path) -> dict[str, Any]:
-    """What the manifest says about a file."""
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
-
-
 def instances_hash(instances: Sequence[Person]) -> str:
-    """sha256 over the labels of a set of people, in any order.
+    """sha256 over the labels of instances, in any order: image, box, keypoints, visibility.
 
-    Image, box, keypoints, which are labelled.
-
-    Does not depend on where the images lie; their contents are another matter (`calibration.json`
-    has those).
+    Depends neither on the folder of the images nor on their contents, whose hashes are in
+    `calibration.json`.
     """
     entries = sorted(
         (p.image_id, p.name, p.annotation_id, p.box, p.keypoints.tolist(), p.labelled.tolist())
@@ -80,7 +45,7 @@ def instances_hash(instances: Sequence[Person]) -> str:
 
 
 def data_entry(instances: Sequence[Person] | None) -> dict[str, Any] | None:
-    """What the manifest says about a set of people."""
+    """Counts and hash of the labels of instances; None where there are none."""
     if not instances:
         return None
     images = len({person.image_path for person in instances})
@@ -88,7 +53,7 @@ def data_entry(instances: Sequence[Person] | None) -> dict[str, Any] | None:
 
 
 def surroundings() -> dict[str, Any]:
-    """When, with which packages, on what, and from which commit."""
+    """Time, versions of packages, platform and commit."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **versions()},
@@ -98,7 +63,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Package -> version, of those that matter to an export and are installed."""
+    """Package -> version, of the installed ones that an export uses."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -109,11 +74,9 @@ def versions() -> dict[str, str]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that `folder` is a tracked part of.
+    """Commit of the checkout that `folder` is tracked in, and whether its files have changed.
 
-    And whether its files were changed since.
-
-    None where there is none: an installed package inside someone else's checkout is not tracked
+    None without such a checkout: an installed package inside another checkout is not tracked
     there.
     """
     tracked = _git(folder, "ls-files", "--error-unmatch", str(folder / "__init__.py"))

@@ -11,13 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heatpose.bundles.manifest import (
-    data_entry,
-    file_table,
-    git_state,
-    instances_hash,
-    surroundings,
-)
+from heatpose.bundles.bundle import file_table
+from heatpose.bundles.provenance import data_entry, git_state, instances_hash, surroundings
 from heatpose.data.coco import instances, read_labels
 from heatpose.data.layout import find_split
 from heatpose.data.sample import Person

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from heatpose.bundles.manifest import file_table
+from heatpose.bundles.bundle import file_table
 from heatpose.bundles.verify import verify_bundle
 from heatpose.errors import HeatposeError
 from heatpose.utils.files import sha256, write_json
@@ -125,9 +125,9 @@ def test_a_damaged_manifest_is_a_sentence(sealed: Path, manifest: str) -> None:
 
 
 def test_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(HeatposeError, match="is no bundle"):
+    with pytest.raises(HeatposeError, match="is not a bundle"):
         verify_bundle(tmp_path)
-    with pytest.raises(HeatposeError, match="is no bundle"):
+    with pytest.raises(HeatposeError, match="is not a bundle"):
         verify_bundle(tmp_path / "absent")
 
 
