@@ -19,7 +19,7 @@ from heatpose.bundles.manifest import (
     surroundings,
 )
 from heatpose.data.coco import instances, read_labels
-from heatpose.data.layout import find_split
+from heatpose.data.formats.folder import find_split
 from heatpose.data.sample import Person
 from heatpose.pose.skeleton import COCO_17
 from heatpose.utils.files import write_json

@@ -18,8 +18,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from heatpose.data.augment import Occlusion, Photometric
-from heatpose.data.batches import BatchPlan
-from heatpose.data.views import AugmentedBatches
+from heatpose.data.batches import AugmentedBatches, BatchPlan
 from heatpose.distill.cache import TeacherMaps
 from heatpose.distill.loss import Distillation
 from heatpose.distill.teacher import DistillSettings

@@ -198,7 +198,7 @@ def _upsampling(
     network = with_upsampling(loaded.network, quant.upsample or loaded.network.settings["upsample"])
     if network is loaded.network or quant.upsampling_tuning is None:
         return network
-    from heatpose.data.augmented import draw_augmented
+    from heatpose.data.batches import draw_augmented
     from heatpose.quantize.calibration import shared_images
     from heatpose.quantize.select import split_training
 

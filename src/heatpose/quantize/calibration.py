@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.data.identity import same_images
 from heatpose.data.sample import Person, labelled_image
+from heatpose.data.selection import same_images
 from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing
 
