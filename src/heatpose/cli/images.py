@@ -81,8 +81,7 @@ def predict(
     from heatpose.predict import Drawing, VideoOptions, predict_sources
     from heatpose.predict.estimator import Estimator
     from heatpose.runners import open_runner
-    from heatpose.runners.reading import reading_of
-    from heatpose.runners.trial import check_runs
+    from heatpose.runners.reading import check_runs, reading_of
 
     given, values = read_skeleton(skeleton), read_normalisation(normalisation)
     for path in filter(None, (model, beside)):

@@ -141,8 +141,7 @@ class _Scoring:
         from heatpose.data.sample import tell_once
         from heatpose.evaluation.evaluate import evaluate
         from heatpose.runners import open_runner
-        from heatpose.runners.reading import reading_of
-        from heatpose.runners.trial import check_runs
+        from heatpose.runners.reading import check_runs, reading_of
 
         check_runs(model, resolution)
         runner = open_runner(

@@ -19,8 +19,8 @@ from heatpose.export.pipeline import FORMS, PTQ, BundleResult, export_bundle
 from heatpose.export.result import print_table
 from heatpose.models.checkpoint import LoadedCheckpoint, load_checkpoint
 from heatpose.models.decode import PoseForm
+from heatpose.models.layers import Upsampling
 from heatpose.models.movenet import MoveNet, with_upsampling
-from heatpose.models.upsample import Upsampling
 from heatpose.quantize.settings import AutoChoice, PtqSettings, QatSettings
 from heatpose.runners.torch_runner import TorchRunner
 from heatpose.tflite.inspect import Artefact, Output
