@@ -34,8 +34,7 @@ from heatpose.deploy.memory import taken
 from heatpose.deploy.network_graph import graph_of_network
 from heatpose.deploy.target_files import load_target
 from heatpose.evaluation import published as reference
-from heatpose.models.mobilenetv2 import MobileNetV2
-from heatpose.models.movenet import MoveNet
+from heatpose.models.movenet import MobileNetV2, MoveNet
 from heatpose.tflite.graph import Graph
 
 FOLDER = Path(__file__).parents[1] / "src/heatpose/deploy"

@@ -40,9 +40,9 @@ from heatpose.export.convert import convert
 from heatpose.export.onnx import export_onnx
 from heatpose.models.checkpoint import LoadedCheckpoint, load_checkpoint
 from heatpose.models.init import from_movenet
+from heatpose.models.layers import Upsampling
 from heatpose.models.losses import SpatialCrossEntropy
 from heatpose.models.movenet import MoveNet, with_upsampling
-from heatpose.models.upsample import Upsampling
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import COCO_17
 from heatpose.quantize.calibration import ExportData, calibration_images, choose_calibration

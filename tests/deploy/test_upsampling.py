@@ -12,8 +12,8 @@ from heatpose.deploy.network_graph import graph_of_network
 from heatpose.deploy.rules import check_target
 from heatpose.deploy.target_files import load_target
 from heatpose.deploy.upsampling import as_bilinear
+from heatpose.models.layers import Upsampling
 from heatpose.models.movenet import MoveNet
-from heatpose.models.upsample import Upsampling
 from heatpose.tflite.graph import Graph
 
 N6, MP2 = (load_target(name) for name in ("stm32n6", "stm32mp2"))

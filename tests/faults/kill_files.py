@@ -118,8 +118,7 @@ def _archives(served: Path) -> dict[str, dict[str, Any]]:
 
 def download(folder: Path, url: str, described: Path) -> None:
     """Victim: the official download, from a local server."""
-    from heatpose.data.archive import Archive
-    from heatpose.data.download import download_coco
+    from heatpose.data.download import Archive, download_coco
 
     entries = json.loads(described.read_text())
     download_coco(

@@ -214,7 +214,7 @@ def yaml(path: Path) -> None:
 
 def archive(path: Path) -> None:
     """A download and a tool's results, as zips."""
-    from heatpose.data.archive import Archive, unpack
+    from heatpose.data.download import Archive, unpack
     from heatpose.deploy.importing import opened
 
     with suppress(HeatposeError):

@@ -25,8 +25,8 @@ import torch
 from PIL import Image
 
 from heatpose.bundles.facts import read_manifest
-from heatpose.data.archive import Archive, unpack
 from heatpose.data.coco import read_labels
+from heatpose.data.download import Archive, unpack
 from heatpose.data.report import check_images
 from heatpose.data.sources import from_description
 from heatpose.deploy.importing import opened

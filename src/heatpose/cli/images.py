@@ -81,8 +81,7 @@ def predict(
     from heatpose.predict import Drawing, VideoOptions, predict_sources
     from heatpose.predict.estimator import Estimator
     from heatpose.runners import open_runner
-    from heatpose.runners.reading import reading_of
-    from heatpose.runners.trial import check_runs
+    from heatpose.runners.reading import check_runs, reading_of
 
     given, values = read_skeleton(skeleton), read_normalisation(normalisation)
     for path in filter(None, (model, beside)):
@@ -154,10 +153,9 @@ def data(
 
     from heatpose.data.coco import instances
     from heatpose.data.contact_sheet import augmented_sheet_of, contact_sheet_of
-    from heatpose.data.locate import find_part, labels_of
     from heatpose.data.report import audit_report, print_audit
     from heatpose.data.selection import TrainingRules
-    from heatpose.data.sources import CocoSource
+    from heatpose.data.sources import CocoSource, find_part, labels_of
     from heatpose.pose.preprocessing import check_resolution
     from heatpose.pose.skeleton import for_labels
 
@@ -189,13 +187,13 @@ def data(
 
 def _write_tasks(path: Path, labels: CocoLabels, prefix: str) -> None:
     """Tasks for Label Studio, and its labelling interface beside them."""
-    from heatpose.data.formats.label_studio_tasks import interface, tasks
+    from heatpose.data.formats.label_studio import interface, to_tasks
 
     if path.suffix.lower() == ".xml":
         raise HeatposeError(
             f"'{path}' is the name of the labelling interface; give --label-studio a .json file."
         )
-    write_json(path, tasks(labels.images, labels.annotations, labels.keypoint_names, prefix))
+    write_json(path, to_tasks(labels.images, labels.annotations, labels.keypoint_names, prefix))
     path.with_suffix(".xml").write_text(interface(labels.keypoint_names), encoding="utf-8")
     typer.echo(
         f"{path} has the tasks, {path.with_suffix('.xml')} the labelling interface for Label"

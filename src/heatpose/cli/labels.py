@@ -95,11 +95,10 @@ def label(
     from rich.console import Console
 
     from heatpose.label import LabelJob, LabelSettings, label_images
-    from heatpose.label.result import print_counts
+    from heatpose.label.run import print_counts
     from heatpose.predict.estimator import Estimator
     from heatpose.runners import open_runner
-    from heatpose.runners.reading import reading_of
-    from heatpose.runners.trial import check_runs
+    from heatpose.runners.reading import check_runs, reading_of
 
     settings = LabelSettings(min_score, max_distance, min_keypoints, min_side)
     if teacher is None:

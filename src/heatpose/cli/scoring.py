@@ -137,12 +137,11 @@ class _Scoring:
     def of(
         self, model: Path, resolution: int | None, threads: int | None, reference_kernels: bool
     ) -> EvalReport:
-        from heatpose.data.audit import tell_once
         from heatpose.data.coco import benchmark_instances
+        from heatpose.data.sample import tell_once
         from heatpose.evaluation.evaluate import evaluate
         from heatpose.runners import open_runner
-        from heatpose.runners.reading import reading_of
-        from heatpose.runners.trial import check_runs
+        from heatpose.runners.reading import check_runs, reading_of
 
         check_runs(model, resolution)
         runner = open_runner(

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.data.archive import require_room
+from heatpose.data.download import require_room
 from heatpose.data.sample import Person, labelled_image
 from heatpose.errors import HeatposeError
 from heatpose.utils.image_files import DECODE_VERSION

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from heatpose.data.audit import Audit
 from heatpose.data.coco import SEVERAL, CocoLabels, benchmark_instances
-from heatpose.data.sample import Person
+from heatpose.data.sample import Audit, Person
 from heatpose.data.selection import TrainingRules, split_instances, why_empty
 from heatpose.data.sources import training_instances
 from heatpose.errors import HeatposeError

@@ -12,7 +12,7 @@ from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton, for_keypoint_count
 from heatpose.runners.outputs import Layout, choose_output
-from heatpose.runners.tflite_forms import gives_probabilities, input_form
+from heatpose.runners.tflite_runner import gives_probabilities, input_form
 from heatpose.tflite.graph import Graph, Quantization, Tensor
 from heatpose.tflite.reader import read_graph
 from heatpose.utils.files import sha256

@@ -17,8 +17,7 @@ import torch
 from torch import nn
 
 from heatpose.deploy.coverage import NOT_EXPORTED
-from heatpose.models.layers import Add, ConvBlock
-from heatpose.models.upsample import TransposedBlock
+from heatpose.models.layers import Add, ConvBlock, TransposedBlock
 from heatpose.tflite.graph import Graph, Operator, Quantization, Tensor
 
 Shape = tuple[int, ...]

@@ -37,8 +37,7 @@ from heatpose.evaluation.metrics import keypoint_similarity, mean_over_labelled,
 from heatpose.pose import geometry
 from heatpose.pose.skeleton import Skeleton
 from heatpose.runners import PoseRunner, open_runner
-from heatpose.runners.reading import reading_of
-from heatpose.runners.trial import check_runs
+from heatpose.runners.reading import check_runs, reading_of
 from heatpose.utils.image_files import DECODE_VERSION
 from heatpose.utils.process import is_first_process
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from heatpose.data.coco import CocoLabels
 from heatpose.data.download import changed_folders
-from heatpose.data.layout import Split
-from heatpose.data.locate import find_part, labels_of
+from heatpose.data.formats.folder import Split
+from heatpose.data.sources import find_part, labels_of
 from heatpose.doctor.check import Check
 from heatpose.errors import HeatposeError
 

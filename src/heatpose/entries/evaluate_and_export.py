@@ -136,7 +136,7 @@ def _with_upsampling(
     network, tuning = with_upsampling(loaded.network, config.upsample), config.upsampling_tuning
     if tuning is not None:
         # Imported here: few exports need it.
-        from heatpose.data.augmented import draw_augmented
+        from heatpose.data.batches import draw_augmented
 
         console.print(
             f"Upsampling becomes {config.upsample}: {tuning.steps} steps of self-distillation from"

@@ -104,8 +104,8 @@ def expected_operators(
     activations off, all without a warning; each changes this count. At full width there are 84.
     """
     # torch: only whoever has a network gets here
-    from heatpose.models.mobilenetv2 import InvertedResidual
-    from heatpose.models.upsample import TransposedBlock
+    from heatpose.models.layers import TransposedBlock
+    from heatpose.models.movenet import InvertedResidual
 
     blocks, steps, upsampling = (
         network.conv_blocks(),

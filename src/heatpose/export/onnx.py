@@ -56,7 +56,7 @@ def export_onnx(
     import torch
 
     from heatpose.models.decode import DecodedMoveNet
-    from heatpose.models.upsample import dense_transposed
+    from heatpose.models.layers import dense_transposed
     from heatpose.quantize.fold import fold_batch_norm
 
     check_resolution(size)

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.data.identity import same_images
 from heatpose.data.sample import Person, labelled_image
-from heatpose.data.selection import in_held_out
+from heatpose.data.selection import in_held_out, same_images
 from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.settings import AutoChoice

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from heatpose.models.layers import Add, ConvBlock
-from heatpose.models.mobilenetv2 import TAPS, InvertedResidual
-from heatpose.models.movenet import MoveNet, PyramidStep
+from heatpose.models.movenet import TAPS, InvertedResidual, MoveNet, PyramidStep
 
 
 @dataclass

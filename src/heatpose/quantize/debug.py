@@ -25,7 +25,7 @@ from heatpose.pose.skeleton import Skeleton
 from heatpose.predict.results import make_folder, save_image, write_whole
 from heatpose.predict.sources import find_sources
 from heatpose.runners import PoseRunner, open_runner
-from heatpose.runners.tflite_forms import input_form, read_input
+from heatpose.runners.tflite_runner import input_form, read_input
 from heatpose.tflite.graph import Graph
 from heatpose.tflite.reader import read_graph
 from heatpose.utils.image_files import load_image

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.data.augmented import AugmentedImages, draw_augmented
+from heatpose.data.batches import AugmentedImages, draw_augmented
 from heatpose.data.sample import Person
 from heatpose.evaluation.evaluate import PairedDifference
 from heatpose.evaluation.metrics import (

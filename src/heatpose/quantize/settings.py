@@ -13,7 +13,7 @@ from typing import get_args
 # The types are needed at run time: `entries.arguments` compares the configuration with them.
 from heatpose.errors import HeatposeError
 from heatpose.models.decode import PoseForm
-from heatpose.models.upsample import Upsampling
+from heatpose.models.layers import Upsampling
 from heatpose.tflite.inspect import Artefact, Output
 from heatpose.training.self_distillation import UpsamplingTuning
 

@@ -33,7 +33,7 @@ from heatpose.errors import (
 from heatpose.sweeps import summary as sweep_runs
 from heatpose.sweeps.summary import SweepRun
 from heatpose.training import result as record
-from heatpose.training.distributed import in_sweep
+from heatpose.training.devices import in_sweep
 from heatpose.training.result import RunResult
 from heatpose.utils.files import require_writable
 

@@ -17,7 +17,7 @@ from heatpose.data.sources import Source
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
 from heatpose.sweeps.hydra_callback import own_overrides, run_folder, safe_name
-from heatpose.training.distributed import in_sweep
+from heatpose.training.devices import in_sweep
 from heatpose.utils.process import is_first_process
 
 Learnt = tuple[Path, Source] | None

@@ -23,8 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from heatpose.data.datamodule import PoseData
 from heatpose.errors import HeatposeError, InterruptedRun
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
-from heatpose.training.devices import refused_in_one_sentence
-from heatpose.training.distributed import several_processes
+from heatpose.training.devices import refused_in_one_sentence, several_processes
 from heatpose.training.module import PoseModule
 from heatpose.training.result import read
 from heatpose.utils.files import only_one, replace_whole, write_json

@@ -22,10 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from heatpose.data.synthetic.clothing import Part, dress
-from heatpose.data.synthetic.figure import Points, Pose, random_pose
-from heatpose.data.synthetic.render import OVERSAMPLING, Canvas, outlines
-from heatpose.data.synthetic.scene import background, occlude, photograph
+from heatpose.data.synthetic.figure import Part, Points, Pose, dress, random_pose
+from heatpose.data.synthetic.render import (
+    OVERSAMPLING,
+    Canvas,
+    background,
+    occlude,
+    outlines,
+    photograph,
+)
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import COCO_17
 

@@ -11,9 +11,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from heatpose.data.coco import benchmark_instances, instances, read_labels
-from heatpose.data.orientation import Readings
 from heatpose.data.report import audit_report, check_images
-from heatpose.data.sample import Person, labelled_image
+from heatpose.data.sample import Audit, Person, Readings, labelled_image, tell_once
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import COCO_17
 
@@ -188,3 +187,32 @@ def test_the_check_of_files_knows_the_orientation(tmp_path: Path) -> None:
     assert list(check.wrong_size) == ["c.jpg", "d.jpg"]
     assert "EXIF orientation" in check.wrong_size["c.jpg"]
     assert "orientation tag was probably removed" in check.wrong_size["d.jpg"]
+
+
+def test_the_account_has_every_number() -> None:
+    audit = Audit(annotations=9, kept=5)
+    for _ in range(3):
+        audit.drop("too small", 7)
+    audit.drop("crowd", 8)
+    audit.assumed["box made"] += 2
+    assert (
+        audit.account("labels.json", "usable")
+        == "labels.json: 5 of 9 person annotations usable; left out: too small (3), crowd (1);"
+        " assumed: box made (2)."
+    )
+    assert audit.examples == {"too small": [7], "crowd": [8]}
+
+
+def test_where_nothing_was_left_out_nothing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_once(Audit(annotations=9, kept=9).account("labels.json", "usable"))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_line_is_told_once_and_by_the_first_process(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for line in ("first line of this test", "first line of this test", "second line of this test"):
+        tell_once(line)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    tell_once("third line of this test")
+    assert capsys.readouterr().err == "first line of this test\nsecond line of this test\n"

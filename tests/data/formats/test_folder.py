@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from heatpose.data.layout import Split, find_split
+from heatpose.data.formats.folder import Split, find_split
 from heatpose.errors import HeatposeError
 
 
