@@ -295,7 +295,7 @@ class Quantiser:
             return None
         if self._scorer is None:
             self._scorer = HoldoutScorer(
-                self.holdout, self.auto.views, self.skeleton, self.preprocessing, self.float_file
+                self.holdout, self.auto.samples, self.skeleton, self.preprocessing, self.float_file
             )
         return self._scorer
 
