@@ -72,10 +72,7 @@ def test_every_setting_has_its_default(pages: dict[str, str], path: Path) -> Non
 
 
 def test_remarks_of_the_files_are_the_texts(pages: dict[str, str]) -> None:
-    message = (
-        "float32, or int8: the file ends without the last dequantisation; null: as target= wants"
-        " it, float32 without one"
-    )
+    message = "float32, or int8 without the last dequantisation; null: that of target=, else float32"
     assert f"| `quant.output` | `null` | {message} |" in pages["quant"]
     assert "| `resolution` | `192` | side of the square input, a multiple of 32 |" in pages["index"]
     assert (
