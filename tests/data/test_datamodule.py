@@ -490,7 +490,7 @@ def test_every_batch_is_the_same(synthetic_root: Path) -> None:
 
 def test_the_configuration_builds_it(synthetic_root: Path) -> None:
     with initialize_config_dir(CONF, version_base="1.3"):
-        for experiment in ("quickstart", "st_movenet_13kpt_192"):
+        for experiment in ("quickstart", "st_movenet_13kpt"):
             config = compose("train", [f"experiment={experiment}", "debug=overfit"])
             data = instantiate(config.data.module)(
                 CocoSource(str(synthetic_root)), ST_13, Preprocessing(64), GeometricAugment()

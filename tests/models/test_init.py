@@ -217,7 +217,7 @@ def test_a_checkpoint_is_taken_as_it_is(tmp_path: Path) -> None:
         (
             MoveNet(13, 0.5),
             ST_13,
-            r"has width 0\.35, but model\.width is 0\.5; set model\.width=0\.35",
+            r"has width 0\.35, but model\.width is 0\.5; set model\.width=0\.35, .*=scratch",
         ),
         (
             MoveNet(13, 0.35, heads="all"),

@@ -181,7 +181,7 @@ def test_the_installed_command_trains_what_the_checkout_trains(installed: Instal
     """
     assert "train" in installed.run("heatpose", "--help")
     assert "experiment: " in installed.run("heatpose", "train", "--help")
-    settings = ["experiment=st_movenet_13kpt_192", "resolution=224", "--cfg", "job"]
+    settings = ["experiment=st_movenet_13kpt", "resolution=224", "--cfg", "job"]
     checkout = subprocess.run(
         [sys.executable, REPOSITORY / "train.py", *settings],
         check=True,

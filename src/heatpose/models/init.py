@@ -188,7 +188,7 @@ def _check_settings(path: str, found: MoveNet, wanted: MoveNet) -> None:
         if value != wanted.settings[key]:
             raise HeatposeError(
                 f"'{path}' has {key} {value}, but model.{key} is {wanted.settings[key]}; set"
-                f" model.{key}={value}."
+                f" model.{key}={value}, or begin with random weights (recipe=scratch)."
             )
 
 

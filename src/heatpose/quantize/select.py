@@ -266,7 +266,7 @@ class Quantiser:
         if self._scorer is None:
             self._scorer = HoldoutScorer(
                 self.data.holdout,
-                auto.views,
+                auto.samples,
                 self.model.skeleton,
                 self.model.preprocessing,
                 self.float_file,

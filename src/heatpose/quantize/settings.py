@@ -77,14 +77,14 @@ class AutoChoice:
         drop_pc: OKS points that int8 per channel may lose there against the float file.
         drop_pt: The same per tensor.
         holdout: Share of the training images that are held out; they neither calibrate nor tune.
-        views: Of the people on them that are scored: whole images and crops.
+        samples: Augmented samples of these images that are scored: whole images and crops.
         least_images: With fewer nothing is chosen, and post-training quantisation is taken.
     """
 
     drop_pc: float = 0.3
     drop_pt: float = 0.5
     holdout: float = 0.3
-    views: int = 2000
+    samples: int = 2000
     least_images: int = 20
 
 

@@ -71,7 +71,8 @@ def _common(config: DictConfig) -> DictConfig:
         for key, value in sorted(own_overrides().items())
         if key not in ("resolution", "experiment")
     )
-    common.run = f"{config.name}_shared" + (f"_{safe_name(others)}" if others else "")
+    # The experiment's name may have the resolution in it: the one of the training.
+    common.run = f"{common.name}_shared" + (f"_{safe_name(others)}" if others else "")
     # what the first member has begun anew, the others take
     common.resume = bool(config.resume or HydraConfig.get().job.num)
     return common
