@@ -17,7 +17,7 @@ from heatpose.evaluation.tables import report_table
 from heatpose.export.checks import CheckLimits
 from heatpose.export.pipeline import FORMS, PTQ, BundleResult, export_bundle
 from heatpose.export.result import print_table
-from heatpose.models.checkpoint import LoadedCheckpoint, load_checkpoint
+from heatpose.models.checkpoint import WEIGHTS, LoadedCheckpoint, load_checkpoint, weights_hash
 from heatpose.models.decode import PoseForm
 from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.upsample import Upsampling
@@ -167,7 +167,13 @@ def export(
         calibration_instances=training,
         evaluation_instances=evaluation if score else None,
         config=config,
-        provenance={"checkpoint": path.name, "command": command, **loaded.metadata, **changed},
+        provenance={
+            "checkpoint": path.name,
+            "command": command,
+            **loaded.metadata,
+            **changed,
+            WEIGHTS: weights_hash(loaded.network),
+        },
         forms=tuple(quant.forms),
         output=output,
         sigmoid=sigmoid,

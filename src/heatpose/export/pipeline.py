@@ -19,7 +19,7 @@ from heatpose.errors import HeatposeError, first_line
 from heatpose.evaluation.comparison import Comparison, compare
 from heatpose.evaluation.evaluate import paired_difference
 from heatpose.evaluation.published import OutputForm
-from heatpose.export.card import model_card
+from heatpose.export.card import model_card, terms
 from heatpose.export.checks import CheckLimits, drop_json
 from heatpose.export.convert import check_installed, convert
 from heatpose.export.embed import description, into_tflite
@@ -446,6 +446,7 @@ class Assembly:
             },
             "config": dict(job.config),
             "provenance": dict(job.provenance),
+            "terms": asdict(terms(job)),
             **surroundings(),
         }
 
