@@ -5,21 +5,29 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from heatpose.bundles import released
 from heatpose.bundles.manifest import file_table
 from heatpose.bundles.verify import verify_bundle
+from heatpose.data.sample import labelled_image
 from heatpose.data.sources import SyntheticSource
 from heatpose.entries.evaluate_and_export import QuantSettings, export
 from heatpose.errors import HeatposeError
 from heatpose.export import release
+from heatpose.export.agreement import held_out
 from heatpose.export.release import write_half, write_release
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint, weights_hash
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import ST_13
+from heatpose.report.bundle import read_bundle
+from heatpose.report.content import Table
+from heatpose.report.scores import drift
+from heatpose.runners import open_runner
 from tests.conftest import TRAIN_IMAGES, VAL_IMAGES, Heatpose, MadeOnce
 from tests.exporting import LENIENT, a_lively_network
 
@@ -127,6 +135,49 @@ def test_the_checkpoint_is_half_the_size_and_makes_the_files_again(
     bundle = _export(checkpoint, source, tmp_path, "tiny")
     for path in folder.glob("*.tflite"):
         assert path.read_bytes() == (bundle / path.name).read_bytes()
+
+
+def test_the_recorded_agreement_is_that_of_the_files(made: Path, source: SyntheticSource) -> None:
+    """Computed again from the files, by COCO's formula."""
+    folder = made / "released/walker"
+    people = source.evaluation(ST_13)
+    assert people is not None and len(people) == 12
+    images = np.stack([Preprocessing(64).resize(labelled_image(p)) for p in people])
+    area = np.array([0.53 * p.box[2] * p.box[3] / (p.width * p.height) for p in people])
+    label = open_runner(folder / "net_64_float16.ckpt").predict(images)[..., :2]
+    metrics = json.loads((folder / "metrics.json").read_text())["artefacts"]
+    for form in ("int8_pc", "int8_pt"):
+        pose = open_runner(folder / f"net_64_{form}.tflite").predict(images)[..., :2]
+        d2 = ((pose - label).astype(np.float64) ** 2).sum(-1)
+        each = np.exp(-d2 / (8 * np.array(ST_13.sigmas) ** 2 * (area[:, None] + 1e-7)))
+        found = metrics[form]["agreement"]["evaluation"]
+        assert found["oks"] == pytest.approx(100 * each.mean(), rel=1e-3)
+        assert list(found["oks_per_keypoint"].values()) == pytest.approx(
+            (100 * each.mean(0)).tolist(), rel=1e-3
+        )
+        held = metrics[form]["agreement"]["holdout"]
+        assert held["images"] >= 1 and set(held["oks_per_keypoint"]) == {*ST_13.keypoints}
+    assert metrics["torch"]["agreement"] is None
+    card = (folder / "README.md").read_text()
+    assert "## Agreement with the float network" in card
+    scored = metrics["int8_pc"]["agreement"]["evaluation"]["oks"]
+    assert f"| int8_pc | 12 evaluation images | {scored:.2f} [" in card
+    section = drift([read_bundle(folder)])
+    rows = [row for block in section.blocks if isinstance(block, Table) for row in block.rows]
+    assert len(rows) == 4 and rows[0].cells[2].text == "12 evaluation"
+
+
+def test_images_that_calibrate_or_teach_are_not_held_out(source: SyntheticSource) -> None:
+    instances = list(source.training(ST_13))
+    names = [person.name for person in instances]
+    record = {"images": [{"file_name": name} for name in names[: len(names) // 2]]}
+    job: Any = SimpleNamespace(qat={}, seed=0)
+    found = held_out(job, instances, [], record)
+    assert found and not {p.name for p in found} & set(names[: len(names) // 2])
+    assert len({p.image_path for p in found}) == len(found)
+    assert {p.name for p in held_out(job, instances, instances[:3], record)} <= set(names[:3])
+    job.qat = {"int8_pt": object()}
+    assert held_out(job, instances, [], record) == []
 
 
 def _copy(made: Path, tmp_path: Path) -> Path:

@@ -58,6 +58,7 @@ NOT_THE_RUN = (
     "boards",
     "objectives",
     "shared_weights",
+    "half_checkpoints",
 )
 """Entries that do not change what is learnt: a run may be continued with others."""
 
@@ -240,7 +241,7 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
             callbacks=list(callbacks_of(made, folder)),
             logger=instantiate(config.logger),
             default_root_dir=folder,
-            plugins=[WholeCheckpointIO()],
+            plugins=[WholeCheckpointIO(half=config.half_checkpoints)],
         )
     part_of_batch(config.data.batch_size, trainer.world_size)  # before further processes start
     return trainer

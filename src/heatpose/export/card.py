@@ -12,6 +12,7 @@ from heatpose.bundles.manifest import data_entry
 from heatpose.deploy.estimate import estimate
 from heatpose.deploy.target_files import built_in, load_target
 from heatpose.evaluation.comparison import Comparison, image_set, markdown
+from heatpose.export.agreement import agreement_section
 from heatpose.export.result import Row, cells
 from heatpose.export.validate import ValidationResult
 from heatpose.tflite.reader import read_graph
@@ -37,6 +38,7 @@ def model_card(
         ),
         _files(rows),
         _scores(job, validations),
+        agreement_section(validations, job.skeleton),
         markdown(published),
         _checks(validations),
         _footprint(validations),
@@ -44,7 +46,7 @@ def model_card(
         _purpose(job),
         _origin(job),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _files(rows: Sequence[Row]) -> str:

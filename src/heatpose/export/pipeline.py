@@ -19,6 +19,7 @@ from heatpose.errors import HeatposeError, first_line
 from heatpose.evaluation.comparison import Comparison, compare
 from heatpose.evaluation.evaluate import paired_difference
 from heatpose.evaluation.published import OutputForm
+from heatpose.export.agreement import held_out
 from heatpose.export.card import model_card, terms
 from heatpose.export.checks import CheckLimits, drop_json
 from heatpose.export.convert import check_installed, convert
@@ -391,6 +392,7 @@ class Assembly:
             job.sigmoid,
             job.output,
             job.pose,
+            held_out(job, self.instances, self.holdout, self.calibration),
         )
         spinner = not job.evaluation_instances
         with self.steps.step(f"prove {TORCH}", "The network itself", spinner):
@@ -486,6 +488,7 @@ def _metrics(validations: Sequence[ValidationResult]) -> dict[str, Any]:
             "passed": validation.passed,
             "file": validation.path.name if validation.path else None,
             "drift": _drift(validation),
+            "agreement": validation.agreement,
         }
         if validation.report is not None and reference is not None:
             entry |= {

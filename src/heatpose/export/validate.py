@@ -23,6 +23,7 @@ from heatpose.evaluation.parity import (
     pose_drift,
     sigmoid,
 )
+from heatpose.export.agreement import FloatPoses
 from heatpose.export.checks import (
     CheckLimits,
     CheckResult,
@@ -59,6 +60,7 @@ class ValidationResult:
         report: Its score; None without an evaluation set.
         milliseconds: Median time of one image through the runner, one at a time.
         kernels: What computed.
+        agreement: With the poses of the float network (`export.agreement`); int8 files alone.
     """
 
     artefact: str
@@ -67,6 +69,7 @@ class ValidationResult:
     report: EvalReport | None
     milliseconds: float
     kernels: str
+    agreement: Mapping[str, Any] | None = None
 
     @property
     def passed(self) -> bool:
@@ -88,6 +91,7 @@ class Validator:
         sigmoid: The files end in a sigmoid.
         output: Output type of the int8 files.
         pose: Output of files that decode inside.
+        holdout: Training people, one per image, on which int8 files are compared with the network.
     """
 
     network: MoveNet
@@ -99,6 +103,8 @@ class Validator:
     sigmoid: bool
     output: Output
     pose: PoseForm = "xy"
+    holdout: Sequence[Person] = ()
+    _float: FloatPoses = field(init=False)
     _logits: Maps = field(init=False)
     _poses: DecodedReference = field(init=False)
     _reference: EvalReport | None = field(init=False, default=None)
@@ -121,6 +127,7 @@ class Validator:
         else:
             self._logits = _heatmaps(runner, self.images)
         self._reference = self._score(runner)
+        self._float = self._poses_of(runner, self._reference)
         return ValidationResult(
             TORCH, None, (), self._reference, milliseconds(runner, self.images), runner.kernels
         )
@@ -146,9 +153,15 @@ class Validator:
         if form == "float32":
             return self._validation(form, path, (first, self._float_check(form, runner)), runner)
         validation = self._validation(form, path, (first, self._drift_check(form, runner)), runner)
+        poses = self._poses_of(runner, validation.report)
         return replace(
-            validation, checks=(*validation.checks, self._accuracy_check(form, validation.report))
+            validation,
+            checks=(*validation.checks, self._accuracy_check(form, validation.report)),
+            agreement=self._float.compare(poses, self.instances, self.holdout, self.skeleton),
         )
+
+    def _poses_of(self, runner: PoseRunner, report: EvalReport | None) -> FloatPoses:
+        return FloatPoses.of(runner, report, self.holdout, self.preprocessing)
 
     def _validation(
         self, artefact: str, path: Path, checks: tuple[CheckResult, ...], runner: PoseRunner

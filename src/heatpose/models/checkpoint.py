@@ -116,15 +116,15 @@ def half_precision(
     Raises:
         HeatposeError: A weight is too large for the type.
     """
-    rounded = {
-        name: value.to(dtype) if value.is_floating_point() and value.dim() > 1 else value
-        for name, value in state.items()
-    }
-    for name, value in rounded.items():
-        if value.dtype is dtype and not torch.isfinite(value).all():
-            raise HeatposeError(
-                f"'{name}' has values that {dtype} cannot hold; keep this checkpoint in float32."
-            )
+    rounded = dict(state)
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() > 1:
+            rounded[name] = value.to(dtype)
+            if not torch.isfinite(rounded[name]).all():
+                raise HeatposeError(
+                    f"'{name}' has values that {dtype} cannot hold; keep this checkpoint in"
+                    " float32."
+                )
     return rounded
 
 
