@@ -46,9 +46,10 @@ def inspect(
 
     And what is wrong with it for an NPU.
     """
+    from heatpose.bundles.released import resolve_bundle
     from heatpose.utils.tables import inspection_tables, show
 
-    model = _file(model, target)
+    model = _file(resolve_bundle(model), target)
     facts = _inspection(model)
     if target is not None:
         facts["findings"] = [*facts["findings"], *_target_findings(model, target)]
@@ -62,11 +63,12 @@ def estimate(
     model: Model, target: TargetChoice, profile: Profile = None, json_out: JsonOut = None
 ) -> None:
     """Estimate RAM, flash and time on a board, before any tool is installed."""
+    from heatpose.bundles.released import resolve_bundle
     from heatpose.deploy.show import estimate_lines, estimate_table
     from heatpose.deploy.target_files import load_target
     from heatpose.utils.tables import show
 
-    board = load_target(target)
+    board, model = load_target(target), resolve_bundle(model)
     _tell_assumed(model)
     expected = _estimate(model, board, profile)
     show(estimate_table(expected, board))
@@ -76,7 +78,12 @@ def estimate(
 
 
 def deploy(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle, or a TFLite file.")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a bundle, a TFLite file, or the name of a released network."
+        ),
+    ],
     target: TargetChoice,
     run: Annotated[
         bool, typer.Option("--run", help="Build with ST Edge AI Core, which must be installed.")
@@ -112,6 +119,7 @@ def deploy(
     json_out: JsonOut = None,
 ) -> None:
     """Write the folder that is handed over to ST's tools, and on request build it."""
+    from heatpose.bundles.released import package_folder, resolve_bundle
     from heatpose.deploy.folder import write_package
     from heatpose.deploy.target_files import load_target
 
@@ -121,7 +129,12 @@ def deploy(
         board is not None or tool is not None or time_limit is not None or app is not None
     ):
         raise typer.BadParameter("--tool, --board, --app and --time-limit go with --run")
-    package = write_package(bundle, load_target(target), allow_rejected=allow_rejected)
+    package = write_package(
+        resolve_bundle(bundle),
+        load_target(target),
+        allow_rejected=allow_rejected,
+        parent=package_folder(bundle),
+    )
     if run:
         _finish(_built(package, tool, board, time_limit, app), package, json_out)
     elif results is not None:

@@ -11,14 +11,13 @@ from heatpose.cli.options import (
     Decode,
     DecodeChoice,
     JsonOut,
-    Model,
     NormalisationText,
     Resolution,
     Sampling,
     SkeletonFile,
     Split,
     Threads,
-    model_files,
+    model_names,
     read_normalisation,
     read_skeleton,
     tell_reading,
@@ -31,18 +30,25 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: Model,
-    sources: Annotated[
-        list[Path], typer.Argument(help="Images, videos, folders of both, and numbers of cameras.")
+    arguments: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[MODEL] SOURCE...",
+            help=(
+                "A checkpoint, ONNX or TFLite file or the name of a released network (the default"
+                " one without); then images, videos, folders of both, and numbers of cameras."
+            ),
+            autocompletion=model_names,
+        ),
     ],
     out: Annotated[
         Path, typer.Option(help="Folder for what is drawn and for the keypoints as COCO results.")
-    ],
+    ] = Path("predictions"),
     beside: Annotated[
         Path | None,
         typer.Option(
             help="A second model, drawn beside the first, with distances.",
-            autocompletion=model_files,
+            autocompletion=model_names,
         ),
     ] = None,
     sampling: Annotated[
@@ -78,16 +84,19 @@ def predict(
     ] = None,
 ) -> None:
     """Draw the poses of images, videos, folders and cameras."""
+    from heatpose.bundles.released import resolve
     from heatpose.predict import Drawing, VideoOptions, predict_sources
     from heatpose.predict.estimator import Estimator
     from heatpose.runners import open_runner
     from heatpose.runners.reading import check_runs, reading_of
 
     given, values = read_skeleton(skeleton), read_normalisation(normalisation)
-    for path in filter(None, (model, beside)):
+    model, sources = _model_and_sources(arguments)
+    models = [model] if beside is None else [model, resolve(beside)]
+    for path in models:
         check_runs(path, resolution)
     estimators = []
-    for path in filter(None, (model, beside)):
+    for path in models:
         runner = open_runner(path, threads=threads, size=resolution, normalisation=values)
         reading = reading_of(runner, given)
         tell_reading(reading)
@@ -96,6 +105,22 @@ def predict(
         estimators.append(estimator)
     options = VideoOptions(smooth, crop, frames, limit)
     typer.echo(predict_sources(sources, out, Drawing(estimators, threshold, draw), options))
+
+
+def _model_and_sources(arguments: list[Path]) -> tuple[Path, list[Path]]:
+    """The first argument where it is a model, else the default released network; and the rest."""
+    from heatpose.bundles.released import DEFAULT_FORM, default_model, resolve
+    from heatpose.predict.sources import is_source
+
+    first, *rest = arguments
+    if is_source(first):
+        name, model = default_model()
+        typer.echo(f"No model is named: released network '{name}' ({DEFAULT_FORM}) is used.")
+        return model, arguments
+    model = resolve(first)
+    if not rest:
+        raise typer.BadParameter(f"name images, videos, folders or cameras after '{first}'")
+    return model, rest
 
 
 def data(

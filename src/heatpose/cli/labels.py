@@ -14,7 +14,7 @@ from heatpose.cli.options import (
     Sampling,
     SkeletonFile,
     Threads,
-    model_files,
+    model_names,
     read_normalisation,
     read_skeleton,
     tell_reading,
@@ -40,7 +40,7 @@ Teacher = Annotated[
     Path | None,
     typer.Option(
         help="Pose model that makes the labels: checkpoint, ONNX or TFLite.",
-        autocompletion=model_files,
+        autocompletion=model_names,
     ),
 ]
 Boxes = Annotated[
@@ -94,6 +94,7 @@ def label(
     """Label images by a teacher model: COCO keypoints for `train`, without annotating by hand."""
     from rich.console import Console
 
+    from heatpose.bundles.released import resolve
     from heatpose.label import LabelJob, LabelSettings, label_images
     from heatpose.label.run import print_counts
     from heatpose.predict.estimator import Estimator
@@ -104,6 +105,7 @@ def label(
     if teacher is None:
         raise HeatposeError(NO_TEACHER)
     require_writable(out, sheet)
+    teacher = resolve(teacher)
     check_runs(teacher, resolution)
     given, values = read_skeleton(skeleton), read_normalisation(normalisation)
     runner = open_runner(teacher, threads=threads, size=resolution, normalisation=values)

@@ -22,7 +22,7 @@ from heatpose.cli.options import (
     SamplingChoice,
     SkeletonFile,
     Threads,
-    model_files,
+    model_names,
     read_normalisation,
     read_skeleton,
     tell_reading,
@@ -64,7 +64,7 @@ def compare(
         list[Path],
         typer.Argument(
             help="Two or more models; the first is what the others are compared with.",
-            autocompletion=model_files,
+            autocompletion=model_names,
         ),
     ],
     annotations: Annotations,
@@ -137,12 +137,14 @@ class _Scoring:
     def of(
         self, model: Path, resolution: int | None, threads: int | None, reference_kernels: bool
     ) -> EvalReport:
+        from heatpose.bundles.released import resolve
         from heatpose.data.coco import benchmark_instances
         from heatpose.data.sample import tell_once
         from heatpose.evaluation.evaluate import evaluate
         from heatpose.runners import open_runner
         from heatpose.runners.reading import check_runs, reading_of
 
+        model = resolve(model)
         check_runs(model, resolution)
         runner = open_runner(
             model,

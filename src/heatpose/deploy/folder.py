@@ -100,13 +100,14 @@ def plain_stem(model: DeployModel) -> str:
 
 
 def write_package(
-    source: Path, target: Target, *, allow_rejected: bool = False
+    source: Path, target: Target, *, allow_rejected: bool = False, parent: Path | None = None
 ) -> DeploymentPackage:
     """Writes `<bundle>/<target>`, replacing an older one.
 
     Results of the same model's earlier run stay.
 
-    A TFLite file of another pipeline gets `<file's name without .tflite>/<target>` beside it.
+    A TFLite file of another pipeline gets `<file's name without .tflite>/<target>` beside it;
+    `parent` takes the place of either folder.
 
     Raises:
         HeatposeError: As `choose_model`, or the folder cannot be written.
@@ -115,10 +116,10 @@ def write_package(
     target = fitted(target, model)
     name = f"{plain_stem(model)}.tflite"
     command = None if target.tool is None else tuple(generate_arguments(target, name))
-    bundle = package_parent(source)
+    bundle = parent or package_parent(source)
     package = DeploymentPackage(bundle / target.name, target, model, command)
     try:
-        bundle.mkdir(exist_ok=True)
+        bundle.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise HeatposeError(f"'{bundle}' cannot be made ({error.strerror}).") from error
     try:

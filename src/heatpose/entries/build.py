@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch.nn import Parameter
 
 import heatpose.sweeps.hydra_callback  # noqa: F401  (registers the resolver that the configuration uses)
+from heatpose.bundles.released import resolve
 from heatpose.data.datamodule import PoseData, part_of_batch
 from heatpose.data.sources import Source, from_description
 from heatpose.deploy.budget import tell_expected
@@ -57,6 +58,7 @@ NOT_THE_RUN = (
     "boards",
     "objectives",
     "shared_weights",
+    "half_checkpoints",
 )
 """Entries that do not change what is learnt: a run may be continued with others."""
 
@@ -239,7 +241,7 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
             callbacks=list(callbacks_of(made, folder)),
             logger=instantiate(config.logger),
             default_root_dir=folder,
-            plugins=[WholeCheckpointIO()],
+            plugins=[WholeCheckpointIO(half=config.half_checkpoints)],
         )
     part_of_batch(config.data.batch_size, trainer.world_size)  # before further processes start
     return trainer
@@ -253,7 +255,8 @@ def source_for(config: DictConfig) -> Source:
     if config.data.get("root"):
         source: Source = instantiate(config.data.source)
         return source
-    description = load_checkpoint(config.checkpoint).metadata.get("data")
+    checkpoint = resolve(config.checkpoint, "checkpoint")
+    description = load_checkpoint(checkpoint).metadata.get("data")
     if not isinstance(description, dict):
         raise HeatposeError(
             f"'{config.checkpoint}' does not say what data it was trained on; set data.root=FOLDER"

@@ -15,7 +15,7 @@ from heatpose.evaluation.tables import report_table
 from heatpose.export.job import ExportJob
 from heatpose.export.pipeline import export_bundle
 from heatpose.export.result import BundleResult, print_table
-from heatpose.models.checkpoint import LoadedCheckpoint, load_checkpoint
+from heatpose.models.checkpoint import WEIGHTS, LoadedCheckpoint, load_checkpoint, weights_hash
 from heatpose.models.movenet import with_upsampling
 from heatpose.quantize.calibration import ExportData
 from heatpose.quantize.settings import ExportConfig
@@ -104,7 +104,7 @@ def export(
         folder=folder,
         model_name=str(loaded.metadata.get("model") or folder.name),
         run_config=run_config,
-        provenance=provenance,
+        provenance={**provenance, WEIGHTS: weights_hash(loaded.network)},
     )
     result = export_bundle(job, console)
     print_table(result, console)

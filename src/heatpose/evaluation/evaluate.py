@@ -145,7 +145,7 @@ def evaluate(
             f"'{runner.path}' has {runner.keypoints} keypoints, but skeleton '{skeleton.name}' has"
             f" {len(skeleton)}; choose the one it was made for."
         )
-    poses, seconds = _predict(
+    poses, seconds = predict_poses(
         runner, instances, Preprocessing(runner.size, sampling), decode, progress
     )
     truth = normalised_truth(instances)
@@ -213,13 +213,29 @@ def _per_keypoint(
     return means
 
 
-def _predict(
+def predict_poses(
     runner: PoseRunner,
     instances: Sequence[Person],
     preprocessing: Preprocessing,
-    decode: str,
-    progress: bool,
+    decode: str = "argmax",
+    progress: bool = True,
 ) -> tuple[NDArray[np.float32], float]:
+    """Poses of a model on the images of N people, one per image.
+
+    Args:
+        runner: The model.
+        instances: N people; at least one.
+        preprocessing: How their images become its input.
+        decode: A way of `heatpose.pose.codec.decode`.
+        progress: Shows a bar.
+
+    Returns:
+        f32[N, K, 3] x and y as fractions of the image's sides, score; and the seconds inside the
+        model.
+
+    Raises:
+        HeatposeError: An image cannot be read.
+    """
     from heatpose.utils.progress import track
 
     poses, seconds = [], 0.0

@@ -13,8 +13,9 @@ from heatpose.data.sample import Person
 from heatpose.evaluation.metrics import keypoint_similarity, normalised_truth
 
 THRESHOLDS = np.round(np.linspace(0, 1, 101), 2)
-CORRECT = 0.5
-"""Similarity from which on a keypoint counts as correct, the lowest threshold of COCO's AP."""
+CORRECT, LEAST_INSTANCES = 0.5, 20
+"""Similarity from which on a keypoint counts as correct (the lowest threshold of COCO's AP), and
+the fewest instances that a threshold is measured on."""
 
 
 @dataclass(frozen=True)

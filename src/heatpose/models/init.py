@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from heatpose.bundles.embedded import tflite_facts
+from heatpose.bundles.released import resolve
 from heatpose.errors import HeatposeError, first_line
 from heatpose.models.checkpoint import check_skeleton, load_checkpoint
 from heatpose.models.movenet import MoveNet, with_upsampling
@@ -103,11 +104,17 @@ def _imagenet_state(path: str | None) -> dict[str, torch.Tensor]:
 def from_checkpoint(network: MoveNet, skeleton: Skeleton, path: str | None = None) -> MoveNet:
     """The network of a Heatpose checkpoint, as it is but for the wanted upsampling.
 
+    Args:
+        network: What is wanted: width and heads must be the checkpoint's; its upsampling is taken.
+        skeleton: What its channels must be.
+        path: The checkpoint, or the name of a released network.
+
     Raises:
         HeatposeError: No checkpoint, or its keypoints, width or heads are not the wanted ones.
     """
     if path is None:
-        raise HeatposeError("init=checkpoint needs init.path=FILE.ckpt.")
+        raise HeatposeError("init=checkpoint needs init.path=FILE.ckpt or the name of a network.")
+    path = str(resolve(path, "checkpoint"))
     loaded = load_checkpoint(path)
     check_skeleton(path, loaded.skeleton, skeleton)
     _check_settings(path, loaded.network, network)
@@ -127,7 +134,8 @@ def from_movenet(
         network: What is wanted: its channels must be the file's; its heads and its upsampling are
             taken.
         skeleton: What its channels are to be.
-        path: The file (int8, float16 or float32); without it, Google's own is fetched once.
+        path: The file (int8, float16 or float32), or the name of a released network; without it,
+            Google's own is fetched once.
         variant: Which of Google's: "lightning" or "thunder".
 
     Raises:
@@ -141,6 +149,7 @@ def from_movenet(
             choices = " or ".join(PUBLISHED)
             raise HeatposeError(f"init.variant={variant} is unknown; choose {choices}.")
         path = str(published_file(PUBLISHED[variant]))
+    path = str(resolve(path))
     imported = import_movenet(path, network)
     own = tflite_facts(Path(path)).checked(Path(path), imported.keypoints).skeleton
     return map_keypoints(imported, own or for_keypoint_count(imported.keypoints), skeleton)

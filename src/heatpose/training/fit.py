@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from heatpose.data.datamodule import PoseData
 from heatpose.errors import HeatposeError, InterruptedRun
-from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
+from heatpose.models.checkpoint import half_precision, load_checkpoint, save_checkpoint
 from heatpose.training.devices import refused_in_one_sentence, several_processes
 from heatpose.training.module import PoseModule
 from heatpose.training.result import read
@@ -145,13 +145,52 @@ def callbacks_of(config: dict[str, Callback | None], folder: Path) -> Sequence[C
     return chosen
 
 
+def halved(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A training checkpoint of about half the size, from which a run can go on.
+
+    Convolution weights, those of the network and their average, become float16; the optimiser's
+    moments of them become bfloat16, since squares of gradients lie below the range of float16.
+    Biases, batch norm, schedules and counters stay as they are. Whoever loads it gets float32
+    tensors with rounded values: torch copies weights into the parameters and casts moments to the
+    parameters' type.
+
+    Args:
+        checkpoint: As Lightning makes it; it is left as it is.
+
+    Raises:
+        HeatposeError: A weight exceeds float16.
+    """
+    weights = {
+        key: half_precision(checkpoint[key])
+        for key in ("state_dict", "current_model_state")
+        if key in checkpoint
+    }
+    optimizers = [
+        {
+            **optimizer,
+            "state": {
+                parameter: half_precision(moments, torch.bfloat16)
+                for parameter, moments in optimizer["state"].items()
+            },
+        }
+        for optimizer in checkpoint.get("optimizer_states", [])
+    ]
+    return {**checkpoint, **weights, "optimizer_states": optimizers}
+
+
 class WholeCheckpointIO(TorchCheckpointIO):
     """Writes each checkpoint beside its place and renames it.
 
     Lightning's own way (2.6, `_atomic_save`) writes into the system's folder for temporary files
     and moves the file, which is a copy where that folder is another file system: a kill in that
     moment leaves half a checkpoint under the name that the next run would go on from.
+
+    Args:
+        half: Writes what `halved` makes of a checkpoint.
     """
+
+    def __init__(self, half: bool = False) -> None:
+        self.half = half
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -159,8 +198,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """Writes the file; the older one of that name is there until the new one is whole.
 
         Raises:
-            HeatposeError: It cannot be written.
+            HeatposeError: It cannot be written, or `half` is set and a weight exceeds float16.
         """
+        checkpoint = halved(checkpoint) if self.half else checkpoint
         target = Path(path)
         part = target.with_name(f"{target.name}.part")
         try:
