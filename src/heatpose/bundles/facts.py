@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
+from heatpose.utils.files import sha256
 
 MANIFEST = "manifest.json"
 METADATA = "heatpose"
@@ -134,7 +134,7 @@ def _lists(files: Any, model: Path) -> bool:
         return True
     if model.suffix == ".json" or not model.is_file():  # asked about the manifest itself
         return True
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    digest = sha256(model)
     entries = [entry for entry in files.values() if isinstance(entry, dict)]
     return any(entry.get("sha256") == digest for entry in entries)
 

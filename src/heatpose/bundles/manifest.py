@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -14,7 +13,7 @@ from typing import Any
 
 from heatpose.bundles.facts import MANIFEST
 from heatpose.data.sample import Person
-from heatpose.utils.files import sha256, write_json
+from heatpose.utils.files import sha256, sha256_of_json, write_json
 
 FORMAT = 1
 _PACKAGES = (
@@ -76,7 +75,7 @@ def instances_hash(instances: Sequence[Person]) -> str:
         (p.image_id, p.name, p.annotation_id, p.box, p.keypoints.tolist(), p.labelled.tolist())
         for p in instances
     )
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+    return sha256_of_json(entries)
 
 
 def data_entry(instances: Sequence[Person] | None) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ A model file, and the board that it is for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +13,11 @@ import typer
 
 from heatpose.cli.options import JsonOut, Model, TargetChoice, target_names
 from heatpose.errors import HeatposeError
-from heatpose.utils.outputs import write_json
+from heatpose.utils.files import write_json_output
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from heatpose.deploy.estimate import Estimate
     from heatpose.deploy.folder import DeploymentPackage
     from heatpose.deploy.outcome import Outcome
@@ -46,16 +49,84 @@ def inspect(
 
     And what is wrong with it for an NPU.
     """
-    from heatpose.utils.tables import inspection_tables, show
+    from heatpose.utils.console import show
 
     model = _file(model, target)
     facts = _inspection(model)
     if target is not None:
         facts["findings"] = [*facts["findings"], *_target_findings(model, target)]
     _tell_assumed(model)
-    for table in inspection_tables(facts):
+    for table in _inspection_tables(facts):
         show(table)
-    write_json(json_out, facts)
+    write_json_output(json_out, facts)
+
+
+def _inspection_tables(facts: Mapping[str, Any]) -> list[Table]:
+    """Tables of `heatpose inspect`: the model file, then findings if there are any."""
+    from rich.table import Table
+
+    table = Table(title="model file", show_header=False)
+    for key in (
+        "sha256",
+        "bytes",
+        "granularity",
+        "full_integer",
+        "weights_bytes",
+        "macs",
+        "peak_activation_bytes",
+    ):
+        value = facts.get(key)
+        table.add_row(
+            key,
+            f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value),
+        )
+    for side in ("inputs", "outputs"):
+        for port in facts[side]:
+            scale = (
+                ""
+                if port["scale"] is None
+                else f", scale {port['scale']:.6g}, zero point {port['zero_point']}"
+            )
+            table.add_row(side[:-1], f"{port['name']} {port['dtype']} {list(port['shape'])}{scale}")
+    for row in _stated(facts):
+        table.add_row(*row)
+    table.add_row(
+        "operators", ", ".join(f"{name} {count}" for name, count in facts["operators"].items())
+    )
+    return [table, *_findings(facts["findings"])]
+
+
+def _stated(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Metadata of the file or its bundle, and the values that an evaluation would assume."""
+    from rich.markup import escape
+
+    rows = [("stated by", str(facts["stated_by"]))] if "stated_by" in facts else []
+    if skeleton := facts.get("skeleton"):
+        rows.append(("skeleton", f"{skeleton['name']}: {', '.join(skeleton['keypoints'])}"))
+    if how := facts.get("preprocessing"):
+        values = f"byte / {how['divisor']:g} - {how['shift']:g}"
+        rows.append(("input", f"RGB, {values}, {how['sampling']} sampling"))
+    for kind in ("assumed", "computed"):
+        rows += [(kind, f"{name} {value}") for name, value in facts.get(kind, {}).items()]
+    return [(name, escape(value)) for name, value in rows]
+
+
+def _findings(findings: Sequence[Mapping[str, Any]]) -> list[Table]:
+    if not findings:
+        return []
+    from rich.table import Table
+
+    table = Table(title="findings")
+    for heading in ("severity", "rule", "operator", "message"):
+        table.add_column(heading)
+    for finding in findings:
+        table.add_row(
+            *(
+                str(finding[key] if finding[key] is not None else "")
+                for key in ("severity", "rule", "operator", "message")
+            )
+        )
+    return [table]
 
 
 def estimate(
@@ -64,7 +135,7 @@ def estimate(
     """Estimate RAM, flash and time on a board, before any tool is installed."""
     from heatpose.deploy.show import estimate_lines, estimate_table
     from heatpose.deploy.target_files import load_target
-    from heatpose.utils.tables import show
+    from heatpose.utils.console import show
 
     board = load_target(target)
     _tell_assumed(model)
@@ -72,7 +143,7 @@ def estimate(
     show(estimate_table(expected, board))
     for line in estimate_lines(expected):
         typer.echo(line)
-    write_json(json_out, expected.to_json())
+    write_json_output(json_out, expected.to_json())
 
 
 def deploy(
@@ -217,7 +288,7 @@ def _dry_run(package: DeploymentPackage, json_out: Path | None) -> None:
     command = None if package.command is None else shell_line(package.command)
     for line in package_lines(package, command, check_target(package.model.graph, package.target)):
         typer.echo(line)
-    write_json(json_out, read_record(package.folder))
+    write_json_output(json_out, read_record(package.folder))
 
 
 def _built(
@@ -255,12 +326,12 @@ def _finish(outcome: Outcome, package: DeploymentPackage, json_out: Path | None)
     """Shows an outcome and writes it; a failure ends the command with its sentence."""
     from heatpose.deploy.folder import LOG
     from heatpose.deploy.show import outcome_lines, outcome_table
-    from heatpose.utils.tables import show
+    from heatpose.utils.console import show
 
     show(outcome_table(outcome))
     for line in outcome_lines(outcome, package.folder):
         typer.echo(line)
-    write_json(json_out, outcome.to_json())
+    write_json_output(json_out, outcome.to_json())
     if outcome.failure is not None:
         raise HeatposeError(
             f"{outcome.failure.sentence.removesuffix('.')} (log: '{package.folder / LOG}')."

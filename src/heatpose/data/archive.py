@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from heatpose.errors import HeatposeError
-from heatpose.utils.transfer import progress_bar
+from heatpose.utils.console import progress_bar
 
 RESERVE = 500_000_000
 """Bytes left free on the disk."""

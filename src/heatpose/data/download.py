@@ -15,6 +15,7 @@ from typing import Any
 
 from heatpose.data.archive import Archive, require_room, unpack
 from heatpose.errors import HeatposeError
+from heatpose.utils.files import write_json
 from heatpose.utils.transfer import RemoteFile, fetch, part_of, size_of
 
 COCO_URL = "http://images.cocodataset.org"
@@ -198,8 +199,4 @@ def _read_marker(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write_marker(root: Path, folder: str, entry: Mapping[str, Any]) -> None:
-    temporary = root / (MARKER + ".part")
-    temporary.write_text(
-        json.dumps({**_read_marker(root), folder: entry}, indent=1), encoding="utf-8"
-    )
-    os.replace(temporary, root / MARKER)
+    write_json(root / MARKER, {**_read_marker(root), folder: entry})

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from heatpose.data.archive import require_room
 from heatpose.data.sample import Person, labelled_image
 from heatpose.errors import HeatposeError
+from heatpose.utils.console import progress_bar
 from heatpose.utils.image_files import DECODE_VERSION
-from heatpose.utils.transfer import progress_bar
 
 VERSION = 2
 FOLDER = Path("data_cache") / "pictures"

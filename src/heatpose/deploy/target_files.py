@@ -7,7 +7,7 @@ from pathlib import Path
 from heatpose.deploy.parts import part
 from heatpose.deploy.targets import Target
 from heatpose.errors import HeatposeError
-from heatpose.utils.configuration import conf_folder
+from heatpose.utils.files import conf_folder
 
 
 def built_in() -> dict[str, Path]:

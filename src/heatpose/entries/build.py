@@ -37,7 +37,7 @@ from heatpose.training.devices import device_type, refused_in_one_sentence, usab
 from heatpose.training.fit import WholeCheckpointIO, callbacks_of
 from heatpose.training.module import PoseModule
 from heatpose.training.result import RunResult, plain
-from heatpose.utils.configuration import conf_folder
+from heatpose.utils.files import conf_folder
 from heatpose.utils.process import is_first_process, without_tensorflow
 
 NOT_THE_RUN = (

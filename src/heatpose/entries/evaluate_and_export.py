@@ -26,7 +26,7 @@ from heatpose.runners.torch_runner import TorchRunner
 from heatpose.tflite.inspect import Artefact, Output
 from heatpose.training.result import BoardNumbers, RunResult
 from heatpose.training.self_distillation import UpsamplingTuning, tune_upsampling
-from heatpose.utils.tables import show
+from heatpose.utils.console import show
 
 if TYPE_CHECKING:
     from heatpose.deploy.estimate import Estimate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -39,7 +38,7 @@ from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, AutoChoice, PtqS
 from heatpose.report import REPORT, write_report
 from heatpose.report.gallery import gallery_record
 from heatpose.tflite.inspect import Artefact, Output
-from heatpose.utils.files import only_one, remove_left_overs, sha256, write_json
+from heatpose.utils.files import atomic_folder, only_one, remove_left_overs, sha256, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -143,12 +142,8 @@ def export_bundle(
     _check(job)
     with only_one(job.out, name, "The bundle"):
         remove_left_overs(job.out, f".{name}.")
-        # In the same folder as the target, so that the last step is a rename.
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=job.out) as temporary:
-            folder = Path(temporary) / "new"
-            folder.mkdir()
+        with atomic_folder(job.out / name) as folder:
             result = Assembly(job, folder, Steps(console)).run()
-            _replace(folder, job.out / name, Path(temporary) / "old")
     return result
 
 
@@ -204,21 +199,6 @@ def _check(job: BundleJob) -> None:
             " quant.output=float32."
         )
     check_tools(job.forms)
-
-
-def _replace(new: Path, target: Path, old: Path) -> None:
-    """Puts the finished folder in place.
-
-    The older one moves out of the way, and back if that fails.
-    """
-    if target.exists():
-        os.replace(target, old)
-    try:
-        os.replace(new, target)
-    except OSError:
-        if old.exists():
-            os.replace(old, target)
-        raise
 
 
 CALIBRATION, METRICS, CARD = "calibration.json", "metrics.json", "README.md"

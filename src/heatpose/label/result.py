@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from heatpose.label.partial import Record
 from heatpose.pose.skeleton import AREA_OF_BOX, Skeleton
-from heatpose.utils.files import replace_whole
+from heatpose.utils.files import atomic_write
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -137,9 +137,8 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content), encoding="utf-8")
-    replace_whole(part, path)
+    with atomic_write(path, sync=True) as part:
+        part.write_text(json.dumps(content), encoding="utf-8")
 
 
 def print_counts(counts: LabelCounts, console: Console) -> None:

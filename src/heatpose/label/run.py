@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
 import time
@@ -26,9 +24,9 @@ from heatpose.label.result import LICENCE, LabelCounts, coco, count, write
 from heatpose.predict.estimator import Estimator
 from heatpose.predict.pipeline import in_parallel
 from heatpose.predict.sources import find_sources
-from heatpose.utils.files import only_one, require_writable
+from heatpose.utils.console import progress_bar
+from heatpose.utils.files import only_one, require_writable, sha256_of_json
 from heatpose.utils.image_files import load_image
-from heatpose.utils.transfer import progress_bar
 
 NO_BOX = "no box given"
 OUTSIDE = "given box outside of the image"
@@ -121,7 +119,7 @@ def _header(job: LabelJob, boxes: dict[str, ImageBoxes] | None) -> dict[str, Any
             "decode": teacher.decode,
         },
         "settings": asdict(job.settings),
-        "boxes": None if boxes is None else hashlib.sha256(json.dumps(plain).encode()).hexdigest(),
+        "boxes": None if boxes is None else sha256_of_json(plain, sort_keys=False),
     }
 
 

@@ -5,7 +5,6 @@ Chosen by seed, never an evaluation image, written down.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -19,6 +18,7 @@ from heatpose.data.identity import same_images
 from heatpose.data.sample import Person, labelled_image
 from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing
+from heatpose.utils.files import sha256
 
 SAMPLING = "one person per image, stratified by person size"
 _ALIKE = 0.2  # correlation of neighbouring pixels below which images are noise
@@ -176,7 +176,7 @@ def calibration_record(instances: Sequence[Person], seed: int, wanted: int) -> d
 
 def _file_hash(person: Person) -> str:
     try:
-        return hashlib.sha256(person.image_path.read_bytes()).hexdigest()
+        return sha256(person.image_path)
     except OSError as error:
         raise HeatposeError(
             f"Image '{person.image_path}' cannot be read ({error.strerror})."

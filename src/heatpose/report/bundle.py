@@ -5,7 +5,6 @@ What its `manifest.json` and `metrics.json` say, and which files are there.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from heatpose.bundles.facts import MANIFEST
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import Skeleton
 from heatpose.report.content import UNREADABLE
+from heatpose.utils.files import read_json_object
 
 METRICS = "metrics.json"
 FORMS = {
@@ -171,10 +171,10 @@ def read_bundle(folder: Path) -> Bundle:
         raise HeatposeError(
             f"'{folder}' is no bundle (it has no {MANIFEST}); give a folder below exports/."
         )
-    manifest = _read(path)
+    manifest = read_json_object(path)
     if manifest is None:
         raise HeatposeError(f"'{path}' cannot be read; export the bundle again.")
-    metrics, said = _read(folder / METRICS), []
+    metrics, said = read_json_object(folder / METRICS), []
     name = str(manifest.get("name") or folder.resolve().name)
     if metrics is None:
         what = "cannot be read" if (folder / METRICS).exists() else "is not there"
@@ -185,11 +185,3 @@ def read_bundle(folder: Path) -> Bundle:
             " data.eval_root=FOLDER and export it again."
         )
     return Bundle(folder, name, manifest, metrics or {}, tuple(said))
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None

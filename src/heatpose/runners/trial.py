@@ -6,7 +6,6 @@ A damaged one can end the process that runs it, inside LiteRT or onnxruntime.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ import sys
 from pathlib import Path
 
 from heatpose.errors import HeatposeError
+from heatpose.utils.files import sha256
 
 RUNTIMES = {".tflite": "LiteRT", ".onnx": "onnxruntime"}
 LONGEST_S = 300
@@ -67,7 +67,7 @@ def _vouched_for(path: Path) -> bool:
     """The manifest beside it has its hash."""
     try:
         files = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))["files"]
-        return bool(files[path.name]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest())
+        return bool(files[path.name]["sha256"] == sha256(path))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
