@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from heatpose.deploy.estimate import Estimate
-    from heatpose.deploy.folder import DeploymentPackage
-    from heatpose.deploy.outcome import Outcome
+    from heatpose.deploy.package import DeploymentPackage
     from heatpose.deploy.targets import Target
+    from heatpose.deploy.tool_result import ToolResult
 
 Profile = Annotated[
     str | None,
@@ -133,8 +133,8 @@ def estimate(
     model: Model, target: TargetChoice, profile: Profile = None, json_out: JsonOut = None
 ) -> None:
     """Estimate RAM, flash and time on a board, before any tool is installed."""
-    from heatpose.deploy.show import estimate_lines, estimate_table
-    from heatpose.deploy.target_files import load_target
+    from heatpose.deploy.tables import estimate_lines, estimate_table
+    from heatpose.deploy.targets import load_target
     from heatpose.utils.console import show
 
     board = load_target(target)
@@ -183,8 +183,8 @@ def deploy(
     json_out: JsonOut = None,
 ) -> None:
     """Write the folder that is handed over to ST's tools, and on request build it."""
-    from heatpose.deploy.folder import write_package
-    from heatpose.deploy.target_files import load_target
+    from heatpose.deploy.package import write_package
+    from heatpose.deploy.targets import load_target
 
     if run and results is not None:
         raise typer.BadParameter("give --run or --import, not both")
@@ -196,7 +196,7 @@ def deploy(
     if run:
         _finish(_built(package, tool, board, time_limit, app), package, json_out)
     elif results is not None:
-        from heatpose.deploy.importing import import_results
+        from heatpose.deploy.build import import_results
 
         _finish(import_results(package, results), package, json_out)
     else:
@@ -219,7 +219,7 @@ def _tell_assumed(model: Path) -> None:
 def _file(model: Path, name: str | None, target: Target | None = None) -> Path:
     """A model file as it is; of a bundle the one that the target takes, which is said."""
     from heatpose.deploy.model import bundle_file, choose_model
-    from heatpose.deploy.target_files import load_target
+    from heatpose.deploy.targets import load_target
 
     if not model.is_dir():
         return model
@@ -248,7 +248,7 @@ def _target_findings(model: Path, target: str) -> list[dict[str, Any]]:
     from dataclasses import asdict
 
     from heatpose.deploy.rules import check_target
-    from heatpose.deploy.target_files import load_target
+    from heatpose.deploy.targets import load_target
     from heatpose.tflite.reader import read_graph
 
     if model.suffix.lower() != ".tflite":
@@ -280,10 +280,10 @@ def _estimate(model: Path, board: Target, profile: str | None) -> Estimate:
 
 
 def _dry_run(package: DeploymentPackage, json_out: Path | None) -> None:
-    from heatpose.deploy.command import shell_line
-    from heatpose.deploy.folder import read_record
+    from heatpose.deploy.package import read_record
     from heatpose.deploy.rules import check_target
-    from heatpose.deploy.show import package_lines
+    from heatpose.deploy.stedgeai import shell_line
+    from heatpose.deploy.tables import package_lines
 
     command = None if package.command is None else shell_line(package.command)
     for line in package_lines(package, command, check_target(package.model.graph, package.target)):
@@ -297,7 +297,7 @@ def _built(
     board: str | None,
     time_limit: float | None,
     app: str | None,
-) -> Outcome:
+) -> ToolResult:
     from rich.console import Console
     from rich.markup import escape
 
@@ -322,17 +322,17 @@ def _built(
         )
 
 
-def _finish(outcome: Outcome, package: DeploymentPackage, json_out: Path | None) -> None:
-    """Shows an outcome and writes it; a failure ends the command with its sentence."""
-    from heatpose.deploy.folder import LOG
-    from heatpose.deploy.show import outcome_lines, outcome_table
+def _finish(result: ToolResult, package: DeploymentPackage, json_out: Path | None) -> None:
+    """Shows an result and writes it; a failure ends the command with its sentence."""
+    from heatpose.deploy.package import LOG
+    from heatpose.deploy.tables import result_lines, result_table
     from heatpose.utils.console import show
 
-    show(outcome_table(outcome))
-    for line in outcome_lines(outcome, package.folder):
+    show(result_table(result))
+    for line in result_lines(result, package.folder):
         typer.echo(line)
-    write_json_output(json_out, outcome.to_json())
-    if outcome.failure is not None:
+    write_json_output(json_out, result.to_json())
+    if result.failure is not None:
         raise HeatposeError(
-            f"{outcome.failure.sentence.removesuffix('.')} (log: '{package.folder / LOG}')."
+            f"{result.failure.sentence.removesuffix('.')} (log: '{package.folder / LOG}')."
         )

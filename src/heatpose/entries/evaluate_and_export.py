@@ -276,7 +276,7 @@ def result_of_bundle(bundle: BundleResult, boards: Sequence[Target]) -> RunResul
 
 def result_of_checkpoint(path: Path, oks: float | None, boards: Sequence[Target]) -> RunResult:
     """What a run without an export came to; estimates are those of the network."""
-    from heatpose.deploy.budget import network_estimate
+    from heatpose.deploy.estimate import network_estimate
 
     loaded = load_checkpoint(path)
     size = loaded.preprocessing.size
