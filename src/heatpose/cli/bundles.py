@@ -10,7 +10,7 @@ import typer
 
 from heatpose.cli.options import JsonOut
 from heatpose.errors import HeatposeError
-from heatpose.utils.outputs import write_json
+from heatpose.utils.files import write_json_output
 
 
 def verify(
@@ -30,7 +30,7 @@ def verify(
     found = verify_bundle(bundle)
     for sentence in found.findings:
         typer.echo(sentence)
-    write_json(json_out, found.to_json())
+    write_json_output(json_out, found.to_json())
     if found.findings:
         raise HeatposeError(
             f"'{bundle}' is not what was exported ({len(found.findings)} findings above); export it"

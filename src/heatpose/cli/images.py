@@ -23,7 +23,7 @@ from heatpose.cli.options import (
     tell_reading,
 )
 from heatpose.errors import HeatposeError
-from heatpose.utils.outputs import require_writable, write_image, write_json
+from heatpose.utils.files import require_writable_files, write_image, write_json_output
 
 if TYPE_CHECKING:
     from heatpose.data.coco import CocoLabels
@@ -184,7 +184,7 @@ def data(
     from heatpose.pose.preprocessing import check_resolution
     from heatpose.pose.skeleton import for_labels
 
-    require_writable(json_out, sheet, augmented, coco, label_studio)
+    require_writable_files(json_out, sheet, augmented, coco, label_studio)
     check_resolution(resolution)
     part = find_part(folder, str(split))
     labels = labels_of(part)
@@ -200,9 +200,9 @@ def data(
             augmented,
             augmented_sheet_of(instances(labels, part.images, chosen)[0], chosen, resolution),
         )
-    write_json(json_out, report.to_json())
+    write_json_output(json_out, report.to_json())
     if coco is not None:
-        write_json(coco, labels.source.content)
+        write_json_output(coco, labels.source.content)
         typer.echo(
             f"{coco} has the labels; its file names start from '{labels.source.folder}' (--images)."
         )
@@ -218,7 +218,9 @@ def _write_tasks(path: Path, labels: CocoLabels, prefix: str) -> None:
         raise HeatposeError(
             f"'{path}' is the name of the labelling interface; give --label-studio a .json file."
         )
-    write_json(path, to_tasks(labels.images, labels.annotations, labels.keypoint_names, prefix))
+    write_json_output(
+        path, to_tasks(labels.images, labels.annotations, labels.keypoint_names, prefix)
+    )
     path.with_suffix(".xml").write_text(interface(labels.keypoint_names), encoding="utf-8")
     typer.echo(
         f"{path} has the tasks, {path.with_suffix('.xml')} the labelling interface for Label"

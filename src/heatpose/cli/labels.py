@@ -20,7 +20,7 @@ from heatpose.cli.options import (
     tell_reading,
 )
 from heatpose.errors import HeatposeError
-from heatpose.utils.outputs import require_writable, write_image
+from heatpose.utils.files import require_writable_files, write_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,7 +104,7 @@ def label(
     settings = LabelSettings(min_score, max_distance, min_keypoints, min_side)
     if teacher is None:
         raise HeatposeError(NO_TEACHER)
-    require_writable(out, sheet)
+    require_writable_files(out, sheet)
     teacher = resolve(teacher)
     check_runs(teacher, resolution)
     given, values = read_skeleton(skeleton), read_normalisation(normalisation)

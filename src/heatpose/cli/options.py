@@ -71,7 +71,7 @@ def model_names(incomplete: str) -> list[str]:
 
 def target_names(incomplete: str) -> list[str]:
     """For the shell's completion: built-in boards, and YAML files."""
-    from heatpose.deploy.target_files import built_in
+    from heatpose.deploy.targets import built_in
 
     return [name for name in (*built_in(), *_yaml_files(incomplete)) if name.startswith(incomplete)]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heatpose.cli.options import JsonOut
-from heatpose.utils.outputs import require_writable, write_json
+from heatpose.utils.files import require_writable_files, write_json_output
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,9 +19,9 @@ Checkpoint = Annotated[Path, typer.Argument(help="A Heatpose checkpoint (.ckpt).
 def models(json_out: JsonOut = None) -> None:
     """List the released networks, whose names every command takes in place of a model file."""
     from heatpose.bundles.released import released
-    from heatpose.utils.tables import show
+    from heatpose.utils.console import show
 
-    require_writable(json_out)
+    require_writable_files(json_out)
     entries = [network.to_json() for network in released().values()]
     if entries:
         show(_table(entries))
@@ -29,7 +29,7 @@ def models(json_out: JsonOut = None) -> None:
             typer.echo(line)
     else:
         typer.echo("This version has no released networks.")
-    write_json(json_out, entries)
+    write_json_output(json_out, entries)
 
 
 def half(
@@ -39,7 +39,7 @@ def half(
     """Write a checkpoint's network with float16 weights, to be exported and released."""
     from heatpose.export.release import write_half
 
-    require_writable(out)
+    require_writable_files(out)
     write_half(checkpoint, out)
     typer.echo(f"{out} ({out.stat().st_size / 2**20:.2f} MiB): export it with checkpoint={out}.")
 

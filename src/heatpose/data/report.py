@@ -21,6 +21,7 @@ from heatpose.data.selection import TrainingRules, split_instances, why_empty
 from heatpose.data.sources import training_instances
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import Skeleton
+from heatpose.utils.console import progress_bar
 from heatpose.utils.image_files import (
     UNREADABLE,
     Orientation,
@@ -31,7 +32,6 @@ from heatpose.utils.image_files import (
     sixteen_bits,
     size_problem,
 )
-from heatpose.utils.transfer import progress_bar
 
 if TYPE_CHECKING:
     from PIL import Image

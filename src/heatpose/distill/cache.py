@@ -38,6 +38,7 @@ from heatpose.pose import geometry
 from heatpose.pose.skeleton import Skeleton
 from heatpose.runners import PoseRunner, open_runner
 from heatpose.runners.reading import check_runs, reading_of
+from heatpose.utils.files import write_json
 from heatpose.utils.image_files import DECODE_VERSION
 from heatpose.utils.process import is_first_process
 
@@ -235,6 +236,4 @@ def _done(part: Path) -> int:
 
 
 def _write_count(part: Path, count: int) -> None:
-    beside = part / f"{COUNT}.part"
-    beside.write_text(json.dumps({"people": count}), encoding="utf-8")
-    os.replace(beside, part / COUNT)
+    write_json(part / COUNT, {"people": count})

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heatpose.errors import HeatposeError, InterruptedRun, exit_on_user_error
-from heatpose.utils.configuration import conf_folder
+from heatpose.utils.files import conf_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

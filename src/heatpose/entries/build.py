@@ -22,10 +22,9 @@ import heatpose.sweeps.hydra_callback  # noqa: F401  (registers the resolver tha
 from heatpose.bundles.released import resolve
 from heatpose.data.datamodule import PoseData, part_of_batch
 from heatpose.data.sources import Source, from_description
-from heatpose.deploy.budget import tell_expected
-from heatpose.deploy.folder import write_package
-from heatpose.deploy.target_files import load_target
-from heatpose.deploy.targets import Target
+from heatpose.deploy.estimate import print_estimate
+from heatpose.deploy.package import write_package
+from heatpose.deploy.targets import Target, load_target
 from heatpose.distill.loss import Distillation
 from heatpose.distill.teacher import DistillSettings
 from heatpose.entries.arguments import check_arguments, made_of
@@ -38,7 +37,7 @@ from heatpose.training.devices import device_type, refused_in_one_sentence, usab
 from heatpose.training.fit import WholeCheckpointIO, callbacks_of
 from heatpose.training.module import PoseModule
 from heatpose.training.result import RunResult, plain
-from heatpose.utils.configuration import conf_folder
+from heatpose.utils.files import conf_folder
 from heatpose.utils.process import is_first_process, without_tensorflow
 
 NOT_THE_RUN = (
@@ -334,7 +333,7 @@ def check_budget(config: DictConfig, network: MoveNet, preprocessing: Preprocess
     """
     target = target_of(config)
     if target is not None and target.estimator is not None:
-        tell_expected(network, preprocessing.size, target)
+        print_estimate(network, preprocessing.size, target)
 
 
 def hand_over(config: DictConfig, bundle: Path) -> None:

@@ -22,7 +22,7 @@ from heatpose.quantize.settings import ExportConfig
 from heatpose.runners.torch_runner import TorchRunner
 from heatpose.training.result import BoardNumbers, RunResult
 from heatpose.training.self_distillation import tune_upsampling
-from heatpose.utils.tables import show
+from heatpose.utils.console import show
 
 if TYPE_CHECKING:
     from heatpose.deploy.estimate import Estimate
@@ -190,7 +190,7 @@ def result_of_bundle(bundle: BundleResult, boards: Sequence[Target]) -> RunResul
 
 def result_of_checkpoint(path: Path, oks: float | None, boards: Sequence[Target]) -> RunResult:
     """What a run without an export came to; estimates are those of the network."""
-    from heatpose.deploy.budget import network_estimate
+    from heatpose.deploy.estimate import network_estimate
 
     loaded = load_checkpoint(path)
     size = loaded.preprocessing.size

@@ -5,7 +5,6 @@ And paired comparisons.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +30,7 @@ from heatpose.evaluation.metrics import (
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
 from heatpose.runners.reading import Reading, reading_of
+from heatpose.utils.files import sha256
 
 if TYPE_CHECKING:
     from heatpose.runners import PoseRunner
@@ -200,7 +200,7 @@ def skeleton_of(runner: PoseRunner, chosen: Skeleton | None = None) -> Skeleton:
 
 def file_hash(path: Path) -> str:
     """sha256 of a file; empty when there is no such file (a network in memory)."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return sha256(path) if path.is_file() else ""
 
 
 def _per_keypoint(

@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Any
 
 from heatpose.deploy.estimate import estimate
-from heatpose.deploy.target_files import built_in, load_target
+from heatpose.deploy.targets import built_in, load_target
 from heatpose.evaluation.comparison import image_set, markdown
 from heatpose.export.agreement import SETS
 from heatpose.export.job import ExportJob

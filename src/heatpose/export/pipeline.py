@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -37,7 +36,7 @@ from heatpose.quantize.select import Quantised, Quantiser
 from heatpose.report import REPORT, write_report
 from heatpose.report.gallery import gallery_record
 from heatpose.tflite.inspect import Artefact
-from heatpose.utils.files import only_one, remove_left_overs, write_json, write_text
+from heatpose.utils.files import atomic_folder, only_one, remove_left_overs, write_json, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,29 +68,10 @@ def export_bundle(job: ExportJob, console: Console | None = None) -> BundleResul
     out, name = job.folder.parent, job.folder.name
     with only_one(out, name, "The bundle"):
         remove_left_overs(out, f".{name}.")
-        # In the same folder as the target, so that the last step is a rename.
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as temporary:
-            folder = Path(temporary) / "new"
-            folder.mkdir()
-            assembly = Assembly(job, folder, Steps(console))
-            result = assembly.run()
-            _replace(folder, job.folder, Path(temporary) / "old")
-    return replace(result, seconds=dict(assembly.steps.seconds))
-
-
-def _replace(new: Path, target: Path, old: Path) -> None:
-    """Puts the finished folder in place.
-
-    The older one moves out of the way, and back if that fails.
-    """
-    if target.exists():
-        os.replace(target, old)
-    try:
-        os.replace(new, target)
-    except OSError:
-        if old.exists():
-            os.replace(old, target)
-        raise
+        steps = Steps(console)
+        with atomic_folder(job.folder) as folder:
+            result = Assembly(job, folder, steps).run()
+    return replace(result, seconds=dict(steps.seconds))
 
 
 @dataclass

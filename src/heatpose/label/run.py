@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -33,9 +32,9 @@ from heatpose.pose.skeleton import AREA_OF_BOX, Skeleton
 from heatpose.predict.estimator import Estimator
 from heatpose.predict.pipeline import in_parallel
 from heatpose.predict.sources import find_sources
-from heatpose.utils.files import only_one, replace_whole, require_writable
+from heatpose.utils.console import progress_bar
+from heatpose.utils.files import atomic_write, only_one, require_writable, sha256_of_json
 from heatpose.utils.image_files import load_image
-from heatpose.utils.transfer import progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,7 +131,7 @@ def _header(job: LabelJob, boxes: dict[str, ImageBoxes] | None) -> dict[str, Any
             "decode": teacher.decode,
         },
         "settings": asdict(job.settings),
-        "boxes": None if boxes is None else hashlib.sha256(json.dumps(plain).encode()).hexdigest(),
+        "boxes": None if boxes is None else sha256_of_json(plain, sort_keys=False),
     }
 
 
@@ -357,9 +356,8 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content), encoding="utf-8")
-    replace_whole(part, path)
+    with atomic_write(path, sync=True) as part:
+        part.write_text(json.dumps(content), encoding="utf-8")
 
 
 def print_counts(counts: LabelCounts, console: Console) -> None:

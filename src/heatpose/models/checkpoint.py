@@ -5,8 +5,6 @@ Read with `weights_only=True`: a file from elsewhere cannot run code.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
@@ -20,7 +18,7 @@ from heatpose.errors import HeatposeError, first_line
 from heatpose.models.movenet import STRIDE, MoveNet
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
-from heatpose.utils.files import replace_whole
+from heatpose.utils.files import atomic_write, sha256
 
 KEY = "heatpose"
 """Entry of a checkpoint file that holds the description."""
@@ -83,18 +81,14 @@ def save_checkpoint(
         HeatposeError: It cannot be written, or `half` is set and a weight exceeds float16.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
     if half:
         state = half_precision(state)
+    content = {KEY: describe(network, skeleton, preprocessing, **metadata), "state_dict": state}
     try:
-        torch.save(
-            {KEY: describe(network, skeleton, preprocessing, **metadata), "state_dict": state}, part
-        )
-        replace_whole(part, path)
-    except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+        with atomic_write(path, sync=True) as part:
+            torch.save(content, part)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise HeatposeError(
             f"Checkpoint '{path}' cannot be written"
             f" ({getattr(error, 'strerror', None) or 'is the disk full?'}); make room there."
@@ -284,7 +278,7 @@ def inspect_checkpoint(path: str | Path) -> dict[str, Any]:
         }
     cells = size // STRIDE
     return {
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": sha256(path),
         "bytes": path.stat().st_size,
         "inputs": [
             {

@@ -5,7 +5,6 @@ Each function takes the freshly built network and returns the one to train.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tarfile
 import zlib
@@ -24,7 +23,7 @@ from heatpose.models.checkpoint import check_skeleton, load_checkpoint
 from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.tflite_import import import_movenet
 from heatpose.pose.skeleton import Skeleton, for_keypoint_count
-from heatpose.utils.files import replace_whole, require_writable
+from heatpose.utils.files import atomic_write, require_writable, sha256
 from heatpose.utils.transfer import RemoteFile, TransferError, fetch
 
 _CHANNELS = {"head": 1, "regression": 2, "offset": 2}
@@ -308,12 +307,7 @@ def published_file(file: PublishedFile) -> Path:
 
 
 def _is_whole(file: PublishedFile, path: Path) -> bool:
-    return path.is_file() and path.stat().st_size == file.size and _hash_of(path) == file.sha256
-
-
-def _hash_of(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    return path.is_file() and path.stat().st_size == file.size and sha256(path) == file.sha256
 
 
 def _bring(file: PublishedFile, target: Path) -> None:
@@ -352,18 +346,15 @@ def _unpack(file: PublishedFile, archive: Path, target: Path) -> None:
     Raises:
         TransferError: It is not an archive, or not one of that file.
     """
-    part = target.with_name(target.name + ".unpacked")
+    unpacked = target.with_name(target.name + ".unpacked")
     try:
-        with tarfile.open(archive) as sweep_runs:
-            found = next((m for m in sweep_runs if m.isfile() and m.size == file.size), None)
-            content = sweep_runs.extractfile(found) if found is not None else None
+        with tarfile.open(archive) as entries, atomic_write(target, part=unpacked, sync=True):
+            found = next((m for m in entries if m.isfile() and m.size == file.size), None)
+            content = entries.extractfile(found) if found is not None else None
             if content is None:
                 raise TransferError("", "the archive has no file of the known size")
-            part.write_bytes(content.read())
-        if _hash_of(part) != file.sha256:
-            raise TransferError("", f"the file has the wrong checksum, SHA-256 {_hash_of(part)}")
-        replace_whole(part, target)
+            unpacked.write_bytes(content.read())
+            if (digest := sha256(unpacked)) != file.sha256:
+                raise TransferError("", f"the file has the wrong checksum, SHA-256 {digest}")
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise TransferError("", f"the archive is damaged: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from heatpose.models.movenet import PoseMaps
 from heatpose.pose.codec import decode
 from heatpose.pose.draw import contact_sheet, draw_pose, heatmap_overlay
 from heatpose.training.module import PoseModule
-from heatpose.utils.outputs import write_image
+from heatpose.utils.files import write_image
 
 GRID = "predictions.png"
 

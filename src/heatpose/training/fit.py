@@ -5,9 +5,6 @@ Interrupted runs go on where they stopped.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,7 +23,7 @@ from heatpose.models.checkpoint import half_precision, load_checkpoint, save_che
 from heatpose.training.devices import refused_in_one_sentence, several_processes
 from heatpose.training.module import PoseModule
 from heatpose.training.result import read
-from heatpose.utils.files import only_one, replace_whole, write_json
+from heatpose.utils.files import atomic_write, only_one, sha256_of_json, write_json
 from heatpose.utils.process import is_first_process, keep_freed_memory
 
 FINGERPRINT = "configuration.json"
@@ -46,7 +43,7 @@ def open_run(folder: Path, configuration: dict[str, Any], resume: bool) -> Path 
     Raises:
         HeatposeError: The folder holds a checkpoint of another configuration.
     """
-    fingerprint = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
+    fingerprint = sha256_of_json(configuration)
     record, last = folder / FINGERPRINT, folder / "checkpoints" / "last.ckpt"
     # only what is known to be a run is ever removed
     if not resume and record.is_file() and is_first_process():
@@ -202,14 +199,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """
         checkpoint = halved(checkpoint) if self.half else checkpoint
         target = Path(path)
-        part = target.with_name(f"{target.name}.part")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(checkpoint, part)
-            replace_whole(part, target)
-        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+            with atomic_write(target, sync=True) as part:
+                torch.save(checkpoint, part)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             reason = getattr(error, "strerror", None) or "is the disk full?"
             raise HeatposeError(
                 f"Checkpoint '{target}' cannot be written ({reason}); make room, and the same"

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from torch import Tensor
 
-from heatpose.utils.files import replace_whole
+from heatpose.utils.files import atomic_write
 from heatpose.utils.progress import LogLines, clock
 
 CURVE = "learning_curve.html"
@@ -214,9 +214,8 @@ def write_curve(path: Path, curve: Sequence[tuple[int, float, float]]) -> None:
     figure.add_trace(go.Scatter(x=epochs, y=losses, name="training loss"))
     figure.add_trace(go.Scatter(x=epochs, y=scores, name="held-out OKS, %"), secondary_y=True)
     figure.update_layout(title="Learning curve", xaxis_title="epoch")
-    part = path.with_name(f"{path.name}.part")
-    figure.write_html(part, include_plotlyjs=True)
-    replace_whole(part, path)
+    with atomic_write(path) as part:
+        figure.write_html(part, include_plotlyjs=True)
 
 
 def _number(value: Any) -> float:

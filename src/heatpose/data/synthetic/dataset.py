@@ -9,7 +9,6 @@ number alone.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -33,6 +32,7 @@ from heatpose.data.synthetic.render import (
 )
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import COCO_17
+from heatpose.utils.files import sha256_of_json
 
 FORMAT_VERSION = 1
 """Raise it with every change of the images or labels.
@@ -85,8 +85,7 @@ class SyntheticSettings:
     @property
     def folder_name(self) -> str:
         """Name of the folder that holds exactly these images."""
-        content = json.dumps({"format": FORMAT_VERSION, **asdict(self)}, sort_keys=True)
-        return f"synthetic_{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+        return f"synthetic_{sha256_of_json({'format': FORMAT_VERSION, **asdict(self)})[:12]}"
 
 
 @dataclass(frozen=True)

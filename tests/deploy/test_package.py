@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heatpose.deploy.folder import write_package
-from heatpose.deploy.target_files import load_target
+from heatpose.deploy.package import write_package
+from heatpose.deploy.targets import load_target
 from heatpose.errors import HeatposeError
 from heatpose.runners import open_runner
 
@@ -145,7 +145,7 @@ def test_other_refusals(bundle: Path, tmp_path: Path) -> None:
         write_package(bundle, load_target("stm32mp2"))
     with (bundle / "pose_64_int8_pc.tflite").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(HeatposeError, match="not the file that was exported"):
+    with pytest.raises(HeatposeError, match="differs from the exported file"):
         write_package(bundle, load_target("stm32n6"))
     (bundle / "manifest.json").write_text("{")
     with pytest.raises(HeatposeError, match="export the bundle again"):

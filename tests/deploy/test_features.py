@@ -7,11 +7,10 @@ from dataclasses import asdict, replace
 import pytest
 
 from heatpose.deploy.estimate import Estimate, estimate
-from heatpose.deploy.features import features_of
+from heatpose.deploy.features import as_bilinear, features_of
 from heatpose.deploy.network_graph import graph_of_network
 from heatpose.deploy.rules import check_target
-from heatpose.deploy.target_files import load_target
-from heatpose.deploy.upsampling import as_bilinear
+from heatpose.deploy.targets import load_target
 from heatpose.models.layers import Upsampling
 from heatpose.models.movenet import MoveNet
 from heatpose.tflite.graph import Graph

@@ -1,4 +1,4 @@
-"""Tables of estimates and outcomes for the terminal, by rich."""
+"""Terminal tables of estimates and results."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from rich.table import Table
 
 from heatpose.deploy.estimate import Estimate, Interval
-from heatpose.deploy.folder import LOG, PRODUCTS, RESULT, DeploymentPackage
-from heatpose.deploy.outcome import Outcome
+from heatpose.deploy.package import LOG, PRODUCTS, RESULT, DeploymentPackage
 from heatpose.deploy.targets import Target
+from heatpose.deploy.tool_result import ToolResult
 from heatpose.tflite.lint import Finding
 
 KIB = 1024
 
 
 def estimate_table(expected: Estimate, target: Target) -> Table:
-    """RAM, flash and time with their intervals, the budget beside them."""
+    """Table of RAM, flash and time with intervals and budgets."""
     table = Table(title=f"estimate for {target.board}", title_justify="left")
     for heading in ("quantity", "expected", "interval", "budget"):
         table.add_column(heading, justify="left" if heading == "quantity" else "right")
@@ -40,10 +40,10 @@ def estimate_table(expected: Estimate, target: Target) -> Table:
 
 
 def estimate_lines(expected: Estimate) -> list[str]:
-    """What belongs to the numbers: where they come from, and where they do not reach."""
+    """Lines below the table: source, extrapolation, warnings and notes."""
     source = (
         f"Profile {expected.profile}, fitted on published rows of {expected.based_on}; the interval"
-        " is the largest error of a row that was left out"
+        " is the largest leave-one-out error"
     )
     source += ", wider where it extrapolates." if expected.extrapolates else "."
     outside = (f"Extrapolation: {text}" for text in expected.outside)
@@ -61,11 +61,11 @@ def _cells(interval: Interval | None, none: str = "not published") -> tuple[str,
     return value, span
 
 
-def outcome_table(outcome: Outcome) -> Table:
-    """What a run came to."""
-    facts = outcome.facts
+def result_table(result: ToolResult) -> Table:
+    """Table of a result of ST Edge AI Core."""
+    facts = result.facts
     table = Table(
-        title=f"{outcome.target}: {outcome.status}", show_header=False, title_justify="left"
+        title=f"{result.target}: {result.status}", show_header=False, title_justify="left"
     )
     sizes = (
         ("RAM on chip", facts.ram_internal),
@@ -104,12 +104,12 @@ def outcome_table(outcome: Outcome) -> Table:
     return table
 
 
-def outcome_lines(outcome: Outcome, folder: Path) -> list[str]:
-    """What belongs to the numbers, and where it all lies."""
-    made = f" and {PRODUCTS}/" if outcome.products else ""
+def result_lines(result: ToolResult, folder: Path) -> list[str]:
+    """Lines below the table: exceeded budgets, warnings, written files."""
+    made = f" and {PRODUCTS}/" if result.products else ""
     return [
-        *outcome.over_budget,
-        *(f"warning: {text}" for text in outcome.warnings),
+        *result.over_budget,
+        *(f"warning: {text}" for text in result.warnings),
         f"In {folder}: {RESULT}, {LOG}{made}.",
     ]
 
@@ -117,15 +117,12 @@ def outcome_lines(outcome: Outcome, folder: Path) -> list[str]:
 def package_lines(
     package: DeploymentPackage, command: str | None, findings: Sequence[Finding]
 ) -> list[str]:
-    """What a dry run prints: where the folder is, what is known against the model.
-
-    And the exact command.
-    """
+    """Lines of a run without `--run`: folder, assumptions, findings and the exact command."""
     lines = [f"{package.folder} is ready: {package.model_name} for {package.target.board}."]
     lines += [f"Assumed: {text}" for text in package.model.assumed]
     if package.target.application is not None and command is not None:
         lines.append(
-            "Pairs that build:"
+            "Compatible versions:"
             f" {package.target.application.name} {package.target.application.pairs_text()}."
         )
     lines += [
@@ -136,6 +133,6 @@ def package_lines(
     if command is None:
         return [
             *lines,
-            "No conversion is needed; README.md in the folder tells how it gets onto the board.",
+            "No conversion is needed; README.md in the folder describes the installation.",
         ]
     return [*lines, f"In that folder (or ./run.sh, or --run): {command}"]

@@ -1,12 +1,22 @@
-"""Values of `heatpose_model.h` and `app_config_block.h`, C99 that C++ takes as well."""
+"""C sources of the deployment package: model header, application configuration, self-test.
+
+C99 that also compiles as C++. The self-test compares the output on the board with that of a PC for
+a golden input and prints the first keypoint that differs.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from heatpose.deploy.model import DeployModel
 from heatpose.deploy.targets import Target
 from heatpose.deploy.templating import render
+from heatpose.pose import codec
 from heatpose.pose.skeleton import Skeleton
 from heatpose.runners.outputs import Layout
 from heatpose.tflite.graph import Quantization
@@ -16,7 +26,7 @@ Defines = list[tuple[str, object]]
 
 
 def header_text(model: DeployModel) -> str:
-    """`heatpose_model.h`: everything that an application must know about a model file."""
+    """Content of `heatpose_model.h`: constants of a model file."""
     skeleton = model.skeleton
     return render(
         "heatpose_model.h",
@@ -37,7 +47,7 @@ def header_text(model: DeployModel) -> str:
 
 
 def app_config_text(model: DeployModel, target: Target, model_name: str) -> str:
-    """`app_config_block.h`: what ST's application has to be told about a model with heatmaps."""
+    """Content of `app_config_block.h`: settings of ST's application for a heatmap model."""
     rows, columns = model.grid
     edges = [(a, b, _colour(model.skeleton, a, b)) for a, b in model.skeleton.edge_indices]
     return render(
@@ -64,7 +74,7 @@ def _colour(skeleton: Skeleton, a: int, b: int) -> str:
 
 
 def _input(model: DeployModel) -> Defines:
-    """Size, type and quantisation of the input, and what a byte means to the network."""
+    """Size, type, quantisation and preprocessing of the input."""
     how, tensor = model.preprocessing, model.input
     bytes_each = {"uint8": 1, "int8": 1, "float32": 4}.get(tensor.dtype, 4)
     return [
@@ -80,7 +90,7 @@ def _input(model: DeployModel) -> Defines:
 
 
 def _output(model: DeployModel) -> Defines:
-    """Shape and quantisation of the output, of the file's and of the int8 one that a tool gives."""
+    """Shape and quantisation of the file's output and of the tool's int8 output."""
     tensor = model.output
     values: Defines = [("HEATPOSE_KEYPOINTS", model.keypoints)]
     values += _dtype("HEATPOSE_OUTPUT", tensor.dtype)
@@ -111,7 +121,7 @@ def _dtype(prefix: str, dtype: str) -> Defines:
 
 
 def _scale(prefix: str, quantization: Quantization | None) -> Defines:
-    """Real value = scale * (stored - zero point); 1 and 0 for a tensor that is not quantised."""
+    """Real value = scale * (stored - zero point); 1 and 0 for a float tensor."""
     if quantization is None:
         return [(f"{prefix}_SCALE", number(1.0)), (f"{prefix}_ZERO_POINT", 0)]
     return [
@@ -121,13 +131,13 @@ def _scale(prefix: str, quantization: Quantization | None) -> Defines:
 
 
 def number(value: float) -> str:
-    """A C float literal that reads back to the same float32: nine digits."""
+    """A C float literal with nine digits, which round-trips float32."""
     written = f"{value:.9g}"
     return f"{written}f" if re.search(r"[.e]", written) else f"{written}.0f"
 
 
 def text(value: str) -> str:
-    """A C string; anything but plain ASCII is escaped."""
+    """A C string literal; other characters than ASCII are escaped."""
     escaped = "".join(
         (
             c
@@ -140,6 +150,80 @@ def text(value: str) -> str:
 
 
 def comment(value: str) -> str:
-    """A text that does not end a comment: one line of plain ASCII."""
+    """Text for a C comment: one line of ASCII without comment marks."""
     plain = " ".join(value.split()).encode("ascii", "replace").decode()
     return plain.replace("*/", "* /").replace("/*", "/ *")
+
+
+STEPS = 8
+"""Tolerance of the int8 output on an NPU, in quantisation steps: its rounding differs."""
+FILES = ("heatpose_selftest.h", "heatpose_selftest.c")
+SCENE_SEED, SCENE = 0, 1
+_PER_LINE = 24
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Golden input and its results on a PC.
+
+    Attributes:
+        image: u8[S, S, 3], camera bytes.
+        output: i8, in the layout of the file's output.
+        pose: f32[K, 3] x, y, score, refined decode of `output`.
+    """
+
+    image: NDArray[np.uint8]
+    output: NDArray[np.int8]
+    pose: NDArray[np.float32]
+
+
+def has_selftest(model: DeployModel, target: Target) -> bool:
+    """Whether the package has a self-test: int8 heatmaps and a C application."""
+    heatmaps = not model.decoded and model.int8_output is not None
+    return heatmaps and target.flashing.kind == "neural_art"
+
+
+def golden(model: DeployModel) -> Golden:
+    """Runs the file on a rendered image.
+
+    Raises:
+        HeatposeError: LiteRT is missing, or the file cannot be run.
+    """
+    from heatpose.data.synthetic.dataset import SyntheticSettings, render_scene
+    from heatpose.runners import open_runner
+    from heatpose.runners.outputs import Layout
+
+    quantization = model.int8_output
+    assert quantization is not None
+    scene = render_scene(SyntheticSettings(seed=SCENE_SEED), "val", SCENE)
+    image = model.preprocessing.resize(np.asarray(scene.image.convert("RGB")))
+    scale, zero_point = np.float64(quantization.scales[0]), int(quantization.zero_points[0])
+    maps = open_runner(model.path, threads=1).heatmaps(image[None])[0].astype(np.float64)
+    stored = np.clip(np.rint(maps / scale) + zero_point, -128, 127).astype(np.int8)
+    real = ((stored.astype(np.int64) - zero_point) * scale).astype(np.float32)
+    pose: NDArray[np.float32] = codec.decode(real[None], "refined")[0]
+    last = model.layout is Layout.MAPS_LAST
+    return Golden(image, stored.transpose(1, 2, 0) if last else stored, pose)
+
+
+def selftest_texts(model: DeployModel) -> dict[str, str]:
+    """File name -> content of the self-test."""
+    made = golden(model)
+    quantization = model.int8_output
+    assert quantization is not None
+    values = {
+        "model_name": f"{model.stem}.tflite",
+        "steps": STEPS,
+        "scale": number(float(quantization.scales[0])),
+        "zero_point": int(quantization.zero_points[0]),
+        "image": list(_lines(made.image.ravel().tolist())),
+        "output": list(_lines(made.output.ravel().tolist())),
+        "pose": [[number(value) for value in row] for row in made.pose.tolist()],
+    }
+    return {name: render(name, **values) for name in FILES}
+
+
+def _lines(values: Sequence[int]) -> Iterator[str]:
+    """Numbers as lines of C initialisers."""
+    for start in range(0, len(values), _PER_LINE):
+        yield ", ".join(str(value) for value in values[start : start + _PER_LINE])

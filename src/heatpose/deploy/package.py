@@ -1,13 +1,11 @@
-"""The deployment package: one self-contained folder, which builds and runs without heatpose."""
+"""Deployment package: a self-contained folder that builds and runs without heatpose."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -15,24 +13,34 @@ from typing import Any
 
 from heatpose import __file__ as package_file
 from heatpose.bundles.bundle import Bundle
-from heatpose.deploy.c_header import SOURCES, app_config_text, header_text
-from heatpose.deploy.command import (
+from heatpose.deploy.c_sources import (
+    SOURCES,
+    STEPS,
+    app_config_text,
+    has_selftest,
+    header_text,
+    selftest_texts,
+)
+from heatpose.deploy.estimate import Estimate, estimate
+from heatpose.deploy.model import DeployModel, choose_model
+from heatpose.deploy.rules import check_target
+from heatpose.deploy.stedgeai import (
+    OUTPUT,
+    PROFILE,
     generate_arguments,
+    pool_file_name,
+    pool_text,
+    profile_text,
     run_ps1,
     run_sh,
     shell_line,
     weights_of,
 )
-from heatpose.deploy.estimate import estimate
-from heatpose.deploy.model import DeployModel, choose_model
-from heatpose.deploy.npu_profile import PROFILE, pool_file_name, pool_text, profile_text
-from heatpose.deploy.readme import has_app_config, readme_text
-from heatpose.deploy.rules import check_target
-from heatpose.deploy.selftest import has_selftest, selftest_texts
 from heatpose.deploy.targets import Target
+from heatpose.deploy.templating import render
 from heatpose.errors import HeatposeError
 from heatpose.runners.outputs import Layout
-from heatpose.utils.files import sha256, write_json
+from heatpose.utils.files import atomic_folder, read_json_object, sha256, write_json
 
 RECORD, ESTIMATE, RESULT, LOG, PRODUCTS = (
     "deploy.json",
@@ -41,8 +49,8 @@ RECORD, ESTIMATE, RESULT, LOG, PRODUCTS = (
     "stedgeai.log",
     "tool_output",
 )
-OUTCOME = (RESULT, LOG, PRODUCTS)
-"""What a run adds to the folder; kept when the same model is handed over again."""
+TOOL_FILES = (RESULT, LOG, PRODUCTS)
+"""Written by a run of the tool; kept when the same model is packaged again."""
 _BOARD_MODULES = (
     "errors.py",
     "utils/__init__.py",
@@ -52,9 +60,6 @@ _BOARD_MODULES = (
     "pose/preprocessing.py",
     "pose/skeleton.py",
     "pose/draw.py",
-    "deploy/__init__.py",
-    "deploy/board/__init__.py",
-    "deploy/board/images.py",
 )
 _LAYOUTS = {
     Layout.MAPS_LAST: "maps",
@@ -66,13 +71,13 @@ _LAYOUTS = {
 
 @dataclass(frozen=True)
 class DeploymentPackage:
-    """A folder that was written.
+    """A deployment package on disk.
 
     Attributes:
         folder: `<bundle>/<target>`.
-        target: The board.
-        model: The file that was taken, as it lies in the bundle.
-        command: What the tool is to be called with; None where there is no tool.
+        target: Board.
+        model: Model file in the bundle.
+        command: Arguments of `stedgeai`; None if the target has no tool.
     """
 
     folder: Path
@@ -82,29 +87,27 @@ class DeploymentPackage:
 
     @property
     def stem(self) -> str:
-        """Of the model's file name in the folder.
-
-        Plain ASCII, for ST's compiler, and without the mark of a rejected file.
-        """
+        """Stem of the model's file name in the folder: ASCII, without `.rejected`."""
         return plain_stem(self.model)
 
     @property
     def model_name(self) -> str:
-        """The model's file name in the folder."""
+        """File name of the model in the folder."""
         return f"{self.stem}.tflite"
 
 
 def plain_stem(model: DeployModel) -> str:
-    """A model's name in letters, digits and `_.-`."""
+    """A model's name with only letters, digits and `_.-`, for ST's compiler."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", model.stem)
 
 
 def write_package(
     source: Path, target: Target, *, allow_rejected: bool = False, parent: Path | None = None
 ) -> DeploymentPackage:
-    """Writes `<bundle>/<target>`, replacing an older one.
+    """Writes `<bundle>/<target>` atomically, replacing an older one.
 
-    Results of the same model's earlier run stay.
+    Results of an earlier run of the tool with the same model are kept. For a TFLite file outside a
+    bundle the folder is `<file name without .tflite>/<target>` beside it.
 
     A TFLite file of another pipeline gets `<file's name without .tflite>/<target>` beside it;
     `parent` takes the place of either folder.
@@ -121,23 +124,18 @@ def write_package(
     try:
         bundle.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HeatposeError(f"'{bundle}' cannot be made ({error.strerror}).") from error
+        raise HeatposeError(f"'{bundle}' cannot be created ({error.strerror}).") from error
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=bundle) as temporary:
-            new = Path(temporary) / "new"
-            new.mkdir()
+        with atomic_folder(package.folder) as new:
             _fill(new, package)
-            _keep_outcome(package.folder, new)
-            if package.folder.exists():
-                os.replace(package.folder, Path(temporary) / "old")
-            os.replace(new, package.folder)
+            _keep_results(package.folder, new)
     except OSError as error:
         raise HeatposeError(f"'{package.folder}' cannot be written ({error.strerror}).") from error
     return package
 
 
 def package_parent(source: Path) -> Path:
-    """The folder that holds a source's packages: the bundle, or one of the file's own."""
+    """Parent folder of a source's packages: the bundle, or a folder named after the file."""
     if source.is_dir():
         return source
     inside = Bundle.is_bundle(source.parent)
@@ -145,7 +143,7 @@ def package_parent(source: Path) -> Path:
 
 
 def fitted(target: Target, model: DeployModel) -> Target:
-    """The target, asked for int8 only where the file has an int8 output to give."""
+    """The target, without `output_dtype="int8"` if the file has no int8 output."""
     if target.output_dtype == "int8" and model.int8_output is None:
         return replace(target, output_dtype=None)
     return target
@@ -174,7 +172,7 @@ def _fill(folder: Path, package: DeploymentPackage) -> None:
         _into_application(folder, package)
     if target.flashing.kind == "linux":
         _board_app(folder, model, target)
-    # a board without one has the rules' findings alone
+    # without an estimator there are only the findings of the target's rules
     expected = None if target.estimator is None else estimate(model.graph, target)
     findings = [asdict(finding) for finding in check_target(model.graph, target)]
     _write(
@@ -189,13 +187,13 @@ def _fill(folder: Path, package: DeploymentPackage) -> None:
 
 
 def _write(path: Path, text: str, executable: bool = False) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")  # a shell takes no carriage returns
+    path.write_text(text, encoding="utf-8", newline="\n")  # shells reject carriage returns
     if executable:
         path.chmod(0o755)
 
 
 def _into_application(folder: Path, package: DeploymentPackage) -> None:
-    """What puts the network into ST's application, and what it must know."""
+    """Script and data that install the network in ST's application."""
     target, weights = package.target, weights_of(package.target)
     assert target.application is not None and weights is not None
     text = app_config_text(package.model, target, package.model_name)
@@ -207,12 +205,10 @@ def _into_application(folder: Path, package: DeploymentPackage) -> None:
 
 
 def _board_app(folder: Path, model: DeployModel, target: Target) -> None:
-    """The Python application, with the modules of heatpose that it imports."""
+    """Python application for Linux boards, with the modules of heatpose that it imports."""
     package = Path(package_file).parent
     (folder / "heatpose").mkdir()
-    _write(
-        folder / "heatpose" / "__init__.py", '"""The parts of heatpose that pose_app.py needs."""\n'
-    )
+    _write(folder / "heatpose" / "__init__.py", '"""Modules of heatpose used by pose_app.py."""\n')
     for name in _BOARD_MODULES:
         target_file = folder / "heatpose" / name
         target_file.parent.mkdir(parents=True, exist_ok=True)
@@ -230,7 +226,7 @@ def _board_app(folder: Path, model: DeployModel, target: Target) -> None:
 
 
 def _record(folder: Path, package: DeploymentPackage) -> None:
-    """What was handed over, for whoever finds the folder, and for the results to be told apart."""
+    """Writes `deploy.json`: target, model and SHA-256 of every file."""
     model = package.model
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     content = {
@@ -246,43 +242,111 @@ def _record(folder: Path, package: DeploymentPackage) -> None:
 
 
 def keep_products(folder: Path, files: Mapping[str, Path]) -> None:
-    """Copies what a tool made into a deployment package, in place of an earlier run's.
-
-    The files may be that earlier run's own.
+    """Replaces the tool's products in a deployment package atomically.
 
     Args:
-        folder: Of the deployment package.
-        files: Name below `tool_output/` -> file.
+        folder: Folder of the deployment package.
+        files: Name below `tool_output/` -> file, which may be one of the replaced products.
     """
-    with tempfile.TemporaryDirectory(prefix=f".{PRODUCTS}.", dir=folder) as temporary:
-        new = Path(temporary) / "new"
-        new.mkdir()
+    with atomic_folder(folder / PRODUCTS) as new:
         for name, path in files.items():
             (new / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, new / name)
-        if (folder / PRODUCTS).exists():
-            os.replace(folder / PRODUCTS, Path(temporary) / "old")
-        os.replace(new, folder / PRODUCTS)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """`deploy.json` of a deployment package that was just written."""
+    """Content of `deploy.json` of a deployment package."""
     content: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     return content
 
 
-def _keep_outcome(old: Path, new: Path) -> None:
-    """Copies an earlier run's results, if they are of the same model and command."""
-    try:
-        before, now = (
-            json.loads((folder / RECORD).read_text(encoding="utf-8")) for folder in (old, new)
-        )
-    except (OSError, ValueError):
+def _keep_results(old: Path, new: Path) -> None:
+    """Copies the results of an earlier run of the tool if model and command are the same."""
+    before, now = (read_json_object(folder / RECORD) for folder in (old, new))
+    if before is None or now is None:
         return
     if any(before.get(key) != now.get(key) for key in ("model_sha256", "command")):
         return
-    for name in OUTCOME:
+    for name in TOOL_FILES:
         if (old / name).is_dir():
             shutil.copytree(old / name, new / name)
         elif (old / name).is_file():
             shutil.copyfile(old / name, new / name)
+
+
+def readme_text(
+    target: Target,
+    model: DeployModel,
+    model_name: str,
+    command: Sequence[str] | None,
+    expected: Estimate | None,
+) -> str:
+    """README of the package, Markdown (`templates/README.md.j2`).
+
+    Args:
+        target: Board.
+        model: Model file.
+        model_name: Its file name in the folder.
+        command: Arguments of `stedgeai`; None if the target has no tool.
+        expected: Estimate; None if the target has no estimator.
+    """
+    tool, loader = target.tool, target.flashing.loader
+    external = f'"<STM32CubeProgrammer>/bin/ExternalLoader/{loader}"'
+    return render(
+        "README.md",
+        target=target,
+        model=model,
+        model_name=model_name,
+        stem=model_name.removesuffix(".tflite"),
+        assumed=model.assumed,
+        command=None if command is None else shell_line(command),
+        versions="" if tool is None else tool.range_text(),
+        component=(
+            f" with the {tool.component} component (Linux only)" if tool and tool.component else ""
+        ),
+        expected=[] if expected is None else _quantities(expected),
+        source="" if expected is None else _source(expected),
+        output=OUTPUT,
+        linux=target.flashing.kind == "linux",
+        folder=target.flashing.folder,
+        app_config=has_app_config(target, model),
+        selftest=has_selftest(model, target),
+        selftest_steps=STEPS,
+        weights=weights_of(target),
+        programmer=f"STM32_Programmer_CLI -c port=SWD mode=HOTPLUG -el {external} -hardRst -w",
+        output_dtype=target.output_dtype or model.output.dtype,
+        call=_call(model.output.dtype, target.output_dtype),
+    )
+
+
+def has_app_config(target: Target, model: DeployModel) -> bool:
+    """Whether ST's application for the board can decode the model's output: int8 heatmaps."""
+    built = target.application is not None and weights_of(target) is not None
+    return built and not model.decoded and model.int8_output is not None
+
+
+def _quantities(expected: Estimate) -> list[tuple[str, str]]:
+    """Names and estimates, or the reason for a missing one."""
+    none = "not estimated" if expected.outside else "not published"
+    return [
+        (name, f"{interval} {unit}" if interval is not None else none)
+        for name, unit, interval in expected.quantities()
+    ]
+
+
+def _source(expected: Estimate) -> str:
+    """Source of the estimates."""
+    text = (
+        f"Estimates from published rows of {expected.based_on}, not measurements; intervals in"
+        " brackets."
+    )
+    return " ".join([*expected.outside, text, *expected.warnings])
+
+
+def _call(dtype: str, board_dtype: str | None) -> str:
+    """C call that decodes the network's output type on the board."""
+    if (board_dtype or dtype) != "int8":
+        return "heatpose_decode_float(output, &shape, HEATPOSE_REFINED, pose);"
+    named = "HEATPOSE_OUTPUT" if dtype == "int8" else "HEATPOSE_OUTPUT_INT8"
+    scale = f"{named}_SCALE, {named}_ZERO_POINT"
+    return f"heatpose_decode_int8(output, &shape, {scale}, HEATPOSE_REFINED, pose);"
