@@ -8,6 +8,7 @@ or not.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ from heatpose.tflite.inspect import Artefact, Output, check_artefact, inspect_tf
 from heatpose.tflite.lint import Finding
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from heatpose.models.movenet import MoveNet
 
 
@@ -103,32 +106,31 @@ def expected_operators(
     Converters have turned depthwise convolutions into grouped ones, left padding or split
     activations off, all without a warning; each changes this count. At full width there are 84.
     """
-    # torch: only whoever has a network gets here
-    from heatpose.models.mobilenetv2 import InvertedResidual
+    # Imported here: torch takes seconds.
+    from heatpose.models.topology import Topology
+
+    topology = Topology(network)
+    body = Counter(_operator(layer.module) for layer in topology.layers.values())
+    stored = int(form != "float32")
+    ends = {
+        "LOGISTIC": int(sigmoid),
+        "QUANTIZE": stored,
+        "DEQUANTIZE": len(topology.outputs) * stored * int(output == "float32"),
+    }
+    return {**body, **{name: count for name, count in ends.items() if count}}
+
+
+def _operator(module: nn.Module) -> str:
+    """The TFLite operator of a layer."""
+    from heatpose.models.layers import ConvBlock
     from heatpose.models.upsample import TransposedBlock
 
-    blocks, steps, upsampling = (
-        network.conv_blocks(),
-        len(network.pyramid),
-        network.settings["upsample"],
-    )
-    transposed = sum(isinstance(block, TransposedBlock) for block in blocks)
-    depthwise = sum(block.conv.groups > 1 for block in blocks) - transposed
-    residuals = sum(
-        isinstance(module, InvertedResidual) and module.adds for module in network.modules()
-    )
-    counts = {
-        "CONV_2D": len(blocks) - depthwise - transposed,
-        "DEPTHWISE_CONV_2D": depthwise,
-        "TRANSPOSE_CONV": transposed,
-        "ADD": residuals + steps,
-        "RESIZE_BILINEAR": steps if upsampling == "bilinear" else 0,
-        "RESIZE_NEAREST_NEIGHBOR": steps if upsampling == "nearest" else 0,
-        "LOGISTIC": int(sigmoid),
-        "QUANTIZE": int(form != "float32"),
-        "DEQUANTIZE": len(network.heads()) * int(form != "float32" and output == "float32"),
-    }
-    return {name: count for name, count in counts.items() if count}
+    if isinstance(module, TransposedBlock):
+        return "TRANSPOSE_CONV"
+    if isinstance(module, ConvBlock):
+        return "DEPTHWISE_CONV_2D" if module.conv.groups > 1 else "CONV_2D"
+    resize = {"bilinear": "RESIZE_BILINEAR", "nearest": "RESIZE_NEAREST_NEIGHBOR"}
+    return resize[str(module.mode)] if hasattr(module, "mode") else "ADD"
 
 
 def float_check(artefact: str, parity: FloatParity, limits: CheckLimits) -> CheckResult:

@@ -9,14 +9,14 @@ still meet no clipping that it did not meet before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from heatpose.models.layers import Add, ConvBlock
-from heatpose.models.mobilenetv2 import TAPS, InvertedResidual
-from heatpose.models.movenet import MoveNet, PyramidStep
+from heatpose.models.layers import ConvBlock
+from heatpose.models.movenet import MoveNet
+from heatpose.models.topology import Topology
 
 
 @dataclass
@@ -32,16 +32,10 @@ class ChannelGroup:
     """
 
     producers: list[ConvBlock]
-    consumers: list[ConvBlock] = field(default_factory=list)
-    tensors: list[nn.Module] = field(default_factory=list)
-    clipped: bool = False
-    linear: bool = False
-
-    @classmethod
-    def of(cls, producer: ConvBlock) -> ChannelGroup:
-        """The group of a layer's output, its readers yet unknown."""
-        kind = type(producer.activation)
-        return cls([producer], [], [producer], kind is nn.ReLU6, kind is nn.Identity)
+    consumers: list[ConvBlock]
+    tensors: list[nn.Module]
+    clipped: bool
+    linear: bool
 
     @property
     def shiftable(self) -> bool:
@@ -87,92 +81,25 @@ def mixes_cells(layer: ConvBlock) -> bool:
 
 
 def channel_groups(network: MoveNet) -> list[ChannelGroup]:
-    """Every group of a folded network, in the order of the forward pass."""
-    groups, last = _backbone_groups(network)
-    last.consumers.append(network.top)
-    before = network.top
-    for step in pyramid_steps(network):
-        # a fixed convolution reads the smaller map, which may have a scale of its own
-        if step.smooth is not None:
-            smaller = ChannelGroup.of(before)
-            smaller.consumers.append(step.smooth)
-            groups.append(smaller)
-            before = step.smooth
-        joined = ChannelGroup(
-            [before, step.lateral],
-            [step.depthwise],
-            [before, step.lateral, step.add],
-            linear=isinstance(before.activation, nn.Identity),
-        )
-        between = ChannelGroup.of(step.depthwise)
-        between.consumers.append(step.pointwise)
-        groups += [joined, between]
-        before = step.pointwise
-    return groups + _head_groups(network, before)
+    """Every group of a folded network, in the order of definition.
 
-
-def _backbone_groups(network: MoveNet) -> tuple[list[ChannelGroup], ChannelGroup]:
-    """The groups up to the last backbone convolution, whose group comes second."""
-    stem, *layers = network.backbone.features
-    assert isinstance(stem, ConvBlock)
-    current = ChannelGroup.of(stem)
-    groups = [current]
-    laterals = dict(
-        zip(reversed(TAPS), (step.lateral for step in pyramid_steps(network)), strict=True)
-    )
-    for i, layer in enumerate(layers, start=1):
-        blocks = _blocks(layer)
-        current.consumers.append(blocks[0])
-        for writer, reader in zip(blocks, blocks[1:], strict=False):
-            inner = ChannelGroup.of(writer)
-            inner.consumers.append(reader)
-            groups.append(inner)
-        if isinstance(layer, InvertedResidual) and layer.adds:
-            current.producers.append(blocks[-1])
-            current.tensors += [blocks[-1], layer.add]
-        else:
-            current = ChannelGroup.of(blocks[-1])
-            groups.append(current)
-        if i in laterals:
-            current.consumers.append(laterals[i])
-    return groups, current
-
-
-def _head_groups(network: MoveNet, features: ConvBlock) -> list[ChannelGroup]:
-    shared = ChannelGroup.of(features)
-    groups = [shared]
-    for head in network.heads().values():
-        shared.consumers.append(head.depthwise)
-        for writer, reader in ((head.depthwise, head.hidden), (head.hidden, head.output)):
-            inner = ChannelGroup.of(writer)
-            inner.consumers.append(reader)
-            groups.append(inner)
-    return groups
-
-
-def _blocks(layer: nn.Module) -> list[ConvBlock]:
-    inner = list(layer.blocks) if isinstance(layer, InvertedResidual) else [layer]
-    return [block for block in inner if isinstance(block, ConvBlock)]
-
-
-def pyramid_steps(network: MoveNet) -> list[PyramidStep]:
-    """The steps, from stride 32 to 4."""
-    return [step for step in network.pyramid if isinstance(step, PyramidStep)]
-
-
-def quantised_modules(network: MoveNet) -> dict[str, nn.Module]:
-    """Every module whose output an int8 file stores with a range of its own, by its name.
-
-    Convolutions and additions, in the order of definition.
-
-    A resized map is stored too, with the range of what it was made from; a fixed convolution that
-    upsampling ends in is a convolution like any.
+    The network's outputs are in none: nothing after them could undo a scale.
     """
-    used = {id(m.add) for m in network.modules() if isinstance(m, InvertedResidual) and m.adds} | {
-        id(step.add) for step in pyramid_steps(network)
-    }
-    return {
-        name: m
-        for name, m in network.named_modules()
-        if isinstance(m, ConvBlock) or (isinstance(m, Add) and id(m) in used)
-    }
+    topology = Topology(network)
+    groups = []
+    for layers in topology.joined():
+        consumers = topology.readers({layer.name for layer in layers})
+        if not consumers:
+            continue
+        producers = [layer.module for layer in layers if isinstance(layer.module, ConvBlock)]
+        kinds = {type(producer.activation) for producer in producers}
+        groups.append(
+            ChannelGroup(
+                producers,
+                consumers,
+                [layer.module for layer in layers],
+                clipped=nn.ReLU6 in kinds,
+                linear=kinds == {nn.Identity},
+            )
+        )
+    return groups

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from heatpose.models.movenet import MoveNet
+from heatpose.models.topology import Topology
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.quantize.channels import quantised_modules
 from heatpose.quantize.equalize import (
     CEILING,
     absorb_channel_bias,
@@ -75,7 +75,7 @@ def _affines(
         if name in network.heads()
     }
     result = {}
-    for name, module in quantised_modules(network).items():
+    for name, module in Topology(network).stored().items():
         low, high = (float(value) for value in _range(module, observed[module]))
         if id(module) in logits:  # the peaks count: none of them may be cut off
             low, high = float(observed[module].low.min()), float(observed[module].high.max())

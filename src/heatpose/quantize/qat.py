@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.models.movenet import MoveNet
-from heatpose.quantize.channels import pyramid_steps
 from heatpose.quantize.settings import QatSettings
 from heatpose.quantize.simulate import Int8Network, Plan, blocks
 from heatpose.training.self_distillation import DistillationSchedule, fit_model
@@ -80,6 +79,6 @@ def _groups(network: Int8Network, qat: QatSettings) -> list[dict[str, Any]]:
 
 
 def _learning(network: Int8Network) -> list[str]:
-    """Names of the layers that may change: all but the fixed ones that upsampling may end in."""
-    fixed = {step.smooth for step in pyramid_steps(network.start[0].network)}
-    return [name for name, block in blocks(network.start[0].network).items() if block not in fixed]
+    """Names of the layers that are trained: all but the fixed ones of the upsampling."""
+    (plan,) = network.start
+    return [name for name, block in blocks(plan.network).items() if block.conv.weight.requires_grad]

@@ -18,7 +18,8 @@ from ai_edge_litert import schema_py_generated as schema
 from heatpose.errors import HeatposeError
 from heatpose.models.layers import ConvBlock
 from heatpose.models.tflite_walk import Located, locate
-from heatpose.quantize.channels import bias_of, quantised_modules
+from heatpose.models.topology import Topology
+from heatpose.quantize.channels import bias_of
 from heatpose.quantize.scheme import LOWEST, QuantParams, input_quant_params, stored_weights
 from heatpose.quantize.simulate import Plan, blocks
 from heatpose.tflite.graph import Graph, Operator
@@ -98,7 +99,7 @@ class _Writer:
         """Tensor -> how it is stored, for every activation that becomes int8."""
         source, located = self.source, self.located
         modules = {
-            id(module): name for name, module in quantised_modules(self.plan.network).items()
+            id(module): name for name, module in Topology(self.plan.network).stored().items()
         }
         stored = {source.inputs[0]: input_quant_params(self.plan.preprocessing)}
         for module, operator in (*located.convolutions.items(), *located.additions.items()):
