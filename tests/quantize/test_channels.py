@@ -10,7 +10,7 @@ from torch import Tensor
 
 from heatpose.models.movenet import MoveNet
 from heatpose.models.topology import Topology
-from heatpose.quantize.channels import bias_of, channel_groups
+from heatpose.quantize.equalize import bias_of, channel_groups
 from tests.quantize.conftest import maps, troubled
 
 

@@ -12,8 +12,12 @@ from torch import Tensor
 from heatpose.models.movenet import MoveNet
 from heatpose.models.topology import Topology
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.quantize.channels import channel_groups
-from heatpose.quantize.equalize import absorb_channel_bias, equalize, fold_constant_channels
+from heatpose.quantize.equalize import (
+    absorb_channel_bias,
+    channel_groups,
+    equalize,
+    fold_constant_channels,
+)
 from heatpose.quantize.ptq import plan_int8
 from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, PLAIN, PtqSettings
 from heatpose.quantize.simulate import Plan, simulated

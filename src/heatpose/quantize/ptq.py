@@ -1,7 +1,4 @@
-"""Post-training quantisation.
-
-A float network and calibration images become a plan for an int8 file.
-"""
+"""Post-training quantisation: from a float network and calibration images to a plan."""
 
 from __future__ import annotations
 
@@ -43,9 +40,9 @@ def plan_int8(
     Args:
         network: Trained, with or without batch norm; it is left as it is.
         images: Calibration images u8[N, S, S, 3], raw bytes.
-        preprocessing: What the bytes mean to the network.
+        preprocessing: From bytes to the network's input.
         per_channel: One weight scale per output channel, else one per tensor.
-        ptq: The steps to take.
+        ptq: Steps to apply.
 
     Returns:
         The plan; its network is a new one that computes the same as `network` in float, except for
@@ -60,13 +57,13 @@ def plan_int8(
         observed = absorb_channel_bias(folded, observed)
     if ptq.equalize is not None:
         observed = equalize(folded, observed, balance=ptq.equalize, sweeps=ptq.sweeps)
-    plan = Plan.of(folded, _affines(folded, observed, ptq), preprocessing, per_channel)
+    plan = Plan.of(folded, _activation_params(folded, observed, ptq), preprocessing, per_channel)
     if ptq.correct_bias:
         plan = correct_biases(plan, folded, inputs[: ptq.bias_images])
     return plan
 
 
-def _affines(
+def _activation_params(
     network: MoveNet, observed: dict[nn.Module, Activations], ptq: PtqSettings
 ) -> dict[str, QuantParams]:
     logits = {

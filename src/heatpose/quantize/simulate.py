@@ -1,7 +1,4 @@
-"""The int8 network in torch.
-
-What it predicts is what the file predicts, so that recovery and fine-tuning need no export.
-"""
+"""Simulates the int8 file in torch, with its integer arithmetic, for PTQ and QAT without export."""
 
 from __future__ import annotations
 
@@ -22,13 +19,13 @@ from heatpose.quantize.scheme import LOWEST, QuantParams, input_quant_params, we
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All that an int8 file needs.
+    """Parameters of an int8 file.
 
     Attributes:
         network: Folded float network whose weights and biases are stored.
         activation_params: Per name of `Topology.stored`: how its output is stored.
         weight_scales: Per name of a convolution block: f32[O], one per output channel, or f32[1].
-        preprocessing: What the bytes of an image mean to the float network.
+        preprocessing: From the bytes of an image to the float network's input.
     """
 
     network: MoveNet

@@ -1,4 +1,4 @@
-"""What the activations of a network look like on calibration images."""
+"""Ranges of a network's activations on calibration images."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Activations:
     Attributes:
         low: Smallest value over every cell of every image.
         high: Largest.
-        inner_low: Below it lies the share `tail` of the values that were looked at.
-        inner_high: Above it lies as much.
+        inner_low: The share `tail` of the sampled values is below it.
+        inner_high: The same share is above it.
     """
 
     low: Tensor
@@ -39,7 +39,7 @@ class Activations:
 
 
 def observe(network: MoveNet, inputs: Tensor, tail: float = 0.0) -> dict[nn.Module, Activations]:
-    """Runs the network and looks at every tensor that an int8 file stores.
+    """Runs the network and measures every tensor that an int8 file stores.
 
     Args:
         network: Folded, in eval mode.
