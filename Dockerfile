@@ -12,8 +12,10 @@ RUN pip install --no-cache-dir uv
 
 WORKDIR /opt/heatpose
 COPY pyproject.toml .python-version README.md LICENSE NOTICE THIRD_PARTY_NOTICES.md ./
+COPY hatch_build.py ./
 COPY conf conf
 COPY src src
+COPY exports/released exports/released
 # The versions that the tests ran with (constraint-dependencies); the package itself is copied into the environment.
 RUN UV_PYTHON_DOWNLOADS=never uv sync --no-dev --extra export --no-editable --no-cache
 

@@ -77,7 +77,7 @@ def main() -> None:
         whole, made = Path(temporary) / "float.tflite", Path(temporary) / "int8.tflite"
         export_onnx(loaded.network, arguments.size, Path(temporary) / "net.onnx", sigmoid=True)
         whole.write_bytes(convert(Path(temporary) / "net.onnx"))
-        scorer = HoldoutScorer(holdout, choice.views, skeleton, preprocessing, whole)
+        scorer = HoldoutScorer(holdout, choice.samples, skeleton, preprocessing, whole)
         for count, seed, form in track(jobs):
             key = (name, str(arguments.size), form, str(count), str(seed))
             if key in done:

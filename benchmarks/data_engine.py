@@ -30,13 +30,12 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from heatpose.data.augment import GeometricAugment, Photometric, view
-from heatpose.data.batches import SAMPLE, BatchPlan, EpochBatches, generator
+from heatpose.data.batches import SAMPLE, AugmentedBatches, BatchPlan, EpochBatches, generator
 from heatpose.data.datamodule import PoseData
 from heatpose.data.image_cache import ImageStore, open_cache
 from heatpose.data.sample import Person, labelled_image
 from heatpose.data.sources import CocoSource
 from heatpose.data.synthetic.dataset import SyntheticSettings, build_synthetic
-from heatpose.data.views import AugmentedBatches
 from heatpose.models.losses import SpatialCrossEntropy
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.preprocessing import Preprocessing

@@ -29,13 +29,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from heatpose.deploy.estimate import estimate, profiles
-from heatpose.deploy.features import Features, features_of
-from heatpose.deploy.memory import taken
+from heatpose.deploy.features import Features, allocate, features_of
 from heatpose.deploy.network_graph import graph_of_network
-from heatpose.deploy.target_files import load_target
+from heatpose.deploy.targets import load_target
 from heatpose.evaluation import published as reference
-from heatpose.models.mobilenetv2 import MobileNetV2
-from heatpose.models.movenet import MoveNet
+from heatpose.models.movenet import MobileNetV2, MoveNet
 from heatpose.tflite.graph import Graph
 
 FOLDER = Path(__file__).parents[1] / "src/heatpose/deploy"
@@ -125,7 +123,7 @@ def planned(counted: Graph) -> float:
     """RAM in KiB that the activations take in the memory pools of the discovery kit's target."""
     npu = load_target("stm32n6").npu
     assert npu is not None
-    return taken(counted, npu).on_chip
+    return allocate(counted, npu).on_chip
 
 
 @cache
@@ -293,7 +291,7 @@ def ram_errors(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def plan(rows: Sequence[Row], every: Sequence[Row]) -> dict[str, Any]:
-    """RAM as it is planned (`heatpose.deploy.memory`): nothing is fitted, the errors are told.
+    """RAM as it is planned (`heatpose.deploy.features`): nothing is fitted, the errors are told.
 
     The interval is the largest error of `every` row, of all versions of the tool.
     """

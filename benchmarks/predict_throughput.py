@@ -2,8 +2,8 @@
 
 Poses per second over bare `interpreter.invoke` calls per second, in one run.
 
-    python benchmarks/predict_throughput.py MODEL.tflite [--frames 60] [--size 640 480] [--threads
-    1] [--repeats 9] [--json OUT]
+    python benchmarks/predict_throughput.py MODEL.tflite [--frames 60] [--size 640 480] \\
+        [--threads 1] [--repeats 9] [--json OUT]
 
 Frames are smooth noise. "memory": they lie there, and poses are what comes out. "video": they are
 an .mp4, and what comes out are the files of `heatpose predict`, json and drawn video. Each repeat

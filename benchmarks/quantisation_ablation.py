@@ -2,8 +2,8 @@
 
 Against the float network on the same images.
 
-    python benchmarks/quantisation_ablation.py MODEL --train TRAIN --evaluation DEV --out
-    ablation.csv
+    python benchmarks/quantisation_ablation.py MODEL --train TRAIN --evaluation DEV \\
+        --out ablation.csv
 
 MODEL is a checkpoint or a MoveNet TFLite file; TRAIN and DEV are folders in COCO's layout, as
 data.root and data.eval_root take. Rows that the CSV holds already are not measured again.

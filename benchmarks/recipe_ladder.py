@@ -2,8 +2,8 @@
 
 And scores each on the evaluation images.
 
-    python benchmarks/recipe_ladder.py --data TRAIN --evaluation DEV --init movenet_lightning.tflite
-    --teacher TEACHER --out ladder.csv
+    python benchmarks/recipe_ladder.py --data TRAIN --evaluation DEV \\
+        --init movenet_lightning.tflite --teacher TEACHER --out ladder.csv
 
 TRAIN and DEV are folders in COCO's layout, as data.root and data.eval_root take. Everything after
 `--` goes to train.py for every rung, for example `-- skeleton=st13 resolution=256
@@ -28,6 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 REPOSITORY = Path(__file__).parents[1]
+RECIPES = ["--config-dir", str(Path(__file__).parent / "conf")]
+"""Options of train.py that add the ladder's recipes and losses to the configuration."""
 RUNGS = ("a0", "a1", "b", "c", "d", "e", "f", "g")
 FIELDS = (
     "recipe",
@@ -113,7 +115,7 @@ def train(plan: Plan, name: str, overrides: Sequence[str]) -> float:
     start = time.perf_counter()
     places = [f"name={name}", f"runs={plan.arguments.runs}", "export=false", "evaluate=false"]
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "train.py"), *overrides, *places], check=False
+        [sys.executable, str(REPOSITORY / "train.py"), *RECIPES, *overrides, *places], check=False
     )
     if done.returncode:
         sys.exit(
@@ -147,7 +149,7 @@ def score(plan: Plan, name: str, checkpoint: Path, seconds: float) -> Scores:
         )
         part.replace(kept)
     found = np.load(kept)
-    return Scores(found["values"], int(found["people"]), float(found["seconds"]))
+    return Scores(found["values"], int(found["instances"]), float(found["seconds"]))
 
 
 def learnt_from(folder: Path) -> int:

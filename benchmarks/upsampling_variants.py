@@ -2,9 +2,10 @@
 
 The float network, int8_pc with float and with int8 output, int8_pt.
 
-    python benchmarks/upsampling_variants.py --model MODEL --train TRAIN --evaluation DEV --out
-    variants.csv python benchmarks/upsampling_variants.py --tuned bilinear=A.ckpt nearest=B.ckpt
-    transposed=B.ckpt --train TRAIN --evaluation DEV --out tuned.csv
+    python benchmarks/upsampling_variants.py --model MODEL --train TRAIN --evaluation DEV \\
+        --out variants.csv
+    python benchmarks/upsampling_variants.py --tuned bilinear=A.ckpt nearest=B.ckpt \\
+        transposed=B.ckpt --train TRAIN --evaluation DEV --out tuned.csv
 
 MODEL is a checkpoint or a MoveNet TFLite file; TRAIN and DEV are folders in COCO's layout. With
 `--model` the variants are scored as imported and after a short fine-tuning of pyramid and head, in
@@ -39,9 +40,9 @@ from heatpose.export.convert import convert
 from heatpose.export.onnx import export_onnx
 from heatpose.models.checkpoint import LoadedCheckpoint, load_checkpoint
 from heatpose.models.init import from_movenet
+from heatpose.models.layers import Upsampling
 from heatpose.models.losses import SpatialCrossEntropy
 from heatpose.models.movenet import MoveNet, with_upsampling
-from heatpose.models.upsample import Upsampling
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import COCO_17
 from heatpose.quantize.calibration import ExportData, calibration_images, choose_calibration

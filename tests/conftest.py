@@ -183,7 +183,11 @@ class TinyRun:
     ) -> lightning.Trainer:
         """Checkpoints and averaging as configured by default, and a table of what was logged."""
         import lightning
-        from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+        from lightning.pytorch.callbacks import (
+            EMAWeightAveraging,
+            ModelCheckpoint,
+            ProgressBar,
+        )
         from lightning.pytorch.loggers import CSVLogger
 
         from heatpose.training.fit import callbacks_of
@@ -210,7 +214,8 @@ class TinyRun:
             log_every_n_steps=1,
             num_sanity_val_steps=0,
             enable_model_summary=False,
-            enable_progress_bar=False,
+            enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
+            default_root_dir=self.folder,
         )
 
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from heatpose.data.coco import benchmark_instances, instances, read_labels
-from heatpose.data.layout import find_split
+from heatpose.data.formats.folder import find_split
 from heatpose.data.sample import Person
 from heatpose.export.job import ExportJob
 from heatpose.export.pipeline import export_bundle

@@ -27,6 +27,9 @@ from heatpose.quantize.settings import CheckLimits, ExportConfig
 from heatpose.training.module import PoseModule
 
 CONF = Path(__file__).parents[1] / "conf"
+LADDER_CONF = Path(__file__).parents[1] / "benchmarks" / "conf"
+SEARCHED = f"hydra.searchpath=[file://{LADDER_CONF}]"
+"""What `--config-dir benchmarks/conf` adds."""
 FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/**/*.yaml"))
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 COMMAND = re.compile(r"# uv run (?P<entry>train|export)\.py (?P<overrides>.+)")
@@ -142,7 +145,11 @@ def test_the_command_in_an_experiments_header_runs_it(compose: Compose, path: Pa
     # and a sentence on what it is
     assert f"experiment={path.stem}" in overrides and len(header) > 2
     config = compose(command["entry"], *overrides)
-    assert config.name == config.run == path.stem and config.fit == (command["entry"] == "train")
+    assert config.fit == (command["entry"] == "train")
+    written = OmegaConf.load(path)
+    assert isinstance(written, DictConfig)
+    sized = "${resolution}" in str(OmegaConf.to_container(written, resolve=False))
+    assert config.name == config.run == path.stem + (f"_{config.resolution}" if sized else "")
     build.plain(config)  # every interpolation resolves
 
 
@@ -178,35 +185,23 @@ def _heatmaps(network: MoveNet, size: int) -> torch.Tensor:
     return logits
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in EXPERIMENTS if path.stem.startswith("st_movenet_")],
-    ids=lambda path: path.stem,
-)
-def test_an_experiments_name_is_true(compose: Compose, path: Path) -> None:
-    """st_movenet_<K>kpt_<S>[_w<100 times the width>]."""
-    message = re.fullmatch(
-        r"st_movenet_(?P<keypoints>\d+)kpt_(?P<size>\d+)(_w(?P<width>\d{3}))?", path.stem
-    )
-    assert message
-    config = compose("train", f"experiment={path.stem}")
-    assert len(config.skeleton.keypoints) == int(message["keypoints"]) and config.resolution == int(
-        message["size"]
-    )
-    assert config.model.width == int(message["width"] or 100) / 100
-    assert HydraConfig.get().runtime.choices["recipe"] == (
-        "scratch" if message["width"] else "finetune"
-    )
-    assert config.model_name.endswith(f"_{message['keypoints']}kpt") and (
-        f"_w{message['width']}_" in config.model_name
-    ) == bool(message["width"])
+@pytest.mark.parametrize("keypoints", [13, 17])
+@pytest.mark.parametrize("size", [192, 224, 256])
+@pytest.mark.parametrize(("width", "suffix"), [(1.0, ""), (0.35, "_w035"), (1.4, "_w140")])
+def test_names_have_keypoints_resolution_and_width(
+    compose: Compose, keypoints: int, size: int, width: float, suffix: str
+) -> None:
+    recipe = ["recipe=scratch", f"model.width={width}"] if suffix else []
+    experiment = f"experiment=st_movenet_{keypoints}kpt"
+    config = compose("train", experiment, f"resolution={size}", *recipe)
+    assert config.name == config.run == f"st_movenet_{keypoints}kpt_{size}{suffix}"
+    assert config.model_name == f"st_movenet_lightning_heatmaps_{keypoints}kpt{suffix}"
+    assert len(config.skeleton.keypoints) == keypoints and config.model.width == width
+    assert HydraConfig.get().runtime.choices["recipe"] == ("scratch" if suffix else "finetune")
 
 
-def test_the_family_is_complete() -> None:
-    names = {path.stem for path in EXPERIMENTS}
-    assert names >= {f"st_movenet_{k}kpt_{s}" for k in (13, 17) for s in (192, 224, 256)}
-    assert names >= {f"st_movenet_13kpt_192_w{w:03d}" for w in (35, 50, 75, 100, 130, 140)}
-    assert names >= {f"movenet_lightning_heatmaps_{s}" for s in (192, 224, 256)}
+def test_the_configuration_is_small() -> None:
+    assert len(list(CONF.rglob("*.yaml"))) <= 60
 
 
 @pytest.mark.parametrize("model", _group("model"))
@@ -239,13 +234,16 @@ def test_initial_weights(compose: Compose, init: str, tmp_path: Path) -> None:
             build.build_network(config, skeleton)
 
 
-@pytest.mark.parametrize("loss", _group("loss"))
+@pytest.mark.parametrize(
+    "loss", [*_group("loss"), *(path.stem for path in (LADDER_CONF / "loss").glob("*.yaml"))]
+)
 def test_losses_take_a_batch(compose: Compose, loss: str) -> None:
     heads = "all" if loss == "four_heads" else "heatmap"
     config = compose(
         "train",
         "experiment=quickstart",
         f"loss={loss}",
+        SEARCHED,
         "model.width=0.35",
         f"+model.heads={heads}",
     )
@@ -298,7 +296,7 @@ LADDER = ("a0", "a1", "b", "c", "d", "e", "f", "g")
 
 
 def test_each_rung_of_the_ladder_is_the_one_before_and_what_it_says(compose: Compose) -> None:
-    rungs = [build.plain(compose("train", f"recipe=ladder_{rung}")) for rung in LADDER]
+    rungs = [build.plain(compose("train", f"recipe=ladder_{rung}", SEARCHED)) for rung in LADDER]
     changed = [
         {key for key in after if after[key] != before[key]}
         for before, after in zip(rungs[:-1], rungs[1:], strict=True)
@@ -335,7 +333,8 @@ def test_a_rung_can_be_run_for_a_number_of_steps(
         "+trainer.check_val_every_n_epoch=null",
     ]
     trainer = build.build_trainer(
-        compose("train", f"recipe=ladder_{rung}", "trainer.accelerator=cpu", *length), tmp_path
+        compose("train", f"recipe=ladder_{rung}", SEARCHED, "trainer.accelerator=cpu", *length),
+        tmp_path,
     )
     assert (trainer.max_steps, trainer.max_epochs) == (6, -1)
 

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 import heatpose.sweeps.hydra_callback  # noqa: F401  (registers the resolver that the configuration uses)
 from heatpose import entries
 from heatpose.errors import HeatposeError, exit_on_user_error
-from heatpose.utils import configuration
+from heatpose.utils import files
 from tests.conftest import Heatpose
 
 REPOSITORY = Path(__file__).parents[1]
@@ -30,15 +30,15 @@ pytestmark = pytest.mark.usefixtures("hydra_as_before")
 
 
 def test_the_configuration_is_the_checkouts() -> None:
-    assert configuration.conf_folder() == REPOSITORY / "conf"
+    assert files.conf_folder() == REPOSITORY / "conf"
 
 
 def test_a_package_without_its_configuration_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(configuration, "CONF_FOLDERS", (tmp_path, tmp_path / "conf"))
+    monkeypatch.setattr(files, "CONF_FOLDERS", (tmp_path, tmp_path / "conf"))
     with pytest.raises(HeatposeError, match="install heatpose again"):
-        configuration.conf_folder()
+        files.conf_folder()
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_refusal_of_lightnings_is_never_a_traceback(
 
     assert started(monkeypatch, tmp_path, task) == 1
     said = capsys.readouterr().err
-    assert said.startswith("error: Lightning refuses") and "max_steps" in said
+    assert said.startswith("error: Lightning rejects") and "max_steps" in said
     assert said.count("\n") == 1
 
 

@@ -121,7 +121,7 @@ def test_settings_that_are_none() -> None:
     OmegaConf.set_struct(config, True)
     said = sentence(lambda: config.a.b)
     assert (
-        said.startswith("a.b cannot be made (Interpolation key 'nothing' not found)")
+        said.startswith("a.b cannot be resolved (Interpolation key 'nothing' not found)")
         and r"\${...}" in said
     )
     assert OmegaConf.create({"b": r"\${nothing}"}).b == "${nothing}"  # as the sentence says
@@ -145,7 +145,7 @@ def test_an_object_that_refuses_its_settings_names_the_key() -> None:
     )
     said = sentence(lambda: instantiate(config.callbacks.checkpoint))
     assert (
-        said.startswith("callbacks.checkpoint cannot be made of its settings (`mode` can be")
+        said.startswith("callbacks.checkpoint cannot be created from its settings (`mode` can be")
         and "best" in said
     )
     config = OmegaConf.create({"model": {"_target_": "torch.nn.Nothing"}})

@@ -73,8 +73,7 @@ def test_every_setting_has_its_default(pages: dict[str, str], path: Path) -> Non
 
 def test_remarks_of_the_files_are_the_texts(pages: dict[str, str]) -> None:
     message = (
-        "float32, or int8: the file ends without the last dequantisation; null: as target= wants"
-        " it, float32 without one"
+        "float32, or int8 without the last dequantisation; null: that of target=, else float32"
     )
     assert f"| `quant.output` | `null` | {message} |" in pages["quant"]
     assert "| `resolution` | `192` | side of the square input, a multiple of 32 |" in pages["index"]
@@ -142,3 +141,15 @@ def test_docstrings_are_text_and_not_markup() -> None:
     )
     assert converted("`Person`s of ``Already``.") == r"``Person``\ s of ``Already``."
     assert converted("a.py   first\nbb.py  second") == "::\n\n   a.py   first\n   bb.py  second"
+
+
+def test_the_picture_and_the_table_have_every_room(generate: ModuleType) -> None:
+    rooms = generate.rooms.layers(REPOSITORY / "pyproject.toml")
+    drawn = generate.rooms.svg(rooms)
+    assert re.findall(r'font-size="14"[^>]*>(\w+)<', drawn) == rooms
+    page = (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8")
+    table = page.partition("| room | what is in it |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.M) == [
+        room for room in rooms if room != "errors"
+    ]
+    assert set(generate.rooms.BANDS) <= set(rooms)

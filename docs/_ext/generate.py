@@ -6,12 +6,15 @@ Settings out of conf/, commands out of the command line, modules out of src/.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import typer
@@ -22,26 +25,40 @@ LONGEST_VALUE = 90
 """Characters; longer values are seen in the file, which is then shown."""
 SPECIAL = ("_target_", "_partial_", "_convert_")
 GROUPS = {
-    "data": "Where labels and images come from, and how they are loaded.",
+    "data": "Labels, images and loaders.",
     "skeleton": "The keypoints of the network.",
     "model": "The network.",
-    "init": "Where its first weights come from.",
-    "loss": "What training makes small.",
-    "augment": "How images are changed in training.",
-    "optimizer": "How weights are stepped.",
-    "scheduler": "How the learning rate changes.",
+    "init": "Initial weights.",
+    "loss": "The training loss.",
+    "augment": "Data augmentation.",
+    "optimizer": "The optimiser.",
+    "scheduler": "The learning rate schedule.",
     "trainer": "Lightning's trainer.",
-    "callbacks": "What happens beside the training: checkpoints, averaging, early end, images.",
-    "logger": "Where curves are written.",
-    "quant": "What is exported, how it is made int8, and what the files must hold.",
-    "target": "The board that a run is for.",
-    "recipe": "Where weights begin, steps and epochs, together.",
-    "experiment": "Whole runs by name.",
-    "debug": "Small runs that find mistakes.",
+    "callbacks": "Checkpoints, weight averaging, early stopping, prediction images.",
+    "logger": "Logging of curves.",
+    "quant": "Exported files, quantisation, limits of the acceptance checks.",
+    "target": "The board of a run.",
+    "recipe": "Initial weights, learning rate and epochs together.",
+    "distill": "Knowledge distillation.",
+    "experiment": "Complete runs by name.",
+    "hydra": "Launchers and sweepers of Hydra.",
+    "debug": "Short runs for debugging.",
     "sweep": "Searches over several runs.",
 }
 INTERNAL = ("board", "cli", "entries")
 """Parts of the package that have a page of their own or that nobody imports."""
+
+
+def _beside(name: str) -> ModuleType:
+    """A module of this folder, which is not a package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+rooms = _beside("rooms")
 
 
 def write_pages(repository: Path, made: Path) -> None:
@@ -63,6 +80,8 @@ def write_pages(repository: Path, made: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
+    drawn = rooms.svg(rooms.layers(repository / "pyproject.toml"))
+    (made / "rooms.svg").write_text(drawn, encoding="utf-8")
     shutil.copyfile(repository / "notebooks/heatpose.ipynb", made / "heatpose.ipynb")
 
 

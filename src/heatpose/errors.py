@@ -1,8 +1,7 @@
-"""The one exception a user sees: a sentence that says what is wrong and what to do.
+"""User errors: one sentence with the problem and its remedy.
 
-Errors of the system and of libraries become such sentences here and in `heatpose.errors`, wherever
-they are raised.
-What is left is a bug: it keeps its traceback, with one line below it that says so.
+Errors of the operating system and of libraries are translated to such sentences here. Any other
+exception is a bug and keeps its traceback, followed by one line on how to report it.
 """
 
 from __future__ import annotations
@@ -18,40 +17,34 @@ from importlib.util import find_spec
 
 
 class HeatposeError(Exception):
-    """A mistake in the input or the surroundings, told in one sentence.
+    """A mistake in the input or a problem of the machine; the message is one sentence.
 
-    The command line prints the sentence on stderr and exits with status 1; a traceback would hide
-    it.
+    The command line prints the sentence on stderr, without a traceback, and exits with status 1.
     """
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, without its further paragraphs.
-
-    Its kind where it says nothing.
-    """
+    """First line of an error's message; the name of its type if the message is empty."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 class InterruptedRun(HeatposeError):
-    """Ctrl-C during a training: in a sweep it ends the other runs as well."""
+    """Ctrl-C during training; in a sweep it also ends the remaining runs."""
 
 
 BUG = (
     "This is a bug in heatpose: please report it to its maintainers, with the command, the lines "
     "above and what `heatpose doctor` prints."
 )
-"""Below the traceback of an error that nobody expected."""
+"""Printed below the traceback of an unexpected error."""
 
 
 def sentence_of(error: BaseException) -> str | None:
-    """The sentence of a user's mistake or of a problem of the surroundings; None for a bug.
+    """The sentence for a user error; None for a bug.
 
-    A `HeatposeError` counts also where the code that called us has wrapped it; so do errors of the
-    system (a full disk) and of libraries (a full GPU, a setting that Lightning refuses).
+    Covers a `HeatposeError` wrapped by another exception, errors of the operating system (full
+    disk) and of libraries (GPU out of memory, settings that Lightning rejects).
     """
-    # Imported here, because it uses this module.
-
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, HeatposeError):
         cause = cause.__cause__
@@ -62,10 +55,10 @@ def sentence_of(error: BaseException) -> str | None:
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Ends the process with status 1 and one sentence on stderr where `sentence_of` has one.
+    """Exits with status 1 and one sentence on stderr for errors covered by `sentence_of`.
 
-    Other errors pass with the line of `BUG` below their traceback. A reader of the output that has
-    gone (`| head`) ends the process without a word.
+    Other errors are raised with `BUG` below their traceback. A closed output pipe (`| head`) ends
+    the process silently.
     """
     try:
         yield
@@ -81,14 +74,14 @@ def exit_on_user_error() -> Iterator[None]:
 
 
 def as_bug(error: Exception) -> Exception:
-    """The same error, with the line of `BUG` below its traceback."""
-    if BUG not in getattr(error, "__notes__", ()):  # it may pass here on several floors
+    """Adds `BUG` as a note to the error."""
+    if BUG not in getattr(error, "__notes__", ()):  # several callers may pass the error on
         error.add_note(BUG)
     return error
 
 
 def _output_has_no_reader() -> bool:
-    """Whether stdout is a pipe whose other end is closed; if so, it is replaced by nothing."""
+    """Whether stdout is a closed pipe; if so, redirects it to the null device."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -117,14 +110,11 @@ SYSTEM = {
     errno.ENAMETOOLONG: "choose a shorter name or folder",
     errno.ENOMEM: "end other programs, or lower data.batch_size or data.workers",
 }
-"""Errors of the system that are the surroundings' and not the code's -> what helps."""
+"""errno of problems of the machine, not of the code -> remedy."""
 
 
 def _disk_sentence(error: BaseException | None) -> str:
-    """A full or read-only disk, met where nobody expected it, as a sentence.
-
-    "" for other errors.
-    """
+    """The sentence for an unhandled error of `SYSTEM` in the chain; "" for other errors."""
     while error is not None and not (isinstance(error, OSError) and error.errno in SYSTEM):
         error = error.__cause__ or error.__context__
     if error is None:
@@ -134,10 +124,10 @@ def _disk_sentence(error: BaseException | None) -> str:
 
 
 def _sentence(error: HeatposeError) -> str:
-    """The error's text in one line.
+    """The error's message in one line.
 
-    A process of torch's data loader hands its error over with the whole traceback as the text; the
-    sentence is at its end.
+    Errors of torch's data loader processes carry the traceback in their message; the sentence is
+    at its end.
     """
     name = f"{HeatposeError.__module__}.{HeatposeError.__qualname__}: "
     return " ".join(str(error).rpartition(name)[2].splitlines())
@@ -158,18 +148,18 @@ SHARED_MEMORY = (
     "unable to mmap",
 )
 REFUSED = ("TypeError", "ValueError", "KeyError", "MisconfigurationException")
-"""What a constructor raises for arguments that it does not take."""
+"""Exceptions that constructors raise for invalid arguments."""
 OTHER_NAMES = {"cv2": "opencv-python"}
-"""Modules whose package has another name."""
+"""Module name -> package name, where they differ."""
 
 
 def foreign_sentence(error: BaseException) -> str:
-    """The sentence of a library's error whose reason is outside the code; "" for any other.
+    """The sentence for a library's error caused by settings or the machine; "" for any other.
 
     Args:
-        error: As caught; what caused it is looked at first.
+        error: As caught; the innermost cause is examined first.
     """
-    for rules in (RULES, (_object,), (_trainer,)):  # the object's sentence names its key
+    for rules in (RULES, (_object,), (_trainer,)):  # the sentence of _object names the key
         for link in reversed([*_chain(error)]):
             for rule in rules:
                 if sentence := rule(link):
@@ -206,7 +196,7 @@ def _memory(error: BaseException) -> str:
 
 
 def _loader(error: BaseException) -> str:
-    """Processes of torch's data loader that the system has ended."""
+    """Processes of torch's data loader that the operating system killed."""
     text = first_line(error)
     if (
         "DataLoader worker" in text
@@ -214,9 +204,9 @@ def _loader(error: BaseException) -> str:
         or any(w in text for w in SHARED_MEMORY)
     ):
         return (
-            f"A process of the data loader was ended by the system ({text.rstrip('. ')}), most"
-            " often for want of memory; lower data.workers (0 needs no further process), or give"
-            " the container more shared memory (--shm-size)."
+            f"A process of the data loader was ended by the system ({text.rstrip('. ')}), usually"
+            " because memory ran out; lower data.workers (0 uses no further process), or give the"
+            " container more shared memory (--shm-size)."
         )
     if "ancdata" in text or "Too many open files" in text:
         return "Too many files are open; lower data.workers, or raise the limit (ulimit -n 65536)."
@@ -226,9 +216,7 @@ def _loader(error: BaseException) -> str:
 def _package(error: BaseException) -> str:
     if not isinstance(error, ImportError):
         return ""
-    quoted = re.search(
-        r"'([\w.-]+)", first_line(error)
-    )  # Lightning names the package in its text alone
+    quoted = re.search(r"'([\w.-]+)", first_line(error))  # Lightning sets no `error.name`
     absent = isinstance(error, ModuleNotFoundError)
     module = (error.name or (quoted[1] if quoted and absent else "")).partition(".")[0]
     if not module or module == "heatpose":
@@ -237,7 +225,7 @@ def _package(error: BaseException) -> str:
         said = first_line(error).rstrip(".")
         return f"The package '{module}' cannot be loaded ({said}); install it again."
     if find_spec(module) is not None and error.name:
-        return ""  # a part of a package that is there: a wrong name
+        return ""  # the package is installed: a wrong name inside it
     package = OTHER_NAMES.get(module, module)
     extra = _extra_of(package)
     remedy = (
@@ -247,7 +235,7 @@ def _package(error: BaseException) -> str:
 
 
 def _extra_of(package: str) -> str:
-    """The extra of heatpose that brings a package; "" where none does."""
+    """The extra of heatpose that installs a package; "" if none does."""
     try:
         lines = requires("heatpose") or []
     except PackageNotFoundError:
@@ -262,23 +250,23 @@ def _extra_of(package: str) -> str:
 
 
 def _settings(error: BaseException) -> str:
-    """OmegaConf's errors: a missing key, a value that is none, an interpolation of nothing."""
+    """OmegaConf's errors: missing key, invalid value, failed interpolation."""
     if not _of(error, "omegaconf"):
         return ""
     key, kind = getattr(error, "full_key", None) or "the configuration", type(error).__name__
     said = first_line(error).rstrip(".")
     if "Interpolation" in kind:
-        remedy = "correct the ${...}, or write \\${...} where the text itself is meant"
-        return f"{key} cannot be made ({said}); {remedy}."
+        remedy = "correct the ${...}, or write \\${...} for the literal text"
+        return f"{key} cannot be resolved ({said}); {remedy}."
     if kind == "MissingMandatoryValue":
         return f"{key} has no value; set {key}=VALUE."
     if kind in ("ConfigAttributeError", "ConfigKeyError"):
         return f"The configuration has no {key}, which is needed; add it with +{key}=VALUE; {SHOW}."
-    return f"The value of {key} is not possible ({said}); {SHOW}."
+    return f"The value of {key} is invalid ({said}); {SHOW}."
 
 
 def _object(error: BaseException) -> str:
-    """An object of the configuration that cannot be made of its settings."""
+    """A configured object that cannot be instantiated."""
     if type(error).__name__ != "InstantiationException" or not _of(error, "hydra"):
         return ""
     found = re.search(r"^full_key: (.+)$", str(error), re.MULTILINE)
@@ -289,21 +277,21 @@ def _object(error: BaseException) -> str:
     if cause is not None and type(cause).__name__ not in REFUSED:
         return ""
     said = first_line(cause) if cause is not None else first_line(error)
-    return f"{key} cannot be made of its settings ({said.rstrip('.')}); {SHOW}."
+    return f"{key} cannot be created from its settings ({said.rstrip('.')}); {SHOW}."
 
 
 def _trainer(error: BaseException) -> str:
     if type(error).__name__ != "MisconfigurationException":
         return ""
     said = first_line(error).rstrip(".")
-    return f"Lightning refuses the settings of trainer or callbacks ({said}); {SHOW}."
+    return f"Lightning rejects the settings of trainer or callbacks ({said}); {SHOW}."
 
 
 def _logger(error: BaseException) -> str:
     name = next((name for name in LOGGERS if _of(error, name)), "")
     said = first_line(error).rstrip(".")
     return (
-        f"{name} cannot keep the curves ({said}); correct logger=..., or choose logger=tensorboard."
+        f"{name} cannot log ({said}); correct logger=..., or choose logger=tensorboard."
         if name
         else ""
     )

@@ -14,7 +14,7 @@ import pytest
 from heatpose.bundles.bundle import file_table
 from heatpose.bundles.provenance import data_entry, git_state, instances_hash, surroundings
 from heatpose.data.coco import instances, read_labels
-from heatpose.data.layout import find_split
+from heatpose.data.formats.folder import find_split
 from heatpose.data.sample import Person
 from heatpose.pose.skeleton import COCO_17
 from heatpose.utils.files import write_json

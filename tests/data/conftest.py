@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from heatpose.data.archive import Archive
-from heatpose.data.download import MARKER
+from heatpose.data.download import MARKER, Archive
 from tests.serving import Server
 
 

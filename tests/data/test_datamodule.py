@@ -10,14 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from heatpose.data.augment import GeometricAugment, fixed_transform, prominent
-from heatpose.data.datamodule import PersonDataset, PoseData
+from heatpose.data.batches import GREY
+from heatpose.data.datamodule import (
+    FewInstances,
+    PersonDataset,
+    PoseData,
+    SharedOnce,
+    in_order,
+    part_of_batch,
+)
 from heatpose.data.image_cache import open_cache
 from heatpose.data.sample import Person
 from heatpose.data.selection import in_held_out
 from heatpose.data.sources import CocoSource
-from heatpose.data.views import GREY
 from heatpose.errors import HeatposeError
 from heatpose.pose import geometry
 from heatpose.pose.preprocessing import Preprocessing
@@ -417,3 +426,74 @@ def test_setting_up_twice_reads_once(rendered: PoseData, monkeypatch: pytest.Mon
     )
     rendered.setup("fit")
     assert rendered.train_instances is before
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(12, 1), (12, 2), (13, 2), (13, 4), (2, 4), (1, 3)])
+def test_everyone_comes_in_order_whatever_the_number_of_processes(count: int, ranks: int) -> None:
+    parts = [list(SharedOnce(count, rank, ranks)) for rank in range(ranks)]
+    assert (
+        len({len(part) for part in parts})
+        == 1
+        == len({len(SharedOnce(count, rank, ranks)) for rank in range(ranks)})
+    )
+    assert len(parts[0]) == len(SharedOnce(count, 0, ranks))
+    assert in_order(torch.tensor(parts), count).tolist() == list(range(count))
+
+
+def test_a_batch_is_shared_out_evenly() -> None:
+    assert part_of_batch(32, 4) == 8
+    with pytest.raises(
+        HeatposeError,
+        match="data.batch_size=32 is that of all 3 processes together; use a multiple of 3",
+    ):
+        part_of_batch(32, 3)
+
+
+CONF = str(Path(__file__).parents[2] / "conf")
+
+
+def few(root: Path, **settings: Any) -> FewInstances:
+    data = FewInstances(
+        CocoSource(str(root)),
+        ST_13,
+        Preprocessing(64),
+        GeometricAugment(),
+        instances=5,
+        repeats=3,
+        batch_size=4,
+        held_out=0.3,
+        **settings,
+    )
+    data.setup()
+    return data
+
+
+def test_a_few_people_of_as_many_pictures(synthetic_root: Path) -> None:
+    data = few(synthetic_root)
+    assert data.train_instances == data.validation_instances and len(data.train_instances) == 5
+    assert len({person.image_id for person in data.train_instances}) == 5
+    assert [person.annotation_id for person in data.train_instances] == [
+        person.annotation_id for person in few(synthetic_root).train_instances
+    ]
+
+
+def test_every_batch_is_the_same(synthetic_root: Path) -> None:
+    data = few(synthetic_root)
+    (held,) = list(data.val_dataloader())
+    batches = list(data.train_dataloader())
+    assert len(batches) == 3 and len(held["image"]) == 5
+    for batch in batches:
+        assert batch.keys() == held.keys() and all(
+            torch.equal(batch[key], held[key]) for key in held
+        )
+
+
+def test_the_configuration_builds_it(synthetic_root: Path) -> None:
+    with initialize_config_dir(CONF, version_base="1.3"):
+        for experiment in ("quickstart", "st_movenet_13kpt"):
+            config = compose("train", [f"experiment={experiment}", "debug=overfit"])
+            data = instantiate(config.data.module)(
+                CocoSource(str(synthetic_root)), ST_13, Preprocessing(64), GeometricAugment()
+            )
+            assert isinstance(data, FewInstances) and data.instances == 8
+            assert config.export is False and config.augment.photometric is None

@@ -15,8 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heatpose.data.locate import find_labels, find_part
-from heatpose.data.sources import CocoSource, Source, SyntheticSource, from_description
+from heatpose.data.sources import (
+    CocoSource,
+    Source,
+    SyntheticSource,
+    find_labels,
+    find_part,
+    from_description,
+)
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
 from tests.data.labelled import labels, save_photos, write

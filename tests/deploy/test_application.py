@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from heatpose.deploy.application import Application, release_of, starts
-from heatpose.deploy.folder import write_package
-from heatpose.deploy.target_files import load_target
+from heatpose.deploy.package import write_package
+from heatpose.deploy.targets import load_target
 from heatpose.errors import HeatposeError
 from tests.conftest import load_module
 
@@ -161,7 +161,7 @@ def test_into_a_checkout_and_out_again(built: Path, tmp_path: Path) -> None:
     assert "-hv 2.1 --align -o" in (checkout / f"Application/{board}/Makefile").read_text()
     assert _run(built, checkout, "--undo").returncode == 0 and _files(checkout) == before
     again = _run(built, checkout, "--undo")
-    assert again.returncode == 1 and "nothing of this package" in again.stderr
+    assert again.returncode == 1 and "no changes of this package" in again.stderr
 
 
 @posix

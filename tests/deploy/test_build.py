@@ -18,11 +18,9 @@ import pytest
 import report_forms as forms
 
 from heatpose.deploy.build import build
-from heatpose.deploy.diagnosis import diagnose
-from heatpose.deploy.folder import DeploymentPackage, write_package
-from heatpose.deploy.outcome import Outcome
-from heatpose.deploy.target_files import load_target
-from heatpose.deploy.targets import Budget
+from heatpose.deploy.package import DeploymentPackage, write_package
+from heatpose.deploy.targets import Budget, load_target
+from heatpose.deploy.tool_result import ToolResult, diagnose
 from heatpose.errors import HeatposeError
 from heatpose.utils.process import Ended
 
@@ -46,21 +44,21 @@ def _result(package: DeploymentPackage) -> dict[str, object]:
     return content
 
 
-def _failure(outcome: Outcome) -> tuple[str, str]:
-    assert outcome.status == "failed" and outcome.failure is not None
-    return outcome.failure.code, outcome.failure.sentence
+def _failure(built: ToolResult) -> tuple[str, str]:
+    assert built.status == "failed" and built.failure is not None
+    return built.failure.code, built.failure.sentence
 
 
 @pytest.mark.parametrize(("version", "made"), [("4.0.0", 10), ("3.0.0", 10), ("2.2.0", 6)])
 def test_a_good_build(n6: DeploymentPackage, install: Install, version: str, made: int) -> None:
-    outcome = build(n6, explicit=install(version=version))
+    built = build(n6, explicit=install(version=version))
     assert (
-        outcome.status == "built"
-        and outcome.exit_status == 0
-        and outcome.failure is None
-        and outcome.warnings == ()
+        built.status == "built"
+        and built.exit_status == 0
+        and built.failure is None
+        and built.warnings == ()
     )
-    assert len(outcome.products) == made and "network_atonbuf.xSPI2.raw" in outcome.products
+    assert len(built.products) == made and "network_atonbuf.xSPI2.raw" in built.products
     result = _result(n6)
     assert (
         result["ram_internal_kib"] == round(forms.RAM / 1024, 2)
@@ -102,20 +100,20 @@ def test_a_fresh_installation_that_asks_is_answered(
 def test_a_bad_status_with_a_usable_build_is_a_success_with_a_warning(
     n6: DeploymentPackage, install: Install
 ) -> None:
-    outcome = build(n6, explicit=install(mode="status"))
+    built = build(n6, explicit=install(mode="status"))
     assert (
-        outcome.status == "built"
-        and outcome.exit_status == 255
-        and any("status 255" in text for text in outcome.warnings)
+        built.status == "built"
+        and built.exit_status == 255
+        and any("status 255" in text for text in built.warnings)
     )
 
 
 def test_a_good_status_without_a_build_is_a_failure(
     n6: DeploymentPackage, install: Install
 ) -> None:
-    outcome = build(n6, explicit=install(mode="nothing"))
-    code, sentence = _failure(outcome)
-    assert code == "no output" and "says that it succeeded" in sentence and outcome.exit_status == 0
+    built = build(n6, explicit=install(mode="nothing"))
+    code, sentence = _failure(built)
+    assert code == "no output" and "reported success" in sentence and built.exit_status == 0
     assert _result(n6)["status"] == "failed"
 
 
@@ -131,7 +129,7 @@ def test_a_good_status_without_a_build_is_a_failure(
         ("E700", "E700", "6405160 bytes"),
         ("tool", "TOOL ERROR", "list index out of range"),
         ("ir_version", "INTERNAL ERROR", "IR version 10"),
-        ("malformed", "INTERNAL ERROR", "plain export"),
+        ("malformed", "INTERNAL ERROR", "standard export"),
         ("not_implemented", "NOT IMPLEMENTED", "layer Input_72"),
         ("unknown_code", "E999", "something that no one has seen yet"),
         ("no_words", "unknown", "status 255"),
@@ -141,8 +139,8 @@ def test_a_good_status_without_a_build_is_a_failure(
 def test_every_error_is_a_sentence_with_a_remedy(
     n6: DeploymentPackage, install: Install, mode: str, code: str, words: str
 ) -> None:
-    outcome = build(n6, explicit=install(mode=mode))
-    found, sentence = _failure(outcome)
+    built = build(n6, explicit=install(mode=mode))
+    found, sentence = _failure(built)
     assert found == code and words in sentence and sentence.endswith(".") and "{" not in sentence
     failure = _result(n6)["failure"]
     assert (
@@ -215,20 +213,18 @@ def test_a_question_that_is_not_answered_is_quoted(n6: DeploymentPackage, instal
 def test_garbage_in_the_json_leaves_the_text_report(
     n6: DeploymentPackage, install: Install
 ) -> None:
-    outcome = build(n6, explicit=install(mode="garbage_info"))
-    assert outcome.status == "built" and outcome.facts.ram_internal == forms.RAM
+    built = build(n6, explicit=install(mode="garbage_info"))
+    assert built.status == "built" and built.facts.ram_internal == forms.RAM
     assert [
         text
-        for text in outcome.warnings
+        for text in built.warnings
         if text.startswith("'network_c_info.json' is") and "text report" in text
     ]
 
 
 def test_a_missing_json_leaves_the_text_report(n6: DeploymentPackage, install: Install) -> None:
-    outcome = build(n6, explicit=install(mode="no_info"))
-    assert (
-        outcome.status == "built" and outcome.facts.ram_internal == forms.RAM and outcome.warnings
-    )
+    built = build(n6, explicit=install(mode="no_info"))
+    assert built.status == "built" and built.facts.ram_internal == forms.RAM and built.warnings
 
 
 def test_garbage_everywhere_is_no_success(n6: DeploymentPackage, install: Install) -> None:
@@ -238,8 +234,8 @@ def test_garbage_everywhere_is_no_success(n6: DeploymentPackage, install: Instal
 def test_an_unknown_table_of_epochs_costs_nothing_but_itself(
     n6: DeploymentPackage, install: Install
 ) -> None:
-    outcome = build(n6, explicit=install(mode="unknown_epochs"))
-    assert outcome.status == "built" and outcome.facts.epochs_sw == 4  # the json has them
+    built = build(n6, explicit=install(mode="unknown_epochs"))
+    assert built.status == "built" and built.facts.epochs_sw == 4  # the json has them
 
 
 def test_the_tools_warnings_are_passed_on(n6: DeploymentPackage, install: Install) -> None:
@@ -255,8 +251,8 @@ def test_a_missing_npu_compiler_is_a_warning(n6: DeploymentPackage, install: Ins
 
 def test_a_build_over_the_budget_says_so(bundle: Path, install: Install) -> None:
     target = replace(load_target("stm32n6"), budget=Budget(ram_kib=1000, flash_kib=2000, ms=10))
-    outcome = build(write_package(bundle, target), explicit=install(), board="serial:921600")
-    assert [text.split()[0] for text in outcome.over_budget] == ["RAM", "Weights", "One"]
+    built = build(write_package(bundle, target), explicit=install(), board="serial:921600")
+    assert [text.split()[0] for text in built.over_budget] == ["RAM", "Weights", "One"]
 
 
 def test_a_folder_with_an_accent_is_no_obstacle(bundle: Path, install: Install) -> None:
@@ -277,14 +273,10 @@ def test_a_model_with_an_accent_gets_a_plain_name(bundle: Path, install: Install
 def test_without_a_profile_the_network_is_built_for_the_processor(
     bundle: Path, install: Install
 ) -> None:
-    outcome = build(
+    built = build(
         write_package(bundle, replace(load_target("stm32n6"), npu=None)), explicit=install()
     )
-    assert (
-        outcome.status == "built"
-        and outcome.facts.epochs_hw is None
-        and outcome.facts.flash == 492504
-    )
+    assert built.status == "built" and built.facts.epochs_hw is None and built.facts.flash == 492504
 
 
 @pytest.mark.parametrize(
@@ -308,7 +300,7 @@ def test_without_a_profile_the_network_is_built_for_the_processor(
             "E801(HwIOError): No NBG (.nb) file detected… use 'generate' before 'validate'\n",
             "no .nb file",
         ),
-        ("PASS:   0%|  | 0/103\r\nE010(InvalidModelError): whatever\n", "no valid model"),
+        ("PASS:   0%|  | 0/103\r\nE010(InvalidModelError): whatever\n", "not accepted as a model"),
     ],
 )
 def test_texts_that_a_hand_off_should_not_meet(text: str, words: str) -> None:
@@ -327,18 +319,14 @@ def test_a_temporary_folder_with_an_accent_is_refused(
 def test_validation_on_a_board_adds_the_time_and_keeps_the_sizes(
     n6: DeploymentPackage, install: Install
 ) -> None:
-    outcome = build(n6, explicit=install(), board="serial:921600")
+    built = build(n6, explicit=install(), board="serial:921600")
+    assert built.status == "validated" and built.facts.ms == 18.44 and built.facts.cosine == 0.9998
     assert (
-        outcome.status == "validated"
-        and outcome.facts.ms == 18.44
-        and outcome.facts.cosine == 0.9998
+        built.facts.ram_internal == forms.RAM
+        and built.facts.epochs_sw == 4
+        and "STM32N6" in str(built.facts.device)
     )
-    assert (
-        outcome.facts.ram_internal == forms.RAM
-        and outcome.facts.epochs_sw == 4
-        and "STM32N6" in str(outcome.facts.device)
-    )
-    assert {"network_build_c_info.json", "network_validate_report.txt"} <= set(outcome.products)
+    assert {"network_build_c_info.json", "network_validate_report.txt"} <= set(built.products)
 
 
 @pytest.mark.parametrize(
@@ -347,37 +335,35 @@ def test_validation_on_a_board_adds_the_time_and_keeps_the_sizes(
 def test_a_board_that_does_not_answer_leaves_the_build(
     n6: DeploymentPackage, install: Install, mode: str, words: str
 ) -> None:
-    outcome = build(n6, explicit=install(mode=mode), board="serial:921600")
+    built = build(n6, explicit=install(mode=mode), board="serial:921600")
     assert (
-        outcome.status == "built"
-        and outcome.facts.ram_internal == forms.RAM
-        and outcome.failure is not None
+        built.status == "built"
+        and built.facts.ram_internal == forms.RAM
+        and built.failure is not None
     )
-    assert words in outcome.failure.sentence and any(words in text for text in outcome.warnings)
+    assert words in built.failure.sentence and any(words in text for text in built.warnings)
 
 
 def test_a_board_that_hangs_is_left(n6: DeploymentPackage, install: Install) -> None:
-    outcome = build(n6, explicit=install(mode="board_hangs"), board="serial:921600", time_limit_s=3)
-    assert outcome.status == "built" and outcome.facts.ram_internal == forms.RAM
-    assert outcome.failure is not None and outcome.failure.code == "time limit"
+    built = build(n6, explicit=install(mode="board_hangs"), board="serial:921600", time_limit_s=3)
+    assert built.status == "built" and built.facts.ram_internal == forms.RAM
+    assert built.failure is not None and built.failure.code == "time limit"
 
 
 def test_a_garbled_validation_leaves_the_build(n6: DeploymentPackage, install: Install) -> None:
-    outcome = build(n6, explicit=install(mode="garbage_validation"), board="serial:921600")
+    built = build(n6, explicit=install(mode="garbage_validation"), board="serial:921600")
     assert (
-        outcome.status == "built"
-        and outcome.facts.ram_internal == forms.RAM
-        and outcome.facts.ms is None
+        built.status == "built" and built.facts.ram_internal == forms.RAM and built.facts.ms is None
     )
-    assert outcome.failure is not None
+    assert built.failure is not None
 
 
 def test_a_tool_caught_in_a_loop_fills_neither_memory_nor_disk(
     n6: DeploymentPackage, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("heatpose.utils.process.MOST_LOG", 1_000_000)
-    outcome = build(n6, explicit=install(mode="flood"))  # 46 MB
-    assert outcome.failure is not None and outcome.failure.code == "E103"  # what was said last
+    built = build(n6, explicit=install(mode="flood"))  # 46 MB
+    assert built.failure is not None and built.failure.code == "E103"  # what was said last
     assert (n6.folder / "stedgeai.log").stat().st_size < 2_000_000
 
 
@@ -389,10 +375,10 @@ def test_words_in_another_code_page_hide_no_error(n6: DeploymentPackage, install
 def test_a_build_for_mp2_is_judged_by_its_file(
     mp2: DeploymentPackage, install: Install, mode: str
 ) -> None:
-    outcome = build(mp2, explicit=install(version="2.2.0", components=MP2_COMPONENTS, mode=mode))
-    assert outcome.status == "built" and outcome.products == ("pose_64_int8_pt.nb",)
+    built = build(mp2, explicit=install(version="2.2.0", components=MP2_COMPONENTS, mode=mode))
+    assert built.status == "built" and built.products == ("pose_64_int8_pt.nb",)
     assert (mp2.folder / "tool_output/pose_64_int8_pt.nb").stat().st_size > 2000 and str(
-        outcome.facts.tool_version
+        built.facts.tool_version
     ).startswith("2.2.0")
 
 

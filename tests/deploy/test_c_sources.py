@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from heatpose.deploy.c_header import header_text
+from heatpose.deploy.c_sources import header_text
 from heatpose.deploy.model import read_model
 from heatpose.pose import codec
 

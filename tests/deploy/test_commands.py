@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import report_forms as forms
 
-from heatpose.deploy.target_files import built_in
+from heatpose.deploy.targets import built_in
 from tests.conftest import Heatpose, Ran
 
 Install = Callable[..., Path]
@@ -130,7 +130,7 @@ def test_refusals(heatpose: Heatpose, bundle: Path, tmp_path: Path) -> None:
     _refused(heatpose("deploy", bundle, "--target", "stm32mp1", "--run"), "leave out --run")
     _refused(
         heatpose("deploy", bundle, "--target", "stm32n6", "--run", "--tool", tmp_path / "none"),
-        "no stedgeai",
+        "neither stedgeai",
     )
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import report_forms as forms
 
-from heatpose.deploy.folder import DeploymentPackage, write_package
-from heatpose.deploy.importing import import_results
-from heatpose.deploy.target_files import load_target
+from heatpose.deploy.build import import_results
+from heatpose.deploy.package import DeploymentPackage, write_package
+from heatpose.deploy.targets import load_target
 from heatpose.errors import HeatposeError
 
 
@@ -35,10 +35,10 @@ def output(tmp_path: Path) -> Path:
 
 
 def test_a_folder(n6: DeploymentPackage, output: Path) -> None:
-    outcome = import_results(n6, output)
+    imported = import_results(n6, output)
     result = json.loads((n6.folder / "result.json").read_text())
     assert (
-        outcome.status == result["status"] == "imported"
+        imported.status == result["status"] == "imported"
         and result["flash_kib"] == forms.FLASH / 1024
         and result["model_sha256"] == n6.model.sha256
     )
@@ -46,7 +46,7 @@ def test_a_folder(n6: DeploymentPackage, output: Path) -> None:
         n6.folder / "tool_output/st_ai_ws"
     ).exists()
     again = import_results(n6, n6.folder / "tool_output")  # its own folder
-    assert again.facts == outcome.facts and (n6.folder / "tool_output/network.c").is_file()
+    assert again.facts == imported.facts and (n6.folder / "tool_output/network.c").is_file()
 
 
 def test_a_build_with_its_validation(n6: DeploymentPackage, output: Path) -> None:
@@ -54,8 +54,8 @@ def test_a_build_with_its_validation(n6: DeploymentPackage, output: Path) -> Non
     (output / "console.log").write_text(
         f"ST Edge AI Core v4.0.0-20500 359356bb0\n{forms.validate_report()}"
     )
-    outcome = import_results(n6, output.parent)
-    assert outcome.facts.ms == 18.44 and outcome.facts.ram_internal == forms.RAM
+    imported = import_results(n6, output.parent)
+    assert imported.facts.ms == 18.44 and imported.facts.ram_internal == forms.RAM
     assert "duration" in (n6.folder / "stedgeai.log").read_text()
 
 
@@ -77,14 +77,14 @@ def test_a_clouds_benchmark_of_a_linux_board(bundle: Path, tmp_path: Path) -> No
     (tmp_path / "in").mkdir()
     (tmp_path / "in/benchmark.json").write_text(json.dumps({"benchmark": answer}))
     (tmp_path / "in/pose_64_int8_pt.nb").write_bytes(b"VPMN")
-    outcome = import_results(mp2, tmp_path / "in")
-    assert (outcome.facts.ms, outcome.facts.device, outcome.facts.tool_version) == (
+    imported = import_results(mp2, tmp_path / "in")
+    assert (imported.facts.ms, imported.facts.device, imported.facts.tool_version) == (
         8.2,
         "STM32MP257F-EV1",
         "2.2.0",
     )
-    assert outcome.products == ("benchmark.json", "pose_64_int8_pt.nb") and any(
-        "do not say which model" in text for text in outcome.warnings
+    assert imported.products == ("benchmark.json", "pose_64_int8_pt.nb") and any(
+        "do not name their model" in text for text in imported.warnings
     )
 
 
@@ -104,10 +104,10 @@ def test_refusals(n6: DeploymentPackage, output: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr("../outside.json", "{}")
     for source, words in (
-        ("absent", "no folder"),
+        ("absent", "neither a folder"),
         ("empty", "no result"),
-        ("text.zip", "no zip archive"),
-        ("evil.zip", "leads out"),
+        ("text.zip", "a zip archive"),
+        ("evil.zip", "outside the archive"),
     ):
         with pytest.raises(HeatposeError, match=words):
             import_results(n6, tmp_path / source)

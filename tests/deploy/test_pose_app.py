@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heatpose.deploy.folder import write_package
-from heatpose.deploy.target_files import load_target
+from heatpose.deploy.package import write_package
+from heatpose.deploy.targets import load_target
 
 # As ST's package: hardware acceleration is the default, and a board without NPU refuses it.
 STAI_MPU = """
@@ -92,7 +92,9 @@ def test_a_board_without_npu_is_not_asked_for_it(board: Path) -> None:
 
 def test_a_runtime_that_refuses_leaves_the_next_one(board: Path) -> None:
     ran = _run(board, "pose.tflite", "x.png", REFUSES="yes")
-    assert ran.returncode == 0 and "a runtime refuses it (Failed to load the model)" in ran.stdout
+    assert (
+        ran.returncode == 0 and "a runtime cannot load it (Failed to load the model)" in ran.stdout
+    )
     assert "runs on the processor through LiteRT" in ran.stdout and "Traceback" not in ran.stderr
 
 
@@ -130,7 +132,7 @@ def test_an_mp2_tries_the_delegate_and_goes_on_without(
     subprocess.run([gcc, "-shared", "-fPIC", library / "x.c", "-o", made], check=True)
     ran = _run(board, "pose.tflite", "x.png", LD_LIBRARY_PATH=str(library))
     assert ran.returncode == 0, ran.stderr
-    assert "a runtime refuses it" in ran.stdout and "through stai_mpu" in ran.stdout
+    assert "a runtime cannot load it" in ran.stdout and "through stai_mpu" in ran.stdout
     own = write_package(bundle, load_target("stm32mp2")).folder
     assert json.loads((own / "pose_model.json").read_text())["npu_tflite"] is True
 

@@ -8,9 +8,15 @@ from pathlib import Path
 import pytest
 import report_forms as forms
 
-from heatpose.deploy.c_info import read_c_info
-from heatpose.deploy.facts import Facts, ReportError, SoftwareOperator, merged
-from heatpose.deploy.text_report import facts_in, read_text_report
+from heatpose.deploy.reports import (
+    Facts,
+    ReportError,
+    SoftwareOperator,
+    facts_in,
+    merged,
+    read_c_info,
+    read_text_report,
+)
 
 SOFTWARE = tuple(
     SoftwareOperator(f"epoch_{number}", operator) for number, operator in forms.SOFTWARE.items()
@@ -159,7 +165,7 @@ def test_a_log_of_cubemx_with_carriage_returns_reads_the_same() -> None:
 
 def test_a_report_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "report.txt").write_bytes(b"\xff\xfe nothing \x00 here")
-    with pytest.raises(ReportError, match="no report"):
+    with pytest.raises(ReportError, match="not a report"):
         read_text_report(tmp_path / "report.txt")
     with pytest.raises(ReportError, match="cannot be read"):
         read_text_report(tmp_path / "absent.txt")

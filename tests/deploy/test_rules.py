@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from heatpose.deploy.rules import check_target
-from heatpose.deploy.target_files import load_target
-from heatpose.deploy.targets import Budget, Rules, Target
+from heatpose.deploy.targets import Budget, Rules, Target, load_target
 from heatpose.tflite.graph import Graph, Operator, Tensor
 from heatpose.tflite.reader import read_graph
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from heatpose.deploy.target_files import built_in
+from heatpose.deploy.targets import built_in
 from heatpose.entries import build
 from heatpose.errors import HeatposeError
 from heatpose.models.movenet import MoveNet

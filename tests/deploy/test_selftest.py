@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heatpose.deploy.folder import write_package
+from heatpose.deploy.c_sources import STEPS, golden, has_selftest
 from heatpose.deploy.model import DeployModel, read_model
-from heatpose.deploy.selftest import STEPS, golden, has_selftest
-from heatpose.deploy.target_files import load_target
+from heatpose.deploy.package import write_package
+from heatpose.deploy.targets import load_target
 from heatpose.pose import codec
 from heatpose.runners import open_runner
 

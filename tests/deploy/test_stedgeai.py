@@ -11,8 +11,7 @@ import pytest
 
 from heatpose.deploy import stedgeai
 from heatpose.deploy.stedgeai import find_installation
-from heatpose.deploy.target_files import load_target
-from heatpose.deploy.targets import Target
+from heatpose.deploy.targets import Target, load_target
 from heatpose.errors import HeatposeError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
@@ -96,7 +95,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(HeatposeError, match="STEDGEAI_CORE_DIR"):
         find_installation(N6, None, {"PATH": ""})
     for named in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(HeatposeError, match="no stedgeai and no installation folder"):
+        with pytest.raises(HeatposeError, match="neither stedgeai nor an installation folder"):
             find_installation(N6, named, {})
     script = tmp_path / "stedgeai"
     script.write_text("not executable")
@@ -109,5 +108,5 @@ def test_no_answer(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyP
     script = tmp_path / "slow"
     script.write_text("#!/bin/sh\nsleep 30\n")
     script.chmod(0o755)
-    with pytest.raises(HeatposeError, match="did not answer"):
+    with pytest.raises(HeatposeError, match="did not finish"):
         find_installation(N6, script, {})

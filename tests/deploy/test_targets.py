@@ -8,8 +8,7 @@ import pytest
 import yaml
 from hydra.utils import instantiate
 
-from heatpose.deploy.target_files import built_in, load_target
-from heatpose.deploy.targets import Pool, Target
+from heatpose.deploy.targets import Pool, Target, built_in, load_target
 from heatpose.errors import HeatposeError
 
 ON_CHIP = 1024 + 4 * 448

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from heatpose.errors import HeatposeError
+from heatpose.models.layers import Upsampling
 from heatpose.models.movenet import MoveNet, with_upsampling
-from heatpose.models.upsample import Upsampling
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.training.self_distillation import (
     UpsamplingTuning,

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from heatpose.data.archive import Archive
-from heatpose.data.download import MARKER, changed_folders
+from heatpose.data.download import MARKER, Archive, changed_folders
 from heatpose.doctor.data import data_checks
 from heatpose.doctor.system import disk_checks, program_checks
 from tests.conftest import Heatpose

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from heatpose.entries.composing import known_keys, nearest
-from heatpose.utils.configuration import conf_folder
+from heatpose.utils.files import conf_folder
 from tests.conftest import Heatpose
 
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from heatpose.deploy.target_files import load_target
-from heatpose.deploy.targets import Export
+from heatpose.deploy.targets import Export, load_target
 from heatpose.entries.evaluate_and_export import resolved
 from heatpose.quantize.settings import ExportConfig
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from heatpose.data.coco import benchmark_instances, instances, read_labels
-from heatpose.data.layout import find_split
+from heatpose.data.formats.folder import find_split
 from heatpose.export.checks import (
     DecodedReference,
     PoseParity,

@@ -31,7 +31,7 @@ def test_it_stops_at_the_first_that_is_good_enough_else_takes_the_best(
     found = quantisation(
         case,
         tmp_path,
-        AutoChoice(drop_pc=limit, drop_pt=limit, holdout=0.5, views=60, least_images=2),
+        AutoChoice(drop_pc=limit, drop_pt=limit, holdout=0.5, samples=60, least_images=2),
     )
     for form in ("int8_pc", "int8_pt"):
         tried = found[form]["tried"]

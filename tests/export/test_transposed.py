@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from heatpose.models.upsample import TransposedBlock
+from heatpose.models.layers import TransposedBlock
 from heatpose.quantize.integer import Int8Conv
 from heatpose.quantize.scheme import LOWEST, QuantParams, stored_weights, weight_scales
 

@@ -2,8 +2,8 @@
 
 And looks at what is left and at what the next run makes of it.
 
-    python tests/faults/kill_campaign.py FOLDER --what json download rendering cache training export
-    onnx report --moments 20 --seed 0
+    python tests/faults/kill_campaign.py FOLDER --what json download rendering cache training \\
+        export onnx report --moments 20 --seed 0
 
 Every victim is the head of a process group of its own, which gets SIGKILL at a moment drawn between
 0 and what an undisturbed run takes. Then each file that a next run would read must be whole or

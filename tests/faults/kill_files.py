@@ -29,14 +29,13 @@ VICTIM = [sys.executable, str(Path(__file__).with_name("kill_campaign.py")), "--
 
 def write_jsons(folder: Path) -> None:
     """Victim: writes manifests, results and run records over and over."""
-    from heatpose.utils.files import write_json
-    from heatpose.utils.outputs import write_json as of_a_command
+    from heatpose.utils.files import write_json, write_json_output
 
     end = time.monotonic() + 2
     while time.monotonic() < end:
         content = {"numbers": list(range(random.randrange(2000, 20000)))}
         write_json(folder / "manifest.json", content)
-        of_a_command(folder / "result.json", content)
+        write_json_output(folder / "result.json", content)
 
 
 def kill_json(folder: Path, moments: int, seed: int) -> Tally:
@@ -118,8 +117,7 @@ def _archives(served: Path) -> dict[str, dict[str, Any]]:
 
 def download(folder: Path, url: str, described: Path) -> None:
     """Victim: the official download, from a local server."""
-    from heatpose.data.archive import Archive
-    from heatpose.data.download import download_coco
+    from heatpose.data.download import Archive, download_coco
 
     entries = json.loads(described.read_text())
     download_coco(

@@ -43,7 +43,7 @@ class Work:
         import torch
 
         from heatpose.data.coco import benchmark_instances, instances, read_labels
-        from heatpose.data.layout import find_split
+        from heatpose.data.formats.folder import find_split
         from heatpose.models.checkpoint import save_checkpoint
         from heatpose.models.movenet import MoveNet
         from heatpose.pose.preprocessing import Preprocessing

@@ -62,7 +62,7 @@ MALICIOUS = [
 @cache
 def board(name: str) -> Any:
     """A built-in target."""
-    from heatpose.deploy.target_files import load_target
+    from heatpose.deploy.targets import load_target
 
     return load_target(name)
 
@@ -113,7 +113,7 @@ def tflite(path: Path) -> None:
     """`heatpose inspect`, `estimate`, and the import of weights."""
     from heatpose.deploy.estimate import estimate
     from heatpose.deploy.rules import check_target
-    from heatpose.deploy.target_files import built_in
+    from heatpose.deploy.targets import built_in
     from heatpose.models.tflite_import import import_movenet
     from heatpose.pose.preprocessing import Preprocessing
     from heatpose.runners.reading import describe_file
@@ -172,20 +172,20 @@ def checkpoint(path: Path) -> None:
 
 def report(path: Path) -> None:
     """`heatpose deploy --import` of what a tool left."""
-    from heatpose.deploy.outcome import Outcome, budget_excess, collect
-    from heatpose.deploy.show import outcome_lines, outcome_table
+    from heatpose.deploy.tables import result_lines, result_table
+    from heatpose.deploy.tool_result import ToolResult, budget_excess, collect
 
     facts, warnings = collect([path])
     target = board("stm32n6")
-    outcome = Outcome(
+    built = ToolResult(
         target.name,
         "imported",
         facts,
         warnings=tuple(warnings),
         over_budget=budget_excess(facts, target),
     )
-    outcome_table(outcome), outcome_lines(outcome, path.parent)
-    json.dumps(outcome.to_json())
+    result_table(built), result_lines(built, path.parent)
+    json.dumps(built.to_json())
 
 
 def manifest(path: Path) -> None:
@@ -204,7 +204,7 @@ def manifest(path: Path) -> None:
 
 def yaml(path: Path) -> None:
     """A skeleton or a board of one's own."""
-    from heatpose.deploy.target_files import load_target
+    from heatpose.deploy.targets import load_target
     from heatpose.pose.skeleton import Skeleton
 
     with suppress(HeatposeError):
@@ -214,8 +214,8 @@ def yaml(path: Path) -> None:
 
 def archive(path: Path) -> None:
     """A download and a tool's results, as zips."""
-    from heatpose.data.archive import Archive, unpack
-    from heatpose.deploy.importing import opened
+    from heatpose.data.download import Archive, unpack
+    from heatpose.deploy.build import opened
 
     with suppress(HeatposeError):
         unpack(path, path.parent, Archive("x.zip", "val2017", 0, "", 10**6, 3))

@@ -18,8 +18,7 @@ import torch
 from heatpose.errors import HeatposeError, exit_on_user_error
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
 from heatpose.training.fit import WholeCheckpointIO
-from heatpose.utils.files import require_writable, write_json
-from heatpose.utils.outputs import write_json as write_result
+from heatpose.utils.files import require_writable, write_json, write_json_output
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="small file systems are mounted as on Linux"
@@ -60,7 +59,7 @@ def test_checkpoints_that_do_not_fit_leave_the_older_ones(
     assert torch.load(path, weights_only=True) == {"epoch": 3}
 
 
-@pytest.mark.parametrize("write", [write_json, write_result])
+@pytest.mark.parametrize("write", [write_json, write_json_output])
 def test_json_files_that_do_not_fit_leave_the_older_ones(
     small_disk: Path, write: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,11 +25,11 @@ import torch
 from PIL import Image
 
 from heatpose.bundles.facts import read_manifest
-from heatpose.data.archive import Archive, unpack
 from heatpose.data.coco import read_labels
+from heatpose.data.download import Archive, unpack
 from heatpose.data.report import check_images
 from heatpose.data.sources import from_description
-from heatpose.deploy.importing import opened
+from heatpose.deploy.build import opened
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import KEY, load_checkpoint
 from heatpose.models.init import from_checkpoint
@@ -313,7 +313,7 @@ def test_an_archive_that_lies_about_its_size(tmp_path: Path) -> None:
 def test_results_cannot_be_written_elsewhere(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "results.zip", "w") as file:
         file.writestr(name, "x")
-    with pytest.raises(HeatposeError, match="leads out of the archive"):
+    with pytest.raises(HeatposeError, match="an entry outside the archive"):
         opened(tmp_path / "results.zip", tmp_path / "taken")
 
 

@@ -39,7 +39,7 @@ def _text(folder: Path, name: str) -> Path:
         (["init=movenet_lightning", "init.path=notes.tflite"], ["notes.tflite"]),
         (["init=checkpoint", "init.path=notes.ckpt"], ["notes.ckpt"]),
         (["init=checkpoint", "init.path=seventeen.ckpt"], ["17", "13"]),
-        (["distill=teacher"], ["distill.path="]),
+        (["distill.required=true"], ["distill.path="]),
         (["distill.path=no/such.onnx"], ["no/such.onnx", "distill.path"]),
         (["loss.weighting=image"], ["loss.weighting=image", "person"]),
         (["trainer.precision=bf16-true"], ["bf16-true", "bf16-mixed"]),

@@ -30,6 +30,9 @@ NOT_RUN = {
     r"heatpose label ": (
         "a network of a few minutes labels nothing; tests/label has a teacher that does"
     ),
+    r"heatpose (predict (photo\.jpg|0)$|compare st_movenet|deploy st_movenet|half |release )": (
+        "needs a released network or a trained one; tests/export/test_release.py has such networks"
+    ),
     r"heatpose deploy .*--import": (
         "needs the output of a build made elsewhere; tests/deploy/test_importing.py has such"
         " outputs"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from heatpose.deploy.estimate import estimate
-from heatpose.deploy.target_files import load_target
+from heatpose.deploy.targets import load_target
 from heatpose.models.checkpoint import load_checkpoint
 from heatpose.tflite.reader import read_graph
 

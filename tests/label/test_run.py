@@ -19,6 +19,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from heatpose.data.coco import instances, read_labels
+from heatpose.errors import HeatposeError
+from heatpose.label.run import Partial
 from heatpose.pose.skeleton import COCO_17
 
 DrawPerson = Callable[..., Any]
@@ -296,3 +298,42 @@ def test_what_is_assumed_about_a_teacher_is_printed(
     assert found[0] != found[1]
     ran = heatpose(*command, tmp_path / "b.json", "--normalisation", "none")
     assert ran.status == 1 and "Normalisation 'none' is not understood" in ran.err
+
+
+HEADER = {"teacher": "a", "settings": {"score": 0.3}}
+
+
+def _filled(out: Path) -> Partial:
+    with Partial(out, HEADER) as partial:
+        for name in ("a", "b", "a"):
+            partial.add({"file": name, "number": len(partial.records)})
+    return partial
+
+
+def test_what_was_added_is_there_again_the_last_of_a_file_counts(tmp_path: Path) -> None:
+    _filled(tmp_path / "out.json")
+    with Partial(tmp_path / "out.json", HEADER) as again:
+        assert again.records == {"a": {"file": "a", "number": 2}, "b": {"file": "b", "number": 1}}
+
+
+def test_whatever_is_cut_off_the_whole_lines_count(tmp_path: Path) -> None:
+    """Cut after each byte: the records are those whose line is whole, and more can be added."""
+    path = _filled(tmp_path / "out.json").path
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        lines = max(0, whole[:length].count(b"\n") - 1)
+        with Partial(tmp_path / "out.json", HEADER) as partial:
+            assert len(partial.records) == min(lines, 2)
+            partial.add({"file": "c"})
+        with Partial(tmp_path / "out.json", HEADER) as partial:
+            assert len(partial.records) == min(lines, 2) + 1
+
+
+def test_another_run_is_refused_until_its_file_is_removed(tmp_path: Path) -> None:
+    path = _filled(tmp_path / "out.json").path
+    with pytest.raises(HeatposeError, match="another settings, teacher; .* or remove the file"):
+        Partial(tmp_path / "out.json", {"teacher": "b", "settings": {}})
+    path.unlink()
+    Partial(tmp_path / "out.json", {"teacher": "b", "settings": {}}).remove()
+    assert not path.exists()

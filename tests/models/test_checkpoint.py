@@ -12,7 +12,13 @@ import pytest
 import torch
 
 from heatpose.errors import HeatposeError
-from heatpose.models.checkpoint import KEY, check_skeleton, load_checkpoint, save_checkpoint
+from heatpose.models.checkpoint import (
+    KEY,
+    check_skeleton,
+    load_checkpoint,
+    save_checkpoint,
+    weights_hash,
+)
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import COCO_17, ST_13
@@ -54,6 +60,30 @@ def test_comes_back_as_it_was(path: Path, network: MoveNet) -> None:
         assert torch.equal(found, want), name
     # nothing half-written beside it
     assert [entry.name for entry in path.parent.iterdir()] == ["a.ckpt"]
+
+
+def test_half_rounds_convolutions_and_keeps_the_rest(network: MoveNet, tmp_path: Path) -> None:
+    whole, half, again = (tmp_path / f"{name}.ckpt" for name in ("whole", "half", "again"))
+    save_checkpoint(whole, network, ST_13, Preprocessing(96))
+    save_checkpoint(half, network, ST_13, Preprocessing(96), half=True, run="test")
+    assert half.stat().st_size < 0.62 * whole.stat().st_size
+    loaded = load_checkpoint(half)
+    assert loaded.metadata == {"run": "test"}
+    for (name, found), value in zip(
+        loaded.network.state_dict().items(), network.state_dict().values(), strict=True
+    ):
+        wanted = value.half().float() if value.dim() > 1 else value
+        assert torch.equal(found, wanted) and found.dtype == value.dtype, name
+    save_checkpoint(again, loaded.network, ST_13, Preprocessing(96), half=True)
+    hashes = [weights_hash(load_checkpoint(path).network) for path in (whole, half, again)]
+    assert hashes[0] == weights_hash(network) != hashes[1] == hashes[2]
+    other = MoveNet(**network.settings)
+    other.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        next(iter(other.parameters()))[0] = 1e6
+    with pytest.raises(HeatposeError, match="float16 cannot hold"):
+        save_checkpoint(tmp_path / "large.ckpt", other, ST_13, Preprocessing(96), half=True)
+    assert not (tmp_path / "large.ckpt").exists()
 
 
 def test_a_description_that_knows_of_no_heads_is_one_of_heatmaps(

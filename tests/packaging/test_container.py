@@ -48,6 +48,8 @@ def test_everything_that_the_package_is_built_from_is_copied() -> None:
         project["project"]["readme"],
         *project["project"]["license-files"],
         *wheel["force-include"],
+        "hatch_build.py",
+        "exports/released",
         *(p.split("/")[0] for p in wheel["packages"]),
     }
     assert needed <= copied

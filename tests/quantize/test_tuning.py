@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from heatpose.errors import HeatposeError
+from heatpose.models.layers import Upsampling
 from heatpose.models.movenet import with_upsampling
-from heatpose.models.upsample import Upsampling
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.ptq import plan_int8
 from heatpose.quantize.qat import fine_tune

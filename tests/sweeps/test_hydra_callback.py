@@ -19,7 +19,7 @@ from heatpose.sweeps.hydra_callback import (
     run_entry,
     run_folder,
     safe_name,
-    sweep_suffix,
+    width_suffix,
 )
 from heatpose.training.result import BoardNumbers, RunResult
 
@@ -69,16 +69,46 @@ def test_a_members_name_has_what_is_swept_and_nothing_else(
 
 def test_experiments_have_names_already(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = swept(
-        monkeypatch, tmp_path, "experiment=quickstart,movenet_lightning_heatmaps_192", "seed=1"
+        monkeypatch, tmp_path, "experiment=quickstart,movenet_lightning_heatmaps", "seed=1"
     )
     assert found == ["quickstart", "movenet_lightning_heatmaps_192"]
     found = swept(
         monkeypatch,
         tmp_path / "named",
-        "experiment=quickstart,movenet_lightning_heatmaps_192",
+        "experiment=quickstart,movenet_lightning_heatmaps",
         "name=mine",
     )
-    assert found == ["mine_experiment-quickstart", "mine_experiment-movenet_lightning_heatmaps_192"]
+    assert found == ["mine_experiment-quickstart", "mine_experiment-movenet_lightning_heatmaps"]
+
+
+def test_what_the_experiments_name_has_is_not_added_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sweep = [
+        "experiment=st_movenet_13kpt",
+        "recipe=scratch",
+        "resolution=192,224",
+        "model.width=0.5,1.0",
+    ]
+    found = swept(monkeypatch, tmp_path / "a", *sweep)
+    assert found == [
+        "st_movenet_13kpt_192_w050",
+        "st_movenet_13kpt_192",
+        "st_movenet_13kpt_224_w050",
+        "st_movenet_13kpt_224",
+    ]
+    found = swept(monkeypatch, tmp_path / "b", *sweep[:3], "model.width=0.75", "seed=1,2")
+    assert found[0] == "st_movenet_13kpt_192_w075_seed-1" and len(set(found)) == 4
+    found = swept(monkeypatch, tmp_path / "c", *sweep[:3], "name=mine")
+    assert found == ["mine_resolution-192", "mine_resolution-224"]
+
+
+@pytest.mark.parametrize(
+    ("width", "suffix"),
+    [(1.0, ""), (1, ""), (0.35, "_w035"), (0.5, "_w050"), (1.4, "_w140"), (0.375, "_w0375")],
+)
+def test_widths_in_names(width: float, suffix: str) -> None:
+    assert width_suffix(width) == suffix
 
 
 def test_swept_paths_make_no_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -103,8 +133,7 @@ def test_safe_names_differ_where_the_texts_do() -> None:
 
 
 def test_outside_sweeps_the_name_is_the_name() -> None:
-    assert sweep_suffix() == ""
-    config = OmegaConf.create({"runs": "runs", "name": "mine", "run": "${name}${member_suffix:}"})
+    config = OmegaConf.create({"runs": "runs", "name": "mine", "run": "${name}${sweep_suffix:}"})
     assert run_folder(config) == Path("runs/mine")
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from functools import partial
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from heatpose.entries.build import build_trainer
 from heatpose.errors import HeatposeError
 from heatpose.training import devices
+from heatpose.training.devices import program, several_processes
 from heatpose.training.fit import fit
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -302,3 +307,39 @@ def test_errors_of_other_code_keep_their_traceback(tiny_run: Any) -> None:
             tiny_run.trainer(1, Fails(ValueError("a fault of ours"))),
             None,
         )
+
+
+def test_the_program_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # without the console script
+    assert program("train.py") == ["train.py"]
+    script, *command = program("heatpose train")
+    assert command == ["train"]
+    call = [sys.executable, script, "train", "--help"]
+    ran = subprocess.run(call, capture_output=True, text=True)
+    assert ran.returncode == 0 and "experiment: " in ran.stdout, ran.stderr
+    assert program("absent train") == ["absent train"]
+    spaced = tmp_path / "my train.py"
+    spaced.touch()
+    assert program(str(spaced)) == [str(spaced)]
+
+
+def test_nothing_is_left_for_the_next_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    before, argv = dict(os.environ), sys.argv
+    with several_processes("run=mine"):
+        os.environ.update(MASTER_PORT="1234", LOCAL_RANK="7", WORLD_SIZE="2")
+    assert dict(os.environ) == before and sys.argv is argv
+
+
+def test_a_worker_of_another_program_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(
+        sys.modules["__main__"], "__spec__", ModuleSpec("joblib.externals.loky", None)
+    )
+    with (
+        pytest.raises(HeatposeError, match="trainer.devices=1, or hydra/launcher=basic or slurm"),
+        several_processes(),
+    ):
+        pass

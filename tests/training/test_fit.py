@@ -109,6 +109,58 @@ def states(path: Path) -> dict[str, Any]:
     }
 
 
+def _halving(trainer: lightning.Trainer) -> lightning.Trainer:
+    trainer.strategy.checkpoint_io = training.WholeCheckpointIO(half=True)
+    return trainer
+
+
+def test_a_halved_checkpoint_is_half_the_size_and_continues_the_run(tiny_run: Any) -> None:
+    """Killed and continued from rounded values, it ends near the run that was not interrupted."""
+    whole, parts = (
+        type(tiny_run)(tiny_run.root, tiny_run.folder / name) for name in ("whole", "parts")
+    )
+    training.fit(whole.module(), unvarying(whole.data()), whole.trainer(3), None)
+    with pytest.raises(RuntimeError, match="stopped"):
+        stopped = _halving(parts.trainer(3, Stops(2, RuntimeError)))
+        training.fit(parts.module(), unvarying(parts.data()), stopped, None)
+    last, usual = (run.folder / "checkpoints" / "last.ckpt" for run in (parts, whole))
+    assert last.stat().st_size < 0.62 * usual.stat().st_size
+    assert load_checkpoint(last).metadata["epoch"] == 1
+    halved = states(last)
+    kinds = {name: {v.dtype for v in halved[name].values() if v.dim() > 1} for name in halved}
+    assert kinds["weights"] == kinds["not averaged"] == {torch.float16}
+    assert kinds["optimizer"] == {torch.bfloat16}
+    assert all(v.dtype is torch.float32 for v in halved["weights"].values() if v.dim() == 1)
+
+    trainer = _halving(parts.trainer(3))
+    training.fit(parts.module(seed=99), unvarying(parts.data()), trainer, last)
+    moments = trainer.optimizers[0].state.values()
+    assert {m["exp_avg"].dtype for m in moments} == {torch.float32}
+    expected, found = states(usual), states(last)
+    assert found["steps"] == expected["steps"] and found["rates"] == expected["rates"]
+    for name in ("weights", "not averaged"):
+        for key, value in expected[name].items():
+            if value.dim() > 1:  # three steps of a rate of 0.004 lie between the two
+                off = (found[name][key].float() - value).abs().mean() / value.abs().mean()
+                assert off < 0.02, f"{name}: {key} {off}"
+
+
+def test_a_halved_checkpoint_has_the_values_rounded(fitted: Any) -> None:
+    content = torch.load(fitted.best, weights_only=True)
+    before = {key: value.clone() for key, value in content["state_dict"].items()}
+    halved = training.halved(content)
+    for key, value in before.items():
+        assert torch.equal(content["state_dict"][key], value)
+        wanted = value.half() if value.dim() > 1 else value
+        assert torch.equal(halved["state_dict"][key], wanted)
+    kept = {*content} - {"state_dict", "current_model_state", "optimizer_states"}
+    assert kept and all(halved[key] is content[key] for key in kept)
+    name = next(key for key, value in before.items() if value.dim() > 1)
+    content["state_dict"][name][0] = 1e5
+    with pytest.raises(HeatposeError, match=r"float16 cannot hold; keep this checkpoint"):
+        training.halved(content)
+
+
 @pytest.mark.parametrize("killed_in", [1, 2])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(killed_in: int, tiny_run: Any) -> None:
     whole, parts = (

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from heatpose.data.sample import Person
+from heatpose.utils.files import sha256_of_json
 
 _PACKAGES = (
     "heatpose",
@@ -41,7 +40,7 @@ def instances_hash(instances: Sequence[Person]) -> str:
         (p.image_id, p.name, p.annotation_id, p.box, p.keypoints.tolist(), p.labelled.tolist())
         for p in instances
     )
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+    return sha256_of_json(entries)
 
 
 def data_entry(instances: Sequence[Person] | None) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from heatpose.cli.bundles import debug_quant, report, verify
 from heatpose.cli.images import data, predict
 from heatpose.cli.labels import label
 from heatpose.cli.machine import doctor
+from heatpose.cli.released import half, models, release
 from heatpose.cli.running import PASSED_ON, export, train
 from heatpose.cli.scoring import compare, evaluate
 from heatpose.errors import exit_on_user_error
@@ -33,6 +34,9 @@ COMMANDS = (
     report,
     verify,
     debug_quant,
+    models,
+    half,
+    release,
 )
 ENTRIES = (train, export)
 

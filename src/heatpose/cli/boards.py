@@ -5,6 +5,7 @@ A model file, and the board that it is for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +13,15 @@ import typer
 
 from heatpose.cli.options import JsonOut, Model, TargetChoice, target_names
 from heatpose.errors import HeatposeError
-from heatpose.utils.outputs import write_json
+from heatpose.utils.files import write_json_output
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from heatpose.deploy.estimate import Estimate
-    from heatpose.deploy.folder import DeploymentPackage
-    from heatpose.deploy.outcome import Outcome
+    from heatpose.deploy.package import DeploymentPackage
     from heatpose.deploy.targets import Target
+    from heatpose.deploy.tool_result import ToolResult
 
 Profile = Annotated[
     str | None,
@@ -46,37 +49,112 @@ def inspect(
 
     And what is wrong with it for an NPU.
     """
-    from heatpose.utils.tables import inspection_tables, show
+    from heatpose.bundles.released import resolve_bundle
+    from heatpose.utils.console import show
 
-    model = _file(model, target)
+    model = _file(resolve_bundle(model), target)
     facts = _inspection(model)
     if target is not None:
         facts["findings"] = [*facts["findings"], *_target_findings(model, target)]
     _tell_assumed(model)
-    for table in inspection_tables(facts):
+    for table in _inspection_tables(facts):
         show(table)
-    write_json(json_out, facts)
+    write_json_output(json_out, facts)
+
+
+def _inspection_tables(facts: Mapping[str, Any]) -> list[Table]:
+    """Tables of `heatpose inspect`: the model file, then findings if there are any."""
+    from rich.table import Table
+
+    table = Table(title="model file", show_header=False)
+    for key in (
+        "sha256",
+        "bytes",
+        "granularity",
+        "full_integer",
+        "weights_bytes",
+        "macs",
+        "peak_activation_bytes",
+    ):
+        value = facts.get(key)
+        table.add_row(
+            key,
+            f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value),
+        )
+    for side in ("inputs", "outputs"):
+        for port in facts[side]:
+            scale = (
+                ""
+                if port["scale"] is None
+                else f", scale {port['scale']:.6g}, zero point {port['zero_point']}"
+            )
+            table.add_row(side[:-1], f"{port['name']} {port['dtype']} {list(port['shape'])}{scale}")
+    for row in _stated(facts):
+        table.add_row(*row)
+    table.add_row(
+        "operators", ", ".join(f"{name} {count}" for name, count in facts["operators"].items())
+    )
+    return [table, *_findings(facts["findings"])]
+
+
+def _stated(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Metadata of the file or its bundle, and the values that an evaluation would assume."""
+    from rich.markup import escape
+
+    rows = [("stated by", str(facts["stated_by"]))] if "stated_by" in facts else []
+    if skeleton := facts.get("skeleton"):
+        rows.append(("skeleton", f"{skeleton['name']}: {', '.join(skeleton['keypoints'])}"))
+    if how := facts.get("preprocessing"):
+        values = f"byte / {how['divisor']:g} - {how['shift']:g}"
+        rows.append(("input", f"RGB, {values}, {how['sampling']} sampling"))
+    for kind in ("assumed", "computed"):
+        rows += [(kind, f"{name} {value}") for name, value in facts.get(kind, {}).items()]
+    return [(name, escape(value)) for name, value in rows]
+
+
+def _findings(findings: Sequence[Mapping[str, Any]]) -> list[Table]:
+    if not findings:
+        return []
+    from rich.table import Table
+
+    table = Table(title="findings")
+    for heading in ("severity", "rule", "operator", "message"):
+        table.add_column(heading)
+    for finding in findings:
+        table.add_row(
+            *(
+                str(finding[key] if finding[key] is not None else "")
+                for key in ("severity", "rule", "operator", "message")
+            )
+        )
+    return [table]
 
 
 def estimate(
     model: Model, target: TargetChoice, profile: Profile = None, json_out: JsonOut = None
 ) -> None:
     """Estimate RAM, flash and time on a board, before any tool is installed."""
-    from heatpose.deploy.show import estimate_lines, estimate_table
-    from heatpose.deploy.target_files import load_target
-    from heatpose.utils.tables import show
+    from heatpose.bundles.released import resolve_bundle
+    from heatpose.deploy.tables import estimate_lines, estimate_table
+    from heatpose.deploy.targets import load_target
+    from heatpose.utils.console import show
 
-    board = load_target(target)
+    board, model = load_target(target), resolve_bundle(model)
     _tell_assumed(model)
     expected = _estimate(model, board, profile)
     show(estimate_table(expected, board))
     for line in estimate_lines(expected):
         typer.echo(line)
-    write_json(json_out, expected.to_json())
+    write_json_output(json_out, expected.to_json())
 
 
 def deploy(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle, or a TFLite file.")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a bundle, a TFLite file, or the name of a released network."
+        ),
+    ],
     target: TargetChoice,
     run: Annotated[
         bool, typer.Option("--run", help="Build with ST Edge AI Core, which must be installed.")
@@ -112,8 +190,9 @@ def deploy(
     json_out: JsonOut = None,
 ) -> None:
     """Write the folder that is handed over to ST's tools, and on request build it."""
-    from heatpose.deploy.folder import write_package
-    from heatpose.deploy.target_files import load_target
+    from heatpose.bundles.released import package_folder, resolve_bundle
+    from heatpose.deploy.package import write_package
+    from heatpose.deploy.targets import load_target
 
     if run and results is not None:
         raise typer.BadParameter("give --run or --import, not both")
@@ -121,11 +200,16 @@ def deploy(
         board is not None or tool is not None or time_limit is not None or app is not None
     ):
         raise typer.BadParameter("--tool, --board, --app and --time-limit go with --run")
-    package = write_package(bundle, load_target(target), allow_rejected=allow_rejected)
+    package = write_package(
+        resolve_bundle(bundle),
+        load_target(target),
+        allow_rejected=allow_rejected,
+        parent=package_folder(bundle),
+    )
     if run:
         _finish(_built(package, tool, board, time_limit, app), package, json_out)
     elif results is not None:
-        from heatpose.deploy.importing import import_results
+        from heatpose.deploy.build import import_results
 
         _finish(import_results(package, results), package, json_out)
     else:
@@ -148,7 +232,7 @@ def _tell_assumed(model: Path) -> None:
 def _file(model: Path, name: str | None, target: Target | None = None) -> Path:
     """A model file as it is; of a bundle the one that the target takes, which is said."""
     from heatpose.deploy.model import bundle_file, choose_model
-    from heatpose.deploy.target_files import load_target
+    from heatpose.deploy.targets import load_target
 
     if not model.is_dir():
         return model
@@ -177,7 +261,7 @@ def _target_findings(model: Path, target: str) -> list[dict[str, Any]]:
     from dataclasses import asdict
 
     from heatpose.deploy.rules import check_target
-    from heatpose.deploy.target_files import load_target
+    from heatpose.deploy.targets import load_target
     from heatpose.tflite.reader import read_graph
 
     if model.suffix.lower() != ".tflite":
@@ -209,15 +293,15 @@ def _estimate(model: Path, board: Target, profile: str | None) -> Estimate:
 
 
 def _dry_run(package: DeploymentPackage, json_out: Path | None) -> None:
-    from heatpose.deploy.command import shell_line
-    from heatpose.deploy.folder import read_record
+    from heatpose.deploy.package import read_record
     from heatpose.deploy.rules import check_target
-    from heatpose.deploy.show import package_lines
+    from heatpose.deploy.stedgeai import shell_line
+    from heatpose.deploy.tables import package_lines
 
     command = None if package.command is None else shell_line(package.command)
     for line in package_lines(package, command, check_target(package.model.graph, package.target)):
         typer.echo(line)
-    write_json(json_out, read_record(package.folder))
+    write_json_output(json_out, read_record(package.folder))
 
 
 def _built(
@@ -226,7 +310,7 @@ def _built(
     board: str | None,
     time_limit: float | None,
     app: str | None,
-) -> Outcome:
+) -> ToolResult:
     from rich.console import Console
     from rich.markup import escape
 
@@ -251,17 +335,17 @@ def _built(
         )
 
 
-def _finish(outcome: Outcome, package: DeploymentPackage, json_out: Path | None) -> None:
-    """Shows an outcome and writes it; a failure ends the command with its sentence."""
-    from heatpose.deploy.folder import LOG
-    from heatpose.deploy.show import outcome_lines, outcome_table
-    from heatpose.utils.tables import show
+def _finish(result: ToolResult, package: DeploymentPackage, json_out: Path | None) -> None:
+    """Shows an result and writes it; a failure ends the command with its sentence."""
+    from heatpose.deploy.package import LOG
+    from heatpose.deploy.tables import result_lines, result_table
+    from heatpose.utils.console import show
 
-    show(outcome_table(outcome))
-    for line in outcome_lines(outcome, package.folder):
+    show(result_table(result))
+    for line in result_lines(result, package.folder):
         typer.echo(line)
-    write_json(json_out, outcome.to_json())
-    if outcome.failure is not None:
+    write_json_output(json_out, result.to_json())
+    if result.failure is not None:
         raise HeatposeError(
-            f"{outcome.failure.sentence.removesuffix('.')} (log: '{package.folder / LOG}')."
+            f"{result.failure.sentence.removesuffix('.')} (log: '{package.folder / LOG}')."
         )

@@ -10,20 +10,27 @@ import typer
 
 from heatpose.cli.options import JsonOut
 from heatpose.errors import HeatposeError
-from heatpose.utils.outputs import write_json
+from heatpose.utils.files import write_json_output
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle (exports/NAME).")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a bundle (exports/NAME), or the name of a released network."
+        ),
+    ],
     json_out: JsonOut = None,
 ) -> None:
     """Compare a bundle's files with the hashes that its manifest records."""
+    from heatpose.bundles.released import resolve_bundle
     from heatpose.bundles.verify import verify_bundle
 
+    bundle = resolve_bundle(bundle)
     found = verify_bundle(bundle)
     for sentence in found.findings:
         typer.echo(sentence)
-    write_json(json_out, found.to_json())
+    write_json_output(json_out, found.to_json())
     if found.findings:
         raise HeatposeError(
             f"'{bundle}' is not what was exported ({len(found.findings)} findings above); export it"
@@ -35,7 +42,12 @@ def verify(
 def report(
     bundles: Annotated[
         list[Path],
-        typer.Argument(help="Folders of bundles; the others are compared with the first."),
+        typer.Argument(
+            help=(
+                "Folders of bundles, or names of released networks; the others are compared with"
+                " the first."
+            )
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     title: Annotated[
@@ -59,8 +71,10 @@ def report(
 
     Scores, costs on boards, plots, predictions.
     """
+    from heatpose.bundles.released import resolve_bundle
     from heatpose.report import write_report
 
+    bundles = [resolve_bundle(bundle) for bundle in bundles]
     path = write_report(bundles, out, title=title, images=images, show_images=show_images)
     typer.echo(
         f"{path} ({path.stat().st_size / 1e6:.1f} MB) opens in any browser, without a network."

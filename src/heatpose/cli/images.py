@@ -11,38 +11,44 @@ from heatpose.cli.options import (
     Decode,
     DecodeChoice,
     JsonOut,
-    Model,
     NormalisationText,
     Resolution,
     Sampling,
     SkeletonFile,
     Split,
     Threads,
-    model_files,
+    model_names,
     read_normalisation,
     read_skeleton,
     tell_reading,
 )
 from heatpose.errors import HeatposeError
-from heatpose.utils.outputs import require_writable, write_image, write_json
+from heatpose.utils.files import require_writable_files, write_image, write_json_output
 
 if TYPE_CHECKING:
     from heatpose.data.coco import CocoLabels
 
 
 def predict(
-    model: Model,
-    sources: Annotated[
-        list[Path], typer.Argument(help="Images, videos, folders of both, and numbers of cameras.")
+    arguments: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[MODEL] SOURCE...",
+            help=(
+                "A checkpoint, ONNX or TFLite file or the name of a released network (the default"
+                " one without); then images, videos, folders of both, and numbers of cameras."
+            ),
+            autocompletion=model_names,
+        ),
     ],
     out: Annotated[
         Path, typer.Option(help="Folder for what is drawn and for the keypoints as COCO results.")
-    ],
+    ] = Path("predictions"),
     beside: Annotated[
         Path | None,
         typer.Option(
             help="A second model, drawn beside the first, with distances.",
-            autocompletion=model_files,
+            autocompletion=model_names,
         ),
     ] = None,
     sampling: Annotated[
@@ -78,17 +84,19 @@ def predict(
     ] = None,
 ) -> None:
     """Draw the poses of images, videos, folders and cameras."""
+    from heatpose.bundles.released import resolve
     from heatpose.predict import Drawing, VideoOptions, predict_sources
     from heatpose.predict.estimator import Estimator
     from heatpose.runners import open_runner
-    from heatpose.runners.reading import reading_of
-    from heatpose.runners.trial import check_runs
+    from heatpose.runners.reading import check_runs, reading_of
 
     given, values = read_skeleton(skeleton), read_normalisation(normalisation)
-    for path in filter(None, (model, beside)):
+    model, sources = _model_and_sources(arguments)
+    models = [model] if beside is None else [model, resolve(beside)]
+    for path in models:
         check_runs(path, resolution)
     estimators = []
-    for path in filter(None, (model, beside)):
+    for path in models:
         runner = open_runner(path, threads=threads, size=resolution, normalisation=values)
         reading = reading_of(runner, given)
         tell_reading(reading)
@@ -97,6 +105,22 @@ def predict(
         estimators.append(estimator)
     options = VideoOptions(smooth, crop, frames, limit)
     typer.echo(predict_sources(sources, out, Drawing(estimators, threshold, draw), options))
+
+
+def _model_and_sources(arguments: list[Path]) -> tuple[Path, list[Path]]:
+    """The first argument where it is a model, else the default released network; and the rest."""
+    from heatpose.bundles.released import DEFAULT_FORM, default_model, resolve
+    from heatpose.predict.sources import is_source
+
+    first, *rest = arguments
+    if is_source(first):
+        name, model = default_model()
+        typer.echo(f"No model is named: released network '{name}' ({DEFAULT_FORM}) is used.")
+        return model, arguments
+    model = resolve(first)
+    if not rest:
+        raise typer.BadParameter(f"name images, videos, folders or cameras after '{first}'")
+    return model, rest
 
 
 def data(
@@ -154,14 +178,13 @@ def data(
 
     from heatpose.data.coco import instances
     from heatpose.data.contact_sheet import augmented_sheet_of, contact_sheet_of
-    from heatpose.data.locate import find_part, labels_of
     from heatpose.data.report import audit_report, print_audit
     from heatpose.data.selection import TrainingRules
-    from heatpose.data.sources import CocoSource
+    from heatpose.data.sources import CocoSource, find_part, labels_of
     from heatpose.pose.preprocessing import check_resolution
     from heatpose.pose.skeleton import for_labels
 
-    require_writable(json_out, sheet, augmented, coco, label_studio)
+    require_writable_files(json_out, sheet, augmented, coco, label_studio)
     check_resolution(resolution)
     part = find_part(folder, str(split))
     labels = labels_of(part)
@@ -177,9 +200,9 @@ def data(
             augmented,
             augmented_sheet_of(instances(labels, part.images, chosen)[0], chosen, resolution),
         )
-    write_json(json_out, report.to_json())
+    write_json_output(json_out, report.to_json())
     if coco is not None:
-        write_json(coco, labels.source.content)
+        write_json_output(coco, labels.source.content)
         typer.echo(
             f"{coco} has the labels; its file names start from '{labels.source.folder}' (--images)."
         )
@@ -189,13 +212,15 @@ def data(
 
 def _write_tasks(path: Path, labels: CocoLabels, prefix: str) -> None:
     """Tasks for Label Studio, and its labelling interface beside them."""
-    from heatpose.data.formats.label_studio_tasks import interface, tasks
+    from heatpose.data.formats.label_studio import interface, to_tasks
 
     if path.suffix.lower() == ".xml":
         raise HeatposeError(
             f"'{path}' is the name of the labelling interface; give --label-studio a .json file."
         )
-    write_json(path, tasks(labels.images, labels.annotations, labels.keypoint_names, prefix))
+    write_json_output(
+        path, to_tasks(labels.images, labels.annotations, labels.keypoint_names, prefix)
+    )
     path.with_suffix(".xml").write_text(interface(labels.keypoint_names), encoding="utf-8")
     typer.echo(
         f"{path} has the tasks, {path.with_suffix('.xml')} the labelling interface for Label"

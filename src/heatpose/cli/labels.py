@@ -14,13 +14,13 @@ from heatpose.cli.options import (
     Sampling,
     SkeletonFile,
     Threads,
-    model_files,
+    model_names,
     read_normalisation,
     read_skeleton,
     tell_reading,
 )
 from heatpose.errors import HeatposeError
-from heatpose.utils.outputs import require_writable, write_image
+from heatpose.utils.files import require_writable_files, write_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +40,7 @@ Teacher = Annotated[
     Path | None,
     typer.Option(
         help="Pose model that makes the labels: checkpoint, ONNX or TFLite.",
-        autocompletion=model_files,
+        autocompletion=model_names,
     ),
 ]
 Boxes = Annotated[
@@ -94,17 +94,18 @@ def label(
     """Label images by a teacher model: COCO keypoints for `train`, without annotating by hand."""
     from rich.console import Console
 
+    from heatpose.bundles.released import resolve
     from heatpose.label import LabelJob, LabelSettings, label_images
-    from heatpose.label.result import print_counts
+    from heatpose.label.run import print_counts
     from heatpose.predict.estimator import Estimator
     from heatpose.runners import open_runner
-    from heatpose.runners.reading import reading_of
-    from heatpose.runners.trial import check_runs
+    from heatpose.runners.reading import check_runs, reading_of
 
     settings = LabelSettings(min_score, max_distance, min_keypoints, min_side)
     if teacher is None:
         raise HeatposeError(NO_TEACHER)
-    require_writable(out, sheet)
+    require_writable_files(out, sheet)
+    teacher = resolve(teacher)
     check_runs(teacher, resolution)
     given, values = read_skeleton(skeleton), read_normalisation(normalisation)
     runner = open_runner(teacher, threads=threads, size=resolution, normalisation=values)

@@ -9,7 +9,7 @@ import typer
 
 from heatpose.cli.options import JsonOut
 from heatpose.errors import HeatposeError
-from heatpose.utils.outputs import write_json
+from heatpose.utils.files import write_json_output
 
 if TYPE_CHECKING:
     from heatpose.doctor.trial import Step
@@ -29,12 +29,12 @@ def doctor(
     from heatpose.doctor import examine, to_json
     from heatpose.doctor.check import check_table
     from heatpose.doctor.trial import try_machine
-    from heatpose.utils.tables import show
+    from heatpose.utils.console import show
 
     checks = examine(data)
     show(check_table(checks))
     steps = try_machine(_tell) if run else []
-    write_json(json_out, to_json(checks, steps))
+    write_json_output(json_out, to_json(checks, steps))
     everything = [*checks, *steps]
     failed = [check.name for check in everything if check.status == "fail"]
     if failed:

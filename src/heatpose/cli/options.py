@@ -62,9 +62,16 @@ def model_files(incomplete: str) -> list[str]:
     return found
 
 
+def model_names(incomplete: str) -> list[str]:
+    """For the shell's completion: model files, and the names of released networks."""
+    from heatpose.bundles.released import released
+
+    return [*model_files(incomplete), *(n for n in released() if n.startswith(incomplete))]
+
+
 def target_names(incomplete: str) -> list[str]:
     """For the shell's completion: built-in boards, and YAML files."""
-    from heatpose.deploy.target_files import built_in
+    from heatpose.deploy.targets import built_in
 
     return [name for name in (*built_in(), *_yaml_files(incomplete)) if name.startswith(incomplete)]
 
@@ -81,7 +88,13 @@ def _yaml_files(incomplete: str) -> list[str]:
 
 Model = Annotated[
     Path,
-    typer.Argument(help="Checkpoint (.ckpt), ONNX or TFLite file.", autocompletion=model_files),
+    typer.Argument(
+        help=(
+            "Checkpoint (.ckpt), ONNX or TFLite file, or a released network: NAME, NAME/int8_pt"
+            " (heatpose models lists them)."
+        ),
+        autocompletion=model_names,
+    ),
 ]
 Annotations = Annotated[
     Path,

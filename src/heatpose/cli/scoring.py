@@ -22,13 +22,13 @@ from heatpose.cli.options import (
     SamplingChoice,
     SkeletonFile,
     Threads,
-    model_files,
+    model_names,
     read_normalisation,
     read_skeleton,
     tell_reading,
 )
 from heatpose.errors import HeatposeError
-from heatpose.utils.outputs import require_writable, write_json
+from heatpose.utils.files import require_writable_files, write_json_output
 
 if TYPE_CHECKING:
     from heatpose.data.sample import Person
@@ -50,13 +50,13 @@ def evaluate(
 ) -> None:
     """Score a model by the published single-person protocol, with COCO AP beside it."""
     from heatpose.evaluation.tables import report_table
-    from heatpose.utils.tables import show
+    from heatpose.utils.console import show
 
-    require_writable(json_out)
+    require_writable_files(json_out)
     scored = _Scoring(annotations, images, sampling, decode, skeleton, normalisation)
     report = scored.of(model, resolution, threads, reference_kernels)
     show(report_table([report]))
-    write_json(json_out, {**report.to_json(), "labels": scored.labels.source.record()})
+    write_json_output(json_out, {**report.to_json(), "labels": scored.labels.source.record()})
 
 
 def compare(
@@ -64,7 +64,7 @@ def compare(
         list[Path],
         typer.Argument(
             help="Two or more models; the first is what the others are compared with.",
-            autocompletion=model_files,
+            autocompletion=model_names,
         ),
     ],
     annotations: Annotations,
@@ -81,11 +81,11 @@ def compare(
     """Score several models on the same images; differences with a paired bootstrap interval."""
     from heatpose.evaluation.evaluate import paired_difference
     from heatpose.evaluation.tables import comparison_table
-    from heatpose.utils.tables import show
+    from heatpose.utils.console import show
 
     if len(models) < 2:
         raise typer.BadParameter("give at least two models")
-    require_writable(json_out)
+    require_writable_files(json_out)
     scored = _Scoring(annotations, images, sampling, decode, skeleton, normalisation)
     reports = [scored.of(model, resolution, threads, reference_kernels) for model in models]
     differences = [paired_difference(report, reports[0]) for report in reports[1:]]
@@ -95,7 +95,7 @@ def compare(
         for r, d in zip(reports[1:], differences, strict=True)
     ]
     labels = scored.labels.source.record()
-    write_json(
+    write_json_output(
         json_out,
         {
             "reports": [report.to_json() for report in reports],
@@ -137,13 +137,14 @@ class _Scoring:
     def of(
         self, model: Path, resolution: int | None, threads: int | None, reference_kernels: bool
     ) -> EvalReport:
-        from heatpose.data.audit import tell_once
+        from heatpose.bundles.released import resolve
         from heatpose.data.coco import benchmark_instances
+        from heatpose.data.sample import tell_once
         from heatpose.evaluation.evaluate import evaluate
         from heatpose.runners import open_runner
-        from heatpose.runners.reading import reading_of
-        from heatpose.runners.trial import check_runs
+        from heatpose.runners.reading import check_runs, reading_of
 
+        model = resolve(model)
         check_runs(model, resolution)
         runner = open_runner(
             model,

@@ -73,9 +73,8 @@ def augmented_sheet_of(
         HeatposeError: There is nobody, an image cannot be read, or left and right are not paired.
     """
     from heatpose.data.augment import GeometricAugment, Photometric
-    from heatpose.data.batches import BatchPlan
+    from heatpose.data.batches import AugmentedBatches, BatchPlan
     from heatpose.data.image_cache import ImageFiles
-    from heatpose.data.views import AugmentedBatches
     from heatpose.pose.draw import draw_pose
 
     skeleton.require_flip_pairs("augment.geometric.mirror=0 in training")

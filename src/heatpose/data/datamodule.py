@@ -14,14 +14,18 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 
-from heatpose.data.audit import tell_once
 from heatpose.data.augment import GeometricAugment, Occlusion, fixed_transform, prominent, view
-from heatpose.data.batches import EpochBatches, sampling_weights
+from heatpose.data.batches import (
+    AugmentedBatches,
+    EpochBatches,
+    TrainingBatch,
+    others_painted,
+    sampling_weights,
+)
 from heatpose.data.image_cache import ImageFiles, ImageStore, choose_images
-from heatpose.data.sample import Person
+from heatpose.data.sample import Person, tell_once
 from heatpose.data.selection import SELECTIONS, TrainingRules, split_instances, why_empty
 from heatpose.data.sources import Source
-from heatpose.data.views import AugmentedBatches, TrainingBatch, others_painted
 from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing, check_resolution
 from heatpose.pose.skeleton import Skeleton

@@ -22,11 +22,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.data.archive import require_room
+from heatpose.data.download import require_room
 from heatpose.data.sample import Person, labelled_image
 from heatpose.errors import HeatposeError
 from heatpose.utils.image_files import DECODE_VERSION
-from heatpose.utils.transfer import progress_bar
+from heatpose.utils.progress import progress
 
 VERSION = 2
 FOLDER = Path("data_cache") / "pictures"
@@ -232,13 +232,14 @@ def _build(instances: Sequence[Person], folder: Path, short_side: int | None) ->
     )
     part.mkdir()
     try:
-        with (part / PIXELS).open("wb") as file, progress_bar("pictures") as progress:
-            task = progress.add_task(
-                f"decoding {needed / 1e9:.2f} GB into {folder.parent}", total=len(instances)
-            )
+        description = f"Decoding into {folder.parent} ({needed / 1e9:.2f} GB)"
+        with (
+            (part / PIXELS).open("wb") as file,
+            progress(description, len(instances)) as advance,
+        ):
             for pixels in _decoded(instances, sides):
                 file.write(pixels.data)
-                progress.advance(task)
+                advance(1)
             file.flush()
             os.fsync(file.fileno())
         # Absolute, as in the folder's name: other spellings of a path share the cache.

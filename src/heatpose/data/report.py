@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from heatpose.data.audit import Audit
 from heatpose.data.coco import SEVERAL, CocoLabels, benchmark_instances
-from heatpose.data.sample import Person
+from heatpose.data.sample import Audit, Person
 from heatpose.data.selection import TrainingRules, split_instances, why_empty
 from heatpose.data.sources import training_instances
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import Skeleton
+from heatpose.utils.console import progress_bar
 from heatpose.utils.image_files import (
     UNREADABLE,
     Orientation,
@@ -32,7 +32,6 @@ from heatpose.utils.image_files import (
     sixteen_bits,
     size_problem,
 )
-from heatpose.utils.transfer import progress_bar
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,4 +1,4 @@
-"""From a bundle to a board: targets, the deployment package, ST Edge AI Core and its reports.
+"""From a bundle to a board: targets, deployment package, ST Edge AI Core, reports, estimates.
 
-And estimates.
+To add a board: write `conf/target/NAME.yaml` (fields: `targets.Target`).
 """

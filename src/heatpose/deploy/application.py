@@ -1,7 +1,7 @@
-"""ST's application for a board, and which of its releases builds with which ST Edge AI Core.
+"""ST's demo application for a board, and the ST Edge AI Core version each release builds with.
 
-`network.c` has an `#error` for every other runtime than the one of its own compiler, so that
-versions go in pairs. A target's YAML has the table.
+`network.c` stops with `#error` for any runtime but that of its own compiler, so versions must
+match. The table is in the target's YAML.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from heatpose.errors import HeatposeError
 
 @dataclass(frozen=True)
 class Application:
-    """An application of ST's.
+    """One of ST's demo applications.
 
     Attributes:
-        name: Of its public repository.
-        folder: Of the board below `Application/` and `Model/`.
-        pairs: Start of the application's version -> start of the Core version that it builds with.
-        boot: How the board's switches choose between development mode and flash.
-        display: Where the skeleton is seen, and what `make` takes for it.
+        name: Name of its public repository.
+        folder: The board's folder below `Application/` and `Model/`.
+        pairs: Prefix of the application's version -> prefix of the matching Core version.
+        boot: Switch positions for development mode and flash boot.
+        display: Where the skeleton is displayed, and the `make` option for it.
     """
 
     name: str
@@ -33,10 +33,10 @@ class Application:
     display: str = ""
 
     def core_for(self, version: str) -> str:
-        """Start of the Core version that a release of the application builds with.
+        """Prefix of the Core version that a release of the application builds with.
 
         Raises:
-            HeatposeError: The release is in no pair.
+            HeatposeError: The release is not in `pairs`.
         """
         for release, core in self.pairs.items():
             if starts(version, release):
@@ -47,22 +47,22 @@ class Application:
         )
 
     def releases_for(self, core: str) -> list[str]:
-        """Releases that build with a Core version; empty where none does."""
+        """Releases that build with a Core version; may be empty."""
         return [release for release, wanted in self.pairs.items() if starts(core, wanted)]
 
     def pairs_text(self) -> str:
-        """All pairs in one line."""
+        """`pairs` in one line."""
         return ", ".join(f"{release} with Core {core}" for release, core in self.pairs.items())
 
     def mismatch(self, core: str, version: str | None = None) -> str | None:
-        """What is wrong with a Core version, as a sentence with the remedy; None for nothing.
+        """Error sentence with remedy for a Core version that does not match; None if it does.
 
         Args:
             core: Version of ST Edge AI Core, "4.0.1" or "4.0.1-20581".
-            version: Release of the application; None where any will do.
+            version: Release of the application; None for any.
 
         Raises:
-            HeatposeError: The release is in no pair.
+            HeatposeError: The release is not in `pairs`.
         """
         plain = core.split("-", maxsplit=1)[0]
         if version is not None:
@@ -85,15 +85,15 @@ class Application:
 
 
 def starts(version: str, prefix: str) -> bool:
-    """Whether a version begins with the numbers of another: 4.0.1 with 4.0, not with 4.0.0."""
+    """Whether a version begins with the components of another: 4.0.1 with 4.0, not with 4.0.0."""
     return version.split(".")[: len(prefix.split("."))] == prefix.split(".")
 
 
 def release_of(named: str) -> str:
-    """A release, "2.3.1", or the newest in the release notes of a checkout.
+    """Release number from "2.3.1" or from the release notes of a checkout.
 
     Raises:
-        HeatposeError: It is neither.
+        HeatposeError: `named` is neither.
     """
     if re.fullmatch(r"v?\d+(\.\d+)+", named):
         return named.removeprefix("v")

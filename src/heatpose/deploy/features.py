@@ -1,19 +1,24 @@
-"""What an estimate is made of, read off a graph.
+"""Features of a graph for estimates: memory traffic, arithmetic, CPU operators, RAM allocation.
 
-Traffic, arithmetic, and what the processor does by itself.
-
-Counted as in section "estimates" of docs/stm32.md: time on the N6 is dominated by bytes (weights
-from flash, activations in RAM), not by arithmetic.
+Definitions: section "estimates" of docs/stm32.md. On the STM32N6 time depends on memory traffic
+(weights from flash, activations in RAM) more than on arithmetic.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 
+from heatpose.deploy.targets import Npu, Pool
 from heatpose.tflite.graph import ABSENT, Graph, Operator
-from heatpose.tflite.stats import macs, peak_activation_bytes, tensor_bytes, weights_bytes
+from heatpose.tflite.stats import (
+    lifetimes,
+    macs,
+    peak_activation_bytes,
+    tensor_bytes,
+    weights_bytes,
+)
 
 RESIZES = ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
 _SOFTWARE = (*RESIZES, "SOFTMAX", "DEQUANTIZE")
@@ -21,20 +26,20 @@ _SOFTWARE = (*RESIZES, "SOFTMAX", "DEQUANTIZE")
 
 @dataclass(frozen=True)
 class Features:
-    """Of one inference.
+    """Features of one inference.
 
     Attributes:
         weights: Bytes of weights, biases and tables.
-        traffic: Bytes of activations that hardware operators read and write.
-        macs: Multiply-accumulates.
-        macs_power_of_two: The same where the input's side is a power of two, else 0: STM32MP2's
-            units are faster there.
-        macs_other: The same where it is not, else 0.
-        resized: Elements that resizes write.
-        softmax: Elements that softmaxes write.
-        peak: Most bytes of activations alive at one time.
+        traffic: Bytes of activations read and written by hardware operators.
+        macs: Multiply-accumulate operations.
+        macs_power_of_two: `macs` if the input's side is a power of two (faster on STM32MP2), else
+            0.
+        macs_other: `macs` if it is not, else 0.
+        resized: Elements written by resize operators.
+        softmax: Elements written by SOFTMAX.
+        peak: Peak bytes of live activations.
         largest: Bytes of the largest integer activation.
-        inference: 1.
+        inference: 1, for the constant term.
     """
 
     weights: float
@@ -49,20 +54,20 @@ class Features:
     inference: float = 1.0
 
     def of(self, name: str) -> float:
-        """A feature by name.
+        """Returns a feature by name.
 
         Raises:
-            KeyError: There is none of that name.
+            KeyError: The name is unknown.
         """
         return float(asdict(self)[name])
 
 
 def features_of(graph: Graph, hardware: Collection[str] = ()) -> Features:
-    """Reads a graph: of a TFLite file, or one that a network will have.
+    """Computes the features of a graph.
 
     Args:
-        graph: What is counted.
-        hardware: Operators that are taken for hardware ones, whatever is usual.
+        graph: Graph of a TFLite file, or of a network before export.
+        hardware: Names of operators to count as hardware operators.
     """
     resizes, software = (
         [name for name in names if name not in hardware] for names in (RESIZES, _SOFTWARE)
@@ -101,3 +106,163 @@ def _traffic(graph: Graph, operator: Operator) -> int:
 
 def _written(graph: Graph, operator: Operator) -> int:
     return sum(math.prod(graph.tensors[i].shape) for i in operator.outputs)
+
+
+_IMAGE = {"TRANSPOSE_CONV": 2, "RESIZE_NEAREST_NEIGHBOR": 0}
+"""Upsampling operator -> index of the image among its inputs."""
+
+
+def as_bilinear(graph: Graph) -> Graph | None:
+    """Replaces other upsampling operators by RESIZE_BILINEAR, to estimate the time they save.
+
+    These are TRANSPOSE_CONV, and RESIZE_NEAREST_NEIGHBOR followed by a depthwise convolution, that
+    double the sides and keep the channels (`models.upsample`).
+
+    Returns:
+        New graph; None if there is no such operator.
+    """
+    replaced: dict[int, Operator] = {}
+    left_out: set[int] = set()
+    for first, last in _places(graph):
+        replaced[first.index] = Operator(
+            first.index, "RESIZE_BILINEAR", (first.inputs[_IMAGE[first.name]],), last.outputs, {}
+        )
+        left_out |= {last.index} - {first.index}
+    if not replaced:
+        return None
+    kept = (
+        replaced.get(operator.index, operator)
+        for operator in graph.operators
+        if operator.index not in left_out
+    )
+    return replace(
+        graph, operators=tuple(replace(operator, index=i) for i, operator in enumerate(kept))
+    )
+
+
+def _places(graph: Graph) -> Iterator[tuple[Operator, Operator]]:
+    """First and last operator of each upsampling."""
+    for operator in graph.operators:
+        if operator.name not in _IMAGE:
+            continue
+        image, result = (
+            graph.tensors[i].shape
+            for i in (operator.inputs[_IMAGE[operator.name]], operator.outputs[0])
+        )
+        if len(image) != 4 or result != (image[0], 2 * image[1], 2 * image[2], image[3]):
+            continue
+        if operator.name == "TRANSPOSE_CONV":
+            yield operator, operator
+        else:
+            readers = graph.consumers(operator.outputs[0])
+            if [reader.name for reader in readers] == ["DEPTHWISE_CONV_2D"]:
+                yield operator, readers[0]
+
+
+KIB = 1024
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """RAM in KiB.
+
+    Attributes:
+        on_chip: Sum of the highest used address of each on-chip memory.
+        external: Highest used address of external RAM; 0 if all activations fit on the chip.
+        left_over: Activations that fit nowhere.
+    """
+
+    on_chip: float
+    external: float
+    left_over: float
+
+
+@dataclass(frozen=True)
+class _Placed:
+    span: Span
+    born: int
+    dies: int
+
+
+def allocate(graph: Graph, npu: Npu) -> Allocation:
+    """Places every integer activation of a graph in the memory pools of a target.
+
+    The compiler reports the highest used byte of each memory. Activations are placed largest first:
+    in a bank of fast RAM, else in the largest memory, else across adjacent memories, else off-chip.
+    No number is fitted; the largest error on the published builds is 8 % (docs/stm32.md).
+
+    Args:
+        graph: Graph; float tensors are ignored, because they are on the CPU.
+        npu: Pools; read-only ones and those of size 0 are ignored.
+    """
+    ram = [pool for pool in npu.pools if pool.rights == "ACC_WRITE" and pool.kib]
+    chip = sorted((p for p in ram if not p.external), key=lambda p: p.address)
+    outside = [_span(pool) for pool in ram if pool.external]
+    groups = [*_groups(chip), outside]
+    placed: list[_Placed] = []
+    missing = 0
+    born, dies = lifetimes(graph)
+    wanted = [
+        (tensor_bytes(graph.tensors[i]), start, dies.get(i, start))
+        for i, start in born.items()
+        if not graph.tensors[i].dtype.startswith("float")
+    ]
+    for size, start, end in sorted(wanted, key=lambda entry: (-entry[0], entry[1])):
+        busy = [p.span for p in placed if p.born <= end and p.dies >= start]
+        place = _first_fit(size, groups, busy)
+        if place is None:
+            missing += size
+        else:
+            placed.append(_Placed((place, place + size), start, end))
+    spans = [p.span for p in placed]
+    on_chip = sum(_highest(_span(pool), spans) for pool in chip)
+    external = sum(_highest(span, spans) for span in outside)
+    return Allocation(on_chip / KIB, external / KIB, missing / KIB)
+
+
+def _groups(chip: Sequence[Pool]) -> list[list[Span]]:
+    """Memories in the order in which they are tried."""
+    fast = [_span(pool) for pool in reversed(chip) if pool.latency == "LOW"]
+    slow = [_span(pool) for pool in chip if pool.latency != "LOW"]
+    return [fast, slow, _joined([_span(pool) for pool in chip])]
+
+
+def _joined(spans: Sequence[Span]) -> list[Span]:
+    """Joins adjacent memories, as the compiler's virtual pools do."""
+    found: list[Span] = []
+    for low, high in spans:
+        if found and found[-1][1] == low:
+            found[-1] = (found[-1][0], high)
+        else:
+            found.append((low, high))
+    return found
+
+
+def _span(pool: Pool) -> Span:
+    return pool.address, pool.address + pool.kib * KIB
+
+
+def _first_fit(size: int, groups: Sequence[Sequence[Span]], busy: Sequence[Span]) -> int | None:
+    for group in groups:
+        for memory in group:
+            place = _gap(size, memory, busy)
+            if place is not None:
+                return place
+    return None
+
+
+def _gap(size: int, memory: Span, busy: Sequence[Span]) -> int | None:
+    """Lowest address in a memory with `size` bytes free of live tensors; None if there is none."""
+    at, high = memory
+    for low, end in sorted(span for span in busy if span[1] > memory[0] and span[0] < high):
+        if low - at >= size:
+            return at
+        at = max(at, end)
+    return at if high - at >= size else None
+
+
+def _highest(memory: Span, spans: Sequence[Span]) -> int:
+    """Bytes from the start of a memory to the end of its last tensor."""
+    low, high = memory
+    return max((min(end, high) - low for at, end in spans if end > low and at < high), default=0)

@@ -1,4 +1,4 @@
-"""The model file that is deployed: a bundle's or any TFLite, checked, and read."""
+"""The TFLite model that is deployed, from a bundle or another pipeline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton, for_keypoint_count
 from heatpose.runners.outputs import Layout, choose_output
-from heatpose.runners.tflite_forms import gives_probabilities, input_form
+from heatpose.runners.tflite_runner import gives_probabilities, input_form
 from heatpose.tflite.graph import Graph, Quantization, Tensor
 from heatpose.tflite.reader import read_graph
 from heatpose.utils.files import sha256
@@ -25,20 +25,21 @@ class DeployModel:
     """A TFLite pose model.
 
     Attributes:
-        path: The file.
-        sha256: Of its content.
-        graph: What it holds.
+        path: TFLite file.
+        sha256: SHA-256 of its content.
+        graph: Operators and tensors.
         input: Tensor of the image, (1, S, S, 3).
         output: Tensor of the pose or the heatmaps.
-        size: S, input pixels.
-        layout: Of the output.
-        keypoints: K.
-        skeleton: What the channels are.
-        preprocessing: How an image becomes the input.
-        probabilities: Whether the heatmaps are probabilities; None where only the values can tell.
-        rejected: It failed a gate of its export.
-        threshold: From which score on a keypoint is drawn.
-        assumed: Sentences: what neither the file nor a manifest beside it says.
+        size: S, side of the input in pixels.
+        layout: Layout of the output.
+        keypoints: K, number of keypoints.
+        skeleton: Keypoint names, edges and sigmas.
+        preprocessing: Conversion of an image to the input.
+        probabilities: Whether the heatmaps are probabilities; None if the graph does not determine
+            it.
+        rejected: Whether it failed an acceptance check of its export.
+        threshold: Lowest score of a drawn keypoint.
+        assumed: Sentences on values stated neither by the file nor by a manifest.
     """
 
     path: Path
@@ -58,7 +59,7 @@ class DeployModel:
 
     @property
     def decoded(self) -> bool:
-        """The output is a pose, not heatmaps."""
+        """Whether the output is a pose instead of heatmaps."""
         return self.layout in (Layout.POSE_XY, Layout.POSE_YX)
 
     @property
@@ -73,11 +74,9 @@ class DeployModel:
 
     @property
     def int8_output(self) -> Quantization | None:
-        """Of the output as int8, which a tool gives on request.
+        """Quantisation of the output as int8; None if the file has no such tensor.
 
-        None where the file has no such tensor.
-
-        A float output that is dequantised at the end is int8 before that.
+        For a float output behind a DEQUANTIZE, that of its input.
         """
         tensor, producer = self.output, self.graph.producer(self.output.index)
         if tensor.dtype == "float32" and producer is not None and producer.name == "DEQUANTIZE":
@@ -90,15 +89,15 @@ class DeployModel:
 
     @property
     def stem(self) -> str:
-        """File name without its endings."""
+        """File name without `.tflite` and `.rejected`."""
         return self.path.name.removesuffix(".tflite").removesuffix(REJECTED)
 
 
 def read_model(path: Path) -> DeployModel:
-    """Reads a TFLite file, with the manifest beside it where there is one.
+    """Reads a TFLite file and the manifest beside it, if any.
 
     Raises:
-        HeatposeError: It is missing, no TFLite, or no pose model.
+        HeatposeError: The file is missing, not a TFLite, or not a pose model.
     """
     graph = read_graph(path)
     form = input_form(path, graph)
@@ -126,7 +125,7 @@ def read_model(path: Path) -> DeployModel:
 
 
 def _assumed(known: FileFacts, skeleton: Skeleton, how: Preprocessing) -> tuple[str, ...]:
-    """What was taken for granted, as sentences."""
+    """Sentences on assumed values."""
     found = []
     if known.skeleton is None:
         names = ", ".join(skeleton.keypoints[:3])
@@ -134,7 +133,7 @@ def _assumed(known: FileFacts, skeleton: Skeleton, how: Preprocessing) -> tuple[
     if known.preprocessing is None:
         found.append(
             f"The input is the whole RGB image stretched to {how.size}x{how.size} "
-            f"({how.sampling} sampling), each byte divided by {how.divisor:g}, less {how.shift:g}."
+            f"({how.sampling} sampling), byte / {how.divisor:g} - {how.shift:g}."
         )
     if known.threshold is None:
         default = ScoreThreshold()
@@ -143,16 +142,16 @@ def _assumed(known: FileFacts, skeleton: Skeleton, how: Preprocessing) -> tuple[
 
 
 def choose_model(source: Path, target: Target, *, allow_rejected: bool = False) -> DeployModel:
-    """A TFLite file, or the artefact of a bundle that a target takes.
+    """Reads a TFLite file, or the artefact of a bundle for a target.
 
     Args:
-        source: Folder of a bundle, or a TFLite file, of a bundle or of another pipeline.
-        target: The board.
-        allow_rejected: Take a file that failed a gate of its export, where there is no other.
+        source: Folder of a bundle, or a TFLite file of a bundle or of another pipeline.
+        target: Board.
+        allow_rejected: Accept a file that failed an acceptance check if there is no other.
 
     Raises:
-        HeatposeError: No bundle, no such artefact, only a rejected one, or the file is not the one
-            that was exported.
+        HeatposeError: `source` is not a bundle, has no such artefact or only a rejected one, or the
+            file differs from the exported one.
     """
     if source.is_file() or source.suffix == ".tflite":
         if Bundle.is_bundle(source.parent):
@@ -164,15 +163,15 @@ def choose_model(source: Path, target: Target, *, allow_rejected: bool = False) 
     if not passed and not rejected:
         made = ", ".join(sorted(path.name for path in source.glob("*.tflite"))) or "none"
         raise HeatposeError(
-            f"'{source}' has no {target.artefact} file, which {target.name} takes (it has {made}); "
+            f"'{source}' has no {target.artefact} file, which {target.name} needs (it has {made}); "
             f"export with quant={_quant(target)}."
         )
     if not passed and not allow_rejected:
-        why = " ".join(bundle.failures(target.artefact)) or "The manifest does not say why."
+        why = " ".join(bundle.failures(target.artefact)) or "The manifest has no reason."
         raise HeatposeError(
-            f"'{rejected[0]}' failed a gate of its export. {why} Export again with `heatpose export"
-            " checkpoint=CHECKPOINT quant=auto`, which looks for a method that passes, or deploy"
-            " it knowingly with --allow-rejected."
+            f"'{rejected[0]}' failed an acceptance check of its export. {why} Export again with"
+            " `heatpose export checkpoint=CHECKPOINT quant=auto`, which searches for a method that"
+            " passes, or deploy it anyway with --allow-rejected."
         )
     path = (passed or rejected)[0]
     bundle.check_file(path)
@@ -180,7 +179,7 @@ def choose_model(source: Path, target: Target, *, allow_rejected: bool = False) 
 
 
 def bundle_file(source: Path) -> Path:
-    """A model file as it is; of a bundle its per-channel file, else its first TFLite.
+    """Returns a file unchanged; for a bundle its per-channel int8 file, else its first TFLite.
 
     Raises:
         HeatposeError: The folder is not a bundle, or has no TFLite.

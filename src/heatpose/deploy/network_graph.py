@@ -1,9 +1,6 @@
-"""The graph that a network will be exported as, before any export.
+"""Graph of a network before export: operators, shapes and weight sizes of its int8 TFLite.
 
-The same operators, shapes and weight sizes, without values.
-
-What is estimated for it is what would be estimated for the int8 TFLite: batch norms are folded,
-activations fused, weights int8, biases int32.
+Batch norms are folded, activations fused, weights int8, biases int32; constants are zeros.
 """
 
 from __future__ import annotations
@@ -16,9 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from heatpose.deploy.coverage import NOT_EXPORTED
-from heatpose.models.layers import Add, ConvBlock
-from heatpose.models.upsample import TransposedBlock
+from heatpose.deploy.estimate import NOT_EXPORTED
+from heatpose.models.layers import Add, ConvBlock, TransposedBlock
 from heatpose.tflite.graph import Graph, Operator, Quantization, Tensor
 
 Shape = tuple[int, ...]
@@ -32,17 +28,17 @@ def graph_of_network(
     output: Literal["float32", "int8"] = "float32",
     ending: Literal["LOGISTIC", "SOFTMAX"] | None = "LOGISTIC",
 ) -> Graph:
-    """Runs a network once on zeros and writes down what happens.
+    """Traces a network on zeros with forward hooks.
 
     Args:
-        network: Of ConvBlock, Add, Upsample and classifier layers; anything between them counts for
-            nothing.
-        size: S, pixels, or rows and columns.
+        network: Consists of ConvBlock, Add, Upsample and classifier layers; other modules are
+            ignored.
+        size: S, or (rows, columns), pixels.
         output: Output type of the int8 file.
-        ending: The operator after the last layer.
+        ending: Operator after the last layer.
 
     Returns:
-        A graph with uint8 input (1, rows, columns, 3); constants are zeros.
+        Graph with uint8 input (1, rows, columns, 3); constants are zeros.
     """
     trace = _Trace()
     handles = [
@@ -80,9 +76,9 @@ def _tensors(results: Any) -> list[torch.Tensor]:
 
 
 class _Trace:
-    """The tensors and operators so far.
+    """Tensors and operators traced so far.
 
-    Torch's tensors are kept, so that their identities stay theirs.
+    Torch's tensors are kept alive, so that their `id` stays unique.
     """
 
     def __init__(self) -> None:
@@ -92,7 +88,7 @@ class _Trace:
         self.alive: list[torch.Tensor] = []
 
     def tensor(self, shape: Shape, dtype: str = "int8", constant: bool = False) -> int:
-        """Adds a tensor; quantised where it is an integer."""
+        """Adds a tensor, quantised if it is an integer; returns its index."""
         index, scales = len(self.tensors), np.ones(1, np.float32)
         data = np.zeros(shape, dtype) if constant else None
         quantization = (
@@ -104,7 +100,7 @@ class _Trace:
     def operator(
         self, name: str, inputs: Sequence[int], shape: Shape, dtype: str = "int8", **options: Any
     ) -> int:
-        """Adds an operator; returns its output."""
+        """Adds an operator; returns the index of its output."""
         result = self.tensor(shape, dtype)
         self.operators.append(
             Operator(len(self.operators), name, tuple(inputs), (result,), options)
@@ -114,7 +110,7 @@ class _Trace:
     def layer(
         self, module: nn.Module, given: tuple[torch.Tensor, ...], result: torch.Tensor
     ) -> None:
-        """A forward hook: writes down one layer."""
+        """Forward hook: adds the operators of one layer."""
         inputs = [self.seen[id(tensor)] for tensor in given]
         shape = _channels_last(tuple(result.shape))
         if isinstance(module, TransposedBlock):
@@ -139,7 +135,7 @@ class _Trace:
         self.alive.append(result)
 
     def transposed(self, source: int, shape: Shape) -> int:
-        """A transposed convolution, dense as TFLite has it."""
+        """Adds a transposed convolution, which is dense in TFLite."""
         channels = shape[3]
         constants = [self.tensor(shape, "int32", constant=True) for shape in ((4,), (channels,))]
         weights = self.tensor((channels, 4, 4, channels), constant=True)
@@ -148,7 +144,7 @@ class _Trace:
         )
 
     def convolution(self, conv: nn.Conv2d | nn.ConvTranspose2d, source: int, shape: Shape) -> int:
-        """A convolution with its folded weights and biases."""
+        """Adds a convolution with folded weights and biases."""
         depthwise = conv.groups > 1
         high, wide = (int(side) for side in conv.kernel_size)
         kernel = (
@@ -169,7 +165,7 @@ class _Trace:
         )
 
     def ending(self, index: int, output: str, name: str | None) -> int:
-        """What follows the last layer."""
+        """Adds the operators after the last layer."""
         shape = self.tensors[index].shape
         if name is not None:
             index = self.operator(name, [index], shape)

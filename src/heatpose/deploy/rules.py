@@ -1,6 +1,6 @@
-"""A TFLite held against a target's rules, before any tool.
+"""Checks a TFLite against a target's rules: unsupported, CPU and decomposed operators, limits.
 
-What falls to the processor, what is decomposed, what does not compile.
+To add a rule: write `_name(graph, target) -> Iterator[Finding]` and list it in `check_target`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 
 
 def check_target(graph: Graph, target: Target) -> list[Finding]:
-    """Findings about one target, the file as a whole first; rules are named `target_...`.
+    """Findings for a target, those on the whole file first; rules are named `target_...`.
 
-    Severity "error": it does not compile or does not fit; "warning": slower or less accurate than
-    it could be; "info": good to know.
+    Severity "error": does not compile or does not fit; "warning": slower or less accurate than
+    possible; "info": no action needed.
     """
     rules = (_granularity, _ports, _budget, _shapes, _operators, _hybrid, _kernels)
     return [finding for rule in rules for finding in rule(graph, target)]
@@ -39,7 +39,7 @@ def _granularity(graph: Graph, target: Target) -> Iterator[Finding]:
             "error",
             "target_granularity",
             None,
-            f"The weights are float; {target.name} takes int8: deploy the {target.artefact} file.",
+            f"The weights are float; {target.name} needs int8: deploy the {target.artefact} file.",
         )
         return
     found = "int8_pc" if max(scales, default=0) > 1 else "int8_pt"
@@ -57,7 +57,7 @@ def _ports(graph: Graph, target: Target) -> Iterator[Finding]:
     for tensor in (graph.tensors[i] for i in graph.inputs):
         if tensor.dtype != target.input_dtype:
             text = (
-                f"Input '{tensor.name}' is {tensor.dtype}; {target.name} is meant to be fed"
+                f"Input '{tensor.name}' is {tensor.dtype}; {target.name} expects"
                 f" {target.input_dtype} camera bytes."
             )
             yield Finding("warning", "target_input_dtype", None, text)
@@ -67,8 +67,8 @@ def _ports(graph: Graph, target: Target) -> Iterator[Finding]:
                 "info",
                 "target_alignment",
                 None,
-                f"Input '{tensor.name}' has {size} bytes, no multiple of {step}: its buffer is"
-                " padded.",
+                f"Input '{tensor.name}' has {size} bytes, which is not a multiple of {step}: its"
+                " buffer is padded.",
             )
     for tensor in (graph.tensors[i] for i in graph.outputs):
         if (
@@ -85,7 +85,7 @@ def _ports(graph: Graph, target: Target) -> Iterator[Finding]:
 
 
 def _budget(graph: Graph, target: Target) -> Iterator[Finding]:
-    """Bounds that no compiler can go below; `heatpose estimate` says what to expect."""
+    """Lower bounds of RAM and flash against the budget; `heatpose estimate` gives estimates."""
     largest = max((tensor_bytes(t) for t in graph.tensors if t.data is None), default=0) / KIB
     if target.budget.ram_kib is not None and largest > target.budget.ram_kib:
         text = (
@@ -113,7 +113,7 @@ def _shapes(graph: Graph, target: Target) -> Iterator[Finding]:
                 "error",
                 "target_dynamic_shape",
                 None,
-                f"Tensor '{tensor.name}' has the open shape {list(tensor.shape)}; export with a"
+                f"Tensor '{tensor.name}' has the dynamic shape {list(tensor.shape)}; export with a"
                 " fixed one.",
             )
         if rules.max_rank is not None and len(tensor.shape) > rules.max_rank:
@@ -122,7 +122,7 @@ def _shapes(graph: Graph, target: Target) -> Iterator[Finding]:
                 "target_rank",
                 None,
                 f"Tensor '{tensor.name}' has {len(tensor.shape)} dimensions; at most"
-                f" {rules.max_rank} are taken.",
+                f" {rules.max_rank} are supported.",
             )
         if rules.max_dimension is not None and max(tensor.shape, default=0) > rules.max_dimension:
             yield Finding(
@@ -144,16 +144,16 @@ def _shapes(graph: Graph, target: Target) -> Iterator[Finding]:
 
 
 def _operators(graph: Graph, target: Target) -> Iterator[Finding]:
-    """What does not compile, what runs on the processor, and of what it is not known."""
+    """Operators that do not compile, run on the CPU, or run at an unknown place."""
     for operator in graph.operators:
         if operator.name == "DEQUANTIZE" and graph.constant(operator.inputs[0]) is not None:
-            continue  # stored weights of a float16 file, unpacked when it is loaded
+            continue  # float16 weights, converted on loading
         if (
             operator.name == "DEQUANTIZE"
             and target.output_dtype in ("int8", "uint8")
             and set(operator.outputs) <= set(graph.outputs)
         ):
-            continue  # the tool is told to leave it out
+            continue  # --output-data-type removes it
         elements = math.prod(graph.tensors[operator.outputs[0]].shape) if operator.outputs else 0
         if operator.name in target.rules.unsupported:
             yield Finding(
@@ -176,7 +176,7 @@ def _operators(graph: Graph, target: Target) -> Iterator[Finding]:
 
 
 def _hybrid(graph: Graph, target: Target) -> Iterator[Finding]:
-    """Integer weights with float activations, which no NPU here takes."""
+    """Integer weights with float activations, which the NPUs do not support."""
     for operator, weight in weights(graph):
         float_output = graph.tensors[operator.outputs[0]].dtype.startswith("float")
         if target.artefact != "float32" and weight.dtype == "int8" and float_output:
@@ -195,7 +195,7 @@ def _kernels(graph: Graph, target: Target) -> Iterator[Finding]:
             window, side = operator.options.get("filter", (1, 1)), target.rules.pool_side
             if max(window) > side:
                 text = (
-                    f"A window of {window[0]}x{window[1]} is decomposed or left to the processor;"
+                    f"A window of {window[0]}x{window[1]} is decomposed or runs on the processor;"
                     f" up to {side}x{side} is not."
                 )
                 yield Finding("info", "target_pool_window", label(operator), text)

@@ -1,23 +1,24 @@
-"""Finds ST Edge AI Core on this machine.
-
-And says which version it is and what is installed with it.
-"""
+"""ST Edge AI Core: installation, command lines, run scripts, NPU compiler profile."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from heatpose.deploy.targets import Target, Tool
+from heatpose.deploy.targets import Npu, Pool, Target, Tool
+from heatpose.deploy.templating import render
 from heatpose.errors import HeatposeError
 from heatpose.utils.process import run_process
 
-# a first question may stand before it
+# a question may precede it on the first run
 _FIRST_LINE = re.compile(r"ST Edge AI Core v(\d+)\.(\d+)\.(\d+)-(\d+)")
 _COMPONENT = re.compile(r"^\s+([A-Za-z][\w-]*) +(\d[\w.-]*)\s*$", re.MULTILINE)
 _ROOTS = (
@@ -32,12 +33,12 @@ VERSION_LIMIT_S = 120.0
 
 @dataclass(frozen=True)
 class Installation:
-    """A found tool.
+    """An installed ST Edge AI Core.
 
     Attributes:
-        path: The executable.
+        path: Executable.
         version: (major, minor, patch, build).
-        components: Name -> version of what `--version` lists.
+        components: Name -> version, from `--version`.
     """
 
     path: Path
@@ -46,7 +47,7 @@ class Installation:
 
     @property
     def version_text(self) -> str:
-        """As ST writes it."""
+        """Version in ST's notation, "4.0.1-20581"."""
         return "{}.{}.{}-{}".format(*self.version)
 
 
@@ -56,25 +57,26 @@ def find_installation(
     environment: Mapping[str, str] = os.environ,
     release: str | None = None,
 ) -> Installation:
-    """The tool for a target: the one that is named.
+    """Finds the installation for a target.
 
-    Else the newest fitting one of the usual places.
+    Order: `explicit`, the variable STEDGEAI_CORE_DIR_<TARGET>, `tool.path` of the target,
+    STEDGEAI_CORE_DIR, STM32_AI_EXE and STM_AI_EXE (variables of ST's model zoo), the default
+    folders of ST's installers (newest first), PATH. One of the first three must be suitable; of the
+    others the first suitable one is used. Suitable: a version and component that the target needs,
+    and a version that builds `release` of ST's application.
 
-    Looked at in this order: `explicit`, the variable STEDGEAI_CORE_DIR_<TARGET>, `tool.path` of the
-    target, STEDGEAI_CORE_DIR, STM32_AI_EXE and STM_AI_EXE (variables of ST's model zoo), the
-    folders that ST's installers use, the search path. The first three are taken or refused; of the
-    others the first one that fits is taken. One that does not go with `release` of ST's application
-    does not fit.
+    Args:
+        target: Board.
+        explicit: Executable or installation folder.
+        environment: Environment variables.
+        release: Release of ST's application; None for any.
 
     Raises:
-        HeatposeError: There is none, or none of a version and with the component that the target
-            needs.
+        HeatposeError: No installation is found, or none is suitable.
     """
     tool = target.tool
     if tool is None:
-        raise HeatposeError(
-            f"Target '{target.name}' needs no ST Edge AI Core: its TFLite runs as it is."
-        )
+        raise _no_tool(target)
     named = explicit or _named(target, tool, environment)
     if named is not None:
         installation = identify(_executable(named))
@@ -94,7 +96,7 @@ def find_installation(
     raise HeatposeError(
         f"ST Edge AI Core is not found: install it from st.com (version {tool.range_text()}), then "
         "set STEDGEAI_CORE_DIR to its folder or name it with --tool PATH. "
-        "Without it, the folder of the deployment package holds the exact command and run.sh."
+        "Without it, the deployment package contains the exact command and run.sh."
     )
 
 
@@ -104,15 +106,15 @@ def _named(target: Target, tool: Tool, environment: Mapping[str, str]) -> Path |
 
 
 def _executable(named: Path) -> Path:
-    """The executable that a path means: itself, or the one of an installation folder."""
+    """A path that is the executable or an installation folder -> the executable."""
     if named.is_file():
         return named
     for inside in _inside(named):
         if inside.is_file():
             return inside
     raise HeatposeError(
-        f"'{named}' is no stedgeai and no installation folder of ST Edge AI Core (it has no"
-        f" Utilities/{_system()[0]}/{_system()[1]})."
+        f"'{named}' is neither stedgeai nor an installation folder of ST Edge AI Core (it has no"
+        f" Utilities/{_system()[0]}/{_system()[1]}); correct the path."
     )
 
 
@@ -125,7 +127,7 @@ def _inside(root: Path) -> Iterator[Path]:
 
 
 def _system() -> tuple[str, str]:
-    """Folder and name of the executable on this system."""
+    """Folder and name of the executable on this operating system."""
     if sys.platform == "win32":
         return "windows", "stedgeai.exe"
     return ("mac" if sys.platform == "darwin" else "linux"), "stedgeai"
@@ -158,18 +160,18 @@ def _version_key(folder: Path) -> tuple[int, ...]:
 
 
 def identify(path: Path) -> Installation:
-    """Asks an executable for its version.
+    """Runs an executable with `--version`.
 
     Raises:
-        HeatposeError: It does not start, does not answer, or is something else.
+        HeatposeError: It does not start, times out, or is another program.
     """
     ended = run_process([str(path), "--version"], path.parent, time_limit_s=VERSION_LIMIT_S)
     found = _FIRST_LINE.search(ended.text)
     if found is None:
         waited = (
-            f"did not answer within {VERSION_LIMIT_S:.0f} s"
+            f"did not finish within {VERSION_LIMIT_S:.0f} s"
             if ended.status is None
-            else f"answered '{' '.join(ended.text.split())[:120]}'"
+            else f"printed '{' '.join(ended.text.split())[:120]}'"
         )
         raise HeatposeError(
             f"'{path} --version' {waited}, which is not ST Edge AI Core; run it once in a terminal,"
@@ -180,7 +182,7 @@ def identify(path: Path) -> Installation:
 
 
 def _require(installation: Installation, target: Target, tool: Tool, release: str | None) -> None:
-    """Refuses a version or a set of components that cannot build for the target."""
+    """Raises for a version or a set of components that cannot build for the target."""
     if not tool.supports(installation.version):
         own = f"STEDGEAI_CORE_DIR_{target.name.upper()}"
         raise HeatposeError(
@@ -206,7 +208,7 @@ def _require(installation: Installation, target: Target, tool: Tool, release: st
 
 
 def missing_compiler(installation: Installation, tool: Tool) -> str | None:
-    """A warning where the NPU compiler does not lie beside the tool."""
+    """A warning if the NPU compiler is not beside the tool."""
     if tool.compiler is None:
         return None
     beside = (
@@ -216,6 +218,210 @@ def missing_compiler(installation: Installation, tool: Tool) -> str | None:
     if any(path.is_file() for path in beside):
         return None
     return (
-        f"'{tool.compiler}', the NPU compiler, does not lie beside '{installation.path}'; if the"
+        f"'{tool.compiler}', the NPU compiler, is not beside '{installation.path}'; if the"
         " build fails, add the STM32N6 component with ST's installer."
     )
+
+
+PROFILE = "user_neuralart.json"
+
+
+def pool_file_name(target_name: str) -> str:
+    """Name of the memory pool file."""
+    return f"{target_name}.mpool"
+
+
+def profile_text(npu: Npu, target_name: str) -> str:
+    """Content of `user_neuralart.json`, which refers to the memory pool file beside it."""
+    pool = f"./{pool_file_name(target_name)}"
+    named = {name: {"memory_pool": pool, "options": text} for name, text in npu.profiles().items()}
+    return json.dumps({"Globals": {}, "Profiles": named}, indent=2) + "\n"
+
+
+def pool_text(npu: Npu) -> str:
+    """Content of the memory pool file, in the format of ST's own."""
+    content = {
+        "params": {
+            "param": [{"paramname": "max_onchip_sram_size", "value": "1024", "magnitude": "KBYTES"}]
+        },
+        "memory": {
+            "cacheinfo": [dict(npu.cache)] if npu.cache else [],
+            "mem_file_prefix": "atonbuf",
+            "mempools": [_pool_entry(pool) for pool in npu.pools],
+        },
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _pool_entry(pool: Pool) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        "rights": pool.rights,
+        "throughput": pool.throughput,
+        "latency": pool.latency,
+        "byteWidth": pool.byte_width,
+        "freqRatio": pool.freq_ratio,
+        "read_power": pool.read_power,
+        "write_power": pool.write_power,
+    }
+    if pool.cacheable:
+        properties["cacheable"] = "CACHEABLE_ON"
+    if pool.constants:
+        properties["constants_preferred"] = "true"
+    return {
+        "fname": pool.file,
+        "name": pool.name,
+        "fformat": "FORMAT_RAW",
+        "prop": properties,
+        "offset": {"value": f"0x{pool.address:08X}", "magnitude": "BYTES"},
+        "size": {"value": str(pool.kib), "magnitude": "KBYTES"},
+    }
+
+
+OUTPUT, WORKSPACE = "st_ai_output", "st_ai_ws"
+SAMPLES = 10
+"""Number of inputs of a validation on the board."""
+
+
+def _tool(target: Target) -> Tool:
+    if target.tool is None:
+        raise _no_tool(target)
+    return target.tool
+
+
+def _no_tool(target: Target) -> HeatposeError:
+    return HeatposeError(
+        f"Target '{target.name}' runs the TFLite without ST Edge AI Core; choose another target."
+    )
+
+
+def io_options(target: Target) -> list[str]:
+    """Input and output types for `generate` and `validate`; the output's if the target sets it."""
+    if target.npu is None:  # the converter for Linux boards keeps the file's types
+        return []
+    output = [] if target.output_dtype is None else ["--output-data-type", target.output_dtype]
+    return ["--input-data-type", target.input_dtype, *output]
+
+
+def generate_arguments(target: Target, model: str, major: int | None = None) -> list[str]:
+    """Arguments of `stedgeai` that build a model in the folder of the deployment package.
+
+    Args:
+        target: Board.
+        model: File name of the TFLite.
+        major: Major version of the tool, for its compiler options; None for the newest.
+
+    Raises:
+        HeatposeError: The target has no tool.
+    """
+    tool = _tool(target)
+    npu = (
+        []
+        if target.npu is None
+        else ["--st-neural-art", f"{target.npu.profile_for(major)}@{PROFILE}"]
+    )
+    return [
+        "generate",
+        "--model",
+        model,
+        "--target",
+        tool.target,
+        *npu,
+        *io_options(target),
+        *tool.options,
+        "--output",
+        OUTPUT,
+        "--workspace",
+        WORKSPACE,
+    ]
+
+
+def validate_arguments(target: Target, model: str, board: str) -> list[str]:
+    """Arguments of `stedgeai` that run a built model on a connected board.
+
+    Args:
+        target: Board.
+        model: File name of the TFLite.
+        board: Connection: `serial:921600`, `serial:COM5:921600`, or the address of a Linux board.
+
+    Raises:
+        HeatposeError: The target has no tool.
+    """
+    tool = _tool(target)
+    return [
+        "validate",
+        "--model",
+        model,
+        "--target",
+        tool.target,
+        "--mode",
+        "target",
+        "--desc",
+        board,
+        "--batch-size",
+        str(SAMPLES),
+        *io_options(target),
+        *tool.options,
+        "--output",
+        OUTPUT,
+        "--workspace",
+        WORKSPACE,
+    ]
+
+
+def shell_line(arguments: Sequence[str]) -> str:
+    """Shell command."""
+    return shlex.join(["stedgeai", *arguments])
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights in flash: the file that the tool writes, and the address of its first byte."""
+
+    raw: str
+    address: int
+
+
+def weights_of(target: Target) -> Weights | None:
+    """Weights that are flashed beside the application; None if there are none."""
+    pool = None if target.npu is None else target.npu.weights_pool()
+    if pool is None or target.flashing.kind != "neural_art":
+        return None
+    own = target.flashing.weights_address
+    return Weights(f"network_atonbuf.{pool.file}.raw", pool.address if own is None else own)
+
+
+def run_sh(target: Target, model: str) -> str:
+    """Content of `run.sh`: builds, then converts the weights into the files for flashing."""
+    return render("run.sh", **_script(target, model))
+
+
+def run_ps1(target: Target, model: str) -> str:
+    """Content of `run.ps1`: the same for PowerShell."""
+    return render("run.ps1", **_script(target, model))
+
+
+def _script(target: Target, model: str) -> dict[str, Any]:
+    """Variables of both templates; the scripts remove the products of an earlier run first."""
+    tool, weights = _tool(target), weights_of(target)
+    folders = list(dict.fromkeys((OUTPUT, tool.output)))
+    product, *moved = [f"{folder}/{tool.product.format(model=_stem(model))}" for folder in folders]
+    needed = [product] if target.npu is None else [f"{OUTPUT}/network.c"]
+    needed = [place for place in needed if "*" not in place]
+    needed += [] if weights is None else [f"{OUTPUT}/{weights.raw}"]
+    older = target.npu is not None and bool(target.npu.older_options)
+    return {
+        "arguments": generate_arguments(target, model),
+        "older": generate_arguments(target, model, 2) if older else [],
+        "stale": [*folders, WORKSPACE, "network_data.bin", "network_data.hex"],
+        "output": OUTPUT,
+        "product": product,
+        "moved": moved if target.npu is None else [],
+        "needed": needed,
+        "weights": weights,
+        "application": "" if target.application is None else target.application.name,
+        "pairs": list(target.application.pairs.values()) if target.application and older else [],
+    }
+
+
+def _stem(model: str) -> str:
+    return model.removesuffix(".tflite")

@@ -1,7 +1,8 @@
-"""Text files of the deployment package, out of the templates in `templates/`.
+"""Renders the text files of the deployment package from `templates/`.
 
-To add one: 1. write `templates/NAME.j2`; 2. `render("NAME", ...)` where the folder is filled
-(`folder.py`). A value that the template names and nobody gives is an error.
+To add a file: 1. write `templates/NAME.j2`; 2. call `render("NAME", ...)` in `package.py`. An
+undefined variable of a template is an error. A module of its own, because `package`, `stedgeai` and
+`c_sources` all import it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def render(name: str, **values: Any) -> str:
-    """A text file.
+    """Renders a template.
 
     Args:
-        name: Of the template, without `.j2`.
-        values: What it names.
+        name: Name of the template, without `.j2`.
+        values: Variables of the template.
     """
     return _environment().get_template(f"{name}.j2").render(**values)
 
@@ -30,7 +31,7 @@ def _environment() -> Environment:
 
     environment = Environment(
         loader=PackageLoader("heatpose.deploy", "templates"),
-        autoescape=False,  # shell scripts, C and Markdown, no HTML
+        autoescape=False,  # shell scripts, C and Markdown, not HTML
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -37,8 +37,8 @@ from heatpose.evaluation.metrics import keypoint_similarity, mean_over_labelled,
 from heatpose.pose import geometry
 from heatpose.pose.skeleton import Skeleton
 from heatpose.runners import PoseRunner, open_runner
-from heatpose.runners.reading import reading_of
-from heatpose.runners.trial import check_runs
+from heatpose.runners.reading import check_runs, reading_of
+from heatpose.utils.files import write_json
 from heatpose.utils.image_files import DECODE_VERSION
 from heatpose.utils.process import is_first_process
 
@@ -150,7 +150,7 @@ def _build(
     progress: bool,
 ) -> None:
     """Makes the folder, or goes on with what a killed build left."""
-    from rich.progress import track
+    from heatpose.utils.progress import track
 
     part = folder.with_name(folder.name + ".part")
     part.mkdir(exist_ok=True)
@@ -163,10 +163,11 @@ def _build(
         pieces,
         track(
             shown,
-            f"asking {teacher.runner.name}",
-            len(pieces),
-            disable=not progress,
-            transient=True,
+            f"Predictions of the teacher {teacher.runner.name}",
+            len(instances) - first,
+            "people",
+            each=PIECE,
+            shown=progress,
         ),
         strict=True,
     ):
@@ -235,6 +236,4 @@ def _done(part: Path) -> int:
 
 
 def _write_count(part: Path, count: int) -> None:
-    beside = part / f"{COUNT}.part"
-    beside.write_text(json.dumps({"people": count}), encoding="utf-8")
-    os.replace(beside, part / COUNT)
+    write_json(part / COUNT, {"people": count})

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 from heatpose.data.coco import CocoLabels
 from heatpose.data.download import changed_folders
-from heatpose.data.layout import Split
-from heatpose.data.locate import find_part, labels_of
+from heatpose.data.formats.folder import Split
+from heatpose.data.sources import find_part, labels_of
 from heatpose.doctor.check import Check
 from heatpose.errors import HeatposeError
+from heatpose.utils.files import sha256, sha256_of_json
 
 
 def data_checks(root: Path) -> list[Check]:
@@ -106,9 +105,8 @@ def _part(name: str, part: Split) -> Check:
 def _digest(part: Split, labels: CocoLabels) -> str:
     """Of the label file; of what was read, where the labels are many files."""
     if labels.source.files == 1 and part.annotations.is_file():
-        with part.annotations.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(json.dumps(labels.source.content, sort_keys=True).encode()).hexdigest()
+        return sha256(part.annotations)
+    return sha256_of_json(labels.source.content)
 
 
 def _downloaded(root: Path) -> list[Check]:

@@ -27,7 +27,7 @@ from heatpose.doctor.trial import source_overrides
 from heatpose.entries import build
 from heatpose.errors import HeatposeError, first_line
 from heatpose.training.devices import best_precision, device_type
-from heatpose.utils.configuration import conf_folder
+from heatpose.utils.files import conf_folder
 
 WAIT_S = 300
 """For the other processes of a measurement to be ready."""

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from heatpose.deploy.stedgeai import find_installation, missing_compiler
-from heatpose.deploy.target_files import built_in, load_target
-from heatpose.deploy.targets import Target
+from heatpose.deploy.targets import Target, built_in, load_target
 from heatpose.doctor.check import Check
 from heatpose.errors import HeatposeError, first_line
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heatpose.errors import HeatposeError, InterruptedRun, exit_on_user_error
-from heatpose.utils.configuration import conf_folder
+from heatpose.utils.files import conf_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -39,7 +39,7 @@ def run(entry: Entry, name: str) -> None:
     # Imported here: `heatpose --help` needs none of it.
     import hydra
 
-    from heatpose.entries.overrides import options_of, quoted
+    from heatpose.entries.overrides import options_of, quoted, refuse_old_resolvers
 
     with exit_on_user_error():
         options = options_of(sys.argv[1:])
@@ -53,6 +53,7 @@ def run(entry: Entry, name: str) -> None:
             sys.argv[1:], groups, sweep=options.multirun or "hydra.mode=MULTIRUN" in sys.argv
         )
         refuse_empty_groups(sys.argv[1:])
+        refuse_old_resolvers(sys.argv[1:])
         composed = hydra.main(config_path=str(folders[0]), config_name=name, version_base="1.3")(
             entry
         )

@@ -20,6 +20,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from heatpose.entries.overrides import current_key
 from heatpose.errors import HeatposeError, first_line
 
 OBJECTS = (
@@ -86,6 +87,7 @@ def check_arguments(config: DictConfig, types_of: DictConfig) -> None:
     Raises:
         HeatposeError: An entry has a value of another type, or an object does not take a setting.
     """
+    _refuse_old_keys(config, "")
     for name, default in types_of.items_ex(resolve=False):
         if name in config and isinstance(default, bool | int | ListConfig):
             _check_value(
@@ -100,6 +102,16 @@ def check_arguments(config: DictConfig, types_of: DictConfig) -> None:
             _refuse_group(f"callbacks.{name}", node)
     for key, node in _objects(config, ""):
         _check_object(key, node)
+
+
+def _refuse_old_keys(node: DictConfig, prefix: str) -> None:
+    """Keys of earlier versions in files of the user's, and those added with "+"."""
+    for name, child in node.items_ex(resolve=False):
+        key = f"{prefix}{name!s}"
+        if (current := current_key(key)) != key:
+            raise HeatposeError(f"{key} was renamed; write {current}.")
+        if isinstance(child, DictConfig) and not child._is_none():
+            _refuse_old_keys(child, f"{key}.")
 
 
 def _refuse_group(key: str, value: Any) -> None:

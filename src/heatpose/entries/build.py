@@ -19,12 +19,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch.nn import Parameter
 
 import heatpose.sweeps.hydra_callback  # noqa: F401  (registers the resolver that the configuration uses)
+from heatpose.bundles.released import resolve
 from heatpose.data.datamodule import PoseData, part_of_batch
 from heatpose.data.sources import Source, from_description
-from heatpose.deploy.budget import tell_expected
-from heatpose.deploy.folder import write_package
-from heatpose.deploy.target_files import load_target
-from heatpose.deploy.targets import Target
+from heatpose.deploy.estimate import print_estimate
+from heatpose.deploy.package import write_package
+from heatpose.deploy.targets import Target, load_target
 from heatpose.distill.loss import Distillation
 from heatpose.distill.teacher import DistillSettings
 from heatpose.entries.arguments import check_arguments, made_of
@@ -37,7 +37,7 @@ from heatpose.training.devices import device_type, refused_in_one_sentence, usab
 from heatpose.training.fit import WholeCheckpointIO, callbacks_of
 from heatpose.training.module import PoseModule
 from heatpose.training.result import RunResult, plain
-from heatpose.utils.configuration import conf_folder
+from heatpose.utils.files import conf_folder
 from heatpose.utils.process import is_first_process, without_tensorflow
 
 NOT_THE_RUN = (
@@ -57,6 +57,7 @@ NOT_THE_RUN = (
     "boards",
     "objectives",
     "shared_weights",
+    "half_checkpoints",
 )
 """Entries that do not change what is learnt: a run may be continued with others."""
 
@@ -239,7 +240,7 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
             callbacks=list(callbacks_of(made, folder)),
             logger=instantiate(config.logger),
             default_root_dir=folder,
-            plugins=[WholeCheckpointIO()],
+            plugins=[WholeCheckpointIO(half=config.half_checkpoints)],
         )
     part_of_batch(config.data.batch_size, trainer.world_size)  # before further processes start
     return trainer
@@ -253,7 +254,8 @@ def source_for(config: DictConfig) -> Source:
     if config.data.get("root"):
         source: Source = instantiate(config.data.source)
         return source
-    description = load_checkpoint(config.checkpoint).metadata.get("data")
+    checkpoint = resolve(config.checkpoint, "checkpoint")
+    description = load_checkpoint(checkpoint).metadata.get("data")
     if not isinstance(description, dict):
         raise HeatposeError(
             f"'{config.checkpoint}' does not say what data it was trained on; set data.root=FOLDER"
@@ -331,7 +333,7 @@ def check_budget(config: DictConfig, network: MoveNet, preprocessing: Preprocess
     """
     target = target_of(config)
     if target is not None and target.estimator is not None:
-        tell_expected(network, preprocessing.size, target)
+        print_estimate(network, preprocessing.size, target)
 
 
 def hand_over(config: DictConfig, bundle: Path) -> None:

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from heatpose.entries.overrides import current_choice, current_key
 from heatpose.errors import first_line, foreign_sentence
 
 SHOW = "--cfg job shows them all"
@@ -60,6 +61,8 @@ def choices(group: str, folders: Sequence[Path]) -> list[str]:
 
 
 def _unknown_choice(group: str, choice: str, folders: Sequence[Path]) -> str:
+    if current := current_choice(f"{group}={choice}"):
+        return f"{group}={choice} was replaced; use {current}."
     known = choices(group, folders)
     near = difflib.get_close_matches(choice, known, 1)
     meant = f"did you mean {group}={near[0]}? There are" if near else "choose one of"
@@ -71,6 +74,9 @@ def _unknown_choice(group: str, choice: str, folders: Sequence[Path]) -> str:
 
 
 def _unknown_key(key: str, name: str, overrides: Sequence[str], folders: Sequence[Path]) -> str:
+    if (current := current_key(key)) != key:
+        written = _written(key, overrides).replace(key, current, 1)
+        return f"{key} was renamed; write {written}."
     if elsewhere := _other_choice(key, folders):
         written = f"{elsewhere} {_written(key, overrides)}"
         return f"There is no {key} here; it belongs to {elsewhere}, so write {written}."

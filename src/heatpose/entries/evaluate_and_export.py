@@ -15,14 +15,14 @@ from heatpose.evaluation.tables import report_table
 from heatpose.export.job import ExportJob
 from heatpose.export.pipeline import export_bundle
 from heatpose.export.result import BundleResult, print_table
-from heatpose.models.checkpoint import LoadedCheckpoint, load_checkpoint
+from heatpose.models.checkpoint import WEIGHTS, LoadedCheckpoint, load_checkpoint, weights_hash
 from heatpose.models.movenet import with_upsampling
 from heatpose.quantize.calibration import ExportData
 from heatpose.quantize.settings import ExportConfig
 from heatpose.runners.torch_runner import TorchRunner
 from heatpose.training.result import BoardNumbers, RunResult
 from heatpose.training.self_distillation import tune_upsampling
-from heatpose.utils.tables import show
+from heatpose.utils.console import show
 
 if TYPE_CHECKING:
     from heatpose.deploy.estimate import Estimate
@@ -104,7 +104,7 @@ def export(
         folder=folder,
         model_name=str(loaded.metadata.get("model") or folder.name),
         run_config=run_config,
-        provenance=provenance,
+        provenance={**provenance, WEIGHTS: weights_hash(loaded.network)},
     )
     result = export_bundle(job, console)
     print_table(result, console)
@@ -136,7 +136,7 @@ def _with_upsampling(
     network, tuning = with_upsampling(loaded.network, config.upsample), config.upsampling_tuning
     if tuning is not None:
         # Imported here: few exports need it.
-        from heatpose.data.augmented import draw_augmented
+        from heatpose.data.batches import draw_augmented
 
         console.print(
             f"Upsampling becomes {config.upsample}: {tuning.steps} steps of self-distillation from"
@@ -190,7 +190,7 @@ def result_of_bundle(bundle: BundleResult, boards: Sequence[Target]) -> RunResul
 
 def result_of_checkpoint(path: Path, oks: float | None, boards: Sequence[Target]) -> RunResult:
     """Result of a run without an export; the estimates are those of the network."""
-    from heatpose.deploy.budget import network_estimate
+    from heatpose.deploy.estimate import network_estimate
 
     loaded = load_checkpoint(path)
     size = loaded.preprocessing.size

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
 from heatpose.entries import run
@@ -25,6 +23,7 @@ def export(config: DictConfig) -> RunResult | None:
     """Without a checkpoint, the experiment's initial weights are exported."""
     # Imported here: composing the configuration and its errors need none of the seconds that torch
     # takes.
+    from heatpose.bundles.released import resolve
     from heatpose.entries import build
     from heatpose.training import fit as training
 
@@ -32,7 +31,8 @@ def export(config: DictConfig) -> RunResult | None:
     build.quiet(config)
     build.check(config)
     if config.checkpoint:
-        return build.finish(config, Path(config.checkpoint), build.source_for(config))
+        checkpoint = resolve(config.checkpoint, "checkpoint")
+        return build.finish(config, checkpoint, build.source_for(config))
     skeleton, preprocessing, source = build.build_inputs(config)
     source.prepare()
     module = build.build_module(

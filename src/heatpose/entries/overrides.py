@@ -1,5 +1,7 @@
 """The command line before Hydra's parser: paths as they are, and wrong usage in one sentence.
 
+Also the names that keys, choices and resolvers of the configuration had in earlier versions.
+
 Hydra reads values by a grammar in which `=`, `(`, `,` and more have a meaning, and which has no
 letters with accents. Where the meaning is clear all the same, the value is quoted here: a single
 value of a key that names a file, a folder or a run.
@@ -35,6 +37,39 @@ PATHS = (
     "cache",
 )
 """Last parts of keys whose value is one text: a file, a folder, a name."""
+OLD_KEYS = {
+    "quant.recovery": "ptq",
+    "quant.tuning": "qat",
+    "quant.settling": "upsampling_tuning",
+    "quant.auto.share": "holdout",
+    "quant.auto.views": "samples",
+    "quant.ptq.*.bury_dead": "fold_constant_channels",
+    "quant.ptq.*.centre": "absorb_bias",
+    "quant.ptq.*.balance": "equalize",
+    "quant.ptq.*.tail": "clip_quantile",
+    "callbacks.pictures": "prediction_grid",
+    "callbacks.prediction_grid.people": "instances",
+    "data.module.people": "instances",
+}
+"""Keys of earlier versions -> the name that their last part has now; * is any one part."""
+OLD_CHOICES = (
+    (r"experiment=movenet_lightning_192", "experiment=movenet_lightning"),
+    (r"experiment=movenet_thunder_256", "experiment=movenet_thunder"),
+    (r"experiment=(st_movenet_1[37]kpt|movenet_lightning_heatmaps)_192", r"experiment=\1"),
+    (
+        r"experiment=(st_movenet_1[37]kpt|movenet_lightning_heatmaps)_(224|256)",
+        r"experiment=\1 resolution=\2",
+    ),
+    (
+        r"experiment=(st_movenet_13kpt)_192_w(\d)(\d\d)",
+        r"experiment=\1 recipe=scratch model.width=\2.\3",
+    ),
+    (r"(recipe=ladder_\w+|loss=one_hot_\w+)", r"--config-dir benchmarks/conf \1"),
+    (r"loss=oks_kernel", "loss=spatial_cross_entropy loss.spread=1.0"),
+    (r"distill=teacher", "distill.path=TEACHER"),
+)
+"""Choices of earlier versions, and the command line that does the same now."""
+OLD_RESOLVERS = {"member_suffix": "sweep_suffix"}
 EXAMPLE = "write KEY=VALUE, such as trainer.max_epochs=3"
 _OVERRIDE = re.compile(r"(?P<key>\+{0,2}[\w.$/@:-]+)=(?P<value>.*)", re.DOTALL)
 
@@ -124,6 +159,44 @@ def _choice(key: str, value: str, groups: Collection[str]) -> str:
         return f"{sweep}, or give one of them"
     as_list, as_text = shell(f"{key}=[{value}]"), shell(f"{key}={quote(value)}")
     return f"{sweep}, or write {as_list} for a list or {as_text} for a text"
+
+
+def current_key(key: str) -> str:
+    """A key of an earlier version as it is named now; any other key as it is."""
+    parts = key.split(".")
+    for old, name in OLD_KEYS.items():
+        pattern = old.split(".")
+        last = len(pattern) - 1
+        if len(parts) > last and all(
+            one in ("*", other) for one, other in zip(pattern, parts, strict=False)
+        ):
+            parts[last] = name
+    return ".".join(parts)
+
+
+def current_choice(choice: str) -> str:
+    """What replaces a choice of an earlier version, "GROUP=NAME"; "" for any other."""
+    for old, new in OLD_CHOICES:
+        if found := re.fullmatch(old, choice):
+            return found.expand(new)
+    return ""
+
+
+def refuse_old_resolvers(arguments: Sequence[str]) -> None:
+    """Refuses `${NAME:}` of a resolver that was renamed.
+
+    Args:
+        arguments: The command line, without the program.
+
+    Raises:
+        HeatposeError: The sentence has the new name.
+    """
+    for argument in arguments:
+        for old, new in OLD_RESOLVERS.items():
+            if f"${{{old}:" in argument:
+                raise HeatposeError(
+                    f"${{{old}:}} was renamed; write {shell(argument.replace(old, new))}."
+                )
 
 
 def _is_path(key: str) -> bool:

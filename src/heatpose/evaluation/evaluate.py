@@ -5,7 +5,6 @@ And paired comparisons.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +30,7 @@ from heatpose.evaluation.metrics import (
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
 from heatpose.runners.reading import Reading, reading_of
+from heatpose.utils.files import sha256
 
 if TYPE_CHECKING:
     from heatpose.runners import PoseRunner
@@ -145,7 +145,7 @@ def evaluate(
             f"'{runner.path}' has {runner.keypoints} keypoints, but skeleton '{skeleton.name}' has"
             f" {len(skeleton)}; choose the one it was made for."
         )
-    poses, seconds = _predict(
+    poses, seconds = predict_poses(
         runner, instances, Preprocessing(runner.size, sampling), decode, progress
     )
     truth = normalised_truth(instances)
@@ -200,7 +200,7 @@ def skeleton_of(runner: PoseRunner, chosen: Skeleton | None = None) -> Skeleton:
 
 def file_hash(path: Path) -> str:
     """sha256 of a file; empty when there is no such file (a network in memory)."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return sha256(path) if path.is_file() else ""
 
 
 def _per_keypoint(
@@ -213,20 +213,35 @@ def _per_keypoint(
     return means
 
 
-def _predict(
+def predict_poses(
     runner: PoseRunner,
     instances: Sequence[Person],
     preprocessing: Preprocessing,
-    decode: str,
-    progress: bool,
+    decode: str = "argmax",
+    progress: bool = True,
 ) -> tuple[NDArray[np.float32], float]:
-    from rich.progress import track
+    """Poses of a model on the images of N people, one per image.
+
+    Args:
+        runner: The model.
+        instances: N people; at least one.
+        preprocessing: How their images become its input.
+        decode: A way of `heatpose.pose.codec.decode`.
+        progress: Shows a bar.
+
+    Returns:
+        f32[N, K, 3] x and y as fractions of the image's sides, score; and the seconds inside the
+        model.
+
+    Raises:
+        HeatposeError: An image cannot be read.
+    """
+    from heatpose.utils.progress import track
 
     poses, seconds = [], 0.0
     batches = _batches(instances, preprocessing)
-    total = -(-len(instances) // BATCH)
     for images in track(
-        batches, f"scoring {runner.name}", total, disable=not progress, transient=True
+        batches, f"Scoring {runner.name}", len(instances), each=BATCH, shown=progress
     ):
         start = time.perf_counter()
         poses.append(runner.predict(images, decode))

@@ -13,8 +13,9 @@ from pathlib import PurePath
 from typing import Any
 
 from heatpose.deploy.estimate import estimate
-from heatpose.deploy.target_files import built_in, load_target
+from heatpose.deploy.targets import built_in, load_target
 from heatpose.evaluation.comparison import image_set, markdown
+from heatpose.export.agreement import SETS
 from heatpose.export.job import ExportJob
 from heatpose.export.result import BundleResult, cells
 from heatpose.export.validate import ValidationResult
@@ -63,6 +64,12 @@ def model_card(
         reports=reports,
         protocol=", ".join(f"{key} {value}" for key, value in protocol if key != "kernels"),
         published=markdown(result.published) if result.published else "",
+        agreements=[
+            (each.artefact, SETS[name], entry)
+            for each in validations
+            for name, entry in (each.agreement or {}).items()
+            if entry is not None
+        ],
         checks=[check for each in validations for check in each.checks],
         boards=list(_boards(validations)),
         int8=any(form.startswith("int8") for form in job.config.forms),

@@ -124,8 +124,7 @@ def expected_operators(
 
 def _operator(module: nn.Module) -> str:
     """The TFLite operator of a layer."""
-    from heatpose.models.layers import ConvBlock
-    from heatpose.models.upsample import TransposedBlock
+    from heatpose.models.layers import ConvBlock, TransposedBlock
 
     if isinstance(module, TransposedBlock):
         return "TRANSPOSE_CONV"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from heatpose.errors import HeatposeError
 from heatpose.export.embed import into_onnx
 from heatpose.pose.preprocessing import check_resolution
+from heatpose.utils.files import atomic_write
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,7 +56,7 @@ def export_onnx(
     import torch
 
     from heatpose.models.decode import DecodedMoveNet
-    from heatpose.models.upsample import dense_transposed
+    from heatpose.models.layers import dense_transposed
     from heatpose.quantize.fold import fold_batch_norm
 
     check_resolution(size)
@@ -76,10 +76,9 @@ def _write(module: nn.Module, image: Tensor, path: Path, output: str, metadata: 
     """Traces a module on an image; the file appears whole or not at all."""
     import torch
 
-    part = path.with_name(path.name + ".part")
     names = {"input_names": [INPUT], "output_names": [output]}
     settings: dict[str, Any] = {**names, "opset_version": OPSET, "dynamo": False}
-    try:
+    with atomic_write(path) as part:
         with torch.no_grad(), warnings.catch_warnings():
             # The TorchScript exporter is deprecated, but the newer one has no opset 17 and needs
             # onnxscript.
@@ -87,9 +86,6 @@ def _write(module: nn.Module, image: Tensor, path: Path, output: str, metadata: 
             torch.onnx.export(module, (image,), str(part), **settings)
         if metadata:
             into_onnx(part, metadata)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _check_installed() -> None:

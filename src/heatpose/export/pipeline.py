@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,8 @@ from heatpose.errors import first_line
 from heatpose.evaluation.comparison import Comparison, compare
 from heatpose.evaluation.evaluate import paired_difference
 from heatpose.evaluation.published import OutputForm
-from heatpose.export.card import model_card
+from heatpose.export.agreement import held_out
+from heatpose.export.card import model_card, terms
 from heatpose.export.checks import drop_json
 from heatpose.export.convert import convert
 from heatpose.export.embed import into_tflite
@@ -36,7 +36,7 @@ from heatpose.quantize.select import Quantised, Quantiser
 from heatpose.report import REPORT, write_report
 from heatpose.report.gallery import gallery_record
 from heatpose.tflite.inspect import Artefact
-from heatpose.utils.files import only_one, remove_left_overs, write_json, write_text
+from heatpose.utils.files import atomic_folder, only_one, remove_left_overs, write_json, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,29 +68,10 @@ def export_bundle(job: ExportJob, console: Console | None = None) -> BundleResul
     out, name = job.folder.parent, job.folder.name
     with only_one(out, name, "The bundle"):
         remove_left_overs(out, f".{name}.")
-        # In the same folder as the target, so that the last step is a rename.
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as temporary:
-            folder = Path(temporary) / "new"
-            folder.mkdir()
-            assembly = Assembly(job, folder, Steps(console))
-            result = assembly.run()
-            _replace(folder, job.folder, Path(temporary) / "old")
-    return replace(result, seconds=dict(assembly.steps.seconds))
-
-
-def _replace(new: Path, target: Path, old: Path) -> None:
-    """Puts the finished folder in place.
-
-    The older one moves out of the way, and back if that fails.
-    """
-    if target.exists():
-        os.replace(target, old)
-    try:
-        os.replace(new, target)
-    except OSError:
-        if old.exists():
-            os.replace(old, target)
-        raise
+        steps = Steps(console)
+        with atomic_folder(job.folder) as folder:
+            result = Assembly(job, folder, steps).run()
+    return replace(result, seconds=dict(steps.seconds))
 
 
 @dataclass
@@ -118,7 +99,7 @@ class Assembly:
             checks=tuple(check.to_json() for each in validations for check in each.checks),
             published=published,
         )
-        bundle = Bundle(self.folder, self._manifest(len(images), result))
+        bundle = Bundle(self.folder, self._manifest(len(images), result, validations))
         bundle.write()
         self._document(bundle, result, validations)
         return result
@@ -193,7 +174,11 @@ class Assembly:
     ) -> Iterator[ValidationResult]:
         job = self.job
         validator = Validator(
-            model=job.model, config=job.config, images=images, instances=job.data.evaluation
+            model=job.model,
+            config=job.config,
+            images=images,
+            instances=job.data.evaluation,
+            holdout=held_out(job, self.calibration),
         )
         spinner = not job.data.evaluation
         with self.steps.step(f"validate {TORCH}", "Score of the network", spinner):
@@ -231,6 +216,8 @@ class Assembly:
                 "passed": validation.passed,
                 "file": validation.path.name if validation.path else None,
                 "drift": _drift(validation),
+                "agreement": validation.agreement,
+                "threshold": validation.threshold and validation.threshold.to_dict(),
             }
             if validation.report is not None and reference is not None:
                 entry |= {
@@ -250,7 +237,9 @@ class Assembly:
             },
         )
 
-    def _manifest(self, images: int, result: BundleResult) -> dict[str, Any]:
+    def _manifest(
+        self, images: int, result: BundleResult, validations: Sequence[ValidationResult]
+    ) -> dict[str, Any]:
         job, config = self.job, self.job.config
         files = file_table(self.folder)
         return {
@@ -260,7 +249,7 @@ class Assembly:
             "resolution": job.model.preprocessing.size,
             "skeleton": job.model.skeleton.to_dict(),
             "preprocessing": job.model.preprocessing.to_dict(),
-            "score_threshold": ScoreThreshold().to_dict(),
+            "score_threshold": _threshold(validations).to_dict(),
             "network": dict(job.model.network.settings),
             "forms": list(config.forms),
             "output": config.output_dtype,
@@ -279,8 +268,22 @@ class Assembly:
             "data": job.data_entries,
             "config": dict(job.run_config),
             "provenance": dict(job.provenance),
+            "terms": asdict(terms(job)),
             **surroundings(),
         }
+
+
+def _threshold(validations: Sequence[ValidationResult]) -> ScoreThreshold:
+    """The measured threshold of the first int8 file; the default where none could be measured."""
+    curve = next((each.threshold for each in validations if each.threshold is not None), None)
+    if curve is None:
+        return ScoreThreshold()
+    at = int(curve.f1.argmax())
+    return ScoreThreshold(
+        curve.best,
+        f"highest F1 of the shown keypoints on {curve.instances} held-out training instances "
+        f"(precision {curve.precision[at]:.2f}, recall {curve.recall[at]:.2f})",
+    )
 
 
 def _published(job: ExportJob, validations: Sequence[ValidationResult]) -> Comparison:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from heatpose.data.augment import prominent
 from heatpose.data.sample import Person
 from heatpose.evaluation.evaluate import EvalReport, evaluate
 from heatpose.evaluation.parity import (
@@ -22,6 +23,8 @@ from heatpose.evaluation.parity import (
     pose_drift,
     sigmoid,
 )
+from heatpose.evaluation.threshold import LEAST_INSTANCES, ThresholdCurve, threshold_curve
+from heatpose.export.agreement import FloatPoses
 from heatpose.export.checks import (
     CheckResult,
     DecodedReference,
@@ -60,6 +63,8 @@ class ValidationResult:
         report: Its score; None without an evaluation set.
         milliseconds: Median time of one image through the runner, one at a time.
         kernels: Implementation that ran it.
+        agreement: With the poses of the float network (`export.agreement`); int8 files alone.
+        threshold: Precision and recall over the score threshold; int8 files alone.
     """
 
     artefact: str
@@ -68,6 +73,8 @@ class ValidationResult:
     report: EvalReport | None
     milliseconds: float
     kernels: str
+    agreement: Mapping[str, Any] | None = None
+    threshold: ThresholdCurve | None = None
 
     @property
     def passed(self) -> bool:
@@ -84,12 +91,15 @@ class Validator:
         config: Form of the files and limits of the acceptance checks.
         images: u8[N, S, S, 3] for parity and timing: training images, never scored ones.
         instances: Evaluation instances; None where nothing is scored.
+        holdout: Training people, one per image, on which int8 files are compared with the network.
     """
 
     model: LoadedCheckpoint
     config: ExportConfig
     images: NDArray[np.uint8]
     instances: Sequence[Person] | None
+    holdout: Sequence[Person] = ()
+    _float: FloatPoses = field(init=False)
     _logits: Maps = field(init=False)
     _poses: DecodedReference = field(init=False)
     _reference: EvalReport | None = field(init=False, default=None)
@@ -110,6 +120,7 @@ class Validator:
         else:
             self._logits = _heatmaps(runner, self.images)
         self._reference = self._score(runner)
+        self._float = self._poses_of(runner, self._reference)
         return ValidationResult(
             TORCH, None, (), self._reference, milliseconds(runner, self.images), runner.kernels
         )
@@ -136,9 +147,24 @@ class Validator:
         if form == "float32":
             return self._validation(form, path, (first, self._float_check(form, runner)), runner)
         validation = self._validation(form, path, (first, self._drift_check(form, runner)), runner)
+        poses = self._poses_of(runner, validation.report)
         return replace(
-            validation, checks=(*validation.checks, self._accuracy_check(form, validation.report))
+            validation,
+            checks=(*validation.checks, self._accuracy_check(form, validation.report)),
+            agreement=self._float.compare(poses, self.instances, self.holdout, self.model.skeleton),
+            threshold=self._threshold(poses.holdout),
         )
+
+    def _poses_of(self, runner: PoseRunner, report: EvalReport | None) -> FloatPoses:
+        return FloatPoses.of(runner, report, self.holdout, self.model.preprocessing)
+
+    def _threshold(self, poses: NDArray[np.float32] | None) -> ThresholdCurve | None:
+        """Precision and recall on the held-out instances that are prominent on their image."""
+        chosen = [i for i, person in enumerate(self.holdout) if prominent(person)]
+        if poses is None or len(chosen) < LEAST_INSTANCES:
+            return None
+        instances = [self.holdout[i] for i in chosen]
+        return threshold_curve(poses[chosen], instances, self.model.skeleton.sigmas)
 
     def _validation(
         self, artefact: str, path: Path, checks: tuple[CheckResult, ...], runner: PoseRunner

@@ -5,10 +5,9 @@ Read with `weights_only=True`: a file from elsewhere cannot run code.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import zipfile
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,13 @@ from heatpose.errors import HeatposeError, first_line
 from heatpose.models.movenet import STRIDE, MoveNet
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
-from heatpose.utils.files import replace_whole
+from heatpose.utils.files import atomic_write, sha256
 
 KEY = "heatpose"
 """Entry of a checkpoint file that holds the description."""
 FORMAT = 1
+WEIGHTS = "weights_sha256"
+"""Entry of a bundle's provenance: `weights_hash` of the checkpoint that was exported."""
 
 
 @dataclass(frozen=True)
@@ -58,32 +59,83 @@ def describe(
 
 
 def save_checkpoint(
-    path: Path, network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, **metadata: Any
+    path: Path,
+    network: MoveNet,
+    skeleton: Skeleton,
+    preprocessing: Preprocessing,
+    *,
+    half: bool = False,
+    **metadata: Any,
 ) -> None:
     """Writes the weights and the description; the file appears whole or not at all.
 
+    Args:
+        path: The file.
+        network: Its weights are stored.
+        skeleton: What its channels are.
+        preprocessing: How images become its input.
+        half: Stores the weights as `half_precision` rounds them: about half the size.
+        metadata: Where the weights come from, plain values.
+
     Raises:
-        HeatposeError: It cannot be written.
+        HeatposeError: It cannot be written, or `half` is set and a weight exceeds float16.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    if half:
+        state = half_precision(state)
+    content = {KEY: describe(network, skeleton, preprocessing, **metadata), "state_dict": state}
     try:
-        torch.save(
-            {KEY: describe(network, skeleton, preprocessing, **metadata), "state_dict": state}, part
-        )
-        replace_whole(part, path)
-    except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+        with atomic_write(path, sync=True) as part:
+            torch.save(content, part)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise HeatposeError(
             f"Checkpoint '{path}' cannot be written"
             f" ({getattr(error, 'strerror', None) or 'is the disk full?'}); make room there."
         ) from error
 
 
+def half_precision(
+    state: Mapping[str, torch.Tensor], dtype: torch.dtype = torch.float16
+) -> dict[str, torch.Tensor]:
+    """Rounds the weights of convolutions to 16 bits.
+
+    Tensors of one dimension (biases, batch norm) and counters stay as they are: they are a few per
+    cent of the size, and a variance may exceed the range of float16.
+
+    Args:
+        state: Name -> tensor.
+        dtype: float16, or bfloat16 for values outside of its range.
+
+    Raises:
+        HeatposeError: A weight is too large for the type.
+    """
+    rounded = dict(state)
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() > 1:
+            rounded[name] = value.to(dtype)
+            if not torch.isfinite(rounded[name]).all():
+                raise HeatposeError(
+                    f"'{name}' has values that {dtype} cannot hold; keep this checkpoint in"
+                    " float32."
+                )
+    return rounded
+
+
+def weights_hash(network: MoveNet) -> str:
+    """sha256 over names, shapes and float32 values of a network's state.
+
+    Equal for networks that compute the same, however their checkpoints store them.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {list(value.shape)}".encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
-    """Reads a checkpoint written by training or by `save_checkpoint`.
+    """Reads a checkpoint written by training or by `save_checkpoint`; its weights become float32.
 
     Raises:
         HeatposeError: The file is missing, is no checkpoint, is no Heatpose checkpoint, or its
@@ -226,7 +278,7 @@ def inspect_checkpoint(path: str | Path) -> dict[str, Any]:
         }
     cells = size // STRIDE
     return {
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": sha256(path),
         "bytes": path.stat().st_size,
         "inputs": [
             {

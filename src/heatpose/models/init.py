@@ -5,17 +5,26 @@ Each function takes the freshly built network and returns the one to train.
 
 from __future__ import annotations
 
+import os
+import tarfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 from torch import nn
 
 from heatpose.bundles.embedded import tflite_facts
+from heatpose.bundles.released import resolve
 from heatpose.errors import HeatposeError, first_line
 from heatpose.models.checkpoint import check_skeleton, load_checkpoint
 from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.tflite_import import import_movenet
 from heatpose.pose.skeleton import Skeleton, for_keypoint_count
+from heatpose.utils.files import atomic_write, require_writable, sha256
+from heatpose.utils.transfer import RemoteFile, TransferError, fetch
 
 _CHANNELS = {"head": 1, "regression": 2, "offset": 2}
 """Output channels of each keypoint, by the head's name in the state; the centre has none."""
@@ -94,11 +103,17 @@ def _imagenet_state(path: str | None) -> dict[str, torch.Tensor]:
 def from_checkpoint(network: MoveNet, skeleton: Skeleton, path: str | None = None) -> MoveNet:
     """The network of a Heatpose checkpoint, as it is but for the wanted upsampling.
 
+    Args:
+        network: What is wanted: width and heads must be the checkpoint's; its upsampling is taken.
+        skeleton: What its channels must be.
+        path: The checkpoint, or the name of a released network.
+
     Raises:
         HeatposeError: No checkpoint, or its keypoints, width or heads are not the wanted ones.
     """
     if path is None:
-        raise HeatposeError("init=checkpoint needs init.path=FILE.ckpt.")
+        raise HeatposeError("init=checkpoint needs init.path=FILE.ckpt or the name of a network.")
+    path = str(resolve(path, "checkpoint"))
     loaded = load_checkpoint(path)
     check_skeleton(path, loaded.skeleton, skeleton)
     _check_settings(path, loaded.network, network)
@@ -118,7 +133,8 @@ def from_movenet(
         network: What is wanted: its channels must be the file's; its heads and its upsampling are
             taken.
         skeleton: What its channels are to be.
-        path: The file (int8, float16 or float32); without it, Google's own is fetched once.
+        path: The file (int8, float16 or float32), or the name of a released network; without it,
+            Google's own is fetched once.
         variant: Which of Google's: "lightning" or "thunder".
 
     Raises:
@@ -127,12 +143,12 @@ def from_movenet(
     """
     if path is None:
         # Imported here: a file that is there needs no network.
-        from heatpose.models.published import PUBLISHED, published_file
 
         if variant not in PUBLISHED:
             choices = " or ".join(PUBLISHED)
             raise HeatposeError(f"init.variant={variant} is unknown; choose {choices}.")
         path = str(published_file(PUBLISHED[variant]))
+    path = str(resolve(path))
     imported = import_movenet(path, network)
     own = tflite_facts(Path(path)).checked(Path(path), imported.keypoints).skeleton
     return map_keypoints(imported, own or for_keypoint_count(imported.keypoints), skeleton)
@@ -180,5 +196,165 @@ def _check_settings(path: str, found: MoveNet, wanted: MoveNet) -> None:
         if value != wanted.settings[key]:
             raise HeatposeError(
                 f"'{path}' has {key} {value}, but model.{key} is {wanted.settings[key]}; set"
-                f" model.{key}={value}."
+                f" model.{key}={value}, or begin with random weights (recipe=scratch)."
             )
+
+
+PAGE = "https://www.kaggle.com/models/google/movenet"
+"""Where a person finds the files."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a file is.
+
+    Attributes:
+        url: Of the file, or of a tar archive with it.
+        packed: Whether it is an archive; the server packs it, so its own size and hash are not
+            known.
+    """
+
+    url: str
+    packed: bool = False
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file with weights, known by its hash.
+
+    Attributes:
+        title: For messages.
+        name: In the cache folder.
+        size: In bytes.
+        sha256: Hexadecimal.
+        addresses: Tried in this order.
+    """
+
+    title: str
+    name: str
+    size: int
+    sha256: str
+    addresses: tuple[Address, ...]
+
+
+def _addresses(variant: str) -> tuple[Address, ...]:
+    """TensorFlow Hub, Kaggle (which took it over.
+
+    No account is needed), TensorFlow Hub's storage.
+    """
+    path = f"google/lite-model/movenet/singlepose/{variant}/tflite/float16/4"
+    kaggle = f"google/movenet/tfLite/singlepose-{variant}-tflite-float16/1"
+    return (
+        Address(f"https://tfhub.dev/{path}?lite-format=tflite"),
+        Address(f"https://www.kaggle.com/api/v1/models/{kaggle}/download", packed=True),
+        Address(f"https://storage.googleapis.com/tfhub-lite-models/{path}.tflite"),
+    )
+
+
+# Sizes and SHA-256 agree in several independent projects that record them for these files.
+PUBLISHED: Mapping[str, PublishedFile] = {
+    "lightning": PublishedFile(
+        title="Google's MoveNet SinglePose Lightning (version 4, float16)",
+        name="movenet_singlepose_lightning_float16_4.tflite",
+        size=4_758_512,
+        sha256="0fac2226112d0371903ca86e3853cec24ef603a0b2f96f589b180f0ebdd135ab",
+        addresses=_addresses("lightning"),
+    ),
+    "thunder": PublishedFile(
+        title="Google's MoveNet SinglePose Thunder (version 4, float16)",
+        name="movenet_singlepose_thunder_float16_4.tflite",
+        size=12_584_128,
+        sha256="41641538679ec79b07d4101e591dda47d098c09af29607674b2a40b8a3798dd3",
+        addresses=_addresses("thunder"),
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """`heatpose` in XDG_CACHE_HOME, else in `~/.cache`."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.path.expanduser(base)) / "heatpose"
+
+
+def published_file(file: PublishedFile) -> Path:
+    """The file in the cache folder.
+
+    Fetched now where it is not there yet, or no longer what it was.
+
+    Raises:
+        HeatposeError: No address has it, or the cache folder takes no files.
+    """
+    # Imported here: only weights that are fetched need it. It keeps two runs from fetching into one
+    # part.
+    from filelock import FileLock
+
+    folder = cache_folder()
+    target = folder / file.name
+    if _is_whole(file, target):
+        return target
+    try:
+        require_writable(folder)
+    except HeatposeError as error:
+        said = str(error).partition(";")[0]
+        raise HeatposeError(
+            f"{said}, where {file.title} is to be kept; set XDG_CACHE_HOME to another folder, or "
+            "init.path=FILE."
+        ) from error
+    with FileLock(folder / f".{file.name}.lock"):
+        if not _is_whole(file, target):
+            _bring(file, target)
+    return target
+
+
+def _is_whole(file: PublishedFile, path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == file.size and sha256(path) == file.sha256
+
+
+def _bring(file: PublishedFile, target: Path) -> None:
+    """From the first address that has it."""
+    target.unlink(missing_ok=True)  # damaged
+    reasons = []
+    for address in file.addresses:
+        try:
+            _fetch(file, address, target)
+        except TransferError as error:
+            reasons.append(f"{urlsplit(address.url).netloc}: {error.reason}")
+        else:
+            print(f"{file.title} is fetched from {address.url} and kept as '{target}'.")
+            return
+    raise HeatposeError(
+        f"{file.title} cannot be fetched from {file.addresses[0].url} ({'; '.join(reasons)}); check"
+        f" the network and run again, or download the file from {PAGE} and set init.path=FILE."
+    )
+
+
+def _fetch(file: PublishedFile, address: Address, target: Path) -> None:
+    if not address.packed:
+        fetch(RemoteFile(address.url, file.size, file.sha256), target, attempts=2)
+        return
+    archive = target.with_name(target.name + ".tar.gz")
+    try:
+        fetch(RemoteFile(address.url, None, None), archive, attempts=2)
+        _unpack(file, archive, target)
+    finally:
+        archive.unlink(missing_ok=True)  # of no use: what has arrived of it is its part
+
+
+def _unpack(file: PublishedFile, archive: Path, target: Path) -> None:
+    """Takes the one file that the archive is about; nothing else in it is read or written.
+
+    Raises:
+        TransferError: It is not an archive, or not one of that file.
+    """
+    unpacked = target.with_name(target.name + ".unpacked")
+    try:
+        with tarfile.open(archive) as entries, atomic_write(target, part=unpacked, sync=True):
+            found = next((m for m in entries if m.isfile() and m.size == file.size), None)
+            content = entries.extractfile(found) if found is not None else None
+            if content is None:
+                raise TransferError("", "the archive has no file of the known size")
+            unpacked.write_bytes(content.read())
+            if (digest := sha256(unpacked)) != file.sha256:
+                raise TransferError("", f"the file has the wrong checksum, SHA-256 {digest}")
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise TransferError("", f"the archive is damaged: {error}") from error

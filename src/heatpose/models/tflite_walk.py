@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from heatpose.errors import HeatposeError
-from heatpose.models.layers import Add, ConvBlock
-from heatpose.models.mobilenetv2 import TAPS, InvertedResidual
-from heatpose.models.movenet import MoveNet, PyramidStep
-from heatpose.models.upsample import NearestUpsample, TransposedUpsample
+from heatpose.models.layers import Add, ConvBlock, NearestUpsample, TransposedUpsample
+from heatpose.models.movenet import TAPS, InvertedResidual, MoveNet, PyramidStep
 from heatpose.tflite.graph import ABSENT, Graph, Operator
 
 FORMATS = {"QUANTIZE", "DEQUANTIZE", "CAST"}

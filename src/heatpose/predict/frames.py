@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.predict.results import make_folder, part_of, save_image
+from heatpose.predict.results import make_folder, save_image
+from heatpose.utils.files import temporary_sibling
 
 USUAL_RATE = 30.0
 HIGHEST_RATE = 1000.0
@@ -169,7 +170,7 @@ class Mp4:
     """
 
     def __init__(self, path: Path, rate: float) -> None:
-        self.path, self._rate, self._part = path, rate, part_of(path)
+        self.path, self._rate, self._part = path, rate, temporary_sibling(path)
         self._cv2 = _opencv()
         self._writer: Any = None
         self._frames = 0
@@ -241,7 +242,7 @@ class ImageStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._part = path, part_of(path)
+        self.path, self._part = path, temporary_sibling(path)
 
     def write(self, number: int, image: NDArray[np.uint8]) -> None:
         """See `Sink`.

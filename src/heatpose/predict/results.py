@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
+from heatpose.utils.files import output_file, write_json_output
 
 if TYPE_CHECKING:
     from heatpose.predict.estimator import Estimator
@@ -109,7 +108,7 @@ def write_entries(path: Path, entries: Sequence[dict[str, Any]]) -> Path:
     Raises:
         HeatposeError: The path cannot be written.
     """
-    write_whole(path, lambda part: part.write_text(json.dumps(entries, indent=1), encoding="utf-8"))
+    write_json_output(path, entries)
     return path
 
 
@@ -136,28 +135,5 @@ def save_image(path: Path, image: NDArray[np.uint8]) -> None:
     from PIL import Image
 
     kind = "JPEG" if path.suffix == ".jpg" else "PNG"
-    write_whole(path, lambda part: Image.fromarray(image).save(part, kind, quality=JPEG_QUALITY))
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a temporary sibling and renames it, so that a file is whole or absent.
-
-    Raises:
-        HeatposeError: The path cannot be written.
-    """
-    part = part_of(path)
-    try:
-        write(part)
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # gone, or its folder is none: the error below says so
-            part.unlink(missing_ok=True)
-        raise HeatposeError(f"'{path}' cannot be written ({error.strerror or error}).") from error
-
-
-def part_of(path: Path) -> Path:
-    """The temporary sibling that a file is written to.
-
-    Of this process, and of this file, for several are written at once.
-    """
-    return path.with_name(f".{os.getpid()}.{abs(hash(path.name))}.part{path.suffix}")
+    with output_file(path) as part:
+        Image.fromarray(image).save(part, kind, quality=JPEG_QUALITY)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from heatpose.bundles.bundle import MANIFEST
 from heatpose.errors import HeatposeError
 from heatpose.utils.image_files import PHONE_SUFFIXES, SUFFIXES
 
@@ -58,6 +59,17 @@ def find_sources(sources: Sequence[Path], out: Path | None = None) -> Sources:
             f" in {', '.join(VIDEO_SUFFIXES)}."
         )
     return Sources(list(images.values()), list(videos.values()), list(cameras))
+
+
+def is_source(path: Path) -> bool:
+    """Whether a path looks like a source: a camera, a folder of images, an image or a video.
+
+    A bundle's folder does not.
+    """
+    if path.is_dir():
+        return not (path / MANIFEST).is_file()
+    known = (*SUFFIXES, *PHONE_SUFFIXES, *VIDEO_SUFFIXES)
+    return _is_camera(path) or path.suffix.lower() in known
 
 
 def _is_camera(source: Path) -> bool:

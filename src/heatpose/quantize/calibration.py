@@ -5,7 +5,6 @@ Never an evaluation image. The calibration images are chosen by seed and recorde
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -16,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.data.identity import same_images
 from heatpose.data.sample import Person, labelled_image
-from heatpose.data.selection import in_held_out
+from heatpose.data.selection import in_held_out, same_images
 from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.settings import AutoChoice
+from heatpose.utils.files import sha256
 
 SAMPLING = "one person per image, stratified by person size"
 _ALIKE = 0.2  # correlation of neighbouring pixels below which images are noise
@@ -248,7 +247,7 @@ def calibration_record(instances: Sequence[Person], seed: int, wanted: int) -> d
 
 def _file_hash(person: Person) -> str:
     try:
-        return hashlib.sha256(person.image_path.read_bytes()).hexdigest()
+        return sha256(person.image_path)
     except OSError as error:
         raise HeatposeError(
             f"Image '{person.image_path}' cannot be read ({error.strerror})."

@@ -22,12 +22,13 @@ from heatpose.evaluation.parity import OutputUse, PixelDrift, output_use, pixel_
 from heatpose.pose.draw import contact_sheet, draw_pose
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
-from heatpose.predict.results import make_folder, save_image, write_whole
+from heatpose.predict.results import make_folder, save_image
 from heatpose.predict.sources import find_sources
 from heatpose.runners import PoseRunner, open_runner
-from heatpose.runners.tflite_forms import input_form, read_input
+from heatpose.runners.tflite_runner import input_form, read_input
 from heatpose.tflite.graph import Graph
 from heatpose.tflite.reader import read_graph
+from heatpose.utils.files import output_file
 from heatpose.utils.image_files import load_image
 
 _SHOWN = 320  # longest side of an image on the sheet
@@ -327,10 +328,8 @@ def debug_bundle(
         layers = compare_layers(float_file, int8_file, drift.images[:_LAYER_IMAGES])
     _write_rows(folder / "drift.csv", _drift_rows(drift))
     _write_rows(folder / "layers.csv", [vars(layer) for layer in layers])
-    write_whole(
-        folder / "layers.html",
-        lambda path: path.write_text(_plot(layers, int8_file.name), encoding="utf-8"),
-    )
+    with output_file(folder / "layers.html") as part:
+        part.write_text(_plot(layers, int8_file.name), encoding="utf-8")
     save_image(folder / "worst.jpg", worst_sheet(drift, skeleton))
     _print(drift, layers, console)
     return folder
@@ -381,7 +380,8 @@ def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
         for row in rows
     )
-    write_whole(path, lambda part: part.write_text(text.getvalue(), encoding="utf-8"))
+    with output_file(path) as part:
+        part.write_text(text.getvalue(), encoding="utf-8")
 
 
 def _plot(layers: Sequence[Layer], title: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.data.augmented import AugmentedImages, draw_augmented
+from heatpose.data.batches import AugmentedImages, draw_augmented
 from heatpose.data.sample import Person
 from heatpose.evaluation.evaluate import PairedDifference
 from heatpose.evaluation.metrics import (
@@ -266,7 +266,7 @@ class Quantiser:
         if self._scorer is None:
             self._scorer = HoldoutScorer(
                 self.data.holdout,
-                auto.views,
+                auto.samples,
                 self.model.skeleton,
                 self.model.preprocessing,
                 self.float_file,

@@ -13,7 +13,7 @@ from typing import get_args
 # The types are needed at run time: `entries.arguments` compares the configuration with them.
 from heatpose.errors import HeatposeError
 from heatpose.models.decode import PoseForm
-from heatpose.models.upsample import Upsampling
+from heatpose.models.layers import Upsampling
 from heatpose.tflite.inspect import Artefact, Output
 from heatpose.training.self_distillation import UpsamplingTuning
 
@@ -76,14 +76,14 @@ class AutoChoice:
         drop_pt: The same per tensor.
         holdout: Share of the training images that are held out; they neither calibrate nor
             fine-tune.
-        views: Augmented samples of the instances on them that are scored: whole images and crops.
+        samples: Augmented samples of the instances on them that are scored: whole images and crops.
         least_images: With fewer hold-out images nothing is selected, and PTQ is taken.
     """
 
     drop_pc: float = 0.3
     drop_pt: float = 0.5
     holdout: float = 0.3
-    views: int = 2000
+    samples: int = 2000
     least_images: int = 20
 
 

@@ -45,17 +45,12 @@ def write_report(
     # Imported here: templates and plots are of no use to `heatpose --help`.
     from heatpose.bundles.bundle import renew_entry
     from heatpose.report.page import render
-    from heatpose.utils.files import write_text
+    from heatpose.utils.files import output_file
 
     if not bundles:
         raise HeatposeError("There is no bundle to report on; give folders below exports/.")
     page = render(read_bundles(bundles), title=title, images=images, show_images=show_images)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, page)
-        renew_entry(out)
-    except OSError as error:
-        raise HeatposeError(
-            f"'{out}' cannot be written ({error.strerror}); give the path of a file with --out."
-        ) from error
+    with output_file(out, "give the path of a file with --out") as part:
+        part.write_text(page, encoding="utf-8")
+    renew_entry(out)
     return out

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from heatpose.deploy.estimate import Interval, estimate
-from heatpose.deploy.folder import ESTIMATE, RESULT
-from heatpose.deploy.outcome import read_result
-from heatpose.deploy.target_files import built_in, load_target
-from heatpose.deploy.targets import Target
+from heatpose.deploy.package import ESTIMATE, RESULT
+from heatpose.deploy.targets import Target, built_in, load_target
+from heatpose.deploy.tool_result import read_result
 from heatpose.errors import HeatposeError
 from heatpose.evaluation.published import Published, has_published_keypoints, published
 from heatpose.report.bundle import Artefact, Bundle

@@ -5,7 +5,6 @@ What its `manifest.json` and `metrics.json` say, and which files are there.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from heatpose.bundles import bundle as on_disk
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import Skeleton
 from heatpose.report.content import UNREADABLE
+from heatpose.utils.files import read_json_object
 
 METRICS = "metrics.json"
 FORMS = {
@@ -167,7 +167,7 @@ def read_bundle(folder: Path) -> Bundle:
         HeatposeError: It has no manifest that can be read.
     """
     manifest = on_disk.Bundle.read(folder).manifest
-    metrics, said = _read(folder / METRICS), []
+    metrics, said = read_json_object(folder / METRICS), []
     name = str(manifest.get("name") or folder.resolve().name)
     if metrics is None:
         what = "cannot be read" if (folder / METRICS).exists() else "is not there"
@@ -178,11 +178,3 @@ def read_bundle(folder: Path) -> Bundle:
             " data.eval_root=FOLDER and export it again."
         )
     return Bundle(folder, name, manifest, metrics or {}, tuple(said))
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None

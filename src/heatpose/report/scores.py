@@ -5,10 +5,22 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
+from heatpose.report.agreement import agreement_blocks
 from heatpose.report.bundle import FORMS, Artefact, Bundle
-from heatpose.report.content import Block, Cell, Figure, Figures, Row, Section, Table, missing
+from heatpose.report.content import (
+    Block,
+    Cell,
+    Figure,
+    Figures,
+    Row,
+    Section,
+    Table,
+    guarded,
+    missing,
+)
 from heatpose.report.figures import SYMBOLS, Trace, colour, error, even, figure, plain, short
 from heatpose.report.summary import interval, limit_of
 
@@ -287,6 +299,7 @@ def drift(bundles: Sequence[Bundle]) -> Section:
         "Distance between the float network's keypoints and an int8 file's, in input pixels, over"
         " the calibration images: median, 95 % and 99 % quantile."
     )
+    blocks += guarded("The agreement with the float network", partial(agreement_blocks, bundles))
     return Section(
         "drift", "Drift of int8", lead, [*([Figures(figures)] if figures else []), *blocks]
     )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from heatpose.bundles.bundle import Bundle
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import Skeleton, for_keypoint_count
 from heatpose.runners.normalisation import InputReading
+from heatpose.utils.files import sha256
 
 if TYPE_CHECKING:
     from heatpose.bundles.facts import FileFacts
@@ -151,7 +158,7 @@ def describe_file(path: Path) -> dict[str, Any]:
 def _read_tflite(path: Path) -> tuple[FileFacts, Read | None]:
     from heatpose.bundles.embedded import tflite_facts
     from heatpose.runners.outputs import choose_output
-    from heatpose.runners.tflite_forms import gives_classes, input_form, read_input
+    from heatpose.runners.tflite_runner import gives_classes, input_form, read_input
     from heatpose.tflite.reader import read_graph
 
     graph, facts = read_graph(path), tflite_facts(path)
@@ -169,7 +176,6 @@ def _read_tflite(path: Path) -> tuple[FileFacts, Read | None]:
 def _read_onnx(path: Path) -> tuple[FileFacts, Read | None]:
     from heatpose.bundles.embedded import onnx_facts
     from heatpose.runners import open_runner
-    from heatpose.runners.trial import check_runs
     from heatpose.tflite.inspect import load_onnx
 
     model = load_onnx(path, path.read_bytes())
@@ -179,3 +185,92 @@ def _read_onnx(path: Path) -> tuple[FileFacts, Read | None]:
         return facts, open_runner(path, threads=1)
     except HeatposeError:
         return facts, None
+
+
+RUNTIMES = {".tflite": "LiteRT", ".onnx": "onnxruntime"}
+LONGEST_S = 300
+"""For one image, and the start of the process."""
+
+
+def check_runs(path: str | Path, size: int | None = None) -> None:
+    """Refuses a TFLite or ONNX file that ends its runtime.
+
+    Everything else about the file is left to `open_runner`.
+
+    A file whose content is what the manifest beside it says came out of an export, which ran it,
+    and is not tried again.
+
+    Args:
+        path: The file; other kinds, and none at all, pass.
+        size: Input side for files that leave it open.
+
+    Raises:
+        HeatposeError: The process that ran it crashed, or did not come to an end.
+    """
+    path = Path(path)
+    runtime = RUNTIMES.get(path.suffix.lower())
+    if runtime is None or not path.is_file() or _vouched_for(path):
+        return
+    command = [
+        sys.executable,
+        "-m",
+        __name__,
+        str(path.resolve()),
+        *([] if size is None else [str(size)]),
+    ]
+    try:
+        done = subprocess.run(
+            command, check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=LONGEST_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise HeatposeError(
+            f"'{path}' did not run through {runtime} once in {LONGEST_S} s; it is damaged or far"
+            " too large: get it again."
+        ) from error
+    if done.returncode not in (0, 1):  # 1 is Python's own, which the caller will meet again
+        raise HeatposeError(
+            f"'{path}' crashes {runtime} ({_ending(done.returncode)}); the file is damaged: export"
+            " or download it again."
+        )
+
+
+def _vouched_for(path: Path) -> bool:
+    """Whether the manifest beside the file has its hash."""
+    try:
+        bundle = Bundle.around(path)
+        recorded = bundle.files().get(path.name, {}).get("sha256") if bundle else None
+        return recorded is not None and bool(recorded == sha256(path))
+    except (OSError, HeatposeError):
+        return False
+
+
+def _ending(status: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"status {status}"
+
+
+def main() -> None:
+    """One black image through the file.
+
+    Ends with 0 also where the file is refused: the caller says why.
+    """
+    # Imported here: the caller needs none of it.
+    import numpy as np
+
+    from heatpose.runners import open_runner
+
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(HeatposeError):
+        runner = open_runner(
+            sys.argv[1], threads=1, size=int(sys.argv[2]) if len(sys.argv) > 2 else None
+        )
+        runner.predict(np.zeros((1, runner.size, runner.size, 3), np.uint8))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    main()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,17 @@ from numpy.typing import NDArray
 
 from heatpose.bundles.embedded import tflite_facts
 from heatpose.errors import HeatposeError
-from heatpose.runners.normalisation import Normalisation
+from heatpose.pose.preprocessing import Preprocessing
+from heatpose.runners.normalisation import (
+    BYTES,
+    SIGNED,
+    UNIT,
+    Arithmetic,
+    InputReading,
+    Normalisation,
+)
 from heatpose.runners.outputs import (
+    RANGE_SLACK,
     check_images,
     check_size,
     choose_output,
@@ -29,7 +38,8 @@ from heatpose.runners.outputs import (
     poses_from_heatmaps,
     poses_of,
 )
-from heatpose.runners.tflite_forms import gives_classes, gives_probabilities, input_form, read_input
+from heatpose.tflite.graph import Graph, Tensor
+from heatpose.tflite.lint import INTEGER_IMAGES, RAW_BYTES, takes_raw_bytes
 from heatpose.tflite.reader import read_graph
 
 _INTEGERS = ("int8", "uint8", "int16", "int32", "int64")
@@ -178,3 +188,214 @@ def _kernels(interpreter: Any, threads: int, reference_kernels: bool) -> str:
         return "TFLite reference kernels"
     delegated = any(entry["op_name"] == "DELEGATE" for entry in interpreter._get_ops_details())
     return f"{'XNNPACK' if delegated else 'TFLite built-in kernels'}, {threads} threads"
+
+
+ARITHMETIC = {"ADD", "SUB", "MUL", "DIV"}
+SAME_VALUES = {"CAST", "QUANTIZE", "DEQUANTIZE", "RESHAPE", "TRANSPOSE", "PAD", "PADV2"}
+"""Operators that change format or place but not the values."""
+SAME_RANGE = SAME_VALUES | {"RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}
+INPUT_DTYPES = ("uint8", "int8", "int32", "int64", "float32")
+
+
+@dataclass(frozen=True)
+class InputForm:
+    """The one input.
+
+    Attributes:
+        index: Its tensor.
+        size: Side S.
+        dtype: One of `INPUT_DTYPES`.
+        scale: Of a quantised input; 0 for others.
+        zero_point: Likewise.
+    """
+
+    index: int
+    size: int
+    dtype: str
+    scale: float = 0.0
+    zero_point: int = 0
+
+    def fill(self, image: NDArray[np.uint8], reading: InputReading) -> NDArray[Any]:
+        """u8[S, S, 3] raw bytes -> (1, S, S, 3) in the input's dtype."""
+        batch = image[None]
+        if not reading.raw:
+            values = reading.normalisation.apply(batch)
+            return values if self.dtype == "float32" else self._quantised(values)
+        if self.dtype == "int8":
+            return (batch.astype(np.int16) - 128).astype(np.int8)
+        return batch.astype(self.dtype)
+
+    def _quantised(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        limits = np.iinfo(self.dtype)
+        stored = np.rint(values / np.float32(self.scale)) + self.zero_point
+        result: NDArray[Any] = stored.clip(limits.min, limits.max).astype(self.dtype)
+        return result
+
+
+def input_form(path: Path, graph: Graph) -> InputForm:
+    """Reads the graph's input.
+
+    Raises:
+        HeatposeError: It is not one square RGB image of a side that is a multiple of 32.
+    """
+    tensors = [graph.tensors[i] for i in graph.inputs]
+    if len(tensors) != 1 or not _is_image(tensors[0]):
+        listed = ", ".join(f"{tensor.dtype} {tensor.shape}" for tensor in tensors) or "nothing"
+        wanted = (
+            "one RGB image (1, S, S, 3) with S a multiple of 32, as one of"
+            f" {', '.join(INPUT_DTYPES)}"
+        )
+        raise no_pose_model(path, f"its input is {listed}, not {wanted}")
+    tensor = tensors[0]
+    form = InputForm(tensor.index, tensor.shape[1], tensor.dtype)
+    scale, zero = _quantised(tensor) or (0.0, 0)
+    return replace(form, scale=scale, zero_point=zero)
+
+
+def _quantised(tensor: Tensor) -> tuple[float, int] | None:
+    """Scale and zero point of an int8 or uint8 tensor; None where it has no usable ones."""
+    if tensor.quantization is None or tensor.dtype not in INTEGER_IMAGES:
+        return None
+    scale, zero = float(tensor.quantization.scales[0]), int(tensor.quantization.zero_points[0])
+    return (scale, zero) if np.isfinite(scale) and scale > 0 else None
+
+
+def _meaning(dtype: str, scale: float, zero_point: int) -> Normalisation | None:
+    """What raw bytes mean under a scale and zero point; None where that is not a usual range."""
+    zero = zero_point + (128 if dtype == "int8" else 0)
+    usual = zip((SIGNED, UNIT, BYTES), RAW_BYTES, strict=True)
+    return next((n for n, known in usual if takes_raw_bytes(scale, zero, known[:2])), None)
+
+
+def read_input(
+    graph: Graph, form: InputForm, stated: Preprocessing | None, given: Normalisation | None = None
+) -> InputReading:
+    """How bytes go into the input, and how that is known.
+
+    What an integer input takes is fixed by its scale and zero point, or by the graph; what a float
+    input takes is what the file or its bundle states, else what the user gives, else what the first
+    arithmetic of the graph shows.
+
+    Args:
+        graph: The file's.
+        form: Its input.
+        stated: How the training images were made, where the file or its bundle states it.
+        given: By the user.
+    """
+    if form.dtype != "float32":
+        return _integer_reading(form, stated, given)
+    if stated is not None:
+        return InputReading(Normalisation.of(stated), "stated").fixed_against(given)
+    if given is not None:
+        return InputReading(given, "given")
+    if (meant := _quantised_at_once(graph)) is not None:
+        return InputReading(meant, "computed", "the scale and zero point after the input")
+    # Arithmetic that is not an affine function is taken for a normalisation of raw bytes.
+    return _first_arithmetic(graph).reading(BYTES if normalises_inside(graph) else SIGNED)
+
+
+def _quantised_at_once(graph: Graph) -> Normalisation | None:
+    """The range of a float input that the first operator quantises, where it is a usual one."""
+    readers = graph.consumers(graph.inputs[0])
+    if len(readers) != 1 or readers[0].name != "QUANTIZE":
+        return None
+    tensor = graph.tensors[readers[0].outputs[0]]
+    found = _quantised(tensor)
+    return None if found is None else _meaning(tensor.dtype, *found)
+
+
+def _integer_reading(
+    form: InputForm, stated: Preprocessing | None, given: Normalisation | None
+) -> InputReading:
+    if stated is not None:
+        return InputReading(Normalisation.of(stated), "stated", raw=True).fixed_against(given)
+    if not form.scale:
+        reason = f"the {form.dtype} input without a scale"
+        return InputReading(BYTES, "computed", reason, raw=True).fixed_against(given)
+    meant = _meaning(form.dtype, form.scale, form.zero_point)
+    if meant is not None:
+        reason = "the input's scale and zero point"
+        return InputReading(meant, "computed", reason, raw=True).fixed_against(given)
+    if given is not None:
+        return InputReading(given, "given")
+    low = (np.iinfo(form.dtype).min - form.zero_point) * form.scale
+    meant = Normalisation.parse(f"{low!r}..{low + 255 * form.scale!r}")
+    return InputReading(meant, "assumed", "the input's scale is no usual one", raw=True)
+
+
+def _first_arithmetic(graph: Graph) -> Arithmetic:
+    """What the operators up to the first other one compute; nothing where the way forks."""
+    found, tensor = Arithmetic(), graph.inputs[0]
+    while True:
+        readers = graph.consumers(tensor)
+        if len(readers) != 1 or readers[0].name not in SAME_VALUES | ARITHMETIC:
+            return found
+        (reader,) = readers
+        if reader.name in ARITHMETIC:
+            first = reader.inputs[0] != tensor
+            other = graph.resolve_constant(reader.inputs[0 if first else 1])
+            constant = None if other is None else other.astype(np.float64)
+            plain = reader.options.get("activation", "NONE") == "NONE"
+            if not plain or not found.take(reader.name, constant, first):
+                return Arithmetic()
+        tensor = reader.outputs[0]
+
+
+def _is_image(tensor: Tensor) -> bool:
+    if len(tensor.shape) != 4 or tensor.dtype not in INPUT_DTYPES:
+        return False
+    batch, rows, columns, channels = tensor.shape
+    return batch == 1 and channels == 3 and rows == columns and rows > 0 and rows % 32 == 0
+
+
+def normalises_inside(graph: Graph) -> bool:
+    """Whether arithmetic, not a convolution, is the first operator on the graph's first input."""
+    tensor = graph.inputs[0]
+    while True:
+        readers = graph.consumers(tensor)
+        if any(reader.name in ARITHMETIC for reader in readers):
+            return True
+        carriers = [reader for reader in readers if reader.name in SAME_VALUES]
+        if not carriers:
+            return False
+        tensor = carriers[0].outputs[0]
+
+
+def gives_probabilities(graph: Graph, output: int) -> bool | None:
+    """Whether the values of an output tensor are probabilities.
+
+    Returns:
+        True where they come out of a sigmoid or softmax, or where their quantisation reaches no
+        further than [0, 1]; None where only the values can tell.
+    """
+    tensors, operator = _way_back(graph, output)
+    in_range = operator in ("LOGISTIC", "SOFTMAX") or any(_unit_range(tensor) for tensor in tensors)
+    return True if in_range else None
+
+
+def gives_classes(graph: Graph, output: int) -> bool:
+    """An output tensor comes out of a softmax: as (1, N) that is a choice of class, not a pose."""
+    return _way_back(graph, output)[1] == "SOFTMAX"
+
+
+def _way_back(graph: Graph, output: int) -> tuple[list[Tensor], str]:
+    """The tensors that hold an output's values in other formats.
+
+    And the name of what computed them.
+    """
+    tensors = [graph.tensors[output]]
+    producer = graph.producer(output)
+    while producer is not None and producer.name in SAME_RANGE and producer.inputs:
+        tensors.append(graph.tensors[producer.inputs[0]])
+        producer = graph.producer(producer.inputs[0])
+    return tensors, "" if producer is None else producer.name
+
+
+def _unit_range(tensor: Tensor) -> bool:
+    """Everything that the tensor's quantisation can say lies in [0, 1]."""
+    if tensor.quantization is None or tensor.dtype not in ("uint8", "int8", "int16"):
+        return False
+    limits = np.iinfo(tensor.dtype)
+    ends = np.array([limits.min, limits.max])[:, None] - tensor.quantization.zero_points
+    real = ends * tensor.quantization.scales
+    return bool(real.min() >= -RANGE_SLACK and real.max() <= 1 + RANGE_SLACK)

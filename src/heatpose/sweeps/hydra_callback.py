@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, Node, OmegaConf, open_dict
 
 from heatpose.errors import (
     HeatposeError,
@@ -33,7 +33,7 @@ from heatpose.errors import (
 from heatpose.sweeps import summary as sweep_runs
 from heatpose.sweeps.summary import SweepRun
 from heatpose.training import result as record
-from heatpose.training.distributed import in_sweep
+from heatpose.training.devices import in_sweep
 from heatpose.training.result import RunResult
 from heatpose.utils.files import require_writable
 
@@ -46,13 +46,28 @@ RESOLUTIONS = "data.module.resolutions"
 Task = Callable[[DictConfig], RunResult | None]
 
 
-def sweep_suffix() -> str:
-    """What tells this member of a sweep from the others, "_resolution-224_model.width-0.5".
+def sweep_suffix(_root_: DictConfig) -> str:
+    """What distinguishes this run of a sweep from the others, "_resolution-224_model.width-0.5".
 
-    "" outside sweeps.
+    "" outside sweeps. Keys that are part of the experiment's own name are left out.
     """
-    swept = HydraConfig.get().job.override_dirname if in_sweep() else ""
-    return f"_{safe_name(swept)}" if swept else ""
+    if not in_sweep():
+        return ""
+    job = HydraConfig.get()
+    same = {*job.job.config.override_dirname.exclude_keys, *_keys_in_name(_root_)}
+    overrides = OverridesParser.create().parse_overrides(list(job.overrides.task))
+    swept = sorted(str(o.input_line) for o in overrides if o.key_or_group not in same)
+    return f"_{safe_name('_'.join(swept).replace('=', '-'))}" if swept else ""
+
+
+def _keys_in_name(config: DictConfig) -> set[str]:
+    """`st_movenet_13kpt_${resolution}` has the resolution, unless all resolutions share a run."""
+    if config.get("shared_weights"):
+        return set()
+    name = config._get_node("name")
+    return (
+        set(re.findall(r"\$\{([\w.]+)\}", str(name._value()))) if isinstance(name, Node) else set()
+    )
 
 
 def safe_name(text: str) -> str:
@@ -67,9 +82,17 @@ def safe_name(text: str) -> str:
     return f"{plain[: LONGEST - 9].strip('-.')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-# For `run: ${name}${member_suffix:}` in conf/train.yaml. Registered on import, because launchers
-# build members in processes of their own.
+def width_suffix(width: object) -> str:
+    """The width multiplier as part of a run's name: "_w050" for 0.5, "" for 1."""
+    if not isinstance(width, int | float) or width == 1:
+        return ""  # what is not a number is refused where the network is built
+    return f"_w{f'{width:g}'.replace('.', ''):0<3}"
+
+
+# For `${name}${sweep_suffix:}` in conf/train.yaml and `${width_suffix:${model.width}}` in
+# conf/experiment. Registered on import, because launchers build runs in processes of their own.
 OmegaConf.register_new_resolver("sweep_suffix", sweep_suffix, replace=True)
+OmegaConf.register_new_resolver("width_suffix", width_suffix, replace=True)
 
 
 class SweepRuns(Callback):

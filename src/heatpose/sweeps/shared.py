@@ -17,7 +17,7 @@ from heatpose.data.sources import Source
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
 from heatpose.sweeps.hydra_callback import own_overrides, run_folder, safe_name
-from heatpose.training.distributed import in_sweep
+from heatpose.training.devices import in_sweep
 from heatpose.utils.process import is_first_process
 
 Learnt = tuple[Path, Source] | None
@@ -71,7 +71,8 @@ def _common(config: DictConfig) -> DictConfig:
         for key, value in sorted(own_overrides().items())
         if key not in ("resolution", "experiment")
     )
-    common.run = f"{config.name}_shared" + (f"_{safe_name(others)}" if others else "")
+    # The experiment's name may have the resolution in it: the one of the training.
+    common.run = f"{common.name}_shared" + (f"_{safe_name(others)}" if others else "")
     # what the first member has begun anew, the others take
     common.resume = bool(config.resume or HydraConfig.get().job.num)
     return common

@@ -8,7 +8,6 @@ them.
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,7 @@ from typing import Any
 from heatpose.bundles.bundle import Bundle
 from heatpose.errors import HeatposeError
 from heatpose.training.result import RunResult, read
-from heatpose.utils.files import write_json
+from heatpose.utils.files import atomic_write, write_json
 from heatpose.utils.process import is_first_process
 
 FOLDER, TABLE, REPORT = "members", "sweep.csv", "report.html"
@@ -165,8 +164,7 @@ def write_csv(found: Sequence[SweepRun], path: Path) -> None:
         *(f"{name}_oks" for name in files),
         *(f"{board}_{n}" for board in boards for n in numbers),
     ]
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow([*heads, "status", "reason", "seconds", "bundle"])
         for sweep_run in found:
@@ -187,7 +185,6 @@ def write_csv(found: Sequence[SweepRun], path: Path) -> None:
                     for cell in (sweep_run.run, *given, result.oks, *scores, *estimated, *end)
                 ]
             )
-    os.replace(part, path)
 
 
 def _print(found: Sequence[SweepRun], sweep: Path) -> None:

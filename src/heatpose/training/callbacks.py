@@ -13,7 +13,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
 from heatpose.data.datamodule import Batch
@@ -23,35 +23,9 @@ from heatpose.models.movenet import PoseMaps
 from heatpose.pose.codec import decode
 from heatpose.pose.draw import contact_sheet, draw_pose, heatmap_overlay
 from heatpose.training.module import PoseModule
+from heatpose.utils.files import write_image
 
-
-class Progress(RichProgressBar):
-    """Lightning's bar without the logger's version number, which says nothing here.
-
-    Its numbers are new every few steps.
-    """
-
-    shown: dict[str, Any] | None = None
-
-    def get_metrics(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> dict[str, Any]:
-        """The epoch's loss and score.
-
-        To read them is to wait for the device, which a step should not.
-        """
-        between = (
-            trainer.training
-            and trainer.global_step % trainer.log_every_n_steps  # type: ignore[attr-defined]
-            and not trainer.is_last_batch
-        )
-        if self.shown is None or not between:
-            self.shown = {
-                name: value
-                for name, value in super().get_metrics(trainer, pl_module).items()
-                if name != "v_num"
-            }
-        return self.shown
+GRID = "predictions.png"
 
 
 class PredictionGrid(Callback):
@@ -68,6 +42,7 @@ class PredictionGrid(Callback):
         self.instances = instances
         self.every = every
         self.first: tuple[Batch, torch.Tensor | PoseMaps] | None = None
+        self.last: NDArray[np.uint8] | None = None
 
     def on_validation_batch_end(
         self,
@@ -93,11 +68,20 @@ class PredictionGrid(Callback):
             or not trainer.is_global_zero
         ):
             return
-        image = self._draw(pl_module, *self.first)
+        image = self.last = self._draw(pl_module, *self.first)
         self.first = None
         experiment = getattr(trainer.logger, "experiment", None)
         if experiment is not None and hasattr(experiment, "add_image"):
             experiment.add_image("val/predictions", image, trainer.global_step, dataformats="HWC")
+
+    def on_train_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Writes the last grid into the run's folder, for those who use no logger."""
+        if self.last is not None and trainer.is_global_zero:
+            path = Path(trainer.default_root_dir) / GRID
+            write_image(path, self.last)
+            print(f"Predictions on held-out people are in '{path}'.")
 
     def _draw(
         self, module: PoseModule, batch: Batch, output: torch.Tensor | PoseMaps

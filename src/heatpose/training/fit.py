@@ -5,11 +5,8 @@ Interrupted runs go on where they stopped.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,12 +19,11 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from heatpose.data.datamodule import PoseData
 from heatpose.errors import HeatposeError, InterruptedRun
-from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
-from heatpose.training.devices import refused_in_one_sentence
-from heatpose.training.distributed import several_processes
+from heatpose.models.checkpoint import half_precision, load_checkpoint, save_checkpoint
+from heatpose.training.devices import refused_in_one_sentence, several_processes
 from heatpose.training.module import PoseModule
 from heatpose.training.result import read
-from heatpose.utils.files import only_one, replace_whole, write_json
+from heatpose.utils.files import atomic_write, only_one, sha256_of_json, write_json
 from heatpose.utils.process import is_first_process, keep_freed_memory
 
 FINGERPRINT = "configuration.json"
@@ -47,7 +43,7 @@ def open_run(folder: Path, configuration: dict[str, Any], resume: bool) -> Path 
     Raises:
         HeatposeError: The folder holds a checkpoint of another configuration.
     """
-    fingerprint = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
+    fingerprint = sha256_of_json(configuration)
     record, last = folder / FINGERPRINT, folder / "checkpoints" / "last.ckpt"
     # only what is known to be a run is ever removed
     if not resume and record.is_file() and is_first_process():
@@ -146,13 +142,52 @@ def callbacks_of(config: dict[str, Callback | None], folder: Path) -> Sequence[C
     return chosen
 
 
+def halved(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A training checkpoint of about half the size, from which a run can go on.
+
+    Convolution weights, those of the network and their average, become float16; the optimiser's
+    moments of them become bfloat16, since squares of gradients lie below the range of float16.
+    Biases, batch norm, schedules and counters stay as they are. Whoever loads it gets float32
+    tensors with rounded values: torch copies weights into the parameters and casts moments to the
+    parameters' type.
+
+    Args:
+        checkpoint: As Lightning makes it; it is left as it is.
+
+    Raises:
+        HeatposeError: A weight exceeds float16.
+    """
+    weights = {
+        key: half_precision(checkpoint[key])
+        for key in ("state_dict", "current_model_state")
+        if key in checkpoint
+    }
+    optimizers = [
+        {
+            **optimizer,
+            "state": {
+                parameter: half_precision(moments, torch.bfloat16)
+                for parameter, moments in optimizer["state"].items()
+            },
+        }
+        for optimizer in checkpoint.get("optimizer_states", [])
+    ]
+    return {**checkpoint, **weights, "optimizer_states": optimizers}
+
+
 class WholeCheckpointIO(TorchCheckpointIO):
     """Writes each checkpoint beside its place and renames it.
 
     Lightning's own way (2.6, `_atomic_save`) writes into the system's folder for temporary files
     and moves the file, which is a copy where that folder is another file system: a kill in that
     moment leaves half a checkpoint under the name that the next run would go on from.
+
+    Args:
+        half: Writes what `halved` makes of a checkpoint.
     """
+
+    def __init__(self, half: bool = False) -> None:
+        self.half = half
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -160,17 +195,15 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """Writes the file; the older one of that name is there until the new one is whole.
 
         Raises:
-            HeatposeError: It cannot be written.
+            HeatposeError: It cannot be written, or `half` is set and a weight exceeds float16.
         """
+        checkpoint = halved(checkpoint) if self.half else checkpoint
         target = Path(path)
-        part = target.with_name(f"{target.name}.part")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(checkpoint, part)
-            replace_whole(part, target)
-        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+            with atomic_write(target, sync=True) as part:
+                torch.save(checkpoint, part)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             reason = getattr(error, "strerror", None) or "is the disk full?"
             raise HeatposeError(
                 f"Checkpoint '{target}' cannot be written ({reason}); make room, and the same"

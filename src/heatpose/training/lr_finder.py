@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.utils.files import write_json
-from heatpose.utils.outputs import write_image
+from heatpose.utils.files import write_image, write_json
 
 if TYPE_CHECKING:
     import lightning

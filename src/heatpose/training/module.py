@@ -17,8 +17,8 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
 from heatpose.data.augment import Photometric, paint
+from heatpose.data.batches import sampled
 from heatpose.data.datamodule import Batch, in_order
-from heatpose.data.views import sampled
 from heatpose.distill.loss import Distillation
 from heatpose.errors import HeatposeError
 from heatpose.evaluation.metrics import keypoint_similarity, mean_over_labelled

@@ -5,8 +5,6 @@ And the numbers that a search looks at.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from heatpose.bundles.bundle import MANIFEST
 from heatpose.errors import HeatposeError
-from heatpose.utils.files import sha256, write_json
+from heatpose.utils.files import read_json_object, sha256, sha256_of_json, write_json
 
 RESULT = "result.json"
 Status = Literal["running", "finished", "failed"]
@@ -131,7 +129,7 @@ def fingerprint(config: DictConfig) -> str:
         if path
     ]
     weights = [sha256(path) for path in named if path.is_file()]
-    return hashlib.sha256(json.dumps([values, weights], sort_keys=True).encode()).hexdigest()
+    return sha256_of_json([values, weights])
 
 
 def keep(folder: Path, config: DictConfig, result: RunResult) -> None:
@@ -176,8 +174,4 @@ def _manifest(result: RunResult) -> str | None:
 
 def read(path: Path) -> dict[str, Any]:
     """A json file's content; empty where it cannot be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_json_object(path) or {}

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from heatpose.errors import HeatposeError
 from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.training.callbacks import Progress
+from heatpose.training.progress import TrainingProgress
 from heatpose.utils.process import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def fit_model(
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=progress,
-        callbacks=[Progress()] if progress else [],
+        callbacks=[TrainingProgress(keep_curve=False)] if progress else [],
         precision="32-true",
         deterministic=True,
     )

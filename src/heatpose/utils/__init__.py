@@ -1,1 +1,1 @@
-"""Files, processes, downloads and image files: what every room uses and what uses none of them."""
+"""Helpers for files, images, processes, downloads and terminal output, used by all rooms."""

@@ -1,6 +1,6 @@
-"""Image files -> RGB bytes. The one place where an image file is opened, whatever it is opened for.
+"""Image files -> RGB bytes; all image files are opened here.
 
-To accept another format: add Pillow's name of it to `FORMATS` and its endings to `SUFFIXES`.
+To add a format: add Pillow's name of it to `FORMATS` and its suffixes to `SUFFIXES`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-"""Endings by which image files are found in folders."""
+"""Suffixes of image files that are found in folders."""
 PHONE_SUFFIXES = (".heic", ".heif", ".avif")
-"""Endings of images that are found, too, and refused with a sentence that names the remedy."""
+"""Suffixes that are found as well and rejected with an error that names the remedy."""
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
-"""Decoded whatever the ending: Pillow's other decoders start programs (EPS) or are rarely used."""
+"""Accepted for any suffix; Pillow's other decoders start programs (EPS) or are rarely used."""
 UNREADABLE = (
     OSError,
     SyntaxError,
@@ -41,11 +41,11 @@ UNREADABLE = (
     MemoryError,
     struct.error,
 )
-"""What Pillow's decoders raise on damaged files."""
+"""Exceptions of Pillow's decoders on damaged files."""
 MOST_PIXELS = 100_000_000
-"""Of an image; a larger one would take more than a gigabyte to decode."""
+"""Limit of an image; decoding a larger one would take more than a gigabyte."""
 DECODE_VERSION = 2
-"""Part of the names of caches, for images that were decoded differently before."""
+"""Part of cache names for images that older versions decoded differently."""
 ORIENTATION = 0x0112
 """The EXIF tag."""
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
@@ -54,12 +54,12 @@ _PHONE_BRANDS = (b"hei", b"hev", b"mif", b"msf", b"avi")
 
 
 class Unsupported(ValueError):
-    """An image that is whole and cannot be used; the text says what to do."""
+    """An intact image that cannot be used; the message contains the remedy."""
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How an image file is stored, and how it is meant to be seen.
+    """EXIF orientation and stored size of an image file.
 
     Attributes:
         tag: EXIF orientation, 1 (stored upright) to 8.
@@ -81,7 +81,7 @@ class Orientation:
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """u8[H, W, 3] RGB, and the EXIF orientation that the file has (1 where it has none)."""
+    """u8[H, W, 3] RGB and the file's EXIF orientation (1 if it has none)."""
 
     pixels: NDArray[np.uint8]
     orientation: int
@@ -89,18 +89,18 @@ class DecodedImage:
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """Opens an image file; nothing but its header is read yet.
+    """Opens an image file and reads its header.
 
     Raises:
-        OSError, ValueError, SyntaxError: It is missing, not of `FORMATS`, damaged or larger than
-            `MOST_PIXELS`; Pillow decides which.
+        OSError, ValueError, SyntaxError: The file is missing, not of `FORMATS`, damaged or larger
+            than `MOST_PIXELS`; the type depends on Pillow.
     """
     from PIL import Image, UnidentifiedImageError
 
     if path.exists() and not path.is_file():
-        raise OSError("it is not a file")  # reading a pipe would wait for ever
+        raise OSError("it is not a file")  # reading a pipe would block
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about oddities that the caller's sentence need not repeat
+        warnings.simplefilter("ignore")  # the caller reports errors in its own words
         try:
             opened = Image.open(path, formats=FORMATS)
         except Image.DecompressionBombError as error:
@@ -119,7 +119,7 @@ def _too_large() -> Unsupported:
 
 
 def _unidentified(path: Path) -> Exception:
-    """Why a file is not opened: HEIC and AVIF, which telephones write, have their own sentence."""
+    """The error for a file of unknown format; HEIC and AVIF, written by phones, have their own."""
     with path.open("rb") as file:
         head = file.read(12)
     if head[4:8] == b"ftyp" and head[8:11] in _PHONE_BRANDS:
@@ -129,13 +129,13 @@ def _unidentified(path: Path) -> Exception:
 
 
 def orientation_of(image: Image.Image) -> Orientation:
-    """The orientation of an opened image, as its header says; damaged EXIF counts as none."""
+    """Orientation from the header of an opened image; damaged EXIF data counts as none."""
     try:
         tag = image.getexif().get(ORIENTATION, 1)
     except UNREADABLE:
         tag = 1
     tag = tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
-    # Pillow turns TIFF itself while it loads, and its size is the upright one before.
+    # Pillow rotates TIFF on loading and reports the upright size before.
     swapped = tag >= 5 and image.format == "TIFF"
     return Orientation(tag, image.size[::-1] if swapped else image.size)
 
@@ -143,17 +143,17 @@ def orientation_of(image: Image.Image) -> Orientation:
 def decode_image(
     path: Path, labelled: tuple[int, int] | None = None, stored: bool = False
 ) -> DecodedImage:
-    """Decodes an image file to RGB bytes, turned upright as its EXIF orientation says.
+    """Decodes an image file to RGB bytes, rotated upright by its EXIF orientation.
 
     Args:
-        path: The file.
-        labelled: (width, height) that labels assume. Where they fit the stored pixels alone, those
-            are returned as they are.
-        stored: The stored pixels are wanted, whatever fits.
+        path: Image file.
+        labelled: (width, height) that the labels assume. If they fit the stored pixels alone, those
+            are returned without rotation.
+        stored: Always return the stored pixels.
 
     Raises:
-        HeatposeError: The file is missing, truncated, not an image, of a kind that cannot be used
-            (`rgb_bytes`), or of another size than its labels say.
+        HeatposeError: The file is missing, truncated, not an image, has an unsupported pixel type
+            (`rgb_bytes`), or its size differs from that of its labels.
     """
     try:
         with open_image(path) as file:
@@ -171,7 +171,7 @@ def decode_image(
         if not (stored_fits if stored else upright_fits or stored_fits):
             raise HeatposeError(f"Image '{path}' {size_problem(orientation, labelled)}.")
         stored = stored or not upright_fits
-    if stored == turned:  # TIFF comes upright, everything else as it is stored
+    if stored == turned:  # Pillow returns TIFF upright, other formats as stored
         pixels = _turn(pixels, _back(orientation.tag) if stored else orientation.tag)
     return DecodedImage(pixels, orientation.tag)
 
@@ -179,12 +179,12 @@ def decode_image(
 def load_image(
     path: Path, width: int | None = None, height: int | None = None, stored: bool = False
 ) -> NDArray[np.uint8]:
-    """The pixels alone, u8[H, W, 3] RGB; see `decode_image`.
+    """Pixels of an image file, u8[H, W, 3] RGB; see `decode_image`.
 
     Args:
-        path: The file.
-        width: The width that the labels assume, checked when given with the height.
-        height: The height that the labels assume.
+        path: Image file.
+        width: Width that the labels assume; checked if `height` is given as well.
+        height: Height that the labels assume.
         stored: As `decode_image`.
 
     Raises:
@@ -195,7 +195,7 @@ def load_image(
 
 
 def size_problem(orientation: Orientation, labelled: tuple[int, int]) -> str:
-    """What is wrong where labels for (width, height) fit an image in no orientation."""
+    """Error text for labels of (width, height) that fit an image in no orientation."""
     (width, height), (x, y) = orientation.stored, labelled
     text = f"is {width}x{height}, but its labels are for {x}x{y}"
     if orientation.tag != 1:
@@ -208,24 +208,23 @@ def size_problem(orientation: Orientation, labelled: tuple[int, int]) -> str:
 
 
 def rgb_bytes(image: Image.Image) -> NDArray[np.uint8]:
-    """All pixels of an opened image as RGB, u8[H, W, 3]; of several frames or pages the first.
+    """Pixels of an opened image as RGB, u8[H, W, 3]; of several frames or pages the first.
 
-    16-bit grey is scaled by its full range, round(v / 257). Pillow gives the high byte of 16-bit
-    colour, which is at most one level less. Float grey in [0, 1] is scaled by 255. Transparent
-    pixels are composited on white, as viewers and labelling tools show them. Colour profiles are
-    not applied.
+    16-bit grey is scaled by its full range, round(v / 257). For 16-bit colour Pillow returns the
+    high byte, at most one level less. Float grey in [0, 1] is scaled by 255. Transparent pixels are
+    composited on white, as viewers and labelling tools show them. Colour profiles are not applied.
 
     Raises:
         Unsupported: 32-bit integers, or floats outside [0, 1].
-        OSError, ValueError, ...: `UNREADABLE`, from the decoder.
+        OSError, ValueError, ...: `UNREADABLE`, from Pillow's decoder.
     """
     from PIL import Image
 
-    image.load()  # numpy would swallow the errors
+    image.load()  # np.asarray would hide decoding errors
     if bits := sixteen_bits(image):
         top, values = 2**bits - 1, np.asarray(image).astype(np.uint32)
         if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-            values = top - values  # Pillow does so for 8 bits alone
+            values = top - values  # Pillow inverts 8-bit images only
         return _grey((values * 255 + top // 2) // top)
     if image.mode == "I":
         kind = "32-bit or signed integer pixels, whose range the file does not state"
@@ -239,7 +238,7 @@ def rgb_bytes(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def sixteen_bits(image: Image.Image) -> int:
-    """Bits of a grey image with more than 8 of them (16, of some TIFF 12); 0 for any other."""
+    """Bits per pixel of a grey image with more than 8 (16; 12 in some TIFF); 0 for any other."""
     if image.mode == "I" and image.format == "PNG":  # Pillow before 13
         return 16
     if not image.mode.startswith("I;16"):
@@ -249,7 +248,7 @@ def sixteen_bits(image: Image.Image) -> int:
 
 
 def is_transparent(image: Image.Image) -> bool:
-    """True where pixels can be transparent: an alpha channel, or a transparent colour."""
+    """Whether pixels can be transparent: an alpha channel, or a transparent colour."""
     return image.mode in _ALPHA or "transparency" in image.info
 
 
@@ -266,7 +265,7 @@ def _grey(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _turn(pixels: NDArray[np.uint8], tag: int) -> NDArray[np.uint8]:
-    """Stored pixels as an EXIF orientation wants them to be seen."""
+    """Applies an EXIF orientation to stored pixels."""
     if tag >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if tag in (3, 4, 7, 8):
@@ -277,5 +276,5 @@ def _turn(pixels: NDArray[np.uint8], tag: int) -> NDArray[np.uint8]:
 
 
 def _back(tag: int) -> int:
-    """The orientation that undoes another one."""
+    """The inverse orientation."""
     return {6: 8, 8: 6}.get(tag, tag)

@@ -1,7 +1,4 @@
-"""Processes: tools run without a terminal (closed stdin, timeout, captured log).
-
-Memory and imports of this one.
-"""
+"""Runs tools non-interactively (closed stdin, timeout, captured log); settings of this process."""
 
 from __future__ import annotations
 
@@ -23,27 +20,21 @@ from heatpose.errors import HeatposeError
 
 _PERCENT = re.compile(r"PASS:\s*(\d+)%")
 _ANSWER = b"n\n"
-"""To whatever the program asks first (a fresh ST Edge AI Core asks about usage statistics).
-
-Then the input is closed.
-"""
+"""Written to stdin before it is closed: a new ST Edge AI Core asks about usage statistics."""
 MOST_OUTPUT, MOST_LOG = 8_000_000, 64_000_000
-"""Bytes of output that are kept to be looked at, the last ones, and that go into the log.
-
-The first ones; a program in a loop may write any number.
-"""
+"""Limits in bytes: the last part of the output, kept in memory, and the first part, logged."""
 Progress = Callable[[str, int | None], None]
-"""Called with the last line of output and, where the program shows one, its percentage."""
+"""Called with the last line of output and with the percentage of the tool's progress bar."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A program that has ended.
+    """Result of a process.
 
     Attributes:
-        status: Exit status, negative for a signal; None where the time limit ended it.
-        seconds: It took.
-        text: All it wrote to both outputs, undecodable bytes replaced.
+        status: Exit status, negative for a signal; None after the time limit.
+        seconds: Duration.
+        text: stdout and stderr, undecodable bytes replaced.
     """
 
     status: int | None
@@ -59,17 +50,17 @@ def run_process(
     log: Path | None = None,
     progress: Progress | None = None,
 ) -> Ended:
-    """Runs a program and everything it starts, and waits for it.
+    """Runs a program in a new process group and waits for it.
 
     Args:
         command: Program and arguments.
-        folder: Where it runs.
-        time_limit_s: It and its children are ended after so many seconds.
-        log: File that its raw output is appended to.
-        progress: Called for each line.
+        folder: Working directory.
+        time_limit_s: Seconds after which the process group is killed.
+        log: File to which the raw output is appended.
+        progress: Called for each line of output.
 
     Raises:
-        HeatposeError: It does not start.
+        HeatposeError: The program cannot be started.
     """
     start = time.monotonic()
     try:
@@ -103,12 +94,12 @@ def _answer(child: subprocess.Popen[bytes]) -> None:
     try:
         child.stdin.write(_ANSWER)
         child.stdin.close()
-    except OSError:  # it has ended already, or reads nothing
+    except OSError:  # the program has ended or does not read stdin
         return
 
 
 def _read(child: subprocess.Popen[bytes], chunks: queue.Queue[bytes]) -> None:
-    """Passes output on; an empty chunk is its end."""
+    """Puts output into the queue; an empty chunk marks the end."""
     assert child.stdout is not None
     while chunk := os.read(child.stdout.fileno(), 65536):
         chunks.put(chunk)
@@ -122,9 +113,9 @@ def _collect(
     log: Path | None,
     progress: Progress | None,
 ) -> tuple[bytes, bool]:
-    """All output until its end, and whether that came in time.
+    """Output until end of file, and whether the end came before the deadline.
 
-    A process that outlives the program may hold the output open.
+    A child process that outlives the program may hold the output open.
     """
     content, shown, logged = bytearray(), 0, 0
     while (left := deadline - time.monotonic()) > 0:
@@ -163,7 +154,7 @@ def _show(content: bytearray, shown: int, progress: Progress) -> int:
 
 
 def _status(child: subprocess.Popen[bytes], deadline: float) -> int | None:
-    """Exit status; a program may close its output and go on."""
+    """Exit status; a program may close its output and continue."""
     try:
         return child.wait(timeout=max(0.1, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -171,7 +162,7 @@ def _status(child: subprocess.Popen[bytes], deadline: float) -> int | None:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ends the program's whole group, whatever is left of it."""
+    """Kills the process group."""
     try:
         if os.name == "posix":
             os.killpg(child.pid, signal.SIGKILL)
@@ -188,40 +179,38 @@ _LIMIT = 2**31 - 1  # bytes; the largest that mallopt takes
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to keep up to 2 GiB of freed memory, large tensors too, for this process.
+    """Sets glibc's malloc to keep up to 2 GiB of freed memory for this process.
 
-    By default every tensor above 32 MiB is mapped when it is made and unmapped when it is freed,
-    and the system clears each page anew: in training on a processor that took up to two fifths of
-    the time (`benchmarks/training_step.py`). The peak of memory stays what it was; it is only not
-    given back between steps.
+    By default every tensor above 32 MiB is mapped on allocation and unmapped when freed, and the
+    kernel clears each page again: up to 40 % of the time of training on a CPU
+    (`benchmarks/training_step.py`). Peak memory is unchanged; memory is not returned to the system
+    between steps.
 
     Returns:
-        Whether the C library took it; False where it is another one (macOS, Windows, musl), and
-        nothing changes.
+        Whether the C library accepted it; False without glibc (macOS, Windows, musl), where nothing
+        changes.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    # no such function; or Windows, whose loader wants a name
+    # no mallopt; or Windows, where CDLL needs a name
     except (AttributeError, OSError, TypeError):
         return False
     return bool(mallopt(_MMAP_THRESHOLD, _LIMIT)) and bool(mallopt(_TRIM_THRESHOLD, _LIMIT))
 
 
 def without_tensorflow() -> None:
-    """TensorBoard's writer and reader load TensorFlow (seconds.
+    """Keeps TensorBoard's writer and reader from importing TensorFlow, which takes seconds.
 
-    And a page of noise) unless this module of its TensorFlow-free build is there.
+    They check for `tensorboard.compat.notf`, a module of the TensorFlow-free build.
     """
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
 
 
 def is_first_process() -> bool:
-    """True in the process that writes files.
+    """True in the process of rank 0, which writes files in distributed training.
 
-    Several may train one network, and all but the first have a rank in their environment.
-
-    The names are those that Lightning's launcher, torchrun and SLURM set; SLURM's counts only where
-    it started the tasks.
+    Reads the environment variables of Lightning's launcher, torchrun and SLURM (the latter only set
+    where SLURM started the tasks).
     """
     ranks = [
         os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")

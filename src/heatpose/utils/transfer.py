@@ -1,7 +1,6 @@
-"""Fetches one large file, of known size and hash as a rule, over HTTP; continues a broken transfer.
+"""Downloads one large file over HTTP, resumes interrupted transfers and verifies size and SHA-256.
 
-`requests` does the transfer (proxies, redirects, timeouts); this file keeps what has arrived, asks
-for the rest, and checks the whole.
+`requests` handles proxies, redirects and timeouts; this module handles ranges and retries.
 """
 
 from __future__ import annotations
@@ -15,24 +14,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heatpose.errors import HeatposeError
+from heatpose.utils.console import progress_bar
 
 if TYPE_CHECKING:
     import requests
     from rich.progress import Progress
 
 ATTEMPTS = 5
-"""Requests in a row that bring nothing new before the transfer gives up."""
+"""Consecutive requests without new bytes after which the transfer fails."""
 TIMEOUT = (15.0, 60.0)
-"""Seconds to connect, and between two pieces of the answer."""
+"""Seconds to connect, and between two chunks of the response."""
 CHUNK = 1 << 16
-"""Bytes written at a time; fewer than this are lost where a transfer breaks."""
+"""Bytes written at a time; at most this many are lost when a transfer is interrupted."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file known beforehand: its address, its size in bytes and its SHA-256 (hexadecimal).
+    """Address, size in bytes and SHA-256 (hexadecimal) of a file.
 
-    Size and hash are None for an archive that a server packs: then what is in it must be verified.
+    Size and hash are None for an archive that a server packs on request; the caller then verifies
+    its content.
     """
 
     url: str
@@ -41,10 +42,10 @@ class RemoteFile:
 
 
 class TransferError(HeatposeError):
-    """A file that did not come.
+    """A failed download.
 
     Attributes:
-        reason: The sentence without the address and the advice, for those that try another address.
+        reason: The cause alone, without address and remedy, for callers that try another address.
     """
 
     def __init__(self, sentence: str, reason: str) -> None:
@@ -53,20 +54,20 @@ class TransferError(HeatposeError):
 
 
 def fetch(remote: RemoteFile, target: Path, attempts: int = ATTEMPTS) -> None:
-    """Puts the file at `target`, whole and verified, or not at all.
+    """Downloads a file to `target`, which appears complete and verified or not at all.
 
-    What has arrived is kept in `target` + ".part" across failures and kills, with the server's ETag
-    beside it, and the next call asks only for the rest. A part of another version of the server's
-    file is thrown away. A `target` that is there is only verified.
+    Received bytes are kept in `target` + ".part" with the server's ETag beside it, and the next
+    call requests the rest. A part of another version of the file is discarded. An existing `target`
+    is verified only.
 
     Args:
-        remote: What to fetch.
-        target: Where to.
-        attempts: Requests in a row that bring nothing new before it gives up.
+        remote: File to download.
+        target: Local path.
+        attempts: Consecutive requests without new bytes after which the transfer fails.
 
     Raises:
-        TransferError: No connection, a refusal, or another file than the known one.
-        HeatposeError: A full disk.
+        TransferError: No connection, an HTTP error, or another file than expected.
+        HeatposeError: The disk is full.
     """
     part = part_of(target)
     try:
@@ -78,7 +79,7 @@ def fetch(remote: RemoteFile, target: Path, attempts: int = ATTEMPTS) -> None:
             try:
                 _verify(remote, part, progress, "it was removed, run again")
             except HeatposeError:
-                _forget(part)  # a resume would never mend it
+                _forget(part)  # resuming cannot repair it
                 raise
             os.replace(part, target)
             _forget(part)
@@ -91,37 +92,17 @@ def fetch(remote: RemoteFile, target: Path, attempts: int = ATTEMPTS) -> None:
 
 
 def part_of(target: Path) -> Path:
-    """Where a transfer to `target` keeps what has arrived."""
+    """Path of the received bytes of a transfer to `target`."""
     return target.with_name(target.name + ".part")
 
 
 def size_of(path: Path) -> int:
-    """Bytes of the file, 0 where there is none."""
+    """Bytes of the file, 0 if it does not exist."""
     return path.stat().st_size if path.is_file() else 0
 
 
-def progress_bar(unit: str) -> Progress:
-    """A progress bar on stderr that counts bytes or things.
-
-    (`unit` is "bytes" or the name of the things).
-    """
-    # Imported here: only a command that shows a bar pays for it.
-    from rich import progress as bars
-    from rich.console import Console
-
-    things = (bars.MofNCompleteColumn(), bars.TextColumn(unit))
-    counts = (bars.DownloadColumn(), bars.TransferSpeedColumn()) if unit == "bytes" else things
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        *counts,
-        bars.TimeRemainingColumn(),
-    )
-    return bars.Progress(*columns, console=Console(stderr=True))
-
-
 def _transfer(remote: RemoteFile, part: Path, progress: Progress, attempts: int) -> None:
-    # Imported here: only a download needs it, and it costs a tenth of a second.
+    # Imported here: only downloads need it, and it takes a tenth of a second.
     import requests
 
     size = remote.size
@@ -162,10 +143,10 @@ def _megabytes(size: int | None) -> str:
 def _append(
     session: requests.Session, remote: RemoteFile, part: Path, arrived: Callable[[int], None]
 ) -> int | None:
-    """One request for what is missing. Raises or returns with whatever came in the part.
+    """Sends one request for the missing bytes and appends the response to `part`.
 
     Returns:
-        Size of the whole file; None where it is still unknown, because the part was thrown away.
+        Size of the whole file; None if still unknown because the part was discarded.
     """
     have, etag = size_of(part), _read_etag(part)
     headers = {"Accept-Encoding": "identity"}
@@ -176,12 +157,12 @@ def _append(
             headers["If-Range"] = etag
     with session.get(remote.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         if response.status_code == 416 and remote.size is None:
-            _forget(part)  # it was whole, or of another version
+            _forget(part)  # complete, or of another version
             return None
         _check_status(response, remote)
         resumed = response.status_code == 206
         if resumed and etag and response.headers.get("ETag", etag) != etag:
-            _forget(part)  # the server's file has changed: the next request starts over
+            _forget(part)  # the server's file has changed: the next request starts at byte 0
             return remote.size
         _check_offer(response, remote, have)
         _etag_file(part).write_text(response.headers.get("ETag", ""), encoding="utf-8")
@@ -202,12 +183,9 @@ def _check_status(response: requests.Response, remote: RemoteFile) -> None:
 
 
 def _check_offer(response: requests.Response, remote: RemoteFile, have: int) -> None:
-    """The answer must be the file of the known size, or its rest from byte `have`.
-
-    (header or not).
-    """
+    """Checks that the response is the file of the expected size, or its rest from byte `have`."""
     if response.headers.get("Content-Type", "").startswith("text/html"):
-        reason = "a web page comes in place of the file"
+        reason = "the server sends a web page instead of the file"
         raise TransferError(f"{remote.url} is not the file ({reason}); check the network.", reason)
     if remote.size is None:
         return
@@ -254,7 +232,7 @@ def _forget(part: Path) -> None:
 
 
 def _plain(error: BaseException) -> str:
-    """The innermost reason of a chain of network errors, in one line."""
+    """The innermost cause of a chain of network errors, in one line."""
     while inner := [
         e for e in (getattr(error, "reason", None), *error.args) if isinstance(e, Exception)
     ]:

@@ -14,10 +14,9 @@ import pytest
 
 from heatpose.data import formats
 from heatpose.data.coco import benchmark_instances, instances, read_labels
-from heatpose.data.formats.image_files import original_name
-from heatpose.data.locate import find_labels, find_part
+from heatpose.data.formats.base import original_name
 from heatpose.data.selection import in_held_out
-from heatpose.data.sources import CocoSource
+from heatpose.data.sources import CocoSource, find_labels, find_part
 from heatpose.errors import HeatposeError
 from heatpose.evaluation.evaluate import evaluate
 from heatpose.pose.skeleton import COCO_17, ST_13

@@ -12,8 +12,7 @@ from heatpose.data import formats
 from heatpose.data.coco import read_labels
 from heatpose.data.formats.base import LabelSet
 from heatpose.data.formats.yolo import label_file
-from heatpose.data.locate import find_part
-from heatpose.data.sources import CocoSource
+from heatpose.data.sources import CocoSource, find_part
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import COCO_17, Skeleton
 from tests.conftest import TinyRun

@@ -23,8 +23,8 @@ from PIL import Image, ImageFilter
 
 from heatpose.data.synthetic import dataset as synthetic
 from heatpose.data.synthetic import figure
-from heatpose.data.synthetic.clothing import Part, dress
 from heatpose.data.synthetic.dataset import Scene, SyntheticSettings, build_synthetic, render_scene
+from heatpose.data.synthetic.figure import Part, dress
 from heatpose.data.synthetic.render import OVERSAMPLING, Canvas
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import COCO_17

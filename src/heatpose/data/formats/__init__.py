@@ -15,9 +15,8 @@ from pathlib import Path
 from types import ModuleType
 
 from heatpose.data.formats import coco, label_studio, labelme, yolo
-from heatpose.data.formats.base import LabelSet, Request
-from heatpose.data.formats.json_file import load
-from heatpose.data.formats.yolo_yaml import YAML
+from heatpose.data.formats.base import LabelSet, Request, load
+from heatpose.data.formats.yolo import YAML
 from heatpose.errors import HeatposeError
 
 FORMATS = (yolo, labelme, label_studio, coco)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import AREA_OF_BOX, COCO_17
+from heatpose.utils.image_files import SUFFIXES, UNREADABLE, Orientation, open_image, orientation_of
 
 EXAMPLES = 3
 FEW_NAMES = 17
@@ -211,3 +216,197 @@ def keypoint_order(found: Iterable[str]) -> list[str]:
     names = list(dict.fromkeys(found))
     known = bool(names) and set(names) <= set(COCO_17.keypoints)
     return list(COCO_17.keypoints) if known else names
+
+
+def load(path: Path) -> Any:
+    """The parsed content of a JSON file in UTF-8, UTF-16 or UTF-32.
+
+    With a byte order mark or without.
+
+    Raises:
+        HeatposeError: The file is missing, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise HeatposeError(
+            f"Label file '{path}' cannot be read ({error.strerror}); give a COCO keypoint json, "
+            "or an export that docs/labels.md lists."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise HeatposeError(
+            f"Label file '{path}' is no json ({error}); give a COCO keypoint json, "
+            "or an export that docs/labels.md lists."
+        ) from error
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a parsed value is a finite number; true and false are not."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
+
+
+ROBOFLOW_COPY = re.compile(r"\.rf\.[0-9A-Za-z]{16,}(?=\.\w+$)")
+"""What Roboflow adds to the name of each augmented copy of an image."""
+
+
+def original_name(name: str) -> str:
+    """The name that all of Roboflow's augmented copies of an image share; any other as it is."""
+    return ROBOFLOW_COPY.sub("", name)
+
+
+class ImageFinder:
+    """Finds image files below a folder by the names that an export has for them.
+
+    Exports name files by URLs, by paths on the annotator's machine, or by a bare name. The longest
+    end of such a path that exists below the folder is the file; else the one file of that name
+    in any subfolder.
+
+    Args:
+        folder: Of the images.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._named: dict[str, list[Path]] | None = None
+
+    def find(self, *names: str) -> Path | None:
+        """The file that goes by one of these names; None where there is none.
+
+        Raises:
+            HeatposeError: Several files below the folder have that name.
+        """
+        for name in names:
+            if name and os.path.isfile(self.folder / name) and ".." not in Path(name).parts:
+                return self.folder / name
+            parts = [
+                p for p in PurePosixPath(name.replace("\\", "/")).parts if p not in ("/", "..")
+            ]
+            for first in range(len(parts)):
+                path = self.folder.joinpath(*parts[first:])
+                if os.path.isfile(path):  # unlike pathlib's, False for names that no file can have
+                    return path
+        for name in names:
+            found = self._by_name().get(name.replace("\\", "/").rsplit("/", 1)[-1], [])
+            if len(found) > 1:
+                raise HeatposeError(
+                    f"The labels name '{name}', and both '{found[0]}' and '{found[1]}' go by it; "
+                    "give the folder of the one that was labelled as the image folder."
+                )
+            if found:
+                return found[0]
+        return None
+
+    def _by_name(self) -> dict[str, list[Path]]:
+        if self._named is None:
+            self._named = {}
+            for path in image_files(self.folder):
+                self._named.setdefault(path.name, []).append(path)
+        return self._named
+
+
+def image_files(folder: Path) -> list[Path]:
+    """All image files below a folder, sorted by path."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        found += [Path(parent, name) for name in names if name.lower().endswith(SUFFIXES)]
+    return sorted(found)
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Width and height of the upright image in pixels, from its header; None if unreadable."""
+    found = _orientation(path)
+    return None if found is None else found.upright
+
+
+def orientations(paths: Sequence[Path]) -> list[Orientation | None]:
+    """Sizes and orientation tags of many files at a time; None for those that are unreadable."""
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+        return list(pool.map(_orientation, paths))
+
+
+def _orientation(path: Path) -> Orientation | None:
+    try:
+        with open_image(path) as image:
+            return orientation_of(image)
+    except UNREADABLE:
+        return None
+
+
+NO_OWNER = "keypoints without a group that lie in no box or in several"
+TWICE = "keypoints that an instance has twice"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One labelled point.
+
+    Attributes:
+        name: Of the keypoint.
+        point: Position and visibility.
+        owner: Key of its instance; None where the file does not state it.
+    """
+
+    name: str
+    point: Point
+    owner: str | None = None
+
+
+@dataclass
+class Instance:
+    """Box, where there is one, and keypoint name -> point."""
+
+    box: Box | None = None
+    points: dict[str, Point] = field(default_factory=dict)
+
+
+def group(
+    boxes: Mapping[str, Box], marks: Sequence[Mark], leave_out: Callable[[str], None]
+) -> list[Instance]:
+    """Puts the points of one image into instances.
+
+    A point belongs to the instance that it names. One that names none belongs to the only instance
+    of its image, or to the only box that it lies in.
+
+    Args:
+        boxes: Key of an instance -> its box.
+        marks: The points.
+        leave_out: Called with a reason for each point that belongs to no instance.
+
+    Returns:
+        The instances, boxes first, in the order of the file.
+    """
+    found = {key: Instance(box) for key, box in boxes.items()}
+    for mark in marks:
+        if mark.owner is not None:
+            found.setdefault(mark.owner, Instance())
+    if not found and marks:
+        found[""] = Instance()
+    for mark in marks:
+        key = mark.owner if mark.owner is not None else _owner(mark.point, found)
+        if key is None:
+            leave_out(NO_OWNER)
+        elif mark.name in found[key].points:
+            leave_out(TWICE)
+        else:
+            found[key].points[mark.name] = mark.point
+    return list(found.values())
+
+
+def _owner(point: Point, instances: Mapping[str, Instance]) -> str | None:
+    if len(instances) == 1:
+        return next(iter(instances))
+    x, y, _ = point
+    around = [
+        key for key, one in instances.items() if one.box is not None and _inside(x, y, one.box)
+    ]
+    return around[0] if len(around) == 1 else None
+
+
+def _inside(x: float, y: float, box: Box) -> bool:
+    return box[0] <= x <= box[0] + box[2] and box[1] <= y <= box[1] + box[3]

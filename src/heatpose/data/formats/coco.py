@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from heatpose.data.formats.base import LabelSet, Request
-from heatpose.data.formats.image_files import ImageFinder
+from heatpose.data.formats.base import ImageFinder, LabelSet, Request
 from heatpose.errors import HeatposeError
 
 NAME = "COCO keypoints"

@@ -5,14 +5,72 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from heatpose.data.formats import coco, label_studio, labelme, yolo
-from heatpose.data.formats.base import Request
-from heatpose.data.formats.json_file import load
-from heatpose.data.formats.yolo_yaml import YAML, find_yaml, read_yaml
-from heatpose.data.layout import Split
+from heatpose.data.formats.base import Request, load
+from heatpose.data.formats.yolo import YAML, find_yaml, read_yaml
 from heatpose.errors import HeatposeError
+
+
+@dataclass(frozen=True)
+class Split:
+    """The labels and the image folder that belong together.
+
+    Attributes:
+        annotations: Label file, or folder of label files.
+        images: Folder that the labels' file names are relative to.
+        part: Which part is meant, where `annotations` describes several.
+    """
+
+    annotations: Path
+    images: Path
+    part: str = "train"
+
+    @property
+    def name(self) -> str:
+        """What messages call it: the label file.
+
+        And which part of it where it describes several.
+        """
+        several = self.annotations.suffix.lower() in (".yaml", ".yml")
+        return f"{self.annotations} ({self.part})" if several else str(self.annotations)
+
+
+def find_split(root: str | Path, split: Literal["train", "val"]) -> Split:
+    """Finds a split of COCO 2017 below `root`.
+
+    Two layouts are known: the official one, `root/annotations/person_keypoints_train2017.json` with
+    `root/train2017/`, and the flat one with the json directly in `root`. The official one wins
+    where both exist.
+
+    Args:
+        root: Folder of the data set.
+        split: "train" or "val".
+
+    Raises:
+        HeatposeError: Neither is there; says what was looked for.
+    """
+    root = Path(root)
+    images = root / f"{split}2017"
+    name = f"person_keypoints_{split}2017.json"
+    candidates = (root / "annotations" / name, root / name)
+    labels = next((path for path in candidates if path.is_file()), None)
+    if labels is None:
+        raise HeatposeError(
+            f"No {split} labels below '{root}': neither {name} (COCO 2017) nor an export that"
+            " docs/labels.md lists; correct the path, or fetch COCO 2017 (train.py"
+            " data.download=true)."
+        )
+    if not images.is_dir():
+        raise HeatposeError(
+            f"No {split} images for '{labels}': the folder '{images}' does not exist; correct the "
+            "path, or fetch COCO 2017 (train.py data.download=true)."
+        )
+    return Split(labels, images)
+
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -37,7 +95,7 @@ def find_part(folder: Path, part: str) -> Split | None:
     for path in _json_files(folder):
         stem = re.sub(r"2017$", "", path.stem.lower())
         if re.search(rf"(^|[-_])({'|'.join(PARTS[part])})$", stem):
-            return Split(path, _images_of(path), part)
+            return Split(path, _image_folder(path), part)
     for name in PARTS[part]:
         inner = _named(folder, name)
         found = find_labels(inner) if inner is not None else None
@@ -69,14 +127,14 @@ def find_labels(folder: Path) -> Split | None:
         )
     if not found and next((folder / "labels").rglob("*.txt"), None) is not None:
         raise yolo.without_yaml(folder)
-    return Split(found[0], _images_of(found[0])) if found else None
+    return Split(found[0], _image_folder(found[0])) if found else None
 
 
 def _of_file(path: Path, part: str) -> Split | None:
     """A `data.yaml` has parts; any other file is for training."""
     if path.suffix.lower() in YAML:
         return _of_yaml(path, part)
-    return Split(path, _images_of(path)) if part == "train" else None
+    return Split(path, _image_folder(path)) if part == "train" else None
 
 
 def _of_yaml(path: Path, part: str) -> Split | None:
@@ -101,7 +159,7 @@ def _is_label_file(path: Path) -> bool:
     return any(one.recognise(request) for one in (coco, label_studio))
 
 
-def _images_of(path: Path) -> Path:
+def _image_folder(path: Path) -> Path:
     """The folder that a JSON's image names are relative to."""
     request = Request(path, None, "train", load(path))
     if not coco.recognise(request):

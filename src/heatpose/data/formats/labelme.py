@@ -6,10 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from heatpose.data.formats.base import Box, Builder, LabelSet, Request, keypoint_order
-from heatpose.data.formats.grouping import Instance, Mark, group
-from heatpose.data.formats.image_files import ImageFinder, image_files, image_size
-from heatpose.data.formats.json_file import is_finite, load
+from heatpose.data.formats.base import (
+    Box,
+    Builder,
+    ImageFinder,
+    Instance,
+    LabelSet,
+    Mark,
+    Request,
+    group,
+    image_files,
+    image_size,
+    is_finite,
+    keypoint_order,
+    load,
+)
 from heatpose.errors import HeatposeError
 
 NAME = "labelme"

@@ -9,7 +9,6 @@ number alone.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -22,12 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from heatpose.data.synthetic.clothing import Part, dress
-from heatpose.data.synthetic.figure import Points, Pose, random_pose
-from heatpose.data.synthetic.render import OVERSAMPLING, Canvas, outlines
-from heatpose.data.synthetic.scene import background, occlude, photograph
+from heatpose.data.synthetic.figure import Part, Points, Pose, dress, random_pose
+from heatpose.data.synthetic.render import (
+    OVERSAMPLING,
+    Canvas,
+    background,
+    occlude,
+    outlines,
+    photograph,
+)
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import COCO_17
+from heatpose.utils.files import sha256_of_json
 
 FORMAT_VERSION = 1
 """Raise it with every change of the images or labels.
@@ -80,8 +85,7 @@ class SyntheticSettings:
     @property
     def folder_name(self) -> str:
         """Name of the folder that holds exactly these images."""
-        content = json.dumps({"format": FORMAT_VERSION, **asdict(self)}, sort_keys=True)
-        return f"synthetic_{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+        return f"synthetic_{sha256_of_json({'format': FORMAT_VERSION, **asdict(self)})[:12]}"
 
 
 @dataclass(frozen=True)
@@ -276,9 +280,9 @@ def _empty_labels(split: str) -> dict[str, Any]:
 def _track(jobs: Sequence[tuple[str, int]], progress: bool) -> Iterable[tuple[str, int]]:
     if not progress:
         return jobs
-    from rich.progress import track  # here, so that reading the labels does not load it
+    from heatpose.utils.progress import track  # here, so that reading the labels loads no rich
 
-    return track(jobs, description="Rendering people")
+    return track(jobs, "Rendering images")
 
 
 def _move(unfinished: Path, target: Path) -> None:

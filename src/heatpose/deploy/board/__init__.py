@@ -1,4 +1,1 @@
-"""What runs on a Linux board.
-
-`pose_app.py` is copied into the deployment package, with the few modules of heatpose that it needs.
-"""
+"""Programs that are copied into the deployment package and run without an installed heatpose."""

@@ -1,12 +1,12 @@
-"""Puts this folder's network into a checkout of ST's pose application, and takes it out again.
+"""Installs this folder's network in a checkout of ST's pose application, and removes it again.
 
     python3 into_application.py CHECKOUT --dry-run          shows the difference
     python3 into_application.py CHECKOUT --build --flash    copies, builds, signs and flashes
-    python3 into_application.py CHECKOUT --undo             the checkout as it was
+    python3 into_application.py CHECKOUT --undo             restores the checkout
 
-Python alone, no packages. `application.json` beside it has the board's folder and the pairs of
-versions. Changed files are kept in `.heatpose/` of the checkout until `--undo`. Nothing of ST's is
-in this file: it edits the checkout's own.
+Needs no packages. `application.json` beside this file has the board's folder and the compatible
+versions. The original files are kept in `.heatpose/` of the checkout until `--undo`. This file
+contains no code of ST's; it edits the files of the checkout.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ KEPT = ".heatpose"
 
 
 class Refused(Exception):
-    """A sentence for the user."""
+    """An error for the user, with its remedy."""
 
 
 def products_folder() -> Path:
-    """Where the build is: of `run.sh`, or of heatpose.
+    """Folder of the newest build by `run.sh` or heatpose.
 
     Raises:
-        Refused: There is none.
+        Refused: There is no build.
     """
     found = [HERE / name for name in PRODUCTS if (HERE / name / "network.c").is_file()]
     if not found:
@@ -45,7 +45,7 @@ def products_folder() -> Path:
 
 
 def core_version(folder: Path) -> str | None:
-    """Of the tool that built the network, out of its report; None where it does not say."""
+    """Core version of the build from its reports; None if they do not state it."""
     for path in sorted(folder.glob("*c_info.json")) + sorted(folder.glob("*report.txt")):
         found = re.search(
             r"(?:ST[. ]Edge[. ]?AI[. ]Core\"?,?\s*(?:v|\"version\":\s*\")?)(\d+\.\d+\.\d+)",
@@ -57,10 +57,10 @@ def core_version(folder: Path) -> str | None:
 
 
 def release_of(checkout: Path, facts: dict[str, Any]) -> str:
-    """The application's release, out of its notes.
+    """The application's release, from its release notes.
 
     Raises:
-        Refused: It is not such a checkout.
+        Refused: The folder is not a checkout of the application.
     """
     notes, folder = checkout / "Release_Notes.md", f"Application/{facts['folder']}/Makefile"
     found = None
@@ -76,7 +76,7 @@ def release_of(checkout: Path, facts: dict[str, Any]) -> str:
 
 
 def check_pair(release: str, core: str | None, facts: dict[str, Any]) -> None:
-    """Refuses a release that cannot build what the tool made."""
+    """Raises `Refused` for a release that cannot build the network."""
     if tuple(map(int, release.split(".")[:2])) < (2, 1):
         raise Refused(
             f"{facts['name']} {release} decodes float heatmaps only, this network's are int8; "
@@ -85,27 +85,26 @@ def check_pair(release: str, core: str | None, facts: dict[str, Any]) -> None:
     starts = {a: b for a, b in facts["pairs"].items() if f"{release}.".startswith(f"{a}.")}
     wanted = next(iter(starts.values()), None)
     if core is None:
-        print(f"note: the build does not say its Core version; {release} goes with {wanted}")
+        print(f"note: the build does not state its Core version; {release} needs {wanted}")
     elif wanted is None or not f"{core}.".startswith(f"{wanted}."):
         pairs = ", ".join(f"{a} with Core {b}" for a, b in facts["pairs"].items())
         raise Refused(
             f"{facts['name']} {release} cannot build a network of ST Edge AI Core {core} ({pairs});"
-            " check out the release that goes with it, or build with the Core that goes with this"
-            " one."
+            " check out the matching release, or build with the matching Core."
         )
 
 
 def macros(text: str) -> dict[str, str]:
-    """Name -> whole `#define`, with its continuation lines."""
+    """Macro name -> `#define` with its continuation lines."""
     found = re.finditer(r"^#define[ \t]+(\w+)(?:[^\n]*\\\n)*[^\n]*$", text, re.MULTILINE)
     return {match[1]: match[0] for match in found}
 
 
 def configured(text: str, block: str) -> str:
-    """The application's `app_config.h` with the values of `app_config_block.h`.
+    """Replaces the values of `app_config_block.h` in the application's `app_config.h`.
 
     Raises:
-        Refused: It lacks a name that it must have.
+        Refused: A required macro is missing.
     """
     own, wanted = macros(text), macros(block)
     for name, line in wanted.items():
@@ -121,7 +120,7 @@ def configured(text: str, block: str) -> str:
     needed = ("POSTPROCESS_TYPE", "AI_POSE_PP_POSE_KEYPOINTS_NB", "AI_POSE_PP_CONF_THRESHOLD")
     if missing := [name for name in needed if name not in own]:
         raise Refused(
-            f"app_config.h has no {', '.join(missing)}; paste app_config_block.h by hand."
+            f"app_config.h has no {', '.join(missing)}; paste app_config_block.h manually."
         )
     size = re.search(r"heatpose_input_size (\d+)", block)
     for name in ("NN_WIDTH", "NN_HEIGHT"):
@@ -131,7 +130,7 @@ def configured(text: str, block: str) -> str:
 
 
 def signing(text: str, revision: str, align: bool) -> str:
-    """The Makefile with the silicon's header version, and `--align` where the tool needs it."""
+    """Sets the silicon's header version in the Makefile, and `--align` if needed."""
     text = re.sub(r"(\$\(SIGNER\)[^\n]*-hv )\S+", rf"\g<1>{revision}", text)
     if align and not re.search(r"\$\(SIGNER\)[^\n]* -?-align", text):
         text = re.sub(r"(\$\(SIGNER\)[^\n]*-hv \S+)", r"\1 --align", text)
@@ -139,7 +138,7 @@ def signing(text: str, revision: str, align: bool) -> str:
 
 
 def programmer_aligns() -> bool:
-    """Whether STM32CubeProgrammer is 2.21 or newer; taken for so where it is not found."""
+    """Whether STM32CubeProgrammer is 2.21 or newer; True if it is not found."""
     try:
         command = ["STM32_Programmer_CLI", "--version"]
         said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -160,7 +159,7 @@ def planned(checkout: Path, facts: dict[str, Any], options: argparse.Namespace) 
     }
     weights = folder / facts["weights"]
     if not weights.is_file():
-        raise Refused(f"'{weights}' is not there; run ./run.sh again.")
+        raise Refused(f"'{weights}' is missing; run ./run.sh again.")
     new[f"Model/{board}/network_data.xSPI2.bin"] = weights.read_bytes()
     new[f"Model/{board}/network_data.hex"] = intel_hex(weights.read_bytes(), facts["address"])
     config, make = (f"Application/{board}/{name}" for name in ("Inc/app_config.h", "Makefile"))
@@ -172,12 +171,12 @@ def planned(checkout: Path, facts: dict[str, Any], options: argparse.Namespace) 
 
 
 def read(path: Path) -> str:
-    """A text of the checkout, its line ends as they are."""
+    """Reads a text of the checkout without changing line ends."""
     return path.read_bytes().decode("utf-8", errors="surrogateescape")
 
 
 def intel_hex(content: bytes, address: int) -> bytes:
-    """What `objcopy -I binary --change-addresses ADDRESS -O ihex` writes."""
+    """Intel HEX, as `objcopy -I binary --change-addresses ADDRESS -O ihex` writes it."""
     lines, upper = [], -1
     for start in range(0, len(content), 16):
         place = address + start
@@ -195,7 +194,7 @@ def _record(kind: int, place: int, data: bytes) -> str:
 
 
 def show(checkout: Path, new: dict[str, bytes]) -> None:
-    """The difference: lines of the edited files, sizes of the copied ones."""
+    """Prints the changes: diffs of edited files, sizes of copied ones."""
     for name, content in new.items():
         path = checkout / name
         if name.startswith("Model/"):
@@ -207,7 +206,7 @@ def show(checkout: Path, new: dict[str, bytes]) -> None:
 
 
 def apply(checkout: Path, new: dict[str, bytes]) -> None:
-    """Writes the files; the first of each name is kept for `--undo`."""
+    """Writes the files; the original of each is kept for `--undo`."""
     kept = checkout / KEPT
     kept.mkdir(exist_ok=True)
     listed = kept / "files.json"
@@ -226,25 +225,25 @@ def apply(checkout: Path, new: dict[str, bytes]) -> None:
 
 
 def undo(checkout: Path) -> None:
-    """The files as they were, and nothing of this program left.
+    """Restores the original files.
 
     Raises:
-        Refused: Nothing was put in.
+        Refused: Nothing was installed.
     """
     kept = checkout / KEPT
     if not (kept / "files.json").is_file():
-        raise Refused(f"'{checkout}' has nothing of this package to undo.")
+        raise Refused(f"'{checkout}' contains no changes of this package to undo.")
     for name, existed in json.loads((kept / "files.json").read_text()).items():
         if existed:
             shutil.copyfile(kept / name, checkout / name)
         else:
             (checkout / name).unlink(missing_ok=True)
     shutil.rmtree(kept)
-    print(f"{checkout} is as it was.")
+    print(f"{checkout} is restored.")
 
 
 def make(checkout: Path, board: str, *goals: str) -> None:
-    """The application's own Makefile.
+    """Runs the application's Makefile.
 
     Raises:
         Refused: It failed.
@@ -265,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program."""
     parser = argparse.ArgumentParser(description="This network into ST's pose application.")
     parser.add_argument("checkout", type=Path, help="of the application, with its submodules")
-    parser.add_argument("--dry-run", action="store_true", help="show the difference alone")
+    parser.add_argument("--dry-run", action="store_true", help="only show the changes")
     parser.add_argument("--build", action="store_true", help="build and sign")
     parser.add_argument("--flash", action="store_true", help="flash; the switches must be set")
     parser.add_argument("--undo", action="store_true", help="restore the checkout")
@@ -284,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """One call."""
+    """Runs one command line."""
     facts = json.loads((HERE / "application.json").read_text(encoding="utf-8"))
     if options.undo:
         undo(options.checkout)

@@ -4,14 +4,14 @@
     python3 pose_app.py pose.nb --camera 0 --window
 
 Needs numpy and Pillow, OpenCV for a camera or a window, and one of: stai_mpu (on the board),
-ai_edge_litert, tflite_runtime. The first line says which path the network takes:
+ai_edge_litert, tflite_runtime. The first line of output names the runtime:
 
 - `.nb`: stai_mpu with the NPU;
-- `.tflite` on an STM32MP2: the NPU through LiteRT and `libvx_delegate.so.2`, where that is there;
-- `.tflite` elsewhere: stai_mpu on the processor, or LiteRT on the processor.
+- `.tflite` on an STM32MP2: the NPU through LiteRT and `libvx_delegate.so.2`, if installed;
+- `.tflite` elsewhere: stai_mpu or LiteRT on the processor.
 
-`pose_model.json` beside this file says what the model is. Preprocessing, decoding and drawing are
-heatpose's own modules, copied beside this file.
+`pose_model.json` beside this file describes the model. Preprocessing, decoding and drawing are
+modules of heatpose, copied beside this file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import argparse
 import ctypes
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,30 +28,30 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.deploy.board.images import CachedImage, camera, images, show
 from heatpose.errors import HeatposeError, exit_on_user_error
 from heatpose.pose import codec
 from heatpose.pose.draw import draw_pose
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
+from heatpose.utils.image_files import SUFFIXES, load_image
 
 DELEGATE = "libvx_delegate.so.2"
 
 
 class Network(Protocol):
-    """A loaded model; `path` says what it runs on."""
+    """A loaded model; `path` names processor and runtime."""
 
     path: str
 
     def run(self, image: CachedImage) -> NDArray[np.float32]:
-        """u8[S, S, 3] raw bytes -> its output as real values, f32[1, ...]."""
+        """u8[S, S, 3] raw bytes -> dequantised output, f32[1, ...]."""
         ...
 
 
 class StaiNetwork:
-    """Through ST's `stai_mpu`; the NPU is asked for `.nb` files only, as ST's samples do.
+    """Runtime `stai_mpu` by ST; uses the NPU for `.nb` files only, as ST's samples do.
 
-    `use_hw_acceleration` is True by default, which a board without NPU answers with a RuntimeError.
+    `use_hw_acceleration` is True by default and raises RuntimeError on a board without NPU.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +76,7 @@ class StaiNetwork:
 
 
 class LiteRTNetwork:
-    """Through LiteRT or the older TFLite runtime; with `delegate`, on the NPU of an STM32MP2."""
+    """LiteRT or the older TFLite runtime; with `delegate`, on the NPU of an STM32MP2."""
 
     def __init__(self, path: Path, threads: int, delegate: str | None = None) -> None:
         try:
@@ -111,7 +111,7 @@ class LiteRTNetwork:
 
 
 def as_input(image: CachedImage, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """u8[S, S, 3] -> (1, S, S, 3) in the network's type: raw bytes, int8 less 128, or -1..1."""
+    """u8[S, S, 3] -> (1, S, S, 3): uint8 bytes, int8 bytes - 128, or float in [-1, 1]."""
     batch = image[None]
     if dtype == np.int8:
         return (batch.astype(np.int16) - 128).astype(np.int8)
@@ -119,20 +119,20 @@ def as_input(image: CachedImage, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def dequantised(raw: NDArray[Any], scale: float, zero_point: int) -> NDArray[np.float32]:
-    """Real values, rounded once, as heatpose does it."""
+    """Real values, rounded once, as in heatpose's runners."""
     return ((raw.astype(np.int64) - zero_point) * np.float64(scale)).astype(np.float32)
 
 
 def open_network(path: Path, threads: int, npu_tflite: bool = False) -> Network:
-    """The fastest runtime that is there; what was tried and failed is printed.
+    """Opens the fastest installed runtime that loads the file; failures are printed.
 
     Args:
         path: `.nb` or `.tflite`.
-        threads: Of the processor.
-        npu_tflite: Try the NPU for a `.tflite`, as an STM32MP2 has it.
+        threads: Processor threads.
+        npu_tflite: Try the NPU for a `.tflite`, as on an STM32MP2.
 
     Raises:
-        HeatposeError: None is there, or the file cannot be loaded.
+        HeatposeError: No runtime is installed, or the file cannot be loaded.
     """
     if not path.is_file():
         raise HeatposeError(f"'{path}' does not exist; give the path of the .nb or .tflite file.")
@@ -149,13 +149,13 @@ def open_network(path: Path, threads: int, npu_tflite: bool = False) -> Network:
             continue
         except (RuntimeError, ValueError, OSError, AttributeError) as error:
             missing, failed = False, (str(error).splitlines() or [type(error).__name__])[0]
-            print(f"{path.name}: a runtime refuses it ({failed})", flush=True)
+            print(f"{path.name}: a runtime cannot load it ({failed})", flush=True)
         else:
             print(f"{path.name} runs on {network.path}.", flush=True)
             return network
     if path.suffix == ".nb" and missing:
         raise HeatposeError(
-            f"'{path}' runs on the NPU through stai_mpu, which this machine does not have; "
+            f"'{path}' runs on the NPU through stai_mpu, which is not installed on this machine; "
             "use the .tflite file here."
         )
     if missing:
@@ -168,7 +168,7 @@ def open_network(path: Path, threads: int, npu_tflite: bool = False) -> Network:
 
 
 def delegate_there() -> bool:
-    """Whether the NPU's delegate can be loaded; it is a library of X-LINUX-AI on the STM32MP2."""
+    """Whether the NPU's delegate, a library of X-LINUX-AI on the STM32MP2, can be loaded."""
     try:
         ctypes.CDLL(DELEGATE)
     except OSError:
@@ -178,10 +178,15 @@ def delegate_there() -> bool:
 
 @dataclass(frozen=True)
 class Model:
-    """What `pose_model.json` holds; layout is "maps", "pose_xy" or "pose_yx".
+    """Content of `pose_model.json`.
 
-    `threshold` is the score from which on a keypoint is drawn, `npu_tflite` whether the board's NPU
-    takes a `.tflite`.
+    Attributes:
+        skeleton: Keypoint set.
+        preprocessing: Conversion of an image to the input.
+        layout: "maps", "pose_xy" or "pose_yx".
+        probabilities: Whether heatmaps are probabilities instead of logits.
+        threshold: Lowest score of a drawn keypoint.
+        npu_tflite: Whether the board's NPU runs `.tflite` files.
     """
 
     skeleton: Skeleton
@@ -193,10 +198,10 @@ class Model:
 
     @classmethod
     def read(cls, path: Path) -> Model:
-        """Reads the file.
+        """Reads `pose_model.json`.
 
         Raises:
-            HeatposeError: It is missing or damaged.
+            HeatposeError: The file is missing or damaged.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -213,10 +218,7 @@ class Model:
             ) from error
 
     def pose(self, output: NDArray[np.float32], how: str) -> NDArray[np.float32]:
-        """The network's output -> f32[K, 3] x and y in fractions of the image's sides.
-
-        Score in [0, 1].
-        """
+        """Decodes the network's output to f32[K, 3]: normalised x, y, and score in [0, 1]."""
         if self.layout != "maps":
             triples: NDArray[np.float32] = output.reshape(-1, 3)
             return triples[:, [1, 0, 2]] if self.layout == "pose_yx" else triples
@@ -261,10 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """One image after the other.
-
-    Its pose, the milliseconds it took, and on request the drawing.
-    """
+    """Prints pose and time of each image, and writes or shows drawings on request."""
     model = Model.read(Path(__file__).with_name("pose_model.json"))
     threshold = model.threshold if options.threshold is None else options.threshold
     network = open_network(options.model, options.threads, model.npu_tflite)
@@ -299,7 +298,7 @@ def _keep(path: Path, content: CachedImage | str) -> None:
     """Writes an image or a text.
 
     Raises:
-        HeatposeError: The folder cannot be written.
+        HeatposeError: The file cannot be written.
     """
     from PIL import Image
 
@@ -317,3 +316,77 @@ def _keep(path: Path, content: CachedImage | str) -> None:
 
 if __name__ == "__main__":
     main()
+
+
+CachedImage = NDArray[np.uint8]
+
+
+def images(sources: Sequence[Path]) -> Iterator[tuple[str, CachedImage]]:
+    """Yields file name and u8[H, W, 3] RGB of all images among files and folders."""
+    for source in sources:
+        folder = source.is_dir()
+        found = (
+            sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
+            if folder
+            else [source]
+        )
+        if not found:
+            raise HeatposeError(
+                f"'{source}' holds no images ({', '.join(SUFFIXES)}); give another folder, or"
+                " files."
+            )
+        for path in found:
+            yield path.name, load_image(path)
+
+
+def camera(source: str) -> Iterator[tuple[str, CachedImage]]:
+    """Yields frames of a camera, u8[H, W, 3] RGB, until it ends.
+
+    Args:
+        source: Number, device (`/dev/video3`), or GStreamer pipeline that ends in `appsink`.
+
+    Raises:
+        HeatposeError: OpenCV is missing, or there is no such camera.
+    """
+    cv2 = opencv("A camera")
+    if "!" in source:
+        device = cv2.VideoCapture(source, cv2.CAP_GSTREAMER)
+        remedy = "OpenCV must be built with GStreamer; try the pipeline with gst-launch-1.0"
+    else:
+        device = cv2.VideoCapture(int(source) if source.isdecimal() else source)
+        remedy = "`ls /dev/video*` lists them; the MIPI camera of an STM32MP25 needs a pipeline"
+    if not device.isOpened():
+        raise HeatposeError(f"There is no camera '{source}'; {remedy}.")
+    number = 0
+    while (read := device.read())[0]:
+        yield f"frame_{number:06d}.png", np.ascontiguousarray(read[1][..., ::-1])
+        number += 1
+
+
+def opencv(what: str) -> Any:
+    """Imports OpenCV; `what` is the subject of the error message.
+
+    Raises:
+        HeatposeError: OpenCV is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        text = f"{what} needs OpenCV for Python; on a PC `pip install opencv-python`."
+        raise HeatposeError(text) from error
+    return cv2
+
+
+def show(drawn: CachedImage) -> bool:
+    """Shows an image in a window; returns False after q or Escape.
+
+    Raises:
+        HeatposeError: There is no display, or OpenCV is built without windows.
+    """
+    cv2 = opencv("A window")
+    try:
+        cv2.imshow("pose", drawn[..., ::-1])
+        return (cv2.waitKey(1) & 0xFF) not in (ord("q"), 27)
+    except cv2.error as error:
+        text = "No window can be opened; leave out --window and save the images with --out."
+        raise HeatposeError(text) from error

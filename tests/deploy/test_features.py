@@ -1,0 +1,124 @@
+"""What is expected of the ways of upsampling on a board."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import pytest
+
+from heatpose.deploy.estimate import Estimate, estimate
+from heatpose.deploy.features import as_bilinear, features_of
+from heatpose.deploy.network_graph import graph_of_network
+from heatpose.deploy.rules import check_target
+from heatpose.deploy.targets import load_target
+from heatpose.models.layers import Upsampling
+from heatpose.models.movenet import MoveNet
+from heatpose.tflite.graph import Graph
+
+N6, MP2 = (load_target(name) for name in ("stm32n6", "stm32mp2"))
+CELLS = 12 * 12 * 64 + 24 * 24 * 32 + 48 * 48 * 24  # of the three larger maps at 192
+
+
+@pytest.fixture(scope="module")
+def graphs() -> dict[str, Graph]:
+    kinds: tuple[Upsampling, ...] = ("bilinear", "nearest", "transposed")
+    return {
+        kind: graph_of_network(MoveNet(17, norm=False, upsample=kind), 192, output="int8")
+        for kind in kinds
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(graphs: dict[str, Graph]) -> dict[str, Estimate]:
+    return {kind: estimate(graph, N6) for kind, graph in graphs.items()}
+
+
+def test_what_is_counted(graphs: dict[str, Graph]) -> None:
+    bilinear, nearest, transposed = (
+        features_of(graphs[kind]) for kind in ("bilinear", "nearest", "transposed")
+    )
+    assert bilinear.resized == nearest.resized == CELLS and transposed.resized == 0
+    assert nearest.macs - bilinear.macs == 9 * CELLS
+    assert transposed.macs - bilinear.macs == 16 * (
+        6 * 6 * 64 * 64 + 12 * 12 * 32 * 32 + 24 * 24 * 24 * 24
+    )
+    hopeful = features_of(graphs["nearest"], hardware=["RESIZE_NEAREST_NEIGHBOR"])
+    assert hopeful.resized == 0 and hopeful.traffic == nearest.traffic + CELLS + CELLS // 4
+    assert features_of(graphs["bilinear"], hardware=["RESIZE_NEAREST_NEIGHBOR"]) == bilinear
+
+
+def test_the_bilinear_graph_behind_a_variant(graphs: dict[str, Graph]) -> None:
+    assert as_bilinear(graphs["bilinear"]) is None
+    for kind in ("nearest", "transposed"):
+        graph = as_bilinear(graphs[kind])
+        assert graph is not None and asdict(features_of(graph)) == asdict(
+            features_of(graphs["bilinear"])
+        )
+
+
+def test_savings_are_differences_of_estimates(expected: dict[str, Estimate]) -> None:
+    bilinear, nearest, transposed = (
+        expected[kind] for kind in ("bilinear", "nearest", "transposed")
+    )
+    assert (
+        bilinear.ms
+        and nearest.ms
+        and transposed.ms
+        and nearest.saved_ms
+        and transposed.saved_ms
+        and bilinear.saved_ms is None
+    )
+    for variant in (nearest, transposed):
+        assert (
+            variant.ms
+            and variant.saved_ms
+            and variant.saved_ms.value == pytest.approx(bilinear.ms.value - variant.ms.value)
+        )
+        assert variant.saved_ms.low <= variant.saved_ms.value <= variant.saved_ms.high
+    # On the processor repeating cells costs the same, and a convolution comes on top; on the NPU
+    # both cost little.
+    assert nearest.saved_ms.low < 0 and nearest.saved_ms.high > 1
+    assert transposed.saved_ms.low > 1
+
+
+def test_what_is_not_known_is_said(expected: dict[str, Estimate]) -> None:
+    for kind, operator in (
+        ("nearest", "RESIZE_NEAREST_NEIGHBOR"),
+        ("transposed", "TRANSPOSE_CONV"),
+    ):
+        message = [text for text in expected[kind].outside if text.startswith("Whether")]
+        assert (
+            len(message) == 1
+            and operator in message[0]
+            and "not known" in message[0]
+            and expected[kind].ms
+        )
+        assert expected[kind].ms.high >= 1.25 * expected[kind].ms.value  # type: ignore[union-attr]
+    assert not expected["bilinear"].extrapolates and any(
+        "resizes on the processor" in note for note in expected["bilinear"].notes
+    )
+
+
+def test_boards_whose_rows_say_nothing_about_resizes(graphs: dict[str, Graph]) -> None:
+    found = estimate(graphs["transposed"], MP2)
+    assert found.saved_ms is None and not any("Whether" in text for text in found.outside)
+
+
+@pytest.mark.parametrize(
+    ("kind", "operator"), [("nearest", "RESIZE_NEAREST_NEIGHBOR"), ("transposed", "TRANSPOSE_CONV")]
+)
+def test_the_rules_name_what_is_not_confirmed(
+    graphs: dict[str, Graph], kind: str, operator: str
+) -> None:
+    found = [
+        finding
+        for finding in check_target(graphs[kind], N6)
+        if finding.rule == "target_unconfirmed_operator"
+    ]
+    assert [str(finding.operator).split()[0] for finding in found] == [operator] * 3
+    own = replace(N6, rules=replace(N6.rules, unconfirmed={}))
+    assert not [
+        finding
+        for finding in check_target(graphs[kind], own)
+        if finding.rule == "target_unconfirmed_operator"
+    ]
