@@ -145,7 +145,7 @@ def test_a_file_that_fails_a_gate_is_kept_as_rejected(case: Case, tmp_path: Path
     assert read(result.folder, "metrics.json")["artefacts"]["int8_pt"]["report"]["model"] in names
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     print_table(result, console)
-    assert "REJECTED int8_pt by the accuracy gate" in console.export_text()
+    assert "REJECTED int8_pt by the accuracy check" in console.export_text()
 
 
 @pytest.mark.usefixtures("no_conversion")
@@ -168,7 +168,7 @@ def test_a_wrong_network_behind_a_file_is_noticed(
     monkeypatch.setattr(
         Quantiser,
         "make",
-        lambda *_: Quantised(content=case.converted["int8_pt"], method="recovery"),
+        lambda *_: Quantised(content=case.converted["int8_pt"], method="ptq"),
     )
     result = case.export(tmp_path / "tiny", network=other, forms=("float32", "int8_pc"))
     failed = {(check["artefact"], check["name"]) for check in result.checks if not check["passed"]}

@@ -18,18 +18,19 @@ from rich.console import Console
 
 from heatpose.data.coco import benchmark_instances, instances, read_labels
 from heatpose.data.formats.folder import find_split
-from heatpose.export.checks import expected_operators, flatbuffer_check
-from heatpose.export.job import ExportJob
-from heatpose.export.onnx import export_onnx
-from heatpose.export.pipeline import export_bundle
-from heatpose.export.validate import (
+from heatpose.export.checks import (
     DecodedReference,
     PoseParity,
     decoded_reference,
+    expected_operators,
+    flatbuffer_check,
     pose_check,
     pose_parity,
     with_decode,
 )
+from heatpose.export.job import ExportJob
+from heatpose.export.onnx import export_onnx
+from heatpose.export.pipeline import export_bundle
 from heatpose.models.checkpoint import LoadedCheckpoint
 from heatpose.models.decode import decode_maps
 from heatpose.models.movenet import MoveNet

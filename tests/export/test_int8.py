@@ -15,8 +15,8 @@ from heatpose.export.convert import convert
 from heatpose.export.onnx import export_onnx
 from heatpose.models.movenet import MoveNet
 from heatpose.models.tflite_walk import locate
+from heatpose.models.topology import Topology
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.quantize.channels import quantised_modules
 from heatpose.quantize.ptq import plan_int8
 from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR
 from heatpose.quantize.simulate import Plan, simulated
@@ -68,7 +68,7 @@ def test_the_file_holds_the_plans_numbers(
     assert path.read_bytes() == write_int8(made.path, wanted)
     graph = read_graph(path)
     located = locate(graph, wanted.network)
-    names = {id(module): name for name, module in quantised_modules(wanted.network).items()}
+    names = {id(module): name for name, module in Topology(wanted.network).stored().items()}
     for module, operator in (*located.convolutions.items(), *located.additions.items()):
         stored, quant_params = (
             graph.tensors[operator.outputs[0]],

@@ -23,7 +23,7 @@ def quantisation(case: Case, out: Path, choice: AutoChoice) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("limit", "methods"), [(100.0, ["plain"]), (-100.0, ["plain", "recovery", "tuning"])]
+    ("limit", "methods"), [(100.0, ["min-max"]), (-100.0, ["min-max", "ptq", "qat"])]
 )
 def test_it_stops_at_the_first_that_is_good_enough_else_takes_the_best(
     case: Case, tmp_path: Path, limit: float, methods: list[str]
@@ -47,7 +47,7 @@ def test_with_too_few_images_it_takes_the_recovery_and_says_so(case: Case, tmp_p
     found = quantisation(case, tmp_path, AutoChoice(least_images=10**6))
     for form in ("int8_pc", "int8_pt"):
         assert (
-            found[form]["method"] == "recovery"
+            found[form]["method"] == "ptq"
             and "too few" in found[form]["note"]
             and found[form]["judged_on"] == 0
         )

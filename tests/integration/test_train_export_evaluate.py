@@ -192,7 +192,7 @@ def test_a_failed_gate_keeps_the_file_under_another_name(trained: Trained, place
         "quant.output=int8",
         *limits,
     )
-    ran.fails_with("int8_pc", "gate")
+    ran.fails_with("int8_pc", "acceptance check")
     assert "REJECTED" in ran.out and "limit -1000" in ran.out
     bundle = place.folder / "exports/bad"
     names = {path.name for path in bundle.iterdir()}

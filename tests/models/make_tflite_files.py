@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from heatpose.export.convert import onnx_to_saved_model
 from heatpose.export.onnx import INPUT, OUTPUT, export_onnx
-from heatpose.export.onnx2tf import onnx_to_saved_model
 from heatpose.models.layers import ConvBlock
 from heatpose.models.movenet import MoveNet, PoseMaps
 

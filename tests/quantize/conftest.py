@@ -12,7 +12,7 @@ from torch import Tensor
 
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.quantize.channels import ChannelGroup, bias_of, channel_groups
+from heatpose.quantize.equalize import ChannelGroup, bias_of, channel_groups
 
 SIZE = 64
 

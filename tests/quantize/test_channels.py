@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from heatpose.models.movenet import MoveNet
-from heatpose.quantize.channels import bias_of, channel_groups, quantised_modules
+from heatpose.models.topology import Topology
+from heatpose.quantize.equalize import bias_of, channel_groups
 from tests.quantize.conftest import maps, troubled
 
 
@@ -25,7 +26,7 @@ def test_every_layer_writes_one_group_and_reads_one(heads: str) -> None:
     )
     assert written == Counter(id(b) for b in blocks if id(b) not in last)
     assert read == Counter(id(b) for b in blocks if b is not network.backbone.features[0])
-    stored = {id(m) for m in quantised_modules(network).values()}
+    stored = {id(m) for m in Topology(network).stored().values()}
     assert {id(m) for g in groups for m in g.tensors} | last == stored
 
 
@@ -41,6 +42,6 @@ def test_scaling_leaves_the_network_alone(heads: str, inputs: Tensor) -> None:
 
 
 def test_what_is_stored_is_every_convolution_and_addition() -> None:
-    names = list(quantised_modules(MoveNet(17, norm=False)))
+    names = list(Topology(MoveNet(17, norm=False)).stored())
     assert len(names) == 44 + 21 + 13  # as in the published graph
     assert sum(name.endswith("add") for name in names) == 13

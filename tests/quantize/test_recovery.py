@@ -10,9 +10,14 @@ import torch
 from torch import Tensor
 
 from heatpose.models.movenet import MoveNet
+from heatpose.models.topology import Topology
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.quantize.channels import channel_groups, quantised_modules
-from heatpose.quantize.equalize import absorb_channel_bias, equalize, fold_constant_channels
+from heatpose.quantize.equalize import (
+    absorb_channel_bias,
+    channel_groups,
+    equalize,
+    fold_constant_channels,
+)
 from heatpose.quantize.ptq import plan_int8
 from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, PLAIN, PtqSettings
 from heatpose.quantize.simulate import Plan, simulated
@@ -134,7 +139,7 @@ def test_the_network_given_is_left_alone_and_the_plan_is_complete(images: np.nda
     before = {name: value.clone() for name, value in network.state_dict().items()}
     made = plan(network, images, PER_CHANNEL, True)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert set(made.activation_params) == set(quantised_modules(network))
+    assert set(made.activation_params) == set(Topology(network).stored())
     assert plan(network, images, PER_CHANNEL, True).activation_params == made.activation_params
 
 

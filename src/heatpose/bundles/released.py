@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from heatpose.bundles.bundle import MANIFEST
+from heatpose.bundles.bundle import MANIFEST, Bundle
 from heatpose.errors import HeatposeError
 
 Form = Literal["int8_pc", "int8_pt", "checkpoint"]
@@ -114,7 +114,7 @@ def released() -> dict[str, ReleasedNetwork]:
 
 def _read(folder: Path) -> ReleasedNetwork:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = Bundle.read(folder).manifest
         path = folder / "metrics.json"
         metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         network = ReleasedNetwork(folder.name, folder, manifest, metrics)

@@ -39,7 +39,7 @@ def score(path: Path, source: Source) -> float | None:
     """Scores a checkpoint by the published protocol and prints the table.
 
     Returns:
-        Mean OKS in percent; None when the source has no evaluation people.
+        Mean OKS in percent; None when the source has no evaluation instances.
     """
     loaded = load_checkpoint(path)
     instances = source.evaluation(loaded.skeleton)
@@ -150,9 +150,9 @@ def _with_upsampling(
 
 
 def result_of_bundle(bundle: BundleResult, boards: Sequence[Target]) -> RunResult:
-    """What a run with an export came to, "failed" where a gate refused a file.
+    """Result of a run with an export; "failed" where a file failed an acceptance check.
 
-    The bundle is kept, its bad files marked.
+    The bundle is kept, with the rejected files marked.
     """
     from heatpose.deploy.estimate import estimate
     from heatpose.tflite.reader import read_graph
@@ -174,8 +174,8 @@ def result_of_bundle(bundle: BundleResult, boards: Sequence[Target]) -> RunResul
         dict.fromkeys(str(check["artefact"]) for check in bundle.checks if not check["passed"])
     )
     reason = (
-        f"{', '.join(failed)} failed a gate and must not be shipped; the bundle '{bundle.folder}'"
-        " keeps the rejected files and the reasons."
+        f"{', '.join(failed)} failed an acceptance check and must not be shipped; the bundle"
+        f" '{bundle.folder}' keeps the rejected files and the reasons."
     )
     return RunResult(
         "failed" if failed else "finished",
@@ -189,7 +189,7 @@ def result_of_bundle(bundle: BundleResult, boards: Sequence[Target]) -> RunResul
 
 
 def result_of_checkpoint(path: Path, oks: float | None, boards: Sequence[Target]) -> RunResult:
-    """What a run without an export came to; estimates are those of the network."""
+    """Result of a run without an export; the estimates are those of the network."""
     from heatpose.deploy.estimate import network_estimate
 
     loaded = load_checkpoint(path)

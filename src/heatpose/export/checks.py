@@ -1,19 +1,21 @@
-"""The three gates after an export.
+"""Acceptance checks after an export: format, parity with the network, accuracy.
 
-A file is what its name says, computes what the network does, and scores.
+Each check gives a sentence and, for the manifest, its numbers, whether the file passes or not.
 
-Every gate gives a sentence for people and numbers for the manifest, whether it lets the file pass
-or not.
+To add one: 1. a function here that returns a `CheckResult`; 2. its call in `validate.Validator`;
+3. its limit in `quantize.settings.CheckLimits` and conf/quant/int8.yaml.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from heatpose.evaluation.evaluate import EvalReport, PairedDifference, paired_difference
 from heatpose.evaluation.parity import FloatParity, OutputUse, PixelDrift
@@ -23,19 +25,22 @@ from heatpose.tflite.inspect import Artefact, Output, check_artefact, inspect_tf
 from heatpose.tflite.lint import Finding
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from heatpose.models.decode import PoseForm
     from heatpose.models.movenet import MoveNet
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One gate's answer about one file.
+    """Result of one check of one file.
 
     Attributes:
         name: "flatbuffer", "parity" or "accuracy".
         artefact: "onnx", "float32", "int8_pc" or "int8_pt".
         passed: Whether the file may be used.
-        sentence: Why, with the numbers and their limits.
-        numbers: The same for machines.
+        sentence: The reason, with the numbers and their limits.
+        numbers: The same as plain values.
     """
 
     name: str
@@ -56,13 +61,13 @@ def flatbuffer_check(
     operators: dict[str, int],
     decoded: bool = False,
 ) -> CheckResult:
-    """Gate 1: form, number types, quantisation and exactly the operators of the network.
+    """Check 1: form, number types, quantisation and exactly the operators of the network.
 
     Args:
         path: The file.
-        form: What its name says.
-        preprocessing: How bytes become the network's input.
-        operators: What `expected_operators` says.
+        form: The form that its name states.
+        preprocessing: From bytes to the network's input.
+        operators: Result of `expected_operators`.
         decoded: The file decodes inside, in float; only its convolutions and resizes must be
             integer then.
     """
@@ -103,36 +108,34 @@ def expected_operators(
     Converters have turned depthwise convolutions into grouped ones, left padding or split
     activations off, all without a warning; each changes this count. At full width there are 84.
     """
-    # torch: only whoever has a network gets here
-    from heatpose.models.layers import TransposedBlock
-    from heatpose.models.movenet import InvertedResidual
+    # Imported here: torch takes seconds.
+    from heatpose.models.topology import Topology
 
-    blocks, steps, upsampling = (
-        network.conv_blocks(),
-        len(network.pyramid),
-        network.settings["upsample"],
-    )
-    transposed = sum(isinstance(block, TransposedBlock) for block in blocks)
-    depthwise = sum(block.conv.groups > 1 for block in blocks) - transposed
-    residuals = sum(
-        isinstance(module, InvertedResidual) and module.adds for module in network.modules()
-    )
-    counts = {
-        "CONV_2D": len(blocks) - depthwise - transposed,
-        "DEPTHWISE_CONV_2D": depthwise,
-        "TRANSPOSE_CONV": transposed,
-        "ADD": residuals + steps,
-        "RESIZE_BILINEAR": steps if upsampling == "bilinear" else 0,
-        "RESIZE_NEAREST_NEIGHBOR": steps if upsampling == "nearest" else 0,
+    topology = Topology(network)
+    body = Counter(_operator(layer.module) for layer in topology.layers.values())
+    stored = int(form != "float32")
+    ends = {
         "LOGISTIC": int(sigmoid),
-        "QUANTIZE": int(form != "float32"),
-        "DEQUANTIZE": len(network.heads()) * int(form != "float32" and output == "float32"),
+        "QUANTIZE": stored,
+        "DEQUANTIZE": len(topology.outputs) * stored * int(output == "float32"),
     }
-    return {name: count for name, count in counts.items() if count}
+    return {**body, **{name: count for name, count in ends.items() if count}}
+
+
+def _operator(module: nn.Module) -> str:
+    """The TFLite operator of a layer."""
+    from heatpose.models.layers import ConvBlock, TransposedBlock
+
+    if isinstance(module, TransposedBlock):
+        return "TRANSPOSE_CONV"
+    if isinstance(module, ConvBlock):
+        return "DEPTHWISE_CONV_2D" if module.conv.groups > 1 else "CONV_2D"
+    resize = {"bilinear": "RESIZE_BILINEAR", "nearest": "RESIZE_NEAREST_NEIGHBOR"}
+    return resize[str(module.mode)] if hasattr(module, "mode") else "ADD"
 
 
 def float_check(artefact: str, parity: FloatParity, limits: CheckLimits) -> CheckResult:
-    """Gate 2 for a float file: it computes what the network computes."""
+    """Check 2 of a float file: its outputs equal the network's."""
     passed = parity.logits <= limits.logits and parity.pose_px <= limits.pose_px
     sentence = (
         f"Logits differ by at most {parity.logits:.1e} (limit {limits.logits:g}), poses by"
@@ -148,9 +151,9 @@ def drift_check(
     limits: CheckLimits,
     use: Mapping[str, OutputUse] | None = None,
 ) -> CheckResult:
-    """Gate 2 for an int8 file: how far its poses moved, and how many of its maps tie or are dead.
+    """Check 2 of an int8 file: distance of its poses, and share of its maps that tie or are dead.
 
-    Refuses only a collapse.
+    Fails only where the file has collapsed.
     """
     passed = drift.p50 <= limits.drift_p50_px
     sentence = (
@@ -179,9 +182,9 @@ def drift_check(
 def accuracy_check(
     form: Artefact, reference: EvalReport, report: EvalReport, limits: CheckLimits
 ) -> CheckResult:
-    """Gate 3 for an int8 file: the OKS it loses against the float network, on the same images.
+    """Check 3 of an int8 file: the OKS it loses against the float network, on the same images.
 
-    The mean drop is held against the limit; the interval says how sure that is.
+    The mean drop is compared with the limit; its 95 % interval is reported beside it.
     """
     limit = {"int8_pc": limits.drop_pc, "int8_pt": limits.drop_pt}[form]
     drop = paired_difference(reference, report)
@@ -199,7 +202,129 @@ def drop_json(drop: PairedDifference) -> dict[str, float]:
 
 
 def not_scored(form: Artefact) -> CheckResult:
-    """Gate 3 where there is no evaluation set: says so, and lets the file pass."""
+    """Check 3 without an evaluation set: the file passes, and the sentence states why."""
     return CheckResult(
         "accuracy", form, True, "Not scored: no evaluation set was given.", {"scored": False}
     )
+
+
+DECODE_OPERATORS = {
+    "ADD": 8, "ARG_MAX": 2, "CAST": 3, "CONCATENATION": 1,
+    "DIV": 1, "GATHER": 8, "LESS": 3, "LOGISTIC": 2, "MUL": 8,
+    "RESHAPE": 9, "SQRT": 1, "STRIDED_SLICE": 2, "SUB": 2,
+}  # fmt: skip
+"""Operators of a converted `models.decode`, all of them TFLite builtins.
+
+CAST and LESS guard its GATHERs against negative indices.
+"""
+# the index of a single keypoint needs no arithmetic
+_NOT_FOR_ONE = {"ADD": 2, "CAST": 1, "LESS": 1, "MUL": 2, "RESHAPE": 1}
+
+
+@dataclass(frozen=True)
+class DecodedReference:
+    """Poses of the network in memory.
+
+    Attributes:
+        poses: f32[N, K, 3] x and y as fractions of the input, score.
+        margins: f32[N, K] of `models.decode.decode_margins`.
+    """
+
+    poses: NDArray[np.float32]
+    margins: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PoseParity:
+    """Differences between a float file that decodes inside and the network.
+
+    Attributes:
+        score: Largest difference of a score, over keypoints that are not tied.
+        pose_px: Largest distance of a keypoint, in pixels, over the same.
+        tied: Keypoints left out: two cells are so near to each other in a search that the float
+            differences allowed may choose either.
+        keypoints: N * K.
+    """
+
+    score: float
+    pose_px: float
+    tied: int
+    keypoints: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def with_decode(
+    operators: Mapping[str, int], keypoints: int, pose: PoseForm = "xy"
+) -> dict[str, int]:
+    """The operators of a float file by name, decode included.
+
+    Args:
+        operators: Of the network alone, without a sigmoid at its end.
+        keypoints: K.
+        pose: Form of the output.
+    """
+    decode = Counter(DECODE_OPERATORS)
+    if pose == "yx":
+        decode["GATHER"] += 1  # turns x, y into y, x
+    if keypoints == 1:
+        decode -= Counter(_NOT_FOR_ONE)
+    return dict(Counter(operators) + decode)
+
+
+def decoded_reference(
+    network: MoveNet, preprocessing: Preprocessing, images: NDArray[np.uint8]
+) -> DecodedReference:
+    """Runs a network with four heads over u8[N, S, S, 3], a few images at a time."""
+    import torch
+
+    from heatpose.models.decode import decode_maps, decode_margins
+
+    poses, margins = [], []
+    for start in range(0, len(images), 16):
+        with torch.inference_mode():
+            maps = network(
+                preprocessing.normalise(
+                    torch.tensor(images[start : start + 16]).permute(0, 3, 1, 2)
+                )
+            )
+            poses.append(decode_maps(maps).numpy())
+            margins.append(decode_margins(maps).numpy())
+    return DecodedReference(np.concatenate(poses), np.concatenate(margins))
+
+
+def pose_parity(
+    reference: DecodedReference, found: NDArray[np.float32], *, size: int, tie: float
+) -> PoseParity:
+    """Compares a file's poses with the network's.
+
+    Args:
+        reference: The network's.
+        found: f32[N, K, 3] the file's, x and y first.
+        size: Side S of the input.
+        tie: How far two logits or two lengths in cells of the same place may be apart. That changes
+            a cell's share of a search by less than twice as much, and a lead by less than four
+            times.
+    """
+    clear = reference.margins > 4 * tie
+    moved = (reference.poses - found)[clear]
+    return PoseParity(
+        score=float(np.abs(moved[:, 2]).max(initial=0)),
+        pose_px=size * float(np.hypot(moved[:, 0], moved[:, 1]).max(initial=0)),
+        tied=int((~clear).sum()),
+        keypoints=clear.size,
+    )
+
+
+def pose_check(artefact: str, parity: PoseParity, limits: CheckLimits) -> CheckResult:
+    """Check 2 of a float file that decodes inside: its poses equal the network's."""
+    all_tied = parity.tied == parity.keypoints
+    passed = parity.score <= limits.logits and parity.pose_px <= limits.pose_px and not all_tied
+    sentence = (
+        f"Scores differ by at most {parity.score:.1e} (limit {limits.logits:g}), poses by"
+        f" {parity.pose_px:.4f} px (limit {limits.pose_px:g}); {parity.tied} of"
+        f" {parity.keypoints} keypoints are tied."
+    )
+    return CheckResult("parity", artefact, passed, sentence, parity.to_json())

@@ -1,9 +1,9 @@
-"""What an exported file states inside about itself: keypoints, preprocessing, what it gives.
+"""Metadata of exported files: keypoints, preprocessing and output.
 
-A JSON text under the name `runners.manifest.METADATA`: in TFLite an entry of `metadata` with its
-buffer, as converters write theirs; in ONNX an entry of `metadata_props`. It holds nothing of time
-and place: equal exports are equal files. Int8 files are written from the float file and carry its
-text on.
+A JSON text under the name `bundles.facts.METADATA`: in TFLite an entry of `metadata` with its
+buffer, as converters write theirs; in ONNX an entry of `metadata_props`. It holds neither
+time nor place, so that equal exports are equal files. Int8 files are written from the float file
+and keep its text.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def description(
     """The text.
 
     Args:
-        skeleton: What the channels are.
-        preprocessing: How images become the input.
+        skeleton: Keypoints of the channels.
+        preprocessing: From images to the input.
         probabilities: The file gives probabilities, not logits.
         pose: Order of a decoded output; None for heatmaps.
     """

@@ -31,9 +31,9 @@ def export_onnx(
     pose: PoseForm = "xy",
     metadata: str = "",
 ) -> None:
-    """Writes a network as ONNX: "image" f32[1, 3, S, S] in [-1, 1] -> "heatmaps" f32[1, K, S/4.
+    """Writes a network as ONNX.
 
-    S/4].
+    "image" f32[1, 3, S, S] in [-1, 1] -> "heatmaps" f32[1, K, S/4, S/4].
 
     A network with four heads ends in its decode instead: "pose" f32[1, K * 3] or f32[1, 1, K, 3].
 

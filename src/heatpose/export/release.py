@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from heatpose.bundles.bundle import MANIFEST, file_table
+from heatpose.bundles.bundle import Bundle, file_table
 from heatpose.bundles.released import ENTRY, PATTERNS
 from heatpose.bundles.verify import verify_bundle
 from heatpose.errors import HeatposeError
@@ -79,7 +79,7 @@ def write_release(bundle: Path, checkpoint: Path, out: Path, package: bool | Non
             weights, or the folder would exceed `LARGEST`.
     """
     manifest, metrics = _checked(bundle)
-    if out.exists() and not (out / MANIFEST).is_file():
+    if out.exists() and not Bundle.is_bundle(out):
         raise HeatposeError(f"'{out}' exists and is not a bundle; choose another --out.")
     require_writable(out.parent)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
@@ -101,7 +101,7 @@ def write_release(bundle: Path, checkpoint: Path, out: Path, package: bool | Non
             "scored_on": _scored_on(metrics),
         }
         records = {**manifest, "name": out.name, "forms": list(FORMS), ENTRY: entry}
-        write_json(folder / MANIFEST, {**_without_places(records), "files": file_table(folder)})
+        Bundle(folder, {**_without_places(records), "files": file_table(folder)}).write()
         _check_size(folder)
         assert not verify_bundle(folder).findings
         if out.exists():
@@ -114,8 +114,8 @@ def _checked(bundle: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Manifest and metrics of a bundle that may be released."""
     if findings := verify_bundle(bundle).findings:
         raise HeatposeError(f"{findings[0].rstrip('.')}; export '{bundle}' again.")
+    manifest = Bundle.read(bundle).manifest
     try:
-        manifest = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
         metrics = json.loads((bundle / METRICS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise HeatposeError(f"'{bundle / METRICS}' cannot be read; export it again.") from error

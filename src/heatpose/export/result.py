@@ -1,4 +1,4 @@
-"""What an export tells a person: its steps while they run, and one table at the end."""
+"""Result of an export and its output on the terminal: steps while they run, a table at the end."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class BundleResult:
     Attributes:
         folder: Where it is.
         rows: The network, then every file.
-        checks: What every gate said (`CheckResult.to_json`).
+        checks: Every acceptance check (`CheckResult.to_json`).
         seconds: Time of each step.
-        published: What others have published for this kind of network, beside it.
+        published: Published results for this kind of network beside the measured ones.
     """
 
     folder: Path
@@ -72,7 +72,7 @@ class BundleResult:
 
 
 def rows_of(validations: Sequence[ValidationResult]) -> list[Row]:
-    """The table's rows; the first proof is the network's, which the others are compared with."""
+    """The table's rows; the first is the network's, which the others are compared with."""
     reference = validations[0].report
     return [_row(validation, reference) for validation in validations]
 
@@ -105,10 +105,7 @@ def _verdict(validation: ValidationResult) -> str:
 
 
 def print_table(result: BundleResult, console: Console | None = None) -> None:
-    """Prints the one table of an export, below it what was published for this kind of file.
-
-    And what a gate refuses and why.
-    """
+    """Prints the table of an export, the published results, and every failed check."""
     from rich.console import Console
     from rich.table import Table
 
@@ -125,7 +122,7 @@ def print_table(result: BundleResult, console: Console | None = None) -> None:
         _print_published(result.published, console)
     for check in result.checks:
         if not check["passed"]:
-            text = f"REJECTED {check['artefact']} by the {check['name']} gate: {check['sentence']}"
+            text = f"REJECTED {check['artefact']} by the {check['name']} check: {check['sentence']}"
             console.print(text, style="bold red", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -146,18 +143,18 @@ def cells(row: Row) -> tuple[str, str, str, str, str, str]:
 
 @dataclass
 class Steps:
-    """Tells on a console what is going on, and keeps the time of each step."""
+    """Shows the steps of an export on a console and records their times."""
 
     console: Console | None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def step(self, key: str, text: str, spinner: bool = True) -> Iterator[Any]:
-        """Runs a step; gives the spinner's `update`, which changes its text.
+        """Runs a step; yields the spinner's `update`, which changes its text.
 
         Args:
             key: Name in `seconds`.
-            text: What is done.
+            text: Its description.
             spinner: False where the step has a progress bar of its own.
         """
         from rich.console import Console

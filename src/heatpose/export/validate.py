@@ -1,12 +1,11 @@
-"""The files of a bundle put through the gates, scored and timed, beside the torch network."""
+"""Acceptance checks, score and time of every file of a bundle, beside the torch network."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,22 +27,24 @@ from heatpose.evaluation.threshold import LEAST_INSTANCES, ThresholdCurve, thres
 from heatpose.export.agreement import FloatPoses
 from heatpose.export.checks import (
     CheckResult,
+    DecodedReference,
     accuracy_check,
+    decoded_reference,
     drift_check,
     expected_operators,
     flatbuffer_check,
     float_check,
     not_scored,
+    pose_check,
+    pose_parity,
+    with_decode,
 )
-from heatpose.pose.preprocessing import Preprocessing
-from heatpose.quantize.settings import CheckLimits, ExportConfig
+from heatpose.quantize.settings import ExportConfig
 from heatpose.runners import PoseRunner, open_runner
 from heatpose.tflite.inspect import Artefact
 
 if TYPE_CHECKING:
     from heatpose.models.checkpoint import LoadedCheckpoint
-    from heatpose.models.decode import PoseForm
-    from heatpose.models.movenet import MoveNet
 
 
 TORCH = "torch"
@@ -53,15 +54,15 @@ _TIMED_IMAGES = 24
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """What is known about one model.
+    """Checks, score and time of one model.
 
     Attributes:
         artefact: "torch", "onnx", "float32", "int8_pc" or "int8_pt".
         path: The file; None for the network in memory.
-        checks: What the gates said; none for the network.
+        checks: Results of the acceptance checks; none for the network.
         report: Its score; None without an evaluation set.
         milliseconds: Median time of one image through the runner, one at a time.
-        kernels: What computed.
+        kernels: Implementation that ran it.
         agreement: With the poses of the float network (`export.agreement`); int8 files alone.
         threshold: Precision and recall over the score threshold; int8 files alone.
     """
@@ -77,7 +78,7 @@ class ValidationResult:
 
     @property
     def passed(self) -> bool:
-        """No gate refuses it."""
+        """It passed every acceptance check."""
         return all(check.passed for check in self.checks)
 
 
@@ -104,10 +105,10 @@ class Validator:
     _reference: EvalReport | None = field(init=False, default=None)
 
     def validate_network(self, name: str) -> ValidationResult:
-        """Scores the network itself; comes first, because the files are compared with it.
+        """Scores the network; must run first, because the files are compared with it.
 
         Args:
-            name: What reports call it.
+            name: Its name in reports.
         """
         # Imported here: torch takes seconds, and the command line imports this module.
         from heatpose.runners.torch_runner import TorchRunner
@@ -130,7 +131,7 @@ class Validator:
         return self._validation(ONNX, path, (self._float_check(ONNX, runner),), runner)
 
     def validate_tflite(self, form: Artefact, path: Path) -> ValidationResult:
-        """Puts a TFLite file through the gates, scores and times it."""
+        """Checks, scores and times a TFLite file."""
         network, config = self.model.network, self.config
         decoded = network.four_heads
         operators = expected_operators(
@@ -226,125 +227,3 @@ def milliseconds(runner: PoseRunner, images: NDArray[np.uint8]) -> float:
         runner.predict(image)
         taken.append(time.perf_counter() - start)
     return 1000 * float(np.median(taken[3:]))
-
-
-DECODE_OPERATORS = {
-    "ADD": 8, "ARG_MAX": 2, "CAST": 3, "CONCATENATION": 1,
-    "DIV": 1, "GATHER": 8, "LESS": 3, "LOGISTIC": 2, "MUL": 8,
-    "RESHAPE": 9, "SQRT": 1, "STRIDED_SLICE": 2, "SUB": 2,
-}  # fmt: skip
-"""What the converter makes of `models.decode`: all of them TFLite's own, no TRANSPOSE.
-
-CAST and LESS guard its GATHERs against negative indices.
-"""
-# the index of a single keypoint needs no arithmetic
-_NOT_FOR_ONE = {"ADD": 2, "CAST": 1, "LESS": 1, "MUL": 2, "RESHAPE": 1}
-
-
-@dataclass(frozen=True)
-class DecodedReference:
-    """What the network itself says.
-
-    Attributes:
-        poses: f32[N, K, 3] x and y as fractions of the input, score.
-        margins: f32[N, K] of `models.decode.decode_margins`.
-    """
-
-    poses: NDArray[np.float32]
-    margins: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class PoseParity:
-    """A float file that decodes inside, against the network.
-
-    Attributes:
-        score: Largest difference of a score, over keypoints that are not tied.
-        pose_px: Largest distance of a keypoint, in pixels, over the same.
-        tied: Keypoints left out: two cells are so near to each other in a search that the float
-            differences allowed may choose either.
-        keypoints: N * K.
-    """
-
-    score: float
-    pose_px: float
-    tied: int
-    keypoints: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-
-def with_decode(
-    operators: Mapping[str, int], keypoints: int, pose: PoseForm = "xy"
-) -> dict[str, int]:
-    """The operators of a float file by name, decode included.
-
-    Args:
-        operators: Of the network alone, without a sigmoid at its end.
-        keypoints: K.
-        pose: Form of the output.
-    """
-    decode = Counter(DECODE_OPERATORS)
-    if pose == "yx":
-        decode["GATHER"] += 1  # turns x, y into y, x
-    if keypoints == 1:
-        decode -= Counter(_NOT_FOR_ONE)
-    return dict(Counter(operators) + decode)
-
-
-def decoded_reference(
-    network: MoveNet, preprocessing: Preprocessing, images: NDArray[np.uint8]
-) -> DecodedReference:
-    """Runs a network with four heads over u8[N, S, S, 3], a few images at a time."""
-    import torch
-
-    from heatpose.models.decode import decode_maps, decode_margins
-
-    poses, margins = [], []
-    for start in range(0, len(images), 16):
-        with torch.inference_mode():
-            maps = network(
-                preprocessing.normalise(
-                    torch.tensor(images[start : start + 16]).permute(0, 3, 1, 2)
-                )
-            )
-            poses.append(decode_maps(maps).numpy())
-            margins.append(decode_margins(maps).numpy())
-    return DecodedReference(np.concatenate(poses), np.concatenate(margins))
-
-
-def pose_parity(
-    reference: DecodedReference, found: NDArray[np.float32], *, size: int, tie: float
-) -> PoseParity:
-    """Compares a file's poses with the network's.
-
-    Args:
-        reference: The network's.
-        found: f32[N, K, 3] the file's, x and y first.
-        size: Side S of the input.
-        tie: How far two logits or two lengths in cells of the same place may be apart. That changes
-            a cell's share of a search by less than twice as much, and a lead by less than four
-            times.
-    """
-    clear = reference.margins > 4 * tie
-    moved = (reference.poses - found)[clear]
-    return PoseParity(
-        score=float(np.abs(moved[:, 2]).max(initial=0)),
-        pose_px=size * float(np.hypot(moved[:, 0], moved[:, 1]).max(initial=0)),
-        tied=int((~clear).sum()),
-        keypoints=clear.size,
-    )
-
-
-def pose_check(artefact: str, parity: PoseParity, limits: CheckLimits) -> CheckResult:
-    """Gate 2 for a float file that decodes inside: it gives the poses that the network gives."""
-    all_tied = parity.tied == parity.keypoints
-    passed = parity.score <= limits.logits and parity.pose_px <= limits.pose_px and not all_tied
-    sentence = (
-        f"Scores differ by at most {parity.score:.1e} (limit {limits.logits:g}), poses by"
-        f" {parity.pose_px:.4f} px (limit {limits.pose_px:g}); {parity.tied} of"
-        f" {parity.keypoints} keypoints are tied."
-    )
-    return CheckResult("parity", artefact, passed, sentence, parity.to_json())

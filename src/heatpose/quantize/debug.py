@@ -1,4 +1,4 @@
-"""How far an int8 file's keypoints are from its float file's, and on which images most."""
+"""Compares an int8 file with its float file: keypoint distances, layers, worst images."""
 
 from __future__ import annotations
 

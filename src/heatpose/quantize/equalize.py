@@ -1,27 +1,30 @@
-"""Steps that leave the float network as it is and make it fit int8.
+"""Function-preserving steps before quantisation.
 
-Dead channels, centred channels, equal channel ranges.
+Folding of constant channels, bias absorption, cross-layer equalisation, in this order: in Google's
+MobileNetV2 one dead channel with a large weight is enough to ruin a per-tensor scale.
 
-MobileNetV2 as Google ships it needs them in this order: one dead channel with a large weight is
-enough to ruin a per-tensor scale.
+A tensor between layers can be divided by any positive s per channel when every layer that writes it
+divides its weights by s and every layer that reads it multiplies its weights by s (Nagel et al.,
+ICCV 2019, "Data-Free Quantization", section 4.1). Tensors that an addition joins share one s;
+upsampling commutes with it. ReLU and linear layers allow any s; under ReLU6 the scaled channel must
+still meet no clipping that it did not meet before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from heatpose.models.layers import ConvBlock
 from heatpose.models.movenet import MoveNet
-from heatpose.quantize.channels import ChannelGroup, bias_of, channel_groups, mixes_cells
+from heatpose.models.topology import Topology
 from heatpose.quantize.statistics import Activations
 
 CEILING = 6.0
-"""Every equalised tensor ends near this, which is ReLU6's own limit.
-
-Ordinary numbers for whatever trains the network afterwards.
-"""
+"""Range of every equalised tensor: ReLU6's limit, a usual magnitude for later training."""
 _HEADROOM = 1.05  # images outside the calibration set go a little further
 _NOTHING = 1e-6
 _CONSTANT = 1e-4  # a channel that moves less than this is a constant
@@ -29,23 +32,107 @@ _CONSTANT = 1e-4  # a channel that moves less than this is a constant
 Observed = Mapping[nn.Module, Activations]
 
 
+@dataclass
+class ChannelGroup:
+    """Tensors that share one scale per channel.
+
+    Attributes:
+        producers: Layers that write them.
+        consumers: Layers that read them.
+        tensors: The modules whose outputs they are: the producers and the additions between them.
+        clipped: They end in ReLU6.
+        linear: No activation at all: a constant may be taken off each channel as well.
+    """
+
+    producers: list[ConvBlock]
+    consumers: list[ConvBlock]
+    tensors: list[nn.Module]
+    clipped: bool
+    linear: bool
+
+    @property
+    def shiftable(self) -> bool:
+        """A constant per channel can move into the readers' biases.
+
+        Exact for one linear tensor that 1x1 layers read (padding adds true zeros).
+        """
+        return self.linear and len(self.tensors) == 1 and not any(map(mixes_cells, self.consumers))
+
+    def scale(self, factors: Tensor) -> None:
+        """Divides the tensors by f32[C] > 0 and lets the readers multiply by it."""
+        with torch.no_grad():
+            for layer in self.producers:
+                layer.conv.weight.div_(factors.reshape(-1, 1, 1, 1))
+                bias_of(layer).div_(factors)
+            for layer in self.consumers:
+                shape = (-1, 1, 1, 1) if layer.conv.groups > 1 else (1, -1, 1, 1)
+                layer.conv.weight.mul_(factors.reshape(shape))
+
+    def written(self) -> Tensor:
+        """Largest weight f32[C] that writes each channel."""
+        return torch.stack(
+            [layer.conv.weight.detach().abs().amax((1, 2, 3)) for layer in self.producers]
+        ).amax(0)
+
+    def read(self) -> Tensor:
+        """Largest weight f32[C] that reads each channel."""
+        axes = {True: (1, 2, 3), False: (0, 2, 3)}
+        return torch.stack(
+            [c.conv.weight.detach().abs().amax(axes[c.conv.groups > 1]) for c in self.consumers]
+        ).amax(0)
+
+
+def bias_of(layer: ConvBlock) -> Tensor:
+    """A folded layer's bias f32[O]."""
+    assert layer.conv.bias is not None  # PTQ works on folded networks
+    return layer.conv.bias
+
+
+def mixes_cells(layer: ConvBlock) -> bool:
+    """It reads neighbouring cells, and padding at the border."""
+    return layer.conv.kernel_size != (1, 1)
+
+
+def channel_groups(network: MoveNet) -> list[ChannelGroup]:
+    """Every group of a folded network, in the order of definition.
+
+    The network's outputs are in none: nothing after them could undo a scale.
+    """
+    topology = Topology(network)
+    groups = []
+    for layers in topology.joined():
+        consumers = topology.readers({layer.name for layer in layers})
+        if not consumers:
+            continue
+        producers = [layer.module for layer in layers if isinstance(layer.module, ConvBlock)]
+        kinds = {type(producer.activation) for producer in producers}
+        groups.append(
+            ChannelGroup(
+                producers,
+                consumers,
+                [layer.module for layer in layers],
+                clipped=nn.ReLU6 in kinds,
+                linear=kinds == {nn.Identity},
+            )
+        )
+    return groups
+
+
 def fold_constant_channels(network: MoveNet, observed: Observed) -> int:
-    """Takes channels that never change out of the weights.
+    """Moves constant channels into biases; the outputs on the calibration images stay the same.
 
-    The network computes the same on the calibration images.
-
-    A constant c in channel i becomes a bias of the layers that read it, and the weights that wrote
+    A constant c in channel i becomes a bias of the layers that read it, and the weights that write
     and read it become 0, so that they no longer take part in any scale. Before a padded layer only
-    zeros are taken: its padding does not hold c.
+    zeros are folded: its padding does not hold c.
 
     Args:
         network: Folded; changed in place.
         observed: Its activations.
 
     Returns:
-        How many channels.
+        Number of folded channels.
     """
-    buried = 0
+    folded = 0
     for group in channel_groups(network):
         if len(group.producers) > 1:
             continue
@@ -54,12 +141,12 @@ def fold_constant_channels(network: MoveNet, observed: Observed) -> int:
         if any(mixes_cells(layer) for layer in group.consumers):
             dead &= seen.high.abs() < _CONSTANT
         with torch.no_grad():
-            _bury(group, dead, (seen.high + seen.low) / 2)
-        buried += int(dead.sum())
-    return buried
+            _fold(group, dead, (seen.high + seen.low) / 2)
+        folded += int(dead.sum())
+    return folded
 
 
-def _bury(group: ChannelGroup, dead: Tensor, constant: Tensor) -> None:
+def _fold(group: ChannelGroup, dead: Tensor, constant: Tensor) -> None:
     for layer in group.consumers:
         if layer.conv.groups > 1:
             layer.conv.weight[dead] = 0
@@ -74,11 +161,9 @@ def _bury(group: ChannelGroup, dead: Tensor, constant: Tensor) -> None:
 def absorb_channel_bias(network: MoveNet, observed: Observed) -> dict[nn.Module, Activations]:
     """Moves the middle of each channel's range into the biases of the 1x1 layers that read it.
 
-    One zero point serves all channels.
-
-    Exact, and only where it is exact: for linear tensors behind depthwise and projecting layers
-    that 1x1 convolutions read. It is the linear case of bias absorption (Nagel et al., ICCV 2019,
-    section 4.1.3).
+    All channels then share one zero point. Applied only where it is exact: to linear tensors behind
+    depthwise and projecting layers that 1x1 convolutions read, the linear case of bias absorption
+    (Nagel et al., ICCV 2019, section 4.1.3).
 
     Args:
         network: Folded; changed in place.
@@ -104,9 +189,7 @@ def absorb_channel_bias(network: MoveNet, observed: Observed) -> dict[nn.Module,
 def equalize(
     network: MoveNet, observed: Observed, *, balance: float, sweeps: int
 ) -> dict[nn.Module, Activations]:
-    """Scales channels so that those of a tensor need the same range, in the activations.
-
-    In the weights, or in between.
+    """Scales channels to equal ranges within each tensor: of activations, weights, or in between.
 
     Channel i of a tensor is divided by s_i = a_i^balance * w_i^(1 - balance), where a_i is its
     activation range and w_i = sqrt(largest weight that writes it / largest that reads it), the

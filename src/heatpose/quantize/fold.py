@@ -1,7 +1,4 @@
-"""Batch norm folded into the convolution before it.
-
-What a converter sees, and what quantisation works on.
-"""
+"""Folds batch norm into the convolution before it, for export and quantisation."""
 
 from __future__ import annotations
 

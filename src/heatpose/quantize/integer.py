@@ -1,6 +1,4 @@
-"""The integer arithmetic of an int8 file, step by step as XNNPACK computes it.
-
-In torch and with gradients.
+"""Integer arithmetic of an int8 file as XNNPACK computes it, in torch and with gradients.
 
 Activations are f32 tensors that hold whole steps from the zero point (stored value - zero point).
 Sums of products stay exact in float32 while they are below 2^24, which those of a network of this

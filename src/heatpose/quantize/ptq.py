@@ -1,7 +1,4 @@
-"""Post-training quantisation.
-
-A float network and calibration images become a plan for an int8 file.
-"""
+"""Post-training quantisation: from a float network and calibration images to a plan."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from heatpose.models.movenet import MoveNet
+from heatpose.models.topology import Topology
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.quantize.channels import quantised_modules
 from heatpose.quantize.equalize import (
     CEILING,
     absorb_channel_bias,
@@ -43,9 +40,9 @@ def plan_int8(
     Args:
         network: Trained, with or without batch norm; it is left as it is.
         images: Calibration images u8[N, S, S, 3], raw bytes.
-        preprocessing: What the bytes mean to the network.
+        preprocessing: From bytes to the network's input.
         per_channel: One weight scale per output channel, else one per tensor.
-        ptq: The steps to take.
+        ptq: Steps to apply.
 
     Returns:
         The plan; its network is a new one that computes the same as `network` in float, except for
@@ -60,13 +57,13 @@ def plan_int8(
         observed = absorb_channel_bias(folded, observed)
     if ptq.equalize is not None:
         observed = equalize(folded, observed, balance=ptq.equalize, sweeps=ptq.sweeps)
-    plan = Plan.of(folded, _affines(folded, observed, ptq), preprocessing, per_channel)
+    plan = Plan.of(folded, _activation_params(folded, observed, ptq), preprocessing, per_channel)
     if ptq.correct_bias:
         plan = correct_biases(plan, folded, inputs[: ptq.bias_images])
     return plan
 
 
-def _affines(
+def _activation_params(
     network: MoveNet, observed: dict[nn.Module, Activations], ptq: PtqSettings
 ) -> dict[str, QuantParams]:
     logits = {
@@ -75,7 +72,7 @@ def _affines(
         if name in network.heads()
     }
     result = {}
-    for name, module in quantised_modules(network).items():
+    for name, module in Topology(network).stored().items():
         low, high = (float(value) for value in _range(module, observed[module]))
         if id(module) in logits:  # the peaks count: none of them may be cut off
             low, high = float(observed[module].low.min()), float(observed[module].high.max())

@@ -1,12 +1,9 @@
-"""Quantisation-aware fine-tuning.
-
-The int8 network, in its own integers, learns to say what the float network says.
+"""Quantisation-aware training: self-distillation of the simulated int8 network from the float one.
 
 Rounding passes gradients unchanged (Jacob et al., CVPR 2018, section 3.1); scales and zero points
-stay those of the plan. Only the float network teaches, no label: the aim is the float network, not
-another one. All layers learn together: pyramid and heads alone, on fixed maps of the backbone,
-are several times cheaper a step and were measured to gain little per channel and to lose per
-tensor.
+stay those of the plan. The float network is the only teacher; labels are not used. All layers are
+trained together: pyramid and heads alone, on fixed maps of the backbone, are several times cheaper
+per step and were measured to gain little per channel and to lose per tensor.
 """
 
 from __future__ import annotations
@@ -17,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.models.movenet import MoveNet
-from heatpose.quantize.channels import pyramid_steps
 from heatpose.quantize.settings import QatSettings
 from heatpose.quantize.simulate import Int8Network, Plan, blocks
 from heatpose.training.self_distillation import DistillationSchedule, fit_model
@@ -34,18 +30,18 @@ def fine_tune(
     """Trains a plan's weights and biases.
 
     Args:
-        plan: Of post-training quantisation; left as it is.
+        plan: Result of PTQ; left as it is.
         teacher: The float network.
-        images: Training images u8[N, S, S, 3] as the network gets them; never ones that are
-            scored.
-        qat: How long and how fast.
+        images: Training images u8[N, S, S, 3] in the form of the network's input; never ones that
+            are scored.
+        qat: Schedule and rate.
         progress: Shows a bar.
 
     Returns:
         The plan with other weights and biases.
 
     Raises:
-        HeatposeError: There are no images, or the loss is not a number any more.
+        HeatposeError: There are no images, or the loss is no longer finite.
     """
     network = Int8Network(plan).train()
     schedule = DistillationSchedule(
@@ -64,9 +60,9 @@ def fine_tune(
 
 
 def _groups(network: Int8Network, qat: QatSettings) -> list[dict[str, Any]]:
-    """Adam's steps are as large as the rate.
+    """Parameter groups whose rates are in units of each layer's own rounding step.
 
-    So each layer's rate is set in units of its own rounding.
+    Adam's steps are as large as the rate.
     """
     groups: list[dict[str, Any]] = []
     layers = network.layers()
@@ -80,6 +76,6 @@ def _groups(network: Int8Network, qat: QatSettings) -> list[dict[str, Any]]:
 
 
 def _learning(network: Int8Network) -> list[str]:
-    """Names of the layers that may change: all but the fixed ones that upsampling may end in."""
-    fixed = {step.smooth for step in pyramid_steps(network.start[0].network)}
-    return [name for name, block in blocks(network.start[0].network).items() if block not in fixed]
+    """Names of the layers that are trained: all but the fixed ones of the upsampling."""
+    (plan,) = network.start
+    return [name for name, block in blocks(plan.network).items() if block.conv.weight.requires_grad]

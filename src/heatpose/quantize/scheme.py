@@ -1,6 +1,4 @@
-"""The numbers of TFLite's int8 scheme.
-
-Scales, zero points, and values rounded as the file will round them.
+"""TFLite's int8 scheme: scales, zero points and rounding.
 
 real = scale * (stored - zero point). Activations are int8 with a zero point, weights are int8 in
 [-127, 127] around 0 (TensorFlow Lite 8-bit quantization specification,

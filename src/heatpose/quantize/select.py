@@ -117,7 +117,7 @@ class HoldoutScorer:
 
 
 Method = str
-"""plain: min-max ranges. recovery: PTQ. tuning: PTQ and QAT."""
+"""min-max: ranges as they are. ptq: post-training steps. qat: PTQ, then QAT."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Attempt:
     """One method that was tried.
 
     Attributes:
-        method: "plain", "recovery" or "tuning".
+        method: "min-max", "ptq" or "qat".
         score: On the hold-out images; None where nothing was scored.
         seconds: Time that it took.
     """
@@ -298,14 +298,14 @@ class Quantiser:
             return planned(self.config.ptq[form])
 
         found: list[tuple[Method, Callable[[], Plan]]] = [
-            ("plain", lambda: planned(PLAIN)),
-            ("recovery", with_ptq),
+            ("min-max", lambda: planned(PLAIN)),
+            ("ptq", with_ptq),
         ]
         qat = self.config.qat.get(form)
         if qat is not None and (selecting or self.config.auto is None):
             found.append(
                 (
-                    "tuning",
+                    "qat",
                     lambda: fine_tune(with_ptq(), network, self._qat_images(qat.images), qat),
                 )
             )

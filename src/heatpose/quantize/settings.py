@@ -22,18 +22,18 @@ FORMS: tuple[Artefact, ...] = ("float32", "int8_pc", "int8_pt")
 
 @dataclass(frozen=True)
 class PtqSettings:
-    """Which steps are taken (conf/quant).
+    """Steps of post-training quantisation (conf/quant).
 
     Attributes:
-        fold_constant_channels: Takes channels that never change out of the weight scales.
+        fold_constant_channels: Moves constant channels into biases, out of the weight scales.
         absorb_bias: Moves the middle of channel ranges into biases, where that is exact.
         equalize: 1 equalises activations, 0 weights; None leaves the channels as they are.
-        sweeps: Of the equalisation.
+        sweeps: Sweeps of the equalisation over the network.
         clip_quantile: Share of the values on each side that an activation's range may cut off.
-        logit_floor: Heatmap logits below this are stored as this; they mean "nothing here"
-            (sigmoid(-8) is 3e-4), and steps are better spent above.
-        correct_bias: Takes the mean rounding error off the biases.
-        bias_images: How many calibration images that uses.
+        logit_floor: Heatmap logits below this are stored as this; they are background
+            (sigmoid(-8) is 3e-4), and the range above gets finer steps.
+        correct_bias: Subtracts the mean rounding error from the biases.
+        bias_images: Calibration images of the bias correction.
     """
 
     fold_constant_channels: bool = True
@@ -48,15 +48,14 @@ class PtqSettings:
 
 @dataclass(frozen=True)
 class QatSettings:
-    """Quantisation-aware fine-tuning after recovery (conf/quant).
-
-    The int8 network learns what the float network says.
+    """Quantisation-aware training after PTQ: self-distillation from the float network (conf/quant).
 
     Attributes:
-        steps: Of all layers.
-        batch_size: Images a step.
-        images: Training images: views of training people, each as it is and mirrored.
-        rate: Of Adam, in quantisation steps: of the weights for weights, of the output for biases.
+        steps: Optimiser steps.
+        batch_size: Images per step.
+        images: Augmented samples of training instances, each used as it is and mirrored.
+        rate: Adam's learning rate in quantisation steps: of the weights for weights, of the output
+            for biases.
         seed: Of the order.
     """
 
@@ -69,16 +68,16 @@ class QatSettings:
 
 @dataclass(frozen=True)
 class AutoChoice:
-    """How `quant=auto` chooses: ways from the cheapest to the dearest.
-
-    Until one loses little enough on training images held out.
+    """Automatic selection (`quant=auto`): methods by rising cost until one is good enough.
 
     Attributes:
-        drop_pc: OKS points that int8 per channel may lose there against the float file.
+        drop_pc: OKS points that int8 per channel may lose on the hold-out images against the float
+            file.
         drop_pt: The same per tensor.
-        holdout: Share of the training images that are held out; they neither calibrate nor tune.
-        samples: Augmented samples of these images that are scored: whole images and crops.
-        least_images: With fewer nothing is chosen, and post-training quantisation is taken.
+        holdout: Share of the training images that are held out; they neither calibrate nor
+            fine-tune.
+        samples: Augmented samples of the instances on them that are scored: whole images and crops.
+        least_images: With fewer hold-out images nothing is selected, and PTQ is taken.
     """
 
     drop_pc: float = 0.3
@@ -96,7 +95,7 @@ PLAIN = PtqSettings(
     logit_floor=None,
     correct_bias=False,
 )
-"""No recovery: min/max ranges of the network as it is, what converters do."""
+"""No steps: min-max ranges of the network as it is, as converters use."""
 
 PER_CHANNEL = PtqSettings()
 """For one weight scale per output channel.

@@ -1,13 +1,9 @@
-"""The int8 network in torch.
-
-What it predicts is what the file predicts, so that recovery and fine-tuning need no export.
-"""
+"""Simulates the int8 file in torch, with its integer arithmetic, for PTQ and QAT without export."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,23 +11,21 @@ from torch import Tensor, nn
 
 from heatpose.models.layers import ConvBlock
 from heatpose.models.movenet import MoveNet, PoseMaps
+from heatpose.models.topology import IMAGE, Topology
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.quantize.channels import pyramid_steps, quantised_modules
 from heatpose.quantize.integer import Int8Add, Int8Conv, Int8Upsample
 from heatpose.quantize.scheme import LOWEST, QuantParams, input_quant_params, weight_scales
-
-_PROBE = 64  # side of the image that shows how tensors are wired
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All that an int8 file needs.
+    """Parameters of an int8 file.
 
     Attributes:
         network: Folded float network whose weights and biases are stored.
-        quant_params_list: Per name of `quantised_modules`: how its output is stored.
+        activation_params: Per name of `Topology.stored`: how its output is stored.
         weight_scales: Per name of a convolution block: f32[O], one per output channel, or f32[1].
-        preprocessing: What the bytes of an image mean to the float network.
+        preprocessing: From the bytes of an image to the float network's input.
     """
 
     network: MoveNet
@@ -84,10 +78,10 @@ class Int8Network(nn.Module):
         self.start = [plan]  # in a list: its network's parameters are not this module's
         self.preprocessing = plan.preprocessing
         self.body = copy.deepcopy(plan.network).eval()
-        sources = wiring(self.body)
-        stored = {**plan.activation_params, "": input_quant_params(plan.preprocessing)}
-        for name, module in quantised_modules(self.body).items():
-            first, *second = (stored[source] for source in sources[name])
+        topology = Topology(self.body)
+        stored = {**plan.activation_params, IMAGE: input_quant_params(plan.preprocessing)}
+        for name, module in topology.stored().items():
+            first, *second = (stored[source] for source in topology.stored_sources(name))
             target = plan.activation_params[name]
             integer = (
                 Int8Conv(module, first, target, plan.weight_scales[name])
@@ -95,10 +89,9 @@ class Int8Network(nn.Module):
                 else Int8Add(first, second[0], target)
             )
             self.body.set_submodule(name, integer)
-        for step in pyramid_steps(self.body):
-            # nearest repeats what is stored, and a fixed convolution is a layer like any
-            if step.smooth is None:
-                step.set_submodule("upsample", Int8Upsample())
+        for layer in topology.layers.values():
+            if isinstance(layer.module, nn.Upsample) and layer.module.mode == "bilinear":
+                self.body.set_submodule(layer.name, Int8Upsample())
         names = {module: name for name, module in plan.network.named_modules()}
         self.scales = {
             head: plan.activation_params[names[module.output]].scale
@@ -160,39 +153,3 @@ class Int8Network(nn.Module):
 def simulated(plan: Plan) -> Int8Network:
     """The plan's int8 network, on a copy of its weights."""
     return Int8Network(plan).eval()
-
-
-def wiring(network: MoveNet) -> dict[str, list[str]]:
-    """Name of each of `quantised_modules` -> names of the modules whose stored outputs it reads.
-
-    "" is the image.
-
-    Found by running an image through. A module in between that stores nothing of its own
-    (upsampling) hands its input's name on.
-    """
-    modules = quantised_modules(network)
-    writers: dict[int, str] = {}
-    kept: list[Tensor] = []  # ids are not used again while the tensors live
-    found: dict[str, list[str]] = {}
-    with torch.no_grad(), ExitStack() as stack:
-        for name, module in modules.items():
-
-            def note(
-                _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name
-            ) -> None:
-                found[name] = [writers[id(tensor)] for tensor in inputs]
-                writers[id(output)] = name
-                kept.append(output)
-
-            stack.callback(module.register_forward_hook(note).remove)
-        for resize in (step.resize for step in pyramid_steps(network) if step.resize is not None):
-
-            def hand_on(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                writers[id(output)] = writers[id(inputs[0])]
-                kept.append(output)
-
-            stack.callback(resize.register_forward_hook(hand_on).remove)
-        image = torch.zeros(1, 3, _PROBE, _PROBE)
-        writers[id(image)] = ""
-        network(image)
-    return found

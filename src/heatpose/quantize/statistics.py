@@ -1,4 +1,4 @@
-"""What the activations of a network look like on calibration images."""
+"""Ranges of a network's activations on calibration images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from heatpose.models.movenet import MoveNet
-from heatpose.quantize.channels import quantised_modules
+from heatpose.models.topology import Topology
 
 _BATCH = 16
 _CELLS = 64  # of each map and image that are kept
@@ -23,8 +23,8 @@ class Activations:
     Attributes:
         low: Smallest value over every cell of every image.
         high: Largest.
-        inner_low: Below it lies the share `tail` of the values that were looked at.
-        inner_high: Above it lies as much.
+        inner_low: The share `tail` of the sampled values is below it.
+        inner_high: The same share is above it.
     """
 
     low: Tensor
@@ -39,7 +39,7 @@ class Activations:
 
 
 def observe(network: MoveNet, inputs: Tensor, tail: float = 0.0) -> dict[nn.Module, Activations]:
-    """Runs the network and looks at every tensor that an int8 file stores.
+    """Runs the network and measures every tensor that an int8 file stores.
 
     Args:
         network: Folded, in eval mode.
@@ -47,7 +47,7 @@ def observe(network: MoveNet, inputs: Tensor, tail: float = 0.0) -> dict[nn.Modu
         tail: Share of the values on each side that the inner range leaves out.
 
     Returns:
-        Per module of `quantised_modules`.
+        Per module of `Topology.stored`.
     """
     parts: dict[nn.Module, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
@@ -71,7 +71,7 @@ def observe(network: MoveNet, inputs: Tensor, tail: float = 0.0) -> dict[nn.Modu
 def _looking(network: MoveNet, look: Callable[[nn.Module, Tensor], None]) -> Iterator[None]:
     handles = [
         m.register_forward_hook(lambda module, _, output: look(module, output))
-        for m in quantised_modules(network).values()
+        for m in Topology(network).stored().values()
     ]
     try:
         yield

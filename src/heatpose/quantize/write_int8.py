@@ -1,4 +1,4 @@
-"""Writes an int8 TFLite file: the graph of the float file, the numbers of a plan.
+"""Writes an int8 TFLite file: the graph of the float file with the parameters of a plan.
 
 The float file comes from onnx2tf and TensorFlow, which decide operators, layout, padding and fused
 activations. TensorFlow's own quantiser offers minimum and maximum as ranges and nothing else; here
@@ -18,7 +18,8 @@ from ai_edge_litert import schema_py_generated as schema
 from heatpose.errors import HeatposeError
 from heatpose.models.layers import ConvBlock
 from heatpose.models.tflite_walk import Located, locate
-from heatpose.quantize.channels import bias_of, quantised_modules
+from heatpose.models.topology import Topology
+from heatpose.quantize.equalize import bias_of
 from heatpose.quantize.scheme import LOWEST, QuantParams, input_quant_params, stored_weights
 from heatpose.quantize.simulate import Plan, blocks
 from heatpose.tflite.graph import Graph, Operator
@@ -52,7 +53,7 @@ def write_int8(float_file: Path, plan: Plan, *, output: Output = "float32") -> b
 
     Args:
         float_file: A float32 TFLite file of the network that the plan was made for.
-        plan: Every number.
+        plan: Scales, zero points, weights and biases.
         output: Type of the heatmaps; "int8" leaves the last DEQUANTIZE out.
 
     Returns:
@@ -79,7 +80,7 @@ class _Writer:
         self.source, self.located, self.plan = graph, located, plan
         self.model = Model(content)
         self.graph = self.model.graph
-        # by the index that the source knows them by
+        # by their index in the source
         self.operators: list[Any] = list(self.graph.operators)
         self.body = {
             o.index
@@ -98,7 +99,7 @@ class _Writer:
         """Tensor -> how it is stored, for every activation that becomes int8."""
         source, located = self.source, self.located
         modules = {
-            id(module): name for name, module in quantised_modules(self.plan.network).items()
+            id(module): name for name, module in Topology(self.plan.network).stored().items()
         }
         stored = {source.inputs[0]: input_quant_params(self.plan.preprocessing)}
         for module, operator in (*located.convolutions.items(), *located.additions.items()):
