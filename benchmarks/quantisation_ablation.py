@@ -1,4 +1,4 @@
-"""Scores int8 files with each recovery step on and off.
+"""Scores int8 files with each PTQ step on and off.
 
 Against the float network on the same images.
 
@@ -41,24 +41,24 @@ FIELDS = ("network", "resolution", "form", "recovery", "oks", "drop", "low", "hi
 
 
 def variants(full: PtqSettings) -> dict[str, PtqSettings]:
-    """Steps added one after the other, then the full recovery without one of them."""
+    """Steps added one after the other, then full PTQ without one of them."""
     dead = replace(PLAIN, fold_constant_channels=True)
     equal = replace(dead, equalize=full.equalize, sweeps=full.sweeps)
     centred = replace(equal, absorb_bias=True)
     ranges = replace(centred, clip_quantile=full.clip_quantile, logit_floor=full.logit_floor)
     added = {
-        "plain": PLAIN,
-        "+ dead channels": dead,
+        "min-max": PLAIN,
+        "+ constant channels": dead,
         "+ equalisation": equal,
-        "+ centring": centred,
-        "+ ranges": ranges,
+        "+ bias absorption": centred,
+        "+ clipped ranges": ranges,
         "+ bias (all)": full,
     }
     taken = {
-        "all but dead channels": replace(full, fold_constant_channels=False),
+        "all but constant channels": replace(full, fold_constant_channels=False),
         "all but equalisation": replace(full, equalize=None),
-        "all but centring": replace(full, absorb_bias=False),
-        "all but ranges": replace(full, clip_quantile=0.0, logit_floor=None),
+        "all but bias absorption": replace(full, absorb_bias=False),
+        "all but clipped ranges": replace(full, clip_quantile=0.0, logit_floor=None),
     }
     return added | taken
 
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--name", help="of the network in the table; the file's name without it")
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--images", type=int, default=128, help="for calibration")
-    parser.add_argument("--only-full", action="store_true", help="plain and full recovery alone")
+    parser.add_argument("--only-full", action="store_true", help="min-max and full PTQ only")
     arguments = parser.parse_args()
     name, size = arguments.name or arguments.model.stem, arguments.size
     loaded = load(arguments.model, size)
@@ -123,7 +123,7 @@ def main() -> None:
         ]
         for form, label, ptq in track(jobs):
             key = (name, str(size), form, label)
-            if key in done or (arguments.only_full and label not in ("plain", "+ bias (all)")):
+            if key in done or (arguments.only_full and label not in ("min-max", "+ bias (all)")):
                 continue
             plan = plan_int8(
                 loaded.network, images, loaded.preprocessing, per_channel=form == "int8_pc", ptq=ptq

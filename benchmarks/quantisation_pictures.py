@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 LAYER = "backbone.features.3.blocks.1.conv"
 """The depthwise layer whose channels differ most in Google's Lightning.
 
-Channel 0 of the CSV is the dead one.
+Channel 0 of the CSV is the constant one.
 """
 STEPS = 127
 """Of int8 on each side of zero."""
@@ -69,7 +69,7 @@ def channels(weights: NDArray[np.float64], axes: Any) -> None:
         va="bottom",
     )
     axes.annotate(
-        f"the dead channel: {largest[0]:.0f}",
+        f"the constant channel: {largest[0]:.0f}",
         (1, largest[0] * 0.75),
         (16, largest[0] * 0.55),
         arrowprops={"arrowstyle": "-", "lw": 0.6},
@@ -137,7 +137,7 @@ def ablation(rows: list[dict[str, str]], axes: Any) -> None:
     axes.axhline(5.5, color=GREY, lw=0.5)
     axes.set(
         yticks=range(len(labels)),
-        yticklabels=["none" if label == "plain" else label for label in labels],
+        yticklabels=["none" if label == "min-max" else label for label in labels],
     )
     axes.set(xlim=(-0.6, longest + 1.6), xlabel="OKS points lost against float")
     axes.invert_yaxis()
