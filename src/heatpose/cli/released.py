@@ -72,10 +72,10 @@ def _table(entries: list[dict[str, Any]]) -> Table:
     for heading in ("name", "keypoints", "input"):
         table.add_column(heading, no_wrap=True)
     for heading in ("float", "int8_pc", "int8_pt"):
-        table.add_column(f"OKS % {heading}", justify="right")
-    table.add_column("scored on")
+        table.add_column(f"OKS %\n{heading}", justify="right")
+    table.add_column("scored on", no_wrap=True)
     for heading in ("int8_pc", "int8_pt", "checkpoint"):
-        table.add_column(f"MiB {heading}", justify="right")
+        table.add_column(f"MiB\n{heading}", justify="right")
     table.add_column("licence")
     for entry in entries:
         oks = (entry["oks"][form] for form in ("float", "int8_pc", "int8_pt"))
