@@ -213,7 +213,6 @@ def test_a_checkpoint_is_taken_as_it_is(tmp_path: Path) -> None:
         logits(from_checkpoint(MoveNet(13, 0.35), ST_13, str(path))), logits(network)
     )
     for wanted, skeleton, message in (
-        (MoveNet(17, 0.35), COCO_17, "has 13 keypoints"),
         (
             MoveNet(13, 0.5),
             ST_13,
@@ -227,6 +226,32 @@ def test_a_checkpoint_is_taken_as_it_is(tmp_path: Path) -> None:
     ):
         with pytest.raises(HeatposeError, match=message):
             from_checkpoint(wanted, skeleton, str(path))
+
+
+def test_a_checkpoint_serves_another_skeleton(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = distinct(17, norm=True)
+    path = tmp_path / "a.ckpt"
+    save_checkpoint(path, network, COCO_17, Preprocessing(64))
+    found, own = logits(from_checkpoint(MoveNet(13, 0.35), ST_13, str(path))), logits(network)
+    for number, name in enumerate(ST_13.keypoints):
+        source = "nose" if name == "head" else name
+        torch.testing.assert_close(found[:, number], own[:, COCO_17.index(source)])
+    assert capsys.readouterr().out == ""
+    hands = replace(
+        ST_13,
+        keypoints=("left_wrist", "thumb"),
+        sigmas=(0.06, 0.06),
+        merge={},
+        flip_pairs=(),
+        edges=(),
+    )
+    from_checkpoint(MoveNet(2, 0.35), hands, str(path))
+    assert "start at random: thumb." in capsys.readouterr().out
+    paws = replace(hands, keypoints=("paw", "tail"))
+    with pytest.raises(HeatposeError, match="has none of the keypoints"):
+        from_checkpoint(MoveNet(2, 0.35), paws, str(path))
 
 
 @pytest.mark.usefixtures("offline")

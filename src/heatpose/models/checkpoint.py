@@ -230,24 +230,6 @@ def _values(state: dict[str, Any]) -> dict[str, torch.Tensor]:
     return values
 
 
-def check_skeleton(path: str | Path, found: Skeleton, wanted: Skeleton) -> None:
-    """Refuses weights whose keypoints are not the wanted ones.
-
-    Raises:
-        HeatposeError: Another number of keypoints, or other names.
-    """
-    if len(found) != len(wanted):
-        raise HeatposeError(
-            f"'{path}' has {len(found)} keypoints ('{found.name}'), but skeleton '{wanted.name}'"
-            f" has {len(wanted)}; choose skeleton={found.name} or start from other weights."
-        )
-    if list(found.keypoints) != list(wanted.keypoints):
-        raise HeatposeError(
-            f"'{path}' was made for keypoints {list(found.keypoints)}, not for skeleton"
-            f" '{wanted.name}': {list(wanted.keypoints)}."
-        )
-
-
 def inspect_checkpoint(path: str | Path) -> dict[str, Any]:
     """The keys of `heatpose inspect --json` for a checkpoint; operators are torch's layers.
 

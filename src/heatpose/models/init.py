@@ -19,7 +19,7 @@ from torch import nn
 from heatpose.bundles.embedded import tflite_facts
 from heatpose.bundles.released import resolve
 from heatpose.errors import HeatposeError, first_line
-from heatpose.models.checkpoint import check_skeleton, load_checkpoint
+from heatpose.models.checkpoint import load_checkpoint
 from heatpose.models.movenet import MoveNet, with_upsampling
 from heatpose.models.tflite_import import import_movenet
 from heatpose.pose.skeleton import Skeleton, for_keypoint_count
@@ -101,23 +101,25 @@ def _imagenet_state(path: str | None) -> dict[str, torch.Tensor]:
 
 
 def from_checkpoint(network: MoveNet, skeleton: Skeleton, path: str | None = None) -> MoveNet:
-    """The network of a Heatpose checkpoint, as it is but for the wanted upsampling.
+    """The network of a Heatpose checkpoint, its keypoints mapped onto the skeleton's.
+
+    A keypoint of the same name keeps its channel (`map_keypoints`).
 
     Args:
         network: What is wanted: width and heads must be the checkpoint's; its upsampling is taken.
-        skeleton: What its channels must be.
+        skeleton: Its channels.
         path: The checkpoint, or the name of a released network.
 
     Raises:
-        HeatposeError: No checkpoint, or its keypoints, width or heads are not the wanted ones.
+        HeatposeError: No checkpoint, no common keypoint, or another width or other heads.
     """
     if path is None:
         raise HeatposeError("init=checkpoint needs init.path=FILE.ckpt or the name of a network.")
     path = str(resolve(path, "checkpoint"))
     loaded = load_checkpoint(path)
-    check_skeleton(path, loaded.skeleton, skeleton)
     _check_settings(path, loaded.network, network)
-    return with_upsampling(loaded.network, network.settings["upsample"])
+    found = with_upsampling(loaded.network, network.settings["upsample"])
+    return map_keypoints(found, loaded.skeleton, skeleton, path)
 
 
 def from_movenet(
@@ -151,15 +153,21 @@ def from_movenet(
     path = str(resolve(path))
     imported = import_movenet(path, network)
     own = tflite_facts(Path(path)).checked(Path(path), imported.keypoints).skeleton
-    return map_keypoints(imported, own or for_keypoint_count(imported.keypoints), skeleton)
+    source = own or for_keypoint_count(imported.keypoints)
+    return map_keypoints(imported, source, skeleton, path)
 
 
-def map_keypoints(network: MoveNet, source: Skeleton, target: Skeleton) -> MoveNet:
+def map_keypoints(
+    network: MoveNet, source: Skeleton, target: Skeleton, path: str = "The network"
+) -> MoveNet:
     """The same network with the heads' last channels rearranged for another skeleton.
 
     A keypoint of the same name keeps its channel; a merged one (`head`) starts as the first of its
     sources that the network knows, the nose: on the development images that scores higher than
-    averaging the face maps. A keypoint that the network does not know starts at random.
+    averaging the face maps. A keypoint that the network lacks starts at random, and is printed.
+
+    Raises:
+        HeatposeError: The skeletons have no common keypoint.
     """
     if list(source.keypoints) == list(target.keypoints):
         return network
@@ -172,6 +180,16 @@ def map_keypoints(network: MoveNet, source: Skeleton, target: Skeleton) -> MoveN
         for name in target.keypoints
     ]
     known = [(k, row) for k, row in enumerate(rows) if row is not None]
+    if not known:
+        raise HeatposeError(
+            f"'{path}' has none of the keypoints of skeleton '{target.name}' (it has"
+            f" {', '.join(source.keypoints)}); rename them, or choose init=imagenet or scratch."
+        )
+    if new := [name for name, row in zip(target.keypoints, rows, strict=True) if row is None]:
+        print(
+            f"Keypoints without initial weights in '{path}', which start at random: "
+            f"{', '.join(new)}."
+        )
     fresh = result.state_dict()
     for key, value in network.state_dict().items():
         channels = (
