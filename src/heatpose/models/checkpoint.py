@@ -5,6 +5,7 @@ Read with `weights_only=True`: a file from elsewhere cannot run code.
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
