@@ -88,7 +88,7 @@ def test_all_that_is_wrong_is_told_and_the_status_is_1(
     assert len(lines) == 3 and all(line.endswith(".") for line in lines)
     assert any("README.md' is missing" in line for line in lines)
     assert any("3 bytes instead of 2" in line for line in lines)
-    assert any("other_64_int8_pc.tflite' is no file of this bundle" in line for line in lines)
+    assert any("other_64_int8_pc.tflite' is not a file of this bundle" in line for line in lines)
     content = json.loads((tmp_path / "found.json").read_text())
     assert content == {"bundle": str(sealed), "files": 5, "whole": False, "findings": lines}
 

@@ -36,6 +36,8 @@ DEPLOYED = Path("exports", "deployed")
 _PACKAGE = Path(__file__).parents[1]
 FOLDERS: tuple[Path, ...] = (_PACKAGE.parents[1] / "exports" / "released", _PACKAGE / "released")
 """Of a checkout, and of an installed package; the first that has a name counts."""
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""Errors of damaged records."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _read(folder: Path) -> ReleasedNetwork:
         metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         network = ReleasedNetwork(folder.name, folder, manifest, metrics)
         network.to_json()  # what commands read of it
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (*UNREADABLE, HeatposeError) as error:
         raise HeatposeError(
             f"Released network '{folder}' is damaged; get the folder again, or remove it."
         ) from error
