@@ -46,7 +46,7 @@ GROUPS = {
     "sweep": "Searches over several runs.",
 }
 INTERNAL = ("board", "cli", "entries")
-"""Parts of the package that have a page of their own or that nobody imports."""
+"""Parts of the package with a page of their own, or without importers."""
 
 
 def _beside(name: str) -> ModuleType:
@@ -141,7 +141,7 @@ def _group_page(group: Path) -> str:
 
 
 def _file_section(path: Path, title: str, level: int, prefix: str = "") -> str:
-    """A file: what its first comment says, a table of its settings.
+    """A file: its first comment and a table of its settings.
 
     And the file itself where the table cannot show everything.
     """
@@ -246,7 +246,7 @@ def _source(value: yaml.Node, lines: list[str]) -> str:
 
 
 def _documented(setting: Setting) -> str:
-    """What the docstring of the thing that is built says about an argument.
+    """The docstring of an argument of the built object.
 
     Only of this project's own.
     """

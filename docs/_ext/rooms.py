@@ -1,4 +1,4 @@
-"""The picture of the rooms of the package, drawn from the import contract in pyproject.toml."""
+"""The diagram of the rooms of the package, drawn from the import contract in pyproject.toml."""
 
 from __future__ import annotations
 

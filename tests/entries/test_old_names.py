@@ -111,3 +111,8 @@ def test_an_old_resolver_is_refused(heatpose: Heatpose) -> None:
     ran = heatpose("train", "--cfg", "job", "run='${name}${member_suffix:}'")
     assert ran.status == 1 and ran.err.startswith("error: ${member_suffix:} was renamed; write ")
     assert "sweep_suffix" in ran.err
+
+
+def test_an_old_option_is_refused(heatpose: Heatpose) -> None:
+    ran = heatpose("report", "exports/a", "--no-pictures")
+    assert (ran.status, ran.err) == (2, "error: --no-pictures was renamed; write --no-gallery.\n")

@@ -37,8 +37,8 @@ NOT_RUN = {
         "needs the output of a build made elsewhere; tests/deploy/test_importing.py has such"
         " outputs"
     ),
-    r"(train|export) .*(init\.path=|data\.root=COCO)": (
-        "begins with Google's weights and COCO; composed here, "
+    r"(train|export) .*(init\.path=|data\.root=(COCO|my_\w+))": (
+        "starts from Google's weights, on COCO or labels of one's own; composed here, "
         "and whole runs of this kind are in tests/integration"
     ),
     r"train -m experiment=st_": (
@@ -128,6 +128,7 @@ def folder(quickstart: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in ("train", "val"):
         labels = json.loads((data / f"annotations/person_keypoints_{part}2017.json").read_text())
         writers.yolo(labels, data / f"{part}2017", folder / "my_yolo", part)
+        writers.st_model_zoo(labels, data / f"{part}2017", folder / "my_st_zoo", part)
     for tool in ("roboflow", "cvat", "label_studio", "labelme"):
         getattr(writers, tool)(labels, data / "val2017", folder / f"my_{tool}")
     (folder / "photos").mkdir()

@@ -256,7 +256,7 @@ def test_the_notebook_runs_with_the_installed_package(
         cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])
     ]
     parameters.source = (
-        "SOURCE, NAME, PICTURES = '', 'tiny', 3\nSETTINGS ="
+        "SOURCE, NAME, IMAGES = '', 'tiny', 3\nSETTINGS ="
         f" '{TINY.format(data=synthetic_root.parent)}'"
     )
     nbclient.NotebookClient(

@@ -9,6 +9,9 @@ command is a function of one of the modules beside this one; a new one is added 
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+
 import typer
 
 from heatpose.cli.boards import deploy, estimate, inspect
@@ -51,7 +54,27 @@ for entry in ENTRIES:
     app.command(context_settings=PASSED_ON)(entry)
 
 
+OLD_OPTIONS = {
+    ("report", "--pictures"): "--gallery",
+    ("report", "--no-pictures"): "--no-gallery",
+}
+"""Command and option of earlier versions -> the option of now."""
+
+
 def main() -> None:
     """Entry point of the `heatpose` command."""
+    refuse_old_options(sys.argv[1:])
     with exit_on_user_error():
         app()
+
+
+def refuse_old_options(arguments: Sequence[str]) -> None:
+    """Ends the process with the new name of an option of an earlier version, with status 2.
+
+    Args:
+        arguments: The command line, without the program.
+    """
+    for (name, old), new in OLD_OPTIONS.items():
+        if arguments[:1] == [name] and old in arguments:
+            print(f"error: {old} was renamed; write {new}.", file=sys.stderr)
+            sys.exit(2)

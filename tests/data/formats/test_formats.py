@@ -31,6 +31,7 @@ WRITERS: dict[str, tuple[Writer, str, float]] = {
     "label_studio": (writers.label_studio, "Label Studio JSON", 1e-4),
     "labelme": (writers.labelme, "labelme", 1e-4),
     "yolo": (writers.yolo, "Ultralytics YOLO pose (val)", 1e-3),
+    "st_model_zoo": (writers.st_model_zoo, "Ultralytics YOLO pose (val)", 1e-3),
 }
 """Name -> writer, format as it is called, precision of the format in pixels."""
 

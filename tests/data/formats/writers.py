@@ -236,3 +236,20 @@ def yolo(coco: Content, images: Path, folder: Path, part: str = "val", dims: int
     path = folder / "data.yaml"
     path.write_text((path.read_text() if path.exists() else head) + f"{part}: images/{part}\n")
     return path
+
+
+def st_model_zoo(coco: Content, images: Path, folder: Path, part: str = "val") -> Path:
+    """YOLO Darknet as ST's converter writes it: `single/<K>kpts/<part>` holds images and labels.
+
+    And a `data.yaml`, which docs/from_st_model_zoo.md adds; a second call adds a part.
+    """
+    keypoints = len(names_of(coco))
+    place = Path("single", f"{keypoints}kpts", part)
+    copy_images(coco, images, folder / place)
+    for image, persons in instances(coco):
+        text = "".join(yolo_line(a, image) + "\n" for a in persons)
+        (folder / place / image["file_name"]).with_suffix(".txt").write_text(text)
+    path = folder / "data.yaml"
+    head = f"path: .\nkpt_shape: [{keypoints}, 3]\nnames: {{0: person}}\n"
+    path.write_text((path.read_text() if path.exists() else head) + f"{part}: {place}\n")
+    return path
