@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from omegaconf import OmegaConf
 
-from heatpose.entries.overrides import options_of, quoted
+from heatpose.entries.command_line import options_of, quoted
 from heatpose.errors import HeatposeError
 from tests.conftest import Heatpose
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from heatpose.label.labeller import around, box_of
-from heatpose.predict.tracking import Region
+from heatpose.predict.estimator import Region
 
 
 def test_the_box_reaches_beyond_the_keypoints() -> None:

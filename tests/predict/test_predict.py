@@ -20,7 +20,7 @@ from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import COCO_17, Skeleton
 from heatpose.predict import Drawing, PredictSummary, predict_sources
 from heatpose.predict.estimator import Estimator
-from heatpose.predict.sources import find_sources
+from heatpose.predict.files import find_sources
 
 TWO = Skeleton(
     "two", ("left_hand", "right_hand"), (0.1, 0.1), flip_pairs=(("left_hand", "right_hand"),)

@@ -24,7 +24,7 @@ from heatpose.pose.skeleton import Skeleton
 from heatpose.predict import Drawing, PredictSummary, VideoOptions, predict_sources
 from heatpose.predict.estimator import Estimator
 from heatpose.predict.frames import Frame
-from heatpose.predict.video import tracked
+from heatpose.predict.run import tracked
 
 cv2 = pytest.importorskip("cv2", reason="the extra video is not installed")
 

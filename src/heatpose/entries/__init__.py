@@ -39,7 +39,7 @@ def run(entry: Entry, name: str) -> None:
     # Imported here: `heatpose --help` needs none of it.
     import hydra
 
-    from heatpose.entries.overrides import options_of, quoted
+    from heatpose.entries.command_line import options_of, quoted
 
     with exit_on_user_error():
         options = options_of(sys.argv[1:])
@@ -68,7 +68,7 @@ def run(entry: Entry, name: str) -> None:
                 traceback.print_exception(error)
                 sys.exit(1)
             # Imported here: only a configuration that is wrong needs it.
-            from heatpose.entries.composing import composing_sentence
+            from heatpose.entries.command_line import composing_sentence
 
             raise HeatposeError(composing_sentence(error, name, sys.argv[1:], folders)) from error
 

@@ -12,8 +12,7 @@ from rich.console import Console
 from heatpose.data.sample import Person
 from heatpose.data.sources import Source
 from heatpose.errors import HeatposeError
-from heatpose.evaluation.evaluate import evaluate
-from heatpose.evaluation.tables import report_table
+from heatpose.evaluation.evaluate import evaluate, report_table
 from heatpose.export.checks import CheckLimits
 from heatpose.export.pipeline import FORMS, PTQ, BundleResult, export_bundle
 from heatpose.export.result import print_table

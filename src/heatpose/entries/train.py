@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from heatpose.entries import run
-from heatpose.sweeps.hydra_callback import run_entry, run_folder
+from heatpose.sweeps.hydra_callback import run_entry, run_folder, train_shared
 from heatpose.training.result import RunResult
 from heatpose.utils.process import is_first_process
 
 if TYPE_CHECKING:
-    from heatpose.sweeps.shared import Learnt
+    from pathlib import Path
+
+    from heatpose.data.sources import Source
 
 
 def main() -> None:
@@ -30,16 +32,15 @@ def train(config: DictConfig) -> RunResult | None:
     # Imported here: composing the configuration and its errors need none of the seconds that torch
     # and Lightning take.
     from heatpose.entries import build
-    from heatpose.sweeps import shared
 
     build.check_settings(config)
     build.quiet(config)
     build.check(config)
-    trained = shared.trained(config, fit_model) if config.shared_weights else fit_model(config)
+    trained = train_shared(config, fit_model) if config.shared_weights else fit_model(config)
     return build.finish(config, *trained) if trained and is_first_process() else None
 
 
-def fit_model(config: DictConfig) -> Learnt:
+def fit_model(config: DictConfig) -> tuple[Path, Source] | None:
     """Fit; the best checkpoint and the data. None where only a learning rate was looked for."""
     from heatpose.entries import build
     from heatpose.training import fit as training

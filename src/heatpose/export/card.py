@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from heatpose.bundles.manifest import data_entry
 from heatpose.deploy.estimate import estimate
 from heatpose.deploy.targets import built_in, load_target
-from heatpose.evaluation.comparison import Comparison, image_set, markdown
+from heatpose.evaluation.published import Comparison, image_set, markdown
 from heatpose.export.result import Row, cells
 from heatpose.export.validate import ValidationResult
 from heatpose.tflite.reader import read_graph

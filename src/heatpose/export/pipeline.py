@@ -15,9 +15,8 @@ from heatpose.bundles.facts import MANIFEST, ScoreThreshold
 from heatpose.bundles.manifest import FORMAT, data_entry, file_table, surroundings
 from heatpose.data.sample import Person
 from heatpose.errors import HeatposeError, first_line
-from heatpose.evaluation.comparison import Comparison, compare
 from heatpose.evaluation.evaluate import paired_difference
-from heatpose.evaluation.published import OutputForm
+from heatpose.evaluation.published import Comparison, OutputForm, compare
 from heatpose.export.card import model_card
 from heatpose.export.checks import CheckLimits, drop_json
 from heatpose.export.convert import check_installed, convert

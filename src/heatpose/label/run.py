@@ -22,8 +22,8 @@ from heatpose.label.labeller import Entry, Labeller, LabelSettings
 from heatpose.label.partial import Partial, Record
 from heatpose.label.result import LICENCE, LabelCounts, coco, count, write
 from heatpose.predict.estimator import Estimator
+from heatpose.predict.files import find_sources
 from heatpose.predict.pipeline import in_parallel
-from heatpose.predict.sources import find_sources
 from heatpose.utils.console import progress_bar
 from heatpose.utils.files import only_one, require_writable, sha256_of_json
 from heatpose.utils.image_files import load_image

@@ -10,13 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from heatpose.errors import HeatposeError
+from heatpose.predict.estimator import require_torso
+from heatpose.predict.files import Names, find_sources
 from heatpose.predict.frames import UnreadableVideo
-from heatpose.predict.images import predict_images
 from heatpose.predict.options import Drawing, PredictSummary, Skipped, VideoOptions
-from heatpose.predict.results import Names
-from heatpose.predict.sources import find_sources
-from heatpose.predict.tracking import require_torso
-from heatpose.predict.video import predict_video
+from heatpose.predict.run import predict_images, predict_video
 
 __all__ = ["Drawing", "PredictSummary", "Skipped", "VideoOptions", "predict_sources"]
 Progress = Callable[[int, int | None], None]

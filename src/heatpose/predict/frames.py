@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.predict.results import make_folder, save_image
+from heatpose.predict.files import make_folder, save_image
 from heatpose.utils.files import temporary_sibling
 
 USUAL_RATE = 30.0

@@ -8,8 +8,24 @@ from fractions import Fraction
 from typing import Any
 
 from heatpose.report.bundle import FORMS, Artefact, Bundle
-from heatpose.report.content import Block, Cell, Figure, Figures, Row, Section, Table, missing
-from heatpose.report.figures import SYMBOLS, Trace, colour, error, even, figure, plain, short
+from heatpose.report.content import (
+    SYMBOLS,
+    Block,
+    Cell,
+    Figure,
+    Figures,
+    Row,
+    Section,
+    Table,
+    Trace,
+    colour,
+    error,
+    even,
+    figure,
+    missing,
+    plain,
+    short,
+)
 from heatpose.report.summary import interval, limit_of
 
 

@@ -14,8 +14,9 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -36,6 +37,10 @@ from heatpose.training import result as record
 from heatpose.training.distributed import in_sweep
 from heatpose.training.result import RunResult
 from heatpose.utils.files import require_writable
+from heatpose.utils.process import is_first_process
+
+if TYPE_CHECKING:
+    from heatpose.data.sources import Source
 
 LONGEST = 80
 """Characters that a member's name adds at most.
@@ -240,3 +245,71 @@ def own_overrides() -> dict[str, str]:
 def run_folder(config: DictConfig) -> Path:
     """`runs/<run>`: where the checkpoints, logs and records of this run are."""
     return Path(config.runs) / str(config.run)
+
+
+def train_shared(
+    config: DictConfig, fit_model: Callable[[DictConfig], tuple[Path, Source] | None]
+) -> tuple[Path, Source] | None:
+    """Trains the sweep's one network, if no other member has.
+
+    And writes its weights as this member's checkpoint.
+
+    Members that run side by side wait for each other here.
+
+    Raises:
+        HeatposeError: There is no sweep over resolutions, or as `fit_model`.
+    """
+    if not in_sweep() or not config.data.module.resolutions:
+        raise HeatposeError(
+            "Weights are shared by the members of a sweep over resolutions; add -m and, for"
+            " example, resolution=192,224,256."
+        )
+    common = _common(config)
+    if not is_first_process():
+        return fit_model(common)
+    folder = run_folder(common)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # the run itself has a lock of its own
+    with FileLock(folder.with_name(f".{folder.name}.shared.lock")):
+        fitted = fit_model(common)
+    if fitted is None:
+        return None
+    best, source = fitted
+    return _resized(best, run_folder(config), int(config.resolution)), source
+
+
+def _common(config: DictConfig) -> DictConfig:
+    """The configuration of the one training: the same whichever member makes it.
+
+    Its checkpoint is chosen at the middle one of the resolutions.
+    """
+    common = config.copy()
+    common.shared_weights = False
+    sides = sorted(int(side) for side in config.data.module.resolutions)
+    common.resolution = sides[len(sides) // 2]
+    others = "_".join(
+        f"{key}-{value}"
+        for key, value in sorted(own_overrides().items())
+        if key not in ("resolution", "experiment")
+    )
+    common.run = f"{config.name}_shared" + (f"_{safe_name(others)}" if others else "")
+    # what the first member has begun anew, the others take
+    common.resume = bool(config.resume or HydraConfig.get().job.num)
+    return common
+
+
+def _resized(best: Path, folder: Path, size: int) -> Path:
+    """The same weights as a checkpoint for an input of `size` pixels."""
+    # Imported here: composing a configuration imports this module and must not load torch.
+    from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
+
+    loaded = load_checkpoint(best)
+    path = folder / "checkpoints" / "best.ckpt"
+    save_checkpoint(
+        path,
+        loaded.network,
+        loaded.skeleton,
+        replace(loaded.preprocessing, size=size),
+        **{**loaded.metadata, "run": folder.name},
+    )
+    return path
