@@ -191,7 +191,7 @@ def test_a_path_without_a_value_is_refused(heatpose: Heatpose) -> None:
     [
         (["--epochs", "3"], "Unrecognized arguments: --epochs"),
         (["--cfg", "nothing"], "Argument --cfg/-c: invalid choice: 'nothing'"),
-        (["--run", "-m"], "Only one of --run and --multirun is possible"),
+        (["--run", "-m"], "Only one of --run and --multirun is allowed"),
         (["--resolve"], "--resolve needs --cfg job"),
     ],
 )

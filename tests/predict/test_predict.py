@@ -317,7 +317,7 @@ def test_never_writes_over_an_image(tmp_path: Path) -> None:
         (["empty"], "out", "There is no image or video in '.*empty'"),
         ([], "out", "There is no image or video in no source"),
         (["in"], "in", "holds the images themselves"),
-        (["in"], "in/a.png", "cannot be made"),
+        (["in"], "in/a.png", "cannot be created"),
     ],
 )
 def test_refuses_bad_sources(sources: list[str], out: str, said: str, tmp_path: Path) -> None:

@@ -317,5 +317,5 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(HeatposeError, match="cannot be made"):
+    with pytest.raises(HeatposeError, match="cannot be created"):
         _run([_video(tmp_path / "a.avi", 3)], tmp_path / "file" / "out")

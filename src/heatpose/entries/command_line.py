@@ -1,8 +1,7 @@
-"""The command line before Hydra's parser: paths as they are, and wrong usage in one sentence.
+"""The command line before Hydra's parser, and Hydra's errors as sentences with the nearest key.
 
-Hydra reads values by a grammar in which `=`, `(`, `,` and more have a meaning, and which has no
-letters with accents. Where the meaning is clear all the same, the value is quoted here: a single
-value of a key that names a file, a folder or a run.
+In Hydra's grammar `=`, `(`, `,` and others are special, and accented letters are not allowed.
+Single values of keys for files, folders and run names are therefore quoted here.
 """
 
 from __future__ import annotations
@@ -39,16 +38,16 @@ PATHS = (
     "save_dir",
     "cache",
 )
-"""Last parts of keys whose value is one text: a file, a folder, a name."""
+"""Last parts of keys whose value is a file, a folder or a name."""
 EXAMPLE = "write KEY=VALUE, such as trainer.max_epochs=3"
 _OVERRIDE = re.compile(r"(?P<key>\+{0,2}[\w.$/@:-]+)=(?P<value>.*)", re.DOTALL)
 
 
 def options_of(arguments: Sequence[str]) -> Namespace:
-    """Hydra's options of a command line; wrong ones end the process with one sentence and status 2.
+    """Parses Hydra's options; invalid ones exit with one sentence and status 2.
 
     Args:
-        arguments: The command line, without the program.
+        arguments: Command line, without the program.
     """
     parser = get_args_parser()
 
@@ -60,14 +59,14 @@ def options_of(arguments: Sequence[str]) -> Namespace:
     parser.error = refuse  # type: ignore[method-assign]
     options = parser.parse_intermixed_args(
         list(arguments)
-    )  # Hydra's own parser stumbles over an option between settings
+    )  # Hydra's own parser fails on an option between overrides
     chosen = [
         name
         for name in ("run", "multirun", "cfg", "info", "shell_completion")
         if getattr(options, name)
     ]
     if len(chosen) > 1:
-        refuse(f"only one of --{' and --'.join(chosen)} is possible")
+        refuse(f"only one of --{' and --'.join(chosen)} is allowed")
     if options.resolve and not options.cfg and not options.help:
         refuse("--resolve needs --cfg job")
     return options
@@ -76,12 +75,12 @@ def options_of(arguments: Sequence[str]) -> Namespace:
 def quoted(
     arguments: Sequence[str], groups: Collection[str] = (), sweep: bool = False
 ) -> list[str]:
-    """The command line, options first, with the paths quoted that Hydra's grammar does not take.
+    """Reorders the command line (options first) and quotes paths outside Hydra's grammar.
 
     Args:
-        arguments: The command line, without the program.
-        groups: Of the configuration: their choices are neither lists nor texts.
-        sweep: Whether a comma separates several values.
+        arguments: Command line, without the program.
+        groups: Names of config groups, whose values are neither lists nor texts.
+        sweep: Whether commas separate several values.
 
     Raises:
         HeatposeError: An argument is not KEY=VALUE, is outside the grammar, or has several values
@@ -123,7 +122,7 @@ def _quoted(argument: str, groups: Collection[str], sweep: bool) -> str:
 
 
 def _choice(key: str, value: str, groups: Collection[str]) -> str:
-    """What may be meant by several values where one is expected."""
+    """Remedies for several values where one is expected."""
     sweep = "add -m to run each of them"
     if key in groups or "(" in value:
         return f"{sweep}, or give one of them"
@@ -137,7 +136,7 @@ def _is_path(key: str) -> bool:
 
 
 def _is_text(parsed: Override | None) -> bool:
-    """Whether Hydra takes it for one text or number; brackets and commas make lists and choices."""
+    """Whether Hydra parses it as one text or number, not as a list or choice."""
     return (
         parsed is not None
         and not parsed.is_sweep_override()
@@ -146,12 +145,12 @@ def _is_text(parsed: Override | None) -> bool:
 
 
 def _from_home(value: str) -> str:
-    """`~/x` as shells have it that do not look behind "="."""
+    """Expands `~/x`, which some shells do not expand after "="."""
     return os.path.expanduser(value) if value.startswith("~/") else value
 
 
 def _parsed(argument: str) -> tuple[Override | None, str]:
-    """As Hydra understands it; else None and why not."""
+    """Hydra's parsed override, or None and the error message."""
     try:
         return OverridesParser.create().parse_override(argument), ""
     except HydraException as error:
@@ -159,12 +158,12 @@ def _parsed(argument: str) -> tuple[Override | None, str]:
 
 
 def quote(value: str) -> str:
-    """A text in the quotes of Hydra's grammar; double ones, because the shell's are single."""
+    """Quotes a text for Hydra's grammar, with double quotes because the shell's are single."""
     return QuotedString(value, Quote.double).with_quotes()
 
 
 def shell(argument: str) -> str:
-    """An argument as it is typed in a shell."""
+    """An argument quoted for the shell."""
     return shlex.quote(argument)
 
 
@@ -177,28 +176,28 @@ def _refusal(argument: str, reason: str, sweep: bool) -> str:
     shown = f"{found['key']}={','.join(texts)}"
     why = "" if "LexerNoViable" in reason else f" ({reason.partition(' expecting')[0].rstrip('.')})"
     if _parsed(shown)[0] is None:
-        return f"'{argument}' is not a setting that Hydra understands{why}; {EXAMPLE}."
+        return f"'{argument}' cannot be parsed by Hydra{why}; {EXAMPLE}."
     return (
-        f"{argument} is outside Hydra's grammar{why}; where the text itself is meant, "
+        f"{argument} is outside Hydra's grammar{why}; for the literal text, "
         f"write {shell(shown)} in the shell."
     )
 
 
 SHOW = "--cfg job shows them all"
 NEAR = 0.62
-"""Likeness from 0 to 1 below which no other key is named."""
+"""Similarity from 0 to 1 below which no other key is suggested."""
 
 
 def composing_sentence(
     error: Exception, name: str, overrides: Sequence[str], folders: Sequence[Path]
 ) -> str:
-    """Why Hydra could not compose a configuration, and what to write instead.
+    """The sentence, with a remedy, for an error of Hydra's composition.
 
     Args:
-        error: As Hydra raised it.
-        name: Of the configuration, "train" or "export".
-        overrides: Of the command line.
-        folders: Of the configuration: its own, and the one of `--config-dir`.
+        error: Hydra's exception.
+        name: Name of the configuration, "train" or "export".
+        overrides: Overrides of the command line.
+        folders: Configuration folders: built-in, and `--config-dir`.
     """
     said = first_line(error).rstrip(".")
     named = re.search(r"'([^']+)'", said)
@@ -219,13 +218,13 @@ def composing_sentence(
 
 
 def _as_written(key: str, overrides: Sequence[str]) -> str:
-    """What the command line has for a key, without the "+"."""
+    """The command line's override of a key, without "+"."""
     given = next((o for o in overrides if o.lstrip("+~").partition("=")[0] == key), f"{key}=VALUE")
     return given.lstrip("+")
 
 
 def choices(group: str, folders: Sequence[Path]) -> list[str]:
-    """The files of a group of the configuration, by name."""
+    """Choices of a config group."""
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
@@ -251,7 +250,7 @@ def _unknown_key(key: str, name: str, overrides: Sequence[str], folders: Sequenc
 
 
 def _other_choice(key: str, folders: Sequence[Path]) -> str:
-    """The one choice of the key's group that has the key, "data=coco_person"; else ""."""
+    """The only choice of the key's group that has the key ("data=coco_person"); else ""."""
     group, _, rest = key.partition(".")
     having = [
         choice for choice in choices(group, folders) if rest and _has(group, choice, rest, folders)
@@ -273,7 +272,7 @@ def _has(group: str, choice: str, rest: str, folders: Sequence[Path]) -> bool:
 
 
 def known_keys(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """Keys and groups: with the command line's choices, by default where these are wrong."""
+    """Keys and groups with the command line's choices, or the default ones if those are wrong."""
     groups = [path.name for folder in folders for path in folder.iterdir() if path.is_dir()]
     chosen = [o for o in overrides if o.partition("=")[0] in groups and "," not in o]
     search = (
@@ -285,7 +284,7 @@ def known_keys(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> 
     with initialize_config_dir(str(folders[0]), version_base="1.3"):
         try:
             config = compose(name, [*chosen, *search])
-        except Exception:  # the choice itself may be what is wrong
+        except Exception:  # the choice itself may be wrong
             config = compose(name)
     return [*_keys(config, ""), *groups]
 
@@ -300,7 +299,7 @@ def _keys(node: DictConfig, prefix: str) -> Iterator[str]:
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
-    """The known key that is most like another, above all in its last part; "" where none is."""
+    """The most similar known key, weighted by its last part; "" if none is similar."""
 
     def likeness(other: str) -> float:
         last, others = key.rpartition(".")[2], other.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""After training: score a checkpoint and turn it into a bundle."""
+"""Scores a checkpoint and exports it as a bundle."""
 
 from __future__ import annotations
 
@@ -40,25 +40,24 @@ UNSCORED = (
 
 @dataclass(frozen=True)
 class QuantSettings:
-    """What is exported and what it must hold (conf/quant).
+    """Export settings and limits of the acceptance checks (conf/quant).
 
     Attributes:
-        forms: TFLite files to make: "float32", "int8_pc" (per channel), "int8_pt" (per tensor).
-        output: Output type of the int8 files, "float32" or "int8"; None leaves it to the target.
-        sigmoid: Ends the files in a sigmoid; else they give logits. None leaves it to the target.
-        pose: Output of the files of a network with four heads, which decode inside: "xy" for (1, K
-            * 3) x, y, score; "yx" for Google's (1, 1, K, 3) y, x, score.
-        upsample: Exports with this way of upsampling ("bilinear", "nearest", "transposed"),
-            whatever the network was trained with; None keeps its own.
-        upsampling_tuning: Self-distillation of a network with new upsampling; None for none.
-        calibration_images: How many training images set the activation ranges.
-        calibration_seed: Of their choice.
-        ptq: Per int8 form: how post-training quantisation is helped.
-        qat: Per int8 form: quantisation-aware fine-tuning after recovery; None or not named for
-            none.
-        auto: Takes the cheapest of plain ranges, recovery and tuning that keeps the score; None
-            takes all that is configured.
-        limits: Of the gates.
+        forms: TFLite variants: "float32", "int8_pc" (per channel), "int8_pt" (per tensor).
+        output: Output type of the int8 files, "float32" or "int8"; None for the target's.
+        sigmoid: Whether the files output probabilities instead of logits; None for the target's.
+        pose: Output of files of a network with four heads, which contain the decoding: "xy" for
+            (1, K * 3) x, y, score; "yx" for Google's (1, 1, K, 3) y, x, score.
+        upsample: Upsampling of the exported network ("bilinear", "nearest", "transposed"); None
+            for that of the training.
+        upsampling_tuning: Self-distillation after a change of upsampling; None to skip it.
+        calibration_images: Number of training images for calibration.
+        calibration_seed: Seed of their selection.
+        ptq: int8 variant -> post-training quantisation settings.
+        qat: int8 variant -> quantisation-aware training after PTQ; None or missing to skip it.
+        auto: Automatic selection of the cheapest of min-max, PTQ and QAT that keeps the score; None
+            applies all that is configured.
+        limits: Limits of the acceptance checks.
     """
 
     forms: Sequence[Artefact] = ("float32", "int8_pc", "int8_pt")
@@ -77,8 +76,8 @@ class QuantSettings:
     def __post_init__(self) -> None:
         if not isinstance(self.calibration_images, int) or self.calibration_images < 1:
             raise HeatposeError(
-                f"quant.calibration_images={self.calibration_images} sets no activation range; use"
-                " 1 or more, 128 by default."
+                f"quant.calibration_images must be >= 1 (128 by default), got"
+                f" {self.calibration_images}."
             )
         if unknown := [form for form in self.forms if form not in FORMS]:
             raise HeatposeError(
@@ -104,7 +103,7 @@ def score(path: Path, source: Source) -> float | None:
     """Scores a checkpoint by the published protocol and prints the table.
 
     Returns:
-        Mean OKS in percent; None when the source has no evaluation people.
+        Mean OKS in percent; None if the source has no evaluation set.
     """
     loaded = load_checkpoint(path)
     instances = source.evaluation(loaded.skeleton)
@@ -131,15 +130,15 @@ def export(
     """Writes `exports/<name>` for a checkpoint and prints its table.
 
     Args:
-        path: The checkpoint.
-        source: Training people for the calibration, evaluation people for the score.
-        name: Of the bundle.
+        path: Checkpoint.
+        source: Training instances for calibration, evaluation instances for scores.
+        name: Name of the bundle.
         exports: Folder of the bundles.
-        quant: What to make.
-        config: For the manifest, plain values.
-        score: False leaves the evaluation people out.
-        command: What was typed, for the manifest and the report.
-        target: The board it is for; decides what `quant` leaves open.
+        quant: Export settings.
+        config: Configuration for the manifest, plain values.
+        score: Whether to score on the evaluation set.
+        command: Command line, for the manifest and the report.
+        target: Board; provides defaults for `quant`.
 
     Raises:
         HeatposeError: As `export_bundle`.
@@ -190,9 +189,9 @@ def _upsampling(
     scored: Sequence[Person],
     console: Console,
 ) -> MoveNet:
-    """The network with the way of upsampling that is to be exported, taught by what it was.
+    """The network with the upsampling of `quant`, tuned by self-distillation if that changed.
 
-    Images held out for the choice do not teach.
+    Hold-out images of the automatic selection are not used.
     """
     network = with_upsampling(loaded.network, quant.upsample or loaded.network.settings["upsample"])
     if network is loaded.network or quant.upsampling_tuning is None:
@@ -202,8 +201,8 @@ def _upsampling(
     from heatpose.quantize.select import split_training
 
     console.print(
-        f"Upsampling becomes {quant.upsample}: {quant.upsampling_tuning.steps} steps to say again"
-        f" what {loaded.network.settings['upsample']} said."
+        f"Upsampling changes from {loaded.network.settings['upsample']} to {quant.upsample}:"
+        f" {quant.upsampling_tuning.steps} steps of self-distillation."
     )
     instances, _ = split_training(training, shared_images(training, scored), quant.auto)
     images = draw_augmented(
@@ -220,9 +219,9 @@ def _upsampling(
 def endings(
     quant: QuantSettings, target: Target | None, four_heads: bool = False
 ) -> tuple[Output, bool]:
-    """Output type and whether a sigmoid ends the files.
+    """Output type, and whether the output is a probability: from `quant`, else from the target.
 
-    As `quant` says, else as the target wants it. Decoded poses are float32 in any case.
+    Decoded poses are always float32.
     """
     wanted: Output = "float32" if four_heads or target is None else target.export.output
     return quant.output or wanted, (
@@ -235,10 +234,7 @@ def _model_name(loaded: LoadedCheckpoint, name: str) -> str:
 
 
 def result_of_bundle(bundle: BundleResult, boards: Sequence[Target]) -> RunResult:
-    """What a run with an export came to, "failed" where a gate refused a file.
-
-    The bundle is kept, its bad files marked.
-    """
+    """Result of a run with an export; status "failed" if a file failed an acceptance check."""
     from heatpose.deploy.estimate import estimate
     from heatpose.tflite.reader import read_graph
 
@@ -259,8 +255,8 @@ def result_of_bundle(bundle: BundleResult, boards: Sequence[Target]) -> RunResul
         dict.fromkeys(str(check["artefact"]) for check in bundle.checks if not check["passed"])
     )
     reason = (
-        f"{', '.join(failed)} failed a gate and must not be shipped; the bundle '{bundle.folder}'"
-        " keeps the rejected files and the reasons."
+        f"{', '.join(failed)} failed an acceptance check and must not be deployed; see the reasons"
+        f" in the bundle '{bundle.folder}', which keeps the rejected files."
     )
     return RunResult(
         "failed" if failed else "finished",
@@ -274,7 +270,7 @@ def result_of_bundle(bundle: BundleResult, boards: Sequence[Target]) -> RunResul
 
 
 def result_of_checkpoint(path: Path, oks: float | None, boards: Sequence[Target]) -> RunResult:
-    """What a run without an export came to; estimates are those of the network."""
+    """Result of a run without an export; estimates are those of the network."""
     from heatpose.deploy.estimate import network_estimate
 
     loaded = load_checkpoint(path)

@@ -1,4 +1,4 @@
-"""Train a network, score it, export it."""
+"""Entry point `train`: trains a network, scores and exports it."""
 
 from __future__ import annotations
 
@@ -23,35 +23,34 @@ def main() -> None:
 
 
 def entry(config: DictConfig) -> float | tuple[float, ...] | None:
-    """Runs the configured steps; returns the configured objectives, for sweeps."""
+    """Hydra task: runs the configured steps; returns the configured objectives, for sweeps."""
     return run_entry(train, config)
 
 
 def train(config: DictConfig) -> RunResult | None:
-    """Fit, score, export."""
-    # Imported here: composing the configuration and its errors need none of the seconds that torch
-    # and Lightning take.
+    """Trains, scores and exports as configured."""
+    # Imported here: composing the configuration must not import torch and Lightning.
     from heatpose.entries import build
 
     build.check_settings(config)
-    build.quiet(config)
+    build.setup_libraries(config)
     build.check(config)
     trained = train_shared(config, fit_model) if config.shared_weights else fit_model(config)
     return build.finish(config, *trained) if trained and is_first_process() else None
 
 
 def fit_model(config: DictConfig) -> tuple[Path, Source] | None:
-    """Fit; the best checkpoint and the data. None where only a learning rate was looked for."""
+    """Trains; returns the best checkpoint and the data, or None after a learning rate search."""
     from heatpose.entries import build
     from heatpose.training import fit as training
     from heatpose.training import lr_finder as rate_finder
 
     folder = run_folder(config)
     trains = config.fit or config.lr_find
-    # First, because settings that cannot be trained with should be refused before anything slow.
+    # First, because it rejects invalid trainer settings before anything slow begins.
     trainer = build.build_trainer(config, folder) if trains else None
     skeleton, preprocessing, source = build.build_inputs(config)
-    if is_first_process():  # the others find the data there
+    if is_first_process():  # other processes use the prepared data
         source.prepare()
     module = build.build_module(
         config, build.build_network(config, skeleton), skeleton, preprocessing, source

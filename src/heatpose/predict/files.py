@@ -1,4 +1,4 @@
-"""What is to be predicted: image files, video files, folders of both, cameras."""
+"""Inputs (images, videos, folders, cameras) and outputs (names, COCO results, drawings)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpe
 
 @dataclass(frozen=True)
 class Sources:
-    """What was found.
+    """Inputs of a prediction, without duplicates.
 
     Attributes:
-        images: Files, each once.
-        videos: Files, each once.
-        cameras: Numbers, as the operating system counts them.
+        images: Image files.
+        videos: Video files.
+        cameras: Camera numbers of the operating system.
     """
 
     images: list[Path]
@@ -38,17 +38,14 @@ class Sources:
 
 
 def find_sources(sources: Sequence[Path], out: Path | None = None) -> Sources:
-    """Sorts the sources: folders are searched with all below them.
-
-    A whole number that is no file is a camera, other files are images or videos.
+    """Classifies sources as images, videos and cameras; folders are searched recursively.
 
     Args:
-        sources: Files, folders, numbers.
-        out: A folder below a source that is passed over: it holds what was drawn before.
+        sources: Files, folders, and integers (cameras, unless a file has that name).
+        out: Output folder, excluded from the search.
 
     Raises:
-        HeatposeError: A source does not exist, `out` is a source itself, or there is neither image,
-            video nor camera.
+        HeatposeError: A source does not exist, `out` is a source itself, or nothing is found.
     """
     images: dict[Path, Path] = {}
     videos: dict[Path, Path] = {}
@@ -107,23 +104,21 @@ LONGEST_STEM = 180  # bytes of UTF-8; file systems allow 255 for a whole name
 
 
 class Names:
-    """File names in the results' folder, none twice and none of a source itself.
-
-    Equal stems are numbered.
+    """Unique file names in the output folder; equal stems are numbered.
 
     Args:
-        out: The folder.
-        sources: Files that must not be written over.
+        out: Output folder.
+        sources: Files that must not be overwritten.
     """
 
     def __init__(self, out: Path, sources: Iterable[Path]) -> None:
-        # Compared without case: on some file systems A_pose.png and a_pose.png are one file.
+        # Case-insensitive: on some file systems A_pose.png and a_pose.png are the same file.
         self._taken = {
             path.name.casefold() for path in sources if path.resolve().parent == out.resolve()
         }
 
     def of(self, stem: str, *endings: str) -> list[str]:
-        """`<stem><ending>` for each ending, all with the same number where one of them is taken."""
+        """`<stem><ending>` for each ending, with a common number if one of the names is taken."""
         stem, number = _short(stem), 1
         names = [stem + ending for ending in endings]
         while any(name.casefold() in self._taken for name in names):
@@ -141,7 +136,7 @@ def _short(stem: str) -> str:
 
 
 def image_ids(images: Sequence[Path]) -> list[int]:
-    """The files' names where all are different numbers (as COCO's are), else 1, 2, ..."""
+    """File names as ids if all are different numbers (as in COCO), else 1, 2, ..."""
     stems = [path.stem for path in images]
     if all(stem.isascii() and stem.isdigit() and len(stem) < 16 for stem in stems):
         numbers = [int(stem) for stem in stems]
@@ -158,15 +153,15 @@ def entry(
     estimator: Estimator,
     seconds: float | None = None,
 ) -> dict[str, Any]:
-    """One of COCO's results.
+    """An entry in COCO's results format.
 
     Args:
-        image_id: Of the image, or the number of the frame.
-        source: Name of the file, or of the camera.
-        pose: f32[K, 3] as fractions of the image, score.
-        shape: The image's (H, W, 3).
-        estimator: The model; what was assumed about it is noted in each entry.
-        seconds: Time of a frame.
+        image_id: Image id or frame number.
+        source: Name of the file or camera.
+        pose: f32[K, 3]: normalised x, y, and score.
+        shape: (H, W, 3) of the image.
+        estimator: Model, whose assumed values are noted.
+        seconds: Time of a frame; None for images.
     """
     points = pose * np.array([shape[1], shape[0], 1], np.float32)
     return {
@@ -182,7 +177,7 @@ def entry(
 
 
 def orientation_entry(tag: int) -> dict[str, Any]:
-    """What is added to the entry of an image file with an EXIF orientation tag."""
+    """Additional keys for an image file with an EXIF orientation tag."""
     return {} if tag == 1 else {"exif_orientation": tag, "keypoints_frame": "upright"}
 
 
@@ -197,21 +192,21 @@ def write_entries(path: Path, entries: Sequence[dict[str, Any]]) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder with its parents.
+    """Creates a folder with its parents.
 
     Raises:
-        HeatposeError: It cannot be made.
+        HeatposeError: The folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise HeatposeError(
-            f"Folder '{folder}' cannot be made ({error.strerror}); give another one."
+            f"Folder '{folder}' cannot be created ({error.strerror}); give another one."
         ) from error
 
 
 def save_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """Writes u8[H, W, 3] as JPEG where the path ends in .jpg, else as PNG.
+    """Writes u8[H, W, 3] as JPEG if the suffix is .jpg, else as PNG.
 
     Raises:
         HeatposeError: The path cannot be written.

@@ -1,4 +1,4 @@
-"""Two models' poses of one image side by side, with the distance of each keypoint below."""
+"""Options and summary of a prediction; drawing of one model or of two side by side."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from heatpose.pose.draw import SHEET_BACKGROUND, contact_sheet, draw_pose, text_
 from heatpose.predict.estimator import Estimator
 
 PANEL = (420, 1280)
-"""Pixels of a panel's longer side, at least and at most.
-
-Other images are scaled, so that the caption can be read.
-"""
+"""Minimum and maximum of a panel's longer side in pixels; other images are scaled."""
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far apart two models place the keypoint `name`.
+    """Distance between two models' predictions of a keypoint.
 
     Attributes:
-        pixels: Of the image.
-        seen: Both scores reach the threshold.
+        name: Keypoint.
+        pixels: Distance in image pixels.
+        seen: Whether both scores reach the threshold.
     """
 
     name: str
@@ -42,10 +40,10 @@ def distances(
     """Distances of the keypoints that both skeletons have.
 
     Args:
-        poses: Two f32[K, 3], fractions of the image and score.
+        poses: Two f32[K, 3]: normalised x, y, and score.
         estimators: Their models.
-        shape: The image's (H, W, 3).
-        threshold: Of the score.
+        shape: (H, W, 3) of the image.
+        threshold: Score threshold.
     """
     first, second = (estimator.skeleton for estimator in estimators)
     extent = np.array([shape[1], shape[0]], np.float64)
@@ -59,7 +57,7 @@ def distances(
 
 
 def labels_of(estimators: Sequence[Estimator]) -> list[str]:
-    """File names; with the folder where the names are equal."""
+    """File names of the models, with their folder if the names are equal."""
     paths = [estimator.runner.path for estimator in estimators]
     same = len({path.name for path in paths}) < len(paths)
     return [f"{path.parent.name}/{path.name}" if same else path.name for path in paths]
@@ -71,19 +69,16 @@ def side_by_side(
     estimators: Sequence[Estimator],
     threshold: float,
 ) -> NDArray[np.uint8]:
-    """The image twice, each with one model's skeleton and the model's name.
-
-    And below the distances in pixels of the image.
+    """Draws the poses of two models side by side, with names above and distances below.
 
     Args:
         image: u8[H, W, 3].
         poses: Two f32[K, 3].
         estimators: Their models.
-        threshold: Keypoints with a lower score are not drawn, and their distances stand in
-            brackets.
+        threshold: Keypoints with a lower score are not drawn; their distances are in brackets.
 
     Returns:
-        u8[H', W', 3]; of one size for images of one size and the same models.
+        u8[H', W', 3], whose size depends only on the image's size and the models.
     """
     panels = [
         draw_pose(_fitted(image), pose, estimator.skeleton, threshold=threshold)
@@ -93,7 +88,7 @@ def side_by_side(
     apart = distances(poses, estimators, image.shape, threshold)
     block = text_block(_title(apart), _cells(apart), sheet.shape[1], columns=4)
     joined: NDArray[np.uint8] = np.concatenate([sheet, block])
-    # video codecs want even sides
+    # video codecs need even sides
     return np.pad(
         joined,
         ((0, joined.shape[0] % 2), (0, joined.shape[1] % 2), (0, 0)),
@@ -129,12 +124,12 @@ def _fitted(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn.
+    """Models and drawing options.
 
     Attributes:
-        estimators: The model, or two that are drawn side by side.
+        estimators: One model, or two that are drawn side by side.
         threshold: Keypoints with a lower score are not drawn.
-        draw: False writes the keypoints alone.
+        draw: False writes only the keypoints.
     """
 
     estimators: Sequence[Estimator]
@@ -144,7 +139,7 @@ class Drawing:
     def image(
         self, image: NDArray[np.uint8], poses: Sequence[NDArray[np.float32]]
     ) -> NDArray[np.uint8]:
-        """u8[H, W, 3] and a pose for each model -> the drawn image."""
+        """Draws a pose f32[K, 3] of each model on u8[H, W, 3]."""
         if len(poses) == 1:
             return draw_pose(image, poses[0], self.estimators[0].skeleton, threshold=self.threshold)
         return side_by_side(image, poses, self.estimators, self.threshold)
@@ -152,13 +147,13 @@ class Drawing:
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """How videos and cameras are treated.
+    """Options for videos and cameras.
 
     Attributes:
-        smooth: Filters the keypoints over time.
-        crop: Looks at the surroundings of the person of the frame before.
-        images: Writes the frames as images instead of an .mp4.
-        limit: Stops after so many frames of each.
+        smooth: Filter the keypoints over time.
+        crop: Crop each frame around the person of the previous one.
+        images: Write the frames as images instead of an .mp4.
+        limit: Maximum number of frames of each.
     """
 
     smooth: bool = True
@@ -177,17 +172,17 @@ class Skipped:
 
 @dataclass
 class PredictSummary:
-    """What became of the sources.
+    """Summary of a prediction.
 
     Attributes:
-        images: Images that were predicted.
-        turned: Those of them that have an EXIF orientation tag.
-        frames: Video or camera -> its frames that were predicted.
-        drawn: The images and videos written, in the order of the sources.
-        results: The json files with all keypoints.
+        images: Number of predicted images.
+        turned: Number of images with an EXIF orientation tag.
+        frames: Video or camera -> number of predicted frames.
+        drawn: Written images and videos, in the order of the sources.
+        results: Written JSON files.
         skipped: Images and videos that could not be read.
-        cut: Sentences about videos that end too early.
-        apart: Keypoint -> distances in pixels where both of two models see it.
+        cut: Sentences on truncated videos.
+        apart: Keypoint -> distances in pixels where both models' scores reach the threshold.
     """
 
     images: int = 0
@@ -202,14 +197,14 @@ class PredictSummary:
     def compare(
         self, drawing: Drawing, poses: Sequence[NDArray[np.float32]], shape: tuple[int, ...]
     ) -> None:
-        """Takes note of how far apart two models are on an image of shape (H, W, 3)."""
+        """Adds the distances between two models on an image of shape (H, W, 3)."""
         if len(poses) == 2:
             for entry in distances(poses, drawing.estimators, shape, drawing.threshold):
                 if entry.seen:
                     self.apart.setdefault(entry.name, []).append(entry.pixels)
 
     def add(self, other: PredictSummary) -> None:
-        """Takes in what became of further sources."""
+        """Adds the summary of further sources."""
         self.images += other.images
         self.turned += other.turned
         self.drawn += other.drawn
@@ -221,10 +216,7 @@ class PredictSummary:
             self.apart.setdefault(name, []).extend(pixels)
 
     def __str__(self) -> str:
-        """What happened, a line each for the images.
-
-        Every video and every source that was skipped.
-        """
+        """One line each for the images, every video and every skipped source."""
         lines = []
         if self.images:
             did, json = "Drew" if self.drawn else "Predicted", self.results[0]
@@ -239,10 +231,10 @@ class PredictSummary:
         lines += self._apart()
         lines += self.cut
         lines += [f"Skipped: {skipped.reason}" for skipped in self.skipped]
-        return "\n".join(lines).encode("utf-8", "replace").decode()  # file names need not be text
+        return "\n".join(lines).encode("utf-8", "replace").decode()  # names may not be UTF-8
 
     def _wrote(self) -> list[str]:
-        """Of videos, where an image's name does not say where its image is."""
+        """Written videos and JSON files, if there are videos."""
         if not self.frames:
             return []
         listed = [

@@ -1,4 +1,4 @@
-"""Image files through the models: decoded and drawn in threads beside the network."""
+"""Prediction on image files, videos and cameras, with I/O in threads parallel to the network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from heatpose.utils.image_files import decode_image
 
 @dataclass(frozen=True)
 class _Loaded:
-    """An upright image, its file's orientation tag, and the inputs that it gives for the models."""
+    """An upright image, its EXIF orientation, and the inputs of the models."""
 
     place: int
     image: NDArray[np.uint8]
@@ -43,7 +43,7 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Seen:
-    """An image and what the models find on it: answers, out of which `finish` makes poses."""
+    """An image and the models' results: deferred `answers`, decoded `poses`."""
 
     place: int
     image: NDArray[np.uint8]
@@ -55,14 +55,14 @@ class _Seen:
 def predict_images(
     images: Sequence[Path], out: Path, drawing: Drawing, names: Names, progress: Any
 ) -> PredictSummary:
-    """Finds the person on every image.
+    """Predicts the pose on every image and writes drawings and keypoints.
 
     Args:
-        images: The files.
-        out: Folder to write into.
-        drawing: What is drawn, of which models.
-        names: For the images.
-        progress: Called with the number of images that are done.
+        images: Image files.
+        out: Output folder.
+        drawing: Models and drawing options.
+        names: Unique output names.
+        progress: Called with the number of processed images.
 
     Raises:
         HeatposeError: A file cannot be written.
@@ -86,7 +86,7 @@ def predict_images(
             return seen
         seen = replace(seen, poses=[answer() for answer in seen.answers])
         if drawing.draw:
-            make_folder(out)  # not before there is something to put into it
+            make_folder(out)  # only when there is an output
             save_image(targets[seen.place], drawing.image(seen.image, seen.poses))
         return seen
 
@@ -117,7 +117,7 @@ def predict_images(
 def _seen(
     images: Sequence[Path], estimators: Sequence[Estimator]
 ) -> Generator[_Seen | Skipped, None, None]:
-    """What the models find, in the images' order."""
+    """Results of the models in the order of the images."""
 
     def load(numbered: tuple[int, Path]) -> _Loaded | Skipped:
         place, path = numbered
@@ -148,10 +148,9 @@ Drawn = tuple[Frame, list[NDArray[np.float32]], NDArray[np.uint8] | None]
 def tracked(
     frames: Iterable[Frame], drawing: Drawing, options: VideoOptions
 ) -> Generator[Tracked, None, None]:
-    """Each frame with a pose of every model.
+    """Yields each frame with a pose of every model.
 
-    Reading, resizing, the networks, and here the poses are a thread each, so that the networks need
-    not wait.
+    Reading, resizing, inference and decoding each have a thread.
     """
     trackers = [
         Tracker(estimator, options.smooth, options.crop, drawing.threshold)
@@ -186,10 +185,7 @@ def tracked(
 def drawn(
     frames: Iterable[Frame], drawing: Drawing, options: VideoOptions
 ) -> Generator[Drawn, None, None]:
-    """`tracked`, with the drawn image; drawing runs beside the network.
-
-    The image is None where none is wanted.
-    """
+    """`tracked` with the drawn image, or None without drawing; drawn in parallel to the network."""
 
     def draw(item: Tracked) -> Drawn:
         frame, poses = item
@@ -214,18 +210,17 @@ def predict_video(
     names: Names,
     progress: Any,
 ) -> PredictSummary:
-    """Finds the person on every frame; writes the drawn video and the keypoints.
+    """Predicts the pose on every frame; writes the drawn video and the keypoints.
 
-    A camera runs until `options.limit` or until the user interrupts, which ends it like the end of
-    a file.
+    A camera runs until `options.limit` or Ctrl-C.
 
     Args:
-        source: A file, or the number of a camera.
-        out: Folder to write into.
-        drawing: What is drawn, of which models.
-        options: How.
-        names: For the files.
-        progress: Called with the number of frames that are done and, where it is known, of all.
+        source: Video file, or camera number.
+        out: Output folder.
+        drawing: Models and drawing options.
+        options: Video options.
+        names: Unique output names.
+        progress: Called with the number of processed frames and the total, if known.
 
     Raises:
         HeatposeError: The video cannot be opened, or a file cannot be written.
@@ -256,7 +251,7 @@ def predict_video(
 def _run(
     video: Video, sink: Sink, drawing: Drawing, options: VideoOptions, progress: Any
 ) -> tuple[list[list[dict[str, Any]]], PredictSummary]:
-    """The results for each model; the sink is finished, or emptied where something fails."""
+    """Results of each model; the sink is finished, or discarded after an error."""
     entries: list[list[dict[str, Any]]] = [[] for _ in drawing.estimators]
     summary = PredictSummary()
     total = min((n for n in (video.expected, options.limit) if n is not None), default=None)

@@ -10,9 +10,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heatpose.report.bundle import Bundle
+from heatpose.report.bundle import Bundle, on_boards
 from heatpose.report.content import Figures, Section, guarded_section
-from heatpose.report.costs import costs, on_boards
+from heatpose.report.costs import costs
 from heatpose.report.curves import curves, operators, reproduction
 from heatpose.report.gallery import gallery
 from heatpose.report.scores import drift, instances, losses

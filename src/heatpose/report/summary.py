@@ -13,7 +13,7 @@ import numpy as np
 
 from heatpose.evaluation.metrics import bootstrap_interval
 from heatpose.evaluation.published import OutputForm, Published, counterparts
-from heatpose.report.bundle import FORMS, Artefact, Bundle
+from heatpose.report.bundle import FORMS, Artefact, Bundle, OnBoard, Taken
 from heatpose.report.content import (
     Block,
     Cell,
@@ -26,7 +26,6 @@ from heatpose.report.content import (
     guarded,
     missing,
 )
-from heatpose.report.costs import OnBoard, Taken
 
 Boards = Mapping[str, Sequence[OnBoard]]
 """Label of a bundle -> what its files take."""
