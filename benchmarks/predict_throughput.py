@@ -32,9 +32,9 @@ import numpy as np
 from heatpose.evaluation.evaluate import skeleton_of
 from heatpose.predict import Drawing, VideoOptions
 from heatpose.predict.estimator import Estimator, Tracker
+from heatpose.predict.files import Names
 from heatpose.predict.frames import Frame, Mp4
-from heatpose.predict.results import Names
-from heatpose.predict.video import drawn, predict_video
+from heatpose.predict.run import drawn, predict_video
 from heatpose.runners.tflite_runner import TFLiteRunner
 
 

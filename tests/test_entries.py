@@ -129,7 +129,7 @@ def test_ctrl_c_is_one_sentence(
         assert started(monkeypatch, tmp_path, task) == 1
     finally:
         signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr().err == "error: Interrupted; the same command begins again.\n"
+    assert capsys.readouterr().err == "error: Interrupted; run the same command again.\n"
 
 
 def test_a_refusal_of_lightnings_is_never_a_traceback(

@@ -185,7 +185,7 @@ def test_a_bare_file_gives_the_same_package(
     made, wanted = bare.with_suffix("") / target, bundle / target
     names = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
     assert names == {p.relative_to(wanted).as_posix() for p in wanted.rglob("*") if p.is_file()}
-    assert "Assumed, because the file does not say it" in (made / "README.md").read_text()
+    assert "Assumed, because the file does not state it" in (made / "README.md").read_text()
     inside = heatpose("deploy", bundle / bare.name, "--target", target)  # a file of a bundle
     assert inside.status == 0 and "Keypoints are those of" not in inside.out
 

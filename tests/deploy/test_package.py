@@ -126,12 +126,13 @@ def test_rejected_artefacts_are_refused_and_go_on_request(bundle: Path) -> None:
     (bundle / "pose_64_int8_pt.tflite").rename(bundle / "pose_64_int8_pt.rejected.tflite")
     target = load_target("stm32mp2")
     with pytest.raises(
-        HeatposeError, match=r"failed a gate.*Two operators are not as expected\..*--allow-rejected"
+        HeatposeError,
+        match=r"acceptance check.*Two operators are not as expected\..*--allow-rejected",
     ):
         write_package(bundle, target)
     assert not (bundle / "stm32mp2").exists()
     package = write_package(bundle, target, allow_rejected=True)
-    assert (package.folder / "pose_64_int8_pt.tflite").is_file() and "failed a gate" in (
+    assert (package.folder / "pose_64_int8_pt.tflite").is_file() and "an acceptance check" in (
         package.folder / "README.md"
     ).read_text()
     assert json.loads((package.folder / "deploy.json").read_text())["rejected"] is True

@@ -23,7 +23,7 @@ def _config(name: str = "stm32n6", **changes: object) -> DictConfig:
 def test_no_board_no_word(capsys: pytest.CaptureFixture[str], bundle: Path) -> None:
     config = OmegaConf.create({"target": None})
     build.check_budget(config, MoveNet(13, 0.35), Preprocessing(64))
-    build.hand_over(config, bundle)
+    build.deploy_bundle(config, bundle)
     assert not capsys.readouterr().out and not (bundle / "stm32n6").exists()
 
 
@@ -47,13 +47,13 @@ def test_a_budget_ends_the_run_or_warns(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_finished_bundle_is_handed_over(bundle: Path) -> None:
-    build.hand_over(_config(), bundle)
+    build.deploy_bundle(_config(), bundle)
     assert (bundle / "stm32n6/user_neuralart.json").is_file()
-    build.hand_over(_config("stm32mp2"), bundle)
+    build.deploy_bundle(_config("stm32mp2"), bundle)
     assert (bundle / "stm32mp2/pose_app.py").is_file()
 
 
 def test_a_rejected_artefact_is_left_to_the_gates(bundle: Path) -> None:
     (bundle / "pose_64_int8_pt.tflite").rename(bundle / "pose_64_int8_pt.rejected.tflite")
-    build.hand_over(_config("stm32mp2"), bundle)
+    build.deploy_bundle(_config("stm32mp2"), bundle)
     assert not (bundle / "stm32mp2").exists()

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from heatpose.data.download import MARKER, Archive, changed_folders
-from heatpose.doctor.data import data_checks
-from heatpose.doctor.system import disk_checks, program_checks
+from heatpose.doctor.machine import data_checks, disk_checks, program_checks
 from tests.conftest import Heatpose
 
 STEDGEAI = "#!/bin/sh\necho 'ST Edge AI Core v{version}-20000 329b0e98'\necho '  STM32N6 1.0'\n"

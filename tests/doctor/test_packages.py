@@ -6,8 +6,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from heatpose.doctor import worst
-from heatpose.doctor.check import Check
-from heatpose.doctor.packages import (
+from heatpose.doctor.checks import (
+    Check,
     installed_versions,
     known_bad,
     python_check,

@@ -75,7 +75,7 @@ def composed(monkeypatch: pytest.MonkeyPatch, entry: str, *overrides: str) -> Di
 
 
 def test_the_configured_run_trains_and_scores(config: DictConfig, tmp_path: Path) -> None:
-    build.quiet(config)
+    build.setup_libraries(config)
     skeleton, preprocessing, source = build.build_inputs(config)
     assert (
         skeleton == ST_13
@@ -120,7 +120,7 @@ def test_a_seed_fixes_the_first_weights(config: DictConfig) -> None:
     drawn: list[torch.Tensor] = []
     for seed in (3, 3, 4):
         config.seed = seed
-        build.quiet(config)
+        build.setup_libraries(config)
         drawn.append(build.build_network(config, ST_13).top.conv.weight)
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
@@ -188,7 +188,7 @@ def test_an_export_takes_the_data_that_the_checkpoint_names(
     save_checkpoint(unknown, MoveNet(13, 0.35), ST_13, Preprocessing(64))
     config = composed(monkeypatch, "export", f"checkpoint={unknown}")
     with pytest.raises(
-        HeatposeError, match=r"does not say what data it was trained on; set data\.root=FOLDER"
+        HeatposeError, match=r"does not name its training data; set data\.root=FOLDER"
     ):
         build.source_for(config)
 
@@ -224,8 +224,8 @@ def test_an_export_can_change_the_upsampling(
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["quant.calibration_images=0"], "sets no activation range"),
-        (["quant.calibration_images=many"], "sets no activation range"),
+        (["quant.calibration_images=0"], "must be >= 1"),
+        (["quant.calibration_images=many"], "must be >= 1"),
         (["quant.forms=[int4]"], "int4"),
         (["quant.output=int4"], "int4"),
         (
@@ -287,7 +287,7 @@ def test_plain_values_are_plain(config: DictConfig) -> None:
 def test_remarks_that_no_user_can_act_on_are_quiet(config: DictConfig) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        build.quiet(config)
+        build.setup_libraries(config)
         warnings.warn(
             "The 'train_dataloader' does not have many workers which may be a bottleneck.",
             stacklevel=1,

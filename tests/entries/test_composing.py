@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from heatpose.entries.composing import known_keys, nearest
+from heatpose.entries.command_line import known_keys, nearest
 from heatpose.utils.files import conf_folder
 from tests.conftest import Heatpose
 

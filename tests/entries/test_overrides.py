@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from omegaconf import OmegaConf
 
-from heatpose.entries.overrides import options_of, quoted
+from heatpose.entries.command_line import options_of, quoted
 from heatpose.errors import HeatposeError
 from tests.conftest import Heatpose
 
@@ -191,7 +191,7 @@ def test_a_path_without_a_value_is_refused(heatpose: Heatpose) -> None:
     [
         (["--epochs", "3"], "Unrecognized arguments: --epochs"),
         (["--cfg", "nothing"], "Argument --cfg/-c: invalid choice: 'nothing'"),
-        (["--run", "-m"], "Only one of --run and --multirun is possible"),
+        (["--run", "-m"], "Only one of --run and --multirun is allowed"),
         (["--resolve"], "--resolve needs --cfg job"),
     ],
 )

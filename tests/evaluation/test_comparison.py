@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from heatpose.data.coco import benchmark_instances, read_labels
-from heatpose.evaluation.comparison import (
+from heatpose.evaluation.published import (
     IMAGES,
     Comparison,
     compare,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from heatpose.evaluation.comparison import known_images
+from heatpose.evaluation.published import known_images
 from heatpose.export.card import head_entries, terms
 from tests.exporting import Case
 

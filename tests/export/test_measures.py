@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from heatpose.tflite.graph import macs, peak_activation_bytes
 from heatpose.tflite.inspect import inspect_tflite
 from heatpose.tflite.reader import Graph, read_graph
-from heatpose.tflite.stats import macs, peak_activation_bytes
 
 SHARED = Path(os.environ.get("HEATPOSE_SHARED", Path(__file__).parents[2] / ".." / "shared"))
 LIGHTNING = SHARED / "models" / "movenet_singlepose_lightning_int8_4.tflite"

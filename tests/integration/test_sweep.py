@@ -82,8 +82,7 @@ def test_a_sweep_goes_all_the_way_and_is_not_run_twice(place: Any) -> None:
     again = place.run("train", *sweep)
     assert (
         again.status == 1
-        and "quickstart_resolution-64: finished before with this configuration, not run again"
-        in again.out
+        and "quickstart_resolution-64: already finished with this configuration" in again.out
     )
     assert (bundle / "manifest.json").read_bytes() == before and table(folder)[0] == whole
 

@@ -253,7 +253,7 @@ def test_a_run_with_a_teacher_asks_it_once(place: Any, tiny_checkpoint: Path) ->
     for name in ("first", "second"):
         ran = place.run("train", *options, f"name={name}")
         assert ran.status == 0, ran.err
-        assert "Teacher best.ckpt agrees with the labels of " in ran.out
+        assert "OKS of teacher best.ckpt on " in ran.out
     kept = [path for path in Path(place.folder, "kept").iterdir() if path.is_dir()]
     assert len(kept) == 1 and {path.name for path in kept[0].iterdir()} == {
         "maps.npy",

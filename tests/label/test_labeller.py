@@ -10,7 +10,7 @@ import pytest
 
 from heatpose.errors import HeatposeError
 from heatpose.label.labeller import ImageBoxes, around, box_of, match, read_boxes, usable
-from heatpose.predict.tracking import Region
+from heatpose.predict.estimator import Region
 
 
 def test_the_box_reaches_beyond_the_keypoints() -> None:

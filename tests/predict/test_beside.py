@@ -11,8 +11,8 @@ import pytest
 
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
-from heatpose.predict.beside import PANEL, distances, labels_of, side_by_side
 from heatpose.predict.estimator import Estimator
+from heatpose.predict.options import PANEL, distances, labels_of, side_by_side
 from heatpose.runners import PoseRunner
 
 

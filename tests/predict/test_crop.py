@@ -10,7 +10,7 @@ import pytest
 
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import COCO_17, ST_13, Skeleton
-from heatpose.predict.tracking import Region, next_region, require_torso, whole
+from heatpose.predict.estimator import Region, next_region, require_torso, whole
 
 WIDTH, HEIGHT = 800, 600
 

@@ -20,7 +20,7 @@ from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import COCO_17, Skeleton
 from heatpose.predict import Drawing, PredictSummary, predict_sources
 from heatpose.predict.estimator import Estimator
-from heatpose.predict.sources import find_sources
+from heatpose.predict.files import find_sources
 
 TWO = Skeleton(
     "two", ("left_hand", "right_hand"), (0.1, 0.1), flip_pairs=(("left_hand", "right_hand"),)
@@ -317,7 +317,7 @@ def test_never_writes_over_an_image(tmp_path: Path) -> None:
         (["empty"], "out", "There is no image or video in '.*empty'"),
         ([], "out", "There is no image or video in no source"),
         (["in"], "in", "holds the images themselves"),
-        (["in"], "in/a.png", "cannot be made"),
+        (["in"], "in/a.png", "cannot be created"),
     ],
 )
 def test_refuses_bad_sources(sources: list[str], out: str, said: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from heatpose.predict.tracking import LONGEST_GAP_S, OneEuro
+from heatpose.predict.estimator import LONGEST_GAP_S, OneEuro
 
 ALL = np.ones(2, np.bool_)
 

@@ -24,7 +24,7 @@ from heatpose.pose.skeleton import Skeleton
 from heatpose.predict import Drawing, PredictSummary, VideoOptions, predict_sources
 from heatpose.predict.estimator import Estimator
 from heatpose.predict.frames import Frame
-from heatpose.predict.video import tracked
+from heatpose.predict.run import tracked
 
 cv2 = pytest.importorskip("cv2", reason="the extra video is not installed")
 
@@ -317,5 +317,5 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(HeatposeError, match="cannot be made"):
+    with pytest.raises(HeatposeError, match="cannot be created"):
         _run([_video(tmp_path / "a.avi", 3)], tmp_path / "file" / "out")

@@ -205,7 +205,7 @@ def test_what_is_finished_is_not_run_again(
     assert called(monkeypatch, task, *sweep) == 1 and called(monkeypatch, task, *sweep) == 0
     assert [seed for seed, _ in ran] == [0, 1, 1]
     out = capsys.readouterr().out
-    assert out.count("heatpose_seed-0: finished before with this configuration, not run again") == 1
+    assert out.count("heatpose_seed-0: already finished with this configuration") == 1
     assert [row["status"] for row in table(tmp_path / "heatpose_sweep_seed")] == [
         "finished",
         "finished",
@@ -240,7 +240,7 @@ def test_a_refused_export_fails_with_its_numbers(
     def task(config: DictConfig) -> RunResult:
         return RunResult(
             "failed",
-            "int8_pc failed a gate.",
+            "int8_pc failed an acceptance check.",
             oks=60.0,
             files={"int8_pc": 12.5},
             boards={"stm32n6": BoardNumbers("int8_pc", 12.5, 16.0)},
@@ -291,7 +291,7 @@ def test_a_search_by_optuna_is_a_sweep(
         and {(b["values"]["int8_oks"], b["values"]["ms"]) for b in kept["best"]} == hull
     )
     assert {row["resolution"] for row in rows} <= {"160", "192", "224", "256"} and len(rows) <= 8
-    assert "none better in every objective" in capsys.readouterr().out
+    assert "(Pareto-optimal)" in capsys.readouterr().out
 
 
 def test_outside_sweeps_a_mistake_ends_the_command() -> None:

@@ -97,7 +97,7 @@ def test_what_was_interrupted_comes_first_with_the_same_values(tmp_path: Path) -
 
 
 def test_what_cannot_be_searched_is_said(tmp_path: Path) -> None:
-    with pytest.raises(HeatposeError, match="Nothing is searched; give a range"):
+    with pytest.raises(HeatposeError, match="The search has no range; give one"):
         opened(tmp_path, "seed=1")
     with pytest.raises(
         HeatposeError, match="maximize or minimize for each of the objectives oks, ms"

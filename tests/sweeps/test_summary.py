@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from heatpose.sweeps.summary import NO_RESULT, SEARCH, SweepRun, begin, sweep_runs, tell, write_csv
+from heatpose.sweeps.summary import (
+    NO_RESULT,
+    SEARCH,
+    SweepRun,
+    begin,
+    summarise,
+    sweep_runs,
+    write_csv,
+)
 from heatpose.training.result import BoardNumbers, RunResult
 
 
@@ -27,7 +35,7 @@ def test_one_that_never_ended_has_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep_run("a", RunResult("running"), seed="0").write(tmp_path, 0)
-    failed = tell(tmp_path, "mine")
+    failed = summarise(tmp_path, "mine")
     assert [(m.run, m.result.reason) for m in failed] == [("a", NO_RESULT)]
     assert "failed" in capsys.readouterr().out
 
@@ -40,7 +48,7 @@ def test_a_sweep_begins_empty_and_a_search_goes_on(tmp_path: Path) -> None:
     (tmp_path / SEARCH).unlink()
     begin(tmp_path)
     assert sweep_runs(tmp_path) == []
-    assert tell(tmp_path, "mine") == [] and not (tmp_path / "sweep.csv").exists()
+    assert summarise(tmp_path, "mine") == [] and not (tmp_path / "sweep.csv").exists()
 
 
 def test_the_csv_has_what_differs_and_what_is_known(tmp_path: Path) -> None:
@@ -96,10 +104,10 @@ def test_the_table_is_not_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     )
     for number in range(2):
         sweep_run(f"m{number}", result, resolution=str(192 + 32 * number)).write(tmp_path, number)
-    assert tell(tmp_path, "mine") == []
+    assert summarise(tmp_path, "mine") == []
     out = capsys.readouterr().out
     assert (
         all(text in out for text in ("192", "224", "60.12", "55.50", *names))
         and out.count("16.0*") == 6
     )
-    assert "outside the networks" in out
+    assert "* extrapolated" in out

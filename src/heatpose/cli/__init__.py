@@ -15,12 +15,9 @@ from collections.abc import Sequence
 import typer
 
 from heatpose.cli.boards import deploy, estimate, inspect
-from heatpose.cli.bundles import debug_quant, report, verify
-from heatpose.cli.images import data, predict
-from heatpose.cli.labels import label
-from heatpose.cli.machine import doctor
+from heatpose.cli.images import data, label, predict
 from heatpose.cli.released import half, models, release
-from heatpose.cli.running import PASSED_ON, export, train
+from heatpose.cli.runs import PASSED_ON, debug_quant, doctor, export, report, train, verify
 from heatpose.cli.scoring import compare, evaluate
 from heatpose.errors import exit_on_user_error
 

@@ -49,7 +49,7 @@ def evaluate(
     reference_kernels: ReferenceKernels = False,
 ) -> None:
     """Score a model by the published single-person protocol, with COCO AP beside it."""
-    from heatpose.evaluation.tables import report_table
+    from heatpose.evaluation.evaluate import report_table
     from heatpose.utils.console import show
 
     require_writable_files(json_out)
@@ -79,8 +79,7 @@ def compare(
     reference_kernels: ReferenceKernels = False,
 ) -> None:
     """Score several models on the same images; differences with a paired bootstrap interval."""
-    from heatpose.evaluation.evaluate import paired_difference
-    from heatpose.evaluation.tables import comparison_table
+    from heatpose.evaluation.evaluate import comparison_table, paired_difference
     from heatpose.utils.console import show
 
     if len(models) < 2:

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 from heatpose.deploy.features import RESIZES, Features, allocate, as_bilinear, features_of
 from heatpose.deploy.targets import Target
 from heatpose.errors import HeatposeError
-from heatpose.tflite.graph import Graph
-from heatpose.tflite.stats import weights
+from heatpose.tflite.graph import Graph, weights
 
 if TYPE_CHECKING:
     from torch import nn

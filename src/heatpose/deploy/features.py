@@ -11,8 +11,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from heatpose.deploy.targets import Npu, Pool
-from heatpose.tflite.graph import ABSENT, Graph, Operator
-from heatpose.tflite.stats import (
+from heatpose.tflite.graph import (
+    ABSENT,
+    Graph,
+    Operator,
     lifetimes,
     macs,
     peak_activation_bytes,

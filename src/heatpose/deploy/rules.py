@@ -9,9 +9,8 @@ import math
 from collections.abc import Iterator
 
 from heatpose.deploy.targets import Rules, Target
-from heatpose.tflite.graph import ABSENT, Graph, Operator
+from heatpose.tflite.graph import ABSENT, Graph, Operator, tensor_bytes, weights, weights_bytes
 from heatpose.tflite.lint import Finding, label
-from heatpose.tflite.stats import tensor_bytes, weights, weights_bytes
 
 KIB = 1024
 _POOLS = ("AVERAGE_POOL_2D", "MAX_POOL_2D")

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from heatpose.doctor.check import Check, Status
-from heatpose.doctor.data import data_checks
-from heatpose.doctor.packages import (
+from heatpose.doctor.checks import (
+    Check,
+    Status,
     installed_versions,
     known_bad,
     python_check,
     requirement_checks,
     unmet_checks,
 )
-from heatpose.doctor.system import device_checks, disk_checks, program_checks
+from heatpose.doctor.machine import data_checks, device_checks, disk_checks, program_checks
 
 
 def examine(data: Path | None = None) -> list[Check]:

@@ -212,7 +212,7 @@ class Clock(Callback):
 
 def measure_training(config: DictConfig, device: str, out: Path, processes: int) -> Speed:
     """The configured training with its loader, in `processes` processes like this one at once."""
-    build.quiet(config)
+    build.setup_libraries(config)
     skeleton, preprocessing, source = build.build_inputs(config)
     network = build.build_network(config, skeleton)
     module = build.build_module(config, network, skeleton, preprocessing, source)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heatpose.doctor.check import Check
+from heatpose.doctor.checks import Check
 from heatpose.errors import BUG, HeatposeError
 from heatpose.utils.process import Ended, run_process
 

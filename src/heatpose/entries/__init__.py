@@ -1,7 +1,7 @@
-"""The two entries that compose a configuration: `train` and `export`, as scripts and as commands.
+"""The entry points configured by Hydra: `train` and `export`, as scripts and as commands.
 
-Their modules import nothing heavy until a task runs, because composing a configuration and telling
-its errors need none of the seconds that torch takes.
+Heavy packages are imported when a task runs: composing a configuration and reporting its errors
+does not need torch.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FULL_ERRORS = "HYDRA_FULL_ERROR"
-"""Hydra hands its errors over where this is 1 in the environment; else it prints them itself."""
+"""Environment variable; 1 makes Hydra raise its errors instead of printing them."""
 Entry = Callable[["DictConfig"], Any]
 
 
 def run(entry: Entry, name: str) -> None:
     """Composes the configuration from the command line and runs an entry with it.
 
-    What is wrong with the command line or the configuration ends the process with one sentence:
-    status 2 for options that do not exist, 1 for everything else.
+    Errors of the command line or configuration exit with one sentence: status 2 for unknown
+    options, 1 otherwise.
 
     Args:
-        entry: The task, which Hydra calls.
-        name: Of the configuration: "train" or "export".
+        entry: Task, called by Hydra with the configuration.
+        name: Name of the configuration, "train" or "export".
     """
     # Imported here: `heatpose --help` needs none of it.
     import hydra
 
-    from heatpose.entries.overrides import options_of, quoted, refuse_old_resolvers
+    from heatpose.entries.command_line import options_of, quoted, refuse_old_resolvers
 
     with exit_on_user_error():
         options = options_of(sys.argv[1:])
@@ -61,15 +61,15 @@ def run(entry: Entry, name: str) -> None:
             with _errors_handed_over():
                 composed()
         except KeyboardInterrupt as stopped:
-            raise InterruptedRun("Interrupted; the same command begins again.") from stopped
+            raise InterruptedRun("Interrupted; run the same command again.") from stopped
         except Exception as error:
             if not _is_hydras(error):
                 raise
-            if os.environ.get(FULL_ERRORS) == "1":  # as the user wants it
+            if os.environ.get(FULL_ERRORS) == "1":  # set by the user
                 traceback.print_exception(error)
                 sys.exit(1)
-            # Imported here: only a configuration that is wrong needs it.
-            from heatpose.entries.composing import composing_sentence
+            # Imported here: only needed for errors.
+            from heatpose.entries.command_line import composing_sentence
 
             raise HeatposeError(composing_sentence(error, name, sys.argv[1:], folders)) from error
 
@@ -94,13 +94,13 @@ def _is_hydras(error: Exception) -> bool:
 
 
 def refuse_empty_groups(arguments: Sequence[str]) -> None:
-    """Refuses a group of settings that is given nothing, for which Hydra has a traceback only.
+    """Rejects empty config groups, for which Hydra prints only a traceback.
 
     Args:
-        arguments: The command line, without the program.
+        arguments: Command line, without the program.
 
     Raises:
-        HeatposeError: `GROUP=`, `GROUP=null`, or `~GROUP` where the group is needed.
+        HeatposeError: `GROUP=`, `GROUP=null`, or `~GROUP` for a required group.
     """
     for argument in arguments:
         given = re.fullmatch(r"([a-z_]+)=(?:null|None)?", argument)
@@ -116,4 +116,4 @@ def refuse_empty_groups(arguments: Sequence[str]) -> None:
 
 
 OPTIONAL = ("target", "recipe", "experiment", "debug", "sweep")
-"""Groups without which a run is complete."""
+"""Optional config groups."""

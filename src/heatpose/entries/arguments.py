@@ -1,8 +1,7 @@
-"""Whether the configuration's objects can be made of their settings, before anything slow begins.
+"""Checks the configuration against the signatures of its `_target_`s before anything slow begins.
 
-Each `_target_` is held against the signature of what it names: a setting that it does not take, or
-a value of a type that it does not take, is one sentence with the key. Ranges are the objects' own
-matter.
+An unknown setting or a value of the wrong type is an error with the key. Ranges are checked by the
+objects themselves.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from heatpose.entries.overrides import current_key
+from heatpose.entries.command_line import current_key
 from heatpose.errors import HeatposeError, first_line
 
 OBJECTS = (
@@ -45,7 +44,7 @@ OBJECTS = (
 )
 """Entries of the configuration that are groups of settings, or null."""
 MANY = 15
-"""Names that a sentence holds."""
+"""Maximum number of names in an error message."""
 _OWN = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _LISTS = (list, tuple, Sequence)
 _PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
@@ -58,34 +57,34 @@ _PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(_LISTS, ((ListConfig,), "a list")),
     **dict.fromkeys((dict, Mapping), ((DictConfig,), "a group of settings")),
 }
-"""Type of an argument -> types of the configuration that make one, and its name in a sentence."""
+"""Type of an argument -> accepted types of the configuration, and a description for messages."""
 
 
 @contextmanager
 def made_of(key: str) -> Iterator[None]:
-    """Names the entry of the configuration whose object is made inside.
+    """Converts TypeError and ValueError of an object's construction to an error with its key.
 
     Raises:
-        HeatposeError: The object refuses a value.
+        HeatposeError: The constructor rejects a value.
     """
     try:
         yield
     except (TypeError, ValueError) as error:
         said = first_line(error).rstrip(".")
         raise HeatposeError(
-            f"The settings of {key} are not possible ({said}); correct {key}.KEY=VALUE."
+            f"The settings of {key} are invalid ({said}); correct {key}.KEY=VALUE."
         ) from error
 
 
 def check_arguments(config: DictConfig, types_of: DictConfig) -> None:
-    """Holds the configuration against the signatures of what it names.
+    """Checks a configuration against the signatures of its `_target_`s.
 
     Args:
-        config: As composed.
-        types_of: `conf/train.yaml`, whose values have the types of the top level.
+        config: Composed configuration.
+        types_of: `conf/train.yaml`, which defines the types of the top-level entries.
 
     Raises:
-        HeatposeError: An entry has a value of another type, or an object does not take a setting.
+        HeatposeError: A value has the wrong type, or a setting is unknown.
     """
     _refuse_old_keys(config, "")
     for name, default in types_of.items_ex(resolve=False):
@@ -116,12 +115,12 @@ def _refuse_old_keys(node: DictConfig, prefix: str) -> None:
 
 def _refuse_group(key: str, value: Any) -> None:
     raise HeatposeError(
-        f"{key}={_text(value)} is not a group of settings; write {key}=null to do without it."
+        f"{key}={_text(value)} is not a group of settings; write {key}=null to omit it."
     )
 
 
 def _objects(node: DictConfig, key: str) -> Iterator[tuple[str, DictConfig]]:
-    """Every part of a configuration that has a `_target_`, with its key."""
+    """(key, node) of every node with a `_target_`."""
     if "_target_" in node:
         yield key, node
     for name, child in node.items_ex(resolve=False):
@@ -147,19 +146,19 @@ def _check_object(key: str, node: DictConfig) -> None:
             if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
                 continue
             near = difflib.get_close_matches(name, names, 1)
-            takes = ", ".join(names) if len(names) <= MANY else "what its documentation lists"
-            meant = f"did you mean {key}.{near[0]}?" if near else f"it takes {takes}."
+            known = ", ".join(names) if len(names) <= MANY else "in its documentation"
+            meant = f"did you mean {key}.{near[0]}?" if near else f"its settings are {known}."
             raise HeatposeError(f"{key}.{name} is not a setting of {target}; {meant}")
         if own or (
             node[name] is not None and "Literal" not in str(hints.get(name))
-        ):  # choices are their own matter
+        ):  # choices are checked by the object
             _check_value(
                 _source_of(plain[name]) or f"{key}.{name}", node[name], hints.get(name, Any)
             )
 
 
 def _parameters(made: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
-    """Those that a call may name; None where Python cannot say."""
+    """Keyword parameters; None if the signature is unknown."""
     try:
         found = inspect.signature(made).parameters
     except (TypeError, ValueError):
@@ -170,12 +169,12 @@ def _parameters(made: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | N
 def _hints(made: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(made.__init__ if inspect.isclass(made) else made)
-    except Exception:  # a name that exists for the type checker alone
+    except Exception:  # a name imported under TYPE_CHECKING
         return {}
 
 
 def _source_of(plain: Any) -> str:
-    """The key that a value is taken from; "" where it is not an interpolation of one key."""
+    """The key that a value interpolates; "" if it is not an interpolation of one key."""
     found = re.fullmatch(r"\$\{([\w.]+)\}", plain) if isinstance(plain, str) else None
     return found[1] if found else ""
 
@@ -187,7 +186,7 @@ def _check_value(key: str, value: Any, hint: Any) -> None:
         )
         shown = f"; write {key}=[{_text(value)}]" if one else ""
         raise HeatposeError(
-            f"{key}={_text(value)} is not possible: it must be {_described(hint)}{shown}."
+            f"{key}={_text(value)} is invalid: it must be {_described(hint)}{shown}."
         )
 
 
@@ -201,7 +200,7 @@ def _is_union(kind: Any) -> bool:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value may be an argument of that type; True for types that nothing is known of."""
+    """Whether a value is valid for a type; True for unknown types."""
     kind = typing.get_origin(hint) or hint
     if _is_union(kind):
         return any(_fits(value, each) for each in typing.get_args(hint))
@@ -216,7 +215,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _described(hint: Any) -> str:
-    """A type in words, for a sentence."""
+    """Description of a type for messages."""
     kind = typing.get_origin(hint) or hint
     if _is_union(kind):
         return " or ".join(dict.fromkeys(map(_described, typing.get_args(hint))))
@@ -226,6 +225,6 @@ def _described(hint: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as it is written on the command line."""
+    """A value in command line syntax."""
     words = {None: "null", True: "true", False: "false"}
     return words[value] if value is None or isinstance(value, bool) else str(value)

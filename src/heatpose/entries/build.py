@@ -1,7 +1,4 @@
-"""Objects out of the composed configuration.
-
-Used by the two entries, train.py and export.py, and by nothing below them.
-"""
+"""Builds objects from the composed configuration; used only by the entry points."""
 
 from __future__ import annotations
 
@@ -59,7 +56,7 @@ NOT_THE_RUN = (
     "shared_weights",
     "half_checkpoints",
 )
-"""Entries that do not change what is learnt: a run may be continued with others."""
+"""Entries that do not affect training: a run may be resumed with other values."""
 
 DEVICES = (
     "accelerator",
@@ -69,25 +66,22 @@ DEVICES = (
     "sync_batchnorm",
     "use_distributed_sampler",
 )
-"""Entries of `trainer` likewise.
-
-A run goes on with another number of GPUs, because the batch is that of all of them.
-"""
+"""Entries of `trainer` that do not affect training: `batch_size` is the total over all GPUs."""
 
 
 def check_settings(config: DictConfig) -> None:
-    """Refuses settings whose names or types nothing takes, before one of them is used.
+    """Checks names and types of all settings.
 
     Raises:
-        HeatposeError: The sentence names the key.
+        HeatposeError: A setting is unknown or of the wrong type.
     """
     types_of = OmegaConf.load(conf_folder() / "train.yaml")
     assert isinstance(types_of, DictConfig)
     check_arguments(config, types_of)
 
 
-def quiet(config: DictConfig) -> None:
-    """Seeds every generator and silences library warnings that a user cannot act on."""
+def setup_libraries(config: DictConfig) -> None:
+    """Seeds all random generators and silences library warnings without a remedy."""
     without_tensorflow()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -104,7 +98,7 @@ def quiet(config: DictConfig) -> None:
 
 
 def run_identity(config: DictConfig) -> dict[str, Any]:
-    """What must be the same for a run to be continued."""
+    """Settings that must be equal for a run to be resumed."""
     identity = {key: value for key, value in plain(config).items() if key not in NOT_THE_RUN}
     return {
         **identity,
@@ -113,10 +107,10 @@ def run_identity(config: DictConfig) -> dict[str, Any]:
 
 
 def check(config: DictConfig) -> None:
-    """Refuses, before anything slow begins, what an export would refuse after the training.
+    """Checks before training what scoring and export need after it.
 
     Raises:
-        HeatposeError: A name or a setting is unusable, or the export tools are not installed.
+        HeatposeError: A name or setting is invalid, or the export tools are not installed.
     """
     with made_of("optimizer"):
         instantiate(config.optimizer)([Parameter(torch.zeros(1))])
@@ -143,7 +137,7 @@ def build_inputs(config: DictConfig) -> tuple[Skeleton, Preprocessing, Source]:
 
 
 def build_network(config: DictConfig, skeleton: Skeleton) -> MoveNet:
-    """The network with its first weights."""
+    """The network with its initial weights."""
     network: MoveNet = instantiate(config.init)(instantiate(config.model)(len(skeleton)), skeleton)
     return network
 
@@ -151,7 +145,7 @@ def build_network(config: DictConfig, skeleton: Skeleton) -> MoveNet:
 def build_data(
     config: DictConfig, source: Source, skeleton: Skeleton, preprocessing: Preprocessing
 ) -> PoseData:
-    """The loaders."""
+    """The Lightning data module."""
     augment = config.augment
     data: PoseData = instantiate(config.data.module)(
         source,
@@ -167,12 +161,10 @@ def build_data(
 def build_distillation(
     config: DictConfig, data: PoseData, skeleton: Skeleton
 ) -> Distillation | None:
-    """What a teacher says about the training people, if the run has one.
-
-    Made now unless it was before.
+    """Distillation term with the teacher's outputs, computed now unless cached; None if disabled.
 
     Raises:
-        HeatposeError: The teacher cannot be opened or does not know the skeleton's keypoints.
+        HeatposeError: The teacher cannot be opened or lacks keypoints of the skeleton.
     """
     settings: DistillSettings = instantiate(config.distill)
     if settings.path is None:
@@ -185,8 +177,8 @@ def build_distillation(
     agreed = maps.agreement(data.train_instances, skeleton)
     if is_first_process():
         print(
-            f"Teacher {Path(settings.path).name} agrees with the labels of"
-            f" {len(data.train_instances)} training people to {agreed:.1f} % OKS."
+            f"OKS of teacher {Path(settings.path).name} on {len(data.train_instances)} training"
+            f" instances: {agreed:.1f} %."
         )
     return Distillation(maps, settings, skeleton)
 
@@ -223,16 +215,16 @@ def build_module(
 
 
 def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
-    """Lightning's trainer with callbacks and logger, in a precision that the device has.
+    """Lightning's trainer with callbacks and logger, in a precision that the device supports.
 
     Raises:
-        HeatposeError: The device is absent, Lightning refuses the settings, or the batch cannot be
-            shared out among the processes.
+        HeatposeError: The device is absent, Lightning rejects the settings, or the batch size is
+            not divisible by the number of processes.
     """
     settings = config.trainer.copy()
     with open_dict(settings):
         settings.precision = usable_precision(settings.precision, settings.accelerator)
-        if device_type(settings.accelerator) == "cpu":  # torch has that layer for GPUs alone
+        if device_type(settings.accelerator) == "cpu":  # only available on GPUs
             settings.sync_batchnorm = False
     with refused_in_one_sentence():
         made = {str(name): instantiate(entry) for name, entry in config.callbacks.items()}
@@ -247,10 +239,7 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
 
 
 def source_for(config: DictConfig) -> Source:
-    """The data for the export of a checkpoint.
-
-    What the command line names, else what the checkpoint was trained on.
-    """
+    """Data source for the export of a checkpoint: `data.root`, else that of its training."""
     if config.data.get("root"):
         source: Source = instantiate(config.data.source)
         return source
@@ -258,8 +247,8 @@ def source_for(config: DictConfig) -> Source:
     description = load_checkpoint(checkpoint).metadata.get("data")
     if not isinstance(description, dict):
         raise HeatposeError(
-            f"'{config.checkpoint}' does not say what data it was trained on; set data.root=FOLDER"
-            " for the calibration images."
+            f"'{config.checkpoint}' does not name its training data; set data.root=FOLDER for the"
+            " calibration images."
         )
     return from_description(description)
 
@@ -268,10 +257,10 @@ def finish(config: DictConfig, checkpoint: Path, source: Source) -> RunResult:
     """Scores and exports a checkpoint as configured.
 
     Returns:
-        What came out: "failed" where an artefact failed a gate (its bundle is kept).
+        Result; status "failed" if an artefact failed an acceptance check (the bundle is kept).
 
     Raises:
-        HeatposeError: As `finish.export`.
+        HeatposeError: As `evaluate_and_export.export`.
     """
     # Imported here: training alone must run without the export packages.
     from heatpose.entries import evaluate_and_export as steps
@@ -288,7 +277,7 @@ def finish(config: DictConfig, checkpoint: Path, source: Source) -> RunResult:
             command=command_line(),
             target=target_of(config),
         )
-        hand_over(config, bundle.folder)
+        deploy_bundle(config, bundle.folder)
         return steps.result_of_bundle(bundle, boards)
     return steps.result_of_checkpoint(
         checkpoint, steps.score(checkpoint, source) if config.evaluate else None, boards
@@ -296,7 +285,7 @@ def finish(config: DictConfig, checkpoint: Path, source: Source) -> RunResult:
 
 
 def command_line() -> str | None:
-    """What makes this run or this member of a sweep again; None outside an entry."""
+    """Command that repeats this run; None outside an entry point."""
     if not HydraConfig.initialized():
         return None
     hydra = HydraConfig.get()
@@ -304,14 +293,14 @@ def command_line() -> str | None:
 
 
 def target_of(config: DictConfig) -> Target | None:
-    """The board that the run is for, if it names one (conf/target)."""
+    """Target of the run (conf/target), if any."""
     return None if config.get("target") is None else instantiate(config.target)
 
 
 def boards_of(config: DictConfig) -> list[Target]:
-    """The boards whose estimates belong to the run's result.
+    """Targets whose estimates are part of the run's result: `target`, then `boards`.
 
-    Its own, then those of `boards`, without any that has no estimator.
+    Targets without an estimator are left out.
     """
     own = target_of(config)
     named = [load_target(str(name)) for name in config.get("boards") or []]
@@ -324,23 +313,18 @@ def boards_of(config: DictConfig) -> list[Target]:
 
 
 def check_budget(config: DictConfig, network: MoveNet, preprocessing: Preprocessing) -> None:
-    """Prints what the network is expected to take on the run's board.
-
-    Nothing where the run names none.
+    """Prints the estimate of the network on the run's target, if any.
 
     Raises:
-        HeatposeError: It cannot fit.
+        HeatposeError: The network exceeds the target's budget.
     """
     target = target_of(config)
     if target is not None and target.estimator is not None:
         print_estimate(network, preprocessing.size, target)
 
 
-def hand_over(config: DictConfig, bundle: Path) -> None:
-    """Writes the deployment package of a finished bundle for the run's board.
-
-    A rejected artefact is left to the gates' own sentence.
-    """
+def deploy_bundle(config: DictConfig, bundle: Path) -> None:
+    """Writes the deployment package of a bundle for the run's target, unless it was rejected."""
     target = target_of(config)
     if target is not None and not list(bundle.glob(f"*_{target.artefact}.rejected.tflite")):
         print(f"{write_package(bundle, target).folder} is ready for {target.board}.")

@@ -1,4 +1,4 @@
-"""After training: score a checkpoint and turn it into a bundle."""
+"""Scores a checkpoint and exports it as a bundle."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from heatpose.data.sources import Source
-from heatpose.evaluation.evaluate import evaluate
-from heatpose.evaluation.tables import report_table
+from heatpose.evaluation.evaluate import evaluate, report_table
 from heatpose.export.job import ExportJob
 from heatpose.export.pipeline import export_bundle
 from heatpose.export.result import BundleResult, print_table
@@ -39,7 +38,7 @@ def score(path: Path, source: Source) -> float | None:
     """Scores a checkpoint by the published protocol and prints the table.
 
     Returns:
-        Mean OKS in percent; None when the source has no evaluation instances.
+        Mean OKS in percent; None if the source has no evaluation set.
     """
     loaded = load_checkpoint(path)
     instances = source.evaluation(loaded.skeleton)

@@ -1,4 +1,4 @@
-"""Export a checkpoint, or imported weights, as a proven bundle."""
+"""Entry point `export`: exports a checkpoint, or imported weights, as a validated bundle."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ def main() -> None:
 
 
 def entry(config: DictConfig) -> float | tuple[float, ...] | None:
-    """Writes exports/<name>; returns the configured objectives, for sweeps."""
+    """Hydra task: writes exports/<name>; returns the configured objectives, for sweeps."""
     return run_entry(export, config)
 
 
 def export(config: DictConfig) -> RunResult | None:
-    """Without a checkpoint, the experiment's initial weights are exported."""
-    # Imported here: composing the configuration and its errors need none of the seconds that torch
-    # takes.
+    """Exports `config.checkpoint`, or the initial weights if it is not set."""
+    # Imported here: composing the configuration must not import torch.
     from heatpose.bundles.released import resolve
     from heatpose.entries import build
     from heatpose.training import fit as training
 
     build.check_settings(config)
-    build.quiet(config)
+    build.setup_libraries(config)
     build.check(config)
     if config.checkpoint:
         checkpoint = resolve(config.checkpoint, "checkpoint")

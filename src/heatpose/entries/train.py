@@ -1,4 +1,4 @@
-"""Train a network, score it, export it."""
+"""Entry point `train`: trains a network, scores and exports it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from heatpose.entries import run
-from heatpose.sweeps.hydra_callback import run_entry, run_folder
+from heatpose.sweeps.hydra_callback import run_entry, run_folder, train_shared
 from heatpose.training.result import RunResult
 from heatpose.utils.process import is_first_process
 
 if TYPE_CHECKING:
-    from heatpose.sweeps.shared import Learnt
+    from pathlib import Path
+
+    from heatpose.data.sources import Source
 
 
 def main() -> None:
@@ -21,36 +23,34 @@ def main() -> None:
 
 
 def entry(config: DictConfig) -> float | tuple[float, ...] | None:
-    """Runs the configured steps; returns the configured objectives, for sweeps."""
+    """Hydra task: runs the configured steps; returns the configured objectives, for sweeps."""
     return run_entry(train, config)
 
 
 def train(config: DictConfig) -> RunResult | None:
-    """Fit, score, export."""
-    # Imported here: composing the configuration and its errors need none of the seconds that torch
-    # and Lightning take.
+    """Trains, scores and exports as configured."""
+    # Imported here: composing the configuration must not import torch and Lightning.
     from heatpose.entries import build
-    from heatpose.sweeps import shared
 
     build.check_settings(config)
-    build.quiet(config)
+    build.setup_libraries(config)
     build.check(config)
-    trained = shared.trained(config, fit_model) if config.shared_weights else fit_model(config)
+    trained = train_shared(config, fit_model) if config.shared_weights else fit_model(config)
     return build.finish(config, *trained) if trained and is_first_process() else None
 
 
-def fit_model(config: DictConfig) -> Learnt:
-    """Fit; the best checkpoint and the data. None where only a learning rate was looked for."""
+def fit_model(config: DictConfig) -> tuple[Path, Source] | None:
+    """Trains; returns the best checkpoint and the data, or None after a learning rate search."""
     from heatpose.entries import build
     from heatpose.training import fit as training
     from heatpose.training import lr_finder as rate_finder
 
     folder = run_folder(config)
     trains = config.fit or config.lr_find
-    # First, because settings that cannot be trained with should be refused before anything slow.
+    # First, because it rejects invalid trainer settings before anything slow begins.
     trainer = build.build_trainer(config, folder) if trains else None
     skeleton, preprocessing, source = build.build_inputs(config)
-    if is_first_process():  # the others find the data there
+    if is_first_process():  # other processes use the prepared data
         source.prepare()
     module = build.build_module(
         config, build.build_network(config, skeleton), skeleton, preprocessing, source

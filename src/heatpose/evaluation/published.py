@@ -13,12 +13,17 @@ sources:
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from heatpose.pose.skeleton import BUILT_IN, Skeleton
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
 
 Granularity = Literal["int8_pc", "int8_pt"]
 OutputForm = Literal["heatmaps", "keypoints"]
@@ -173,3 +178,307 @@ def has_published_keypoints(skeleton: Skeleton) -> bool:
         )
         for known in BUILT_IN
     )
+
+
+IMAGES = 921
+RULES = {"sampling": "nearest", "decode": "argmax", "coordinates": "normalised"}
+"""Entries of `EvalReport.protocol` under which the published numbers were made."""
+Images = Literal["all", "part", "other"]
+
+
+class Measured(Protocol):
+    """What a comparison takes from an evaluation; `EvalReport` has it."""
+
+    @property
+    def oks(self) -> float:
+        """Mean OKS in percent."""
+
+    @property
+    def oks_standard_error(self) -> float:
+        """In points."""
+
+    @property
+    def image_ids(self) -> Sequence[int]:
+        """COCO image ids."""
+
+    @property
+    def protocol(self) -> Mapping[str, str]:
+        """sampling, decode, coordinates."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A published row and this network's file of the same number format.
+
+    Attributes:
+        row: What was published.
+        oks: This file's mean OKS in percent; None where it was not scored.
+        standard_error: Of it, in points.
+        difference: This minus published, in points; None unless both are over the same images by
+            the same rules.
+    """
+
+    row: Published
+    oks: float | None = None
+    standard_error: float | None = None
+    difference: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "artefact": self.row.quantization,
+            "published": self.row.to_json(),
+            "oks": self.oks,
+            "oks_standard_error": self.standard_error,
+            "difference": self.difference,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that is published for one kind of network, beside what was measured of this one.
+
+    Attributes:
+        pairs: In the order of the published rows; empty where nothing was published for this kind.
+        comparable: True where the images and the rules are the published ones.
+        note: One sentence on what the numbers say about each other; belongs wherever they are
+            shown.
+    """
+
+    pairs: tuple[Pair, ...]
+    comparable: bool
+    note: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "published_images": IMAGES,
+            "comparable": self.comparable,
+            "note": self.note,
+            "rows": [pair.to_json() for pair in self.pairs],
+        }
+
+
+def compare(
+    skeleton: Skeleton,
+    resolution: int,
+    measured: Mapping[str, Measured | None],
+    *,
+    width: float = 1.0,
+    output: OutputForm = "heatmaps",
+) -> Comparison:
+    """Puts the published rows beside the measured files of the same number format.
+
+    Args:
+        skeleton: What the network's channels are.
+        resolution: Side of the input in pixels.
+        measured: Artefact -> its evaluation, None where there was none. "int8_pc" and "int8_pt" are
+            looked at; the others have no published row.
+        width: Width multiplier of the network's backbone.
+        output: What its files give.
+    """
+    rows = [
+        row
+        for row in counterparts(skeleton, resolution, width=width, output=output)
+        if row.quantization in measured
+    ]
+    if not rows:
+        return Comparison((), False, _nothing(skeleton, resolution, width, output))
+    scored = [report for row in rows if (report := measured[row.quantization]) is not None]
+    comparable = bool(scored) and all(
+        by_the_rules(report.protocol) and image_set(report.image_ids) == "all" for report in scored
+    )
+    return Comparison(
+        tuple(_pair(row, measured[row.quantization], comparable) for row in rows),
+        comparable,
+        _note(scored),
+    )
+
+
+def _pair(row: Published, report: Measured | None, comparable: bool) -> Pair:
+    if report is None:
+        return Pair(row)
+    return Pair(
+        row,
+        report.oks,
+        report.oks_standard_error,
+        report.oks - row.oks_percent if comparable else None,
+    )
+
+
+def image_set(image_ids: Iterable[int]) -> Images:
+    """Whether an evaluation was on the published images.
+
+    "all": 921 images, every known one of the published among them; "part": known ones alone; else
+    "other". The package knows 470 of the 921.
+    """
+    ids = set(image_ids)
+    if len(ids) == IMAGES and known_images() <= ids:
+        return "all"
+    return "part" if ids and ids <= known_images() else "other"
+
+
+@cache
+def known_images() -> frozenset[int]:
+    """COCO ids of the published images that the package knows."""
+    text = (
+        resources.files("heatpose.evaluation")
+        .joinpath("published_images.txt")
+        .read_text(encoding="utf-8")
+    )
+    return frozenset(
+        int(word) for line in text.splitlines() if not line.startswith("#") for word in line.split()
+    )
+
+
+def by_the_rules(protocol: Mapping[str, str]) -> bool:
+    """True where an evaluation followed the published protocol."""
+    return all(protocol.get(name) == value for name, value in RULES.items())
+
+
+def _note(scored: Sequence[Measured]) -> str:
+    published = f"Published: mean OKS over {IMAGES} images of COCO val2017 with one person"
+    if not scored:
+        return f"{published}. This: not scored."
+    count, where = len(set(scored[0].image_ids)), image_set(scored[0].image_ids)
+    if not all(by_the_rules(report.protocol) for report in scored):
+        used = ", ".join(f"{name} {scored[0].protocol.get(name)}" for name in RULES)
+        return f"{published}, by other rules than this ({used}): the numbers do not compare."
+    if where == "all":
+        return (
+            f"{published}. This: the same images, the same rules; the published numbers have a"
+            " standard error of about 1.1 points as well."
+        )
+    which = (
+        f"{count} of those images, which may be harder or easier than the rest"
+        if where == "part"
+        else f"{count} other images"
+    )
+    return (
+        f"{published}. This: the same rules on {which}: not comparable one to one. `heatpose"
+        " compare` scores a published file and this one on the same images."
+    )
+
+
+def _nothing(skeleton: Skeleton, resolution: int, width: float, output: str) -> str:
+    if not has_published_keypoints(skeleton):
+        return (
+            f"Nothing was published for the keypoints of '{skeleton.name}'. OKS depends on which"
+            " keypoints are scored: it does not compare with that of 17 or 13 keypoints."
+        )
+    return (
+        f"Nothing was published for {len(skeleton)} keypoints at {resolution}, width {width:g},"
+        f" {output}, in these number formats."
+    )
+
+
+HEADINGS = ("file", "published OKS %", "this OKS %", "published as", "trained on", "source")
+DIFFERENCE = "difference"
+BOARD_HEADINGS = (
+    "published as",
+    "trained on",
+    "source",
+    "file",
+    "N6 RAM KiB",
+    "N6 flash KiB",
+    "N6 ms",
+    "MP257 ms",
+    "MP157 ms",
+    "MP135 ms",
+)
+
+
+def score_table(comparison: Comparison) -> list[tuple[str, ...]]:
+    """Headings, then one row for each pair.
+
+    The differences are a column where the numbers compare.
+    """
+    lines: list[tuple[str, ...]] = [HEADINGS, *(_score_cells(pair) for pair in comparison.pairs)]
+    if not comparison.comparable:
+        return lines
+    differences = [
+        DIFFERENCE,
+        *(
+            "-" if pair.difference is None else f"{pair.difference:+.2f}"
+            for pair in comparison.pairs
+        ),
+    ]
+    return [
+        (*line[:3], difference, *line[3:])
+        for line, difference in zip(lines, differences, strict=True)
+    ]
+
+
+def _score_cells(pair: Pair) -> tuple[str, ...]:
+    row = pair.row
+    this = "not scored" if pair.oks is None else f"{pair.oks:.2f} ± {pair.standard_error:.2f}"
+    return (
+        row.quantization,
+        f"{row.oks_percent:.2f}",
+        this,
+        row.variant,
+        row.training_data,
+        row.source,
+    )
+
+
+def board_cells(row: Published) -> tuple[str, ...]:
+    """What was measured on boards with a published file, one cell for each of `BOARD_HEADINGS`."""
+    figures = (
+        row.n6_ram_kib,
+        row.n6_flash_kib,
+        row.n6_ms,
+        row.mp257_ms,
+        row.mp157_ms,
+        row.mp135_ms,
+    )
+    return (
+        row.variant,
+        row.training_data,
+        row.source,
+        row.quantization,
+        *("-" if value is None else f"{value:g}" for value in figures),
+    )
+
+
+def markdown(comparison: Comparison) -> str:
+    """A section for a model card."""
+    lines = ["## Published for this kind of file", ""]
+    if comparison.pairs:
+        lines += [*_markdown_table(score_table(comparison)), ""]
+    lines += [comparison.note]
+    if comparison.pairs:
+        boards = _markdown_table(
+            [BOARD_HEADINGS, *(board_cells(pair.row) for pair in comparison.pairs)]
+        )
+        lines += [
+            "",
+            "What ST measured with the published files on its boards; not with the files here:",
+            "",
+            *boards,
+        ]
+    return "\n".join(lines)
+
+
+def _markdown_table(lines: Sequence[Sequence[str]]) -> list[str]:
+    headings, *rows = lines
+    return [f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)]
+
+
+def terminal_table(comparison: Comparison) -> Table | None:
+    """For rich; None where nothing was published. The note belongs below it."""
+    # Imported here: a model card needs none of it.
+    from rich.table import Table
+
+    if not comparison.pairs:
+        return None
+    table = Table(title="Published for this kind of file", title_justify="left")
+    headings, *lines = score_table(comparison)
+    for heading in headings:
+        figures = "OKS" in heading or heading == DIFFERENCE
+        table.add_column(
+            heading, justify="right" if figures else "left", no_wrap=figures, overflow="fold"
+        )
+    for line in lines:
+        table.add_row(*line)
+    return table

@@ -14,7 +14,7 @@ from typing import Any
 
 from heatpose.deploy.estimate import estimate
 from heatpose.deploy.targets import built_in, load_target
-from heatpose.evaluation.comparison import image_set, markdown
+from heatpose.evaluation.published import image_set, markdown
 from heatpose.export.agreement import SETS
 from heatpose.export.job import ExportJob
 from heatpose.export.result import BundleResult, cells

@@ -15,9 +15,8 @@ from heatpose.bundles.bundle import Bundle, file_table
 from heatpose.bundles.facts import ScoreThreshold
 from heatpose.bundles.provenance import surroundings
 from heatpose.errors import first_line
-from heatpose.evaluation.comparison import Comparison, compare
 from heatpose.evaluation.evaluate import paired_difference
-from heatpose.evaluation.published import OutputForm
+from heatpose.evaluation.published import Comparison, OutputForm, compare
 from heatpose.export.agreement import held_out
 from heatpose.export.card import model_card, terms
 from heatpose.export.checks import drop_json

@@ -20,7 +20,7 @@ from heatpose.bundles.bundle import Bundle, file_table
 from heatpose.bundles.released import ENTRY, PATTERNS
 from heatpose.bundles.verify import verify_bundle
 from heatpose.errors import HeatposeError
-from heatpose.evaluation.comparison import image_set
+from heatpose.evaluation.published import image_set
 from heatpose.models.checkpoint import (
     WEIGHTS,
     LoadedCheckpoint,

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heatpose.evaluation.comparison import Comparison, terminal_table
 from heatpose.evaluation.evaluate import EvalReport, paired_difference
+from heatpose.evaluation.published import Comparison, terminal_table
 from heatpose.export.validate import ValidationResult
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.predict.estimator import Estimator
-from heatpose.predict.tracking import Region, next_region, require_torso, whole
+from heatpose.predict.estimator import Estimator, Region, next_region, require_torso, whole
 
 NOBODY = "no person found"
 UNSURE = "too few sure keypoints"

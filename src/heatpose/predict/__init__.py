@@ -1,7 +1,4 @@
-"""Poses for images, folders, videos and cameras.
-
-Drawn images, and keypoints in COCO's results format.
-"""
+"""Poses for images, folders, videos and cameras: drawings, and keypoints as COCO results."""
 
 from __future__ import annotations
 
@@ -10,13 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from heatpose.errors import HeatposeError
+from heatpose.predict.estimator import require_torso
+from heatpose.predict.files import Names, find_sources
 from heatpose.predict.frames import UnreadableVideo
-from heatpose.predict.images import predict_images
 from heatpose.predict.options import Drawing, PredictSummary, Skipped, VideoOptions
-from heatpose.predict.results import Names
-from heatpose.predict.sources import find_sources
-from heatpose.predict.tracking import require_torso
-from heatpose.predict.video import predict_video
+from heatpose.predict.run import predict_images, predict_video
 
 __all__ = ["Drawing", "PredictSummary", "Skipped", "VideoOptions", "predict_sources"]
 Progress = Callable[[int, int | None], None]
@@ -25,27 +20,24 @@ Progress = Callable[[int, int | None], None]
 def predict_sources(
     sources: Sequence[Path], out: Path, drawing: Drawing, options: VideoOptions | None = None
 ) -> PredictSummary:
-    """Finds the person on every image and on every frame of every video and camera.
-
-    One after the other.
+    """Predicts the pose on every image and on every frame of every video and camera.
 
     Images give `<stem>_pose.jpg` (or `.png`) and together `predictions.json`; a video gives
-    `<stem>_pose.mp4` and `<stem>_predictions.json`, where image ids are the numbers of its frames,
-    from 0. Each entry of a json is one of COCO's results (`image_id`, `category_id`, `keypoints` as
-    x, y, score in pixels, `score`) with `file_name`, `keypoint_names` and, for frames, `seconds`
-    added. The id of an image is its file's name where all names are different numbers (as COCO's
-    are), else its place in the list. A second model's json files end in `_beside.json`.
+    `<stem>_pose.mp4` and `<stem>_predictions.json`, where image ids are frame numbers from 0. Each
+    JSON entry is a COCO result (`image_id`, `category_id`, `keypoints` as x, y, score in pixels,
+    `score`) with `file_name`, `keypoint_names` and, for frames, `seconds`. The id of an image is
+    its file name if all names are different numbers (as in COCO), else its position in the list.
+    JSON files of a second model end in `_beside.json`.
 
     Args:
-        sources: Image files, video files, folders that are searched with everything below them,
-            numbers of cameras.
-        out: Folder to write into; made where it does not exist.
-        drawing: The models, and what is drawn.
-        options: For videos and cameras.
+        sources: Image files, video files, folders (searched recursively), camera numbers.
+        out: Output folder, created if missing.
+        drawing: Models and drawing options.
+        options: Options for videos and cameras.
 
     Raises:
-        HeatposeError: A source does not exist, there is none, none of them could be read, `out`
-            cannot be written or is one of the sources, or the skeleton lacks what a crop needs.
+        HeatposeError: A source does not exist, there is none, none could be read, `out` cannot be
+            written or is one of the sources, or the skeleton lacks keypoints for cropping.
     """
     options = options or VideoOptions()
     found = find_sources(sources, out)
@@ -88,7 +80,7 @@ def predict_sources(
 
 @contextmanager
 def _bar(text: str) -> Iterator[Progress]:
-    """A progress bar on stderr, which is gone in the end."""
+    """A progress bar on stderr, removed at the end."""
     from rich import progress as bars
     from rich.console import Console
     from rich.markup import escape

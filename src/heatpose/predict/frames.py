@@ -1,7 +1,7 @@
-"""Videos and cameras read frame by frame, and drawn frames written, through OpenCV.
+"""Reads videos and cameras frame by frame and writes drawn frames, by OpenCV.
 
-OpenCV is Apache-2.0 with an LGPL FFmpeg in its wheel; PyAV's wheels hold FFmpeg with GPL encoders.
-It is the extra `video`, and comes with `export`, too.
+OpenCV's wheel is Apache-2.0 with an LGPL FFmpeg; PyAV's wheels contain FFmpeg with GPL encoders.
+It is installed by the extras `video` and `export`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.predict.results import make_folder, save_image
+from heatpose.predict.files import make_folder, save_image
 from heatpose.utils.files import temporary_sibling
 
 USUAL_RATE = 30.0
@@ -27,16 +27,16 @@ HIGHEST_RATE = 1000.0
 
 
 class UnreadableVideo(HeatposeError):
-    """A video or camera that gives no image."""
+    """A video or camera without readable frames."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """An image of a video.
+    """A frame of a video.
 
     Attributes:
-        number: 0, 1, ...
-        seconds: Since the first frame.
+        number: Number from 0.
+        seconds: Time since the first frame.
         image: u8[H, W, 3] RGB.
     """
 
@@ -46,8 +46,7 @@ class Frame:
 
 
 def _opencv() -> Any:
-    # FFmpeg and OpenCV write to stderr from threads of their own; what they mean is said in one
-    # sentence here. Read when they are loaded.
+    # Silences FFmpeg and OpenCV, which write to stderr; must be set before they are loaded.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
         import cv2
@@ -60,22 +59,22 @@ def _opencv() -> Any:
 
 
 class Video:
-    """An opened video file or camera; iterate over it once, close it in the end.
+    """An opened video file or camera, iterable once; must be closed.
 
     Args:
         source: Path of a file, or a camera's number.
 
     Attributes:
-        name: The path, or "camera N".
-        live: It is a camera.
-        rate: Frames per second; 30 where nobody says.
-        expected: Frames that the file says to have, which may be off by one or two; None where it
-            does not say, and for cameras.
-        read: Frames so far.
+        name: Path, or "camera N".
+        live: Whether it is a camera.
+        rate: Frames per second; 30 if unknown.
+        expected: Number of frames in the file's header, accurate to one or two; None if unknown and
+            for cameras.
+        read: Number of frames read so far.
 
     Raises:
-        UnreadableVideo: OpenCV is missing, there is no such camera, or the file is no video that
-            can be decoded.
+        UnreadableVideo: OpenCV is missing, the camera does not exist, or the file cannot be
+            decoded.
     """
 
     def __init__(self, source: Path | int) -> None:
@@ -101,14 +100,14 @@ class Video:
     def _absent(self, source: Path | int) -> str:
         if isinstance(source, int):
             return (
-                f"Camera {source} is not there or gives no image; the first one is 0, and another"
+                f"Camera {source} does not exist or gives no image; the first one is 0, and another"
                 " program may be using it."
             )
         if not os.access(source, os.R_OK):
-            return f"'{source}' cannot be read; look at its permissions."
+            return f"'{source}' cannot be read; check its permissions."
         return (
-            f"'{source}' is no video that can be decoded: it may be cut off, empty, or of an"
-            " unknown format."
+            f"'{source}' cannot be decoded as a video: it may be truncated, empty, or of an unknown"
+            " format."
         )
 
     def __iter__(self) -> Iterator[Frame]:
@@ -119,11 +118,11 @@ class Video:
             self.read += 1
             image = self._capture.read()[1]
             later = self._time() - first
-            # a file may be without usable times
+            # a file may have no usable times
             seconds = later if later > seconds else seconds + 1 / self.rate
 
     def _time(self) -> float:
-        """Of the image that was read last, in seconds."""
+        """Time of the last frame read, in seconds."""
         return (
             time.monotonic()
             if self.live
@@ -132,40 +131,37 @@ class Video:
 
     @property
     def missing(self) -> int:
-        """Frames that the file says to have and that could not be read.
-
-        0 where the difference is within what containers get wrong.
-        """
+        """Expected frames that could not be read; 0 within the inaccuracy of headers."""
         absent = (self.expected or 0) - self.read
         return absent if absent > max(2, 0.02 * (self.expected or 0)) else 0
 
     def close(self) -> None:
-        """Gives the file or the camera back."""
+        """Releases the file or camera."""
         self._capture.release()
 
 
 class Sink(Protocol):
-    """Where drawn frames go."""
+    """Output of drawn frames."""
 
     @property
     def path(self) -> Path:
-        """What there is in the end."""
+        """Final file or folder."""
 
     def write(self, number: int, image: NDArray[np.uint8]) -> None:
-        """Takes the next frame, u8[H, W, 3]; all are of one size."""
+        """Writes the next frame, u8[H, W, 3]; all frames have the same size."""
 
     def finish(self) -> None:
-        """Puts it into its place."""
+        """Renames the temporary output to `path`."""
 
     def discard(self) -> None:
-        """Removes what is not finished."""
+        """Removes unfinished output."""
 
 
 class Mp4:
-    """An .mp4 with MPEG-4 video, the one codec that every OpenCV wheel can write.
+    """Writes an .mp4 with MPEG-4 video, the codec that every OpenCV wheel supports.
 
     Args:
-        path: Where to.
+        path: Output file.
         rate: Frames per second.
     """
 
@@ -181,7 +177,7 @@ class Mp4:
         Raises:
             HeatposeError: The file cannot be written.
         """
-        del number  # the place in the file says it
+        del number  # given by the position in the file
         if self._writer is None:
             make_folder(self.path.parent)
             code = self._cv2.VideoWriter.fourcc(*"mp4v")
@@ -209,9 +205,9 @@ class Mp4:
         if self._writer is None:
             return
         self._writer.release()
-        if self._written() < self._frames:  # the writer does not say when the disk is full
+        if self._written() < self._frames:  # the writer does not report a full disk
             raise HeatposeError(
-                f"'{self.path}' could not be written to its end; look for room on the disk."
+                f"'{self.path}' could not be written completely; make room on the disk."
             )
         try:
             os.replace(self._part, self.path)
@@ -228,17 +224,15 @@ class Mp4:
         """See `Sink`."""
         if self._writer is not None:
             self._writer.release()
-        with contextlib.suppress(OSError):  # gone, or its folder is none
+        with contextlib.suppress(OSError):  # missing, or below a file
             self._part.unlink(missing_ok=True)
 
 
 class ImageStore:
-    """A folder with a JPEG per frame, named by its number.
-
-    Another run's folder of that name is replaced.
+    """Writes a folder with a JPEG per frame, named by its number; replaces an older folder.
 
     Args:
-        path: The folder.
+        path: Output folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -257,7 +251,7 @@ class ImageStore:
         """See `Sink`.
 
         Raises:
-            HeatposeError: The folder cannot be put into its place.
+            HeatposeError: The folder cannot be renamed.
         """
         try:
             if self._part.is_dir():

@@ -1,4 +1,4 @@
-"""What is asked of a prediction, and what became of it."""
+"""Options and summary of a prediction; drawing of one model or of two side by side."""
 
 from __future__ import annotations
 
@@ -9,19 +9,127 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.pose.draw import draw_pose
-from heatpose.predict.beside import distances, side_by_side
+from heatpose.pose.draw import SHEET_BACKGROUND, contact_sheet, draw_pose, text_block
 from heatpose.predict.estimator import Estimator
+
+PANEL = (420, 1280)
+"""Minimum and maximum of a panel's longer side in pixels; other images are scaled."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Distance between two models' predictions of a keypoint.
+
+    Attributes:
+        name: Keypoint.
+        pixels: Distance in image pixels.
+        seen: Whether both scores reach the threshold.
+    """
+
+    name: str
+    pixels: float
+    seen: bool
+
+
+def distances(
+    poses: Sequence[NDArray[np.float32]],
+    estimators: Sequence[Estimator],
+    shape: tuple[int, ...],
+    threshold: float,
+) -> list[Distance]:
+    """Distances of the keypoints that both skeletons have.
+
+    Args:
+        poses: Two f32[K, 3]: normalised x, y, and score.
+        estimators: Their models.
+        shape: (H, W, 3) of the image.
+        threshold: Score threshold.
+    """
+    first, second = (estimator.skeleton for estimator in estimators)
+    extent = np.array([shape[1], shape[0]], np.float64)
+    found = []
+    for name in first.keypoints:
+        if name in second.keypoints:
+            a, b = poses[0][first.index(name)], poses[1][second.index(name)]
+            pixels = float(np.linalg.norm((a[:2] - b[:2]) * extent))
+            found.append(Distance(name, pixels, bool(min(a[2], b[2]) >= threshold)))
+    return found
+
+
+def labels_of(estimators: Sequence[Estimator]) -> list[str]:
+    """File names of the models, with their folder if the names are equal."""
+    paths = [estimator.runner.path for estimator in estimators]
+    same = len({path.name for path in paths}) < len(paths)
+    return [f"{path.parent.name}/{path.name}" if same else path.name for path in paths]
+
+
+def side_by_side(
+    image: NDArray[np.uint8],
+    poses: Sequence[NDArray[np.float32]],
+    estimators: Sequence[Estimator],
+    threshold: float,
+) -> NDArray[np.uint8]:
+    """Draws the poses of two models side by side, with names above and distances below.
+
+    Args:
+        image: u8[H, W, 3].
+        poses: Two f32[K, 3].
+        estimators: Their models.
+        threshold: Keypoints with a lower score are not drawn; their distances are in brackets.
+
+    Returns:
+        u8[H', W', 3], whose size depends only on the image's size and the models.
+    """
+    panels = [
+        draw_pose(_fitted(image), pose, estimator.skeleton, threshold=threshold)
+        for pose, estimator in zip(poses, estimators, strict=True)
+    ]
+    sheet = contact_sheet(panels, 2, captions=labels_of(estimators))
+    apart = distances(poses, estimators, image.shape, threshold)
+    block = text_block(_title(apart), _cells(apart), sheet.shape[1], columns=4)
+    joined: NDArray[np.uint8] = np.concatenate([sheet, block])
+    # video codecs need even sides
+    return np.pad(
+        joined,
+        ((0, joined.shape[0] % 2), (0, joined.shape[1] % 2), (0, 0)),
+        constant_values=SHEET_BACKGROUND,
+    )
+
+
+def _title(apart: Sequence[Distance]) -> str:
+    seen = [entry.pixels for entry in apart if entry.seen]
+    mean = f", {np.mean(seen):.1f} on average" if seen else ""
+    return f"distance in pixels{mean} (in brackets: a score below the threshold)"
+
+
+def _cells(apart: Sequence[Distance]) -> list[str]:
+    return [
+        f"{entry.name} {entry.pixels:.1f}" if entry.seen else f"({entry.name} {entry.pixels:.1f})"
+        for entry in apart
+    ]
+
+
+def _fitted(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    longer = max(image.shape[:2])
+    side = min(max(longer, PANEL[0]), PANEL[1])
+    if side == longer:
+        return image
+    width, height = (
+        max(1, round(length * side / longer)) for length in (image.shape[1], image.shape[0])
+    )
+    return np.array(Image.fromarray(image).resize((width, height)))
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn.
+    """Models and drawing options.
 
     Attributes:
-        estimators: The model, or two that are drawn side by side.
+        estimators: One model, or two that are drawn side by side.
         threshold: Keypoints with a lower score are not drawn.
-        draw: False writes the keypoints alone.
+        draw: False writes only the keypoints.
     """
 
     estimators: Sequence[Estimator]
@@ -31,7 +139,7 @@ class Drawing:
     def image(
         self, image: NDArray[np.uint8], poses: Sequence[NDArray[np.float32]]
     ) -> NDArray[np.uint8]:
-        """u8[H, W, 3] and a pose for each model -> the drawn image."""
+        """Draws a pose f32[K, 3] of each model on u8[H, W, 3]."""
         if len(poses) == 1:
             return draw_pose(image, poses[0], self.estimators[0].skeleton, threshold=self.threshold)
         return side_by_side(image, poses, self.estimators, self.threshold)
@@ -39,13 +147,13 @@ class Drawing:
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """How videos and cameras are treated.
+    """Options for videos and cameras.
 
     Attributes:
-        smooth: Filters the keypoints over time.
-        crop: Looks at the surroundings of the person of the frame before.
-        images: Writes the frames as images instead of an .mp4.
-        limit: Stops after so many frames of each.
+        smooth: Filter the keypoints over time.
+        crop: Crop each frame around the person of the previous one.
+        images: Write the frames as images instead of an .mp4.
+        limit: Maximum number of frames of each.
     """
 
     smooth: bool = True
@@ -64,17 +172,17 @@ class Skipped:
 
 @dataclass
 class PredictSummary:
-    """What became of the sources.
+    """Summary of a prediction.
 
     Attributes:
-        images: Images that were predicted.
-        turned: Those of them that have an EXIF orientation tag.
-        frames: Video or camera -> its frames that were predicted.
-        drawn: The images and videos written, in the order of the sources.
-        results: The json files with all keypoints.
+        images: Number of predicted images.
+        turned: Number of images with an EXIF orientation tag.
+        frames: Video or camera -> number of predicted frames.
+        drawn: Written images and videos, in the order of the sources.
+        results: Written JSON files.
         skipped: Images and videos that could not be read.
-        cut: Sentences about videos that end too early.
-        apart: Keypoint -> distances in pixels where both of two models see it.
+        cut: Sentences on truncated videos.
+        apart: Keypoint -> distances in pixels where both models' scores reach the threshold.
     """
 
     images: int = 0
@@ -89,14 +197,14 @@ class PredictSummary:
     def compare(
         self, drawing: Drawing, poses: Sequence[NDArray[np.float32]], shape: tuple[int, ...]
     ) -> None:
-        """Takes note of how far apart two models are on an image of shape (H, W, 3)."""
+        """Adds the distances between two models on an image of shape (H, W, 3)."""
         if len(poses) == 2:
             for entry in distances(poses, drawing.estimators, shape, drawing.threshold):
                 if entry.seen:
                     self.apart.setdefault(entry.name, []).append(entry.pixels)
 
     def add(self, other: PredictSummary) -> None:
-        """Takes in what became of further sources."""
+        """Adds the summary of further sources."""
         self.images += other.images
         self.turned += other.turned
         self.drawn += other.drawn
@@ -108,10 +216,7 @@ class PredictSummary:
             self.apart.setdefault(name, []).extend(pixels)
 
     def __str__(self) -> str:
-        """What happened, a line each for the images.
-
-        Every video and every source that was skipped.
-        """
+        """One line each for the images, every video and every skipped source."""
         lines = []
         if self.images:
             did, json = "Drew" if self.drawn else "Predicted", self.results[0]
@@ -126,10 +231,10 @@ class PredictSummary:
         lines += self._apart()
         lines += self.cut
         lines += [f"Skipped: {skipped.reason}" for skipped in self.skipped]
-        return "\n".join(lines).encode("utf-8", "replace").decode()  # file names need not be text
+        return "\n".join(lines).encode("utf-8", "replace").decode()  # names may not be UTF-8
 
     def _wrote(self) -> list[str]:
-        """Of videos, where an image's name does not say where its image is."""
+        """Written videos and JSON files, if there are videos."""
         if not self.frames:
             return []
         listed = [

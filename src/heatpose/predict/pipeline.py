@@ -1,8 +1,6 @@
-"""Iterators whose work is done in threads.
+"""Iterators computed in threads: decoding, drawing and writing run in parallel to the network.
 
-So that decoding, drawing and writing run beside the network.
-
-What the stages call (Pillow, OpenCV, LiteRT, onnxruntime, torch) computes without Python's lock.
+The stages call libraries that release the GIL (Pillow, OpenCV, LiteRT, onnxruntime, torch).
 """
 
 from __future__ import annotations
@@ -17,18 +15,13 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 WORKERS = min(4, os.cpu_count() or 1)
-"""Threads of a stage that handles several items at once.
-
-More would only hold more images in memory.
-"""
+"""Threads of a parallel stage; more would mainly hold more images in memory."""
 
 
 def ahead(items: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
-    """The same items, computed in a thread of their own.
+    """Computes an iterable in a thread, at most `depth` items in advance.
 
-    At most `depth` of them before they are asked for.
-
-    An error of the items is raised here. Whoever stops early stops the thread: close the iterator.
+    Exceptions of the iterable are raised here. Closing the iterator stops the thread.
     """
     iterator, end = iter(items), object()
     waiting: deque[Future[object]] = deque()
@@ -45,7 +38,7 @@ def ahead(items: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
 def in_parallel(
     function: Callable[[T], R], items: Iterable[T], workers: int = WORKERS
 ) -> Generator[R, None, None]:
-    """`map` with several threads: the results in order, two items per thread under way at most."""
+    """`map` with threads: results in order, at most two items per thread in progress."""
     iterator = iter(items)
     waiting: deque[Future[R]] = deque()
     try:
@@ -62,7 +55,7 @@ def in_parallel(
 
 @contextmanager
 def _cancelling(waiting: Iterable[Future[R]]) -> Iterator[None]:
-    """On the way out, drops what has not begun: the pool's own exit would wait for it."""
+    """Cancels waiting items on exit; the pool's own exit would wait for them."""
     try:
         yield
     finally:
@@ -71,7 +64,7 @@ def _cancelling(waiting: Iterable[Future[R]]) -> Iterator[None]:
 
 
 def _close(iterator: object) -> None:
-    """Ends a stage before this one, and with it its threads."""
+    """Closes the previous stage and its threads."""
     close = getattr(iterator, "close", None)
     if close is not None:
         close()

@@ -22,8 +22,7 @@ from heatpose.evaluation.parity import OutputUse, PixelDrift, output_use, pixel_
 from heatpose.pose.draw import contact_sheet, draw_pose
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
-from heatpose.predict.results import make_folder, save_image
-from heatpose.predict.sources import find_sources
+from heatpose.predict.files import find_sources, make_folder, save_image
 from heatpose.runners import PoseRunner, open_runner
 from heatpose.runners.tflite_runner import input_form, read_input
 from heatpose.tflite.graph import Graph

@@ -6,11 +6,25 @@ from collections.abc import Sequence
 from functools import partial
 
 from heatpose.evaluation.published import Published
-from heatpose.report.boards import PUBLISHED, QUANTITIES, OnBoard, Taken, published_rows
-from heatpose.report.bundle import Bundle
-from heatpose.report.content import Block, Figure, Figures, Note, Notes, Section, guarded, missing
-from heatpose.report.figures import PUBLISHED as GREY
-from heatpose.report.figures import Trace, colour, error, even, figure, pareto_front, plain
+from heatpose.report.bundle import PUBLISHED, QUANTITIES, Bundle, OnBoard, Taken, published_rows
+from heatpose.report.content import PUBLISHED as GREY
+from heatpose.report.content import (
+    Block,
+    Figure,
+    Figures,
+    Note,
+    Notes,
+    Section,
+    Trace,
+    colour,
+    error,
+    even,
+    figure,
+    guarded,
+    missing,
+    pareto_front,
+    plain,
+)
 from heatpose.report.summary import Boards
 
 UNITS = {"ms": "one inference, ms", "ram_kib": "RAM, KiB", "flash_kib": "flash, KiB"}

@@ -10,19 +10,18 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heatpose.report.boards import on_boards
-from heatpose.report.bundle import Bundle
+from heatpose.report.bundle import Bundle, on_boards
 from heatpose.report.content import Figures, Section, guarded_section
 from heatpose.report.costs import costs
-from heatpose.report.curves import curves
+from heatpose.report.curves import curves, operators, reproduction
 from heatpose.report.gallery import gallery
-from heatpose.report.record import operators, reproduction
 from heatpose.report.scores import drift, instances, losses
 from heatpose.report.summary import summary
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
+
 
 TEMPLATES = "templates"
 

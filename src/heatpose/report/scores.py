@@ -11,6 +11,7 @@ from typing import Any
 from heatpose.report.agreement import agreement_blocks
 from heatpose.report.bundle import FORMS, Artefact, Bundle
 from heatpose.report.content import (
+    SYMBOLS,
     Block,
     Cell,
     Figure,
@@ -18,10 +19,16 @@ from heatpose.report.content import (
     Row,
     Section,
     Table,
+    Trace,
+    colour,
+    error,
+    even,
+    figure,
     guarded,
     missing,
+    plain,
+    short,
 )
-from heatpose.report.figures import SYMBOLS, Trace, colour, error, even, figure, plain, short
 from heatpose.report.summary import interval, limit_of
 
 

@@ -13,8 +13,7 @@ import numpy as np
 
 from heatpose.evaluation.metrics import bootstrap_interval
 from heatpose.evaluation.published import OutputForm, Published, counterparts
-from heatpose.report.boards import OnBoard, Taken
-from heatpose.report.bundle import FORMS, Artefact, Bundle
+from heatpose.report.bundle import FORMS, Artefact, Bundle, OnBoard, Taken
 from heatpose.report.content import (
     Block,
     Cell,

@@ -1,1 +1,1 @@
-"""Several runs of one command: names, shared trainings, the Optuna search, the summary."""
+"""Sweeps: several runs of one command, with shared training, Optuna search and summary."""

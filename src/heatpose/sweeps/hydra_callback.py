@@ -1,7 +1,8 @@
-"""Sweeps (`train.py -m ...`).
+"""Sweeps (`train.py -m ...`): names of the runs, failures, resuming, shared training.
 
-Every member has a name of its own, one that fails stops no other, and one that is done is not run
-again.
+A failed sweep run does not stop the others; a finished one is not repeated. With
+sweep=shared_weights the runs of a sweep over resolutions share one training, because the network's
+weights do not depend on the resolution.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -36,12 +38,13 @@ from heatpose.training import result as record
 from heatpose.training.devices import in_sweep
 from heatpose.training.result import RunResult
 from heatpose.utils.files import require_writable
+from heatpose.utils.process import is_first_process
+
+if TYPE_CHECKING:
+    from heatpose.data.sources import Source
 
 LONGEST = 80
-"""Characters that a member's name adds at most.
-
-File systems allow 255 for a name, and the model files add theirs.
-"""
+"""Maximum length of the suffix of a sweep run's name; file systems allow 255 for a file name."""
 RESOLUTIONS = "data.module.resolutions"
 Task = Callable[[DictConfig], RunResult | None]
 
@@ -71,10 +74,10 @@ def _keys_in_name(config: DictConfig) -> set[str]:
 
 
 def safe_name(text: str) -> str:
-    """A text as part of one folder's name: different texts give different names.
+    """Converts a text to a unique part of a file name.
 
-    What a name should not have (a path's slashes, quotes, commas) becomes "-"; then, and where the
-    text is long, a piece of its hash follows.
+    Other characters than letters, digits and `_.-` become "-". If any did, or the text is long, a
+    part of its hash is appended.
     """
     plain = re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII)
     if plain == text and len(text) <= LONGEST:
@@ -96,28 +99,22 @@ OmegaConf.register_new_resolver("width_suffix", width_suffix, replace=True)
 
 
 class SweepRuns(Callback):
-    """Hydra's callback (conf/train.yaml).
-
-    Members are named after what is swept alone, and told together at the end.
-    """
+    """Hydra callback (conf/train.yaml) that names sweep runs and prints the summary."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuses a folder of runs that cannot be written.
-
-        Before Hydra's own records meet it with a traceback.
-        """
+        """Checks that `runs` is writable, before Hydra writes to it and fails with a traceback."""
         with exit_on_user_error():
             require_writable(Path(str(config.runs)))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Names the sweep's folder and drops common overrides from `hydra.job.override_dirname`."""
+        """Sets the sweep's folder and excludes common overrides from the names of its runs."""
         self.on_run_start(config)
         overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
         same = {RESOLUTIONS, *(override.key_or_group for override in overrides)} - swept
         swept |= {str(key) for key in config.hydra.sweeper.get("params") or {}} - same
         if "name" not in same:
-            same |= {"name", "experiment"}  # either gives the run its name already
+            same |= {"name", "experiment"}  # already part of the run's name
         folder = Path(config.runs) / _sweep_name(config, sorted(swept))
         sweep_runs.begin(folder)
         with open_dict(config):
@@ -131,21 +128,21 @@ class SweepRuns(Callback):
             ]
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Table, sweep.csv and report.html; exit status 1 where a member failed."""
-        failed = sweep_runs.tell(Path(config.hydra.sweep.dir), str(config.name))
+        """Writes table, sweep.csv and report.html; exits with status 1 if a run failed."""
+        failed = sweep_runs.summarise(Path(config.hydra.sweep.dir), str(config.name))
         for sweep_run in failed:
             print(f"error: {sweep_run.run}: {sweep_run.result.reason}", file=sys.stderr)
         if failed:
             print(
-                f"error: {len(failed)} of the sweep's runs failed; the same command runs them"
-                " again, and only them.",
+                f"error: {len(failed)} of the sweep's runs failed; run the same command to repeat"
+                " only those.",
                 file=sys.stderr,
             )
             sys.exit(1)
 
 
 def _sweep_name(config: DictConfig, swept: list[str]) -> str:
-    """Of the sweep's folder: quickstart_sweep_model.width_resolution."""
+    """Name of the sweep's folder, for instance quickstart_sweep_model.width_resolution."""
     return "_".join(
         [
             str(config.name),
@@ -157,7 +154,7 @@ def _sweep_name(config: DictConfig, swept: list[str]) -> str:
 
 
 def _resolutions(overrides: list[Override]) -> list[str]:
-    """What tells each member of all the resolutions that are swept."""
+    """Override that passes all swept resolutions to each sweep run."""
     sides = [
         str(side)
         for o in overrides
@@ -168,13 +165,13 @@ def _resolutions(overrides: list[Override]) -> list[str]:
 
 
 def run_entry(task: Task, config: DictConfig) -> float | tuple[float, ...] | None:
-    """Runs an entry's task; a user's mistake.
+    """Runs the task of an entry point.
 
-    And an export that a gate refused, become a sentence on stderr and exit status 1.
+    A user error, and an export that failed an acceptance check, exit with one sentence on stderr
+    and status 1. In a sweep the other runs continue.
 
     Returns:
-        The configured objectives. In a sweep the other members run even if this one fails: its
-        objectives are NaN then, which a search takes as a failed trial.
+        Configured objectives; NaN for a failed sweep run, which a search counts as a failed trial.
     """
     if in_sweep():
         return _run_one(task, config)
@@ -186,7 +183,7 @@ def run_entry(task: Task, config: DictConfig) -> float | tuple[float, ...] | Non
 
 
 def _run(task: Task, config: DictConfig) -> RunResult | None:
-    """The task's result, kept in the run's folder."""
+    """Runs the task and writes its result to the run's folder."""
     began = time.monotonic()
     result = task(config)
     if result is None:
@@ -197,10 +194,7 @@ def _run(task: Task, config: DictConfig) -> RunResult | None:
 
 
 def _run_one(task: Task, config: DictConfig) -> float | tuple[float, ...] | None:
-    """One member; whatever goes wrong in it is told and ends no other, except Ctrl-C.
-
-    Which ends the sweep.
-    """
+    """Runs one sweep run; errors are printed and do not end the sweep, except Ctrl-C."""
     job, began = HydraConfig.get(), time.monotonic()
     sweep_run, place = (
         SweepRun(str(config.run), own_overrides(), RunResult("running")),
@@ -221,24 +215,20 @@ def _run_one(task: Task, config: DictConfig) -> float | tuple[float, ...] | None
 
 
 def _once(task: Task, config: DictConfig) -> RunResult:
-    """The task's result, or the one of an earlier run with the same configuration."""
+    """Runs the task, or returns the result of a finished run with the same configuration."""
     done = record.finished(run_folder(config), config) if config.resume else None
     if done is None:
         print(f"-- {config.run}", flush=True)
         return _run(task, config) or RunResult()
     print(
-        f"-- {config.run}: finished before with this configuration, not run again (resume=false"
-        " runs it)",
+        f"-- {config.run}: already finished with this configuration (resume=false repeats it)",
         flush=True,
     )
     return done
 
 
 def _reason(error: Exception) -> str:
-    """The sentence of a user's mistake.
-
-    Anything else is told in full, and its first line is the reason.
-    """
+    """The sentence of a user error; other errors are printed with traceback."""
     sentence = sentence_of(error)
     if sentence is None:
         traceback.print_exception(as_bug(error))
@@ -246,10 +236,7 @@ def _reason(error: Exception) -> str:
 
 
 def own_overrides() -> dict[str, str]:
-    """What this member's command line would say that is not the same for all by the sweep's.
-
-    Key -> value.
-    """
+    """Overrides (key -> value) of this sweep run that are not common to all."""
     job = HydraConfig.get()
     same = {*job.job.config.override_dirname.exclude_keys} - {"experiment"}
     overrides = OverridesParser.create().parse_overrides(list(job.overrides.task))
@@ -261,5 +248,79 @@ def own_overrides() -> dict[str, str]:
 
 
 def run_folder(config: DictConfig) -> Path:
-    """`runs/<run>`: where the checkpoints, logs and records of this run are."""
+    """`runs/<run>`: folder of checkpoints, logs and results."""
     return Path(config.runs) / str(config.run)
+
+
+def train_shared(
+    config: DictConfig, fit_model: Callable[[DictConfig], tuple[Path, Source] | None]
+) -> tuple[Path, Source] | None:
+    """Trains the shared network of a sweep, once, and writes this run's checkpoint from it.
+
+    Parallel sweep runs wait for each other.
+
+    Args:
+        config: Configuration of the sweep run.
+        fit_model: Trains as configured; returns best checkpoint and data, or None.
+
+    Returns:
+        Checkpoint at this run's resolution and data; None if nothing was trained.
+
+    Raises:
+        HeatposeError: There is no sweep over resolutions, or as `fit_model`.
+    """
+    if not in_sweep() or not config.data.module.resolutions:
+        raise HeatposeError(
+            "Shared weights need a sweep over resolutions; add -m and, for example,"
+            " resolution=192,224,256."
+        )
+    common = _common(config)
+    if not is_first_process():
+        return fit_model(common)
+    folder = run_folder(common)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # separate from the lock of the run itself
+    with FileLock(folder.with_name(f".{folder.name}.shared.lock")):
+        fitted = fit_model(common)
+    if fitted is None:
+        return None
+    best, source = fitted
+    return _resized(best, run_folder(config), int(config.resolution)), source
+
+
+def _common(config: DictConfig) -> DictConfig:
+    """Configuration of the shared training, equal for all sweep runs.
+
+    Its checkpoint is selected at the median resolution.
+    """
+    common = config.copy()
+    common.shared_weights = False
+    sides = sorted(int(side) for side in config.data.module.resolutions)
+    common.resolution = sides[len(sides) // 2]
+    others = "_".join(
+        f"{key}-{value}"
+        for key, value in sorted(own_overrides().items())
+        if key not in ("resolution", "experiment")
+    )
+    # The experiment's name may have the resolution in it: the one of the training.
+    common.run = f"{common.name}_shared" + (f"_{safe_name(others)}" if others else "")
+    # only the first sweep run may restart the training
+    common.resume = bool(config.resume or HydraConfig.get().job.num)
+    return common
+
+
+def _resized(best: Path, folder: Path, size: int) -> Path:
+    """Writes the weights as a checkpoint for an input of `size` pixels."""
+    # Imported here: composing a configuration imports this module and must not load torch.
+    from heatpose.models.checkpoint import load_checkpoint, save_checkpoint
+
+    loaded = load_checkpoint(best)
+    path = folder / "checkpoints" / "best.ckpt"
+    save_checkpoint(
+        path,
+        loaded.network,
+        loaded.skeleton,
+        replace(loaded.preprocessing, size=size),
+        **{**loaded.metadata, "run": folder.name},
+    )
+    return path

@@ -1,9 +1,6 @@
-"""A search by Optuna over what Hydra's override grammar describes.
+"""Search by Optuna over ranges in Hydra's override grammar.
 
-Which members to run next, from what the earlier ones came to.
-
-hydra-optuna-sweeper, Hydra's own plugin, needs optuna < 3 in its release for Hydra 1.3; its part
-that matters here is small.
+Replaces hydra-optuna-sweeper, whose release for Hydra 1.3 needs optuna < 3.
 """
 
 from __future__ import annotations
@@ -28,17 +25,17 @@ if TYPE_CHECKING:
 BEST = "best.json"
 DIRECTIONS = ("maximize", "minimize")
 _SILENT = 10
-"""Failed trials in a row after which a search stops: nothing can be learnt from them."""
+"""Consecutive failed trials after which a search stops."""
 
 Launch = Callable[[list[list[str]], int], list[Any]]
-"""Overrides of each member, number of the first one -> what each returned."""
+"""(overrides of each sweep run, number of the first) -> return value of each."""
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """What Optuna draws a value from.
+    """Converts an override to an Optuna distribution.
 
-    A choice (or `a,b,c`) is categorical, a range has steps, an interval is continuous; `tag(log,
-    ...)` draws on a logarithmic scale and `int(...)` whole numbers.
+    A choice (or `a,b,c`) is categorical, a range is stepped, an interval is continuous; `tag(log,
+    ...)` is logarithmic and `int(...)` integer.
 
     Raises:
         HeatposeError: The override's range cannot be searched.
@@ -51,7 +48,7 @@ def distribution(override: Override) -> BaseDistribution:
     logarithmic = "log" in getattr(sweep, "tags", ())
     if isinstance(sweep, RangeSweep):
         start, stop, step = float(sweep.start or 0), float(sweep.stop or 0), float(sweep.step)
-        # Hydra's ranges leave their end out
+        # Hydra's ranges exclude their end
         last = start + step * (math.ceil((stop - start) / step) - 1)
         if all(value.is_integer() for value in (start, step)):
             return of.IntDistribution(
@@ -77,13 +74,13 @@ def distribution(override: Override) -> BaseDistribution:
 
 @dataclass
 class Search:
-    """A search that is kept in a folder and goes on where it was.
+    """A search stored in a folder, which can be resumed.
 
     Attributes:
-        study: Optuna's.
-        space: Key -> what its values are drawn from.
-        fixed: Overrides that all members have.
-        objectives: Names of what the members return.
+        study: Optuna's study.
+        space: Key -> distribution.
+        fixed: Overrides of all sweep runs.
+        objectives: Names of the objectives.
     """
 
     study: Study
@@ -99,11 +96,18 @@ class Search:
         objectives: Sequence[str],
         seed: int,
     ) -> Search:
-        """Begins a search, or goes on with the one in the folder.
+        """Creates a search, or resumes the one in the folder.
+
+        Args:
+            folder: Folder of the sweep.
+            overrides: Parsed overrides, fixed and swept.
+            directions: "maximize" or "minimize" for each objective.
+            objectives: Names of the objectives.
+            seed: Seed of the sampler.
 
         Raises:
-            HeatposeError: Optuna is not installed, nothing is searched, or directions and
-                objectives do not fit.
+            HeatposeError: Optuna is not installed, nothing is swept, or directions and objectives
+                do not match.
         """
         swept = {
             override.get_key_element(): override
@@ -117,14 +121,14 @@ class Search:
         ]
         if not swept:
             raise HeatposeError(
-                "Nothing is searched; give a range on the command line, such as"
+                "The search has no range; give one on the command line, such as"
                 " resolution=192,224,256."
             )
         if len(directions) != len(objectives) or any(
             direction not in DIRECTIONS for direction in directions
         ):
             raise HeatposeError(
-                "hydra.sweeper.directions must say maximize or minimize for each of the objectives"
+                "hydra.sweeper.directions must have maximize or minimize for each of the objectives"
                 f" {', '.join(objectives)}."
             )
         try:
@@ -141,7 +145,7 @@ class Search:
         )
 
     def run(self, launch: Launch, trials: int, jobs: int) -> None:
-        """Runs members until `trials` of the study have succeeded, `jobs` at a time."""
+        """Runs trials, `jobs` at a time, until `trials` of the study have succeeded."""
         self._requeue()
         failed = 0
         while (left := trials - len(self.succeeded())) > 0 and failed < _SILENT:
@@ -153,14 +157,11 @@ class Search:
                 failed = 0 if self._tell(trial, result) else failed + 1
 
     def succeeded(self) -> list[FrozenTrial]:
-        """Trials with all their numbers."""
+        """Successful trials."""
         return [trial for trial in self.study.trials if trial.state.name == "COMPLETE"]
 
     def best(self) -> list[FrozenTrial]:
-        """Those that no other is better than in every objective.
-
-        The best in the first one first.
-        """
+        """Pareto-optimal trials, sorted by the first objective."""
         ordered = sorted(
             self.study.best_trials,
             key=lambda trial: trial.values,
@@ -171,7 +172,7 @@ class Search:
         )[::-1]
 
     def _tell(self, trial: Trial, result: Any) -> bool:
-        """Numbers of a member; False for one that failed or has not all of them."""
+        """Reports the objectives of a trial to Optuna; returns False for a failed trial."""
         from optuna.trial import TrialState
 
         values = [
@@ -186,10 +187,7 @@ class Search:
         return good
 
     def _requeue(self) -> None:
-        """Members that an interruption stopped come first, with the same values.
-
-        Their runs go on where they were.
-        """
+        """Queues interrupted trials again with the same values, so that their runs resume."""
         from optuna.trial import TrialState
 
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -208,7 +206,7 @@ def _study(folder: Path, directions: Sequence[str], seed: int) -> Study:
     known = {
         summary.study_name: summary.n_trials for summary in optuna.get_all_study_summaries(storage)
     }
-    # the same seed again would draw the same values once more
+    # the same seed would repeat the same values
     sampler = optuna.samplers.TPESampler(seed=seed + known.get("search", 0))
     return optuna.create_study(
         storage=storage,
@@ -226,8 +224,8 @@ def _overrides(trial: Trial) -> list[str]:
     ]
 
 
-def tell_best(search: Search, folder: Path) -> None:
-    """Prints the best members and writes them to `best.json`."""
+def write_best(search: Search, folder: Path) -> None:
+    """Prints the best trials and writes them to `best.json`."""
     best = [
         {
             "values": dict(zip(search.objectives, trial.values, strict=True)),
@@ -238,7 +236,7 @@ def tell_best(search: Search, folder: Path) -> None:
     write_json(folder / BEST, {"trials": len(search.succeeded()), "best": best})
     print(
         f"\nBest of {len(search.succeeded())} runs"
-        + (", none better in every objective:" if len(search.objectives) > 1 else ":")
+        + (" (Pareto-optimal):" if len(search.objectives) > 1 else ":")
     )
     for entry in best:
         numbers = ", ".join(f"{name} {value:.2f}" for name, value in entry["values"].items())

@@ -1,8 +1,7 @@
-"""The members of a sweep together: a table, `sweep.csv` and `report.html` in the sweep's folder.
+"""Summary of a sweep: a table, `sweep.csv` and `report.html` in the sweep's folder.
 
-Members may run in other processes and on other machines. Each writes
-`<sweep>/members/<number>.json` when it begins and when it ends; the process that was called reads
-them.
+Sweep runs may run in other processes and on other machines. Each writes
+`<sweep>/members/<number>.json` when it begins and when it ends; the launching process reads them.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from heatpose.utils.process import is_first_process
 
 FOLDER, TABLE, REPORT = "members", "sweep.csv", "report.html"
 SEARCH = "search.log"
-"""Where a search (`heatpose.sweeps.optuna`) keeps what it has learnt."""
-NO_RESULT = "It ended without a result: it was stopped from outside, or its process died."
+"""Optuna's journal of a search (`heatpose.sweeps.optuna`)."""
+NO_RESULT = "It ended without a result: its process was killed or crashed."
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,9 @@ class SweepRun:
     """One run of a sweep.
 
     Attributes:
-        run: Its name.
-        overrides: What it was given beside what all members have: key -> value.
-        result: What it came to.
+        run: Name of the run.
+        overrides: Key -> value of the overrides that are not common to all runs.
+        result: Result of the run.
     """
 
     run: str
@@ -41,10 +40,7 @@ class SweepRun:
     result: RunResult
 
     def write(self, sweep: Path, number: int) -> None:
-        """Keeps it as the sweep's member of that number.
-
-        Only the first of several processes that train one network does.
-        """
+        """Writes it as the sweep run of that number; only in the process of rank 0."""
         if is_first_process():
             folder = sweep / FOLDER
             folder.mkdir(parents=True, exist_ok=True)
@@ -52,19 +48,16 @@ class SweepRun:
 
 
 def begin(sweep: Path) -> None:
-    """Forgets what an earlier call of the same sweep had as members.
+    """Removes the list of runs of an earlier call of the same sweep; a search keeps it.
 
-    Their runs keep their own results. A search keeps them, and goes on with it.
+    The runs keep their own results.
     """
     if is_first_process() and not (sweep / SEARCH).is_file():
         shutil.rmtree(sweep / FOLDER, ignore_errors=True)
 
 
 def sweep_runs(sweep: Path) -> list[SweepRun]:
-    """In the order of the sweep, the last one of each name.
-
-    One that began and did not end has failed.
-    """
+    """Runs in the order of the sweep, the last one of each name; unfinished ones are failed."""
     found: dict[str, SweepRun] = {}
     for path in sorted((sweep / FOLDER).glob("*.json")):
         content = read(path)
@@ -77,15 +70,15 @@ def sweep_runs(sweep: Path) -> list[SweepRun]:
     return list(found.values())
 
 
-def tell(sweep: Path, name: str) -> list[SweepRun]:
-    """Prints the table of a sweep and writes it, and the report on its bundles, into its folder.
+def summarise(sweep: Path, name: str) -> list[SweepRun]:
+    """Prints the table of a sweep and writes `sweep.csv` and the report on its bundles.
 
     Args:
         sweep: Folder of the sweep.
-        name: For the report's title.
+        name: Name for the report's title.
 
     Returns:
-        The members that failed.
+        Failed runs.
     """
     found = sweep_runs(sweep)
     if not found or not is_first_process():
@@ -111,10 +104,7 @@ def tell(sweep: Path, name: str) -> list[SweepRun]:
 
 
 def _report(bundles: Sequence[Path], path: Path, title: str) -> bool:
-    """The report is worth less than the runs.
-
-    Where it cannot be written, that is said and the sweep goes on to its end.
-    """
+    """Writes the report; a failure is only a warning."""
     try:
         # Imported here, because its packages take seconds.
         from heatpose.report import write_report
@@ -127,7 +117,7 @@ def _report(bundles: Sequence[Path], path: Path, title: str) -> bool:
 
 
 def differing(found: Sequence[SweepRun]) -> list[str]:
-    """Keys of overrides that are not the same in all members."""
+    """Keys of overrides that differ between runs."""
     keys = list(dict.fromkeys(key for sweep_run in found for key in sweep_run.overrides))
     return [
         key
@@ -137,7 +127,7 @@ def differing(found: Sequence[SweepRun]) -> list[str]:
 
 
 def _columns(found: Sequence[SweepRun]) -> tuple[list[str], list[str], list[str]]:
-    """Overrides, artefacts and boards that some member has."""
+    """Overrides, artefacts and boards of at least one run."""
     files = [
         name
         for name in ("float32", "int8_pc", "int8_pt")
@@ -151,9 +141,9 @@ def _columns(found: Sequence[SweepRun]) -> tuple[list[str], list[str], list[str]
 
 
 def write_csv(found: Sequence[SweepRun], path: Path) -> None:
-    """A line for each member: name, what it was given, OKS in percent, estimates of each board.
+    """Writes a row per run: name, overrides, OKS in percent, estimates per board, status.
 
-    Status. Empty where nothing is known.
+    Unknown cells are empty.
     """
     keys, files, boards = _columns(found)
     numbers = ("artefact", "oks", "ms", "ram_kib", "flash_kib", "extrapolates")
@@ -208,9 +198,9 @@ def _print(found: Sequence[SweepRun], sweep: Path) -> None:
         cells = [*given, *_numbers(sweep_run.result, int8, boards), sweep_run.result.status]
         table.add_row(*cells, style="red" if sweep_run.result.status == "failed" else None)
     console = Console()
-    if not console.is_terminal:  # rich assumes 80 columns then, and would cut figures
+    if not console.is_terminal:  # rich's default of 80 columns would truncate numbers
         console.width = 200
-    # no title: rich breaks it where the table ends
+    # not as the table's title, which rich wraps at the table's width
     console.print(f"\n{sweep}", highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     console.print(_caption(found), highlight=False, markup=False, soft_wrap=True)
@@ -235,8 +225,8 @@ def _caption(found: Sequence[SweepRun]) -> str:
     starred = any(
         numbers.extrapolates for sweep_run in found for numbers in sweep_run.result.boards.values()
     )
-    remark = "; * outside the networks that they were fitted on" if starred else ""
+    remark = "; * extrapolated" if starred else ""
     return (
-        f"Estimates of the int8 file that the board takes{remark}. `heatpose estimate` gives their"
+        f"Estimates are for the board's int8 artefact{remark}; `heatpose estimate` prints their"
         " intervals."
     )

@@ -15,10 +15,9 @@ from typing import Any, Literal
 
 from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.tflite.graph import Graph, Tensor
+from heatpose.tflite.graph import Graph, Tensor, macs, peak_activation_bytes, weights, weights_bytes
 from heatpose.tflite.lint import INTEGER_IMAGES, Finding, find_all, takes_raw_bytes
 from heatpose.tflite.reader import read_graph
-from heatpose.tflite.stats import macs, peak_activation_bytes, weights, weights_bytes
 
 Granularity = Literal["per_channel", "per_tensor", "float"]
 Artefact = Literal["float32", "int8_pc", "int8_pt"]

@@ -13,8 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from heatpose.tflite.graph import ABSENT, Graph, Operator, Quantization, Tensor
-from heatpose.tflite.stats import weights
+from heatpose.tflite.graph import ABSENT, Graph, Operator, Quantization, Tensor, weights
 
 Severity = Literal["error", "warning", "info"]
 INTEGER_IMAGES = ("uint8", "int8")

@@ -1,8 +1,6 @@
-"""Optuna as a sweeper of Hydra's (conf/hydra/sweeper/optuna.yaml).
+"""Hydra sweeper plugin for Optuna (conf/hydra/sweeper/optuna.yaml).
 
-The search itself is `heatpose.sweeps.optuna`.
-
-It is here because Hydra takes plugins from the package `hydra_plugins` alone.
+The search is `heatpose.sweeps.optuna`. Hydra finds plugins only in the package `hydra_plugins`.
 """
 
 from __future__ import annotations
@@ -20,15 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class OptunaSweeper(Sweeper):
-    """Asks Optuna for the members of a sweep, a few at a time, and tells it what they came to.
+    """Runs the trials that Optuna suggests and reports their objectives to it.
 
     Args:
-        directions: "maximize" or "minimize", one for each of the configuration's `objectives`.
-        trials: Members of the whole sweep, those of earlier calls included; failed ones do not
-            count.
-        jobs: Members at a time; more than one only helps with a launcher that runs them side by
-            side.
-        seed: Of the search.
+        directions: "maximize" or "minimize" for each of the configuration's `objectives`.
+        trials: Number of successful trials, those of earlier calls included.
+        jobs: Number of trials per batch; more than one needs a parallel launcher to be useful.
+        seed: Seed of the sampler.
         params: Key -> range in Hydra's grammar, such as "choice(0.5, 0.75, 1.0)", "range(160, 257,
             32)", "interval(1e-4, 1e-2)" or "tag(log, interval(1e-4, 1e-2))". Ranges of the command
             line are added.
@@ -61,7 +57,7 @@ class OptunaSweeper(Sweeper):
         """Called by Hydra with the command line's overrides."""
         # Imported here: Hydra imports every plugin at every start.
         from heatpose.errors import exit_on_user_error
-        from heatpose.sweeps.optuna import Search, tell_best
+        from heatpose.sweeps.optuna import Search, write_best
 
         assert self.config is not None and self.hydra_context is not None
         folder = Path(self.config.hydra.sweep.dir)
@@ -76,10 +72,10 @@ class OptunaSweeper(Sweeper):
                 folder, overrides, self.directions, list(self.config.objectives), self.seed
             )
             search.run(self._launch, self.trials, self.jobs)
-        tell_best(search, folder)
+        write_best(search, folder)
 
     def _launch(self, batch: list[list[str]], first: int) -> list[Any]:
-        """Runs members and returns what each of them returned."""
+        """Runs a batch of trials and returns the return value of each."""
         assert self.launcher is not None
         self.validate_batch_is_legal(batch)
         return [ended.return_value for ended in self.launcher.launch(batch, initial_job_idx=first)]

@@ -1,16 +1,93 @@
-"""`heatpose verify`: whether a bundle is still what was exported."""
+"""`heatpose train` and `heatpose export`.
+
+The two entries that are configured by Hydra, for an installed package as for a checkout.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from heatpose.cli.options import JsonOut
 from heatpose.errors import HeatposeError
 from heatpose.utils.files import write_json_output
+
+if TYPE_CHECKING:
+    from heatpose.doctor.trial import Step
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help=(
+            "As train.py and export.py take them: KEY=VALUE and Hydra's options, such as"
+            " experiment=quickstart, -m, --cfg job."
+        )
+    ),
+]
+PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
+"""Settings of these commands: every option, --help as well, is Hydra's."""
+
+
+def train(overrides: Overrides = None) -> None:
+    """Train, score and export a network as configured, for example experiment=quickstart."""
+    from heatpose.entries.train import main
+
+    _with_arguments(main, "train", overrides)
+
+
+def export(overrides: Overrides = None) -> None:
+    """Export a checkpoint, or imported weights, as a proven bundle."""
+    from heatpose.entries.export import main
+
+    _with_arguments(main, "export", overrides)
+
+
+def _with_arguments(main: Callable[[], None], name: str, overrides: list[str] | None) -> None:
+    """Hydra reads the arguments of the process, which end here anyway."""
+    sys.argv = [f"heatpose {name}", *(overrides or [])]
+    main()
+
+
+def doctor(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Look at this data set as well: the folder that data.root names."),
+    ] = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="Train, score and export a tiny network, and measure.")
+    ] = False,
+    json_out: JsonOut = None,
+) -> None:
+    """Check versions, devices, disks, tools and data, and say what to do about each problem."""
+    from heatpose.doctor import examine, to_json
+    from heatpose.doctor.checks import check_table
+    from heatpose.doctor.trial import try_machine
+    from heatpose.utils.console import show
+
+    checks = examine(data)
+    show(check_table(checks))
+    steps = try_machine(_tell) if run else []
+    write_json_output(json_out, to_json(checks, steps))
+    everything = [*checks, *steps]
+    failed = [check.name for check in everything if check.status == "fail"]
+    if failed:
+        raise HeatposeError(
+            f"{len(failed)} of {len(everything)} checks failed ({', '.join(failed)});"
+            " what to do stands beside them."
+        )
+
+
+def _tell(step: Step) -> None:
+    """One line for a step that has ended, and what to do where it failed."""
+    typer.echo(f"{step.status:4}  {step.seconds:6.1f} s  {step.name}: {step.found}")
+    if step.remedy:
+        typer.echo(f"      {step.remedy}")
 
 
 def verify(
