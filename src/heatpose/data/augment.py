@@ -8,8 +8,9 @@ Shape legend: B batch, K keypoints, S input side.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 
 Box = tuple[float, float, float, float]
+GREY = 127
+"""Value of each channel that masked instances are painted with."""
 TRIES = 4
 PROMINENCE = 0.7
 """Another person may fill at most this share of the person's box area in a crop."""
@@ -98,7 +101,7 @@ class GeometricAugment:
             steps.append(geometry.mirror(size))
         return geometry.compose(*steps), mirrored
 
-    def suits(self, person: Person, size: int) -> bool:
+    def separable(self, person: Person, size: int) -> bool:
         """False for someone whom no admissible crop separates from a larger neighbour.
 
         The network could not know who is meant.
@@ -197,61 +200,75 @@ def fixed_transform(person: Person, size: int, share: float = 0.6) -> geometry.M
     return geometry.region(_place(person, *_crop_size(person, share, aspect), None), size)
 
 
-@dataclass(frozen=True)
-class InputSample:
-    """A person in the frame of the input.
+class InputLabels(NamedTuple):
+    """Labels of one instance in input pixels.
 
-    Image u8[S, S, 3], points f32[K, 2] in input pixels, labelled bool[K], box f32[2] width and
-    height there.
+    Attributes:
+        points: f32[K, 2] x, y.
+        labelled: bool[K].
+        box: f32[2] width and height.
     """
 
-    image: NDArray[np.uint8]
     points: NDArray[np.float32]
     labelled: NDArray[np.bool_]
     box: NDArray[np.float32]
 
 
-def view(
-    image: NDArray[np.uint8],
-    person: Person,
-    transform: geometry.Matrix,
-    size: int,
-    mirrored: bool,
-    flip_order: list[int],
-    sampling: str,
-) -> InputSample:
-    """Applies a transform to the image and to the labels, in the same frame.
+def transform_labels(
+    person: Person, transform: geometry.Matrix, mirrored: bool, flip_order: list[int]
+) -> InputLabels:
+    """Moves the labels of an instance into input pixels.
 
     Args:
-        image: u8[H, W, 3].
-        person: Its labels.
-        transform: Image -> input.
-        size: S.
-        mirrored: Whether left and right swap.
-        flip_order: The skeleton's.
-        sampling: "nearest" or "bilinear".
-    """
-    return InputSample(
-        geometry.warp(image, transform, size, sampling),
-        *moved_labels(person, transform, mirrored, flip_order),
-    )
-
-
-def moved_labels(
-    person: Person, transform: geometry.Matrix, mirrored: bool, flip_order: list[int]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
-    """Labels of a person in input pixels.
-
-    Returns:
-        Points f32[K, 2], labelled bool[K], box sides f32[2].
+        person: In image pixels.
+        transform: Image pixels -> input pixels.
+        mirrored: Whether left and right are exchanged.
+        flip_order: Of the skeleton.
     """
     points, labelled = geometry.apply(transform, person.keypoints), person.labelled
     if mirrored:
         points, labelled = points[flip_order], labelled[flip_order]
     (a, b, _), (c, d, _) = transform.tolist()
-    # by the lengths of the images of the x and y unit vectors
+    # lengths of the transformed unit vectors along x and y
     sides = person.box[2] * math.hypot(a, c), person.box[3] * math.hypot(b, d)
-    return points, labelled, np.array(sides, np.float32)
+    return InputLabels(points, labelled, np.array(sides, np.float32))
+
+
+def mask_others(
+    pixels: NDArray[np.uint8],
+    person: Person,
+    scale: tuple[float, float] = (1.0, 1.0),
+    corner: tuple[int, int] = (0, 0),
+) -> NDArray[np.uint8]:
+    """Paints the boxes of all other instances grey, except where they overlap the instance's own.
+
+    Args:
+        pixels: u8[H, W, 3], a region of the image.
+        person: The instance to keep.
+        scale: Of the region relative to the original image, (x, y).
+        corner: Pixel (x, y) of the scaled image that is the region's first.
+
+    Returns:
+        A changed copy.
+    """
+    pixels = pixels.copy()
+
+    def region(box: Sequence[float]) -> tuple[slice, slice]:
+        (left, right), (top, bottom) = (
+            (
+                max(round(box[axis] * scale[axis]) - corner[axis], 0),
+                max(round((box[axis] + box[axis + 2]) * scale[axis]) - corner[axis], 0),
+            )
+            for axis in (0, 1)
+        )
+        return slice(top, bottom), slice(left, right)
+
+    own = region(person.box)
+    kept = pixels[own].copy()
+    for box in person.others.tolist():
+        pixels[region(box)] = GREY
+    pixels[own] = kept
+    return pixels
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ def instances(
     for row, annotation in enumerate(labels.annotations):
         others = boxes[[other for other in on_image[int(annotation["image_id"])] if other != row]]
         person = _person(annotation, labels, Path(images), keypoints[row], labelled[row], others)
-        if reason := _why_not(annotation, person):
+        if reason := _drop_reason(annotation, person):
             audit.drop(reason, person.image_id)
         else:
             kept.append(person)
@@ -261,7 +261,7 @@ def _person(
     )
 
 
-def _why_not(annotation: Mapping[str, Any], person: Person) -> str | None:
+def _drop_reason(annotation: Mapping[str, Any], person: Person) -> str | None:
     if annotation["iscrowd"]:
         return CROWD
     if person.box[2] <= 0 or person.box[3] <= 0:

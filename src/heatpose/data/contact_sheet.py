@@ -79,7 +79,8 @@ def augmented_sheet_of(
 
     skeleton.require_flip_pairs("augment.geometric.mirror=0 in training")
     augment = GeometricAugment()
-    chosen = _chosen([person for person in kept if augment.suits(person, size)], instances, seed)
+    usable = [person for person in kept if augment.separable(person, size)]
+    chosen = _chosen(usable, instances, seed)
     shown = tuple(i for i in range(len(chosen)) for _ in range(views))
     batch = AugmentedBatches(chosen, skeleton, augment, ImageFiles(), seed)[
         BatchPlan(size, 0, tuple(range(len(shown))), shown)

@@ -17,7 +17,7 @@ import numpy as np
 
 from heatpose.data.coco import SEVERAL, CocoLabels, benchmark_instances
 from heatpose.data.sample import Audit, Person
-from heatpose.data.selection import TrainingRules, split_instances, why_empty
+from heatpose.data.selection import TrainingRules, explain_empty, split_instances
 from heatpose.data.sources import training_instances
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import Skeleton
@@ -137,7 +137,7 @@ def audit_report(
     per_image = Counter(int(a["image_id"]) for a in labels.annotations)
     by_people = Counter(min(per_image[image_id], 2) for image_id in labels.images)
     split = None if rules is None else split_instances(kept, rules)
-    refused = None if split is None or rules is None else why_empty(split, kept, rules)
+    refused = None if split is None or rules is None else explain_empty(split, kept, rules)
     used = dict.fromkeys(person.image_id for person in kept) if check_files else ()
     report = AuditReport(
         path=str(labels.path),
@@ -148,7 +148,7 @@ def audit_report(
         assumed=dict(training.assumed),
         training=Selection.of(training),
         trained=None if split is None else Selection.of(split.audit),
-        held_out=0 if split is None else len(split.chosen),
+        held_out=0 if split is None else len(split.validation),
         refused=refused,
         benchmark=_benchmark(labels, images, skeleton, training),
         files=check_images(labels.images, Path(images), used),

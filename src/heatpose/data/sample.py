@@ -119,7 +119,7 @@ class Readings:
             "with an EXIF orientation tag, read as stored": self.stored,
         }
 
-    def account(self, name: object) -> str | None:
+    def summary(self, name: object) -> str | None:
         """One line that says what was decided; None where no image has a tag.
 
         Args:
@@ -261,7 +261,7 @@ class Audit:
         parts = (("left out", self.dropped), ("assumed", self.assumed))
         return "; ".join(f"{name}: {_listed(counts)}" for name, counts in parts if counts)
 
-    def account(self, name: object, use: str) -> str | None:
+    def summary(self, name: object, use: str) -> str | None:
         """One line with every number; None where nothing was left out and nothing assumed.
 
         Args:
@@ -276,7 +276,7 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} ({count})" for reason, count in counts.items())
 
 
-def tell_once(line: str | None) -> None:
+def print_once(line: str | None) -> None:
     """Prints a line on stderr, the first time in this process, and in the first of several only."""
     if line is not None:
         _print(line)

@@ -50,14 +50,14 @@ class TrainingRules:
     augment: GeometricAugment = field(default_factory=GeometricAugment)
     size: int = 192
 
-    def why_not(self, person: Person) -> str | None:
+    def drop_reason(self, person: Person) -> str | None:
         """Why someone is neither learnt from nor chosen on; None for who is usable."""
         if int(person.labelled.sum()) < min(self.min_keypoints, len(person.labelled)):
             least = f"data.module.min_keypoints={self.min_keypoints}"
             return f"fewer labelled keypoints than {least}"
         if math.sqrt(person.box[2] * person.box[3]) < self.min_side:
             return f"box smaller than data.module.min_side={self.min_side:g} pixels"
-        return None if self.augment.suits(person, self.size) else HIDDEN
+        return None if self.augment.separable(person, self.size) else HIDDEN
 
     def selects(self, person: Person) -> bool:
         """True for who may be learnt from, as `select` has it."""
@@ -68,30 +68,30 @@ class TrainingRules:
 
 @dataclass(frozen=True)
 class TrainingSplit:
-    """Training people in two parts.
+    """The instances of a training, split by image.
 
     Attributes:
-        trained: To learn from.
-        chosen: Held out; the checkpoint is chosen on them.
-        audit: `kept` is the number of both, everyone else is dropped for a reason.
+        train: Trained on.
+        validation: Held out for model selection.
+        audit: `kept` counts both; all others are dropped with a reason.
     """
 
-    trained: list[Person]
-    chosen: list[Person]
+    train: list[Person]
+    validation: list[Person]
     audit: Audit
 
     @property
-    def account(self) -> str:
+    def summary(self) -> str:
         """One line with every number."""
         reasons = f"; {self.audit.reasons}" if self.audit.reasons else ""
         return (
-            f"Training: {len(self.trained)} of {self.audit.annotations} people to learn from, "
-            f"{len(self.chosen)} held out to choose the checkpoint{reasons}."
+            f"Training: {len(self.train)} of {self.audit.annotations} people to learn from, "
+            f"{len(self.validation)} held out to choose the checkpoint{reasons}."
         )
 
 
 def split_instances(instances: Sequence[Person], rules: TrainingRules) -> TrainingSplit:
-    """Applies the rules. Either part may come out empty (`why_empty`).
+    """Applies the rules. Either part may come out empty (`explain_empty`).
 
     Args:
         instances: Usable ones (`coco.instances`), in order.
@@ -100,7 +100,7 @@ def split_instances(instances: Sequence[Person], rules: TrainingRules) -> Traini
     audit = Audit(len({person.image_path for person in instances}), len(instances))
     trained, held = list[Person](), list[Person]()
     for person in instances:
-        if reason := rules.why_not(person):
+        if reason := rules.drop_reason(person):
             audit.drop(reason, person.image_id)
         elif in_held_out(person, rules.held_out):
             held.append(person)
@@ -122,7 +122,7 @@ def split_instances(instances: Sequence[Person], rules: TrainingRules) -> Traini
     return TrainingSplit(trained, chosen, audit)
 
 
-def why_empty(
+def explain_empty(
     split: TrainingSplit, instances: Sequence[Person], rules: TrainingRules
 ) -> str | None:
     """Why a part of a split is empty, with settings for which none is; None where none is.
@@ -132,18 +132,18 @@ def why_empty(
         instances: As `split_instances`.
         rules: As `split_instances`.
     """
-    if split.trained and split.chosen:
+    if split.train and split.validation:
         return None
-    images = {person.image_path for person in instances if rules.why_not(person) is None}
+    images = {person.image_path for person in instances if rules.drop_reason(person) is None}
     if not images:
         what = f"None of the {len(instances)} people can be learnt from"
-    elif not split.chosen:
+    elif not split.validation:
         what = (
             f"None of the {len(images)} images with usable people is held out to choose the"
             f" checkpoint (data.module.held_out={rules.held_out:g})"
         )
     else:
-        what = f"Nobody is left to learn from, {len(split.chosen)} people are held out"
+        what = f"Nobody is left to learn from, {len(split.validation)} people are held out"
     reasons = f" ({split.audit.reasons})" if split.audit.reasons else ""
     remedy = _remedy(instances, rules)
     advice = f"set {' '.join(remedy)}" if remedy else "add images of other people"
@@ -173,7 +173,7 @@ def _remedy(instances: Sequence[Person], rules: TrainingRules) -> list[str]:
 
 def _share(instances: Sequence[Person], rules: TrainingRules) -> float | None:
     """The `held_out` nearest to that of the rules with which both parts hold someone."""
-    usable = [person for person in instances if rules.why_not(person) is None]
+    usable = [person for person in instances if rules.drop_reason(person) is None]
     held = [_place(person) for person in usable]
     trained = [_place(person) for person in usable if rules.selects(person)]
     if not trained or min(held) >= max(trained):
@@ -188,6 +188,40 @@ def _share(instances: Sequence[Person], rules: TrainingRules) -> float | None:
         if low < share <= high and share < 1:
             return share
     return None
+
+
+def sampling_weights(
+    instances: Sequence[Person], prominence: float = 1.0, size: float = 0.0, keypoints: float = 0.0
+) -> NDArray[np.float64] | None:
+    """Relative frequency of each instance in training.
+
+    Args:
+        instances: N of them.
+        prominence: Factor for instances that are prominent on the whole image, as those of the
+            benchmark are.
+        size: Exponent of the relative size (square root of box area over image area): 1 shows an
+            instance of twice the size twice as often.
+        keypoints: Exponent of the fraction of labelled keypoints.
+
+    Returns:
+        f64[N] > 0; None where all are equal.
+    """
+    if (prominence, size, keypoints) == (1.0, 0.0, 0.0):
+        return None
+    is_prominent = np.array([prominent(person) for person in instances])
+    relative_size = np.array(
+        [
+            np.sqrt(person.box[2] * person.box[3] / (person.width * person.height))
+            for person in instances
+        ]
+    )
+    labelled = np.array([max(float(person.labelled.mean()), 1e-3) for person in instances])
+    weights: NDArray[np.float64] = (
+        np.where(is_prominent, prominence, 1.0)
+        * np.maximum(relative_size, 1e-3) ** size
+        * labelled**keypoints
+    )
+    return weights
 
 
 def in_held_out(person: Person, share: float) -> bool:

@@ -17,7 +17,7 @@ from heatpose.data.formats import folder as formats_folder
 from heatpose.data.formats.coco import NAME as COCO
 from heatpose.data.formats.coco import PROBED, image_folder
 from heatpose.data.formats.folder import Split, find_split
-from heatpose.data.sample import Audit, Person, tell_once
+from heatpose.data.sample import Audit, Person, print_once
 from heatpose.data.selection import same_images
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import Skeleton
@@ -217,8 +217,8 @@ class CocoSource:
         scored_too = 0
         for split in splits:
             kept, audit = training_instances(labels_of(split), split.images, skeleton, scored)
-            tell_once(audit.account(split.name, "usable for training"))
-            tell_once(audit.readings.account(split.name))
+            print_once(audit.summary(split.name, "usable for training"))
+            print_once(audit.readings.summary(split.name))
             scored_too += audit.dropped[EVALUATED]
             found += kept
         if not found:
@@ -249,8 +249,8 @@ class CocoSource:
                 raise
             return None
         kept, audit = benchmark_instances(labels_of(split), split.images, skeleton)
-        tell_once(audit.account(split.name, "scored, one on each image"))
-        tell_once(audit.readings.account(split.name))
+        print_once(audit.summary(split.name, "scored, one on each image"))
+        print_once(audit.readings.summary(split.name))
         return kept
 
     def describe(self) -> dict[str, Any]:

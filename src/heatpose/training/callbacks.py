@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from numpy.typing import NDArray
 
-from heatpose.data.datamodule import Batch
+from heatpose.data.batches import Batch
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import save_checkpoint
 from heatpose.models.movenet import PoseMaps
