@@ -13,8 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from heatpose.data.augment import GeometricAugment, fixed_transform, prominent
-from heatpose.data.batches import GREY
+from heatpose.data.augment import GREY, GeometricAugment, fixed_transform, prominent
 from heatpose.data.datamodule import (
     DataSettings,
     OverfitData,
