@@ -495,7 +495,7 @@ def test_left_and_right_that_are_not_paired_are_not_mirrored(
     assert len(set(map(tuple, order))) == 1
     assert (
         capsys.readouterr().err.count(
-            "'unpaired here' pairs no left with right: drawn views are not mirrored"
+            "'unpaired here' does not pair left with right: augmented samples are not"
         )
         == 1
     )

@@ -217,8 +217,8 @@ def test_who_is_left_out_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     data = pose_data([*CROWD, *poor])
     assert (
         capsys.readouterr().err
-        == f"Training: {len(data.train_instances)} of 1037 people to learn from,"
-        f" {len(data.validation_instances)} held out to choose the checkpoint; left out: fewer"
+        == f"Training: {len(data.train_instances)} of 1037 instances to train on,"
+        f" {len(data.validation_instances)} held out for model selection; left out: fewer"
         " labelled keypoints than data.module.min_keypoints=3 (37).\n"
     )
 
@@ -270,8 +270,7 @@ def test_who_is_learnt_from_can_be_chosen() -> None:
 
 
 def test_without_weights_everyone_comes_up_once() -> None:
-    data = pose_data(CROWD)
-    data.batch_size = 7
+    data = pose_data(CROWD, batch_size=7)
     order = [i for plan in data.train_dataloader().sampler for i in plan.instances]
     assert (
         len(order) > len(data.train_instances) - 7
@@ -442,7 +441,7 @@ def test_a_batch_is_shared_out_evenly() -> None:
     assert local_batch_size(32, 4) == 8
     with pytest.raises(
         HeatposeError,
-        match="data.batch_size=32 is that of all 3 processes together; use a multiple of 3",
+        match="data.batch_size=32 is that of all 3 processes together; set a multiple of 3",
     ):
         local_batch_size(32, 3)
 
@@ -486,8 +485,8 @@ def test_the_configuration_builds_it(synthetic_root: Path) -> None:
     with initialize_config_dir(CONF, version_base="1.3"):
         for experiment in ("quickstart", "st_movenet_13kpt_192"):
             config = compose("train", [f"experiment={experiment}", "debug=overfit"])
-            data = instantiate(config.data.module)(
+            data = instantiate(config.data.module)().datamodule(
                 CocoSource(str(synthetic_root)), ST_13, Preprocessing(64), GeometricAugment()
             )
-            assert isinstance(data, OverfitData) and data.instances == 8
+            assert isinstance(data, OverfitData) and data.settings.instances == 8
             assert config.export is False and config.augment.photometric is None

@@ -84,7 +84,7 @@ def test_every_person_is_in_a_part_or_left_out_for_a_reason() -> None:
     numbers = [int(number) for number in re.findall(r"\((\d+)\)", split.summary)]
     assert numbers == list(dropped.values())
     assert (
-        f"300 of {len(EVERYONE)} people to learn from, {len(split.validation)} held out"
+        f"300 of {len(EVERYONE)} instances to train on, {len(split.validation)} held out"
         in split.summary
     )
 
@@ -112,10 +112,10 @@ NOBODY: dict[str, tuple[Sequence[Person], TrainingRules, str]] = {
     "all held out": (
         PLAIN[:8],
         TrainingRules(held_out=0.999),
-        "Nobody is left to learn from, 8 people are held out",
+        "No instance is left to train on, 8 are held out",
     ),
-    "small": (SMALL, TrainingRules(), "None of the 40 people can be learnt from"),
-    "poor": (POOR, TrainingRules(), "None of the 40 people can be learnt from"),
+    "small": (SMALL, TrainingRules(), "None of the 40 instances can be trained on"),
+    "poor": (POOR, TrainingRules(), "None of the 40 instances can be trained on"),
     "small and poor": (
         [*group("both", labelled=1, box=(9, 9, 9, 9))],
         TrainingRules(),
@@ -124,7 +124,7 @@ NOBODY: dict[str, tuple[Sequence[Person], TrainingRules, str]] = {
     "several": (
         group("beside", 6, alone=False, others=BESIDE),
         TrainingRules(select="alone", size=64),
-        "Nobody is left|None of",
+        "No instance is left|None of",
     ),
 }
 

@@ -279,7 +279,7 @@ def test_a_run_without_checkpoint_callback_is_one_sentence(tiny_run: Any) -> Non
 
 
 def test_too_little_data_is_one_sentence(tiny_run: Any) -> None:
-    with pytest.raises(HeatposeError, match="is held out to choose the checkpoint"):
+    with pytest.raises(HeatposeError, match="is held out for model selection"):
         training.fit(tiny_run.module(), tiny_run.data(held_out=1e-6), tiny_run.trainer(1), None)
 
 

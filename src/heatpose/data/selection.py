@@ -140,14 +140,14 @@ def explain_empty(
         what = f"None of the {len(instances)} instances can be trained on"
     elif not split.validation:
         what = (
-            f"None of the {len(images)} images with usable people is held out to choose the"
-            f" checkpoint (data.module.held_out={rules.held_out:g})"
+            f"None of the {len(images)} images with usable instances is held out for"
+            f" model selection (data.module.held_out={rules.held_out:g})"
         )
     else:
         what = f"No instance is left to train on, {len(split.validation)} are held out"
     reasons = f" ({split.audit.reasons})" if split.audit.reasons else ""
     remedy = _remedy(instances, rules)
-    advice = f"set {' '.join(remedy)}" if remedy else "add images of other persons"
+    advice = f"set {' '.join(remedy)}" if remedy else "add images of other people"
     return f"{what}{reasons}; {advice}."
 
 
