@@ -251,7 +251,7 @@ def test_a_finished_run_is_not_trained_again(fitted: Any, tmp_path: Path) -> Non
 
 def test_an_interruption_is_one_sentence(tiny_run: Any) -> None:
     with pytest.raises(
-        HeatposeError, match="was interrupted; the same command goes on from the last checkpoint"
+        HeatposeError, match="was interrupted; the same command resumes from the last checkpoint"
     ):
         training.fit(
             tiny_run.module(),
