@@ -102,7 +102,7 @@ def step(name: str, root: Path, cache: Path) -> dict[str, float]:
     """One step, in this process; what it counts."""
     from heatpose.data.augment import GeometricAugment
     from heatpose.data.coco import read_labels
-    from heatpose.data.datamodule import PoseData
+    from heatpose.data.datamodule import DataSettings, PoseData
     from heatpose.data.report import audit_report
     from heatpose.data.sources import CocoSource
     from heatpose.pose.preprocessing import Preprocessing
@@ -123,9 +123,7 @@ def step(name: str, root: Path, cache: Path) -> dict[str, float]:
         COCO_17,
         Preprocessing(192),
         GeometricAugment(),
-        batch_size=64,
-        workers=0,
-        cache=str(cache),
+        DataSettings(batch_size=64, workers=0, cache=str(cache)),
     )
     data.setup()
     if name == "cache":

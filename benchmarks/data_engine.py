@@ -29,18 +29,19 @@ from measuring import Peak, interleaved, median_ratio
 from PIL import Image
 from torch.utils.data import default_collate
 
-from heatpose.data.augment import GeometricAugment, Photometric, view
+from heatpose.data.augment import GeometricAugment, Photometric, transform_labels
 from heatpose.data.batches import SAMPLE, AugmentedBatches, BatchPlan, EpochBatches, generator
-from heatpose.data.datamodule import PoseData
+from heatpose.data.datamodule import DataSettings, PoseData
 from heatpose.data.image_cache import ImageStore, open_cache
 from heatpose.data.sample import Person, labelled_image
 from heatpose.data.sources import CocoSource
 from heatpose.data.synthetic.dataset import SyntheticSettings, build_synthetic
 from heatpose.models.losses import SpatialCrossEntropy
 from heatpose.models.movenet import MoveNet
+from heatpose.pose import geometry
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import COCO_17
-from heatpose.training.module import PoseModule, warmup_cosine
+from heatpose.training.module import Optimization, PoseModule, warmup_cosine
 
 COCO_SIDES, SMALL_SIDES = (640, 480), (384, 288)
 SIZE, BATCH, EPOCH_BATCHES = 192, 16, 4
@@ -96,16 +97,10 @@ def plain_batch(instances: list[Person], plan: BatchPlan) -> dict[str, torch.Ten
         image = labelled_image(person)
         transform, mirrored = AUGMENT.transform(person, plan.size, random)
         sampling = "nearest" if random.random() < AUGMENT.nearest else "bilinear"
-        sample = view(image, person, transform, plan.size, mirrored, COCO_17.flip_order, sampling)
-        image = np.ascontiguousarray(sample.image.transpose(2, 0, 1))
-        samples.append(
-            {
-                "image": image,
-                "points": sample.points,
-                "labelled": sample.labelled,
-                "box": sample.box,
-            }
-        )
+        image = geometry.warp(image, transform, plan.size, sampling)
+        labels = transform_labels(person, transform, mirrored, COCO_17.flip_order)
+        image = np.ascontiguousarray(image.transpose(2, 0, 1))
+        samples.append({"image": image, **labels._asdict()})
     return dict(default_collate(samples))
 
 
@@ -172,8 +167,7 @@ def module_of() -> PoseModule:
         SpatialCrossEntropy(COCO_17.sigmas),
         COCO_17,
         Preprocessing(SIZE),
-        optimizer,
-        warmup_cosine,
+        Optimization(optimizer, warmup_cosine),
         Photometric(),
     )
 
@@ -191,10 +185,7 @@ def epoch_rows(instances: list[Person], cache: Path, rounds: int) -> list[dict[s
             COCO_17,
             Preprocessing(SIZE),
             AUGMENT,
-            batch_size=BATCH,
-            workers="auto",
-            cache=str(cache),
-            limit=limit,
+            DataSettings(batch_size=BATCH, workers="auto", cache=str(cache), limit=limit),
         )
 
     made = data()

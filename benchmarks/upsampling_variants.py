@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from heatpose.data.augment import GeometricAugment, Photometric
-from heatpose.data.datamodule import PoseData
+from heatpose.data.datamodule import DataSettings, PoseData
 from heatpose.data.sample import Person
 from heatpose.data.sources import CocoSource
 from heatpose.evaluation.evaluate import EvalReport, evaluate, paired_difference
@@ -97,11 +97,9 @@ def tuned(network: MoveNet, material: Material, steps: int, workers: int) -> Mov
         skeleton,
         preprocessing,
         GeometricAugment(),
-        batch_size=BATCH,
-        workers=workers,
-        held_out=0.15,
-        min_keypoints=2,
-        prominent_weight=2,
+        DataSettings(
+            batch_size=BATCH, workers=workers, held_out=0.15, min_keypoints=2, prominent_weight=2
+        ),
     )
     data.setup()
     loss, photometric = (

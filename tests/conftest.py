@@ -145,7 +145,7 @@ class TinyRun:
 
         from heatpose.models.losses import SpatialCrossEntropy
         from heatpose.models.movenet import MoveNet
-        from heatpose.training.module import PoseModule, warmup_cosine
+        from heatpose.training.module import Optimization, PoseModule, warmup_cosine
 
         torch.manual_seed(seed)
         arguments: dict[str, Any] = {
@@ -157,22 +157,22 @@ class TinyRun:
             "scheduler": warmup_cosine,
             "metadata": {"run": "tiny"},
         }
-        return PoseModule(**{**arguments, **settings})
+        arguments |= settings
+        optimization = Optimization(arguments.pop("optimizer"), arguments.pop("scheduler"))
+        return PoseModule(optimization=optimization, **arguments)
 
     def data(self, **settings: Any) -> PoseData:
         """The rendered people, loaded in this process."""
         from heatpose.data.augment import GeometricAugment
-        from heatpose.data.datamodule import PoseData
+        from heatpose.data.datamodule import DataSettings, PoseData
 
-        settings = {
-            "augment": GeometricAugment(),
-            "batch_size": 8,
-            "workers": 0,
-            "held_out": 0.3,
-            "limit": 24,
-            **settings,
-        }
-        return PoseData(CocoSource(str(self.root)), ST_13, Preprocessing(64), **settings)
+        augment = settings.pop("augment", GeometricAugment())
+        occlusion = settings.pop("occlusion", None)
+        chosen = {"batch_size": 8, "workers": 0, "held_out": 0.3, "limit": 24, **settings}
+        source = CocoSource(str(self.root))
+        return PoseData(
+            source, ST_13, Preprocessing(64), augment, DataSettings(**chosen), occlusion
+        )
 
     def trainer(
         self,

@@ -16,10 +16,11 @@ from heatpose.data.augment import (
     PROMINENCE,
     Box,
     GeometricAugment,
+    InputLabels,
     Photometric,
     fixed_transform,
     prominent,
-    view,
+    transform_labels,
 )
 from heatpose.data.sample import Person
 from heatpose.pose import geometry
@@ -32,6 +33,21 @@ TRIPLE = Skeleton(
     flip_pairs=(("left_hand", "right_hand"),),
 )
 SIZE = 192
+
+
+def view(
+    image: NDArray[np.uint8],
+    person: Person,
+    transform: geometry.Matrix,
+    size: int,
+    mirrored: bool,
+    sampling: str,
+) -> tuple[NDArray[np.uint8], InputLabels]:
+    """Image and labels by the same transform."""
+    return (
+        geometry.warp(image, transform, size, sampling),
+        transform_labels(person, transform, mirrored, TRIPLE.flip_order),
+    )
 
 
 def a_person(
@@ -95,20 +111,14 @@ def errors(augment: GeometricAugment, sampling: str, draws: int = 60) -> NDArray
         crowded = [(0.0, 0.0, width * 0.5, height * 0.9)] if draw % 2 else None
         person = a_person(width, height, box, points, crowded)
         transform, mirrored = augment.transform(person, SIZE, random)
-        sample = view(
-            dots(points, width, height),
-            person,
-            transform,
-            SIZE,
-            mirrored,
-            TRIPLE.flip_order,
-            sampling,
+        image, labels = view(
+            dots(points, width, height), person, transform, SIZE, mirrored, sampling
         )
-        for k, point in enumerate(sample.points):
+        for k, point in enumerate(labels.points):
             # the left hand of the mirror image is the right hand's dot
             colour = TRIPLE.flip_order[k] if mirrored else k
             if ((point > 12) & (point < SIZE - 12)).all():
-                found.append(centroid(sample.image[..., colour]) - point)
+                found.append(centroid(image[..., colour]) - point)
     return np.array(found)
 
 
@@ -137,14 +147,12 @@ def test_a_mirrored_view_swaps_left_and_right() -> None:
     labelled = np.array([True, True, False])
     person = Person(**{**person.__dict__, "labelled": labelled})
     transform = geometry.compose(geometry.stretch(320, 240, SIZE), geometry.mirror(SIZE))
-    sample = view(
-        dots(keypoints, 320, 240), person, transform, SIZE, True, TRIPLE.flip_order, "nearest"
-    )
+    _, moved = view(dots(keypoints, 320, 240), person, transform, SIZE, True, "nearest")
     expected = [[(320 - x) * 0.6, y * 0.8] for x, y in keypoints[[0, 2, 1]]]
-    np.testing.assert_allclose(sample.points, expected, atol=1e-4)
-    assert sample.labelled.tolist() == [True, False, True]
+    np.testing.assert_allclose(moved.points, expected, atol=1e-4)
+    assert moved.labelled.tolist() == [True, False, True]
     # what is now the left hand lies where a left hand was
-    assert sample.points[1, 0] < sample.points[2, 0]
+    assert moved.points[1, 0] < moved.points[2, 0]
 
 
 def test_a_mirrored_view_is_the_mirror_image() -> None:
@@ -153,9 +161,7 @@ def test_a_mirrored_view_is_the_mirror_image() -> None:
     for probability in (0, 1):
         augment = GeometricAugment(whole=1, rotate=0, mirror=probability)
         transform, mirrored = augment.transform(person, 160, np.random.default_rng(0))
-        images.append(
-            view(image, person, transform, 160, mirrored, TRIPLE.flip_order, "bilinear").image
-        )
+        images.append(view(image, person, transform, 160, mirrored, "bilinear")[0])
     np.testing.assert_array_equal(images[1], images[0][:, ::-1])
 
 
@@ -167,12 +173,12 @@ def test_the_boxs_sides_are_measured_in_the_view(augment: GeometricAugment) -> N
         x, y, w, h = *random.uniform(0, 100, 2), *random.uniform(40, 130, 2)
         person = a_person(box=(x, y, w, h))
         transform, mirrored = augment.transform(person, SIZE, random)
-        sample = view(image, person, transform, SIZE, mirrored, TRIPLE.flip_order, "nearest")
+        _, moved = view(image, person, transform, SIZE, mirrored, "nearest")
         corners = geometry.apply(transform, np.array([[x, y], [x + w, y], [x, y + h]])).astype(
             float
         )
         lengths = [np.linalg.norm(corners[i] - corners[0]) for i in (1, 2)]
-        np.testing.assert_allclose(sample.box, lengths, rtol=1e-4)
+        np.testing.assert_allclose(moved.box, lengths, rtol=1e-4)
 
 
 def region_of(transform: geometry.Matrix) -> Box:
@@ -287,17 +293,17 @@ def test_someone_who_is_not_prominent_is_cropped_until_he_is() -> None:
     random = np.random.default_rng(6)
     augment = GeometricAugment(crop=0, rotate=0, mirror=0, magnification=4)
     person = a_person(640, 480, (40, 100, 80, 160), others=[(300.0, 20.0, 300.0, 440.0)])
-    assert not prominent(person) and augment.suits(person, SIZE)
+    assert not prominent(person) and augment.separable(person, SIZE)
     for _ in range(100):
         assert prominent(person, region_of(augment.transform(person, SIZE, random)[0]))
 
 
 def test_someone_inside_a_larger_person_does_not_suit() -> None:
     augment = GeometricAugment()
-    assert not augment.suits(
+    assert not augment.separable(
         a_person(640, 480, (300, 200, 60, 80), others=[(200.0, 50.0, 300.0, 400.0)]), SIZE
     )
-    assert augment.suits(a_person(640, 480, (300, 200, 60, 80)), SIZE)
+    assert augment.separable(a_person(640, 480, (300, 200, 60, 80)), SIZE)
 
 
 def test_the_fixed_view_is_the_whole_picture_of_someone_prominent() -> None:

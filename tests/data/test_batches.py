@@ -14,21 +14,20 @@ import pytest
 import torch
 from PIL import Image
 
-from heatpose.data.augment import GeometricAugment, Occlusion, paint
+from heatpose.data.augment import GREY, GeometricAugment, Occlusion, paint
 from heatpose.data.batches import (
-    GREY,
     AugmentedBatches,
     BatchPlan,
     EpochBatches,
-    cut,
+    crop_region,
     draw_augmented,
     generator,
-    sampled,
-    sampling_weights,
+    resample,
 )
-from heatpose.data.datamodule import PoseData
+from heatpose.data.datamodule import DataSettings, PoseData
 from heatpose.data.image_cache import CachedImage, ImageFiles, open_cache
 from heatpose.data.sample import Person
+from heatpose.data.selection import sampling_weights
 from heatpose.data.sources import CocoSource
 from heatpose.pose import geometry
 from heatpose.pose.preprocessing import Preprocessing
@@ -205,7 +204,7 @@ def test_packed_batches_become_the_same_pictures(
         for packed in (False, True)
     )
     assert "image" not in there
-    there = sampled(there)
+    there = resample(there)
     assert here.keys() == there.keys() and here["image"].shape == (16, 3, size, size)
     for name in here.keys() - {"image"}:
         assert torch.equal(here[name], there[name])
@@ -222,20 +221,20 @@ def test_views_are_pillows_of_the_whole_picture(instances: list[Person]) -> None
     dataset, one = views(instances), plan(instances)
     batch = dataset[one]
     for number, person in enumerate(instances[:16]):
-        view = dataset.view(one, number)
+        sample = dataset.sample(one, number)
         image = np.asarray(Image.open(person.image_path).convert("RGB"))
         want = geometry.warp(
             image,
-            view.labels["matrix"].astype(np.float64),
+            sample.matrix.astype(np.float64),
             64,
-            "nearest" if view.nearest else "bilinear",
+            "nearest" if sample.nearest else "bilinear",
         )
         found = distance(batch["image"][number].permute(1, 2, 0), torch.from_numpy(want.copy()))
         # Bilinear fades over half a pixel at the image's border, where Pillow cuts off; nearest
         # differs where a place is on a pixel's edge.
         assert (found > 4).float().mean() < 0.12
         inner = found[8:-8, 8:-8]
-        assert view.nearest or inner.median() <= 1
+        assert sample.nearest or inner.median() <= 1
 
 
 def test_labels_are_where_the_transform_takes_them(instances: list[Person]) -> None:
@@ -268,20 +267,20 @@ def test_smaller_kept_pictures_show_the_same_and_are_not_magnified_more(
     smaller = views(instances, images=kept, augment=GeometricAugment(nearest=0, rotate=0))
     one = plan(instances)
     for number, person in enumerate(instances[:16]):
-        view = smaller.view(one, number)
+        sample = smaller.sample(one, number)
         assert (
-            np.abs(np.linalg.det(view.inverse[:, :2]))
+            np.abs(np.linalg.det(sample.inverse[:, :2]))
             > 0.98 / GeometricAugment().magnification ** 2
         )
         whole = geometry.warp(
             ImageFiles().image(person).pixels,
-            view.labels["matrix"].astype(np.float64),
+            sample.matrix.astype(np.float64),
             64,
             "bilinear",
         )
         assert (
             np.abs(
-                geometry.warp_one(view.pixels, view.inverse, False, 64).astype(int) - whole
+                geometry.warp_one(sample.pixels, sample.inverse, False, 64).astype(int) - whole
             ).mean()
             < 20
         )
@@ -294,13 +293,10 @@ def loaded(data: PoseData, epoch: int) -> list[dict[str, torch.Tensor]]:
     return list(loader)
 
 
-def data(root: Path, **settings: Any) -> PoseData:
+def data(root: Path, occlusion: Occlusion | None = None, **settings: Any) -> PoseData:
+    chosen = DataSettings(**{"batch_size": 8, "workers": 0, "held_out": 0.3, **settings})
     made = PoseData(
-        CocoSource(str(root)),
-        ST_13,
-        Preprocessing(64),
-        GeometricAugment(),
-        **{"batch_size": 8, "workers": 0, "held_out": 0.3, **settings},
+        CocoSource(str(root)), ST_13, Preprocessing(64), GeometricAugment(), chosen, occlusion
     )
     made.setup()
     return made
@@ -349,7 +345,8 @@ def test_other_people_are_painted_grey_outside_the_persons_box() -> None:
     )
     image = np.random.default_rng(0).integers(0, 100, (60, 80, 3), np.uint8)
     before = image.copy()
-    pixels, inverse = cut(CachedImage(image), geometry.stretch(80, 60, 64), 64, alone=person)
+    whole = geometry.stretch(80, 60, 64)
+    pixels, inverse = crop_region(CachedImage(image), whole, 64, alone=person)
     expected = image.copy()
     for y in range(60):
         for x in range(80):
@@ -358,7 +355,7 @@ def test_other_people_are_painted_grey_outside_the_persons_box() -> None:
                 expected[y, x] = GREY
     np.testing.assert_array_equal(pixels, expected)
     np.testing.assert_array_equal(image, before)
-    plain, _ = cut(CachedImage(image), geometry.stretch(80, 60, 64), 64)
+    plain, _ = crop_region(CachedImage(image), geometry.stretch(80, 60, 64), 64)
     np.testing.assert_array_equal(plain, image)
 
 
@@ -369,11 +366,11 @@ def test_averaging_keeps_a_fine_pattern_grey() -> None:
     transform = geometry.region((0, 0, 300, 300), 64)
     spread = {}
     for averaged in (False, True):
-        pixels, inverse = cut(CachedImage(stripes), transform, 64, averaged)
+        pixels, inverse = crop_region(CachedImage(stripes), transform, 64, averaged)
         spread[averaged] = geometry.warp_one(pixels, inverse, False, 64)[2:-2, 2:-2].std()
     assert spread[True] < spread[False] / 1.5
     ramp = np.arange(250, dtype=np.uint8)[None, :, None].repeat(250, 0).repeat(3, 2)
-    pixels, inverse = cut(
+    pixels, inverse = crop_region(
         CachedImage(ramp), geometry.region((0, 0, 250, 250), 64), 64, averaged=True
     )
     shrunk = geometry.warp_one(pixels, inverse, False, 64)[32, 2:-2, 0].astype(float)
@@ -498,7 +495,7 @@ def test_left_and_right_that_are_not_paired_are_not_mirrored(
     assert len(set(map(tuple, order))) == 1
     assert (
         capsys.readouterr().err.count(
-            "'unpaired here' pairs no left with right: drawn views are not mirrored"
+            "'unpaired here' does not pair left with right: augmented samples are not"
         )
         == 1
     )

@@ -13,15 +13,16 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from heatpose.data.augment import GeometricAugment, fixed_transform, prominent
-from heatpose.data.batches import GREY
+from heatpose.data.augment import GREY, GeometricAugment, fixed_transform, prominent
 from heatpose.data.datamodule import (
-    FewInstances,
+    DataSettings,
+    OverfitData,
+    OverfitSettings,
     PersonDataset,
     PoseData,
-    SharedOnce,
+    ValidationSampler,
     in_order,
-    part_of_batch,
+    local_batch_size,
 )
 from heatpose.data.image_cache import open_cache
 from heatpose.data.sample import Person
@@ -83,7 +84,7 @@ def pose_data(instances: Sequence[Person], size: int = 64, **settings: Any) -> P
         ST_13,
         Preprocessing(size),
         GeometricAugment(),
-        **{"workers": 0, **settings},
+        DataSettings(**{"workers": 0, **settings}),
     )
     data.setup()
     return data
@@ -191,22 +192,23 @@ def test_impossible_settings_are_one_sentence(name: str, value: Any) -> None:
 def test_a_small_skeleton_needs_no_three_keypoints() -> None:
     skeleton = Skeleton("hands", ("left", "right"), (0.1, 0.1), [("left", "right")])
     instances = [replace(p, keypoints=p.keypoints[:2], labelled=p.labelled[:2]) for p in CROWD]
-    data = PoseData(
-        Given(instances), skeleton, Preprocessing(64), GeometricAugment(), min_keypoints=3
-    )
+    settings = DataSettings(min_keypoints=3)
+    data = PoseData(Given(instances), skeleton, Preprocessing(64), GeometricAugment(), settings)
     data.setup()
     assert data.train_instances
 
 
 def test_left_and_right_that_are_not_paired_are_not_mirrored() -> None:
-    skeleton = replace(ST_13, flip_pairs=())
+    skeleton, settings = replace(ST_13, flip_pairs=()), DataSettings(workers=0)
     with pytest.raises(
         HeatposeError, match=r"write flip_pairs: \[\[left_shoulder, .*mirror=0"
     ) as caught:
-        PoseData(Given(CROWD), skeleton, Preprocessing(64), GeometricAugment(), workers=0)
+        PoseData(
+            Given(CROWD), skeleton, Preprocessing(64), GeometricAugment(), DataSettings(workers=0)
+        )
     assert "or set augment.geometric.mirror=0." in str(caught.value)
     PoseData(
-        Given(CROWD), skeleton, Preprocessing(64), GeometricAugment(mirror=0), workers=0
+        Given(CROWD), skeleton, Preprocessing(64), GeometricAugment(mirror=0), settings
     ).setup()
 
 
@@ -215,8 +217,8 @@ def test_who_is_left_out_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     data = pose_data([*CROWD, *poor])
     assert (
         capsys.readouterr().err
-        == f"Training: {len(data.train_instances)} of 1037 people to learn from,"
-        f" {len(data.validation_instances)} held out to choose the checkpoint; left out: fewer"
+        == f"Training: {len(data.train_instances)} of 1037 instances to train on,"
+        f" {len(data.validation_instances)} held out for model selection; left out: fewer"
         " labelled keypoints than data.module.min_keypoints=3 (37).\n"
     )
 
@@ -268,8 +270,7 @@ def test_who_is_learnt_from_can_be_chosen() -> None:
 
 
 def test_without_weights_everyone_comes_up_once() -> None:
-    data = pose_data(CROWD)
-    data.batch_size = 7
+    data = pose_data(CROWD, batch_size=7)
     order = [i for plan in data.train_dataloader().sampler for i in plan.instances]
     assert (
         len(order) > len(data.train_instances) - 7
@@ -293,9 +294,7 @@ def rendered(synthetic_root: Path) -> PoseData:
         ST_13,
         Preprocessing(64),
         GeometricAugment(),
-        batch_size=4,
-        workers=0,
-        held_out=0.3,
+        DataSettings(batch_size=4, workers=0, held_out=0.3),
     )
     data.prepare_data()
     data.setup()
@@ -410,9 +409,7 @@ def test_workers_load_the_same_kind_of_batches(synthetic_root: Path) -> None:
         ST_13,
         Preprocessing(64),
         GeometricAugment(),
-        batch_size=8,
-        workers=1,
-        held_out=0.3,
+        DataSettings(batch_size=8, workers=1, held_out=0.3),
     )
     data.setup()
     batches = list(data.val_dataloader())
@@ -430,39 +427,35 @@ def test_setting_up_twice_reads_once(rendered: PoseData, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(("count", "ranks"), [(12, 1), (12, 2), (13, 2), (13, 4), (2, 4), (1, 3)])
 def test_everyone_comes_in_order_whatever_the_number_of_processes(count: int, ranks: int) -> None:
-    parts = [list(SharedOnce(count, rank, ranks)) for rank in range(ranks)]
+    parts = [list(ValidationSampler(count, rank, ranks)) for rank in range(ranks)]
     assert (
         len({len(part) for part in parts})
         == 1
-        == len({len(SharedOnce(count, rank, ranks)) for rank in range(ranks)})
+        == len({len(ValidationSampler(count, rank, ranks)) for rank in range(ranks)})
     )
-    assert len(parts[0]) == len(SharedOnce(count, 0, ranks))
+    assert len(parts[0]) == len(ValidationSampler(count, 0, ranks))
     assert in_order(torch.tensor(parts), count).tolist() == list(range(count))
 
 
 def test_a_batch_is_shared_out_evenly() -> None:
-    assert part_of_batch(32, 4) == 8
+    assert local_batch_size(32, 4) == 8
     with pytest.raises(
         HeatposeError,
-        match="data.batch_size=32 is that of all 3 processes together; use a multiple of 3",
+        match="data.batch_size=32 is that of all 3 processes together; set a multiple of 3",
     ):
-        part_of_batch(32, 3)
+        local_batch_size(32, 3)
 
 
 CONF = str(Path(__file__).parents[2] / "conf")
 
 
-def few(root: Path, **settings: Any) -> FewInstances:
-    data = FewInstances(
+def few(root: Path) -> OverfitData:
+    data = OverfitData(
         CocoSource(str(root)),
         ST_13,
         Preprocessing(64),
         GeometricAugment(),
-        instances=5,
-        repeats=3,
-        batch_size=4,
-        held_out=0.3,
-        **settings,
+        OverfitSettings(instances=5, repeats=3, batch_size=4, held_out=0.3),
     )
     data.setup()
     return data
@@ -492,8 +485,8 @@ def test_the_configuration_builds_it(synthetic_root: Path) -> None:
     with initialize_config_dir(CONF, version_base="1.3"):
         for experiment in ("quickstart", "st_movenet_13kpt"):
             config = compose("train", [f"experiment={experiment}", "debug=overfit"])
-            data = instantiate(config.data.module)(
+            data = instantiate(config.data.module)().datamodule(
                 CocoSource(str(synthetic_root)), ST_13, Preprocessing(64), GeometricAugment()
             )
-            assert isinstance(data, FewInstances) and data.instances == 8
+            assert isinstance(data, OverfitData) and data.settings.instances == 8
             assert config.export is False and config.augment.photometric is None

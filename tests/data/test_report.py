@@ -27,7 +27,7 @@ from heatpose.data.coco import (
     read_labels,
 )
 from heatpose.data.contact_sheet import TILE, contact_sheet_of
-from heatpose.data.datamodule import PoseData
+from heatpose.data.datamodule import DataSettings, PoseData
 from heatpose.data.report import audit_report, check_images, print_audit
 from heatpose.data.selection import TrainingRules
 from heatpose.data.sources import EVALUATED, CocoSource
@@ -221,7 +221,7 @@ def test_training_and_audit_count_alike(tmp_path: Path, capsys: pytest.CaptureFi
     path = labelled.write(train, tmp_path / "person_keypoints_train2017.json")
     labelled.write(val, tmp_path / "person_keypoints_val2017.json")
     source = CocoSource(str(tmp_path))
-    data = PoseData(source, COCO_17, Preprocessing(64), GeometricAugment(), workers=0)
+    data = PoseData(source, COCO_17, Preprocessing(64), GeometricAugment(), DataSettings(workers=0))
     data.setup()
     rules = TrainingRules(size=64)
     scored = source.evaluation(COCO_17) or ()

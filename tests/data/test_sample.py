@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from heatpose.data.coco import benchmark_instances, instances, read_labels
 from heatpose.data.report import audit_report, check_images
-from heatpose.data.sample import Audit, Person, Readings, labelled_image, tell_once
+from heatpose.data.sample import Audit, Person, Readings, labelled_image, print_once
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import COCO_17
 
@@ -165,10 +165,10 @@ def test_the_benchmark_and_the_audit_count_alike(tmp_path: Path) -> None:
 
 
 def test_what_was_decided_is_one_line() -> None:
-    line = Readings(["a", "b"], ["c"], ["b"]).account("some.json")
+    line = Readings(["a", "b"], ["c"], ["b"]).summary("some.json")
     assert line is not None and line.startswith("'some.json': 3 images have an EXIF orientation")
     assert "tag; 2 are read upright, 1 as stored (1 upright by assumption" in line
-    assert Readings().account("nothing.json") is None
+    assert Readings().summary("nothing.json") is None
 
 
 def test_the_check_of_files_knows_the_orientation(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_the_account_has_every_number() -> None:
     audit.drop("crowd", 8)
     audit.assumed["box made"] += 2
     assert (
-        audit.account("labels.json", "usable")
+        audit.summary("labels.json", "usable")
         == "labels.json: 5 of 9 person annotations usable; left out: too small (3), crowd (1);"
         " assumed: box made (2)."
     )
@@ -204,7 +204,7 @@ def test_the_account_has_every_number() -> None:
 
 
 def test_where_nothing_was_left_out_nothing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    tell_once(Audit(annotations=9, kept=9).account("labels.json", "usable"))
+    print_once(Audit(annotations=9, kept=9).summary("labels.json", "usable"))
     assert capsys.readouterr().err == ""
 
 
@@ -212,7 +212,7 @@ def test_a_line_is_told_once_and_by_the_first_process(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for line in ("first line of this test", "first line of this test", "second line of this test"):
-        tell_once(line)
+        print_once(line)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    tell_once("third line of this test")
+    print_once("third line of this test")
     assert capsys.readouterr().err == "first line of this test\nsecond line of this test\n"

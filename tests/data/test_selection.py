@@ -20,9 +20,9 @@ from heatpose.data.selection import (
     LIMIT,
     NOT_PROMINENT,
     TrainingRules,
+    explain_empty,
     same_images,
     split_instances,
-    why_empty,
 )
 from tests.data.labelled import photo
 
@@ -77,14 +77,15 @@ def test_every_person_is_in_a_part_or_left_out_for_a_reason() -> None:
     assert dropped["not selected by data.module.select=alone"] + dropped[NOT_PROMINENT] == len(
         SEVERAL
     )
-    assert len(split.trained) == 300 and dropped[LIMIT] == len(PLAIN) - len(split.chosen) - 300 > 0
-    assert len(split.trained) + len(split.chosen) + sum(dropped.values()) == len(EVERYONE)
-    assert split.audit.kept == len(split.trained) + len(split.chosen)
-    numbers = [int(number) for number in re.findall(r"\((\d+)\)", split.account)]
+    rest = len(PLAIN) - len(split.validation) - 300
+    assert len(split.train) == 300 and dropped[LIMIT] == rest > 0
+    assert len(split.train) + len(split.validation) + sum(dropped.values()) == len(EVERYONE)
+    assert split.audit.kept == len(split.train) + len(split.validation)
+    numbers = [int(number) for number in re.findall(r"\((\d+)\)", split.summary)]
     assert numbers == list(dropped.values())
     assert (
-        f"300 of {len(EVERYONE)} people to learn from, {len(split.chosen)} held out"
-        in split.account
+        f"300 of {len(EVERYONE)} instances to train on, {len(split.validation)} held out"
+        in split.summary
     )
 
 
@@ -92,8 +93,8 @@ def test_nothing_left_out_is_not_listed() -> None:
     split = split_instances(PLAIN, TrainingRules())
     assert (
         not split.audit.dropped
-        and "left out" not in split.account
-        and why_empty(split, PLAIN, TrainingRules()) is None
+        and "left out" not in split.summary
+        and explain_empty(split, PLAIN, TrainingRules()) is None
     )
 
 
@@ -111,10 +112,10 @@ NOBODY: dict[str, tuple[Sequence[Person], TrainingRules, str]] = {
     "all held out": (
         PLAIN[:8],
         TrainingRules(held_out=0.999),
-        "Nobody is left to learn from, 8 people are held out",
+        "No instance is left to train on, 8 are held out",
     ),
-    "small": (SMALL, TrainingRules(), "None of the 40 people can be learnt from"),
-    "poor": (POOR, TrainingRules(), "None of the 40 people can be learnt from"),
+    "small": (SMALL, TrainingRules(), "None of the 40 instances can be trained on"),
+    "poor": (POOR, TrainingRules(), "None of the 40 instances can be trained on"),
     "small and poor": (
         [*group("both", labelled=1, box=(9, 9, 9, 9))],
         TrainingRules(),
@@ -123,7 +124,7 @@ NOBODY: dict[str, tuple[Sequence[Person], TrainingRules, str]] = {
     "several": (
         group("beside", 6, alone=False, others=BESIDE),
         TrainingRules(select="alone", size=64),
-        "Nobody is left|None of",
+        "No instance is left|None of",
     ),
 }
 
@@ -131,7 +132,7 @@ NOBODY: dict[str, tuple[Sequence[Person], TrainingRules, str]] = {
 @pytest.mark.parametrize("what", NOBODY)
 def test_the_remedy_of_an_empty_part_works(what: str) -> None:
     instances, rules, message = NOBODY[what]
-    message_here = why_empty(split_instances(instances, rules), instances, rules)
+    message_here = explain_empty(split_instances(instances, rules), instances, rules)
     assert message_here is not None and re.match(message, message_here) and "\n" not in message_here
     changes = dict(
         re.findall(
@@ -141,29 +142,28 @@ def test_the_remedy_of_an_empty_part_works(what: str) -> None:
     assert changes
     values = {name: value if name == "select" else float(value) for name, value in changes.items()}
     again = split_instances(instances, replace(rules, **values))  # type: ignore[arg-type]
-    assert again.trained and again.chosen
+    assert again.train and again.validation
 
 
 @pytest.mark.parametrize("instances", [[], PLAIN[:1], WITHIN, [PLAIN[0], PLAIN[0]]])
 def test_without_a_remedy_more_images_are_asked_for(instances: Sequence[Person]) -> None:
     rules = TrainingRules()
-    message = why_empty(split_instances(instances, rules), instances, rules)
+    message = explain_empty(split_instances(instances, rules), instances, rules)
     assert message is not None and message.endswith("; add images of other people.")
-    assert (
-        why_empty(split_instances([*instances, *PLAIN], rules), [*instances, *PLAIN], rules) is None
-    )
+    more = [*instances, *PLAIN]
+    assert explain_empty(split_instances(more, rules), more, rules) is None
 
 
 def test_a_share_is_told_with_as_many_digits_as_it_needs() -> None:
-    close = sorted(group("many", 20000), key=lambda p: TrainingRules().why_not(p) or "")[:20000]
+    close = sorted(group("many", 20000), key=lambda p: TrainingRules().drop_reason(p) or "")[:20000]
     for count in (3, 30, 3000):
         instances = close[:count]
         rules = TrainingRules(held_out=1e-9)
-        message = why_empty(split_instances(instances, rules), instances, rules)
+        message = explain_empty(split_instances(instances, rules), instances, rules)
         assert message is not None
         share = float(message.rpartition("held_out=")[2].rstrip("."))
         again = split_instances(instances, replace(rules, held_out=share))
-        assert again.trained and again.chosen and 0 < share < 1
+        assert again.train and again.validation and 0 < share < 1
 
 
 def person(

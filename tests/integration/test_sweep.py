@@ -211,7 +211,7 @@ def test_two_processes_learn_what_one_does(precision: str, tolerance: float, pla
 
 
 def test_a_failing_member_stops_no_other(place: Any) -> None:
-    few = "data.module.held_out=1.0e-9"  # nobody is left to choose the checkpoint on
+    few = "data.module.held_out=1.0e-9"  # leaves no instance for model selection
     ran = place.run(
         "train", "-m", *place.tiny, "evaluate=false", "export=false", "resolution=100,64", few
     )

@@ -18,7 +18,7 @@ from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.pose.codec import cell_vectors, near_cell
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import ST_13
-from heatpose.training.module import PoseModule
+from heatpose.training.module import Optimization, PoseModule
 
 BATCH, KEYPOINTS, CELLS = 3, 4, 8
 SIZE = 4 * CELLS
@@ -221,6 +221,8 @@ def test_a_loss_for_the_other_kind_of_network_is_refused(heads: str, choice: str
             loss,
             ST_13,
             Preprocessing(64),
-            lambda groups: torch.optim.SGD(groups, 0.1),
-            lambda **_: None,
-        )  # type: ignore[arg-type,return-value]
+            Optimization(
+                lambda groups: torch.optim.SGD(groups, 0.1),
+                lambda **_: None,  # type: ignore[arg-type,return-value]
+            ),
+        )

@@ -261,7 +261,7 @@ def test_callbacks_that_cannot_be_made_are_one_sentence(entry: str, tmp_path: Pa
 def test_a_batch_that_cannot_be_shared_out_is_refused_before_processes_start(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(HeatposeError, match="use a multiple of 3"):
+    with pytest.raises(HeatposeError, match="set a multiple of 3"):
         build_trainer(config_of("accelerator=cpu", "devices=3"), tmp_path)
     config = config_of("accelerator=cpu", "devices=3")
     config.data.batch_size = 9  # the remedy

@@ -303,7 +303,7 @@ def test_a_finished_run_is_not_trained_again(fitted: Any, tmp_path: Path) -> Non
 
 def test_an_interruption_is_one_sentence(tiny_run: Any) -> None:
     with pytest.raises(
-        HeatposeError, match="was interrupted; the same command goes on from the last checkpoint"
+        HeatposeError, match="was interrupted; the same command resumes from the last checkpoint"
     ):
         training.fit(
             tiny_run.module(),
@@ -331,7 +331,7 @@ def test_a_run_without_checkpoint_callback_is_one_sentence(tiny_run: Any) -> Non
 
 
 def test_too_little_data_is_one_sentence(tiny_run: Any) -> None:
-    with pytest.raises(HeatposeError, match="is held out to choose the checkpoint"):
+    with pytest.raises(HeatposeError, match="is held out for model selection"):
         training.fit(tiny_run.module(), tiny_run.data(held_out=1e-6), tiny_run.trainer(1), None)
 
 

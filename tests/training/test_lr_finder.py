@@ -96,5 +96,5 @@ def test_a_loss_without_a_fall_is_a_sentence(tiny_run: Any) -> None:
     module.training_step = lambda batch, batch_idx: (
         module(batch["image"]).square().mean() * 0 + module.trainer.global_step + 1.0
     )
-    with pytest.raises(HeatposeError, match="falls at no learning rate"):
+    with pytest.raises(HeatposeError, match="does not fall at any learning rate"):
         find_rate(module, tiny_run.data(), tiny_run.trainer(1), tiny_run.folder, steps=12)

@@ -138,7 +138,7 @@ class _Scoring:
     ) -> EvalReport:
         from heatpose.bundles.released import resolve
         from heatpose.data.coco import benchmark_instances
-        from heatpose.data.sample import tell_once
+        from heatpose.data.sample import print_once
         from heatpose.evaluation.evaluate import evaluate
         from heatpose.runners import open_runner
         from heatpose.runners.reading import check_runs, reading_of
@@ -157,8 +157,8 @@ class _Scoring:
         skeleton, key = reading.skeleton, tuple(reading.skeleton.keypoints)
         if key not in self.instances:
             self.instances[key], audit = benchmark_instances(self.labels, self.images, skeleton)
-            tell_once(audit.account(self.labels.path, "scored, one on each image"))
-            tell_once(audit.readings.account(self.labels.path))
+            print_once(audit.summary(self.labels.path, "scored, one on each image"))
+            print_once(audit.readings.summary(self.labels.path))
         instances = self.instances[key]
         report = evaluate(runner, instances, skeleton, sampling=self.sampling, decode=self.decode)
         return replace(report, reading=reading)

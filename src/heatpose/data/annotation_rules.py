@@ -1,6 +1,8 @@
-"""Annotations of a COCO keypoint json.
+"""Checks of the annotations of a COCO keypoint JSON.
 
-What is filled in and counted, and what is refused with a sentence.
+Missing values are filled in and counted. Values without a clear meaning are refused. Plausibility
+is checked over the whole file: numbers are refused if another convention (fractions, corners,
+centres, y before x) explains them better than COCO's.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ NO_AREA = "area taken from the box"
 NO_KEYPOINTS = "annotation without keypoints, taken as a person with none labelled"
 CORNER = "keypoint labelled at (0, 0) or before it, taken as not labelled"
 MARGIN = 0.1
-"""A box made from keypoints is wider than these by this share of its longer side, all around."""
+"""Margin of a box made from keypoints, on each side, as a fraction of their longer extent."""
 
 Numbers = NDArray[np.float64]
 Entry = Mapping[str, Any]
@@ -41,7 +43,7 @@ def whole_number(value: Any) -> int | None:
 
 @dataclass(frozen=True)
 class _Reader:
-    """One file's annotations, by their place in the list."""
+    """Annotations of one file; `row` is an index in the list."""
 
     path: Path
     entries: Sequence[Entry]
@@ -59,7 +61,7 @@ class _Reader:
         )
 
     def numbers(self, rows: Sequence[Any], length: int, mistake: Callable[[int], str]) -> Numbers:
-        """f64[N, length], NaN for null; the first row that is not so is a mistake."""
+        """f64[N, length], NaN for null; `mistake` makes the message for the first unusable row."""
         for row, values in enumerate(rows):
             if not isinstance(values, list) or len(values) != length:
                 raise HeatposeError(mistake(row))
@@ -70,7 +72,7 @@ class _Reader:
             raise HeatposeError(mistake(next(odd, 0))) from error
 
     def ids(self) -> list[int]:
-        """Annotation ids; one that has none gets a negative number."""
+        """Annotation ids; negative numbers for annotations without one."""
         found: dict[int, int] = {}
         for row, entry in enumerate(self.entries):
             given = entry.get("id")
@@ -101,7 +103,7 @@ class _Reader:
         return found
 
     def keypoints(self) -> Numbers:
-        """f64[N, D, 3]; what is not labelled is 0, 0, 0."""
+        """f64[N, D, 3] x, y, v; zero if not labelled."""
         count = len(self.names)
         given = [entry.get("keypoints") for entry in self.entries]
         if not any(given):
@@ -146,7 +148,7 @@ class _Reader:
             )
 
     def boxes(self, keypoints: Numbers, sizes: Numbers) -> tuple[Numbers, NDArray[np.bool_]]:
-        """f64[N, 4] x, y, width, height, and bool[N] which of them the file gives."""
+        """f64[N, 4] x, y, width, height, and bool[N] true if the file gives the box."""
         rows = [entry.get("bbox") or [0, 0, 0, 0] for entry in self.entries]
 
         def mistake(row: int) -> str:
@@ -164,7 +166,7 @@ class _Reader:
         return boxes, given
 
     def areas(self, boxes: Numbers) -> list[float]:
-        """Of the segmentation, in square pixels."""
+        """Areas of the segmentations in square pixels; of the boxes if missing."""
         found = []
         for row, entry in enumerate(self.entries):
             area = entry.get("area") or 0
@@ -203,26 +205,26 @@ def read_annotations(
     images: Mapping[int, Entry],
     assumed: Counter[str],
 ) -> list[dict[str, Any]]:
-    """Annotations with everything that is used filled in, in file order.
+    """Checks annotations and fills in missing values; keeps the order of the file.
 
     Args:
         path: The label file, for messages.
         entries: The file's annotations of persons.
         names: D keypoint names.
         images: From `images_by_id`.
-        assumed: Counts what was filled in, corrected or ignored.
+        assumed: Counter of what was filled in, corrected or ignored.
 
     Returns:
-        Each has `id`, `image_id`, `keypoints` f64[3 D] (0, 0, 0 where not labelled), `bbox` (x, y,
-        width, height in the image), `area` and `iscrowd`.
+        Each has `id`, `image_id`, `keypoints` f64[3 D] (0, 0, 0 if not labelled), `bbox` (x, y,
+        width, height, clipped to the image), `area` and `iscrowd`.
 
     Raises:
-        HeatposeError: There is none, or one has no clear meaning.
+        HeatposeError: There is no annotation, or one has no clear meaning.
     """
     if not entries:
         raise HeatposeError(
-            f"Label file '{path}' has no person annotation; there is nothing to learn from or to"
-            " score."
+            f"Label file '{path}' has no person annotation; there is nothing to train on or to "
+            "score."
         )
     reader = _Reader(path, entries, names, images, assumed)
     ids, image_ids, keypoints = reader.ids(), reader.image_ids(), reader.keypoints()
@@ -250,16 +252,13 @@ def read_annotations(
 CLIPPED = "box clipped at the image's border"
 OUTSIDE = "labelled keypoint outside its image, kept"
 ROUNDING = 1.0
-"""Pixels that a box or keypoint may reach beyond its image without a word.
-
-Tools count from 0 or from 1.
-"""
+"""Tolerance in pixels for boxes and keypoints beyond the image: tools count from 0 or from 1."""
 FAR = 0.1
-"""A box reaches far beyond its image where this share of its side lies outside."""
+"""Fraction of a box's side outside the image from which on it reaches far beyond it."""
 MANY = 0.2
-"""Share of a file's boxes or keypoints above which a mistake is not a single one."""
+"""Fraction of a file's boxes or keypoints above which a mistake is systematic."""
 SMALLEST = 16
-"""Images with a shorter side are too small to tell pixels from fractions."""
+"""Minimum image side in pixels for which fractions can be distinguished from pixels."""
 
 Flags = NDArray[np.bool_]
 
@@ -270,9 +269,9 @@ class Labelled:
 
     Attributes:
         sizes: f64[N, 2] width and height of the images.
-        keypoints: f64[N, D, 3] x, y, v in pixels; zero where not labelled.
+        keypoints: f64[N, D, 3] x, y in pixels, visibility; zero if not labelled.
         boxes: f64[N, 4] x, y, width, height.
-        boxed: bool[N] true where the file gives a box of one person.
+        boxed: bool[N] true if the file gives the box of a single instance.
     """
 
     sizes: Numbers
@@ -282,7 +281,7 @@ class Labelled:
 
     @property
     def seen(self) -> Flags:
-        """bool[N, D] true where labelled."""
+        """bool[N, D] true if labelled."""
         return np.asarray(self.keypoints[..., 2] > 0)
 
     @property
@@ -292,16 +291,16 @@ class Labelled:
 
     @property
     def real(self) -> Flags:
-        """bool[N] boxes of the file that have a width and a height."""
+        """bool[N] true for boxes of the file with a width and a height."""
         return np.asarray(self.boxed & (self.boxes[:, 2:] > 0).all(1))
 
 
 def check_plausible(labels: Labelled, where: Callable[[int], str]) -> None:
-    """Refuses numbers that mean something else.
+    """Refuses numbers that follow another convention than COCO's.
 
     Args:
         labels: A file's annotations.
-        where: Row -> what an annotation is called in a sentence.
+        where: Row -> name of the annotation in a message.
 
     Raises:
         HeatposeError: Coordinates are fractions, boxes are corners or centres, or x and y are
@@ -313,9 +312,14 @@ def check_plausible(labels: Labelled, where: Callable[[int], str]) -> None:
 
 
 def clip_boxes(labels: Labelled, assumed: Counter[str]) -> Numbers:
-    """f64[N, 4] boxes as far as they lie on their images.
+    """Clips boxes to their images.
 
-    Counts those that do not lie there entirely.
+    Args:
+        labels: N annotations.
+        assumed: Counter of clipped boxes and of keypoints outside their image.
+
+    Returns:
+        f64[N, 4] x, y, width, height.
     """
     over = labels.real & (_overhang(labels.boxes, labels.sizes) > ROUNDING).any(1)
     assumed[CLIPPED] += int(over.sum())
@@ -337,7 +341,7 @@ def _shown(labels: Labelled, row: int) -> str:
 
 
 def _fractions(labels: Labelled, where: Callable[[int], str]) -> None:
-    """Coordinates of the image's sides instead of pixels."""
+    """Refuses coordinates that are fractions of the image's sides."""
     small = labels.sizes.min(1) < SMALLEST
     count = labels.seen.sum(1)
     unit = (((labels.points <= 1) & (labels.points >= 0)).all(-1) | ~labels.seen).all(1)
@@ -361,7 +365,7 @@ def _fractions(labels: Labelled, where: Callable[[int], str]) -> None:
 
 
 def _corners(labels: Labelled, where: Callable[[int], str]) -> None:
-    """Two corners, x, y, x, y, instead of a corner and sides."""
+    """Refuses boxes given as two corners, x, y, x, y."""
     low, high = labels.boxes[:, :2], labels.boxes[:, 2:]
     far = _overhang(labels.boxes, labels.sizes) > np.maximum(2, FAR * high)
     fits = (
@@ -380,7 +384,7 @@ def _corners(labels: Labelled, where: Callable[[int], str]) -> None:
 
 
 def _beyond(labels: Labelled, where: Callable[[int], str]) -> None:
-    """Boxes and keypoints beside their images."""
+    """Refuses boxes and keypoints outside their images."""
     left = _on_image(labels.boxes, labels.sizes)[:, 2:].prod(1) / labels.boxes[:, 2:].prod(1)
     gone, partly = labels.real & (left <= 0), labels.real & (left < 0.75)
     if gone.any() or partly.sum() > MANY * labels.real.sum():
@@ -403,7 +407,7 @@ def _beyond(labels: Labelled, where: Callable[[int], str]) -> None:
 
 
 def _other_reading(labels: Labelled, where: Callable[[int], str]) -> None:
-    """Boxes that do not hold their keypoints, but do so when they are read in another way."""
+    """Refuses boxes that contain their keypoints only by another convention."""
     seen = labels.seen & labels.real[:, None]
     if not seen.any() or _within(labels, labels.boxes)[seen].mean() >= 0.5:
         return
@@ -427,7 +431,7 @@ def _other_reading(labels: Labelled, where: Callable[[int], str]) -> None:
 
 
 def _overhang(boxes: Numbers, sizes: Numbers) -> Numbers:
-    """f64[N, 2] pixels across and down that lie outside the image."""
+    """f64[N, 2] pixels outside the image along x and y."""
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     return np.maximum(np.maximum(-low, high - sizes), 0)
 
@@ -439,13 +443,13 @@ def _on_image(boxes: Numbers, sizes: Numbers) -> Numbers:
 
 
 def _outside(labels: Labelled) -> Flags:
-    """bool[N, D] labelled keypoints outside their image."""
+    """bool[N, D] true for labelled keypoints outside their image."""
     beside = (labels.points < -ROUNDING) | (labels.points > labels.sizes[:, None] + ROUNDING)
     return np.asarray(labels.seen & beside.any(-1))
 
 
 def _within(labels: Labelled, boxes: Numbers) -> Flags:
-    """bool[N, D] keypoints in the boxes, which are a tenth wider on each side."""
+    """bool[N, D] true for keypoints in the boxes, enlarged by a tenth on each side."""
     margin = FAR * boxes[:, None, 2:] + ROUNDING
     low, high = boxes[:, None, :2], boxes[:, None, :2] + boxes[:, None, 2:]
     return np.asarray(((labels.points >= low - margin) & (labels.points <= high + margin)).all(-1))

@@ -1,15 +1,25 @@
-"""From a labelled person to the network's input.
+"""Augmentation of training samples.
 
-One affine transform and one sampling, then photometric changes per batch on the device.
+A sample is made by one affine transform and one sampling; photometric changes and occlusion follow
+per batch on the device.
 
-Shape legend: B batch, K keypoints, S input side.
+To add an augmentation:
+
+1. Write a frozen dataclass here. A geometric one contributes to `GeometricAugment.transform`; a
+   photometric one takes images u8 or f32[B, 3, S, S] and random numbers. 2. Draw its random numbers
+   in `batches.AugmentedBatches.sample`, after the existing ones, and add them to
+   `batches.TrainingBatch`. 3. Apply it in `PoseModule.on_after_batch_transfer` and add its settings
+   to `conf/augment/`.
+
+Shape legend: B batch, K keypoints, P patches, S input side.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,37 +33,39 @@ if TYPE_CHECKING:
 
 
 Box = tuple[float, float, float, float]
+GREY = 127
+"""Value of each channel that masked instances are painted with."""
 TRIES = 4
 PROMINENCE = 0.7
-"""Another person may fill at most this share of the person's box area in a crop."""
+"""An instance is prominent if no other fills more of a crop than this fraction of its box area."""
 
 
 @dataclass(frozen=True)
 class GeometricAugment:
-    """How far a training sample may move.
+    """Distribution of the image -> input transforms of training samples.
 
-    The published test images are whole images, stretched to a square, with one person somewhere.
+    The images of the published benchmark are whole images, stretched to a square, with one instance
+    at any place.
 
     Attributes:
-        person_share: Range of the person's share of the image's side, square root of box area
-            over image area, for crops around a person.
-        magnification: A crop's side is at least the input's divided by this: tighter crops would be
-            blurred as no test image is.
-        aspect: The crop's width over height lies in [1 / aspect, aspect]; stretched to the square
-            it looks like a landscape or portrait image.
-        crop: Probability that someone who is prominent on the whole image is cropped like the
-            others, instead of seen on the whole image.
-        zoom: For whole images: the region's side is the image's divided by a factor from [1 /
+        person_share: Range of the relative size (square root of box area over crop area) of the
+            instance in crops around it.
+        magnification: Maximum magnification of a crop; larger ones would be more blurred than any
+            benchmark image.
+        aspect: A crop's width over height lies in [1 / aspect, aspect]. Stretched to the square it
+            resembles a landscape or portrait image.
+        crop: Probability of a crop for instances that are prominent on the whole image; all others
+            are always cropped.
+        zoom: For whole images: the region's sides are the image's divided by a factor from [1 /
             zoom, zoom].
-        whole: Probability that a whole image is used unmoved.
+        whole: Probability that a whole image is neither zoomed nor moved.
         degrees: Rotation in [-degrees, degrees].
         rotate: Probability of a rotation.
         mirror: Probability of a left/right mirror.
-        nearest: Probability of nearest sampling, what the benchmark uses; else bilinear.
-        antialias: For bilinear sampling, probability that an image which is shrunk is first
-            averaged over whole pixels, as a good camera's driver does.
-        mask_others: Probability that the boxes of other people, as far as they are outside the
-            person's own, are painted grey.
+        nearest: Probability of nearest sampling, as the benchmark uses it; else bilinear.
+        antialias: For bilinear sampling, probability that an image is averaged over blocks of
+            pixels before it is shrunk, as camera pipelines do.
+        mask_others: Probability that other instances are painted grey (`mask_others`).
     """
 
     person_share: tuple[float, float] = (0.2, 0.9)
@@ -72,17 +84,17 @@ class GeometricAugment:
     def transform(
         self, person: Person, size: int, random: np.random.Generator, kept: float = 1.0
     ) -> tuple[geometry.Matrix, bool]:
-        """Draws an image -> input transform for one person.
+        """Draws an image -> input transform for one instance.
 
         Args:
-            person: Its labels.
+            person: The instance.
             size: S.
-            random: What is drawn from.
-            kept: Scale at which the image is at hand, 1 in its original size. A smaller image
-                is not magnified more than allowed either.
+            random: Random generator.
+            kept: Scale at which the image is cached, 1 for its original size. The maximum
+                magnification holds for the cached image.
 
         Returns:
-            The matrix, and whether it mirrors (then left and right keypoints swap).
+            The matrix, and whether it mirrors (left and right keypoints are then exchanged).
         """
         mirrored = bool(random.random() < self.mirror)
         steps = [
@@ -98,10 +110,10 @@ class GeometricAugment:
             steps.append(geometry.mirror(size))
         return geometry.compose(*steps), mirrored
 
-    def suits(self, person: Person, size: int) -> bool:
-        """False for someone whom no admissible crop separates from a larger neighbour.
+    def separable(self, person: Person, size: int) -> bool:
+        """Whether the instance is prominent on the whole image or in some admissible crop.
 
-        The network could not know who is meant.
+        Others are not trained on: the target would be ambiguous.
         """
         return prominent(person) or prominent(
             person, self._tightest(person, size / self.magnification)
@@ -124,10 +136,7 @@ class GeometricAugment:
         return _place(person, width, height, random)
 
     def _around(self, person: Person, least: float, random: np.random.Generator) -> Box:
-        """A crop in which the person is the most prominent one.
-
-        The network finds one person, and must not be asked to guess which.
-        """
+        """A random crop in which the instance is prominent, so that the target is unambiguous."""
         low, high = self.person_share
         for _ in range(TRIES):
             share = random.uniform(low, high)
@@ -135,16 +144,16 @@ class GeometricAugment:
             box = _place(person, *_crop_size(person, share, aspect, least), random)
             if prominent(person, box):
                 return box
-            low = share  # another person is too large in it: nearer
+            low = share  # another instance is too large in the crop: take a tighter one
         return self._tightest(person, least)
 
 
 def _crop_size(
     person: Person, share: float, aspect: float, least: float = 0.0
 ) -> tuple[float, float]:
-    """Width and height of a crop in which the person has the given share.
+    """Width and height of a crop in which the instance has the relative size `share`.
 
-    Never smaller than the person or `least`, nor larger than the image.
+    Not smaller than the instance or `least`, and not larger than the image.
     """
     side = math.sqrt(person.box[2] * person.box[3]) / share
     width, height = side * math.sqrt(aspect), side / math.sqrt(aspect)
@@ -156,7 +165,7 @@ def _crop_size(
 
 
 def _place(person: Person, width: float, height: float, random: np.random.Generator | None) -> Box:
-    """Region of the given size: as much of the person's box as fits, on the image where it fits."""
+    """Region of the given size with as much of the instance's box as fits, inside the image."""
     corner = []
     for start, length, side, limit in (
         (person.box[0], person.box[2], width, person.width),
@@ -170,13 +179,15 @@ def _place(person: Person, width: float, height: float, random: np.random.Genera
 
 
 def prominent(person: Person, box: Box | None = None) -> bool:
-    """True where no other person fills.
+    """Whether the instance is prominent (`PROMINENCE`).
 
-    In the crop `box` or on the whole image, more than `PROMINENCE` of this person's box area.
+    Args:
+        person: The instance.
+        box: Crop (x, y, w, h) in image pixels; the whole image if None.
     """
     x, y, width, height = box or (0.0, 0.0, float(person.width), float(person.height))
     limit = PROMINENCE * person.box[2] * person.box[3]
-    for left, top, w, h in person.others.tolist():  # a few: plain numbers are faster than numpy
+    for left, top, w, h in person.others.tolist():  # a few: faster than numpy
         across, down = (
             min(left + w, x + width) - max(left, x),
             min(top + h, y + height) - max(top, y),
@@ -187,9 +198,10 @@ def prominent(person: Person, box: Box | None = None) -> bool:
 
 
 def fixed_transform(person: Person, size: int, share: float = 0.6) -> geometry.Matrix:
-    """The unvarying view used for model selection.
+    """The fixed image -> input transform used for model selection.
 
-    The whole image of someone prominent on it, else a centred crop with the given share.
+    The whole image if the instance is prominent on it, else a centred crop in which it has the
+    relative size `share`.
     """
     if prominent(person):
         return geometry.stretch(person.width, person.height, size)
@@ -197,66 +209,80 @@ def fixed_transform(person: Person, size: int, share: float = 0.6) -> geometry.M
     return geometry.region(_place(person, *_crop_size(person, share, aspect), None), size)
 
 
-@dataclass(frozen=True)
-class InputSample:
-    """A person in the frame of the input.
+class InputLabels(NamedTuple):
+    """Labels of one instance in input pixels.
 
-    Image u8[S, S, 3], points f32[K, 2] in input pixels, labelled bool[K], box f32[2] width and
-    height there.
+    Attributes:
+        points: f32[K, 2] x, y.
+        labelled: bool[K].
+        box: f32[2] width and height.
     """
 
-    image: NDArray[np.uint8]
     points: NDArray[np.float32]
     labelled: NDArray[np.bool_]
     box: NDArray[np.float32]
 
 
-def view(
-    image: NDArray[np.uint8],
-    person: Person,
-    transform: geometry.Matrix,
-    size: int,
-    mirrored: bool,
-    flip_order: list[int],
-    sampling: str,
-) -> InputSample:
-    """Applies a transform to the image and to the labels, in the same frame.
+def transform_labels(
+    person: Person, transform: geometry.Matrix, mirrored: bool, flip_order: list[int]
+) -> InputLabels:
+    """Moves the labels of an instance into input pixels.
 
     Args:
-        image: u8[H, W, 3].
-        person: Its labels.
-        transform: Image -> input.
-        size: S.
-        mirrored: Whether left and right swap.
-        flip_order: The skeleton's.
-        sampling: "nearest" or "bilinear".
-    """
-    return InputSample(
-        geometry.warp(image, transform, size, sampling),
-        *moved_labels(person, transform, mirrored, flip_order),
-    )
-
-
-def moved_labels(
-    person: Person, transform: geometry.Matrix, mirrored: bool, flip_order: list[int]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
-    """Labels of a person in input pixels.
-
-    Returns:
-        Points f32[K, 2], labelled bool[K], box sides f32[2].
+        person: In image pixels.
+        transform: Image pixels -> input pixels.
+        mirrored: Whether left and right are exchanged.
+        flip_order: Of the skeleton.
     """
     points, labelled = geometry.apply(transform, person.keypoints), person.labelled
     if mirrored:
         points, labelled = points[flip_order], labelled[flip_order]
     (a, b, _), (c, d, _) = transform.tolist()
-    # by the lengths of the images of the x and y unit vectors
+    # lengths of the transformed unit vectors along x and y
     sides = person.box[2] * math.hypot(a, c), person.box[3] * math.hypot(b, d)
-    return points, labelled, np.array(sides, np.float32)
+    return InputLabels(points, labelled, np.array(sides, np.float32))
+
+
+def mask_others(
+    pixels: NDArray[np.uint8],
+    person: Person,
+    scale: tuple[float, float] = (1.0, 1.0),
+    corner: tuple[int, int] = (0, 0),
+) -> NDArray[np.uint8]:
+    """Paints the boxes of all other instances grey, except where they overlap the instance's own.
+
+    Args:
+        pixels: u8[H, W, 3], a region of the image.
+        person: The instance to keep.
+        scale: Of the region relative to the original image, (x, y).
+        corner: Pixel (x, y) of the scaled image that is the region's first.
+
+    Returns:
+        A changed copy.
+    """
+    pixels = pixels.copy()
+
+    def region(box: Sequence[float]) -> tuple[slice, slice]:
+        (left, right), (top, bottom) = (
+            (
+                max(round(box[axis] * scale[axis]) - corner[axis], 0),
+                max(round((box[axis] + box[axis + 2]) * scale[axis]) - corner[axis], 0),
+            )
+            for axis in (0, 1)
+        )
+        return slice(top, bottom), slice(left, right)
+
+    own = region(person.box)
+    kept = pixels[own].copy()
+    for box in person.others.tolist():
+        pixels[region(box)] = GREY
+    pixels[own] = kept
+    return pixels
 
 
 @dataclass(frozen=True)
 class Photometric:
-    """Brightness, contrast and saturation of each image of a batch, on the device.
+    """Changes brightness, contrast and saturation of each image of a batch, on the device.
 
     Attributes:
         brightness: Added, as a fraction of 255, from [-brightness, brightness].
@@ -269,11 +295,11 @@ class Photometric:
     saturation: float = 0.3
 
     def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-        """Changes a batch, the same way on every device.
+        """Applies the changes; gives the same result on every device.
 
         Args:
             images: u8 or f32[B, 3, S, S] in 0..255.
-            draws: f32[B, 3] uniform in [-1, 1]: saturation, contrast, brightness of each image.
+            draws: f32[B, 3] uniform random numbers in [-1, 1] for saturation, contrast, brightness.
 
         Returns:
             f32[B, 3, S, S] in 0..255.
@@ -288,22 +314,22 @@ class Photometric:
 
 
 COLUMNS = 7
-"""Of a patch: left, top, right, bottom in input pixels, red, green, blue in 0..255."""
+"""Values of a patch: left, top, right, bottom in input pixels, red, green, blue in 0..255."""
 
 
 @dataclass(frozen=True)
 class Occlusion:
-    """Patches of one colour each.
+    """Random occlusion by patches of one colour each.
 
-    Drawn with the view and painted for the whole batch on the device. Covered keypoints stay
+    Drawn with the sample and painted for the whole batch on the device. Covered keypoints stay
     labelled.
 
     Attributes:
-        probability: That a view has any.
-        patches: At most this many.
-        side: Range of a patch's sides against the square root of the person's box area.
-        limbs: Probability that a patch lies on a limb (anywhere between two labelled keypoints that
-            the skeleton joins); else anywhere in the box.
+        probability: Of at least one patch in a sample.
+        patches: Maximum number of patches.
+        side: Range of a patch's sides, relative to the square root of the instance's box area.
+        limbs: Probability that a patch is centred on a limb (between two labelled keypoints joined
+            by an edge of the skeleton); else anywhere in the box.
     """
 
     probability: float = 0.5
@@ -318,7 +344,7 @@ class Occlusion:
         transform: geometry.Matrix,
         random: np.random.Generator,
     ) -> NDArray[np.float32]:
-        """f32[patches, 7] of a view of someone (see `COLUMNS`); zero where there is none."""
+        """Draws the patches of a sample: f32[patches, 7] (see `COLUMNS`), zero for no patch."""
         found = np.zeros((self.patches, COLUMNS), np.float32)
         if random.random() >= self.probability:
             return found
@@ -332,7 +358,7 @@ class Occlusion:
     def _centre(
         self, person: Person, skeleton: Skeleton, random: np.random.Generator
     ) -> NDArray[np.float64]:
-        """A place on the person, f64[2] in image pixels."""
+        """A random place on the instance, f64[2] in image pixels."""
         joined = [ends for ends in skeleton.edge_indices if person.labelled[list(ends)].all()]
         along, across = random.random(2)
         if joined and random.random() < self.limbs:
@@ -347,9 +373,14 @@ class Occlusion:
 
 
 def paint(images: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-    """Paints patches f32[B, P, 7] over images u8 or f32[B, 3, S, S].
+    """Paints patches over images: pixels whose centre they contain, later ones over earlier ones.
 
-    The pixels whose centre they hold, later ones over earlier ones.
+    Args:
+        images: u8 or f32[B, 3, S, S] in 0..255.
+        patches: f32[B, P, 7] (see `COLUMNS`).
+
+    Returns:
+        The images, changed and of the same type.
     """
     import torch
 

@@ -1,6 +1,11 @@
-"""Which people come together in which batch.
+"""Augmented training batches, and fixed sets of augmented images.
 
-A plan that the seed and the epoch decide alone, whatever the workers and the number of processes.
+`EpochBatches` plans which instances form a batch, `AugmentedBatches` makes the batch of a plan, and
+`resample` finishes it on the device. All random numbers are drawn in the loader by a generator
+keyed by seed, epoch and position in the epoch; what follows on the device is deterministic. A batch
+is therefore the same on every device, for any number of workers and processes, and after a resume.
+
+Shape legend: B batch, K keypoints, P patches, S input side.
 """
 
 from __future__ import annotations
@@ -9,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -17,26 +22,86 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, SequentialSampler
 
-from heatpose.data.augment import GeometricAugment, Occlusion, moved_labels, prominent
+from heatpose.data.augment import (
+    GeometricAugment,
+    InputLabels,
+    Occlusion,
+    mask_others,
+    transform_labels,
+)
 from heatpose.data.image_cache import CachedImage, ImageFiles, ImageStore
-from heatpose.data.sample import Person, tell_once
+from heatpose.data.sample import Person, print_once
 from heatpose.pose import geometry
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
 
 ORDER, RESOLUTION, SAMPLE = 1, 2, 3
-"""What a generator is for: part of its seed, so that no two draw the same numbers."""
+"""Purposes of a generator. They are part of its key, so that no two draw the same numbers."""
+WITHOUT_ROTATION = GeometricAugment(degrees=0.0, rotate=0.0)
+"""Whole images, zoomed ones and crops around one instance, mirrored or not, as in deployment."""
+
+
+class Packed(NamedTuple):
+    """Images of a batch before sampling; arguments of `geometry.warp_batch`.
+
+    Attributes:
+        canvas: u8[B, H, W, 3] image regions, padded with black to one size.
+        inverse: f32[B, 2, 3] input pixels -> canvas pixels.
+        nearest: bool[B] nearest sampling, else bilinear.
+        size: S.
+    """
+
+    canvas: Tensor
+    inverse: Tensor
+    nearest: Tensor
+    size: int
+
+
+class Batch(TypedDict):
+    """A batch of samples.
+
+    Attributes:
+        image: u8[B, 3, S, S] RGB; f32 in 0..255 after photometric augmentation.
+        points: f32[B, K, 2] x, y in input pixels.
+        labelled: bool[B, K].
+        box: f32[B, 2] width and height of the instance's box in input pixels.
+        index: i64[B] position of each sample among the instances of its data set.
+        matrix: f32[B, 2, 3] image pixels -> input pixels.
+    """
+
+    image: Tensor
+    points: Tensor
+    labelled: Tensor
+    box: Tensor
+    index: Tensor
+    matrix: Tensor
+
+
+class TrainingBatch(Batch, total=False):
+    """A training batch. The loader gives either `image` or `packed` (see `resample`).
+
+    Attributes:
+        mirrored: bool[B].
+        colour: f32[B, 3] in [-1, 1], the random numbers of `augment.Photometric`.
+        patches: f32[B, P, 7] for `augment.paint`; absent without occlusion.
+        packed: Images before sampling, in place of `image`.
+    """
+
+    mirrored: Tensor
+    colour: Tensor
+    patches: Tensor
+    packed: Packed
 
 
 class BatchPlan(NamedTuple):
-    """What a batch is made of.
+    """Contents of a batch.
 
     Attributes:
         size: Input side S.
         epoch: Counted from 0.
-        positions: Places in the epoch's order, over all processes; with the seed and the epoch they
-            decide each view.
-        instances: Index of the person at each of them.
+        positions: Positions in the epoch's order, over all processes; with the seed and the epoch
+            they determine each sample's augmentation.
+        instances: Index of the instance at each position.
     """
 
     size: int
@@ -46,30 +111,35 @@ class BatchPlan(NamedTuple):
 
 
 def generator(seed: int, purpose: int, epoch: int, number: int = 0) -> np.random.Generator:
-    """The generator of one order, batch or view: the same wherever and whenever it is made."""
+    """The random generator of one order, batch or sample, reproducible in any process.
+
+    Args:
+        seed: Of the run.
+        purpose: `ORDER`, `RESOLUTION` or `SAMPLE`.
+        epoch: Counted from 0.
+        number: Of the batch, or position of the sample.
+    """
     key = np.array((seed * 4 + purpose, (epoch << 40) + number), np.uint64)
-    # streams by key: half the time of hashing a seed, once for each view
+    # One generator per sample: keying Philox takes half the time of hashing a seed.
     return np.random.Generator(np.random.Philox(key=key))
 
 
 class EpochBatches(SequentialSampler):
-    """Plans of an epoch's batches, given to a loader as its sampler, without automatic batches.
+    """Plans of an epoch's batches: the sampler of a loader without automatic batching.
 
-    Lightning tells it the epoch.
-
-    It calls itself sequential because Lightning's `overfit_batches` replaces every other kind, and
-    with it the batches.
+    Lightning calls `set_epoch`. The class derives from `SequentialSampler` because Lightning's
+    `overfit_batches` replaces any other sampler, and with it the batches.
 
     Args:
-        instances: How many there are.
+        instances: Number of instances.
         batch_size: Of one process.
         sizes: Input sides; each batch has one of them, the same in all processes.
         seed: Of the run.
-        weights: How often each comes up against the others, drawn with replacement; None shows
-            everyone once.
+        weights: f64[instances] sampling weights, with replacement; None shows each instance once.
         shuffle: False keeps the order.
-        rank: Number of this process.
-        ranks: Processes; together they take what one with `ranks` times the batch would take.
+        rank: Global rank of this process.
+        ranks: World size; the processes together take what one process with `ranks` times the batch
+            size would take.
     """
 
     def __init__(
@@ -84,138 +154,83 @@ class EpochBatches(SequentialSampler):
         ranks: int = 1,
     ) -> None:
         super().__init__(range(instances))
-        self.instances, self.sizes, self.seed, self.shuffle, self.rank, self.ranks = (
-            instances,
-            tuple(sizes),
-            seed,
-            shuffle,
-            rank,
-            ranks,
-        )
+        self.instances = instances
+        self.sizes = tuple(sizes)
+        self.seed = seed
+        self.shuffle = shuffle
+        self.rank = rank
+        self.ranks = ranks
         self.weights = None if weights is None else weights / weights.sum()
-        self.together = batch_size * ranks
+        self.global_batch = batch_size * ranks
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called before each epoch."""
+        """Sets the epoch to plan; called before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Batches; the last, smaller one is left out where there are several full ones."""
-        return (
-            self.instances // self.together
-            if self.instances >= 2 * self.together
-            else -(-self.instances // self.together)
-        )
+        """Number of batches; an incomplete last one is dropped if there are several full ones."""
+        full, rest = divmod(self.instances, self.global_batch)
+        return full if full >= 2 else full + bool(rest)
 
-    def __iter__(self) -> Iterator[BatchPlan]:  # type: ignore[override]  # "sequential" in name alone
+    def __iter__(self) -> Iterator[BatchPlan]:  # type: ignore[override]  # not sequential: see above
         order = self._order()
         for number in range(len(self)):
-            start = number * self.together
-            # all processes need their share
-            end = (
-                start + self.together
-                if self.ranks > 1
-                else min(start + self.together, self.instances)
-            )
+            start = number * self.global_batch
+            end = start + self.global_batch
+            if self.ranks == 1:  # several processes must have equally many samples
+                end = min(end, self.instances)
             positions = tuple(range(start, end))[self.rank :: self.ranks]
-            size = self.sizes[
-                int(generator(self.seed, RESOLUTION, self.epoch, number).integers(len(self.sizes)))
-            ]
-            yield BatchPlan(
-                size,
-                self.epoch,
-                positions,
-                tuple(int(order[place % self.instances]) for place in positions),
-            )
+            random = generator(self.seed, RESOLUTION, self.epoch, number)
+            size = self.sizes[int(random.integers(len(self.sizes)))]
+            instances = tuple(int(order[place % self.instances]) for place in positions)
+            yield BatchPlan(size, self.epoch, positions, instances)
 
     def _order(self) -> NDArray[np.intp]:
         random = generator(self.seed, ORDER, self.epoch)
         if not self.shuffle:
             return np.arange(self.instances)
-        return (
-            random.permutation(self.instances)
-            if self.weights is None
-            else random.choice(self.instances, self.instances, p=self.weights)
-        )
-
-
-def sampling_weights(
-    instances: Sequence[Person], prominence: float = 1.0, size: float = 0.0, keypoints: float = 0.0
-) -> NDArray[np.float64] | None:
-    """How often each person comes up against the others.
-
-    Args:
-        instances: N of them.
-        prominence: Factor for those who are prominent on the whole image, as the benchmark's
-            people are.
-        size: Power of the person's share of the image's side (square root of box area over
-            image area): 1 shows someone of twice the size twice as often.
-        keypoints: Power of the share of keypoints that are labelled.
-
-    Returns:
-        f64[N] > 0; None where all are alike.
-    """
-    if (prominence, size, keypoints) == (1.0, 0.0, 0.0):
-        return None
-    known = np.array([prominent(person) for person in instances])
-    share = np.array(
-        [
-            np.sqrt(person.box[2] * person.box[3] / (person.width * person.height))
-            for person in instances
-        ]
-    )
-    labelled = np.array([max(float(person.labelled.mean()), 1e-3) for person in instances])
-    weights: NDArray[np.float64] = (
-        np.where(known, prominence, 1.0) * np.maximum(share, 1e-3) ** size * labelled**keypoints
-    )
-    return weights
-
-
-TrainingBatch = dict[str, Any]
-"""As `datamodule.Batch`, and.
-
-Matrix f32[B, 2, 3] image -> input pixels, index i64[B] of the people, mirrored bool[B], colour
-f32[B, 3] in [-1, 1] for `Photometric`, patches f32[B, P, 7] for `occlusion.paint` where there are
-any. Before `sampled`, `packed` stands in the place of `image`.
-"""
-GREY = 127
-"""What other people are painted with, of each channel."""
-
-
-class Packed(NamedTuple):
-    """A batch's images before sampling; arguments of `geometry.warp_batch`."""
-
-    canvas: Tensor
-    inverse: Tensor
-    nearest: Tensor
-    size: int
+        if self.weights is None:
+            return random.permutation(self.instances)
+        return random.choice(self.instances, self.instances, p=self.weights)
 
 
 class AugmentedSample(NamedTuple):
-    """One person's view: a part of the image u8[H, W, 3], input -> its pixels, the sampling.
+    """One augmented sample before sampling.
 
-    And what goes into the batch as it is.
+    Attributes:
+        pixels: u8[H, W, 3] region of the image.
+        inverse: Input pixels -> pixels of the region.
+        nearest: Nearest sampling, else bilinear.
+        labels: In input pixels.
+        matrix: f32[2, 3] image pixels -> input pixels.
+        mirrored: Whether left and right are exchanged.
+        colour: f32[3] in [-1, 1] for `augment.Photometric`.
+        patches: f32[P, 7] for `augment.paint`; None without occlusion.
     """
 
     pixels: NDArray[np.uint8]
     inverse: geometry.Matrix
     nearest: bool
-    labels: dict[str, Any]
+    labels: InputLabels
+    matrix: NDArray[np.float32]
+    mirrored: bool
+    colour: NDArray[np.float32]
+    patches: NDArray[np.float32] | None
 
 
 class AugmentedBatches(Dataset[TrainingBatch]):
-    """Random views of people, a whole batch for each `BatchPlan`.
+    """Randomly augmented instances, a whole batch for each `BatchPlan`.
 
     Args:
         instances: The samples.
-        skeleton: For the left/right swap and the limbs.
-        augment: What is drawn.
-        images: Where the pixels come from.
+        skeleton: Pairs for mirroring, and limbs for occlusion.
+        augment: Distribution of the geometric augmentation.
+        images: Gives the pixels.
         seed: Of the run.
         occlusion: Patches; None for none.
-        packed: Leaves the sampling to the device that trains (`sampled`); else it is done here,
-            which is as fast where that is the processor.
+        packed: Leaves the sampling to the training device (`resample`). Else it is done in the
+            loader, which is as fast where the CPU trains.
     """
 
     def __init__(
@@ -240,17 +255,30 @@ class AugmentedBatches(Dataset[TrainingBatch]):
         return len(self.instances)
 
     def __getitem__(self, plan: BatchPlan) -> TrainingBatch:
-        views = [self.view(plan, number) for number in range(len(plan.instances))]
-        batch = {
-            name: torch.from_numpy(np.stack([view.labels[name] for view in views]))
-            for name in views[0].labels
+        samples = [self.sample(plan, number) for number in range(len(plan.instances))]
+        batch: TrainingBatch = {  # type: ignore[typeddict-item]  # the image follows
+            "points": _stack([sample.labels.points for sample in samples]),
+            "labelled": _stack([sample.labels.labelled for sample in samples]),
+            "box": _stack([sample.labels.box for sample in samples]),
+            "matrix": _stack([sample.matrix for sample in samples]),
+            "mirrored": torch.tensor([sample.mirrored for sample in samples]),
+            "colour": _stack([sample.colour for sample in samples]),
+            "index": torch.tensor(plan.instances),
         }
-        batch["index"] = torch.tensor(plan.instances)
-        images = _pack(views, plan.size) if self.packed else _sample_images(views, plan.size)
-        return {"packed" if self.packed else "image": images, **batch}
+        if self.occlusion is not None:
+            batch["patches"] = _stack([s.patches for s in samples if s.patches is not None])
+        if self.packed:
+            batch["packed"] = _pack(samples, plan.size)
+        else:
+            batch["image"] = _sample_images(samples, plan.size)
+        return batch
 
-    def view(self, plan: BatchPlan, number: int) -> AugmentedSample:
-        """Draws the view of a batch's n-th person."""
+    def sample(self, plan: BatchPlan, number: int) -> AugmentedSample:
+        """Draws the augmented sample at index `number` of a batch.
+
+        Raises:
+            HeatposeError: Its image cannot be read.
+        """
         random = generator(self.seed, SAMPLE, plan.epoch, plan.positions[number])
         person = self.instances[plan.instances[number]]
         image = self.images.image(person)
@@ -260,43 +288,49 @@ class AugmentedBatches(Dataset[TrainingBatch]):
             self.augment.antialias,
             self.augment.mask_others,
         )
-        points, labelled, box = moved_labels(person, transform, mirrored, self.skeleton.flip_order)
-        labels = {
-            "points": points,
-            "labelled": labelled,
-            "box": box,
-            "matrix": transform.astype(np.float32),
-            "mirrored": np.array(mirrored),
-            "colour": random.uniform(-1, 1, 3).astype(np.float32),
-        }
+        colour = random.uniform(-1, 1, 3).astype(np.float32)
+        patches = None
         if self.occlusion is not None:
-            labels["patches"] = self.occlusion.draw(person, self.skeleton, transform, random)
-        pixels, inverse = cut(
+            patches = self.occlusion.draw(person, self.skeleton, transform, random)
+        pixels, inverse = crop_region(
             image, transform, plan.size, averaged and not nearest, person if masked else None
         )
-        return AugmentedSample(pixels, inverse, bool(nearest), labels)
+        return AugmentedSample(
+            pixels,
+            inverse,
+            bool(nearest),
+            transform_labels(person, transform, mirrored, self.skeleton.flip_order),
+            transform.astype(np.float32),
+            mirrored,
+            colour,
+            patches,
+        )
 
 
-def cut(
+def _stack(arrays: Sequence[NDArray[np.float32 | np.bool_]]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays))
+
+
+def crop_region(
     image: CachedImage,
     transform: geometry.Matrix,
     size: int,
     averaged: bool = False,
     alone: Person | None = None,
 ) -> tuple[NDArray[np.uint8], geometry.Matrix]:
-    """The part of an image that a view shows, with all pixels that its sampling touches.
+    """The region of an image that a transform shows, with all pixels that sampling reads.
 
     Args:
-        image: Kept, perhaps smaller than the image is.
-        transform: Image -> input.
+        image: Perhaps cached at a smaller size.
+        transform: Pixels of the original image -> input pixels.
         size: S.
-        averaged: Shrunk by whole pixels as far as the view leaves at least one pixel for each of
-            its own.
-        alone: Someone whose neighbours are painted grey.
+        averaged: Averages whole blocks of pixels first, as large as leave at least one pixel of the
+            region for each of the input.
+        alone: Instance whose neighbours are painted grey.
 
     Returns:
-        u8[h, w, 3], where nothing is changed a window on the image itself, and the transform
-        input -> its pixels.
+        u8[h, w, 3], a view of the image itself where no pixel changes, and the transform input
+        pixels -> region pixels.
     """
     inverse = geometry.invert(transform)
     inverse[0] *= image.scale[0]
@@ -310,7 +344,7 @@ def cut(
     )
     pixels = image.pixels[top:bottom, left:right]
     if alone is not None and len(alone.others):
-        pixels = others_painted(pixels, alone, image.scale, (left, top))
+        pixels = mask_others(pixels, alone, image.scale, (left, top))
     inverse[:, 2] -= left, top
     if max(step) > 1:
         from PIL import Image
@@ -323,99 +357,52 @@ def cut(
 
 
 def _span(row: Sequence[float], size: int, limit: int, margin: int) -> tuple[int, int]:
-    """First and last (exclusive) pixel along one axis that the input square reaches.
-
-    At least one.
-    """
+    """First and last (exclusive) pixel, at least one, that the input square reaches on one axis."""
     a, b, start = row
-    low, high = (
-        start + size * (min(a, 0.0) + min(b, 0.0)),
-        start + size * (max(a, 0.0) + max(b, 0.0)),
-    )
+    low = start + size * (min(a, 0.0) + min(b, 0.0))
+    high = start + size * (max(a, 0.0) + max(b, 0.0))
     first = min(max(int(low) - margin, 0), limit - 1)
     return first, max(min(int(high) + 1 + margin, limit), first + 1)
 
 
-def others_painted(
-    pixels: NDArray[np.uint8],
-    person: Person,
-    scale: tuple[float, float] = (1.0, 1.0),
-    corner: tuple[int, int] = (0, 0),
-) -> NDArray[np.uint8]:
-    """A copy with the boxes of all other people painted grey.
-
-    As far as they are outside the person's own; `corner` is the pixel that the first one is.
-    """
-    pixels = pixels.copy()
-
-    def region(box: Sequence[float]) -> tuple[slice, slice]:
-        (left, right), (top, bottom) = (
-            (
-                max(round(box[axis] * scale[axis]) - corner[axis], 0),
-                max(round((box[axis] + box[axis + 2]) * scale[axis]) - corner[axis], 0),
-            )
-            for axis in (0, 1)
-        )
-        return slice(top, bottom), slice(left, right)
-
-    own = region(person.box)
-    kept = pixels[own].copy()
-    for box in person.others.tolist():
-        pixels[region(box)] = GREY
-    pixels[own] = kept
-    return pixels
-
-
-def _pack(views: Sequence[AugmentedSample], size: int) -> Packed:
-    """All images on one canvas each, black around them."""
-    height, width = (max(view.pixels.shape[axis] for view in views) for axis in (0, 1))
-    canvas = np.zeros((len(views), height, width, 3), np.uint8)
-    for place, view in zip(canvas, views, strict=True):
-        place[: view.pixels.shape[0], : view.pixels.shape[1]] = view.pixels
-    nearest = torch.tensor([view.nearest for view in views])
+def _pack(samples: Sequence[AugmentedSample], size: int) -> Packed:
+    height, width = (max(sample.pixels.shape[axis] for sample in samples) for axis in (0, 1))
+    canvas = np.zeros((len(samples), height, width, 3), np.uint8)
+    for place, sample in zip(canvas, samples, strict=True):
+        place[: sample.pixels.shape[0], : sample.pixels.shape[1]] = sample.pixels
     return Packed(
         torch.from_numpy(canvas),
-        torch.from_numpy(np.stack([view.inverse for view in views])).float(),
-        nearest,
+        torch.from_numpy(np.stack([sample.inverse for sample in samples])).float(),
+        torch.tensor([sample.nearest for sample in samples]),
         size,
     )
 
 
-def _sample_images(views: Sequence[AugmentedSample], size: int) -> Tensor:
+def _sample_images(samples: Sequence[AugmentedSample], size: int) -> Tensor:
     """u8[B, 3, S, S], channels last in memory.
 
-    Each image on its own, so that its few pixels stay in the processor's cache.
+    Images are sampled one by one, so that the pixels of each stay in the processor's cache.
     """
-    images = np.empty((len(views), size, size, 3), np.uint8)
-    for image, view in zip(images, views, strict=True):
-        image[:] = geometry.warp_one(view.pixels, view.inverse, view.nearest, size)
+    images = np.empty((len(samples), size, size, 3), np.uint8)
+    for image, sample in zip(images, samples, strict=True):
+        image[:] = geometry.warp_one(sample.pixels, sample.inverse, sample.nearest, size)
     return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
-def sampled(batch: TrainingBatch) -> TrainingBatch:
-    """Turns the packed images of a batch into `image`, on the device they are on.
-
-    A batch that has it stays as it is.
-    """
+def resample(batch: TrainingBatch) -> TrainingBatch:
+    """Samples the packed images of a batch into `image`, on their device; else changes nothing."""
     if "packed" in batch:
         batch["image"] = geometry.warp_batch(*batch.pop("packed"))
     return batch
 
 
-UPRIGHT = GeometricAugment(degrees=0.0, rotate=0.0)
-"""Whole images, zoomed ones and crops around one person, mirrored or not.
-
-What the network meets in use.
-"""
-
-
 @dataclass(frozen=True)
 class AugmentedImages:
-    """Views of people.
+    """A fixed set of augmented samples.
 
     Attributes:
-        images: u8[N, S, S, 3], as the network gets them.
-        instances: N; keypoints and box are those in the view, whose width and height are S. Boxes
+        images: u8[N, S, S, 3] RGB network inputs.
+        instances: N instances; width and height are S, keypoints and box are in input pixels. Boxes
             start at 0: only their sides are known.
     """
 
@@ -430,56 +417,52 @@ def draw_augmented(
     preprocessing: Preprocessing,
     seed: int = 0,
 ) -> AugmentedImages:
-    """Draws views of everyone in turn, until there are enough.
-
-    The same ones for the same arguments.
+    """Draws augmented samples of all instances in turn; reproducible.
 
     Args:
-        instances: Who is shown. Nobody whom no crop separates from a larger neighbour.
+        instances: Instances that no crop separates from a larger neighbour are left out.
         count: N.
-        skeleton: Of the people's keypoints.
-        preprocessing: Side and sampling of the views.
-        seed: Of what is drawn.
+        skeleton: Of the instances' keypoints.
+        preprocessing: Input side and sampling.
+        seed: Of the augmentation.
 
     Raises:
         HeatposeError: An image cannot be read.
     """
     size, nearest = preprocessing.size, preprocessing.sampling == "nearest"
-    shown = [person for person in instances if UPRIGHT.suits(person, size)]
-    augment = replace(UPRIGHT, nearest=float(nearest))
+    usable = [person for person in instances if WITHOUT_ROTATION.separable(person, size)]
+    augment = replace(WITHOUT_ROTATION, nearest=float(nearest))
     if skeleton.unpaired:
         augment = replace(augment, mirror=0.0)
-        tell_once(
-            f"Skeleton '{skeleton.name}' pairs no left with right: drawn views are not mirrored."
+        print_once(
+            f"Skeleton '{skeleton.name}' does not pair left with right: augmented samples are not"
+            " mirrored."
         )
-    views = AugmentedBatches(shown, skeleton, augment, ImageFiles(), seed)
+    dataset = AugmentedBatches(usable, skeleton, augment, ImageFiles(), seed)
 
     def draw(number: int) -> tuple[NDArray[np.uint8], Person]:
-        turn, index = divmod(number, len(shown))
-        view = views.view(BatchPlan(size, turn, (index,), (index,)), 0)
-        return geometry.warp_one(view.pixels, view.inverse, view.nearest, size), _seen(
-            shown[index], view, size
-        )
+        epoch, index = divmod(number, len(usable))
+        sample = dataset.sample(BatchPlan(size, epoch, (index,), (index,)), 0)
+        image = geometry.warp_one(sample.pixels, sample.inverse, sample.nearest, size)
+        return image, _relabelled(usable[index], sample.labels, size)
 
     with ThreadPoolExecutor(2) as pool:
-        drawn = list(pool.map(draw, range(count if shown else 0)))
+        drawn = list(pool.map(draw, range(count if usable else 0)))
     images = (
         np.stack([image for image, _ in drawn]) if drawn else np.empty((0, size, size, 3), np.uint8)
     )
     return AugmentedImages(images, tuple(person for _, person in drawn))
 
 
-def _seen(person: Person, view: AugmentedSample, size: int) -> Person:
-    """The person with the labels of a view; a keypoint outside it is none."""
-    points, labelled, (width, height) = (
-        view.labels[name] for name in ("points", "labelled", "box")
-    )
-    inside = ((points >= 0) & (points < size)).all(-1)
+def _relabelled(person: Person, labels: InputLabels, size: int) -> Person:
+    """The instance in input pixels; keypoints outside the input are not labelled."""
+    inside = ((labels.points >= 0) & (labels.points < size)).all(-1)
+    width, height = labels.box.tolist()
     return replace(
         person,
         width=size,
         height=size,
-        keypoints=points,
-        labelled=labelled & inside,
+        keypoints=labels.points,
+        labelled=labels.labelled & inside,
         box=(0.0, 0.0, float(width), float(height)),
     )

@@ -1,4 +1,9 @@
-"""COCO keypoint json -> labelled people, with an account of what was dropped and why."""
+"""COCO keypoint JSON -> labelled instances, and an audit of what was dropped and why.
+
+Images and annotations are identified by their ids: an id stands for one image file, and a file has
+one id. Values that are filled in or ignored are counted; entries without a clear meaning are
+refused by a message that names the entry.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +38,7 @@ def annotations_with_keypoints(path: Path, content: Entry) -> tuple[list[Entry],
 
     Args:
         path: The label file, for messages.
-        content: Its json.
+        content: The parsed JSON.
 
     Raises:
         HeatposeError: No category has keypoints, or several have different ones.
@@ -122,15 +127,15 @@ SEVERAL = "more than one person annotation on the image"
 
 @dataclass(frozen=True)
 class CocoLabels:
-    """A COCO keypoint label file, checked.
+    """A checked COCO keypoint label file.
 
     Attributes:
         path: Where it was read.
         keypoint_names: The dataset's D keypoint names, from its person category.
         images: Image id -> entry with `file_name`, `width`, `height`.
         annotations: Person annotations, in file order, from `read_annotations`.
-        assumed: What was filled in, corrected or ignored -> how often.
-        source: Format, image folder, and what was assumed and left out when it was read.
+        assumed: What was filled in, corrected or ignored -> count.
+        source: Format, image folder, and what was assumed and left out by its reader.
     """
 
     path: Path
@@ -142,16 +147,15 @@ class CocoLabels:
 
 
 def read_labels(path: str | Path, folder: Path | None = None, part: str = "val") -> CocoLabels:
-    """Reads and checks a COCO keypoint json, or what else `heatpose.data.formats` reads as one.
+    """Reads and checks a COCO keypoint JSON, or labels in another format of `data.formats`.
 
     Args:
         path: Label file, or folder of label files.
-        folder: Of the images; found from the labels, if None.
-        part: "train" or "val", where the path describes several.
+        folder: Of the images; found from the labels if None.
+        part: "train" or "val", for paths that describe several parts.
 
     Raises:
-        HeatposeError: The file is missing, no json, or no keypoint annotations with a clear
-            meaning.
+        HeatposeError: The file is missing or not JSON, or its annotations have no clear meaning.
     """
     path = Path(path)
     source = formats.read(path, folder, part)
@@ -171,20 +175,21 @@ def read_labels(path: str | Path, folder: Path | None = None, part: str = "val")
 def instances(
     labels: CocoLabels, images: str | Path, skeleton: Skeleton
 ) -> tuple[list[Person], Audit]:
-    """Every usable person of a label file.
+    """All usable instances of a label file.
 
-    No crowd, a real box, at least one labelled keypoint of the skeleton.
+    Usable are annotations that are not a crowd, have a box with a width and a height, and at least
+    one labelled keypoint of the skeleton.
 
     Args:
         labels: From `read_labels`.
         images: Folder of the image files.
-        skeleton: What the keypoints are turned into.
+        skeleton: The keypoints are converted to it.
 
     Returns:
-        The people in file order, and the audit.
+        The instances in file order, and the audit.
 
     Raises:
-        HeatposeError: As `orientation.read_orientations`.
+        HeatposeError: As `sample.read_orientations`.
     """
     audit = Audit(len(labels.images), len(labels.annotations), assumed=Counter(labels.assumed))
     values = np.array([a["keypoints"] for a in labels.annotations], np.float32).reshape(
@@ -201,7 +206,7 @@ def instances(
     for row, annotation in enumerate(labels.annotations):
         others = boxes[[other for other in on_image[int(annotation["image_id"])] if other != row]]
         person = _person(annotation, labels, Path(images), keypoints[row], labelled[row], others)
-        if reason := _why_not(annotation, person):
+        if reason := _drop_reason(annotation, person):
             audit.drop(reason, person.image_id)
         else:
             kept.append(person)
@@ -213,13 +218,12 @@ def instances(
 def benchmark_instances(
     labels: CocoLabels, images: str | Path, skeleton: Skeleton
 ) -> tuple[list[Person], Audit]:
-    """The published single-person selection.
+    """The selection of the published single-person benchmark.
 
-    Images with exactly one person annotation (a crowd counts as one and is not usable), a real box
-    and at least one labelled keypoint.
+    Images with exactly one person annotation (crowds included) whose instance is usable.
 
     Raises:
-        HeatposeError: No image qualifies.
+        HeatposeError: No image fulfils this.
     """
     everyone, audit = instances(labels, images, skeleton)
     kept = [person for person in everyone if person.alone]
@@ -261,7 +265,7 @@ def _person(
     )
 
 
-def _why_not(annotation: Mapping[str, Any], person: Person) -> str | None:
+def _drop_reason(annotation: Mapping[str, Any], person: Person) -> str | None:
     if annotation["iscrowd"]:
         return CROWD
     if person.box[2] <= 0 or person.box[3] <= 0:

@@ -1,7 +1,4 @@
-"""Random people of a data set with their labels drawn, on one sheet.
-
-The look before any training, at what is labelled and at what the network is shown.
-"""
+"""Contact sheets of a data set: random instances with their labels, plain or augmented."""
 
 from __future__ import annotations
 
@@ -15,28 +12,28 @@ from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import Skeleton
 
 TILE = 320
-"""Longest side of an image on the sheet, in pixels."""
+"""Longer side of a tile, in pixels."""
 
 
 def contact_sheet_of(
     kept: Sequence[Person], skeleton: Skeleton, count: int = 24, seed: int = 0, columns: int = 6
 ) -> NDArray[np.uint8]:
-    """Random people with their labels drawn.
+    """Draws random instances with their labels.
 
-    The image of someone alone, else the surroundings of the box.
+    A tile is the whole image of a single instance, else the surroundings of its box.
 
     Args:
-        kept: People to choose from.
-        skeleton: What their keypoints are.
-        count: Tiles at most.
-        seed: Another seed chooses other people.
-        columns: Tiles in a row.
+        kept: Instances to choose from.
+        skeleton: Of their keypoints.
+        count: Maximum number of tiles.
+        seed: Of the choice.
+        columns: Tiles per row.
 
     Returns:
         u8[H, W, 3] RGB.
 
     Raises:
-        HeatposeError: There is nobody, or an image cannot be read.
+        HeatposeError: There is no instance, or an image cannot be read.
     """
     chosen = _chosen(kept, count, seed)
     tiles = [_tile(person, skeleton) for person in chosen]
@@ -54,23 +51,22 @@ def augmented_sheet_of(
     views: int = 4,
     seed: int = 0,
 ) -> NDArray[np.uint8]:
-    """Random people as training shows them.
-
-    Cropped, turned, mirrored and recoloured as by default, with the labels that go with it.
+    """Draws random instances with the default augmentation of training, and their labels.
 
     Args:
-        kept: People to choose from.
-        skeleton: What their keypoints are.
+        kept: Instances to choose from.
+        skeleton: Of their keypoints.
         size: Side S of the network's input.
-        instances: Rows at most; a person each.
-        views: Columns: drawn anew each time, as in each epoch.
-        seed: Another seed chooses other people and other views.
+        instances: Maximum number of rows, one instance each.
+        views: Columns: augmented samples of the instance.
+        seed: Of the choice and of the augmentation.
 
     Returns:
         u8[H, W, 3] RGB.
 
     Raises:
-        HeatposeError: There is nobody, an image cannot be read, or left and right are not paired.
+        HeatposeError: There is no instance, an image cannot be read, or left and right are not
+            paired.
     """
     from heatpose.data.augment import GeometricAugment, Photometric
     from heatpose.data.batches import AugmentedBatches, BatchPlan
@@ -79,7 +75,8 @@ def augmented_sheet_of(
 
     skeleton.require_flip_pairs("augment.geometric.mirror=0 in training")
     augment = GeometricAugment()
-    chosen = _chosen([person for person in kept if augment.suits(person, size)], instances, seed)
+    usable = [person for person in kept if augment.separable(person, size)]
+    chosen = _chosen(usable, instances, seed)
     shown = tuple(i for i in range(len(chosen)) for _ in range(views))
     batch = AugmentedBatches(chosen, skeleton, augment, ImageFiles(), seed)[
         BatchPlan(size, 0, tuple(range(len(shown))), shown)
@@ -101,7 +98,7 @@ def augmented_sheet_of(
 def _chosen(kept: Sequence[Person], count: int, seed: int) -> list[Person]:
     if not kept:
         raise HeatposeError(
-            "No person is kept, so there is nothing to draw; see the audit for the reasons."
+            "No instance is kept, so there is nothing to draw; see the audit for the reasons."
         )
     return [kept[int(i)] for i in np.random.default_rng(seed).permutation(len(kept))[:count]]
 
@@ -109,7 +106,7 @@ def _chosen(kept: Sequence[Person], count: int, seed: int) -> list[Person]:
 def _sheet(
     tiles: Sequence[NDArray[np.uint8]], columns: int, captions: Sequence[str]
 ) -> NDArray[np.uint8]:
-    from heatpose.pose.draw import contact_sheet  # an audit draws nothing
+    from heatpose.pose.draw import contact_sheet  # only for drawing
 
     return contact_sheet(tiles, columns, captions=captions)
 

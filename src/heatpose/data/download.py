@@ -1,8 +1,8 @@
-"""The official COCO 2017 archives, fetched and unpacked into the official layout.
+"""Downloads the official COCO 2017 archives and unpacks them into the official layout.
 
-`root/train2017/*.jpg`, `root/val2017/*.jpg` and
-`root/annotations/person_keypoints_{train,val}2017.json`. What is already whole is neither fetched
-nor touched. An archive is removed once it is unpacked.
+The layout is `root/train2017/*.jpg`, `root/val2017/*.jpg` and
+`root/annotations/person_keypoints_{train,val}2017.json`. Complete parts are neither fetched again
+nor changed. An archive is removed after it was unpacked.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from heatpose.utils.files import write_json
 from heatpose.utils.transfer import RemoteFile, fetch, part_of, size_of
 
 RESERVE = 500_000_000
-"""Bytes left free on the disk."""
+"""Bytes that must stay free on the disk."""
 MOST_SWELLING = 1.1
-"""Of the bytes that an archive is known to hold; more is another archive, made to fill the disk."""
+"""Maximum ratio of unpacked to expected bytes; more indicates a zip bomb."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One zip of a data set and what is taken out of it.
+    """A zip of a data set and the files that are extracted from it.
 
     Attributes:
         path: Where it is below the base URL.
-        folder: The folder inside the zip, and below the root, that files are taken from and put
-            into.
+        folder: Folder inside the zip whose files are extracted, and of the same name below the
+            root.
         size: Bytes of the zip.
         sha256: SHA-256 of the zip, hexadecimal.
-        unpacked: Bytes needed on the disk for what is taken, rounded up.
-        files: How many files are taken.
-        names: The names taken; empty means every .jpg.
+        unpacked: Bytes of the extracted files, rounded up.
+        files: Number of extracted files.
+        names: Their names; empty for every .jpg.
     """
 
     path: str
@@ -53,23 +53,22 @@ class Archive:
     names: tuple[str, ...] = ()
 
     def takes(self, name: str) -> bool:
-        """True for the file name of a member that belongs to the data set."""
+        """Whether a member with this file name is extracted."""
         return name in self.names if self.names else name.endswith(".jpg")
 
 
 def unpack(path: Path, root: Path, archive: Archive) -> None:
-    """Takes the archive's files out of the zip at `path` into `root / archive.folder`.
+    """Extracts the archive's files from the zip at `path` into `root / archive.folder`.
 
-    An image folder (`names` empty) appears at once and must not exist before, or be empty. Named
-    files join those that are there; a file of the same name that is there already is left alone.
+    An image folder (`names` empty) is moved into place as a whole and must not exist before, or be
+    empty. Named files are added to existing ones; an existing file of the same name is kept.
 
     Raises:
-        HeatposeError: The zip is broken, lacks files or has members that point elsewhere, or the
-            disk is full;
-            the zip is kept.
+        HeatposeError: The zip is damaged, incomplete or has members outside its folder, or the disk
+            is full. The zip is kept.
     """
     temporary = root / f".{archive.folder}.part"
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a kill
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run
     try:
         with zipfile.ZipFile(path) as file:
             members = _members(file, archive)
@@ -92,7 +91,7 @@ def unpack(path: Path, root: Path, archive: Archive) -> None:
         RuntimeError,
     ) as error:
         raise HeatposeError(
-            f"'{path}' is no whole zip ({error}); remove it and run again."
+            f"'{path}' is not a complete zip ({error}); remove it and run again."
         ) from error
     except OSError as error:
         reason = error.strerror or error
@@ -104,10 +103,15 @@ def unpack(path: Path, root: Path, archive: Archive) -> None:
 
 
 def require_room(folder: Path, needed: int, advice: str = "set another data.root") -> None:
-    """Refuses to start what will not fit; `advice` says what else than making room would help.
+    """Refuses to begin a write for which the disk has too little space.
+
+    Args:
+        folder: On the disk.
+        needed: Bytes.
+        advice: Alternative remedy, for the message.
 
     Raises:
-        HeatposeError: Fewer than `needed` bytes and a reserve are free.
+        HeatposeError: Fewer than `needed` bytes and `RESERVE` are free.
     """
     free = shutil.disk_usage(folder).free
     if needed > 0 and needed + RESERVE > free:
@@ -118,7 +122,7 @@ def require_room(folder: Path, needed: int, advice: str = "set another data.root
 
 
 def _members(file: zipfile.ZipFile, archive: Archive) -> list[zipfile.ZipInfo]:
-    """The members to take; a single member that would land elsewhere condemns the whole zip."""
+    """The members to extract; refuses the zip if any member would be written elsewhere."""
     taken = []
     for member in file.infolist():
         path = PurePosixPath(member.filename)
@@ -172,16 +176,12 @@ def _move_in(temporary: Path, folder: Path, archive: Archive) -> None:
 
 
 COCO_URL = "http://images.cocodataset.org"
-"""The official host. It has no valid certificate for https.
-
-The SHA-256 below vouches for the content.
-"""
+"""The official host. It has no valid HTTPS certificate; the SHA-256 below verify the content."""
 MARKER = ".heatpose-download.json"
-"""Below the root: what was unpacked, from where, with which hash."""
+"""File below the root that records what was unpacked, its URL and hash."""
 
 # Sizes and SHA-256 agree in independent projects (torchvision's prototype data sets, FastAI.jl,
-# checks of
-# mirrors).
+# checks of mirrors).
 COCO_ARCHIVES: Mapping[str, Archive] = {
     "annotations": Archive(
         path="annotations/annotations_trainval2017.zip",
@@ -217,12 +217,9 @@ def download_coco(
     base_url: str = COCO_URL,
     archives: Mapping[str, Archive] = COCO_ARCHIVES,
 ) -> None:
-    """Brings the keypoint annotations and the images of `splits` into `root`.
+    """Downloads the keypoint annotations and the images of `splits` into `root`.
 
-    In the official layout.
-
-    A call after a failure or a kill continues where the last one stopped; a call on whole data does
-    nothing.
+    A call after a failure or a kill resumes; a call on complete data does nothing.
 
     Args:
         root: Folder of the data set; made if missing.
@@ -231,10 +228,10 @@ def download_coco(
         archives: The archives by name, with "annotations" among them.
 
     Raises:
-        HeatposeError: An unknown split, no network, not enough room, a wrong checksum, a bad zip,
-            or an image folder that holds something else.
+        HeatposeError: A split is unknown, the network or disk space is missing, a checksum or zip
+            is wrong, or an image folder has other files.
     """
-    # Imported here: only a download needs it. It keeps two runs from writing into the same part.
+    # Imported here: only a download needs it. The lock prevents two runs from writing one file.
     from filelock import FileLock
 
     known = [name for name in archives if name != "annotations"]
@@ -262,15 +259,13 @@ def download_coco(
 def changed_folders(
     root: Path, archives: Mapping[str, Archive] = COCO_ARCHIVES
 ) -> list[str] | None:
-    """Folders below the root whose files are no longer as many, or as large in sum.
-
-    As when they were fetched.
+    """Folders below the root whose number of files or bytes differs from the download.
 
     Returns:
-        None where nothing was fetched into the root.
+        Their names; None if nothing was downloaded into the root.
 
     Raises:
-        HeatposeError: The record of what was fetched is damaged.
+        HeatposeError: The record of the download is damaged.
     """
     marker = _read_marker(root)
     known = {archive.folder: archive for archive in archives.values()}
@@ -299,10 +294,10 @@ def _bring(root: Path, archive: Archive, base_url: str) -> None:
 
 
 def _is_whole(root: Path, archive: Archive) -> bool:
-    """True when the archive's files are all there.
+    """Whether the archive's files are all present.
 
     Raises:
-        HeatposeError: An image folder holds something else; it is the user's to empty.
+        HeatposeError: An image folder has other files, which only the user may remove.
     """
     files, size = _found(root, archive)
     recorded = _read_marker(root).get(archive.folder, {}).get("bytes", size)
@@ -318,7 +313,7 @@ def _is_whole(root: Path, archive: Archive) -> bool:
 
 
 def _found(root: Path, archive: Archive) -> tuple[int, int]:
-    """Number and bytes of the archive's files below the root."""
+    """Number and total bytes of the archive's files below the root."""
     folder = root / archive.folder
     if not folder.is_dir():
         return 0, 0
@@ -328,10 +323,7 @@ def _found(root: Path, archive: Archive) -> tuple[int, int]:
 
 
 def _check_room(root: Path, missing: Sequence[Archive]) -> None:
-    """Room for everything unpacked and for the largest archive beside it.
-
-    Less what has already arrived.
-    """
+    """Requires space for all unpacked files and the largest archive, less what is downloaded."""
     zips = [_zip_of(root, archive) for archive in missing]
     arrived = sum(size_of(path) + size_of(part_of(path)) for path in zips)
     largest = max((archive.size for archive in missing), default=0)

@@ -1,9 +1,7 @@
-"""Decoded images on the disk.
+"""A cache of decoded images on the disk.
 
-Written once, read by every epoch, process and member of a sweep without decoding.
-
-A cache is one flat file of RGB bytes, mapped into memory, and an index that says where each image
-begins.
+It is written once and read by every epoch, process and sweep run without decoding. A cache is one
+flat file of RGB bytes, mapped into memory, and an index of the images' sizes and names.
 """
 
 from __future__ import annotations
@@ -30,10 +28,10 @@ from heatpose.utils.progress import progress
 
 VERSION = 2
 FOLDER = Path("data_cache") / "pictures"
-"""Where `data.cache=auto` keeps caches, below the working folder."""
+"""Folder of the caches of `data.cache=auto`, below the working folder."""
 PIXELS, INDEX = "pixels.u8", "index.json"
 AT_ONCE = 64
-"""Images that are decoded and not yet written, at most: what a build holds in memory."""
+"""Maximum number of images that are decoded and not yet written, which bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,8 @@ class CachedImage:
     """A decoded image.
 
     Attributes:
-        pixels: u8[H, W, 3] RGB; not to be written to.
-        scale: Kept over original width and height; (1, 1) where the image is as it is in its
-            file.
+        pixels: u8[H, W, 3] RGB; read-only.
+        scale: Cached over original width and height; (1, 1) for the original size.
     """
 
     pixels: NDArray[np.uint8]
@@ -51,28 +48,28 @@ class CachedImage:
 
 
 class ImageStore(Protocol):
-    """Where views get their pixels."""
+    """Gives the pixels of training samples."""
 
     def image(self, person: Person) -> CachedImage:
-        """The image that someone is on."""
+        """The image of an instance."""
 
 
 class ImageFiles:
-    """Decodes the file each time."""
+    """Decodes the image file on every access."""
 
     def image(self, person: Person) -> CachedImage:
-        """See `Images`."""
+        """See `ImageStore`."""
         return CachedImage(labelled_image(person))
 
 
 class ImageCache:
-    """Decoded images, mapped into memory. Processes that read one share the kernel's copy of it.
+    """Decoded images, mapped into memory; processes share the pages of the kernel's page cache.
 
     Args:
-        folder: Of a finished cache.
+        folder: Of a complete cache.
 
     Raises:
-        HeatposeError: The folder holds no whole cache.
+        HeatposeError: The cache is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -95,10 +92,10 @@ class ImageCache:
         self._bytes: NDArray[np.uint8] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bytes": None}  # a worker maps the file itself
+        return {**self.__dict__, "_bytes": None}  # every process maps the file itself
 
     def image(self, person: Person) -> CachedImage:
-        """The kept image; nothing is read before its pixels are used."""
+        """The cached image, as a view of the mapped file."""
         if self._bytes is None:
             self._bytes = np.memmap(self.folder / PIXELS, np.uint8, "r").view(np.ndarray)
         row = self.rows[os.path.abspath(person.image_path)]
@@ -109,22 +106,21 @@ class ImageCache:
 
 
 def open_cache(instances: Sequence[Person], place: Path, short_side: int | None) -> ImageCache:
-    """The cache of these people's images; builds it where it is not there.
+    """Opens the cache of the instances' images; builds it if it is missing.
 
-    Whoever comes while another process builds it waits and shares the result. A build that was
-    killed leaves nothing that is taken for a cache.
+    A process that needs a cache while another one builds it waits for the result. A killed build
+    leaves no cache behind.
 
     Args:
-        instances: Their images are kept.
-        place: Folder of caches; each has a folder of its own in it, named by a hash of the image
-            files (path, size, time of change) and `short_side`.
-        short_side: Images with a longer short side, in pixels, are reduced to it; None keeps all
-            as they are.
+        instances: Their images are cached.
+        place: Folder of caches. Each is a folder in it, named by `cache_key`.
+        short_side: Images with a longer short side, in pixels, are reduced to it; None keeps all at
+            their size.
 
     Raises:
-        HeatposeError: An image is missing or cannot be decoded, or the disk has too little room.
+        HeatposeError: An image is missing or cannot be decoded, or the disk has too little space.
     """
-    # Imported here: only a run that trains builds caches.
+    # Imported here: only a training builds caches.
     from filelock import FileLock
 
     images = {str(person.image_path): person for person in instances}
@@ -148,14 +144,14 @@ def open_cache(instances: Sequence[Person], place: Path, short_side: int | None)
 def choose_images(
     cache: str, short_side: int | None, everyone: Sequence[Person], needed: Sequence[Person]
 ) -> ImageStore:
-    """Where a run gets its pixels.
+    """Chooses where a run gets its pixels.
 
     Args:
-        cache: "off", "auto" (below `FOLDER`, unless it would take more than half of the room that
-            is left) or a folder of caches.
-        short_side: As `open_cache`.
-        everyone: Of the source. Runs share a cache of all of them, whatever they choose.
-        needed: Those that this run needs at least: all that is built for a run with few of them.
+        cache: "off", "auto" (below `FOLDER`, unless the cache would take more than half of the free
+            space) or a folder of caches.
+        short_side: As in `open_cache`.
+        everyone: All instances of the source. Runs with different selections share a cache of all.
+        needed: Instances of this run. Only their images are cached, unless a cache of all exists.
 
     Raises:
         HeatposeError: As `open_cache`.
@@ -177,7 +173,7 @@ def choose_images(
 
 
 def bytes_needed(instances: Iterable[Person], short_side: int | None) -> int:
-    """Size of the cache of these people's images."""
+    """Bytes of the cache of the instances' images."""
     sides = {
         str(person.image_path): kept_size(person.width, person.height, short_side)
         for person in instances
@@ -186,14 +182,15 @@ def bytes_needed(instances: Iterable[Person], short_side: int | None) -> int:
 
 
 def is_built(instances: Iterable[Person], place: Path, short_side: int | None) -> bool:
-    """True where `open_cache` would have nothing to do."""
+    """Whether the cache exists."""
     return (place / cache_key(instances, short_side)).is_dir()
 
 
 def cache_key(instances: Iterable[Person], short_side: int | None) -> str:
-    """Hexadecimal name of the cache of these people's images; another one when a file changes.
+    """Hexadecimal name of the cache of the instances' images.
 
-    Images that an earlier version decoded differently make another one, too.
+    It depends on the path, size and modification time of each file, on `short_side`, and for images
+    that are not plain on the version of the decoder.
 
     Raises:
         HeatposeError: A file is missing.
@@ -211,18 +208,15 @@ def cache_key(instances: Iterable[Person], short_side: int | None) -> str:
 
 
 def kept_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    """Width and height that an image is kept with."""
+    """Width and height of an image in the cache, in pixels."""
     factor = 1.0 if short_side is None else min(1.0, short_side / min(width, height))
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
 def _build(instances: Sequence[Person], folder: Path, short_side: int | None) -> None:
-    """Decodes all images on all cores into a folder beside the cache's place.
-
-    And moves it there.
-    """
+    """Decodes all images on all cores into a temporary folder, which is then renamed."""
     part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)  # of a killed build: the lock says that nobody is at it
+    shutil.rmtree(part, ignore_errors=True)  # of a killed build: this process holds the lock
     sides = [kept_size(person.width, person.height, short_side) for person in instances]
     needed = bytes_needed(instances, short_side)
     require_room(
@@ -242,12 +236,12 @@ def _build(instances: Sequence[Person], folder: Path, short_side: int | None) ->
                 advance(1)
             file.flush()
             os.fsync(file.fileno())
-        # Absolute, as in the folder's name: other spellings of a path share the cache.
+        # Absolute, as in the key: different spellings of a path share the cache.
         names = [os.path.abspath(person.image_path) for person in instances]
         index = {"short_side": short_side, "pictures": names, "sides": sides}
         (part / INDEX).write_text(json.dumps(index), encoding="utf-8")
         os.rename(part, folder)
-    except BaseException:  # the room is given back, also to someone who stops it
+    except BaseException:  # frees the space, also when interrupted
         shutil.rmtree(part, ignore_errors=True)
         raise
 
@@ -255,10 +249,7 @@ def _build(instances: Sequence[Person], folder: Path, short_side: int | None) ->
 def _decoded(
     instances: Sequence[Person], sides: Sequence[tuple[int, int]]
 ) -> Iterator[NDArray[np.uint8]]:
-    """Images in order, decoded in parallel.
-
-    (Pillow does it without the interpreter's lock), a bounded number ahead.
-    """
+    """Images in order, decoded in parallel (Pillow releases the GIL), a bounded number ahead."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(instances), AT_ONCE):
             yield from pool.map(

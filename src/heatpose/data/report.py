@@ -1,7 +1,4 @@
-"""What `heatpose data` says about a data set.
-
-What is kept and dropped and why, what the people are like.
-"""
+"""The report of `heatpose data`: instances kept and dropped, their statistics, image files."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ import numpy as np
 
 from heatpose.data.coco import SEVERAL, CocoLabels, benchmark_instances
 from heatpose.data.sample import Audit, Person
-from heatpose.data.selection import TrainingRules, split_instances, why_empty
+from heatpose.data.selection import TrainingRules, explain_empty, split_instances
 from heatpose.data.sources import training_instances
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import Skeleton
@@ -40,17 +37,17 @@ if TYPE_CHECKING:
 
 
 SIZE_EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7)
-"""Lower edges of the classes of person size, as the box's share of the image.
-
-The last one is open.
-"""
+"""Lower edges of the histogram of box area over image area; the last bin is open."""
 
 
 @dataclass
 class Selection:
-    """What a rule of selection keeps.
+    """Result of one selection rule.
 
-    People kept, reason -> people dropped, reason -> a few image ids.
+    Attributes:
+        kept: Number of instances kept.
+        dropped: Reason -> number of instances.
+        examples: Reason -> a few image ids.
     """
 
     kept: int
@@ -59,34 +56,34 @@ class Selection:
 
     @classmethod
     def of(cls, audit: Audit) -> Selection:
-        """The selection that an audit tells of."""
+        """The result that an audit has counted."""
         examples = {reason: list(dict.fromkeys(ids)) for reason, ids in audit.examples.items()}
         return cls(audit.kept, dict(audit.dropped), examples)
 
 
 @dataclass
 class AuditReport:
-    """A data set in numbers. Everything from `outside` on is about the people kept for training.
+    """Statistics of a data set. The fields from `outside` on describe instances kept for training.
 
     Attributes:
         path: The label file.
-        skeleton: Name of the skeleton that the labels were turned into.
+        skeleton: Name of the skeleton that the labels were converted to.
         images: Images listed.
         annotations: Person annotations.
-        images_by_people: "none", "one", "several" -> images with so many person annotations.
-        assumed: What was filled in, corrected or ignored in the labels -> how often.
-        training: Every usable person.
-        benchmark: The published single-person selection.
-        trained: Of `training`, who is learnt from or held out with the settings of `train.py` as
-            they are; None for an evaluation part.
-        held_out: How many of `trained` choose the checkpoint.
-        refused: Why `train.py` would refuse that, and what to set; None where it would train.
+        images_by_people: "none", "one", "several" -> number of images with so many annotations.
+        assumed: What was filled in, corrected or ignored in the labels -> count.
+        training: All usable instances.
+        benchmark: The selection of the published single-person benchmark.
+        trained: Those of `training` that are trained on or held out with the default settings of
+            `train.py`; None for an evaluation part.
+        held_out: Number of `trained` that are held out for model selection.
+        refused: Why `train.py` would refuse the data, and what to set; None if it would train.
         files: The image files.
         outside: Labelled keypoints that lie outside their image.
-        labelled: Keypoint name -> people that have it labelled.
-        labelled_per_person: Entry n is the number of people with n labelled keypoints.
-        size_edges: Lower edges of the classes of person size (box share of the image).
-        sizes: People in each of them.
+        labelled: Keypoint name -> number of instances with it labelled.
+        labelled_per_person: Entry n is the number of instances with n labelled keypoints.
+        size_edges: Lower edges of the histogram of relative box area.
+        sizes: Number of instances in each bin.
         labels: Format of the labels, and what was assumed and left out when they were read.
     """
 
@@ -127,17 +124,17 @@ def audit_report(
     Args:
         labels: From `read_labels`.
         images: Folder of the image files.
-        skeleton: What the keypoints are turned into.
-        check_files: Decode every image that a kept person is on (a progress bar shows), else only
-            look whether the files are there.
-        rules: Of the training, for a part that is learnt from.
-        scored: People of the evaluation part that belongs to it; their images are not learnt from.
+        skeleton: The keypoints are converted to it.
+        check_files: Whether to decode every image of a kept instance (with a progress bar), else
+            only to check that the files exist.
+        rules: Of the training, for a training part.
+        scored: Instances of the evaluation part; their images are not trained on.
     """
     kept, training = training_instances(labels, Path(images), skeleton, scored)
     per_image = Counter(int(a["image_id"]) for a in labels.annotations)
     by_people = Counter(min(per_image[image_id], 2) for image_id in labels.images)
     split = None if rules is None else split_instances(kept, rules)
-    refused = None if split is None or rules is None else why_empty(split, kept, rules)
+    refused = None if split is None or rules is None else explain_empty(split, kept, rules)
     used = dict.fromkeys(person.image_id for person in kept) if check_files else ()
     report = AuditReport(
         path=str(labels.path),
@@ -148,7 +145,7 @@ def audit_report(
         assumed=dict(training.assumed),
         training=Selection.of(training),
         trained=None if split is None else Selection.of(split.audit),
-        held_out=0 if split is None else len(split.chosen),
+        held_out=0 if split is None else len(split.validation),
         refused=refused,
         benchmark=_benchmark(labels, images, skeleton, training),
         files=check_images(labels.images, Path(images), used),
@@ -165,13 +162,13 @@ def _benchmark(
 ) -> Selection:
     try:
         return Selection.of(benchmark_instances(labels, images, skeleton)[1])
-    except HeatposeError:  # none qualifies, which an audit states and a score cannot do without
+    except HeatposeError:  # no image qualifies
         selection = Selection.of(training)
         return Selection(0, {**selection.dropped, SEVERAL: training.kept}, selection.examples)
 
 
 def _describe(report: AuditReport, kept: Sequence[Person], skeleton: Skeleton) -> None:
-    """Fills in what the kept people look like."""
+    """Fills in the statistics of the kept instances."""
     labelled = np.stack([person.labelled for person in kept])
     points = np.stack([person.keypoints for person in kept])
     size = np.array([(person.width, person.height) for person in kept], np.float64)
@@ -186,7 +183,7 @@ def _describe(report: AuditReport, kept: Sequence[Person], skeleton: Skeleton) -
 
 def print_audit(report: AuditReport, console: Console) -> None:
     """Prints the report as tables."""
-    # Imported here, as everywhere below: only the printing needs it.
+    # Imported here, as everywhere below: only printing needs it.
     from rich.markup import escape
 
     by_people = report.images_by_people
@@ -209,9 +206,9 @@ def print_audit(report: AuditReport, console: Console) -> None:
         counts = {
             str(n): instances for n, instances in enumerate(report.labelled_per_person) if instances
         }
-        console.print(_bars("People by number of labelled keypoints", counts, kept))
+        console.print(_bars("Instances by number of labelled keypoints", counts, kept))
         sizes = dict(zip(_size_names(report.size_edges), report.sizes, strict=True))
-        console.print(_bars("People by the box's share of the image", sizes, kept))
+        console.print(_bars("Instances by box area over image area", sizes, kept))
 
 
 def _selections(report: AuditReport) -> Table:
@@ -219,14 +216,14 @@ def _selections(report: AuditReport) -> Table:
 
     table = Table(
         "selection",
-        "people",
+        "instances",
         "image ids, for example",
         title="Kept and dropped",
         title_justify="left",
     )
     names = {
-        "training: every usable person": report.training,
-        f"train.py as it is: learnt from, or held out ({report.held_out})": report.trained,
+        "training: every usable instance": report.training,
+        f"train.py as it is: trained on, or held out ({report.held_out})": report.trained,
         "benchmark: one person per image": report.benchmark,
     }
     for name, selection in names.items():
@@ -268,7 +265,7 @@ def _bars(title: str, counts: Mapping[str, int], total: int) -> Table:
     from rich.table import Table
 
     table = Table(
-        "", "people", "share", "", title=title, title_justify="left", show_header=False, box=None
+        "", "instances", "share", "", title=title, title_justify="left", show_header=False, box=None
     )
     for name, count in counts.items():
         share = count / total
@@ -284,15 +281,15 @@ def _size_names(edges: Sequence[float]) -> list[str]:
 
 @dataclass
 class ImageCheck:
-    """What was found out about image files.
+    """Result of the check of image files.
 
     Attributes:
         listed: Images in the label file.
-        decoded: Images whose file was decoded; 0 when only their presence was asked for.
-        missing: Names of files that are not there.
+        decoded: Images whose file was decoded; 0 if only their presence was checked.
+        missing: Names of missing files.
         unreadable: Name -> why it cannot be decoded.
         wrong_size: Name -> the file's size and the labels' size.
-        notes: What is worth knowing and not a fault -> names.
+        notes: Remarks on files without a fault -> names.
     """
 
     listed: int = 0
@@ -304,7 +301,7 @@ class ImageCheck:
 
     @property
     def good(self) -> bool:
-        """True when nothing is wrong."""
+        """True if no problem was found."""
         return not (self.missing or self.unreadable or self.wrong_size)
 
 
@@ -313,8 +310,6 @@ def check_images(
 ) -> ImageCheck:
     """Looks for all images of a label file and decodes some of them, on all cores.
 
-    With a progress bar.
-
     Args:
         images: Image id -> entry with `file_name`, `width`, `height`.
         folder: Folder of the files.
@@ -322,7 +317,7 @@ def check_images(
     """
     check = ImageCheck(listed=len(images))
     names = (str(entry["file_name"]) for entry in images.values())
-    # a name that no file can have is missing, too: pathlib would raise
+    # an impossible file name counts as missing: pathlib would raise
     check.missing = [name for name in names if not os.path.isfile(folder / name)]
     absent = set(check.missing)
     entries = [
@@ -351,21 +346,21 @@ def check_images(
 
 @dataclass(frozen=True)
 class _Found:
-    """An image that decodes to its end."""
+    """An image that can be decoded."""
 
     orientation: Orientation
     notes: list[str]
 
 
 def _decode(path: Path) -> _Found | str:
-    """What an image that decodes to its end is like, or what is wrong with it."""
+    """Decodes the whole image; a message if that fails."""
     try:
         with open_image(path) as image:
             orientation = orientation_of(image)
             size = image.size
             image.draft(
                 "RGB", (size[0] // 8, size[1] // 8)
-            )  # a JPEG is read to its end, but in an eighth of the size
+            )  # a JPEG is read completely, but at an eighth of its size
             rgb_bytes(image)
             return _Found(orientation, list(_notes(image)))
     except UNREADABLE as error:
@@ -373,7 +368,7 @@ def _decode(path: Path) -> _Found | str:
 
 
 def _notes(image: Image.Image) -> Iterator[str]:
-    """What is done to a decoded image, and what makes it unlike a photograph."""
+    """Conversions of a decoded image, and unusual properties."""
     if is_transparent(image):
         yield "with transparency, composited on white"
     if getattr(image, "is_animated", False) and image.format != "MPO":  # a camera's: previews

@@ -1,4 +1,11 @@
-"""What a labelled person is, before and after decoding the image."""
+"""A labelled instance, how its image is decoded, and the audit of a label file.
+
+Cameras and telephones store the pixels as the sensor gives them and write an EXIF orientation tag.
+Browsers and current labelling tools show, and label, the upright image; others ignore the tag. The
+size in the label file decides for a quarter turn, and cannot for a half turn, a mirrored or a
+square image: those follow the other images of the label file, and are read upright if there are
+none.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +33,7 @@ from heatpose.utils.image_files import (
 
 @dataclass(frozen=True)
 class Person:
-    """One labelled person and where the image is; nothing decoded yet.
+    """One labelled instance and the path of its image; the image is not decoded.
 
     Attributes:
         image_path: The image file.
@@ -38,13 +45,13 @@ class Person:
         labelled: bool[K], COCO's v >= 1.
         box: (x, y, w, h) in image pixels.
         area: Segmentation area in square pixels (COCO's `area`).
-        alone: True when this is the only person annotation of its image.
+        alone: True if this is the only person annotation of its image.
         others: f32[M, 4] boxes (x, y, w, h) of the image's other person annotations.
-        file_name: The image's name below the folder of its data set, which may hold folders; the
-            last part of the path where it is not given.
-        reading: "" for a plain image, which has always been decoded as it is now; else "upright" or
-            "stored" where it has an orientation tag, "converted" where its pixels are not 8-bit or
-            are transparent (`data.orientation`).
+        file_name: Path of the image below the folder of its data set; "" for the last part of
+            `image_path`.
+        reading: "" for a plain image; "upright" or "stored" for one with an orientation tag,
+            "converted" for one whose pixels are transparent or not 8-bit. Part of the key of an
+            image cache, because versions of Heatpose differ in the decoding of such images.
     """
 
     image_path: Path
@@ -63,12 +70,12 @@ class Person:
 
     @property
     def name(self) -> str:
-        """What the image is called wherever its data set lies."""
+        """Path of the image below the folder of its data set, with which messages name it."""
         return self.file_name or self.image_path.name
 
     @property
     def folder(self) -> Path:
-        """The data set's folder of images, below which `name` is."""
+        """Image folder of the data set; `name` is relative to it."""
         return self.image_path.parents[len(Path(self.name).parts) - 1]
 
 
@@ -81,13 +88,13 @@ class Sample:
 
 
 def labelled_image(person: Person) -> NDArray[np.uint8]:
-    """Decodes the image that someone is on, the way round that the labels were made for.
+    """Decodes the image of an instance in the orientation that the labels were made for.
 
     Returns:
         u8[H, W, 3] RGB, H and W as labelled.
 
     Raises:
-        HeatposeError: As `image_files.decode_image`.
+        HeatposeError: As `load_image`.
     """
     stored = person.reading == "stored"
     return load_image(person.image_path, person.width, person.height, stored)
@@ -99,12 +106,13 @@ _FITS = ((True, False), (False, True), (True, True))
 
 @dataclass
 class Readings:
-    """How the images with an orientation tag are read.
+    """How images with an orientation tag are read.
 
     Attributes:
         upright: Names of those read upright.
-        stored: Names of those read as stored, because labels were made on the stored pixels.
-        assumed: Names of those read upright that fit both ways, where no other image decides.
+        stored: Names of those read as stored, because the labels were made on the stored pixels.
+        assumed: Names of those read upright although both orientations fit and no other image
+            decides.
     """
 
     upright: list[str] = field(default_factory=list)
@@ -112,15 +120,15 @@ class Readings:
     assumed: list[str] = field(default_factory=list)
 
     def findings(self) -> dict[str, list[str]]:
-        """What `heatpose data` shows: finding -> names."""
+        """Rows of the report of `heatpose data`: finding -> names."""
         return {
             "with an EXIF orientation tag, read upright": self.upright,
             "of these, upright is assumed (both ways have the labels' size)": self.assumed,
             "with an EXIF orientation tag, read as stored": self.stored,
         }
 
-    def account(self, name: object) -> str | None:
-        """One line that says what was decided; None where no image has a tag.
+    def summary(self, name: object) -> str | None:
+        """One line on how images with a tag are read; None if there are none.
 
         Args:
             name: Of the label file or part.
@@ -136,25 +144,25 @@ class Readings:
 
 @dataclass(frozen=True)
 class _Header:
-    """What the header of an image file says about how it is read."""
+    """Header of an image file that is not plain."""
 
     orientation: Orientation
     converted: bool
 
 
 def read_orientations(instances: Sequence[Person], labels: Path) -> tuple[list[Person], Readings]:
-    """Decides how each image of a label file is read. Headers are read; pixels are not decoded.
+    """Decides from the images' headers how each image of a label file is read.
 
     Args:
         instances: Of one label file.
         labels: The label file, for messages.
 
     Returns:
-        The people, with `reading` set where the image is not plain, and the count.
+        The instances, with `reading` set if the image is not plain, and the decisions.
 
     Raises:
-        HeatposeError: Some images fit only upright and some only as stored, so that it is not
-            known which way those are labelled that fit both ways.
+        HeatposeError: Some images fit only upright and some only as stored, which leaves those
+            undecided that fit both ways.
     """
     images = {person.image_path: person for person in instances}
     with ThreadPoolExecutor(8) as pool:
@@ -213,7 +221,7 @@ def _header(path: Path) -> _Header | None:
 
 
 def _is_bare_jpeg(path: Path) -> bool:
-    """True for a JPEG without EXIF or XMP: a tenth of the time that Pillow takes to open it."""
+    """True for a JPEG without EXIF or XMP; ten times as fast as opening it with Pillow."""
     with path.open("rb") as file:
         if file.read(2) != b"\xff\xd8":
             return False
@@ -228,7 +236,7 @@ def _is_bare_jpeg(path: Path) -> bool:
 
 @dataclass
 class Audit:
-    """What was read from label files and what became of it.
+    """Counts of what was read from label files, kept, dropped and assumed.
 
     Attributes:
         images: Images in the files.
@@ -236,7 +244,7 @@ class Audit:
         kept: Instances kept.
         dropped: Reason -> number of annotations.
         examples: Reason -> the first few image ids.
-        assumed: What was filled in, corrected or ignored -> how often.
+        assumed: What was filled in, corrected or ignored -> count.
         readings: How the images with an orientation tag are read.
     """
 
@@ -257,16 +265,16 @@ class Audit:
 
     @property
     def reasons(self) -> str:
-        """What was left out and assumed, each with its number; empty where nothing was."""
+        """What was left out and assumed, with counts; "" if nothing."""
         parts = (("left out", self.dropped), ("assumed", self.assumed))
         return "; ".join(f"{name}: {_listed(counts)}" for name, counts in parts if counts)
 
-    def account(self, name: object, use: str) -> str | None:
-        """One line with every number; None where nothing was left out and nothing assumed.
+    def summary(self, name: object, use: str) -> str | None:
+        """One line with all counts; None if nothing was left out or assumed.
 
         Args:
             name: Of the label file or part.
-            use: What the kept ones are: "usable", "scored".
+            use: What the kept instances are: "usable", "scored".
         """
         counts = f"{self.kept} of {self.annotations} person annotations {use}"
         return f"{name}: {counts}; {self.reasons}." if self.reasons else None
@@ -276,15 +284,15 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} ({count})" for reason, count in counts.items())
 
 
-def tell_once(line: str | None) -> None:
-    """Prints a line on stderr, the first time in this process, and in the first of several only."""
+def print_once(line: str | None) -> None:
+    """Prints a line on stderr, once per process and only in the first of several processes."""
     if line is not None:
         _print(line)
 
 
 @cache
 def _print(line: str) -> None:
-    # Imported here: reading labels needs nothing of a run's record.
+    # Imported here: reading labels does not need it.
     from heatpose.utils.process import is_first_process
 
     if is_first_process():

@@ -1,6 +1,7 @@
-"""Who is learnt from and who chooses the checkpoint.
+"""Which instances are trained on, how often, and which are held out for model selection.
 
-The one set of rules of `train.py` and `heatpose data`.
+`train.py` and `heatpose data` share these rules. `same_images` finds training images that are
+evaluation images as well, by the content of the files and not by a name alone.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ LIMIT = "beyond data.module.limit"
 
 @dataclass(frozen=True)
 class TrainingRules:
-    """The filters of `data.module`, and what they depend on.
+    """Filters of `data.module`, and the values they depend on.
 
     Attributes:
-        min_keypoints: As `PoseData`, as are the next four.
+        min_keypoints: As in `datamodule.DataSettings`, as are the next four.
         min_side: In image pixels.
-        held_out: Share of the images.
+        held_out: Fraction of the images.
         select: One of `SELECTIONS`.
         limit: None for all.
-        augment: Whose crops must show each person.
-        size: Longest side of the network's input.
+        augment: Distribution of the crops, which must be able to separate each instance.
+        size: Largest side of the network's input.
     """
 
     min_keypoints: int = 3
@@ -50,17 +51,17 @@ class TrainingRules:
     augment: GeometricAugment = field(default_factory=GeometricAugment)
     size: int = 192
 
-    def why_not(self, person: Person) -> str | None:
-        """Why someone is neither learnt from nor chosen on; None for who is usable."""
+    def drop_reason(self, person: Person) -> str | None:
+        """Why an instance is used neither for training nor for validation; None if it is usable."""
         if int(person.labelled.sum()) < min(self.min_keypoints, len(person.labelled)):
             least = f"data.module.min_keypoints={self.min_keypoints}"
             return f"fewer labelled keypoints than {least}"
         if math.sqrt(person.box[2] * person.box[3]) < self.min_side:
             return f"box smaller than data.module.min_side={self.min_side:g} pixels"
-        return None if self.augment.suits(person, self.size) else HIDDEN
+        return None if self.augment.separable(person, self.size) else HIDDEN
 
     def selects(self, person: Person) -> bool:
-        """True for who may be learnt from, as `select` has it."""
+        """Whether `select` admits an instance to the training part."""
         if self.select == "all":
             return True
         return person.alone if self.select == "alone" else prominent(person)
@@ -68,39 +69,39 @@ class TrainingRules:
 
 @dataclass(frozen=True)
 class TrainingSplit:
-    """Training people in two parts.
+    """The instances of a training, split by image.
 
     Attributes:
-        trained: To learn from.
-        chosen: Held out; the checkpoint is chosen on them.
-        audit: `kept` is the number of both, everyone else is dropped for a reason.
+        train: Trained on.
+        validation: Held out for model selection.
+        audit: `kept` counts both; all others are dropped with a reason.
     """
 
-    trained: list[Person]
-    chosen: list[Person]
+    train: list[Person]
+    validation: list[Person]
     audit: Audit
 
     @property
-    def account(self) -> str:
-        """One line with every number."""
+    def summary(self) -> str:
+        """One line with all counts."""
         reasons = f"; {self.audit.reasons}" if self.audit.reasons else ""
         return (
-            f"Training: {len(self.trained)} of {self.audit.annotations} people to learn from, "
-            f"{len(self.chosen)} held out to choose the checkpoint{reasons}."
+            f"Training: {len(self.train)} of {self.audit.annotations} instances to train on, "
+            f"{len(self.validation)} held out for model selection{reasons}."
         )
 
 
 def split_instances(instances: Sequence[Person], rules: TrainingRules) -> TrainingSplit:
-    """Applies the rules. Either part may come out empty (`why_empty`).
+    """Applies the rules. Either part may be empty (see `explain_empty`).
 
     Args:
         instances: Usable ones (`coco.instances`), in order.
-        rules: What is wanted.
+        rules: The filters.
     """
     audit = Audit(len({person.image_path for person in instances}), len(instances))
     trained, held = list[Person](), list[Person]()
     for person in instances:
-        if reason := rules.why_not(person):
+        if reason := rules.drop_reason(person):
             audit.drop(reason, person.image_id)
         elif in_held_out(person, rules.held_out):
             held.append(person)
@@ -108,8 +109,8 @@ def split_instances(instances: Sequence[Person], rules: TrainingRules) -> Traini
             audit.drop(f"not selected by data.module.select={rules.select}", person.image_id)
         else:
             trained.append(person)
-    # Chosen on whole images of prominent people, as the benchmark's are: on crops, scores go on
-    # rising long after those have stopped.
+    # The model is selected on whole images of prominent instances, as the benchmark is scored: the
+    # score on crops continues to rise long after that has stopped.
     chosen = [person for person in held if prominent(person)] or held
     kept = {id(person) for person in chosen}
     for person in held:
@@ -122,28 +123,28 @@ def split_instances(instances: Sequence[Person], rules: TrainingRules) -> Traini
     return TrainingSplit(trained, chosen, audit)
 
 
-def why_empty(
+def explain_empty(
     split: TrainingSplit, instances: Sequence[Person], rules: TrainingRules
 ) -> str | None:
-    """Why a part of a split is empty, with settings for which none is; None where none is.
+    """Why a part of a split is empty, and settings with which none is; None if none is.
 
     Args:
         split: Of `instances`, by the rules.
         instances: As `split_instances`.
         rules: As `split_instances`.
     """
-    if split.trained and split.chosen:
+    if split.train and split.validation:
         return None
-    images = {person.image_path for person in instances if rules.why_not(person) is None}
+    images = {person.image_path for person in instances if rules.drop_reason(person) is None}
     if not images:
-        what = f"None of the {len(instances)} people can be learnt from"
-    elif not split.chosen:
+        what = f"None of the {len(instances)} instances can be trained on"
+    elif not split.validation:
         what = (
-            f"None of the {len(images)} images with usable people is held out to choose the"
-            f" checkpoint (data.module.held_out={rules.held_out:g})"
+            f"None of the {len(images)} images with usable instances is held out for"
+            f" model selection (data.module.held_out={rules.held_out:g})"
         )
     else:
-        what = f"Nobody is left to learn from, {len(split.chosen)} people are held out"
+        what = f"No instance is left to train on, {len(split.validation)} are held out"
     reasons = f" ({split.audit.reasons})" if split.audit.reasons else ""
     remedy = _remedy(instances, rules)
     advice = f"set {' '.join(remedy)}" if remedy else "add images of other people"
@@ -151,10 +152,7 @@ def why_empty(
 
 
 def _remedy(instances: Sequence[Person], rules: TrainingRules) -> list[str]:
-    """The fewest settings, as on the command line, with which both parts hold someone.
-
-    Empty for none.
-    """
+    """The fewest settings, as on the command line, with which neither part is empty; [] if none."""
     small, poor = {"min_side": 0}, {"min_keypoints": 1}
     loose: tuple[dict[str, Any], ...] = ({}, small, poor, {**small, **poor})
     for select in dict.fromkeys((rules.select, "all")):
@@ -172,13 +170,13 @@ def _remedy(instances: Sequence[Person], rules: TrainingRules) -> list[str]:
 
 
 def _share(instances: Sequence[Person], rules: TrainingRules) -> float | None:
-    """The `held_out` nearest to that of the rules with which both parts hold someone."""
-    usable = [person for person in instances if rules.why_not(person) is None]
+    """The `held_out` nearest to that of the rules with which neither part is empty."""
+    usable = [person for person in instances if rules.drop_reason(person) is None]
     held = [_place(person) for person in usable]
     trained = [_place(person) for person in usable if rules.selects(person)]
     if not trained or min(held) >= max(trained):
         return None
-    low, high = min(held), max(trained)  # held out are the places below the share
+    low, high = min(held), max(trained)  # places below the fraction are held out
     if low < rules.held_out <= high:
         return rules.held_out
     for digits in range(2, 16):
@@ -190,43 +188,82 @@ def _share(instances: Sequence[Person], rules: TrainingRules) -> float | None:
     return None
 
 
-def in_held_out(person: Person, share: float) -> bool:
-    """Decides by a hash of the image's name below its data set's folder.
+def sampling_weights(
+    instances: Sequence[Person], prominence: float = 1.0, size: float = 0.0, keypoints: float = 0.0
+) -> NDArray[np.float64] | None:
+    """Relative frequency of each instance in training.
 
-    All people of an image fall on one side, adding data moves nobody, and images of one name in
-    different folders are different images. Augmented copies of one image (`original_name`) are one.
+    Args:
+        instances: N of them.
+        prominence: Factor for instances that are prominent on the whole image, as those of the
+            benchmark are.
+        size: Exponent of the relative size (square root of box area over image area): 1 shows an
+            instance of twice the size twice as often.
+        keypoints: Exponent of the fraction of labelled keypoints.
+
+    Returns:
+        f64[N] > 0; None where all are equal.
+    """
+    if (prominence, size, keypoints) == (1.0, 0.0, 0.0):
+        return None
+    is_prominent = np.array([prominent(person) for person in instances])
+    relative_size = np.array(
+        [
+            np.sqrt(person.box[2] * person.box[3] / (person.width * person.height))
+            for person in instances
+        ]
+    )
+    labelled = np.array([max(float(person.labelled.mean()), 1e-3) for person in instances])
+    weights: NDArray[np.float64] = (
+        np.where(is_prominent, prominence, 1.0)
+        * np.maximum(relative_size, 1e-3) ** size
+        * labelled**keypoints
+    )
+    return weights
+
+
+def in_held_out(person: Person, share: float) -> bool:
+    """Whether an instance is held out, by a hash of its image's path below the data set's folder.
+
+    All instances of an image are in the same part, and new data does not move existing images.
+    Equal names in different folders are different images; augmented copies of an image
+    (`original_name`) count as one.
+
+    Args:
+        person: The instance.
+        share: Fraction of the images to hold out.
     """
     return _place(person) < share
 
 
 def _place(person: Person) -> float:
-    """Where an image stands between 0 and 1, evenly spread over images."""
+    """Hash of the image's name in [0, 1), uniform over images."""
     digest = hashlib.sha256(original_name(person.name).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 HEAD = 1 << 16
-"""Bytes of a file that are compared before all of it is read."""
+"""Bytes of a file that are compared before the whole file is read."""
 THUMBNAIL = 16
-"""Side of the images that are compared."""
+"""Side, in pixels, of the thumbnails that are compared."""
 ALIKE = 6.0
 """Mean difference in grey levels below which two thumbnails show the same image."""
 FLAT = 2.0
-"""Standard deviation in grey levels below which a thumbnail is too flat to be recognised."""
+"""Standard deviation in grey levels below which thumbnails are too uniform to be compared."""
 SAME_PLACE = 0.9
 """Intersection over union above which two boxes, as fractions of their images, are the same."""
 
 
 def same_images(instances: Sequence[Person], others: Sequence[Person]) -> set[Path]:
-    """Image paths of `instances` that show an image of `others`.
+    """Images of `instances` that are images of `others` as well.
 
-    They do where it is the same file or a copy of it, whatever the names. An image that was resized
-    or compressed again is found where the id or the file's name is equal, someone has the same box
-    on both, and the images are alike; names and ids repeat in any two data sets, and prove nothing.
+    A file or a copy of it is found whatever its name. An image that was resized or compressed again
+    is found if its id or file name is equal, an instance has the same box on both, and the images
+    are similar. Equal names or ids alone are not sufficient: they repeat between any two data sets.
 
     Args:
-        instances: Whose images are in question.
-        others: Whose images are looked for.
+        instances: Their image paths are returned.
+        others: Their images are searched for.
 
     Raises:
         HeatposeError: An image that has to be compared cannot be read.
@@ -236,7 +273,7 @@ def same_images(instances: Sequence[Person], others: Sequence[Person]) -> set[Pa
     found = {path for path, file in mine.items() if file in theirs}
     names = {path.stem for path in theirs}
     for path in _copies([path for path in mine if path not in found], theirs):
-        if path.stem in names or not _blank(path):  # black frames of two videos are equal, too
+        if path.stem in names or not _blank(path):  # black frames of two videos are equal as well
             found.add(path)
     pairs = _pairs([person for person in instances if person.image_path not in found], others)
     with ThreadPoolExecutor(2) as pool:
@@ -245,7 +282,7 @@ def same_images(instances: Sequence[Person], others: Sequence[Person]) -> set[Pa
 
 
 def _resolved(path: Path) -> Path:
-    """The file behind links; the path itself where its name cannot be that of a file."""
+    """The file behind links; the path itself if it cannot be resolved."""
     try:
         return path.resolve()
     except (OSError, ValueError):  # a loop of links; a null byte, or half of a surrogate pair
@@ -253,10 +290,7 @@ def _resolved(path: Path) -> Path:
 
 
 def _copies(paths: Collection[Path], others: Collection[Path]) -> set[Path]:
-    """Those of `paths` with the content of one of the others.
-
-    Few of them are read: sizes differ.
-    """
+    """Those of `paths` with the content of one of `others`, by size, then head, then hash."""
     keys: tuple[Callable[[Path], Hashable], ...] = (_size, _head, _digest)
     for key in keys:
         left, right = ({path: key(path) for path in side} for side in (paths, others))
@@ -270,7 +304,7 @@ def _copies(paths: Collection[Path], others: Collection[Path]) -> set[Path]:
 def _size(path: Path) -> int | None:
     try:
         return os.stat(path).st_size
-    except (OSError, ValueError):  # a missing image has a sentence of its own where it is decoded
+    except (OSError, ValueError):  # a missing image is reported when it is decoded
         return None
 
 
@@ -285,7 +319,7 @@ def _digest(path: Path) -> bytes:
 
 
 def _pairs(instances: Sequence[Person], others: Sequence[Person]) -> list[tuple[Path, Path]]:
-    """Images that may be the same one, resized or compressed again."""
+    """Pairs of images that may be the same one, resized or compressed again."""
     known: dict[Hashable, list[Person]] = {}
     for other in others:
         for key in (other.image_id, other.image_path.stem):
@@ -322,7 +356,7 @@ def _alike(a: Path, b: Path) -> bool:
 
 
 def _blank(path: Path) -> bool:
-    """True for an image of one colour, which shows nothing that could be recognised."""
+    """True for an image of a single colour."""
     pixels = load_image(path)
     return bool((pixels == pixels[0, 0]).all())
 

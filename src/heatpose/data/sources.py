@@ -1,6 +1,12 @@
-"""Where people come from: COCO-format folders or rendered ones.
+"""Data sources: labels in COCO form (or a format of `data.formats`), or rendered images.
 
-A source gives training people and the benchmark's evaluation people.
+A source gives the training instances and the evaluation instances of the benchmark. The functions
+behind the sources find the labels and images of a folder.
+
+To add a source:
+
+1. Write a class here with the methods of `Source`, and its kind in `from_description`. 2. Add a
+   file to `conf/data/` whose `source._target_` names it.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from heatpose.data.formats import folder as formats_folder
 from heatpose.data.formats.coco import NAME as COCO
 from heatpose.data.formats.coco import PROBED, image_folder
 from heatpose.data.formats.folder import Split, find_split
-from heatpose.data.sample import Audit, Person, tell_once
+from heatpose.data.sample import Audit, Person, print_once
 from heatpose.data.selection import same_images
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import Skeleton
@@ -33,12 +39,12 @@ def labels_of(split: Split) -> CocoLabels:
 
 
 def find_labels(folder: Path) -> Split:
-    """The one label file of a folder (or its labels in another format) and their images.
+    """The only label file of a folder (or its labels in another format) and their images.
 
-    The images lie in the folder or in one of its subfolders.
+    The images are in the folder or in one of its subfolders.
 
     Raises:
-        HeatposeError: No or several label files, or the first image is nowhere.
+        HeatposeError: There is no label file or several, or their images are not found.
     """
     files = sorted(
         [
@@ -93,12 +99,10 @@ def find_extra(entry: str | Mapping[str, str]) -> Split:
 
 
 def find_part(folder: Path, split: str) -> Split:
-    """A part of a folder in COCO 2017 layout or of an export.
-
-    Or the only labels of any other folder.
+    """A part of a folder in COCO 2017 layout or of an export, else the folder's only labels.
 
     Raises:
-        HeatposeError: Neither is there.
+        HeatposeError: There are neither.
     """
     if not folder.exists():
         raise HeatposeError(
@@ -119,7 +123,7 @@ def find_part(folder: Path, split: str) -> Split:
 
 
 def _extra(folder: Path) -> Split:
-    """The training part of a folder that keeps one apart, else its only labels."""
+    """The training part of a folder with parts, else its only labels."""
     found = formats_folder.find_part(folder, "train") if folder.exists() else None
     return found or find_labels(folder)
 
@@ -133,10 +137,10 @@ def _has_part(root: Path, split: str) -> bool:
 
 
 def find_kept_apart(root: Path, split: str) -> Split:
-    """A part that a folder keeps apart from the other: of COCO 2017's layout, or of an export.
+    """A part of a folder with several parts: in COCO 2017's layout, or of an export.
 
     Raises:
-        HeatposeError: It is not there.
+        HeatposeError: The folder does not have the part.
     """
     part: Literal["train", "val"] = "val" if split == "val" else "train"
     try:
@@ -152,33 +156,33 @@ EVALUATED = "on an image that is evaluated"
 
 
 class Source(Protocol):
-    """What the rest of the package asks of a source."""
+    """Interface of a data source."""
 
     def prepare(self) -> None:
-        """Downloads or renders what is missing."""
+        """Downloads or renders missing data."""
 
     def training(self, skeleton: Skeleton) -> list[Person]:
-        """People to learn from; never one that is evaluated."""
+        """Instances to train on, none of them on an evaluation image."""
 
     def evaluation(self, skeleton: Skeleton) -> list[Person] | None:
-        """The published single-person selection; None when the source has no evaluation part."""
+        """The benchmark's selection of the evaluation part; None if there is no such part."""
 
     def describe(self) -> dict[str, Any]:
-        """Plain values from which `from_description` makes the same source."""
+        """Plain values from which `from_description` builds the same source."""
 
 
 @dataclass(frozen=True)
 class CocoSource:
-    """COCO keypoint json and images.
+    """COCO keypoint JSON and images.
 
     Attributes:
         root: Folder in the official layout (`annotations/person_keypoints_train2017.json`,
             `train2017/`, ...) or flat, or an export of a labelling tool (`heatpose.data.formats`):
             its folder, or its `data.yaml`.
-        eval_root: Folder with the `val2017` part; `root` when not given.
-        extra: Further labels for training only, also without a `root`: a folder with one
-            `person_keypoints_*.json` and its images, or `annotations` (a COCO json) and `images`.
-        download: Fetches the official COCO 2017 archives into `root` (about 20 GB).
+        eval_root: Folder with the `val2017` part; None for `root`.
+        extra: Additional labels for training only, also without a `root`: a folder with one
+            `person_keypoints_*.json` and its images, or `annotations` (a COCO JSON) and `images`.
+        download: Whether to fetch the official COCO 2017 archives into `root` (about 20 GB).
     """
 
     root: str | None = None
@@ -196,9 +200,10 @@ class CocoSource:
         return Path(self.root).expanduser()
 
     def prepare(self) -> None:
-        """Downloads the archives if asked to.
+        """Downloads the archives if configured, and looks for the training part.
 
-        And looks for the training part, before anything slow begins.
+        Raises:
+            HeatposeError: A part is missing, or the download fails.
         """
         if self.download:
             from heatpose.data.download import download_coco
@@ -207,25 +212,29 @@ class CocoSource:
         self._splits()
 
     def _splits(self) -> list[Split]:
-        """The training parts: of `root`, unless there is `extra` alone, and of `extra`."""
+        """The training parts of `root`, if given, and of `extra`."""
         whole = [] if self.root is None and self.extra else [find_part(self._root(), "train")]
         return [*whole, *(find_extra(entry) for entry in self.extra)]
 
     def training(self, skeleton: Skeleton) -> list[Person]:
-        """People of train2017 and of the extra labels, without any image of the evaluation part."""
+        """Instances of train2017 and of the extra labels, except on images of the evaluation part.
+
+        Raises:
+            HeatposeError: There is none.
+        """
         splits, scored, found = self._splits(), self.evaluation(skeleton) or [], []
         scored_too = 0
         for split in splits:
             kept, audit = training_instances(labels_of(split), split.images, skeleton, scored)
-            tell_once(audit.account(split.name, "usable for training"))
-            tell_once(audit.readings.account(split.name))
+            print_once(audit.summary(split.name, "usable for training"))
+            print_once(audit.readings.summary(split.name))
             scored_too += audit.dropped[EVALUATED]
             found += kept
         if not found:
             looked = ", ".join(f"'{split.annotations}'" for split in splits)
             if scored_too:
                 raise HeatposeError(
-                    f"{looked} has nobody to learn from on an image that is not scored too; give "
+                    f"{looked} has no instance to train on, except on images that are scored; give "
                     "train and val different images."
                 )
             raise HeatposeError(
@@ -235,7 +244,7 @@ class CocoSource:
         return found
 
     def evaluation(self, skeleton: Skeleton) -> list[Person] | None:
-        """The benchmark's selection of val2017; None when there is no val2017 part."""
+        """The benchmark's selection of val2017; None if there is no such part."""
         if self.root is None and self.eval_root is None and self.extra:
             return None
         try:
@@ -249,12 +258,12 @@ class CocoSource:
                 raise
             return None
         kept, audit = benchmark_instances(labels_of(split), split.images, skeleton)
-        tell_once(audit.account(split.name, "scored, one on each image"))
-        tell_once(audit.readings.account(split.name))
+        print_once(audit.summary(split.name, "scored, one on each image"))
+        print_once(audit.readings.summary(split.name))
         return kept
 
     def describe(self) -> dict[str, Any]:
-        """See `Source`; with the formats of the labels, for the record."""
+        """See `Source`; records the formats of the labels as well."""
         extra = [entry if isinstance(entry, str) else dict(entry) for entry in self.extra]
         found = {part: name for part in ("train", "val") if (name := self._format(part))}
         return {"kind": "coco", **asdict(self), "extra": extra, "download": False, "formats": found}
@@ -268,17 +277,17 @@ class CocoSource:
             official = split.annotations.name == f"person_keypoints_{part}2017.json"  # large
             return COCO if official else formats.name_of(split.annotations)
         except HeatposeError:
-            return None  # said where the labels are used
+            return None  # reported where the labels are used
 
 
 @dataclass(frozen=True)
 class SyntheticSource:
-    """Rendered people with exact labels, made once under `root`.
+    """Rendered persons with exact labels, made once below `root`.
 
     Attributes:
         root: Folder that holds the rendered set.
         train_images: Training images.
-        val_images: Evaluation images, one person each.
+        val_images: Evaluation images with one person each.
         seed: Of the rendering.
     """
 
@@ -296,7 +305,7 @@ class SyntheticSource:
         return CocoSource(root=str(build_synthetic(Path(self.root), settings)))
 
     def prepare(self) -> None:
-        """Renders the set if it is not there."""
+        """Renders the set if it is missing."""
         self._coco()
 
     def training(self, skeleton: Skeleton) -> list[Person]:
@@ -315,13 +324,13 @@ class SyntheticSource:
 def training_instances(
     labels: CocoLabels, images: Path, skeleton: Skeleton, scored: Sequence[Person]
 ) -> tuple[list[Person], Audit]:
-    """Usable people of a label file, on none of the images that are scored.
+    """Usable instances of a label file, except on images that are scored.
 
     Args:
         labels: From `read_labels`.
         images: Folder of the image files.
-        skeleton: What the keypoints are turned into.
-        scored: People of the evaluation part.
+        skeleton: The keypoints are converted to it.
+        scored: Instances of the evaluation part.
 
     Raises:
         HeatposeError: An image that has to be compared with a scored one cannot be read.
@@ -337,16 +346,16 @@ def training_instances(
 
 
 def from_description(description: dict[str, Any]) -> Source:
-    """Makes a source out of what `describe` gave.
+    """Builds a source from the values of `Source.describe`.
 
-    Only the two kinds above: a file from elsewhere names no class to build.
+    Restricted to the two kinds above: a checkpoint cannot name a class to build.
 
     Raises:
-        HeatposeError: The description is of no known kind.
+        HeatposeError: The kind or a value is unknown.
     """
     values = dict(description)
     kind = values.pop("kind", None)
-    values.pop("formats", None)  # a record of what was read, not a setting
+    values.pop("formats", None)  # a record, not a setting
     try:
         if kind == "coco":
             return CocoSource(**values)

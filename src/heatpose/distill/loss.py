@@ -1,4 +1,4 @@
-"""The term that a teacher adds to the loss.
+"""Distillation term of the loss.
 
 Shape legend: B batch, K keypoints, H and W rows and columns of the student's map, h and w of the
 teacher's.
@@ -7,13 +7,14 @@ teacher's.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heatpose.data.batches import TrainingBatch
 from heatpose.distill.cache import RANGE, TeacherMaps
 from heatpose.distill.teacher import DistillSettings
 from heatpose.models.losses import masked_mean
@@ -22,24 +23,46 @@ from heatpose.pose import geometry
 from heatpose.pose.codec import inside, place_targets, warp_maps
 from heatpose.pose.skeleton import AREA_OF_BOX, Skeleton
 
-Batch = dict[str, Tensor]
 MOST_SAMPLES = 6
-"""Samples along a side of a cell, at most; a cell that covers more of the teacher's misses some."""
+"""Maximum number of samples along a side of a student's cell; larger cells are undersampled."""
 LEAST_SEEN = 0.5
-"""Share of a map's mass that has to lie in the training view.
+"""Minimum fraction of a map's mass inside the augmented sample.
 
-Less is a keypoint that was moved out of it.
+With less, the augmentation has moved the keypoint out of the sample.
 """
 
 
-class Distillation(nn.Module):
-    """Kullback-Leibler divergence of the student's softmax over each map from the teacher's.
+class TeacherTargets(TypedDict, total=False):
+    """A teacher's output for a batch, from `Distillation.look_up`.
 
-    Which is warped into the training view.
+    Attributes:
+        teacher_points: f32[B, K, 2] in input pixels.
+        teacher_scores: f32[B, K].
+        teacher_maps: u8[B, K, h, w]; absent, as the following, without maps.
+        teacher_frame: f32[B, 2, 3] input pixels -> fractions of the teacher's input.
+        teacher_samples: f32[n, 0], whose length n is an argument of `codec.warp_maps`.
+    """
+
+    teacher_points: Tensor
+    teacher_scores: Tensor
+    teacher_maps: Tensor
+    teacher_frame: Tensor
+    teacher_samples: Tensor
+
+
+class TeacherBatch(TrainingBatch, TeacherTargets):
+    """A training batch with a teacher's targets."""
+
+
+class Distillation(nn.Module):
+    """Kullback-Leibler divergence between the teacher's and the student's distributions.
+
+    A distribution is the softmax over a map. The teacher's is warped into the augmented sample
+    (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, per map).
 
     Args:
-        teacher: Answers for the training people.
-        settings: Weight, temperature and the rest.
+        teacher: Its output for the training instances.
+        settings: Weight, temperature and thresholds.
         skeleton: The student's.
     """
 
@@ -50,57 +73,49 @@ class Distillation(nn.Module):
         self.flip_order = skeleton.flip_order
         self.register_buffer("sigmas", torch.tensor(list(skeleton.sigmas)), persistent=False)
 
-    def look_up(self, index: Tensor, matrix: Tensor) -> Batch:
-        """What the teacher says about the samples of a batch, before it goes to the device.
+    def look_up(self, index: Tensor, matrix: Tensor) -> TeacherTargets:
+        """The teacher's output for the samples of a batch, looked up on the host.
 
         Args:
-            index: int64[B] positions among the training people.
-            matrix: f[B, 2, 3] image -> input pixels of each sample; one that mirrors swaps left and
-                right.
-
-        Returns:
-            `teacher_points` f32[B, K, 2] in input pixels; `teacher_scores` f32[B, K]; and of a
-            teacher with maps `teacher_maps` u8[B, K, h, w], `teacher_frame` f32[B, 2, 3] from input
-            pixels to fractions of its view, and `teacher_samples`, empty, whose length is for
-            `warp_maps`.
+            index: i64[B] positions among the training instances.
+            matrix: f[B, 2, 3] image pixels -> input pixels of each sample; left and right are
+                exchanged if it mirrors.
         """
-        rows, views = index.cpu().numpy(), matrix.cpu().double().numpy()
-        orders = [
-            self.flip_order if np.linalg.det(view[:, :2]) < 0 else list(range(len(self.flip_order)))
-            for view in views
-        ]
+        rows, matrices = index.cpu().numpy(), matrix.cpu().double().numpy()
+        unchanged = list(range(len(self.flip_order)))
+        orders = [self.flip_order if np.linalg.det(m[:, :2]) < 0 else unchanged for m in matrices]
         points = [
-            geometry.apply(view, self.teacher.points[row][order])
-            for row, view, order in zip(rows, views, orders, strict=True)
+            geometry.apply(m, self.teacher.points[row][order])
+            for row, m, order in zip(rows, matrices, orders, strict=True)
         ]
         scores = [self.teacher.scores[row][order] for row, order in zip(rows, orders, strict=True)]
-        found = {
+        targets: TeacherTargets = {
             "teacher_points": torch.from_numpy(np.stack(points)),
             "teacher_scores": torch.from_numpy(np.stack(scores)),
         }
         if self.teacher.maps is None:
-            return found
+            return targets
         maps = np.stack(
             [self.teacher.maps[row][order] for row, order in zip(rows, orders, strict=True)]
         )
         frames = np.stack(
             [
-                geometry.compose(geometry.invert(view), self.teacher.views[row])
-                for row, view in zip(rows, views, strict=True)
+                geometry.compose(geometry.invert(m), self.teacher.views[row])
+                for row, m in zip(rows, matrices, strict=True)
             ]
         )
-        found["teacher_maps"], found["teacher_frame"] = (
-            torch.from_numpy(maps),
-            torch.from_numpy(frames.astype(np.float32)),
-        )
-        # a length is known without waiting for the device
-        found["teacher_samples"] = torch.empty(_samples(frames, maps.shape[-1]), 0)
-        return found
+        targets["teacher_maps"] = torch.from_numpy(maps)
+        targets["teacher_frame"] = torch.from_numpy(frames.astype(np.float32))
+        # a tensor's length is read without synchronising with the device
+        targets["teacher_samples"] = torch.empty(_samples(frames, maps.shape[-1]), 0)
+        return targets
 
-    def forward(self, logits: Tensor, batch: Batch) -> Tensor:
-        """f32[]: the weighted term of f[B, K, H, W] logits.
+    def forward(self, logits: Tensor, batch: TeacherBatch) -> Tensor:
+        """The weighted term f32[].
 
-        `batch` holds `box` and what `look_up` gave.
+        Args:
+            logits: f[B, K, H, W].
+            batch: With the targets of `look_up`.
         """
         target, weight = self.target(batch, logits.shape[-1])
         heat = self.settings.temperature if "teacher_maps" in batch else 1.0
@@ -109,10 +124,16 @@ class Distillation(nn.Module):
         divergence = (torch.xlogy(target, target) - target * student).sum(-1)
         return self.settings.weight * heat**2 * masked_mean(divergence, weight)
 
-    def target(self, batch: Batch, cells: int) -> tuple[Tensor, Tensor]:
-        """The teacher's distributions in the training view f32[B, K, H.
+    def target(self, batch: TeacherBatch, cells: int) -> tuple[Tensor, Tensor]:
+        """The teacher's distributions in the frame of the augmented samples.
 
-        W] and their weights f32[B, K]: its score, 0 for what is not in the view.
+        Args:
+            batch: With the targets of `look_up`.
+            cells: Side H = W of the student's map.
+
+        Returns:
+            Distributions f32[B, K, H, W] and their weights f32[B, K]: the teacher's score, 0 for
+            keypoints outside the sample.
         """
         assert isinstance(self.sigmas, Tensor)
         score = batch["teacher_scores"]
@@ -127,18 +148,18 @@ class Distillation(nn.Module):
         distribution = logits.flatten(2).softmax(-1).view(maps.shape)
         warped = warp_maps(distribution, frame, cells, len(batch["teacher_samples"]))
         total = warped.sum((-1, -2))
-        # A cell's area in cells of the teacher's map: with it the sum is the share of the mass that
-        # is in the view.
+        # A cell's area in cells of the teacher's map: multiplied by it, the sum is the fraction of
+        # the mass inside the sample.
         area = (STRIDE**2 * maps.shape[-1] * maps.shape[-2]) * torch.linalg.det(
             frame[:, :, :2]
         ).abs()
         seen = total * area[:, None] >= LEAST_SEEN
         return warped / total.clamp_min(1e-12)[..., None, None], score * seen
 
-    def labels(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Points f32[B, K, 2] and weights for the labels' loss.
+    def labels(self, batch: TeacherBatch) -> tuple[Tensor, Tensor]:
+        """Points f32[B, K, 2] and weights f32 or bool[B, K] for the loss on labels.
 
-        With `fill`, what is not labelled is the teacher's, weighted by its score.
+        With `fill`, unlabelled keypoints are taken from the teacher and weighted by its score.
         """
         if not self.settings.fill:
             return batch["points"], batch["labelled"]
@@ -149,9 +170,6 @@ class Distillation(nn.Module):
 
 
 def _samples(frames: Any, cells: int) -> int:
-    """How many of the teacher's `cells` a cell of the student's covers at most.
-
-    In whole numbers.
-    """
+    """Largest number of the teacher's `cells` along a cell of the student's, rounded up."""
     lengths = np.linalg.norm(frames[:, :, :2], axis=1).max() * STRIDE * cells
     return int(min(max(math.ceil(lengths), 1), MOST_SAMPLES))

@@ -124,7 +124,9 @@ def measure_steps(config: DictConfig, device: str, precision: str, compiled: boo
     module = build.build_module(config, network, skeleton, preprocessing, source).to(device)
     data = build.build_data(config, source, skeleton, preprocessing)
     data.setup()
-    batch = {name: value.to(device) for name, value in next(iter(data.train_dataloader())).items()}
+    batch: Any = {
+        name: value.to(device) for name, value in next(iter(data.train_dataloader())).items()
+    }
     batch = module.on_after_batch_transfer(batch, 0)
     scaled = precision == "16-mixed"
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=not scaled)

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 
 import heatpose.sweeps.hydra_callback  # noqa: F401  (registers the resolver that the configuration uses)
 from heatpose.bundles.released import resolve
-from heatpose.data.datamodule import PoseData, part_of_batch
+from heatpose.data.datamodule import DataSettings, PoseData, local_batch_size
 from heatpose.data.sources import Source, from_description
 from heatpose.deploy.estimate import print_estimate
 from heatpose.deploy.package import write_package
@@ -32,7 +32,7 @@ from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
 from heatpose.training.devices import device_type, refused_in_one_sentence, usable_precision
 from heatpose.training.fit import WholeCheckpointIO, callbacks_of
-from heatpose.training.module import PoseModule
+from heatpose.training.module import Optimization, PoseModule
 from heatpose.training.result import RunResult, plain
 from heatpose.utils.files import conf_folder
 from heatpose.utils.process import is_first_process, without_tensorflow
@@ -146,16 +146,14 @@ def build_data(
     config: DictConfig, source: Source, skeleton: Skeleton, preprocessing: Preprocessing
 ) -> PoseData:
     """The Lightning data module."""
-    augment = config.augment
-    data: PoseData = instantiate(config.data.module)(
+    settings: DataSettings = instantiate(config.data.module)(seed=config.seed)
+    return settings.datamodule(
         source,
         skeleton,
         preprocessing,
-        instantiate(augment.geometric),
-        occlusion=instantiate(augment.get("occlusion")),
-        seed=config.seed,
+        instantiate(config.augment.geometric),
+        instantiate(config.augment.get("occlusion")),
     )
-    return data
 
 
 def build_distillation(
@@ -201,16 +199,17 @@ def build_module(
         "init": plain(config.init),
         "data": source.describe(),
     }
+    if config.compile:
+        # in place: names of weights and checkpoints stay as they are
+        network.compile()
     return PoseModule(
         network,
         loss,
         skeleton,
         preprocessing,
-        instantiate(config.optimizer),
-        instantiate(config.scheduler),
+        Optimization(instantiate(config.optimizer), instantiate(config.scheduler)),
         instantiate(config.augment.photometric),
         metadata,
-        compile=config.compile,
     )
 
 
@@ -234,7 +233,7 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
             default_root_dir=folder,
             plugins=[WholeCheckpointIO(half=config.half_checkpoints)],
         )
-    part_of_batch(config.data.batch_size, trainer.world_size)  # before further processes start
+    local_batch_size(config.data.batch_size, trainer.world_size)  # before further processes start
     return trainer
 
 

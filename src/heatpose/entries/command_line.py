@@ -277,7 +277,7 @@ def _unknown_choice(group: str, choice: str, folders: Sequence[Path]) -> str:
 
 def _unknown_key(key: str, name: str, overrides: Sequence[str], folders: Sequence[Path]) -> str:
     if (current := current_key(key)) != key:
-        written = _written(key, overrides).replace(key, current, 1)
+        written = _as_written(key, overrides).replace(key, current, 1)
         return f"{key} was renamed; write {written}."
     if elsewhere := _other_choice(key, folders):
         written = f"{elsewhere} {_as_written(key, overrides)}"

@@ -1,4 +1,4 @@
-"""Pseudo-labels: a teacher model writes COCO keypoint labels for a folder of images."""
+"""Pseudo-labels: COCO keypoint labels of a folder of images, from a teacher model's predictions."""
 
 from heatpose.label.labeller import LabelSettings
 from heatpose.label.run import LabelJob, label_images

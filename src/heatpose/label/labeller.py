@@ -1,7 +1,7 @@
-"""The keypoints of one person by a teacher, and whether it is sure of them.
+"""Pseudo-labels of one instance from a teacher's predictions, and given boxes.
 
-The teacher runs on the image and on its mirror image. Where both runs place a keypoint at the same
-spot with a sufficient score, the mean of the two is the label; elsewhere there is none.
+The teacher runs on a crop and on its mirror image. A keypoint is labelled with the mean of both
+predictions if their scores are sufficient and they agree.
 
 Shape legend: K keypoints, H and W rows and columns of an image, S the teacher's input side.
 """
@@ -29,34 +29,36 @@ DISAGREES = "teacher disagrees with its mirror image"
 SMALL = "person too small"
 
 LOOKS = 2
-"""Runs that look for the person before the labels are made: the whole image, then the crop."""
+"""Maximum number of runs that locate the instance before labelling: whole image, then crop."""
 BOX_CROP = 1.25
-"""Side of the crop around a given box, in sides of the box."""
+"""Side of the crop around a given box, relative to its longer side."""
 SIDES, TOP, BOTTOM = 0.10, 0.20, 0.13
-"""A person's box reaches so far beyond the outermost keypoints, as shares of the mean of their
-extents along x and y: medians over 5,295 people of COCO with four labelled keypoints or more, for
-whom such boxes have a median IoU of 0.78 with the labelled ones."""
+"""Margins between the outermost keypoints and the box, relative to the mean of their extents along
+x and y. Medians over 5,295 instances of COCO with at least four labelled keypoints, whose boxes by
+this rule have a median IoU of 0.78 with the labelled ones.
+"""
 
 Box = tuple[float, float, float, float]
 Entry = dict[str, Any]
-"""Plain values of one candidate: `reason` (why there is no label, None where there is one), `bbox`
-(x, y, width, height in image pixels, None where unknown), and with a label `keypoints` (x, y, v of
-COCO), `keypoint_scores`, `score`; `unsure` and `disagreeing` count the keypoints left out."""
+"""Plain values of one candidate: `reason` (why it is not labelled, else None), `bbox` (x, y, width,
+height in image pixels, None if unknown), and for labelled ones `keypoints` (x, y, v of COCO),
+`keypoint_scores`, `score`; `unsure` and `disagreeing` count keypoints left out.
+"""
 
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """When a keypoint and a person are labelled.
+    """Conditions for a keypoint and an instance to be labelled.
 
     Attributes:
-        min_score: Both runs score the keypoint above this.
-        max_distance: The two places of a keypoint differ by no more than this share of the crop's
-            side.
-        min_keypoints: A person with fewer such keypoints is left out.
-        min_side: A person with a smaller box is left out; square root of the area, in pixels.
+        min_score: Both predictions of a keypoint have a higher score, in [0, 1).
+        max_distance: Maximum distance of the two predictions, relative to the side of the crop, in
+            (0, 1].
+        min_keypoints: Instances with fewer labelled keypoints are left out.
+        min_side: Instances with a smaller box are left out; square root of its area, in pixels.
 
     Raises:
-        HeatposeError: A number is out of its range.
+        HeatposeError: A value is out of its range.
     """
 
     min_score: float = 0.3
@@ -78,24 +80,24 @@ class LabelSettings:
 
 
 class Labeller:
-    """A teacher and its settings; several threads may use it at once.
+    """A teacher and its settings; thread-safe.
 
     Args:
         teacher: The model.
-        settings: When a keypoint is labelled.
+        settings: Conditions for a label.
     """
 
     def __init__(self, teacher: Estimator, settings: LabelSettings) -> None:
         self.teacher, self.settings = teacher, settings
-        self._one_at_a_time = Lock()  # the model has threads of its own; images are cut beside it
+        self._lock = Lock()  # the model is multi-threaded itself; images are cropped in parallel
         try:
             require_torso(teacher.skeleton)
             self.looks = LOOKS
         except HeatposeError:
-            self.looks = 0  # the crop is made from shoulders and hips
+            self.looks = 0  # crops are derived from shoulders and hips
 
     def find(self, image: NDArray[np.uint8]) -> Region:
-        """The crop around the most prominent person of u8[H, W, 3], as the teacher sees it."""
+        """The crop around the most prominent instance of an image u8[H, W, 3], by the teacher."""
         height, width = image.shape[:2]
         region = whole(width, height)
         for _ in range(self.looks):
@@ -107,7 +109,12 @@ class Labeller:
         return region
 
     def label(self, image: NDArray[np.uint8], box: Box | None = None) -> Entry:
-        """The labels of one person of u8[H, W, 3]: the one in `box`, else the most prominent."""
+        """Labels one instance of an image.
+
+        Args:
+            image: u8[H, W, 3] RGB.
+            box: Of the instance; None for the most prominent one.
+        """
         height, width = image.shape[:2]
         region = self.find(image) if box is None else around(box)
         poses = self._both_ways(region.cut(image))
@@ -115,7 +122,7 @@ class Labeller:
         return self._scored(points, poses[..., 2], region.side, (width, height), box)
 
     def _both_ways(self, crop: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """f32[2, K, 3] x, y as fractions of the crop, score: of the crop and its mirror image."""
+        """Predictions f32[2, K, 3] on the crop and its mirror image: x, y, score in its frame."""
         resized = self.teacher.resize(crop)
         pair = np.stack([resized, resized[:, ::-1]])
         straight, mirrored = self._predict(pair)
@@ -124,8 +131,8 @@ class Labeller:
         return np.stack([straight, mirrored])
 
     def _predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Poses f32[B, K, 3] of u8[B, S, S, 3]; what is not a number becomes 0."""
-        with self._one_at_a_time:
+        """Poses f32[B, K, 3] of u8[B, S, S, 3]; NaN is replaced by 0."""
+        with self._lock:
             poses = self.teacher.runner.predict(images, self.teacher.decode)
         return np.nan_to_num(poses)
 
@@ -137,7 +144,7 @@ class Labeller:
         extent: tuple[int, int],
         box: Box | None,
     ) -> Entry:
-        """The entry for two answers: points f64[2, K, 2] in image pixels, scores f32[2, K]."""
+        """The entry of two predictions: points f64[2, K, 2] in image pixels, scores f32[2, K]."""
         wanted, mean = self.settings, points.mean(0)
         inside = ((mean >= 0) & (mean <= extent)).all(-1)
         sure = inside & (scores.min(0) > wanted.min_score)
@@ -164,7 +171,7 @@ def _keypoints(
     sure: NDArray[np.bool_],
     labelled: NDArray[np.bool_],
 ) -> Entry:
-    """COCO's x, y, v, zero where there is no label, and the scores of all."""
+    """COCO's x, y, v, zero for unlabelled keypoints, and the scores of all."""
     triples = np.concatenate([points.round(2), np.full((len(points), 1), 2)], 1)
     triples[~labelled] = 0
     flat = [int(value) if i % 3 == 2 else float(value) for i, value in enumerate(triples.ravel())]
@@ -178,17 +185,17 @@ def _keypoints(
 
 
 def around(box: Box) -> Region:
-    """The square about a box, a little larger than its longer side."""
+    """The square crop around a box, `BOX_CROP` times its longer side."""
     x, y, width, height = box
     side = max(2, round(BOX_CROP * max(width, height)))
     return Region(floor(x + (width - side) / 2), floor(y + (height - side) / 2), side)
 
 
 def box_of(points: NDArray[np.float64], extent: tuple[int, int]) -> Box:
-    """The box of the whole person out of keypoints f64[N, 2], N at least 1, within the image.
+    """Estimates the box of an instance from its keypoints, clipped to the image.
 
     Args:
-        points: In image pixels.
+        points: f64[N, 2] in image pixels, N >= 1.
         extent: Width and height of the image.
     """
     low, high = points.min(0), points.max(0)
@@ -208,11 +215,11 @@ VOC_CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass
 class ImageBoxes:
-    """Boxes of people on one image.
+    """Boxes of the instances of one image.
 
     Attributes:
-        boxes: x, y, width, height in pixels, in the file's order.
-        size: Width and height that the boxes assume; None where the file does not say.
+        boxes: x, y, width, height in pixels, in the order of the file.
+        size: Width and height of the image in the file; None if not stated.
     """
 
     boxes: list[Box] = field(default_factory=list)
@@ -224,13 +231,13 @@ class ImageBoxes:
 
 
 def read_boxes(path: Path) -> dict[str, ImageBoxes]:
-    """Name of an image file as the source gives it -> its people's boxes; crowds are left out.
+    """Reads boxes: name of an image in the file -> its boxes, without crowds.
 
     Args:
-        path: A COCO json with `bbox` entries, or a folder of Pascal VOC XML, searched recursively.
+        path: A COCO JSON with `bbox` entries, or a folder of Pascal VOC XML, searched recursively.
 
     Raises:
-        HeatposeError: There is neither, it is damaged, or nobody in it is called a person.
+        HeatposeError: There is neither, a file is damaged, or there is no box of class "person".
     """
     if path.is_dir():
         files = sorted(path.rglob("*.xml"))
@@ -247,12 +254,13 @@ def read_boxes(path: Path) -> dict[str, ImageBoxes]:
 
 
 def match(boxes: Mapping[str, ImageBoxes], files: Sequence[str]) -> dict[str, ImageBoxes]:
-    """Image file -> its boxes.
+    """Assigns boxes to image files: file -> its boxes.
 
-    The path below the folder counts, else a name, with or without its ending, that one file has.
+    Images are matched by their path below the folder, else by a unique file name, with or without
+    its suffix.
 
     Args:
-        boxes: Of `read_boxes`.
+        boxes: From `read_boxes`.
         files: Paths of the images below their folder, with forward slashes.
 
     Raises:
@@ -311,7 +319,7 @@ def _coco(path: Path) -> Iterator[Named]:
 
 
 def _voc(path: Path) -> Iterator[Named]:
-    """VOC counts pixels from 1 and names the first and the last one."""
+    """Boxes of a Pascal VOC file, which has the first and last pixel of a box, counted from 1."""
     try:
         root = ElementTree.parse(path).getroot()
         name = root.findtext("filename") or path.stem
@@ -337,7 +345,7 @@ def _box(values: Sequence[Any]) -> Box:
 
 
 def usable(box: Box, width: int, height: int) -> bool:
-    """Whether a box has finite sides and covers a part of an image of this size."""
+    """Whether a box is finite and overlaps an image of this size."""
     x, y, w, h = box
     finite = bool(np.isfinite(box).all())
     return finite and w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0

@@ -1,4 +1,8 @@
-"""A folder of images from end to end: found, decoded, labelled, written."""
+"""Labels a folder of images: finds, decodes and labels them, and writes a COCO JSON.
+
+Records of finished images are appended to `<out>.partial`, with which an interrupted run is
+resumed.
+"""
 
 from __future__ import annotations
 
@@ -49,15 +53,15 @@ LOG_S = 30.0
 
 @dataclass(frozen=True)
 class LabelJob:
-    """What is to be labelled.
+    """Arguments of `label_images`.
 
     Attributes:
         images: Folder, searched recursively.
         out: The COCO file to write.
         teacher: The model.
-        settings: When a keypoint is labelled.
-        boxes: A COCO json or a folder of Pascal VOC XML with the people's boxes; None lets the
-            teacher find one person per image.
+        settings: Conditions for a label.
+        boxes: A COCO JSON or a folder of Pascal VOC XML with the instances' boxes; None to locate
+            one instance per image by the teacher.
     """
 
     images: Path
@@ -68,11 +72,11 @@ class LabelJob:
 
 
 def label_images(job: LabelJob) -> LabelCounts:
-    """Labels a folder of images. An interrupted run goes on where it was.
+    """Labels a folder of images; resumes an interrupted run.
 
     Raises:
-        HeatposeError: There is no image, or no label in the end; `out` is there already, cannot be
-            written, or another run writes it; Ctrl-C.
+        HeatposeError: There is no image; `out` exists already, cannot be written, or is being
+            written by another run; the run is interrupted by Ctrl-C.
     """
     files, videos = find_images(job.images)
     require_writable(job.out.parent)
@@ -116,7 +120,7 @@ def find_images(folder: Path) -> tuple[list[str], int]:
 
 
 def _header(job: LabelJob, boxes: dict[str, ImageBoxes] | None) -> dict[str, Any]:
-    """All that the labels of an image depend on, besides its file."""
+    """Everything that the labels of an image depend on, except the image."""
     plain = {} if boxes is None else {name: entry.to_json() for name, entry in boxes.items()}
     runner, teacher = job.teacher.runner, job.teacher
     return {
@@ -149,7 +153,7 @@ def _info(job: LabelJob, content: dict[str, Any]) -> dict[str, Any]:
 def _labelled(
     job: LabelJob, files: Sequence[str], boxes: dict[str, ImageBoxes] | None, partial: Partial
 ) -> list[Record]:
-    """The records of all images in their order: those of `partial`, and what is missing there."""
+    """The records of all images in their order; computes those that `partial` does not have."""
     labeller = Labeller(job.teacher, job.settings)
     stamps = {file: _stamp(job.images / file) for file in files}
     todo = [file for file in files if not _is_done(partial.records.get(file), stamps[file])]
@@ -167,13 +171,13 @@ def _labelled(
                 partial.add(record)
                 done()
     except KeyboardInterrupt as error:
-        sentence = "Labelling was interrupted; the same command goes on from there."
+        sentence = "Labelling was interrupted; the same command resumes it."
         raise InterruptedRun(sentence) from error
     return [partial.records[file] for file in files]
 
 
 def _stamp(path: Path) -> dict[str, int]:
-    """By which a changed file is found."""
+    """Size and modification time, by which a changed file is detected."""
     try:
         status = path.stat()
     except OSError:
@@ -186,7 +190,7 @@ def _is_done(record: Record | None, stamp: dict[str, int]) -> bool:
 
 
 def _record(labeller: Labeller, path: Path, given: ImageBoxes | None) -> Record:
-    """What is kept of one image file, besides its name."""
+    """The record of one image file, without its name."""
     try:
         image = load_image(path)
     except HeatposeError as error:
@@ -213,7 +217,7 @@ def _instances(
 
 @contextmanager
 def _progress(total: int, before: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, else a line every `LOG_S` seconds; each call counts one image."""
+    """A progress bar on a terminal, else a line every `LOG_S` seconds; a call counts one image."""
     if os.isatty(sys.stderr.fileno()):
         with progress_bar("images") as bar:
             task = bar.add_task("labelling", total=total, completed=before)
@@ -244,17 +248,17 @@ LICENCE = (
 
 @dataclass
 class LabelCounts:
-    """What became of the images.
+    """Counts of a run.
 
     Attributes:
-        images: Files.
-        labelled_images: Files with a label.
-        instances: Candidates: an image counts once, or once per given box.
-        labelled: Of them, those with labels.
-        left_out: Reason -> candidates without.
-        keypoints: Of the labelled instances: `labelled`, `unsure` (a score too low, or outside of
-            the image), `disagreeing` (the mirror image puts it elsewhere).
-        others: What was in the folder or the boxes and is not read -> its number.
+        images: Image files.
+        labelled_images: Files with a labelled instance.
+        instances: Candidates: one per image, or one per given box.
+        labelled: Labelled candidates.
+        left_out: Reason -> candidates without a label.
+        keypoints: Of the labelled instances: `labelled`, `unsure` (low score, or outside the
+            image), `disagreeing` (another position on the mirror image).
+        others: Kind of file or box that was not used -> count.
     """
 
     images: int = 0
@@ -276,7 +280,7 @@ COUNTERS = ("left_out", "keypoints", "others")
 
 
 def count(records: Iterable[Record], others: Mapping[str, int]) -> LabelCounts:
-    """Counts a run's records; `others` are taken over where they are not 0."""
+    """Counts the records of a run; adds those of `others` that are not 0."""
     counts = LabelCounts(others=+Counter(others))
     for record in records:
         counts.images += 1
@@ -296,8 +300,8 @@ def count(records: Iterable[Record], others: Mapping[str, int]) -> LabelCounts:
 def coco(records: Sequence[Record], skeleton: Skeleton, info: Mapping[str, Any]) -> dict[str, Any]:
     """The content of the label file.
 
-    Images without a label are not among `images`; `left_out` names them with their reasons. A given
-    box without a label, beside one with labels, is an annotation without keypoints, as in COCO.
+    Images without a label are not in `images` but in `left_out`, with the reason. A given box
+    without a label, on an image with labels, is an annotation without keypoints, as in COCO.
 
     Args:
         records: In the order of the images.
@@ -351,7 +355,7 @@ def _annotation(image_id: int, entry: Mapping[str, Any], keypoints: int) -> dict
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes the label file, whole or not at all.
+    """Writes the label file atomically.
 
     Raises:
         OSError: It cannot be written.
@@ -361,7 +365,7 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def print_counts(counts: LabelCounts, console: Console) -> None:
-    """Prints what became of the images, the most frequent reason first."""
+    """Prints the counts of a run, the most frequent reason first."""
     share = 100 * counts.labelled / max(counts.instances, 1)
     boxes = "" if counts.instances == counts.images else f" with {counts.instances} candidates"
     console.print(
@@ -384,14 +388,14 @@ Record = dict[str, Any]
 
 
 class Partial:
-    """The records of a run, on disk; used as a context, which closes the file.
+    """Records of an unfinished run on disk; a context manager that closes the file.
 
     Args:
-        out: The file that the run will write.
-        header: What must be the same for a run to go on: plain values.
+        out: Output file of the run.
+        header: Plain values that must be equal for a run to be resumed.
 
     Raises:
-        HeatposeError: The run that it holds has another header.
+        HeatposeError: The file has another header.
     """
 
     def __init__(self, out: Path, header: Mapping[str, Any]) -> None:
@@ -410,12 +414,12 @@ class Partial:
         self._file.close()
 
     def add(self, record: Record) -> None:
-        """Keeps the record of an image; it outlives a kill from here on."""
+        """Appends the record of an image, which survives a kill from then on."""
         self._write(record)
         self.records[record["file"]] = record
 
     def remove(self) -> None:
-        """Removes the file: the run has come to its end."""
+        """Removes the file at the end of the run."""
         self._file.close()
         self.path.unlink(missing_ok=True)
 
@@ -424,7 +428,7 @@ class Partial:
         self._file.flush()
 
     def _read(self, header: Mapping[str, Any]) -> int:
-        """Fills `records`; returns how many bytes of the file are whole lines."""
+        """Fills `records`; returns the number of bytes in complete lines."""
         whole, known = 0, False
         for line in self.path.read_bytes().splitlines(keepends=True):
             try:
@@ -434,7 +438,7 @@ class Partial:
                 else:
                     self._check(content, header)
             except (ValueError, KeyError, TypeError, AttributeError):
-                break  # a kill broke the line off
+                break  # a kill truncated the line
             known = True
             whole += len(line)
         return whole

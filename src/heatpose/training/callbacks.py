@@ -1,6 +1,9 @@
-"""What Lightning does not bring: images of predictions and heatmaps in the logger.
+"""Callbacks: progress bar, prediction grids for the logger, detection of divergence.
 
-EMA, checkpoints, early stopping are Lightning's own.
+Averaging of weights, checkpoints and early stopping are Lightning's. To add a callback:
+
+1. Write a subclass of `lightning.pytorch.callbacks.Callback` here. 2. Add an entry with its
+   `_target_` to `conf/callbacks/default.yaml`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
-from heatpose.data.datamodule import Batch
+from heatpose.data.batches import Batch
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import save_checkpoint
 from heatpose.models.movenet import PoseMaps
@@ -29,9 +32,7 @@ GRID = "predictions.png"
 
 
 class PredictionGrid(Callback):
-    """After each validation: a grid of held-out people.
-
-    (label | prediction | heatmaps), to a logger that takes images.
+    """Logs a grid of held-out instances after each validation: label, prediction, heatmaps.
 
     Args:
         instances: Rows of the grid.
@@ -53,14 +54,14 @@ class PredictionGrid(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps the first batch."""
+        """Stores the first batch."""
         if batch_idx == 0 and not trainer.sanity_checking:
             self.first = (batch, outputs)
 
     def on_validation_epoch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Draws and logs."""
+        """Draws and logs the grid."""
         if (
             self.first is None
             or not isinstance(pl_module, PoseModule)
@@ -116,7 +117,7 @@ class PredictionGrid(Callback):
 
 
 KEPT = "before_divergence.ckpt"
-"""Beside the run's other checkpoints: the last weights that were known to be good."""
+"""File in the folder of checkpoints with the last weights before a divergence."""
 
 
 def diverged(means: Sequence[float], times: float, patience: int) -> bool:
@@ -131,17 +132,17 @@ def diverged(means: Sequence[float], times: float, patience: int) -> bool:
 
 
 class Divergence(Callback):
-    """Looks at the loss in windows of steps and ends the run with one sentence and a checkpoint.
+    """Ends a diverging training with an error and a checkpoint of the last good weights.
 
-    The losses stay on the device until a window is full, so that no step waits for the host. A
-    window is also closed before each validation: what is validated is also saved, and a checkpoint
-    of broken weights must not take the place of the last good one.
+    The loss is checked in windows of steps; until then the losses stay on the device, so that no
+    step waits for the host. A window also ends before each validation, because a checkpoint follows
+    that must not replace the last good one with diverged weights.
 
     Args:
         every: Steps of a window.
-        times: The loss has diverged when its mean over a window is this many times the lowest one
-            and twice the first, `patience` windows in a row.
-        patience: Windows.
+        times: The loss has diverged if its mean exceeds this multiple of the lowest mean, and twice
+            the first one, in `patience` consecutive windows.
+        patience: Number of windows.
     """
 
     def __init__(self, every: int = 50, times: float = 10.0, patience: int = 3) -> None:
@@ -154,7 +155,7 @@ class Divergence(Callback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Keeps the weights that the run begins with."""
+        """Stores the initial weights."""
         self.losses, self.means = [], []
         self._keep(trainer, pl_module)
 
@@ -166,7 +167,7 @@ class Divergence(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Takes the step's loss; looks at all of them when the window is full."""
+        """Records the loss of the step; checks the window when it is full."""
         self.losses.append((outputs["loss"] if isinstance(outputs, dict) else outputs).detach())
         if len(self.losses) >= self.every:
             self._look(trainer, pl_module)
@@ -175,7 +176,7 @@ class Divergence(Callback):
     def on_validation_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Looks before anything is saved."""
+        """Checks the window before a checkpoint is written."""
         if self.losses and not trainer.sanity_checking:
             self._look(trainer, pl_module)
 
@@ -187,7 +188,7 @@ class Divergence(Callback):
         self.good_step = trainer.global_step
 
     def _look(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Raises HeatposeError where the losses since the last look are no good, on any device."""
+        """Raises HeatposeError if the losses of the window diverge on any device."""
         losses = torch.stack(self.losses).float().tolist()
         self.losses = []
         bad = next((loss for loss in losses if not math.isfinite(loss)), None)

@@ -1,4 +1,4 @@
-"""Device and precision of a training; settings that Lightning refuses become one sentence."""
+"""Device, precision and processes of a training; errors of Lightning as one sentence."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from heatpose.utils.process import is_first_process
 Device = Literal["cuda", "mps", "cpu"]
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 _SHORT = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-"""Lightning's older names, which many configurations still have."""
+"""Lightning's older names, which many configurations still use."""
 CPUINFO = Path("/proc/cpuinfo")
 _SAFE = "trainer.accelerator=auto trainer.devices=1 trainer.num_nodes=1 trainer.strategy=auto"
 _HYDRA_ADVICE = ", set env var HYDRA_FULL_ERROR=1 to see chained exception."
 
 
 def device_type(accelerator: str) -> Device:
-    """The kind of device that `trainer.accelerator` stands for on this machine.
+    """Resolves `trainer.accelerator` to a kind of device of this machine.
 
     Raises:
-        HeatposeError: It names a kind of GPU that torch cannot use here.
+        HeatposeError: It requires a GPU that torch cannot use here.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "cuda"
@@ -46,10 +46,10 @@ def device_type(accelerator: str) -> Device:
 
 
 def cpu_has_bf16(cpuinfo: Path = CPUINFO) -> bool:
-    """Whether the processor multiplies bfloat16 in hardware (AVX512_BF16).
+    """Whether the CPU multiplies bfloat16 in hardware (AVX512_BF16).
 
     Args:
-        cpuinfo: In the form of Linux's /proc/cpuinfo; without such a file the answer is no.
+        cpuinfo: In the form of Linux's /proc/cpuinfo; False without such a file.
     """
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -61,10 +61,10 @@ def cpu_has_bf16(cpuinfo: Path = CPUINFO) -> bool:
 
 
 def best_precision(accelerator: str = "auto", cpuinfo: Path = CPUINFO) -> str:
-    """The precision that suits the device.
+    """The best precision of the device.
 
-    bfloat16 mixed precision where the device computes it in hardware, else float16 mixed precision
-    on a CUDA GPU and float32 elsewhere.
+    bfloat16 mixed precision if the device computes it in hardware, else float16 mixed precision on
+    a CUDA GPU and float32 elsewhere.
 
     Args:
         accelerator: Of the trainer.
@@ -81,8 +81,8 @@ def usable_precision(wanted: object, accelerator: str, cpuinfo: Path = CPUINFO) 
     """The precision to train with.
 
     Args:
-        wanted: `trainer.precision`. "auto" becomes the device's best. So does "16-mixed" on a
-            processor, which a line on standard output tells.
+        wanted: `trainer.precision`. "auto" becomes the device's best, as does "16-mixed" on a CPU,
+            which is printed.
         accelerator: Of the trainer.
         cpuinfo: As for `cpu_has_bf16`.
 
@@ -90,8 +90,7 @@ def usable_precision(wanted: object, accelerator: str, cpuinfo: Path = CPUINFO) 
         "32-true", "bf16-mixed" or "16-mixed".
 
     Raises:
-        HeatposeError: The precision is unknown, or one of those that would round weights and
-            coordinates as well.
+        HeatposeError: The precision is unknown, or would round weights and coordinates as well.
     """
     precision = _SHORT.get(str(wanted), str(wanted))
     if precision not in PRECISIONS:
@@ -108,13 +107,13 @@ def usable_precision(wanted: object, accelerator: str, cpuinfo: Path = CPUINFO) 
 
 @contextmanager
 def refused_in_one_sentence() -> Iterator[None]:
-    """Around building and running a trainer: errors of its settings as `HeatposeError`.
+    """Converts errors of building and running a trainer to `HeatposeError`.
 
-    These are the settings that Lightning refuses, and a full memory of the GPU. Errors that other
-    code raises pass.
+    Converted are settings that Lightning refuses, and a GPU out of memory. Errors of other code
+    pass.
 
     Raises:
-        HeatposeError: As said.
+        HeatposeError: As described.
     """
     try:
         yield
@@ -129,7 +128,7 @@ def refused_in_one_sentence() -> Iterator[None]:
         if ours or not (isinstance(error, InstantiationException) or _from_lightning(error)):
             raise
         whole = " ".join(str(error).replace(_HYDRA_ADVICE, "").split())
-        reason = whole.split(". ")[0].rstrip(".!")  # what follows is Lightning's advice
+        reason = whole.split(". ")[0].rstrip(".!")  # Lightning's advice follows
         raise HeatposeError(
             f"The trainer cannot run with these settings: {reason}; correct what is named, or"
             f" go back to {_SAFE}."
@@ -137,7 +136,7 @@ def refused_in_one_sentence() -> Iterator[None]:
 
 
 def _from_lightning(error: Exception) -> bool:
-    """Whether it is one of Lightning's own refusals: of its own kind, or raised in its code."""
+    """Whether Lightning raised the error: by its type, or by the module that raised it."""
     if isinstance(error, MisconfigurationException):
         return True
     if not isinstance(error, ValueError | TypeError | RuntimeError | ImportError):
@@ -155,20 +154,19 @@ _STARTED_BY_OTHERS = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
 
 @contextmanager
 def several_processes(*trained: str) -> Iterator[None]:
-    """For a training: Lightning starts the other processes with this one's command line.
+    """Prepares a training on several devices, whose processes Lightning starts.
 
-    And leaves its settings in the environment.
-
-    In a sweep that command line would start the whole sweep again; the others get what makes this
-    member. Afterwards the process group is gone and the environment as it was, so that a further
-    training in this process can start processes of its own.
+    Lightning starts them with this process's command line and leaves its settings in the
+    environment. In a sweep that command line would start the whole sweep again, so it is replaced
+    by that of the sweep run. At the end the process group is destroyed and the environment
+    restored, so that the next training in this process can start processes of its own.
 
     Args:
-        *trained: Overrides that a sweep has decided, such as the run's name.
+        *trained: Overrides that the sweep has determined, such as the run's name.
 
     Raises:
-        HeatposeError: Lightning could not start this program again: it is a worker of another one,
-            such as joblib's.
+        HeatposeError: Lightning cannot start this program again, because it is a worker of another
+            one, such as joblib.
     """
     argv, environment = sys.argv, {name: os.environ.get(name) for name in _FROM_LIGHTNING}
     if not any(name in os.environ for name in _STARTED_BY_OTHERS):
@@ -190,9 +188,9 @@ def several_processes(*trained: str) -> Iterator[None]:
 
 
 def program(called: str) -> list[str]:
-    """What was called, as a file that Python can run: train.py, or the file behind "heatpose".
+    """The called program as a file that Python can run: train.py, or the file behind "heatpose".
 
-    The console script itself need not be on the path, and is not Python on Windows.
+    The console script itself may be missing from the path, and is not a Python file on Windows.
     """
     name, *command = called.split()
     if name != "heatpose" or not command or Path(called).is_file():
@@ -201,10 +199,7 @@ def program(called: str) -> list[str]:
 
 
 def sweep_run_arguments(arguments: Sequence[str], trained: Sequence[str]) -> list[str]:
-    """The command line that makes one member of a sweep.
-
-    The call's options, the member's overrides, what the sweep has decided.
-    """
+    """The command line of one sweep run: the call's options, overrides of run and sweep."""
     options = [
         a
         for a in arguments
@@ -217,7 +212,7 @@ def _require_own_program() -> None:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None and not spec.name.startswith("heatpose"):
         raise HeatposeError(
-            "A member in a process of its own cannot start more for further devices; use"
+            "A sweep run in a process of its own cannot start more for further devices; use"
             " trainer.devices=1, or hydra/launcher=basic or slurm."
         )
 
@@ -230,5 +225,5 @@ def _leave_group() -> None:
 
 
 def in_sweep() -> bool:
-    """True inside a member of a sweep."""
+    """True inside a sweep run."""
     return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN

@@ -1,7 +1,4 @@
-"""One training run: objects in, the best checkpoint out.
-
-Interrupted runs go on where they stopped.
-"""
+"""Runs a training and returns its best checkpoint; resumes interrupted runs."""
 
 from __future__ import annotations
 
@@ -30,27 +27,27 @@ FINGERPRINT = "configuration.json"
 
 
 def open_run(folder: Path, configuration: dict[str, Any], resume: bool) -> Path | None:
-    """Prepares the folder of a run and finds where to go on.
+    """Prepares the folder of a run and finds the checkpoint to resume from.
 
     Args:
         folder: `runs/<name>`.
-        configuration: What the run is; a folder of another configuration is not continued.
-        resume: Go on with an interrupted run; else start anew, dropping its checkpoints.
+        configuration: Plain values; a folder of another configuration is not resumed.
+        resume: Whether to resume an interrupted run; else its folder is removed.
 
     Returns:
-        The last checkpoint of an interrupted or finished run, else None.
+        The last checkpoint of an interrupted or finished run; None for a new run.
 
     Raises:
         HeatposeError: The folder holds a checkpoint of another configuration.
     """
     fingerprint = sha256_of_json(configuration)
     record, last = folder / FINGERPRINT, folder / "checkpoints" / "last.ckpt"
-    # only what is known to be a run is ever removed
+    # only folders of runs are removed
     if not resume and record.is_file() and is_first_process():
         shutil.rmtree(folder)
     if not resume and not is_first_process():
         return None
-    # a run that failed before its first checkpoint is in nobody's way
+    # a run that failed before its first checkpoint is overwritten
     if last.is_file() and record.is_file():
         known = read(record)
         if known.get("fingerprint") != fingerprint:
@@ -71,14 +68,14 @@ def open_run(folder: Path, configuration: dict[str, Any], resume: bool) -> Path 
 
 @contextmanager
 def only_this_process(folder: Path) -> Iterator[None]:
-    """Keeps a second process from training the same run.
+    """Prevents two processes from training the same run.
 
-    Processes that Lightning starts for further devices share the first one's right.
+    Processes that Lightning starts for further devices are part of the first one's run.
 
     Raises:
         HeatposeError: Another process trains it.
     """
-    if getattr(rank_zero_only, "rank", 0):  # set by Lightning where there are several
+    if getattr(rank_zero_only, "rank", 0):  # set by Lightning if there are several
         yield
         return
     with only_one(folder.parent, folder.name, "The run"):
@@ -86,17 +83,17 @@ def only_this_process(folder: Path) -> Iterator[None]:
 
 
 def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Path | None) -> Path:
-    """Trains, or goes on from `last`.
+    """Trains, or resumes from `last`.
 
     Returns:
-        The best checkpoint by OKS on the held-out people.
+        The best checkpoint by OKS on the held-out instances.
 
     Raises:
         HeatposeError: `last` is not a checkpoint, Lightning refuses the settings, or training was
             interrupted or ended without a checkpoint.
     """
     if last is not None:
-        load_checkpoint(last)  # refuses what is none; Lightning's own words would be a traceback
+        load_checkpoint(last)  # refuses other files; Lightning would raise a traceback
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
     try:
@@ -110,7 +107,7 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except SystemExit as stopped:  # Lightning's answer to Ctrl-C
         raise InterruptedRun(
-            "Training was interrupted; the same command goes on from the last checkpoint."
+            "Training was interrupted; the same command resumes from the last checkpoint."
         ) from stopped
     choosing = [
         c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor
@@ -124,17 +121,14 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
 
 
 def initial_checkpoint(module: PoseModule, folder: Path) -> Path:
-    """Writes the initial weights as a checkpoint, for runs that do not train (`fit=false`)."""
+    """Writes the initial weights as a checkpoint, for runs without training (`fit=false`)."""
     path = folder / "checkpoints" / "initial.ckpt"
     save_checkpoint(path, module.network, module.skeleton, module.preprocessing, **module.metadata)
     return path
 
 
 def callbacks_of(config: dict[str, Callback | None], folder: Path) -> Sequence[Callback]:
-    """The configured callbacks, with the checkpoints' folder filled in.
-
-    Entries that are null are left out.
-    """
+    """The configured callbacks, with the checkpoints' folder set; null entries are left out."""
     chosen = [callback for callback in config.values() if callback is not None]
     for callback in chosen:
         if isinstance(callback, ModelCheckpoint):
@@ -176,14 +170,14 @@ def halved(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes each checkpoint beside its place and renames it.
+    """Writes checkpoints atomically: under another name in the same folder, then renamed.
 
-    Lightning's own way (2.6, `_atomic_save`) writes into the system's folder for temporary files
-    and moves the file, which is a copy where that folder is another file system: a kill in that
-    moment leaves half a checkpoint under the name that the next run would go on from.
+    Lightning (2.6, `_atomic_save`) writes into the system's folder for temporary files and moves
+    the file, which is a copy if that folder is on another file system. A kill during the copy
+    leaves a truncated checkpoint under the name from which the next run would resume.
 
     Args:
-        half: Writes what `halved` makes of a checkpoint.
+        half: Writes checkpoints in half precision (`halved`).
     """
 
     def __init__(self, half: bool = False) -> None:
@@ -192,7 +186,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Writes the file; the older one of that name is there until the new one is whole.
+        """Writes the file; an existing one is replaced when the new one is complete.
 
         Raises:
             HeatposeError: It cannot be written, or `half` is set and a weight exceeds float16.
@@ -206,6 +200,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             reason = getattr(error, "strerror", None) or "is the disk full?"
             raise HeatposeError(
-                f"Checkpoint '{target}' cannot be written ({reason}); make room, and the same"
-                " command goes on from the last whole one."
+                f"Checkpoint '{target}' cannot be written ({reason}); make room, and the same "
+                "command resumes from the last complete one."
             ) from error

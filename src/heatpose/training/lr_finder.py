@@ -1,6 +1,6 @@
-"""Suggests a learning rate by Lightning's range test.
+"""Suggests a learning rate by a range test (Smith, WACV 2017) with Lightning's tuner.
 
-The rate grows from step to step, and the loss falls fastest shortly before the best one.
+The rate is increased from step to step; the suggestion is where the loss falls fastest.
 """
 
 from __future__ import annotations
@@ -23,35 +23,34 @@ if TYPE_CHECKING:
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
 BETA = 0.98
-"""Of Lightning's running average."""
+"""Decay of Lightning's running average of the loss."""
 CURVE, RECORD = "lr_find.png", "lr_find.json"
 
 
 def find_rate(
     module: PoseModule, data: PoseData, trainer: lightning.Trainer, folder: Path, steps: int = STEPS
 ) -> float:
-    """Tries rates from `LOWEST` to `HIGHEST` (Smith, WACV 2017), leaves the module as it was.
-
-    And prints what it suggests.
+    """Tries rates from `LOWEST` to `HIGHEST` and prints a suggestion; restores the module.
 
     Args:
-        module: Untrained, or with the weights to go on from.
-        data: What is learnt from.
-        trainer: A fresh one.
-        steps: How many rates.
+        module: Untrained, or with the weights to start from.
+        data: Training data.
+        trainer: A new one.
         folder: Gets the curve as an image, `lr_find.png`, and as numbers, `lr_find.json`.
+        steps: Number of rates.
 
     Returns:
         The rate where the smoothed loss falls most steeply.
 
     Raises:
-        HeatposeError: The loss never falls, or Lightning refuses the trainer's settings.
+        HeatposeError: The loss does not fall at any rate, or Lightning refuses the trainer's
+            settings.
     """
     from lightning.pytorch.tuner.tuning import Tuner
 
     from heatpose.training.devices import refused_in_one_sentence
 
-    trainer.fit_loop.max_epochs = steps  # the number of steps ends it, however few make an epoch
+    trainer.fit_loop.max_epochs = steps  # ended by the number of steps
     with refused_in_one_sentence():
         found = Tuner(trainer).lr_find(
             module,
@@ -69,8 +68,8 @@ def find_rate(
     rate = steepest(rates, losses)
     if rate is None:
         raise HeatposeError(
-            "The loss falls at no learning rate, so none can be suggested; look at the data"
-            " (heatpose data) and the loss."
+            "The loss does not fall at any learning rate, so none can be suggested; check the "
+            "data (heatpose data) and the loss."
         )
     folder.mkdir(parents=True, exist_ok=True)
     curve = {
@@ -87,11 +86,11 @@ def find_rate(
 
 
 def step_losses(averages: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The losses of single steps out of Lightning's running averages, f64[n].
+    """The losses of single steps from Lightning's running averages, f64[n].
 
-    Lightning (`lr_finder._LRCallback`, 2.6) gives average / (1 - beta^(n + 1)) after n steps;
-    without bias it were beta^n. Its curve therefore starts at half the loss and climbs, and its own
-    suggestion looks for a fall in that.
+    Lightning (`lr_finder._LRCallback`, 2.6) divides the average after n steps by 1 - beta^(n + 1)
+    instead of 1 - beta^n. Its curve therefore starts at half the loss and rises, which distorts its
+    own suggestion.
     """
     steps = np.arange(1, len(averages) + 1)
     running = averages * (1 - BETA ** (steps + 1))
@@ -102,7 +101,7 @@ def step_losses(averages: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def smoothed(losses: NDArray[np.float64], beta: float = 0.9) -> NDArray[np.float64]:
-    """Running average without bias, f64[n]: the weights of the n losses seen add up to 1."""
+    """Bias-corrected running average, f64[n]."""
     result, running = np.empty_like(losses), 0.0
     for i, loss in enumerate(losses):
         running = beta * running + (1 - beta) * loss
@@ -113,16 +112,22 @@ def smoothed(losses: NDArray[np.float64], beta: float = 0.9) -> NDArray[np.float
 def steepest(
     rates: NDArray[np.float64], losses: NDArray[np.float64], skip: int = 5
 ) -> float | None:
-    """The rate, before the lowest loss, at which the loss falls fastest over the rate's logarithm.
+    """The rate, before the minimum, with the steepest fall of the loss over the rate's logarithm.
 
-    None where it never falls.
+    Args:
+        rates: f64[n], increasing.
+        losses: f64[n], smoothed.
+        skip: Number of first steps to ignore.
+
+    Returns:
+        The rate; None if the loss does not fall.
     """
     good = np.isfinite(losses)
     rates, losses = rates[good][skip:], losses[good][skip:]
     end = int(losses.argmin()) + 1 if len(losses) else 0
     if end < 3:
         return None
-    # at the lowest loss itself it is too late
+    # without the minimum itself
     slope = np.gradient(losses[:end], np.log10(rates[:end]))[:-1]
     return float(rates[slope.argmin()]) if slope.min() < 0 else None
 
@@ -134,10 +139,7 @@ def curve_image(
     width: int = 900,
     height: int = 560,
 ) -> NDArray[np.uint8]:
-    """The loss over the learning rate (logarithmic), u8[height, width, 3].
-
-    The chosen rate is marked.
-    """
+    """Plots the loss over the learning rate (logarithmic): u8[height, width, 3]."""
     from PIL import Image, ImageDraw
     from PIL.ImageFont import load_default
 

@@ -1,13 +1,18 @@
-"""The Lightning module: network, loss, optimiser.
+"""The Lightning module: network, loss, optimiser and validation by OKS.
 
-And the published OKS on the held-out people after each epoch.
+To add a learning-rate schedule:
+
+1. Write a function here that takes `optimizer` and `total_steps` and returns a scheduler that is
+   stepped after every batch.
+2. Name it as `_target_` (with `_partial_: true`) in a file of `conf/scheduler/`.
+3. Select it with `scheduler=NAME`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import lightning
 import numpy as np
@@ -17,9 +22,9 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
 from heatpose.data.augment import Photometric, paint
-from heatpose.data.batches import sampled
-from heatpose.data.datamodule import Batch, in_order
-from heatpose.distill.loss import Distillation
+from heatpose.data.batches import Batch, resample
+from heatpose.data.datamodule import in_order
+from heatpose.distill.loss import Distillation, TeacherBatch
 from heatpose.errors import HeatposeError
 from heatpose.evaluation.metrics import keypoint_similarity, mean_over_labelled
 from heatpose.models.checkpoint import KEY, describe
@@ -34,21 +39,31 @@ OptimizerFactory = Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
 SchedulerFactory = Callable[..., torch.optim.lr_scheduler.LRScheduler]
 
 
+class Optimization(NamedTuple):
+    """How the weights are updated.
+
+    Attributes:
+        optimizer: Makes the optimiser from parameter groups.
+        scheduler: Makes a per-step schedule from `optimizer` and `total_steps`.
+    """
+
+    optimizer: OptimizerFactory
+    scheduler: SchedulerFactory
+
+
 class PoseModule(lightning.LightningModule):
     """Trains one network.
 
     Args:
         network: With one head or four.
-        loss: Takes what the network gives, points, labelled and box.
+        loss: Takes the network's output, points, labelled and box.
         skeleton: The channels.
-        preprocessing: Of the input; written into each checkpoint.
-        optimizer: Makes the optimiser out of parameter groups.
-        scheduler: Makes a per-step schedule out of `optimizer` and `total_steps`.
-        photometric: Colour changes of training batches; None for none.
-        metadata: Plain values for the checkpoint's description (where the weights and the data come
-            from).
-        distillation: The term of a teacher that has looked at the training people; None for none.
-        compile: Lets torch compile the network on its first batch of each size.
+        preprocessing: Of the input; stored in each checkpoint.
+        optimization: Optimiser and schedule.
+        photometric: Photometric augmentation of training batches; None for none.
+        metadata: Plain values for the checkpoint's description (origin of weights and data).
+        distillation: Term of the loss from a teacher's output for the training instances; None for
+            none.
 
     Raises:
         HeatposeError: The loss is for the other kind of network.
@@ -60,12 +75,10 @@ class PoseModule(lightning.LightningModule):
         loss: HeatmapLoss | FourHeadLoss,
         skeleton: Skeleton,
         preprocessing: Preprocessing,
-        optimizer: OptimizerFactory,
-        scheduler: SchedulerFactory,
+        optimization: Optimization,
         photometric: Photometric | None = None,
         metadata: dict[str, Any] | None = None,
         distillation: Distillation | None = None,
-        compile: bool = False,
     ) -> None:
         super().__init__()
         heads = network.settings["heads"]
@@ -76,14 +89,10 @@ class PoseModule(lightning.LightningModule):
                 f" {choice}."
             )
         self.network = network.train().to(memory_format=torch.channels_last)
-        if compile:
-            # in its place: names of weights and checkpoints stay as they are
-            self.network.compile()
         self.loss = loss
         self.skeleton = skeleton
         self.preprocessing = preprocessing
-        self.make_optimizer = optimizer
-        self.make_scheduler = scheduler
+        self.make_optimizer, self.make_scheduler = optimization
         self.photometric = photometric
         self.metadata = metadata or {}
         self.distillation = distillation
@@ -98,9 +107,11 @@ class PoseModule(lightning.LightningModule):
         return output
 
     def poses(self, output: Tensor | PoseMaps) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """What `forward` gave -> f32[B, K, 3] x.
+        """Decodes the output of `forward`.
 
-        Y as fractions of the input and the value of the highest cell or, with four heads, a score.
+        Returns:
+            f32[B, K, 3]: x and y as fractions of the input, and the value of the highest cell or,
+            with four heads, the score.
         """
         return (
             decode_maps(PoseMaps(*(m.float() for m in output))).cpu().numpy()
@@ -109,16 +120,15 @@ class PoseModule(lightning.LightningModule):
         )
 
     def _loss(self, stage: str, output: Tensor | PoseMaps, batch: Batch) -> Tensor:
-        """The loss, and where it has several terms each of them in the log."""
+        """The loss; if it has several terms, each is logged."""
         points, labelled = batch["points"], batch["labelled"]
-        teaching = self.distillation if stage == "train" else None
-        if teaching is not None:
-            points, labelled = teaching.labels(batch)
-        terms = self.loss.terms(output, points, labelled, batch["box"])  # type: ignore[arg-type]  # they fit: see __init__
-        if teaching is not None:
-            terms["distill"] = teaching(
-                output.heatmaps if isinstance(output, PoseMaps) else output, batch
-            )
+        distillation = self.distillation if stage == "train" else None
+        if distillation is not None:
+            points, labelled = distillation.labels(cast(TeacherBatch, batch))
+        terms = self.loss.terms(output, points, labelled, batch["box"])  # type: ignore[arg-type]  # __init__ checks it
+        if distillation is not None:
+            logits = output.heatmaps if isinstance(output, PoseMaps) else output
+            terms["distill"] = distillation(logits, batch)
         if len(terms) > 1:
             logged = {f"{stage}/{name}_loss": term for name, term in terms.items()}
             self.log_dict(
@@ -126,18 +136,16 @@ class PoseModule(lightning.LightningModule):
             )
         return torch.stack([*terms.values()]).sum()
 
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Adds what the teacher says about a training batch."""
+    def on_before_batch_transfer(self, batch: TeacherBatch, dataloader_idx: int) -> TeacherBatch:
+        """Adds the teacher's targets to a training batch."""
         if self.training and self.distillation is not None:
-            batch |= self.distillation.look_up(batch["index"], batch["matrix"])
+            targets = self.distillation.look_up(batch["index"], batch["matrix"])
+            batch |= targets  # type: ignore[typeddict-item]  # a part of the keys
         return batch
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """What is done for the whole batch on the device.
-
-        Sampling, where the loader left it, colours, patches.
-        """
-        batch = sampled(batch)
+    def on_after_batch_transfer(self, batch: TeacherBatch, dataloader_idx: int) -> TeacherBatch:
+        """Runs the batched steps on the device: sampling, photometric augmentation, occlusion."""
+        resample(batch)
         if self.training and self.photometric is not None:
             batch["image"] = self.photometric(batch["image"], batch["colour"])
         if self.training and "patches" in batch:
@@ -145,7 +153,7 @@ class PoseModule(lightning.LightningModule):
         return batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step's loss."""
+        """The loss of one step."""
         loss = self._loss("train", self(batch["image"]), batch)
         self.log(
             "train/loss",
@@ -159,7 +167,7 @@ class PoseModule(lightning.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Stops on a loss that is no number: what follows could only waste time."""
+        """Ends the run if the training loss of the epoch is not finite."""
         loss = self.trainer.callback_metrics.get("train/loss_epoch")
         if loss is not None and not torch.isfinite(loss):
             raise HeatposeError(
@@ -168,9 +176,10 @@ class PoseModule(lightning.LightningModule):
             )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
-        """OKS of the held-out people, under the protocol's formula in the frame of their view.
+        """OKS of the held-out instances, by the published formula in the frame of their crops.
 
-        Returns what `forward` gave, for images.
+        Returns:
+            The output of `forward`, for the prediction grid.
         """
         output: Tensor | PoseMaps = self(batch["image"])
         self.log(
@@ -193,7 +202,7 @@ class PoseModule(lightning.LightningModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `val/oks`, mean OKS in percent, of the people of all processes."""
+        """Logs `val/oks`, the mean OKS in percent over the instances of all processes."""
         values = torch.from_numpy(np.concatenate(self.validation_oks))
         if self.trainer.world_size > 1:
             gathered = self.all_gather(values.float().to(self.device))
@@ -204,10 +213,7 @@ class PoseModule(lightning.LightningModule):
         self.validation_oks.clear()
 
     def configure_optimizers(self) -> Any:
-        """The optimiser (no weight decay on biases and norms) and its schedule.
-
-        Stepped after every batch.
-        """
+        """The optimiser, without weight decay on biases and norms, and its per-step schedule."""
         matrices = [p for p in self.network.parameters() if p.dim() > 1]
         vectors = [p for p in self.network.parameters() if p.dim() <= 1]
         optimizer = self._fitting_optimizer()(
@@ -222,9 +228,9 @@ class PoseModule(lightning.LightningModule):
         }
 
     def _fitting_optimizer(self) -> Callable[..., torch.optim.Optimizer]:
-        """As configured, but not fused where float16 gradients are scaled and must be clipped.
+        """The configured factory, but unfused if float16 gradients are scaled and clipped.
 
-        A fused optimiser unscales them inside its step, after they would have been clipped.
+        A fused optimiser unscales gradients inside its step, which is after the clipping.
         """
         factory: Callable[..., torch.optim.Optimizer] = self.make_optimizer
         fused = getattr(factory, "keywords", {}).get("fused")
@@ -238,10 +244,10 @@ class PoseModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning's clipping, for a fused optimiser under bfloat16 too.
+        """Clips as Lightning does, and also for a fused optimiser under bfloat16.
 
-        Lightning refuses that because a fused optimiser can unscale gradients inside its step.
-        Those of bfloat16 are not scaled, so they are clipped as they are without mixed precision.
+        Lightning refuses the latter, because a fused optimiser can unscale gradients inside its
+        step. Gradients in bfloat16 are not scaled, so they are clipped as without mixed precision.
         """
         plugin = self.trainer.precision_plugin
         if not isinstance(plugin, MixedPrecision) or plugin.scaler is not None:
@@ -251,7 +257,7 @@ class PoseModule(lightning.LightningModule):
         super(MixedPrecision, plugin).clip_gradients(optimizer, gradient_clip_val or 0, algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the description that makes a checkpoint usable on its own."""
+        """Stores the description with which the checkpoint can be used on its own."""
         oks = self.trainer.callback_metrics.get("val/oks")
         checkpoint[KEY] = describe(
             self.network,
@@ -266,9 +272,12 @@ class PoseModule(lightning.LightningModule):
 def warmup_cosine(
     optimizer: torch.optim.Optimizer, total_steps: int, warmup: float = 0.05
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Linear warm-up over the share `warmup` of the steps, then cosine to a ten-thousandth.
+    """Linear warm-up, then cosine decay to a ten-thousandth of the rate.
 
-    Both by torch's own schedules.
+    Args:
+        optimizer: With the peak rates.
+        total_steps: Of the training.
+        warmup: Fraction of the steps.
     """
     schedulers = torch.optim.lr_scheduler
     first = min(max(1, int(warmup * total_steps)), max(1, total_steps - 1))
@@ -281,7 +290,7 @@ def warmup_cosine(
 def constant(
     optimizer: torch.optim.Optimizer, total_steps: int, warmup: float = 0.05
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Linear warm-up over the share `warmup` of the steps, then the same rate."""
+    """Linear warm-up over the fraction `warmup` of the steps, then a constant rate."""
     return torch.optim.lr_scheduler.LinearLR(
         optimizer, start_factor=0.01, total_iters=max(1, int(warmup * total_steps))
     )

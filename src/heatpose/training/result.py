@@ -1,7 +1,4 @@
-"""What a run came to: `runs/<run>/result.json`, which a sweep reads to go on.
-
-And the numbers that a search looks at.
-"""
+"""The result of a run: `runs/<run>/result.json`, read to resume a sweep, and search objectives."""
 
 from __future__ import annotations
 
@@ -20,25 +17,22 @@ from heatpose.utils.files import read_json_object, sha256, sha256_of_json, write
 RESULT = "result.json"
 Status = Literal["running", "finished", "failed"]
 OBJECTIVES = ("oks", "int8_oks", "ms", "ram_kib", "flash_kib")
-"""What `objectives` in the configuration may name.
-
-All but the first are those of the first board.
-"""
+"""Names allowed in `objectives`. All but the first refer to the first board."""
 PLACES = ("runs", "exports", "hydra", "logger", "resume", "objectives")
-"""Entries that change nothing in a run's files, whatever they are."""
+"""Entries that do not affect the files of a run."""
 
 
 @dataclass(frozen=True)
 class BoardNumbers:
-    """One board's side of a run; None where nothing is known.
+    """Numbers of a run for one board; None if unknown.
 
     Attributes:
-        artefact: Which file the board takes.
+        artefact: The file that the board runs.
         oks: Of that file, in percent.
-        ms: One inference, estimated, as the two below.
-        ram_kib: RAM.
-        flash_kib: Weights.
-        extrapolates: Whether the estimate is outside what it was fitted on.
+        ms: Estimated time of an inference, in milliseconds.
+        ram_kib: Estimated RAM, in KiB.
+        flash_kib: Estimated flash for weights, in KiB.
+        extrapolates: Whether the estimate is outside the range of its fit.
     """
 
     artefact: str
@@ -51,16 +45,16 @@ class BoardNumbers:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """Result of a run.
 
     Attributes:
-        status: "failed" is also a run whose export was refused by a gate.
-        reason: The sentence of a failure.
-        oks: Of the float network, in percent; None where nothing was scored.
+        status: "failed" includes runs whose export failed an acceptance check.
+        reason: Message of a failure.
+        oks: Of the float network, in percent; None if it was not scored.
         files: Artefact -> OKS in percent, of the exported files.
-        boards: Name of a board -> its numbers; the first is the one that the run is for.
+        boards: Name of a board -> its numbers; the first is the target of the run.
         bundle: Folder of the export.
-        seconds: That the run took, this time.
+        seconds: Duration of the last invocation.
     """
 
     status: Status = "finished"
@@ -73,10 +67,10 @@ class RunResult:
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> RunResult:
-        """The opposite of `dataclasses.asdict`; entries that it does not know are left out.
+        """The inverse of `dataclasses.asdict`; ignores unknown entries.
 
         Raises:
-            TypeError: Something is missing or of another kind.
+            TypeError: An entry is missing or of another type.
         """
         known = {name: content[name] for name in RunResult.__dataclass_fields__ if name in content}
         boards = {
@@ -85,10 +79,10 @@ class RunResult:
         return RunResult(**{**known, "boards": boards})
 
     def objective(self, name: str) -> float:
-        """A number by its name in `OBJECTIVES`; NaN where the run has none, or has failed.
+        """The value of an objective by its name in `OBJECTIVES`; NaN if missing or the run failed.
 
         Raises:
-            HeatposeError: There is no such number.
+            HeatposeError: The name is unknown.
         """
         if name not in OBJECTIVES:
             raise HeatposeError(
@@ -102,7 +96,7 @@ class RunResult:
         return math.nan if value is None or self.status == "failed" else float(value)
 
     def objectives(self, names: Sequence[str]) -> float | tuple[float, ...]:
-        """What the entry returns to Hydra: one number, or as many as there are names."""
+        """The values for Hydra: one number, or a tuple for several names."""
         values = tuple(self.objective(name) for name in names)
         return values[0] if len(values) == 1 else values
 
@@ -115,9 +109,9 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def fingerprint(config: DictConfig) -> str:
-    """sha256 of all that decides what a run comes to.
+    """SHA-256 of everything that determines the result of a run.
 
-    The configuration without its places, and the weights that it begins with and learns from.
+    The configuration without `PLACES`, and the weights of its initialisation and its teacher.
     """
     values = {key: value for key, value in plain(config).items() if key not in PLACES}
     named = [
@@ -133,10 +127,7 @@ def fingerprint(config: DictConfig) -> str:
 
 
 def keep(folder: Path, config: DictConfig, result: RunResult) -> None:
-    """Writes a run's result into its folder, with the sha256 of its bundle's manifest.
-
-    A later export takes the result's place.
-    """
+    """Writes the result into the folder of the run, with the SHA-256 of the bundle's manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(
         folder / RESULT,
@@ -149,10 +140,7 @@ def keep(folder: Path, config: DictConfig, result: RunResult) -> None:
 
 
 def finished(folder: Path, config: DictConfig) -> RunResult | None:
-    """The result of an earlier run with the same configuration whose bundle is still what it was.
-
-    None where there is none.
-    """
+    """The result of a finished run with the same configuration and unchanged bundle, else None."""
     content = read(folder / RESULT)
     if content.get("fingerprint") != fingerprint(config):
         return None

@@ -1,9 +1,8 @@
-"""One network learns to say what another says, on images that both see.
+"""Self-distillation: fits a student to a teacher's output on unlabelled images.
 
-No label takes part (Hinton et al. 2015).
-
-For students that are the teacher in another form (rounded to int8, or with another way of
-upsampling); `distill.loss` is for learning beside labels.
+For students that are another form of the teacher: quantised to int8, or with other upsampling
+layers (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015). `distill.loss` is for
+distillation with labels.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning
 import numpy as np
@@ -27,31 +26,23 @@ from heatpose.pose.preprocessing import Preprocessing
 from heatpose.training.progress import TrainingProgress
 from heatpose.utils.process import keep_freed_memory
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from heatpose.models.movenet import MoveNet
-    from heatpose.pose.preprocessing import Preprocessing
-
-
 _LOGITS = ("heatmap", "centre")
-_AMOUNT = 2.0  # of sharpening, at most
+_AMOUNT = 2.0  # maximum amount of sharpening
 Maps = dict[str, Tensor]
 """Head -> its maps f[B, C, H, W]."""
 
 
 @dataclass(frozen=True)
 class DistillationSchedule:
-    """How long a student learns.
+    """Schedule of a self-distillation.
 
     Attributes:
-        steps: Of the optimiser.
-        batch_size: Images a step.
-        seed: Of the order.
-        lower: What to lower where the loss is no number any more, for the error.
-        otherwise: What to choose where there are no images, for the error.
-        sharpen: Share of the images that are `sharpened`, each by an amount drawn up to 2.
+        steps: Optimiser steps.
+        batch_size: Images per step.
+        seed: Of the order and the sharpening.
+        lower: Setting to lower if the loss diverges, for the error message.
+        otherwise: Setting to choose if there are no images, for the error message.
+        sharpen: Fraction of the images that are `sharpened`, by a random amount up to 2.
     """
 
     steps: int
@@ -72,24 +63,24 @@ def fit_model(
     *,
     progress: bool = True,
 ) -> None:
-    """Trains a student by Adam: a short linear rise of the rates, then cosine to nothing.
+    """Trains a student in place with Adam, a linear warm-up and cosine decay to zero.
 
     Args:
-        student: Normalised images f32[B, 3, S, S] -> a network's maps; its parameters change.
-        groups: Parameters and rates, as `torch.optim.Adam` takes them.
-        teacher: Is asked about every image of every step.
-        images: u8[N, S, S, 3], as the network gets them; each is also shown mirrored.
+        student: Maps normalised images f32[B, 3, S, S] to a network's maps.
+        groups: Parameter groups of `torch.optim.Adam`.
+        teacher: Gives the targets of every step.
+        images: u8[N, S, S, 3] network inputs; also used mirrored.
         preprocessing: Of both networks.
-        schedule: How long.
-        progress: Shows a bar.
+        schedule: Steps, batch size and seed.
+        progress: Whether to show a progress bar.
 
     Raises:
-        HeatposeError: There are no images, or the loss is not a number any more.
+        HeatposeError: There are no images, or the loss is not finite.
     """
     if not len(images):
         raise HeatposeError(
-            "There are no training images to learn from the float network on; give more training"
-            f" images, or choose {schedule.otherwise}."
+            "There are no training images for the self-distillation; give more training images, "
+            f"or choose {schedule.otherwise}."
         )
     keep_freed_memory()
     lightning.seed_everything(schedule.seed, workers=True, verbose=False)
@@ -114,7 +105,7 @@ def fit_model(
         deterministic=True,
     )
     with warnings.catch_warnings():
-        # batch norm as it was trained
+        # batch norm uses its trained statistics
         warnings.filterwarnings("ignore", message="Found .* module\\(s\\) in eval mode")
         trainer.fit(
             _Schedule(student, groups, schedule),
@@ -123,11 +114,11 @@ def fit_model(
 
 
 def distance(found: Maps, teacher: Maps) -> Tensor:
-    """How far a network's maps are from its teacher's, f32[].
+    """Distance f32[] between a network's maps and its teacher's.
 
     Heatmaps and centre: Kullback-Leibler divergence of the softmax over the cells, each map
-    weighted by how sure the teacher is of it (the sigmoid of its peak). Vectors: mean absolute
-    difference, in cells.
+    weighted by the teacher's confidence (sigmoid of its peak). Vectors: 0.1 times the mean absolute
+    difference in cells.
     """
     total = torch.zeros(())
     for head, wanted in teacher.items():
@@ -145,7 +136,7 @@ def distance(found: Maps, teacher: Maps) -> Tensor:
 
 
 def maps_of(output: Tensor | PoseMaps) -> Maps:
-    """What a network gives, by head."""
+    """The maps of a network's output by head."""
     if isinstance(output, Tensor):
         return {"heatmap": output}
     return {
@@ -157,15 +148,15 @@ def maps_of(output: Tensor | PoseMaps) -> Maps:
 
 
 def sharpened(images: Tensor, amounts: Tensor) -> Tensor:
-    """Images with harder edges: image + amount * (image - mean of the 3x3 around).
+    """Sharpens edges: image + amount * (image - mean of its 3x3 neighbourhood).
 
-    Nearest sampling of a large photograph leaves harder edges than a view of a small one. A student
-    that has seen soft images alone comes near its teacher on those, and leaves it on photographs
-    as they are met in use.
+    Nearest sampling of a large photograph leaves harder edges than an augmented sample of a small
+    one. A student that was trained on soft images only matches its teacher on those, but less on
+    photographs as they occur in deployment.
 
     Args:
         images: u8[B, 3, H, W].
-        amounts: f32[B], 0 leaves an image as it is.
+        amounts: f32[B]; 0 does not change an image.
 
     Returns:
         u8[B, 3, H, W].
@@ -191,14 +182,13 @@ class _Schedule(lightning.LightningModule):
         loss = distance(found, _split(teacher, found))
         if not torch.isfinite(loss):
             raise HeatposeError(
-                "The loss against the float network is no number any more; lower"
-                f" {self.schedule.lower}."
+                f"The self-distillation loss is not finite; lower {self.schedule.lower}."
             )
         self.log("loss", loss, prog_bar=True)
         return loss
 
     def configure_optimizers(self) -> Any:
-        """Adam, stepwise rates."""
+        """Adam with a per-step schedule."""
         optimizer = torch.optim.Adam(self.groups)
         steps = self.schedule.steps
         rise = max(1, steps // 20)
@@ -216,17 +206,14 @@ class _Schedule(lightning.LightningModule):
 
 
 def _split(joined: Tensor, like: Maps) -> Maps:
-    """One tensor f[B, C, H, W] -> the heads whose channels it holds one after the other."""
+    """Splits concatenated channels f[B, C, H, W] into the heads of `like`."""
     return dict(
         zip(like, torch.split(joined, [maps.shape[1] for maps in like.values()], 1), strict=True)
     )
 
 
 class _Images(Dataset[list[Tensor]]):
-    """Images, as they are and mirrored, sharpened or not.
-
-    And what the teacher says about them.
-    """
+    """Images, plain and mirrored, some of them sharpened, with the teacher's maps."""
 
     def __init__(
         self,
@@ -260,16 +247,15 @@ class _Images(Dataset[list[Tensor]]):
 
 @dataclass(frozen=True)
 class UpsamplingTuning:
-    """How long it learns (conf/quant).
+    """Settings of the fine-tuning after upsampling layers were replaced (`conf/quant/`).
 
     Attributes:
-        steps: Of Adam.
-        batch_size: Images a step.
-        images: Training images: views of training people, each as it is and mirrored.
-        rate: Of Adam.
-        seed: Of views and order.
-        sharpen: Share of the images that get harder edges, as nearest sampling makes them of
-            large photographs.
+        steps: Optimiser steps.
+        batch_size: Images per step.
+        images: Number of augmented training images, used plain and mirrored.
+        rate: Learning rate of Adam.
+        seed: Of the augmentation and the order.
+        sharpen: Fraction of sharpened images (`sharpened`).
     """
 
     steps: int = 300
@@ -289,19 +275,20 @@ def tune_upsampling(
     *,
     progress: bool = True,
 ) -> None:
-    """Trains a network in place. Batch-norm statistics and the fixed layers of the upsampling stay.
+    """Fine-tunes a network in place after its upsampling layers were replaced (self-distillation).
+
+    Batch-norm statistics and the weights of the upsampling layers do not change.
 
     Args:
-        network: The teacher's weights under another way of upsampling.
+        network: With the teacher's weights and other upsampling layers.
         teacher: The network as it was trained.
-        images: Training images u8[N, S, S, 3] as the network gets them; never ones that are
-            scored.
+        images: u8[N, S, S, 3] network inputs of the training part.
         preprocessing: Of both.
-        upsampling_tuning: How long and how fast.
-        progress: Shows a bar.
+        upsampling_tuning: Settings.
+        progress: Whether to show a progress bar.
 
     Raises:
-        HeatposeError: There are no images, or the loss is not a number any more.
+        HeatposeError: There are no images, or the loss is not finite.
     """
     network.eval().requires_grad_(True)
     for step in network.pyramid:

@@ -184,7 +184,7 @@ def test_equal_names_in_two_folders(tmp_path: Path, make_image: MakeImage) -> No
     path = write(tmp_path, task(1, "/data/local-files/?d=set/other/a.png", [point("top", 10, 20)]))
     assert formats.read(path).content["images"][0]["file_name"] == "other/a.png"
     path = write(tmp_path, task(1, "a.png", [point("top", 10, 20)]))
-    with pytest.raises(HeatposeError, match=r"both '.*media/a.png' and '.*other/a.png' go by it"):
+    with pytest.raises(HeatposeError, match=r"both '.*media/a.png' and '.*other/a.png' match"):
         formats.read(path)
     assert formats.read(path, tmp_path / "other").content["images"][0]["file_name"] == "a.png"
 

@@ -177,7 +177,7 @@ def test_shapes_that_cannot_be_used_name_file_and_shape(odd: Any, tmp_path: Path
 def test_a_damaged_file_of_a_folder_is_one_sentence(tmp_path: Path) -> None:
     write(tmp_path / "a.json", TOP)
     (tmp_path / "b.json").write_text('{"version": "5.')
-    with pytest.raises(HeatposeError, match=r"b\.json' is no json"):
+    with pytest.raises(HeatposeError, match=r"b\.json' is not JSON"):
         formats.read(tmp_path)
     write(tmp_path / "b.json", TOP, name=3)
     with pytest.raises(HeatposeError, match=r"b\.json' has no imagePath"):

@@ -118,7 +118,7 @@ def test_equal_names_in_subfolders_are_different_images(small: Path, make_image:
         (1, 50),
         (3, 150),
     ]
-    assert "1 images without a label file show nobody" in labels.summary()
+    assert "1 images without a label file have no instances" in labels.summary()
 
 
 def test_missing_pieces_are_counted(small: Path, make_image: MakeImage) -> None:
@@ -285,9 +285,9 @@ def test_a_bomb_of_aliases_is_cheap(small: Path) -> None:
         ("0 0.5 0.5 0.2 0.4 0.1 0.1 0.2 0.2", "(kpt_shape: [2, 2] would fit)"),
         ("0 0.5 0.5 0.2 0.4 25 50 2 0 0 0", "not fractions of the image's width and height"),
         ("0 0.5 0.5 0.2 0.4 0.2 0.5 0.93 0 0 0", "visibility 0.93; it must be 0"),
-        ("0 0.5 0.5 0.2 0.4 0.2 0.5 nan 0 0 0", "something else than numbers"),
-        ("person 0.5 0.5 0.2 0.4 0.2 0.5 2 0 0 0", "something else than numbers"),
-        ("0,0.5,0.5,0.2,0.4", "something else than numbers"),
+        ("0 0.5 0.5 0.2 0.4 0.2 0.5 nan 0 0 0", "a value that is not a finite number"),
+        ("person 0.5 0.5 0.2 0.4 0.2 0.5 2 0 0 0", "a value that is not a finite number"),
+        ("0,0.5,0.5,0.2,0.4", "a value that is not a finite number"),
     ],
 )
 def test_a_line_that_does_not_fit_names_file_and_line(line: str, message: str, small: Path) -> None:

@@ -4,8 +4,8 @@ To add a format:
 
 1. Write a module here with `recognise(request) -> bool` and `read(request) -> LabelSet`
    (`base.Builder` makes the COCO content out of images and instances).
-2. Add it to `FORMATS` below; if its labels are not a file that is given, to `folder.py` as well.
-3. Test it in `tests/data/formats/`, and say in `docs/labels.md` how the tool exports it.
+2. Add it to `FORMATS` below; if its labels are found in a folder, to `folder.py` as well.
+3. Test it in `tests/data/formats/`, and describe in `docs/labels.md` how the tool exports it.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from heatpose.data.formats.yolo import YAML
 from heatpose.errors import HeatposeError
 
 FORMATS = (yolo, labelme, label_studio, coco)
-"""In the order in which they are asked."""
+"""In the order in which `recognise` is called."""
 _message: set[str] = set()
 
 
 def read(path: Path, images: Path | None = None, part: str = "val") -> LabelSet:
     """Reads labels of any known format.
 
-    What was recognised is printed once, unless it is a COCO JSON as it should be.
+    Prints once what was read, unless it is a plain COCO JSON.
 
     Args:
         path: A label file, a `data.yaml`, or a folder of label files.
-        images: Folder of the images; found from the labels, if None.
-        part: "train" or "val", where the path describes several.
+        images: Folder of the images; found from the labels if None.
+        part: "train" or "val", for paths that describe several parts.
 
     Raises:
         HeatposeError: The labels cannot be read, or are of no known format.
@@ -67,7 +67,7 @@ def _format(request: Request) -> ModuleType:
 
 
 def _request(path: Path, images: Path | None, part: str) -> Request:
-    """A folder that is not label files itself is searched for the labels of a part."""
+    """The labels to read; those of a part if `path` is a folder that has several."""
     if path.is_dir():
         from heatpose.data.formats.folder import find_labels, find_part
 

@@ -1,4 +1,4 @@
-"""What every label format gives: COCO content, with an account of how it came about."""
+"""Common parts of the label formats: COCO content, JSON, image files, grouping of points."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from heatpose.utils.image_files import SUFFIXES, UNREADABLE, Orientation, open_i
 
 EXAMPLES = 3
 FEW_NAMES = 17
-"""So many keypoint names are listed; of more, the first ones."""
+"""Maximum number of keypoint names in a summary."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be read.
+    """Labels to read.
 
     Attributes:
         path: Label file, or folder of label files.
-        images: Folder of the image files; None where the format finds it.
+        images: Folder of the image files; None if the reader has to find it.
         part: "train" or "val", for files that describe several parts.
-        content: Of a JSON file, parsed; None of any other path.
+        content: Of a JSON file, parsed; None for any other path.
     """
 
     path: Path
@@ -41,15 +41,15 @@ class Request:
 
 @dataclass
 class LabelSet:
-    """Labels as COCO content, and what was done to get them.
+    """Labels as COCO content, and a record of the conversion.
 
     Attributes:
         format: Name of the format, as `docs/labels.md` calls it.
         path: What was read.
-        folder: The `file_name` entries are relative to it.
+        folder: Image folder; the `file_name` entries are relative to it.
         content: `images`, `annotations` and `categories`, as in a COCO keypoint JSON.
         files: Label files read.
-        notes: What was assumed, a phrase each.
+        notes: Assumptions, a phrase each.
         left_out: Reason -> number of entries that are not in `content`.
         examples: Reason -> the first few of them.
     """
@@ -64,7 +64,7 @@ class LabelSet:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def leave_out(self, reason: str, where: str, count: int = 1) -> None:
-        """Counts entries that are not used."""
+        """Counts entries that are not used, and records examples."""
         self.left_out[reason] += count
         examples = self.examples.setdefault(reason, [])
         if len(examples) < EXAMPLES and where not in examples:
@@ -116,11 +116,11 @@ NONE: Point = (0.0, 0.0, 0)
 
 
 class Builder:
-    """Collects images and instances, and makes a `LabelSet` of them.
+    """Collects images and instances into a `LabelSet`.
 
     Args:
         format: Name of the format.
-        path: What is read.
+        path: Label file or folder.
     """
 
     def __init__(self, format: str, path: Path) -> None:
@@ -134,7 +134,7 @@ class Builder:
         return len(self._images)
 
     def instance(self, image_id: int, box: Box | None, points: Mapping[str, Point]) -> None:
-        """Adds an instance: keypoint name -> point. Without a box it gets that of its points."""
+        """Adds an instance; `points` by keypoint name. Without a box it gets that of its points."""
         self._instances.append((image_id, box, points))
 
     def finish(self, keypoints: Sequence[str], images: Path | None) -> LabelSet:
@@ -142,7 +142,7 @@ class Builder:
 
         Args:
             keypoints: Names, in the order of the category.
-            images: Folder that all file names are to be relative to; that of the images, if None.
+            images: Folder that the file names are made relative to; found from the images if None.
 
         Raises:
             HeatposeError: There is no keypoint.
@@ -199,7 +199,7 @@ def _extent(points: Sequence[tuple[float, float]]) -> Box:
 
 
 def _folder(files: Iterable[Path], wanted: Path) -> Path:
-    """`wanted` where all files are below it, else the nearest folder that holds all of them."""
+    """`wanted` if all files are below it, else their nearest common folder."""
     parents = {os.path.abspath(file.parent) for file in files}
     base = os.path.abspath(wanted)
     if all(parent == base or parent.startswith(base.rstrip(os.sep) + os.sep) for parent in parents):
@@ -212,16 +212,14 @@ def _relative(file: Path, folder: Path) -> str:
 
 
 def keypoint_order(found: Iterable[str]) -> list[str]:
-    """Names in COCO's order where all are COCO's, else in the order in which they come."""
+    """Names in COCO's order if all are COCO's, else in the order of their first occurrence."""
     names = list(dict.fromkeys(found))
     known = bool(names) and set(names) <= set(COCO_17.keypoints)
     return list(COCO_17.keypoints) if known else names
 
 
 def load(path: Path) -> Any:
-    """The parsed content of a JSON file in UTF-8, UTF-16 or UTF-32.
-
-    With a byte order mark or without.
+    """Parses a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Raises:
         HeatposeError: The file is missing, or is not JSON.
@@ -235,35 +233,35 @@ def load(path: Path) -> Any:
         ) from error
     except (ValueError, RecursionError) as error:
         raise HeatposeError(
-            f"Label file '{path}' is no json ({error}); give a COCO keypoint json, "
+            f"Label file '{path}' is not JSON ({error}); give a COCO keypoint json, "
             "or an export that docs/labels.md lists."
         ) from error
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a parsed value is a finite number; true and false are not."""
+    """Whether a parsed value is a finite number and not a boolean."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer that no float can hold
+    except OverflowError:  # an integer beyond the range of a float
         return False
 
 
 ROBOFLOW_COPY = re.compile(r"\.rf\.[0-9A-Za-z]{16,}(?=\.\w+$)")
-"""What Roboflow adds to the name of each augmented copy of an image."""
+"""Suffix that Roboflow adds to the name of each augmented copy of an image."""
 
 
 def original_name(name: str) -> str:
-    """The name that all of Roboflow's augmented copies of an image share; any other as it is."""
+    """The common name of Roboflow's augmented copies of an image; other names are unchanged."""
     return ROBOFLOW_COPY.sub("", name)
 
 
 class ImageFinder:
-    """Finds image files below a folder by the names that an export has for them.
+    """Finds image files below a folder by their names in an export.
 
-    Exports name files by URLs, by paths on the annotator's machine, or by a bare name. The longest
-    end of such a path that exists below the folder is the file; else the one file of that name
+    Exports name files by URLs, by paths on the annotator's machine, or by bare names. The file is
+    the longest suffix of such a path that exists below the folder, else the only file of that name
     in any subfolder.
 
     Args:
@@ -275,7 +273,7 @@ class ImageFinder:
         self._named: dict[str, list[Path]] | None = None
 
     def find(self, *names: str) -> Path | None:
-        """The file that goes by one of these names; None where there is none.
+        """The file with one of these names; None if there is none.
 
         Raises:
             HeatposeError: Several files below the folder have that name.
@@ -288,13 +286,13 @@ class ImageFinder:
             ]
             for first in range(len(parts)):
                 path = self.folder.joinpath(*parts[first:])
-                if os.path.isfile(path):  # unlike pathlib's, False for names that no file can have
+                if os.path.isfile(path):  # unlike pathlib's, False for impossible names
                     return path
         for name in names:
             found = self._by_name().get(name.replace("\\", "/").rsplit("/", 1)[-1], [])
             if len(found) > 1:
                 raise HeatposeError(
-                    f"The labels name '{name}', and both '{found[0]}' and '{found[1]}' go by it; "
+                    f"The labels name '{name}', which both '{found[0]}' and '{found[1]}' match; "
                     "give the folder of the one that was labelled as the image folder."
                 )
             if found:
@@ -319,13 +317,13 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Width and height of the upright image in pixels, from its header; None if unreadable."""
+    """Width and height of the upright image in pixels, from the header; None if unreadable."""
     found = _orientation(path)
     return None if found is None else found.upright
 
 
 def orientations(paths: Sequence[Path]) -> list[Orientation | None]:
-    """Sizes and orientation tags of many files at a time; None for those that are unreadable."""
+    """Sizes and orientation tags of many files, read in parallel; None for unreadable ones."""
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         return list(pool.map(_orientation, paths))
 
@@ -349,7 +347,7 @@ class Mark:
     Attributes:
         name: Of the keypoint.
         point: Position and visibility.
-        owner: Key of its instance; None where the file does not state it.
+        owner: Key of its instance; None if the file does not state it.
     """
 
     name: str
@@ -359,7 +357,7 @@ class Mark:
 
 @dataclass
 class Instance:
-    """Box, where there is one, and keypoint name -> point."""
+    """An instance: its box, if labelled, and keypoint name -> point."""
 
     box: Box | None = None
     points: dict[str, Point] = field(default_factory=dict)
@@ -368,15 +366,15 @@ class Instance:
 def group(
     boxes: Mapping[str, Box], marks: Sequence[Mark], leave_out: Callable[[str], None]
 ) -> list[Instance]:
-    """Puts the points of one image into instances.
+    """Assigns the points of one image to instances.
 
-    A point belongs to the instance that it names. One that names none belongs to the only instance
-    of its image, or to the only box that it lies in.
+    A point belongs to its `owner`. Without one it belongs to the only instance of the image, or to
+    the only box that contains it.
 
     Args:
         boxes: Key of an instance -> its box.
         marks: The points.
-        leave_out: Called with a reason for each point that belongs to no instance.
+        leave_out: Called with a reason for each point that cannot be assigned.
 
     Returns:
         The instances, boxes first, in the order of the file.

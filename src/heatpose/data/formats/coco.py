@@ -13,7 +13,7 @@ from heatpose.errors import HeatposeError
 NAME = "COCO keypoints"
 ROBOFLOW = "_annotations.coco.json"
 PROBED = 20
-"""So many images are looked for to find their folder; some may be missing."""
+"""Number of images that are looked for to find their folder; some may be missing."""
 PAIRED = (
     "instances have the one box of their image, which Label Studio exports apart from keypoints"
 )
@@ -21,23 +21,23 @@ BOXES = "boxes on images with several, which Label Studio exports apart from key
 
 
 def recognise(request: Request) -> bool:
-    """A JSON with images and annotations, or at least with the categories of one."""
+    """Whether the content is a JSON with annotations or categories."""
     content = request.content
     return isinstance(content, dict) and ("annotations" in content or "categories" in content)
 
 
 def name(request: Request) -> str:
-    """Of the format, with the tool that wrote it where the file tells."""
+    """Name of the format, with the tool that wrote the file if it can be recognised."""
     tool = _tool(request)
     return f"{NAME} of {tool}" if tool else NAME
 
 
 def read(request: Request) -> LabelSet:
-    """Takes the content as it is; what Label Studio does otherwise is put right."""
+    """Takes the content as it is, except for Label Studio's, which is corrected."""
     content = request.content
     result = LabelSet(name(request), request.path, request.images or request.path.parent, content)
     if not _is_usual(content):
-        return result  # what is wrong with it is said by whoever checks COCO content
+        return result  # the check of COCO content reports it
     if _tool(request) == "Label Studio":
         _as_usual(result)
         return result
@@ -52,20 +52,20 @@ def read(request: Request) -> LabelSet:
 
 
 def image_folder(labels: Path, names: Sequence[str]) -> Path | None:
-    """The folder of a JSON's images: its own or a subfolder, from the one above `annotations/`.
+    """Finds the folder of a JSON's images: its own (or that above `annotations/`) or a subfolder.
 
-    Parts may have equal names (frames of videos): of several folders with such images, the one
-    that the JSON is named after is meant, as CVAT has `images/Train` for `..._Train.json`.
+    Several folders may have images of these names (frames of videos). The folder is then the one
+    whose name ends the name of the JSON: CVAT has `images/Train` for `..._Train.json`.
 
     Args:
         labels: The JSON.
         names: Of its images, the first few.
 
     Returns:
-        The folder; None if the images are nowhere.
+        The folder; None if the images are not found.
 
     Raises:
-        HeatposeError: Several subfolders have such images, and nothing tells which are meant.
+        HeatposeError: Several subfolders have such images, and the name does not decide.
     """
     root = labels.parent.parent if labels.parent.name == "annotations" else labels.parent
     hits = {f: sum(os.path.isfile(f / name) for name in names) for f in _candidates(root)}
@@ -92,7 +92,7 @@ def _named_after(labels: Path, folder: Path) -> bool:
 
 
 def _candidates(root: Path) -> Iterable[Path]:
-    """CVAT has `images/` and a folder in it for each subset."""
+    """Folders to search, two levels deep: CVAT has a folder in `images/` for each subset."""
     yield root
     for folder in sorted(entry for entry in root.iterdir() if entry.is_dir()):
         yield folder
@@ -107,7 +107,7 @@ def _is_usual(content: Mapping[str, Any]) -> bool:
 
 
 def _tool(request: Request) -> str:
-    """Who wrote it, by the marks that the tools leave; empty where nothing tells."""
+    """The tool that wrote the file, by its traces; "" if unknown."""
     path, content = request.path, request.content
     info = content.get("info")
     text = " ".join(str(value)[:200] for value in info.values()) if isinstance(info, dict) else ""
@@ -122,7 +122,7 @@ def _tool(request: Request) -> str:
 
 
 def _as_here(entry: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """With slashes instead of Windows' separators, unless the file has that very name."""
+    """Replaces Windows' separators by slashes, unless a file has exactly this name."""
     name = entry["file_name"]
     if os.path.isfile(folder / name):
         return entry
@@ -130,7 +130,7 @@ def _as_here(entry: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
 
 
 def _as_usual(result: LabelSet) -> None:
-    """Finds the images, whose names lead into Label Studio's folders; gives keypoints boxes."""
+    """Corrects Label Studio's content: finds the images, and gives keypoints their boxes."""
     finder, content = ImageFinder(result.folder), result.content
     images = []
     for entry in content["images"]:
@@ -147,7 +147,7 @@ def _below(file: Path | None, folder: Path) -> str:
 
 
 def _paired(result: LabelSet) -> list[dict[str, Any]]:
-    """The keypoint annotations; where their image has one box beside them, with this box."""
+    """The keypoint annotations, with the box of their image if it has exactly one."""
     boxes: dict[Any, list[Any]] = {}
     for entry in result.content["annotations"]:
         if not entry.get("keypoints") and not entry.get("segmentation") and entry.get("bbox"):

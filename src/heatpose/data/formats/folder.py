@@ -1,4 +1,4 @@
-"""Finds the labels of a folder, or of one part (train, val) of it, whatever tool exported them."""
+"""Finds the labels of a folder, or of one of its parts (train, val), in any known format."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from heatpose.errors import HeatposeError
 
 @dataclass(frozen=True)
 class Split:
-    """The labels and the image folder that belong together.
+    """Labels and their image folder.
 
     Attributes:
         annotations: Label file, or folder of label files.
         images: Folder that the labels' file names are relative to.
-        part: Which part is meant, where `annotations` describes several.
+        part: "train" or "val", if `annotations` describes several parts.
     """
 
     annotations: Path
@@ -31,10 +31,7 @@ class Split:
 
     @property
     def name(self) -> str:
-        """What messages call it: the label file.
-
-        And which part of it where it describes several.
-        """
+        """Name in messages: the label file, with the part if it describes several."""
         several = self.annotations.suffix.lower() in (".yaml", ".yml")
         return f"{self.annotations} ({self.part})" if several else str(self.annotations)
 
@@ -42,16 +39,16 @@ class Split:
 def find_split(root: str | Path, split: Literal["train", "val"]) -> Split:
     """Finds a split of COCO 2017 below `root`.
 
-    Two layouts are known: the official one, `root/annotations/person_keypoints_train2017.json` with
-    `root/train2017/`, and the flat one with the json directly in `root`. The official one wins
-    where both exist.
+    There are two layouts: the official one, `root/annotations/person_keypoints_train2017.json` with
+    `root/train2017/`, and the flat one with the JSON directly in `root`. If both exist, the
+    official one is used.
 
     Args:
         root: Folder of the data set.
         split: "train" or "val".
 
     Raises:
-        HeatposeError: Neither is there; says what was looked for.
+        HeatposeError: There is neither.
     """
     root = Path(root)
     images = root / f"{split}2017"
@@ -76,16 +73,16 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
 }
-"""What exports call the parts: names of folders, and ends of the names of label files."""
+"""Names of the parts in exports: of folders, and as suffixes of the names of label files."""
 MOST_FILES = 50
-"""A folder with more JSON files that are not labelme's is not searched."""
+"""Maximum number of JSON files per folder that are examined."""
 
 
 def find_part(folder: Path, part: str) -> Split | None:
-    """The labels of a part that a folder keeps apart from the other; None where it has none.
+    """The labels of one of a folder's parts; None if the folder does not have the part.
 
     Raises:
-        HeatposeError: Labels are there, but not their images.
+        HeatposeError: The labels exist, but not their images.
     """
     if folder.is_file():
         return _of_file(folder, part)
@@ -105,10 +102,10 @@ def find_part(folder: Path, part: str) -> Split | None:
 
 
 def find_labels(folder: Path) -> Split | None:
-    """The only labels of a folder, for training and for scoring alike; None where it has none.
+    """The only labels of a folder, used for training or for scoring; None if there are none.
 
     Raises:
-        HeatposeError: There are several label files, or their images are not there.
+        HeatposeError: There are several label files, or their images are missing.
     """
     if folder.is_file():
         return _of_file(folder, "train") or _of_file(folder, "val")
@@ -131,7 +128,7 @@ def find_labels(folder: Path) -> Split | None:
 
 
 def _of_file(path: Path, part: str) -> Split | None:
-    """A `data.yaml` has parts; any other file is for training."""
+    """The labels of a part in a file; files other than a `data.yaml` are for training."""
     if path.suffix.lower() in YAML:
         return _of_yaml(path, part)
     return Split(path, _image_folder(path)) if part == "train" else None
@@ -151,7 +148,7 @@ def _json_files(folder: Path) -> Iterator[Path]:
 
 
 def _is_label_file(path: Path) -> bool:
-    """Whether a JSON is labels of some kind; other JSON files may lie beside them."""
+    """Whether a JSON has labels of some format; unrelated JSON files may be beside them."""
     try:
         request = Request(path, None, "train", load(path))
     except HeatposeError:

@@ -1,4 +1,7 @@
-"""Label Studio's JSON export: tasks with regions in percent of the image."""
+"""Label Studio's JSON: reads exports, and writes labels as tasks to be corrected there.
+
+A task has an image and regions in percent of its sides.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +37,13 @@ UNKNOWN = "regions of an unknown form"
 OTHER_BOX = "boxes whose label never has keypoints"
 TURNED = "annotations of an image that was rotated in Label Studio"
 WELL_OUTSIDE = 50.0
-"""A position so many percent outside the image is not a percentage of it."""
+"""Distance outside the image, in percent, from which on a position is not a percentage."""
 UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")
-"""What Label Studio puts before the name of an uploaded file."""
+"""Prefix that Label Studio adds to the name of an uploaded file."""
 
 
 def recognise(request: Request) -> bool:
-    """A list of tasks, or one task."""
+    """Whether the content is a task or a list with tasks."""
     return any(_is_task(task) for task in _tasks(request.content))
 
 
@@ -58,7 +61,7 @@ def read(request: Request) -> LabelSet:
     """Reads the tasks. Of several annotations of a task the first that was not skipped is used.
 
     Raises:
-        HeatposeError: It is JSON-MIN, a region is unusable, or none of the images is there.
+        HeatposeError: The file is JSON-MIN, a region is unusable, or all images are missing.
     """
     builder = Builder(NAME, request.path)
     builder.result.files = 1
@@ -133,7 +136,7 @@ def _is_usual(region: Any) -> bool:
 
 
 def _labels_with_points(regions: list[Mapping[str, Any]]) -> set[str]:
-    """Labels of the boxes that are parents of keypoints; of all boxes where no parent is named."""
+    """Labels of boxes that are parents of keypoints; of all boxes if no parent is named."""
     parents = {_parent(region, regions) for region in regions if _kind(region) == "keypointlabels"}
     boxes = [region for region in regions if _kind(region) == "rectanglelabels"]
     return {_label(box) for box in boxes if parents == {None} or str(box.get("id")) in parents}
@@ -177,7 +180,7 @@ def _instances(
         elif kind == "rectanglelabels":
             result.leave_out(OTHER_BOX, at)
         elif kind == "keypointlabels" and region["value"].get("x") is None:
-            result.leave_out(NO_POSITION, at)  # a prompt of an assistant, not a label
+            result.leave_out(NO_POSITION, at)  # the prompt of an assistant, not a label
         elif kind == "keypointlabels":
             x, y = _numbers(region, ("x", "y"), at)
             point = (x / 100 * size[0], y / 100 * size[1], 2)
@@ -198,7 +201,7 @@ def _numbers(region: Mapping[str, Any], keys: tuple[str, ...], where: str) -> li
 
 
 def _box(region: Mapping[str, Any], size: tuple[int, int], where: str) -> Box:
-    """The upright box around a rectangle, which is turned clockwise about its first corner."""
+    """The axis-aligned box of a rectangle, which is rotated clockwise about its first corner."""
     x, y, w, h = _numbers(region, ("x", "y", "width", "height"), where)
     left, top, width, height = (
         x / 100 * size[0],
@@ -234,7 +237,7 @@ def _find(task: Mapping[str, Any], finder: ImageFinder) -> Path | None:
 
 
 def _names(task: Mapping[str, Any]) -> list[str]:
-    """What a task says of its file: the path in a URL, or in a URL's query (`?d=`)."""
+    """Candidates for the name of a task's image: the path of a URL, or of its query (`?d=`)."""
     values = [*task["data"].values(), task.get("file_upload")]
     found = []
     for value in values:
@@ -257,9 +260,9 @@ def _without_prefix(name: str) -> str:
 BOX, KEYPOINT, IMAGE = "box", "keypoint", "image"
 """Names of the labelling interface's tags."""
 POINT_PERCENT = 0.5
-"""Size that a point is drawn with, in percent of the image's width."""
+"""Displayed size of a point, in percent of the image's width."""
 LOCAL_FILES = "/data/local-files/?d="
-"""Where Label Studio serves files of its own machine from."""
+"""Path below which Label Studio serves files of its own machine."""
 
 
 def to_tasks(
@@ -268,7 +271,7 @@ def to_tasks(
     names: Sequence[str],
     prefix: str = LOCAL_FILES,
 ) -> list[dict[str, Any]]:
-    """A task for each image, with a box and its keypoints for each instance.
+    """Makes a task for each image, with a box and its keypoints for each instance as predictions.
 
     Args:
         images: Image id -> COCO entry.
@@ -298,7 +301,7 @@ def to_tasks(
 
 
 def interface(names: Sequence[str]) -> str:
-    """The labelling interface (XML) that the tasks are made for."""
+    """The labelling interface (XML) for the tasks of `to_tasks`."""
     labels = [
         f"    <Label value={quoteattr(n)} model_index={quoteattr(str(i))}/>"
         for i, n in enumerate(names)

@@ -28,11 +28,11 @@ NO_IMAGE = "label files whose image is not there"
 OTHER_FILE = "JSON files of another kind"
 NO_LABELS = "images without a label file"
 HIDDEN = ("occluded", "hidden", "invisible")
-"""Flags that make a labelled point a hidden one."""
+"""Flags that mark a labelled point as hidden."""
 
 
 def recognise(request: Request) -> bool:
-    """A JSON with `shapes`, or a folder whose first JSON has them."""
+    """Whether the path is a JSON with `shapes`, or a folder whose first JSON has them."""
     if request.path.is_dir():
         first = next(iter(sorted(request.path.glob("*.json"))), None)
         return first is not None and is_labelme(load(first))
@@ -40,7 +40,7 @@ def recognise(request: Request) -> bool:
 
 
 def is_labelme(content: Any) -> bool:
-    """Whether a JSON's content is one image's labels."""
+    """Whether the content of a JSON is the labels of one image."""
     return (
         isinstance(content, dict)
         and isinstance(content.get("shapes"), list)
@@ -52,7 +52,7 @@ def read(request: Request) -> LabelSet:
     """Reads one label file, or all of a folder and its subfolders.
 
     Raises:
-        HeatposeError: A file cannot be read, or none of the images is there.
+        HeatposeError: A file cannot be read, or all images are missing.
     """
     folder = request.path if request.path.is_dir() else request.path.parent
     builder = Builder(NAME, request.path)
@@ -95,7 +95,7 @@ def _files(request: Request, result: LabelSet) -> Iterator[tuple[Path, Mapping[s
 
 
 def _image(path: Path, content: Mapping[str, Any], finder: ImageFinder) -> Path | None:
-    """As the file names it, relative to itself; else below the image folder."""
+    """The image named by a file: beside it, else below the image folder; None if missing."""
     name = content["imagePath"]
     if not isinstance(name, str) or not name:
         raise HeatposeError(f"'{path}' has no imagePath; save it again with labelme.")

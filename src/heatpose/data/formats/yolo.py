@@ -23,7 +23,7 @@ from heatpose.utils.image_files import SUFFIXES
 
 YAML = (".yaml", ".yml")
 MOST_BYTES = 1_000_000
-"""Of a YAML file; real ones have some kilobytes."""
+"""Maximum size of a YAML file; real ones have some kilobytes."""
 MOST_KEYPOINTS = 1000
 PARTS = ("train", "val", "test")
 ASSUMED = "keypoints without names: COCO's 17 in COCO's order are assumed"
@@ -31,13 +31,13 @@ ASSUMED = "keypoints without names: COCO's 17 in COCO's order are assumed"
 
 @dataclass(frozen=True)
 class PoseYaml:
-    """What a `data.yaml` states.
+    """Content of a `data.yaml`.
 
     Attributes:
         path: The file.
-        roots: Folders that its relative paths may start from, the likeliest first.
+        roots: Folders that its relative paths may start from, in order of preference.
         keypoints: Names, one for each keypoint of a line.
-        named: False where the names are assumed.
+        named: False if the names are assumed.
         dims: Numbers for each keypoint: 2 (x, y) or 3 (x, y, visibility).
         parts: "train", "val" or "test" -> its entries: folders, image lists or images.
         classes: Class index -> name.
@@ -76,13 +76,13 @@ class PoseYaml:
         return list(dict.fromkeys(found)), folders
 
     def located(self, entry: str) -> Path:
-        """Where a path of the file leads.
+        """Resolves a path of the file.
 
-        Roboflow writes '../train/images' though the folder is beside the file, so the entry
+        Roboflow writes '../train/images' although the folder is beside the file, so the entry
         without '../' is looked for as well, as Ultralytics does.
 
         Raises:
-            HeatposeError: Nothing is there.
+            HeatposeError: The path does not exist.
         """
         slashes = entry.replace("\\", "/")
         names = dict.fromkeys((entry, slashes, slashes.removeprefix("../")))
@@ -110,15 +110,19 @@ def _first(bases: Iterable[Path], name: str) -> Path:
 def _exists(place: Path) -> bool:
     try:
         return place.exists()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # an impossible name
         return False
 
 
 def find_yaml(folder: Path, upwards: int = 0) -> Path | None:
-    """The YAML with `kpt_shape` in a folder, or in the nearest of some folders above it.
+    """Finds the YAML with `kpt_shape` in a folder, or in the nearest of some folders above it.
+
+    Args:
+        folder: Where the search begins.
+        upwards: Number of folders above it to search.
 
     Raises:
-        HeatposeError: There are several and none is called data.yaml.
+        HeatposeError: There are several, none of them called data.yaml.
     """
     for place in [folder, *folder.absolute().parents][: upwards + 1]:
         try:
@@ -257,15 +261,15 @@ def _names(path: Path, content: Mapping[str, Any], count: int) -> tuple[tuple[st
 
 
 def _fits_coco(flip: Any, count: int) -> bool:
-    """A missing flip_idx, or one that swaps nothing, does not tell the order."""
+    """Whether flip_idx agrees with COCO's order; a missing or trivial one does."""
     return flip in (None, [], list(range(count)), COCO_17.flip_order)
 
 
 NAME = "Ultralytics YOLO pose"
 UPWARDS = 3
-"""So many folders above the label files a `data.yaml` is looked for."""
+"""Number of folders above the label files in which a `data.yaml` is looked for."""
 WELL_OUTSIDE = 0.5
-"""A fraction of the image this far outside it is a number in pixels."""
+"""Distance outside the image, as a fraction, from which on a number is in pixels."""
 UNREADABLE = "images that cannot be read"
 MISSING = "images that are listed but missing"
 NO_IMAGE = "label files without an image"
@@ -273,7 +277,7 @@ OTHER_CLASS = "instances of other classes than person"
 
 
 def recognise(request: Request) -> bool:
-    """A YAML file, or a folder of .txt files."""
+    """Whether the path is a YAML file, or a folder of .txt files."""
     if request.path.is_dir():
         return next(request.path.glob("*.txt"), None) is not None
     return request.path.suffix.lower() in YAML
@@ -283,7 +287,7 @@ def read(request: Request) -> LabelSet:
     """Reads one part of a data set, or the label files of a folder.
 
     Raises:
-        HeatposeError: The YAML, the part or a line does not fit; names the file and the line.
+        HeatposeError: The YAML, the part or a line is invalid.
     """
     if request.path.is_dir():
         return _read_folder(request)
@@ -299,16 +303,16 @@ def read(request: Request) -> LabelSet:
 
 
 def image_folder(yaml: PoseYaml, part: str) -> Path:
-    """The folder that file names of a part are relative to.
+    """The folder that the file names of a part are relative to.
 
     Raises:
-        HeatposeError: The part has no image.
+        HeatposeError: The part does not have an image.
     """
     images, folders = yaml.files(part)
     if len(folders) == len(yaml.parts[part]) == 1:
         return folders[0]
     if not images:
-        raise HeatposeError(f"'{yaml.path}', {part}: no image is there.")
+        raise HeatposeError(f"'{yaml.path}', {part}: there is no image; correct the entry.")
     builder = Builder(NAME, yaml.path)
     for image in images:
         builder.image(image, 1, 1)
@@ -334,7 +338,7 @@ def _part(yaml: PoseYaml, wanted: str) -> str:
 
 
 def without_yaml(folder: Path) -> HeatposeError:
-    """Label files whose keypoints are not known."""
+    """The error for label files without a description of their keypoints."""
     return HeatposeError(
         f"'{folder}' has .txt labels but no data.yaml beside or above it; write one with "
         "'train: images', 'kpt_shape: [17, 3]' and 'kpt_names: {0: [nose, ...]}'."
@@ -342,7 +346,7 @@ def without_yaml(folder: Path) -> HeatposeError:
 
 
 def _read_folder(request: Request) -> LabelSet:
-    """The .txt files of a folder; their images are in `images/` for `labels/`, or given."""
+    """Reads the .txt files of a folder; the images of `labels/` are in `images/`, unless given."""
     folder = request.path
     found = find_yaml(folder, UPWARDS)
     if found is None:
@@ -412,7 +416,7 @@ class _Reader:
                 f"labels have no visibility: {self.origin} points at (0, 0) are not labelled"
             )
         if without:
-            notes.append(f"{without} images without a label file show nobody")
+            notes.append(f"{without} images without a label file have no instances")
         if tagged:
             notes.append(
                 f"{tagged} images have an EXIF orientation tag; as YOLO's labels have no image"
@@ -470,7 +474,7 @@ def _box(values: Sequence[float], size: tuple[int, int]) -> Box:
 
 
 def _lines(path: Path) -> list[tuple[int, list[float]]]:
-    """Line number and numbers of every line that is not empty."""
+    """Line number and values of every line that is not empty."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -488,6 +492,8 @@ def _lines(path: Path) -> list[tuple[int, list[float]]]:
         except ValueError:
             values = [math.nan]
         if not all(math.isfinite(value) for value in values):
-            raise HeatposeError(f"'{path}', line {number} has something else than numbers.")
+            raise HeatposeError(
+                f"'{path}', line {number} has a value that is not a finite number; correct it."
+            )
         found.append((number, values))
     return found

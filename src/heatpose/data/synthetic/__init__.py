@@ -1,1 +1,1 @@
-"""Rendered people with exact labels."""
+"""Rendered persons with exact labels."""

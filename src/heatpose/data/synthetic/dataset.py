@@ -1,10 +1,7 @@
-"""Rendered people with exact labels, written in the official COCO layout.
+"""A rendered data set with exact labels in the official COCO layout, for runs without a download.
 
-A data set that needs no download.
-
-`figure.py` poses a body, `costume.py` clothes it, `render.py` draws it, `scene.py` surrounds it;
-this module places and labels it and writes the files. An image depends on the settings and its
-number alone.
+`figure` makes posed and clothed bodies, `render` draws them and their surroundings; this module
+places and labels them and writes the files. An image depends only on the settings and its number.
 """
 
 from __future__ import annotations
@@ -35,11 +32,7 @@ from heatpose.pose.skeleton import COCO_17
 from heatpose.utils.files import sha256_of_json
 
 FORMAT_VERSION = 1
-"""Raise it with every change of the images or labels.
-
-It is part of the folder's name, so that no old
-folder is taken for a new one.
-"""
+"""To be raised with every change of the images or labels; part of the folder's name."""
 
 _SPLITS = ("train", "val")
 _ASPECTS = ((4, 3), (3, 4), (1, 1))
@@ -48,16 +41,15 @@ _FIRST_VAL_ID = 1_000_001
 
 @dataclass(frozen=True)
 class SyntheticSettings:
-    """What to render.
+    """Settings of the rendered data set.
 
     Attributes:
-        train_images: Images to train on.
-        val_images: Images to score on, each with exactly one person, as in the benchmark's
+        train_images: Number of training images.
+        val_images: Number of evaluation images, each with exactly one person, as in the benchmark's
             selection.
-        seed: Another seed gives other images.
-        short_side: Shorter side of an image in pixels; 4:3, 3:4 and 1:1 images take turns at
-            random.
-        several_people: Fraction of the training images that show two or three people.
+        seed: Of the rendering.
+        short_side: Shorter side of an image in pixels; the aspect is 4:3, 3:4 or 1:1, at random.
+        several_people: Fraction of the training images with two or three persons.
         quality: JPEG quality, 1 to 95.
     """
 
@@ -84,7 +76,7 @@ class SyntheticSettings:
 
     @property
     def folder_name(self) -> str:
-        """Name of the folder that holds exactly these images."""
+        """Name of the folder of these images, by a hash of the settings."""
         return f"synthetic_{sha256_of_json({'format': FORMAT_VERSION, **asdict(self)})[:12]}"
 
 
@@ -95,8 +87,7 @@ class Scene:
     Attributes:
         image: RGB.
         annotations: A COCO annotation per person, without the ids.
-        silhouettes: Per person, bool[H * OVERSAMPLING, W * OVERSAMPLING], before anything stood in
-            front.
+        silhouettes: Per person, bool[H * OVERSAMPLING, W * OVERSAMPLING], without occlusion.
         owner: u8 of the same shape, see `render.Canvas`.
     """
 
@@ -109,16 +100,16 @@ class Scene:
 def build_synthetic(
     root: Path, settings: SyntheticSettings = SyntheticSettings(), progress: bool = True
 ) -> Path:
-    """Renders a data set, or finds the one that was rendered before with the same settings.
+    """Renders a data set, unless it was rendered with the same settings before.
 
     Args:
-        root: Folder to put it in; made if missing.
-        settings: What to render.
+        root: Parent folder; created if missing.
+        settings: Of the data set.
         progress: Whether to show a progress bar.
 
     Returns:
         A folder inside `root` with `annotations/person_keypoints_{train,val}2017.json`,
-        `train2017/` and `val2017/`. It is whole: it is written elsewhere in `root` and renamed at
+        `train2017/` and `val2017/`. It is complete: it is written under another name and renamed at
         the end.
 
     Raises:
@@ -145,7 +136,7 @@ def build_synthetic(
 
 def render_scene(settings: SyntheticSettings, split: str, number: int) -> Scene:
     """Renders image `number` (from 0) of a split, "train" or "val"."""
-    # A stream for each concern: a change to the clothes leaves the scenery as it was.
+    # One random stream per concern: a change of the clothes does not change the backgrounds.
     seeds = np.random.SeedSequence([settings.seed, _SPLITS.index(split), number]).spawn(4)
     layout, scene, instances, camera = (np.random.default_rng(seed) for seed in seeds)
     several = split == "train" and layout.random() < settings.several_people
@@ -169,9 +160,10 @@ def render_scene(settings: SyntheticSettings, split: str, number: int) -> Scene:
 def _populate(
     canvas: Canvas, count: int, layout: np.random.Generator, instances: np.random.Generator
 ) -> tuple[list[tuple[Pose, Points]], list[NDArray[np.bool_]]]:
-    """Draws people side by side.
+    """Draws persons side by side.
 
-    Returns each one's pose and keypoints f64[17, 2], and the silhouettes.
+    Returns:
+        For each its pose and keypoints f64[17, 2], and the silhouettes.
     """
     slope = np.deg2rad(layout.uniform(200, 340))
     light = np.array([np.cos(slope), np.sin(slope)])
@@ -197,9 +189,15 @@ def _place(
     height: int,
     close: bool,
 ) -> tuple[float, Points]:
-    """Scale and offset that put a body into the columns `slot` =.
+    """Scale and offset that place a body into a column of the image.
 
-    (x, width), whole or `close` and cut off.
+    Args:
+        rng: Random generator.
+        pose: Of the person.
+        parts: Of the body.
+        slot: The column's x and width.
+        height: Of the image.
+        close: Whether the body is larger than the image and cut off below.
     """
     rims = outlines(
         np.array([part.start[:2] for part in parts]),
@@ -289,5 +287,5 @@ def _move(unfinished: Path, target: Path) -> None:
     try:
         os.replace(unfinished, target)
     except OSError:
-        if not target.is_dir():  # another process that rendered the same images came first
+        if not target.is_dir():  # another process has rendered the same images
             raise

@@ -1,8 +1,8 @@
-"""A random articulated person in three dimensions: joint angles, forward kinematics, projection.
+"""A random articulated person: joint angles, forward kinematics, projection, body and clothes.
 
-Frame of a `Pose`: lengths are fractions of body height; x points to the image's right, y down, z
-to the viewer. The projection is orthographic. Someone who faces the viewer has their left on the
-image's right.
+Frame of a `Pose`: lengths are fractions of body height; x points to the image's right, y down, z to
+the viewer. The projection is orthographic. The left side of a person that faces the viewer is on
+the image's right. The body is a list of tapered capsules, which `render` draws.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Range = tuple[float, float]
 
 
 class Arm(NamedTuple):
-    """Ranges in degrees: swing forward, lift sideways, elbow bend, its direction.
+    """Ranges in degrees: swing forward, lift sideways, elbow bend, direction of the bend.
 
-    (0 forward, 90 outward).
+    The direction is 0 for forward and 90 for outward.
     """
 
     flex: Range
@@ -70,8 +70,7 @@ TORSO_PITCH: tuple[Range, ...] = (
 )
 """Forward lean in degrees for each entry of `LEGS`."""
 
-# Where things sit on the head: x to the person's left, y down, z forward, origin in the middle of
-# the skull.
+# Points of the head: x to the person's left, y down, z forward, origin in the middle of the skull.
 FACE = {
     "nose": (0.0, 0.012, 0.066),
     "left_eye": (0.028, -0.010, 0.054),
@@ -104,7 +103,7 @@ class Build:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> Build:
-        """Draws a body: from a child with a large head to a lanky adult."""
+        """Draws the proportions of a body, from a child with a large head to a tall adult."""
         limb = rng.uniform(0.92, 1.06, 4)
         return cls(
             torso=0.30 * rng.uniform(0.94, 1.06),
@@ -125,9 +124,8 @@ class Pose:
 
     Attributes:
         build: Its lengths.
-        points: Name -> f64[3]: the COCO-17 keypoints and the other points that the drawing needs. x
-            and y as the viewer sees them, camera tilt included; the order of drawing goes by z,
-            larger is nearer.
+        points: Name -> f64[3]: the COCO-17 keypoints and the other points that are needed for
+            drawing. x and y are projected, camera tilt included; z is the depth, larger is nearer.
     """
 
     build: Build
@@ -135,9 +133,9 @@ class Pose:
 
 
 def rotation(axis: int, degrees: float) -> Points:
-    """f64[3, 3] for columns: axis 0 leans forward.
+    """Rotation matrix f64[3, 3] for column vectors.
 
-    (or tips the camera), 1 turns right, 2 is clockwise.
+    Axis 0 leans forward (or tilts the camera), 1 turns to the right, 2 is clockwise.
     """
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     return np.array(
@@ -150,7 +148,7 @@ def rotation(axis: int, degrees: float) -> Points:
 
 
 def random_pose(rng: np.random.Generator) -> Pose:
-    """Draws a body, its joint angles and the direction that it is seen from."""
+    """Draws a body, its joint angles and the viewing direction."""
     build = Build.random(rng)
     style = int(rng.choice(len(LEGS), p=LEG_ODDS))
     pitch = rng.uniform(*TORSO_PITCH[style])
@@ -163,7 +161,7 @@ def random_pose(rng: np.random.Generator) -> Pose:
 def _limb(side: int, flex: float, abduct: float) -> tuple[Points, Points, Points]:
     """Unit vectors along a limb (down at zero angles), to its front, and outwards.
 
-    X to the person's left.
+    The x axis points to the person's left.
     """
     f, a = np.deg2rad(flex), np.deg2rad(abduct)
     along = np.array([side * np.sin(a) * np.cos(f), np.cos(a) * np.cos(f), np.sin(f)])
@@ -227,7 +225,7 @@ def _arm(
 
 
 def _head(rng: np.random.Generator, build: Build, neck: Points, pitch: float) -> dict[str, Points]:
-    # Whoever bends over keeps the face up a little.
+    # The head is raised a little if the body leans forward.
     turn = (
         rotation(1, np.clip(rng.normal(0, 22), -50, 50))
         @ rotation(0, rng.normal(2, 9) - 0.5 * pitch)
@@ -238,7 +236,7 @@ def _head(rng: np.random.Generator, build: Build, neck: Points, pitch: float) ->
 
 
 def _yaw(rng: np.random.Generator) -> float:
-    """Degrees: half face the viewer, the others are seen from the side or from behind."""
+    """Turn in degrees: about half of the persons face the viewer, the others turn aside or away."""
     kind = rng.random()
     if kind < 0.55:
         return float(rng.uniform(-40, 40))
@@ -251,8 +249,8 @@ def _project(rng: np.random.Generator, points: dict[str, Points]) -> dict[str, P
     yaw = rotation(1, _yaw(rng))
     camera = rotation(2, rng.normal(0, 5)) @ rotation(0, rng.uniform(0, 20))
     turned = {name: yaw @ point for name, point in points.items()}
-    # The order of drawing goes by the depth before the camera tips, which must not bring the head
-    # in front.
+    # The drawing order uses the depth before the camera's tilt, which must not move the head in
+    # front.
     return {name: np.array([*(camera @ point)[:2], point[2]]) for name, point in turned.items()}
 
 
@@ -272,10 +270,14 @@ Radii = tuple[float, float]
 class Part:
     """A tapered capsule of a body.
 
-    From `start` to `end` (f64[3], as in `Pose`), `radii` in body heights.
-
-    `owner` is one of `render.PARTS`. Parts of equal `depth` are one surface, shaded together; a
-    larger depth is drawn later. `flat` parts (eyes, badges) are not shaded.
+    Attributes:
+        owner: One of `render.PARTS`.
+        start: f64[3], as in `Pose`.
+        end: f64[3].
+        radii: At both ends, in body heights.
+        colour: f64[3] RGB in 0..255.
+        depth: Larger is drawn later; parts of equal depth are shaded as one surface.
+        flat: Not shaded (eyes, badges).
     """
 
     owner: str
@@ -288,18 +290,18 @@ class Part:
 
 
 def random_colour(rng: np.random.Generator) -> Points:
-    """f64[3] in 0..255, anything from near black through vivid to near white."""
+    """A random colour f64[3] in 0..255, from almost black through vivid to almost white."""
     grey = rng.uniform(25, 235)
     return np.clip(grey + rng.uniform(0, 1.1) * rng.uniform(-100, 100, 3), 8, 250)
 
 
 def dress(pose: Pose, rng: np.random.Generator) -> list[Part]:
-    """Puts flesh and random clothes on a pose.
+    """Makes the body and random clothes of a pose.
 
-    Left can be told from right by what survives a mirror: the face or its absence, the way the feet
-    point, which limbs are nearer and brighter, an orange badge on the chest and a blue one on the
-    back. Nothing is worn on one side alone, because training mirrors images and swaps the names
-    with them.
+    Left and right can be distinguished by features that are invariant to mirroring: the visible
+    face, the direction of the feet, nearer and brighter limbs, an orange badge on the chest and a
+    blue one on the back. No feature is on one side only, because training mirrors images and
+    exchanges the keypoints with them.
     """
     between = rng.uniform(0, len(_SKIN) - 1)
     skin = np.array([np.interp(between, range(len(_SKIN)), _SKIN[:, i]) for i in range(3)])
@@ -342,7 +344,7 @@ def _trunk_parts(
 
 
 def _print_on(pose: Pose, rng: np.random.Generator, depth: float) -> list[Part]:
-    """Stripes on some shirts; on all of them a badge on the chest and another on the back."""
+    """Stripes on some shirts; a badge on the chest and another on the back of all shirts."""
     at, parts = pose.points, []
     second = random_colour(rng)
     if rng.random() < 0.3:
@@ -392,7 +394,7 @@ def _head_parts(pose: Pose, rng: np.random.Generator, skin: Points) -> list[Part
 
 
 def _long_hair(pose: Pose, hair: Part) -> Part:
-    """Hair that is drawn behind the neck when seen from the front, and over the back."""
+    """Long hair, drawn behind the neck in front views and over the back in rear views."""
     at = pose.points
     trunk = _middle(at["neck"], at["pelvis"])
     if at["nose"][2] < at["skull"][2] + 0.01:

@@ -1,6 +1,8 @@
-"""Draws people on an image and keeps account of which pixel shows what; Pillow and NumPy only.
+"""Renders persons, backgrounds and occluders with Pillow and NumPy.
 
-Everything is drawn larger and averaged down. Points are in the finished image's continuous frame.
+Images are drawn at `OVERSAMPLING` times their size and averaged. A map of the same size records the
+body part of each pixel, from which the visibility of keypoints follows. Points are in the
+continuous frame of the finished image.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from heatpose.data.synthetic.figure import Part, Points, Pose, random_colour
 
 OVERSAMPLING = 2
 OCCLUDER = 255
-"""In `Canvas.owner`: something in front of everyone."""
+"""Value of `Canvas.owner` for objects in front of all persons."""
 PARTS_PER_PERSON = 32
 
 PARTS = (
@@ -37,14 +39,11 @@ PARTS = (
     "left_shin",
     "right_shin",
 )
-"""What a pixel of `Canvas.owner` can belong to; person p adds `p * PARTS_PER_PERSON`."""
+"""Body parts by their value in `Canvas.owner`; person p adds `p * PARTS_PER_PERSON`."""
 
 _ARC = np.linspace(-np.pi / 2, np.pi / 2, 8)
 _LAYERS = ((1.0, 0.0, 0.66), (0.84, 0.10, 1.0), (0.45, 0.34, 1.15))
-"""Rim, body and highlight of a shaded part.
-
-Width, shift towards the light (in radii), brightness.
-"""
+"""Rim, body and highlight of a shaded part: width, shift to the light (in radii), brightness."""
 _SHOWS = {
     **{name: (name,) for name in ("nose", "left_eye", "right_eye", "left_ear", "right_ear")},
     **{f"{side}_shoulder": (f"{side}_upper_arm",) for side in ("left", "right")},
@@ -54,16 +53,19 @@ _SHOWS = {
     **{f"{side}_knee": (f"{side}_thigh", f"{side}_shin") for side in ("left", "right")},
     **{f"{side}_ankle": (f"{side}_shin",) for side in ("left", "right")},
 }
-"""Keypoint -> what shows it when drawn on top.
-
-The trunk shows shoulders and hips on its near side too.
-"""
+"""Keypoint -> parts on which it is visible. Shoulders and hips are visible on the trunk as well."""
 
 
 def outlines(starts: Points, ends: Points, radii: Points) -> Points:
-    """Polygons f64[N, 16, 2] of tapered capsules from f64[N, 2] to f64[N, 2], radii f64[N.
+    """Outlines of tapered capsules.
 
-    2] at the ends.
+    Args:
+        starts: f64[N, 2].
+        ends: f64[N, 2].
+        radii: f64[N, 2], at both ends.
+
+    Returns:
+        Polygons f64[N, 16, 2].
     """
     along = ends - starts
     angle = np.arctan2(along[:, 1], along[:, 0])[:, None]
@@ -77,17 +79,17 @@ def outlines(starts: Points, ends: Points, radii: Points) -> Points:
 
 
 def rgb(colour: Points) -> tuple[int, int, int]:
-    """f64[3] as three whole numbers in 0..255, as Pillow wants a colour."""
+    """A colour f64[3] as three integers in 0..255, for Pillow."""
     red, green, blue = (min(max(int(value), 0), 255) for value in colour.tolist())
     return red, green, blue
 
 
 class Canvas:
-    """An image in the making.
+    """An unfinished image.
 
     Attributes:
         image: RGB at `OVERSAMPLING` times the size.
-        owner: u8[H * OVERSAMPLING, W * OVERSAMPLING]: what each pixel shows, see `PARTS`; 0 is
+        owner: u8[H * OVERSAMPLING, W * OVERSAMPLING]: part of each pixel, see `PARTS`; 0 for
             background.
     """
 
@@ -108,13 +110,13 @@ class Canvas:
     def draw_person(
         self, parts: Sequence[Part], scale: float, offset: Points, number: int, light: Points
     ) -> NDArray[np.bool_]:
-        """Draws a body over what is there.
+        """Draws a body over the image.
 
         Args:
             parts: From `dress`.
             scale: Pixels per body height.
-            offset: f64[2], where the body's origin goes.
-            number: Which person it is, from 0 to 6: written into `owner`.
+            offset: f64[2], position of the body's origin.
+            number: Of the person, from 0 to 6, for `owner`.
             light: f64[2] unit vector that points to the light.
 
         Returns:
@@ -133,7 +135,7 @@ class Canvas:
         return silhouette
 
     def draw_occluder(self, polygon: Points, colour: Points) -> None:
-        """Draws a filled polygon f64[M, 2] in front of everyone."""
+        """Draws a filled polygon f64[M, 2] in front of all persons."""
         vertices = np.floor(polygon * OVERSAMPLING).ravel().tolist()
         mask = Image.new("1", self.image.size)
         ImageDraw.Draw(mask).polygon(vertices, fill=1)
@@ -141,9 +143,13 @@ class Canvas:
         np.copyto(self.owner, np.uint8(OCCLUDER), where=np.asarray(mask))
 
     def visible(self, pose: Pose, keypoint: str, point: Points, number: int) -> bool:
-        """Whether what shows at `point`.
+        """Whether a keypoint is visible: the pixel shows a limb of its joint.
 
-        (f64[2], inside the image) is this person's limb of that joint.
+        Args:
+            pose: Of the person.
+            keypoint: Its name.
+            point: f64[2], inside the image.
+            number: Of the person.
         """
         column, row = (point * OVERSAMPLING).astype(int)
         owner = int(self.owner[row, column]) - number * PARTS_PER_PERSON
@@ -159,21 +165,17 @@ class Canvas:
 def _strokes(
     parts: Sequence[Part], scale: float, offset: Points, light: Points
 ) -> Iterator[tuple[list[float], tuple[int, int, int], int]]:
-    """Polygons with colour and place in `PARTS` in the order of drawing.
-
-    Far to near, rims inwards.
-    """
+    """Polygons with colour and index in `PARTS`, in drawing order: far to near, rims inwards."""
     starts = np.array([part.start[:2] for part in parts]) * scale + offset
     ends = np.array([part.end[:2] for part in parts]) * scale + offset
     radii = np.array([part.radii for part in parts]) * scale
-    # The far side of a body gets less light: that tells the near arm from the far one.
+    # The far side of a body is darker, which distinguishes the near arm from the far one.
     shade = np.clip(1.0 + 2.2 * np.array([part.depth for part in parts]), 0.62, 1.12)
     order: list[tuple[float, int, int]] = []
     layers = []
     for number, (width, shift, _) in enumerate(_LAYERS):
         towards = light * radii.max(1, keepdims=True) * shift
-        # Pillow cuts vertices down to the pixel that holds them: the continuous frame, as
-        # everywhere.
+        # Pillow truncates vertices to the pixel that contains them: the continuous frame.
         polygons = np.floor(outlines(starts + towards, ends + towards, radii * width))
         layers.append(polygons.reshape(len(parts), -1).tolist())
         order += [(part.depth, number, i) for i, part in enumerate(parts) if not part.flat]
@@ -186,10 +188,7 @@ def _strokes(
 
 
 def background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """An RGB scene without people, `OVERSAMPLING` times `width` x `height`.
-
-    Colours, texture, clutter.
-    """
+    """A random RGB background with texture and clutter, `OVERSAMPLING` times `width` x `height`."""
     base = _muted(rng)
     rows, columns = rng.integers(2, 7, 2)
     grey, tint = rng.standard_normal((rows, columns, 1)), rng.standard_normal((rows, columns, 3))
@@ -216,9 +215,12 @@ def background(rng: np.random.Generator, width: int, height: int) -> Image.Image
 def occlude(
     rng: np.random.Generator, canvas: Canvas, box: tuple[float, float, float, float]
 ) -> None:
-    """Puts a post, a table or a ball in front of a small part of the body inside `box` =.
+    """Draws a post, a table or a ball in front of a small part of the body.
 
-    (x, y, w, h).
+    Args:
+        rng: Random generator.
+        canvas: To draw on.
+        box: (x, y, w, h) of the body in image pixels.
     """
     x, y, w, h = box
     colour, floor = _muted(rng), float(canvas.size[1])
@@ -241,7 +243,7 @@ def occlude(
 
 
 def photograph(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """Adds exposure, colour cast and noise to a finished image, and sometimes a little blur."""
+    """Adds exposure, colour cast, noise and sometimes a little blur to a finished image."""
     if rng.random() < 0.15:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.0)))
     gain = rng.uniform(0.75, 1.2) * rng.uniform(0.93, 1.07, 3)
@@ -256,7 +258,7 @@ def photograph(rng: np.random.Generator, image: Image.Image) -> Image.Image:
 
 
 def _muted(rng: np.random.Generator) -> Points:
-    """f64[3] in 0..255: a colour with less chroma than clothes have."""
+    """A random colour f64[3] in 0..255 with less chroma than clothes."""
     colour = random_colour(rng)
     return 0.5 * colour + 0.5 * float(colour.mean())
 
@@ -307,7 +309,7 @@ def _line(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, heigh
 
 
 def _limb(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
-    """Something as thick and long as an arm that is none."""
+    """A distractor of the size of an arm."""
     start, length = _corner(rng, width, height)[None], rng.uniform(-0.25, 0.25, (1, 2)) * height
     polygon = outlines(start, start + length, rng.uniform(0.012, 0.035, (1, 2)) * height)[0]
     draw.polygon(polygon.astype(int).ravel().tolist(), fill=rgb(_muted(rng)))
