@@ -126,7 +126,7 @@ def test_options_that_do_not_go_together(
 
 
 def test_refusals(heatpose: Heatpose, bundle: Path, tmp_path: Path) -> None:
-    _refused(heatpose("deploy", tmp_path, "--target", "stm32n6"), "no bundle")
+    _refused(heatpose("deploy", tmp_path, "--target", "stm32n6"), "not a bundle")
     _refused(heatpose("deploy", bundle, "--target", "stm32mp1", "--run"), "leave out --run")
     _refused(
         heatpose("deploy", bundle, "--target", "stm32n6", "--run", "--tool", tmp_path / "none"),
@@ -198,7 +198,7 @@ def test_estimate_and_inspect_take_a_bundle(
     ran = heatpose("inspect", bundle, "--target", "stm32n6")
     assert ran.status == 0 and "pose_64_int8_pc.tflite" in ran.out and "RESIZE_BILINEAR" in ran.out
     assert heatpose("inspect", bundle).status == 0
-    _refused(heatpose("estimate", tmp_path, "--target", "stm32n6"), "no bundle", ".tflite")
+    _refused(heatpose("estimate", tmp_path, "--target", "stm32n6"), "not a bundle", ".tflite")
 
 
 def test_estimates_of_other_files_say_what_is_assumed(

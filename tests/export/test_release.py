@@ -199,7 +199,7 @@ def test_refuses_what_cannot_be_released(made: Path, tmp_path: Path) -> None:
     _renew(bundle)
     with pytest.raises(HeatposeError, match="lacks int8_pt; export with quant.forms"):
         write_release(bundle, half, out)
-    with pytest.raises(HeatposeError, match="is no bundle"):
+    with pytest.raises(HeatposeError, match="is not a bundle"):
         write_release(tmp_path, half, out)
     assert not out.exists()
 

@@ -147,7 +147,7 @@ def test_a_folder_that_is_no_bundle_is_left_alone(place: Any, tiny_checkpoint: P
     thesis.parent.mkdir(parents=True)
     thesis.write_text("years of work")
     place.run("export", f"checkpoint={tiny_checkpoint}", "name=mine").fails_with(
-        "mine", "no bundle"
+        "mine", "not a bundle"
     )
     assert thesis.read_text() == "years of work" and len(list(thesis.parent.iterdir())) == 1
 

@@ -31,16 +31,18 @@ class Bundle:
         return (folder / MANIFEST).is_file()
 
     @classmethod
-    def read(cls, folder: Path) -> Bundle:
+    def read(cls, folder: Path, remedy: str = "give a folder below exports/") -> Bundle:
         """Reads a bundle's manifest.
+
+        Args:
+            folder: The bundle.
+            remedy: What to do where the folder is not a bundle, for the message.
 
         Raises:
             HeatposeError: The folder is not a bundle, or its manifest cannot be read.
         """
         if not cls.is_bundle(folder):
-            raise HeatposeError(
-                f"'{folder}' is not a bundle (it has no {MANIFEST}); give a folder below exports/."
-            )
+            raise HeatposeError(f"'{folder}' is not a bundle (it has no {MANIFEST}); {remedy}.")
         content = _content(folder / MANIFEST)
         if not isinstance(content, dict):
             raise HeatposeError(

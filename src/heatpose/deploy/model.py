@@ -18,6 +18,7 @@ from heatpose.tflite.reader import read_graph
 from heatpose.utils.files import sha256
 
 REJECTED = ".rejected"
+_REMEDY = "give a folder below exports/ or a .tflite file"
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def choose_model(source: Path, target: Target, *, allow_rejected: bool = False) 
         if Bundle.is_bundle(source.parent):
             Bundle.read(source.parent).check_file(source)
         return read_model(source)
-    bundle = Bundle.read(source)
+    bundle = Bundle.read(source, _REMEDY)
     passed = sorted(path for path in source.glob(f"*_{target.artefact}.tflite"))
     rejected = sorted(source.glob(f"*_{target.artefact}{REJECTED}.tflite"))
     if not passed and not rejected:
@@ -186,7 +187,7 @@ def bundle_file(source: Path) -> Path:
     """
     if not source.is_dir():
         return source
-    Bundle.read(source)
+    Bundle.read(source, _REMEDY)
     found = sorted(source.glob("*_int8_pc.tflite")) + sorted(source.glob("*.tflite"))
     if not found:
         raise HeatposeError(f"'{source}' has no TFLite file; export it again with quant=auto.")
