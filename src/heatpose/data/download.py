@@ -69,8 +69,8 @@ def unpack(path: Path, root: Path, archive: Archive) -> None:
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run
     try:
         with zipfile.ZipFile(path) as file:
-            sweep_runs = _sweep_runs(file, archive)
-            total = sum(sweep_run.file_size for sweep_run in sweep_runs)
+            members = _members(file, archive)
+            total = sum(member.file_size for member in members)
             if total > MOST_SWELLING * archive.unpacked:
                 raise HeatposeError(
                     f"'{path}' would unpack to {total / 1e9:.1f} GB instead of"
@@ -78,7 +78,7 @@ def unpack(path: Path, root: Path, archive: Archive) -> None:
                 )
             require_room(root, total)
             temporary.mkdir()
-            _extract(file, sweep_runs, temporary)
+            _extract(file, members, temporary)
         _move_in(temporary, root / archive.folder, archive)
     except (
         zipfile.BadZipFile,
@@ -119,27 +119,27 @@ def require_room(folder: Path, needed: int, advice: str = "set another data.root
         )
 
 
-def _sweep_runs(file: zipfile.ZipFile, archive: Archive) -> list[zipfile.ZipInfo]:
+def _members(file: zipfile.ZipFile, archive: Archive) -> list[zipfile.ZipInfo]:
     """The members to extract; refuses the zip if any member would be written elsewhere."""
     taken = []
-    for sweep_run in file.infolist():
-        path = PurePosixPath(sweep_run.filename)
+    for member in file.infolist():
+        path = PurePosixPath(member.filename)
         if (
             path.is_absolute()
             or ".." in path.parts
-            or set(sweep_run.filename) & set("\\:")
-            or _is_link(sweep_run)
+            or set(member.filename) & set("\\:")
+            or _is_link(member)
         ):
             raise HeatposeError(
-                f"'{file.filename}' holds '{sweep_run.filename}', which is a link or points outside"
+                f"'{file.filename}' holds '{member.filename}', which is a link or points outside"
                 " its folder; it is not the official archive, remove it."
             )
         if (
             path.parts[:-1] == (archive.folder,)
             and archive.takes(path.name)
-            and not sweep_run.is_dir()
+            and not member.is_dir()
         ):
-            taken.append(sweep_run)
+            taken.append(member)
     if len(taken) != archive.files:
         raise HeatposeError(
             f"'{file.filename}' holds {len(taken)} of the {archive.files} files expected in "
@@ -148,17 +148,17 @@ def _sweep_runs(file: zipfile.ZipFile, archive: Archive) -> list[zipfile.ZipInfo
     return taken
 
 
-def _is_link(sweep_run: zipfile.ZipInfo) -> bool:
-    return stat.S_ISLNK(sweep_run.external_attr >> 16)
+def _is_link(member: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(member.external_attr >> 16)
 
 
-def _extract(file: zipfile.ZipFile, sweep_runs: Sequence[zipfile.ZipInfo], folder: Path) -> None:
+def _extract(file: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo], folder: Path) -> None:
     with progress_bar("files") as progress:
-        for sweep_run in progress.track(
-            sweep_runs, description=f"unpacking {Path(str(file.filename)).name}"
+        for member in progress.track(
+            members, description=f"unpacking {Path(str(file.filename)).name}"
         ):
-            name = PurePosixPath(sweep_run.filename).name
-            with file.open(sweep_run) as source, (folder / name).open("xb") as target:
+            name = PurePosixPath(member.filename).name
+            with file.open(member) as source, (folder / name).open("xb") as target:
                 # zipfile checks each member's CRC at its end
                 shutil.copyfileobj(source, target, 1 << 20)
 
