@@ -1,5 +1,5 @@
-"""Learning from a stronger pose model, the teacher, beside the labels.
+"""Distillation from a stronger pose model, the teacher, in addition to the labels.
 
-The training step knows one object, `loss.Distillation`, and asks it by the samples' indices and
-image -> input matrices.
+The training step uses `loss.Distillation`, which looks up the teacher's output by the indices and
+image -> input matrices of the samples.
 """

@@ -1,12 +1,12 @@
-"""A teacher's answers for a list of people, made once and mapped from disk.
+"""A teacher's predictions for a list of instances, computed once and mapped from disk.
 
-They belong to the un-augmented view of each person (`teacher.view_box`), whatever the augmentation
-does: a training view reads them through its matrix. So a teacher of any kind, on the CPU and slow,
-runs once for each person and not once for each sample.
+They are made on an un-augmented crop of each instance (`teacher.view_box`); an augmented sample
+reads them through its matrix. Even a slow teacher on the CPU therefore runs only once per instance
+and not once per sample.
 
-A folder is named by a hash of the teacher, the people and the settings. It is built beside its
-place, piece by piece with a count of what is done, and renamed into it: a killed build goes on
-where it was, and processes that need the same folder wait for the one that builds it.
+The folder is named by a hash of the teacher, the instances and the settings. It is built under
+another name, in pieces with a count of finished ones, and renamed at the end: a killed build is
+resumed, and processes that need the same folder wait for the one that builds it.
 """
 
 from __future__ import annotations
@@ -45,19 +45,20 @@ from heatpose.utils.process import is_first_process
 FORMAT = 2
 PIECE = 32
 RANGE = 16.0
-"""A map's byte v says a logit of (v / 255 - 1) RANGE below its highest cell: steps of 0.06."""
+"""A byte v of a map is the logit (v / 255 - 1) RANGE relative to the highest cell: steps of 0.06.
+"""
 COUNT = "done.json"
 
 
 @dataclass(frozen=True)
 class TeacherMaps:
-    """N people's answers.
+    """A teacher's predictions for N instances.
 
     Attributes:
-        maps: u8[N, K, h, w], see `RANGE`; None for a teacher that gives poses alone.
+        maps: u8[N, K, h, w], see `RANGE`; None for a teacher without maps.
         points: f32[N, K, 2] x, y in image pixels.
         scores: f32[N, K] in [0, 1].
-        views: f64[N, 2, 3] image pixels -> fractions of the teacher's view.
+        views: f64[N, 2, 3] image pixels -> fractions of the teacher's input.
     """
 
     maps: NDArray[np.uint8] | None
@@ -66,11 +67,11 @@ class TeacherMaps:
     views: NDArray[np.float64]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TeacherMaps:
-        """Itself: averaged weights copy the whole module, and would read all maps into memory."""
+        """Returns itself: averaging of weights copies the module, and would load all maps."""
         return self
 
     def agreement(self, instances: Sequence[Person], skeleton: Skeleton) -> float:
-        """Mean OKS of the teacher's points against the labels of the same N people, in percent."""
+        """Mean OKS of the teacher's points against the labels of the N instances, in percent."""
         truth = normalised_truth(instances)
         sizes = np.array([[p.width, p.height] for p in instances], np.float32)
         similarity = keypoint_similarity(
@@ -86,17 +87,16 @@ def teacher_maps(
     *,
     progress: bool = True,
 ) -> TeacherMaps:
-    """The teacher's answers for people, out of the cache, or made now.
+    """Loads the teacher's predictions for instances from the cache, or computes them.
 
     Args:
         settings: With a path.
         instances: In the order of the training samples' indices.
         skeleton: The student's.
-        progress: Shows a bar while they are made.
+        progress: Whether to show a progress bar.
 
     Raises:
-        HeatposeError: The teacher cannot be opened, does not know the keypoints, or an image cannot
-            be read.
+        HeatposeError: The teacher cannot be opened or lacks a keypoint, or an image cannot be read.
     """
     from filelock import FileLock
 
@@ -119,9 +119,9 @@ def teacher_maps(
 def cache_key(
     runner: PoseRunner, instances: Sequence[Person], skeleton: Skeleton, settings: DistillSettings
 ) -> str:
-    """Name of the folder: a hash of all that the answers depend on.
+    """Name of the folder: a hash of everything that the predictions depend on.
 
-    Of the images, their paths and sizes in bytes.
+    Images are represented by their paths and sizes in bytes.
     """
     read = reading_of(runner, settings.names())
     digest = hashlib.sha256(runner.path.read_bytes())
@@ -149,7 +149,7 @@ def _build(
     folder: Path,
     progress: bool,
 ) -> None:
-    """Makes the folder, or goes on with what a killed build left."""
+    """Builds the folder, or resumes a killed build."""
     from heatpose.utils.progress import track
 
     part = folder.with_name(folder.name + ".part")
@@ -186,7 +186,7 @@ def _build(
 
 
 def _stored(answer: Answer, boxes: Sequence[Box]) -> dict[str, NDArray[np.generic]]:
-    """What goes into the files: points in image pixels, maps as bytes."""
+    """Arrays to store: points in image pixels, scores, maps as bytes."""
     back = [geometry.invert(view_matrix(box)) for box in boxes]
     points = np.stack(
         [geometry.apply(matrix, points) for matrix, points in zip(back, answer.points, strict=True)]
@@ -203,10 +203,7 @@ def _stored(answer: Answer, boxes: Sequence[Box]) -> dict[str, NDArray[np.generi
 def _views(
     instances: Sequence[Person], boxes: Sequence[Box], size: int, pieces: range
 ) -> Iterator[NDArray[np.uint8]]:
-    """u8[B, S, S, 3] of each piece.
-
-    The next one is decoded in threads while the teacher looks at this one.
-    """
+    """Teacher inputs u8[B, S, S, 3] of each piece; the next one is decoded in threads."""
     with ThreadPoolExecutor(2) as pool:
 
         def ahead(start: int) -> list[object]:
@@ -228,7 +225,7 @@ def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic], new: 
 
 
 def _done(part: Path) -> int:
-    """People whose answers are in the files of an unfinished build."""
+    """Number of finished instances of an unfinished build."""
     try:
         return int(json.loads((part / COUNT).read_text(encoding="utf-8"))["people"])
     except (OSError, ValueError, KeyError, TypeError):

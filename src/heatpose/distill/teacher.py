@@ -1,4 +1,8 @@
-"""What is to be learnt from a teacher, and how strongly."""
+"""The teacher of a distillation: settings, predictions for crops of instances, keypoint mapping.
+
+Shape legend: B batch, K the student's and T the teacher's keypoints, h and w rows and columns of
+the teacher's maps, S its input side.
+"""
 
 from __future__ import annotations
 
@@ -21,32 +25,34 @@ from heatpose.runners.reading import reading_of
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """Entries of conf/distill.
+    """Entries of `conf/distill/`.
 
     Attributes:
         path: The teacher: a `.ckpt`, `.onnx` or `.tflite` pose model; None for none.
-        size: Input side to run it at, for files that leave it open (checkpoints, some ONNX); None
-            for its own.
-        skeleton: What its channels are, for a file that does not state it: coco17, st13 or a YAML.
-        normalisation: How bytes become its input, likewise; see `runners.normalisation.FORMS`.
-        margin: It sees each person in a square crop of this many times the longer side of the
-            person's box; None shows it the whole image, stretched.
-        mirror: It is asked about the mirrored view as well, and says the mean of both (flip test:
-            Newell, Yang and Deng, ECCV 2016).
-        weight: Of the term, against the labels' loss.
+        size: Input side, for files that leave it open (checkpoints, some ONNX); None for the file's
+            own.
+        skeleton: The teacher's keypoints, for a file that does not state them: coco17, st13 or a
+            YAML.
+        normalisation: Of the teacher's input, for a file that does not state it; see
+            `runners.normalisation.FORMS`.
+        margin: Side of the square crop around each instance, relative to the longer side of its
+            box; None for the whole image, stretched.
+        mirror: Averages the predictions on the crop and its mirror image (flip test: Newell, Yang
+            and Deng, ECCV 2016).
+        weight: Of the term, relative to the loss on labels.
         temperature: Of both softmaxes; the term is multiplied by its square (Hinton, Vinyals and
             Dean 2015, section 2).
-        spread: A teacher that gives poses alone is learnt as the OKS kernel around its points, the
-            standard deviation multiplied by this.
-        fill: Keypoints that are not labelled get the teacher's point in the labels' loss, weighted
-            by its score.
-        min_score: Points below are neither filled in nor merged into others; the map's term is
-            weighted by the score and needs no limit.
-        folder: Where the teacher's answers are kept.
-        required: No path is a mistake.
+        spread: For a teacher without maps: factor on the standard deviation of the OKS kernel
+            around its points, which is the target.
+        fill: Unlabelled keypoints get the teacher's point in the loss on labels, weighted by its
+            score.
+        min_score: Points with a lower score are neither filled in nor merged into others. The map's
+            term is weighted by the score instead.
+        folder: Of the cached predictions.
+        required: Whether a missing path is an error.
 
     Raises:
-        HeatposeError: A number is out of its range.
+        HeatposeError: A value is out of its range.
     """
 
     path: str | None = None
@@ -82,10 +88,10 @@ class DistillSettings:
             )
 
     def check(self) -> None:
-        """Refuses, before anything slow begins, what cannot be opened later.
+        """Checks the settings before anything slow begins.
 
         Raises:
-            HeatposeError: No path where one is required, or no such file.
+            HeatposeError: The path is missing or does not exist, or a setting is invalid.
         """
         if self.path is None and self.required:
             raise HeatposeError(
@@ -101,35 +107,35 @@ class DistillSettings:
         self.values()
 
     def names(self) -> Skeleton | None:
-        """The skeleton that is set, if one is.
+        """The configured skeleton, or None.
 
         Raises:
-            HeatposeError: There is none of that name.
+            HeatposeError: The name is unknown.
         """
         return None if self.skeleton is None else named(self.skeleton)
 
     def values(self) -> Normalisation | None:
-        """The normalisation that is set, if one is.
+        """The configured normalisation, or None.
 
         Raises:
-            HeatposeError: It is not understood.
+            HeatposeError: It cannot be parsed.
         """
         return None if self.normalisation is None else Normalisation.parse(self.normalisation)
 
 
 FLOOR = 1e-8
-"""Least probability that a map can say."""
+"""Minimum probability of a map's cell."""
 Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a teacher says about B people.
+    """A teacher's predictions for B instances.
 
     Attributes:
-        maps: f32[B, K, h, w] logits, 0 at each map's highest cell; None where the teacher decodes
-            inside.
-        points: f32[B, K, 2] x, y as fractions of the teacher's view.
+        maps: f32[B, K, h, w] logits, 0 at each map's highest cell; None if the model includes its
+            decode.
+        points: f32[B, K, 2] x, y as fractions of the teacher's input.
         scores: f32[B, K] in [0, 1].
     """
 
@@ -139,17 +145,17 @@ class Answer:
 
 
 class Teacher:
-    """A runner, and which of its channels make each of the student's keypoints.
+    """A runner, and the mapping of its channels to the student's keypoints.
 
     Args:
         runner: The model.
         skeleton: The student's.
-        min_score: Points below are not merged with others.
-        mirror: It is asked about mirrored views too.
-        own: What its channels are, where its file does not state it; assumed where None.
+        min_score: Points with a lower score are not merged with others.
+        mirror: Averages with the predictions on the mirror image.
+        own: The model's skeleton, if its file does not state it; assumed if None.
 
     Raises:
-        HeatposeError: The model does not know one of the keypoints.
+        HeatposeError: The model lacks one of the keypoints.
     """
 
     def __init__(
@@ -169,7 +175,7 @@ class Teacher:
         self.gives_maps = _gives_maps(runner)
 
     def ask(self, images: NDArray[np.uint8]) -> Answer:
-        """The answer for u8[B, S, S, 3]."""
+        """Predictions for u8[B, S, S, 3] images."""
         answer = self._seen(images)
         if self.mirror:
             return mean_answer(
@@ -192,9 +198,10 @@ class Teacher:
         points: NDArray[np.float32],
         scores: NDArray[np.float32],
     ) -> Answer:
-        """The teacher's T keypoints -> the student's K.
+        """Maps the teacher's T keypoints to the student's K.
 
-        A merged one is the mean of its sources that score enough, of all if none does.
+        A merged keypoint is the mean of its sources with a sufficient score, or of all if there are
+        none.
         """
         heads = [s[0] for s in self.sources]
         new = Answer(
@@ -212,9 +219,11 @@ class Teacher:
 
 
 def mirrored(answer: Answer, flip_order: Sequence[int]) -> Answer:
-    """What was said about mirrored views, as if about the views.
+    """Predictions on mirrored crops, transformed into the frame of the crops.
 
-    K channels change places by `flip_order`.
+    Args:
+        answer: On mirrored crops.
+        flip_order: Of the student's skeleton.
     """
     points = answer.points[:, flip_order]
     points[..., 0] = 1 - points[..., 0]
@@ -226,10 +235,10 @@ def mirrored(answer: Answer, flip_order: Sequence[int]) -> Answer:
 
 
 def mean_answer(one: Answer, other: Answer) -> Answer:
-    """Of two answers about the same views.
+    """Merges two predictions on the same crops.
 
-    The mean of both distributions, its point and the mean score; without maps, the surer point of
-    each keypoint.
+    The mean of both distributions with its point and the mean score; without maps, for each
+    keypoint the point with the higher score.
     """
     if one.maps is None or other.maps is None:
         surer = (one.scores >= other.scores)[..., None]
@@ -248,12 +257,12 @@ def mean_answer(one: Answer, other: Answer) -> Answer:
 
 
 def sources(runner: PoseRunner, skeleton: Skeleton, own: Skeleton) -> list[list[int]]:
-    """For each of the student's keypoints, the teacher's channels that make it.
+    """The teacher's channels for each of the student's keypoints.
 
-    The one of its name, else those of its merge rule that there are.
+    The one of the same name, else the existing ones of the keypoint's merge rule.
 
     Raises:
-        HeatposeError: There are none.
+        HeatposeError: A keypoint has none.
     """
     names = list(own.keypoints)
     found = []
@@ -265,8 +274,8 @@ def sources(runner: PoseRunner, skeleton: Skeleton, own: Skeleton) -> list[list[
         )
         if not wanted:
             raise HeatposeError(
-                f"Teacher '{runner.path}' does not know '{name}' of skeleton '{skeleton.name}' (it"
-                f" has {names}); choose another teacher."
+                f"Teacher '{runner.path}' does not have keypoint '{name}' of skeleton "
+                f"'{skeleton.name}' (it has {names}); choose another teacher."
             )
         found.append([names.index(source) for source in wanted])
     return found
@@ -276,15 +285,15 @@ def _gives_maps(runner: PoseRunner) -> bool:
     try:
         runner.heatmaps(np.zeros((1, runner.size, runner.size, 3), np.uint8))
     except HeatposeError:
-        return False  # it decodes inside; what is wrong otherwise, `predict` says as well
+        return False  # it includes its decode; `predict` reports any other error as well
     return True
 
 
 def as_logits(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What a model calls heatmaps -> logits of a softmax over each map, 0 at the highest cell.
+    """Converts a model's heatmaps to logits of a softmax over each map, 0 at the highest cell.
 
-    Maps that sum to 1 came out of a softmax, and their logarithm goes back; other maps within [0,
-    1] came out of a sigmoid; the rest are logits.
+    Maps that sum to 1 are the output of a softmax and are inverted by the logarithm; other maps
+    within [0, 1] are the output of a sigmoid; all others are logits.
     """
     logits = maps.astype(np.float32)
     if maps.min() >= -RANGE_SLACK and maps.max() <= 1 + RANGE_SLACK:
@@ -296,9 +305,9 @@ def as_logits(maps: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _moved_together(maps: NDArray[np.float32], points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """f32[h, w]: the mean of the maps' distributions.
+    """Logits f32[h, w] of the mean of several maps' distributions.
 
-    Each moved by whole cells so that its point f32[2] lies on the mean of all.
+    Each is shifted by whole cells, so that its point is on the mean of all points.
     """
     distributions = np.exp(maps) / np.exp(maps).sum((-1, -2), keepdims=True)
     rows, columns = maps.shape[1:]
@@ -306,7 +315,7 @@ def _moved_together(maps: NDArray[np.float32], points: NDArray[np.float32]) -> N
     total = np.zeros(maps.shape[1:], np.float32)
     for distribution, (right, down) in zip(distributions, steps, strict=True):
         moved = np.roll(distribution, (down, right), (0, 1))
-        moved[: max(down, 0)] = moved[rows + min(down, 0) :] = 0  # what came round the edge
+        moved[: max(down, 0)] = moved[rows + min(down, 0) :] = 0  # wrapped around the edge
         moved[:, : max(right, 0)] = moved[:, columns + min(right, 0) :] = 0
         total += moved
     logits: NDArray[np.float32] = np.log(np.maximum(total / max(float(total.max()), FLOOR), FLOOR))
@@ -314,9 +323,9 @@ def _moved_together(maps: NDArray[np.float32], points: NDArray[np.float32]) -> N
 
 
 def view_box(person: Person, margin: float | None) -> Box:
-    """The part of the image that the teacher sees of a person, left, top, right.
+    """The teacher's crop of an instance: left, top, right, bottom in whole pixels.
 
-    Bottom in whole pixels; it may reach over the image's edge.
+    It may extend beyond the image.
     """
     if margin is None:
         return 0, 0, person.width, person.height
@@ -327,13 +336,13 @@ def view_box(person: Person, margin: float | None) -> Box:
 
 
 def view_matrix(box: Box) -> geometry.Matrix:
-    """Image pixels -> fractions of the view."""
+    """Image pixels -> fractions of the crop."""
     left, top, right, bottom = box
     return geometry.region((left, top, right - left, bottom - top), 1)
 
 
 def show(person: Person, box: Box, size: int) -> NDArray[np.uint8]:
-    """The view as u8[S, S, 3]: bilinear, antialiased; black beyond the image."""
+    """The crop as u8[S, S, 3]: bilinear, antialiased; black beyond the image."""
     from PIL import Image
 
     image = Image.fromarray(labelled_image(person))

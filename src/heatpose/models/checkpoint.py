@@ -1,7 +1,4 @@
-"""A checkpoint and what it says about itself.
-
-Read with `weights_only=True`: a file from elsewhere cannot run code.
-"""
+"""Checkpoints that describe themselves; read with `weights_only=True`, so they cannot run code."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from heatpose.pose.skeleton import Skeleton
 from heatpose.utils.files import atomic_write, sha256
 
 KEY = "heatpose"
-"""Entry of a checkpoint file that holds the description."""
+"""Entry of a checkpoint file with the description."""
 FORMAT = 1
 WEIGHTS = "weights_sha256"
 """Entry of a bundle's provenance: `weights_hash` of the checkpoint that was exported."""
@@ -30,13 +27,13 @@ WEIGHTS = "weights_sha256"
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A network ready to run and how to feed it.
+    """A network with its description.
 
     Attributes:
         network: In eval mode, on the CPU.
-        skeleton: What its channels are.
-        preprocessing: What its input is.
-        metadata: Where the weights come from, plain values (`origin`, `epoch`, `validation_oks`,
+        skeleton: Of its channels.
+        preprocessing: Of its input.
+        metadata: Plain values on the origin of the weights (`origin`, `epoch`, `validation_oks`,
             ...).
     """
 
@@ -49,7 +46,7 @@ class LoadedCheckpoint:
 def describe(
     network: MoveNet, skeleton: Skeleton, preprocessing: Preprocessing, **metadata: Any
 ) -> dict[str, Any]:
-    """The description as plain values, to be stored under `KEY`."""
+    """The description as plain values, stored under `KEY`."""
     return {
         "format": FORMAT,
         "network": network.settings,
@@ -68,7 +65,7 @@ def save_checkpoint(
     half: bool = False,
     **metadata: Any,
 ) -> None:
-    """Writes the weights and the description; the file appears whole or not at all.
+    """Writes the weights and the description, atomically.
 
     Args:
         path: The file.
@@ -139,18 +136,17 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
     """Reads a checkpoint written by training or by `save_checkpoint`; its weights become float32.
 
     Raises:
-        HeatposeError: The file is missing, is no checkpoint, is no Heatpose checkpoint, or its
-            parts do not fit together.
+        HeatposeError: The file is missing or not a Heatpose checkpoint, or its parts do not match.
     """
     path = Path(path)
     content = _read(path)
     description = content.get(KEY) if isinstance(content, dict) else None
     if not isinstance(description, dict) or "state_dict" not in content:
         raise HeatposeError(
-            f"'{path}' is a torch file but no Heatpose checkpoint; give one that train.py wrote."
+            f"'{path}' is a torch file but not a Heatpose checkpoint; give one that train.py wrote."
         )
     try:
-        with torch.device("meta"):  # no memory is taken for what a description merely claims
+        with torch.device("meta"):  # allocates nothing for the description's claims
             network = MoveNet(**description["network"])
         skeleton = Skeleton(**description["skeleton"])
         preprocessing = Preprocessing(**description["preprocessing"])
@@ -191,23 +187,23 @@ def _read(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as file:
             claimed = sum(entry.file_size for entry in file.infolist())
-        # torch stores its tensors as they are; packed ones could be a thousand times the file
+        # torch stores tensors uncompressed; compressed ones could be a thousand times as large
         if claimed > path.stat().st_size:
             raise ValueError(f"its {claimed} bytes of content do not fit into the file")
         return torch.load(path, map_location="cpu", weights_only=True)
-    # the unpickler runs what the file says, within limits, and may fail in any way
+    # the restricted unpickler may raise any exception
     except Exception as error:
         raise HeatposeError(
-            f"'{path}' is no readable checkpoint: it is damaged, holds more than plain values, or"
-            " is another kind of file."
+            f"'{path}' is not a readable checkpoint: it is damaged, holds more than plain values, "
+            "or is another kind of file."
         ) from error
 
 
 def _values(state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Copies of the tensors, f32 (counters i64), contiguous and each with memory of its own.
+    """Contiguous copies of the tensors with separate memory, f32 (counters i64).
 
     Raises:
-        ValueError: One holds no plain numbers, or claims more of them than the file has.
+        ValueError: A value is not a plain tensor of numbers, or is larger than its storage.
     """
     values = {}
     for name, value in state.items():
@@ -231,10 +227,10 @@ def _values(state: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def inspect_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The keys of `heatpose inspect --json` for a checkpoint; operators are torch's layers.
+    """The content of `heatpose inspect --json` for a checkpoint; operators are torch's layers.
 
     Raises:
-        HeatposeError: No checkpoint.
+        HeatposeError: The file is not a checkpoint.
     """
     # Imported here: only this needs it.
     import torch

@@ -1,11 +1,10 @@
-"""MoveNet's own decode: four heads' maps -> keypoints.
+"""MoveNet's own decode: maps of four heads -> keypoints.
 
-One implementation for training's score, checkpoints and the graph of exported files.
-
-The steps are those of Google's MoveNet SinglePose Lightning, read off its TFLite file. A cell has
-its *index* for coordinates here, as in that file, not its centre: regression and offset count from
-the index, so that index + offset is the keypoint in cells, and times the stride it is in input
-pixels of the continuous frame.
+The implementation is used for validation, for checkpoints and for the graph of exported files. The
+steps are those of Google's MoveNet SinglePose Lightning, taken from its TFLite file. As in that
+file, the position of a cell is its *index*, not its centre: regression and offset are relative to
+the index, so index + offset is the keypoint in cells, and multiplied by the stride in input pixels
+of the continuous frame.
 
 Shape legend: B batch, K keypoints, H rows and W columns of a map, N = H W cells in row order.
 """
@@ -20,26 +19,24 @@ from torch import Tensor, nn
 from heatpose.models.movenet import MoveNet, PoseMaps
 
 SOFTNESS = 1.8
-"""Cells added to a distance before a score is divided by it, as in Google's file.
-
-How little the nearest cells are preferred.
-"""
+"""Cells added to a distance before a score is divided by it, as in Google's file."""
 PoseForm = Literal["xy", "yx"]
 
 
 def decode_maps(maps: PoseMaps) -> Tensor:
-    """The person nearest to the middle.
+    """Decodes the instance nearest to the middle.
 
-    And of every keypoint's peaks the one nearest to where that person's centre expects it.
+    Of each keypoint's peaks it takes the one nearest to the position regressed from the instance's
+    centre.
 
     Args:
         maps: Of `MoveNet` with four heads.
 
     Returns:
         f32[B, K, 3]: x and y as fractions of the input's width and height, and a score in [0, 1],
-            the heatmap's sigmoid at the chosen cell.
+        the heatmap's sigmoid at the chosen cell.
     """
-    # plain numbers, also where the graph is being traced
+    # Python integers, also while the graph is traced
     batch, keypoints, rows, columns = (int(side) for side in maps.heatmaps.shape)
     cells = _cells(rows, columns).to(maps.heatmaps)
     _, _, heatmaps, offset = _tables(maps)
@@ -54,11 +51,9 @@ def decode_maps(maps: PoseMaps) -> Tensor:
 
 
 def decode_margins(maps: PoseMaps) -> Tensor:
-    """By how much the two searches behind each keypoint are won.
+    """Smaller margin, (best - second best) / best, of the two searches behind each keypoint.
 
-    (best - second best) / best, the smaller of centre's and heatmap's.
-
-    Where it is tiny, the last bit decides which of two cells is chosen, and two exact computations
+    If a margin is tiny, rounding decides which of two cells is chosen, and two correct computations
     may differ by the width of the image.
 
     Returns:
@@ -97,16 +92,13 @@ def _cells(rows: int, columns: int) -> Tensor:
 
 
 def _near_middle(centre: Tensor, cells: Tensor, rows: int, columns: int) -> Tensor:
-    """f32[B, N]: the centre's scores, weighted by nearness to the middle of the map."""
+    """f32[B, N]: the centre's scores, weighted by the proximity to the middle of the map."""
     middle = cells.new_tensor([rows / 2, columns / 2])
     return centre.sigmoid()[..., 0] * (1 / ((cells - middle).square().sum(1).sqrt() + SOFTNESS))
 
 
 def _distances(maps: PoseMaps, cells: Tensor) -> Tensor:
-    """f32[B, N, K]: from each cell to where the chosen person's centre expects each keypoint.
-
-    In cells.
-    """
+    """f32[B, N, K]: distance in cells of each cell to the regressed position of each keypoint."""
     batch, keypoints, rows, columns = (int(side) for side in maps.heatmaps.shape)
     centre, regression, _, _ = _tables(maps)
     person = _near_middle(centre, cells, rows, columns).argmax(1)
@@ -118,13 +110,13 @@ def _distances(maps: PoseMaps, cells: Tensor) -> Tensor:
 
 
 def _shifted(cell: Tensor, cells: int) -> Tensor:
-    """Cell numbers i64[B, ...] of each image -> row numbers in a table of all images' cells."""
+    """Cell indices i64[B, ...] of each image -> row indices in a table of all images' cells."""
     first = cells * torch.arange(int(cell.shape[0]), device=cell.device)
     return cell + first.reshape(-1, *[1] * (cell.dim() - 1))
 
 
 class DecodedMoveNet(nn.Module):
-    """A network with four heads and the decode behind it, as one graph for the export.
+    """A network with four heads and its decode, as one graph for the export.
 
     Args:
         network: With four heads.
@@ -138,10 +130,7 @@ class DecodedMoveNet(nn.Module):
         self.form = form
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images f32[B, 3, S, S] -> poses in the wanted form.
-
-        Coordinates as fractions of the input.
-        """
+        """Normalised images f32[B, 3, S, S] -> poses in `form`, in fractions of the input."""
         maps = self.network(images)
         assert isinstance(maps, PoseMaps)
         poses = decode_maps(maps)

@@ -1,6 +1,10 @@
-"""Where a network's first weights come from.
+"""Initial weights of a network: random, ImageNet, a checkpoint, or Google's MoveNet files.
 
-Each function takes the freshly built network and returns the one to train.
+To add an initialisation:
+
+1. Write a function here that takes the new network, the skeleton and settings, and returns the
+   network to train. 2. Add a file to `conf/init/` whose `_target_` names it (with `_partial_:
+   true`).
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from heatpose.utils.files import atomic_write, require_writable, sha256
 from heatpose.utils.transfer import RemoteFile, TransferError, fetch
 
 _CHANNELS = {"head": 1, "regression": 2, "offset": 2}
-"""Output channels of each keypoint, by the head's name in the state; the centre has none."""
+"""Output channels per keypoint, by the head's name in the state; the centre has none."""
 
 
 def from_scratch(network: MoveNet, skeleton: Skeleton) -> MoveNet:
@@ -36,19 +40,19 @@ def from_scratch(network: MoveNet, skeleton: Skeleton) -> MoveNet:
 
 
 def from_imagenet(network: MoveNet, skeleton: Skeleton, path: str | None = None) -> MoveNet:
-    """torchvision's ImageNet MobileNetV2 in the backbone; pyramid and head stay random.
+    """torchvision's ImageNet weights for the backbone; pyramid and head stay random.
 
-    torchvision's network was trained with symmetric padding and another normalisation of the input;
-    the first epochs adapt both.
+    torchvision's MobileNetV2 was trained with symmetric padding and another normalisation of the
+    input, to which the first epochs adapt.
 
     Args:
         network: Width 1.0 with batch norm.
-        skeleton: Unused: the head is new.
-        path: A file downloaded before (`mobilenet_v2-*.pth`); without it torchvision fetches the
-            weights once into its cache.
+        skeleton: Not used, because the head is new.
+        path: A downloaded file (`mobilenet_v2-*.pth`); without it torchvision downloads the weights
+            into its cache.
 
     Raises:
-        HeatposeError: The width is not 1.0, or the weights are neither at `path` nor to be fetched.
+        HeatposeError: The width is not 1.0, or the weights cannot be read or downloaded.
     """
     if network.settings["width"] != 1.0 or not network.settings["norm"]:
         raise HeatposeError(
@@ -106,8 +110,8 @@ def from_checkpoint(network: MoveNet, skeleton: Skeleton, path: str | None = Non
     A keypoint of the same name keeps its channel (`map_keypoints`).
 
     Args:
-        network: What is wanted: width and heads must be the checkpoint's; its upsampling is taken.
-        skeleton: Its channels.
+        network: Its width and heads must be the checkpoint's; its upsampling is used.
+        skeleton: Of the result.
         path: The checkpoint, or the name of a released network.
 
     Raises:
@@ -125,27 +129,24 @@ def from_checkpoint(network: MoveNet, skeleton: Skeleton, path: str | None = Non
 def from_movenet(
     network: MoveNet, skeleton: Skeleton, path: str | None = None, variant: str = "lightning"
 ) -> MoveNet:
-    """A MoveNet TFLite file: its keypoints, 17 in Google's files, mapped onto the skeleton's.
+    """Weights of a MoveNet TFLite file, its keypoints mapped to the skeleton's.
 
-    They are those that the file or its bundle states, else the built-in ones of that number.
-
-    The network comes without batch norm, because the file's convolutions are folded already.
+    The file's keypoints are those stated by the file or its bundle, else the built-in skeleton of
+    that number (Google's files have 17). The network has no batch norm, because the file's
+    convolutions are folded.
 
     Args:
-        network: What is wanted: its channels must be the file's; its heads and its upsampling are
-            taken.
-        skeleton: What its channels are to be.
+        network: Its channels must equal the file's; its heads and upsampling are used.
+        skeleton: Of the result.
         path: The file (int8, float16 or float32), or the name of a released network; without it,
-            Google's own is fetched once.
-        variant: Which of Google's: "lightning" or "thunder".
+            Google's file is downloaded once.
+        variant: Of Google's files: "lightning" or "thunder".
 
     Raises:
-        HeatposeError: No such file, no MoveNet, or another one than `network` (the message names
-            the first layer that does not fit), or Google's file cannot be fetched.
+        HeatposeError: The file is missing, not a MoveNet, or differs from `network` (the message
+            names the first layer), or Google's file cannot be downloaded.
     """
     if path is None:
-        # Imported here: a file that is there needs no network.
-
         if variant not in PUBLISHED:
             choices = " or ".join(PUBLISHED)
             raise HeatposeError(f"init.variant={variant} is unknown; choose {choices}.")
@@ -160,11 +161,17 @@ def from_movenet(
 def map_keypoints(
     network: MoveNet, source: Skeleton, target: Skeleton, path: str = "The network"
 ) -> MoveNet:
-    """The same network with the heads' last channels rearranged for another skeleton.
+    """Rearranges the output channels of a network's heads for another skeleton.
 
-    A keypoint of the same name keeps its channel; a merged one (`head`) starts as the first of its
-    sources that the network knows, the nose: on the development images that scores higher than
-    averaging the face maps. A keypoint that the network lacks starts at random, and is printed.
+    A keypoint of the same name keeps its channel. A merged one (`head`) is initialised from its
+    first existing source, the nose, which scores higher on the development images than the mean of
+    the face maps. A keypoint without a source is initialised randomly, and is printed.
+
+    Args:
+        network: With the keypoints of `source`.
+        source: Its skeleton.
+        target: Skeleton of the result.
+        path: Name of the weights, for messages.
 
     Raises:
         HeatposeError: The skeletons have no common keypoint.
@@ -200,7 +207,7 @@ def map_keypoints(
         if channels is None:
             fresh[key] = value
             continue
-        for k, row in known:  # every keypoint has `channels` neighbours: one map, or a y and an x
+        for k, row in known:  # `channels` adjacent ones per keypoint: one map, or y and x
             fresh[key][channels * k : channels * (k + 1)] = value[
                 channels * row : channels * (row + 1)
             ]
@@ -219,17 +226,17 @@ def _check_settings(path: str, found: MoveNet, wanted: MoveNet) -> None:
 
 
 PAGE = "https://www.kaggle.com/models/google/movenet"
-"""Where a person finds the files."""
+"""Page with the files, for manual downloads."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a file is.
+    """An address of a file.
 
     Attributes:
         url: Of the file, or of a tar archive with it.
-        packed: Whether it is an archive; the server packs it, so its own size and hash are not
-            known.
+        packed: Whether it is an archive. The server makes it on demand, so its size and hash are
+            not known.
     """
 
     url: str
@@ -238,14 +245,14 @@ class Address:
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file with weights, known by its hash.
+    """A published file with weights, identified by its hash.
 
     Attributes:
         title: For messages.
         name: In the cache folder.
         size: In bytes.
         sha256: Hexadecimal.
-        addresses: Tried in this order.
+        addresses: In the order in which they are tried.
     """
 
     title: str
@@ -256,10 +263,7 @@ class PublishedFile:
 
 
 def _addresses(variant: str) -> tuple[Address, ...]:
-    """TensorFlow Hub, Kaggle (which took it over.
-
-    No account is needed), TensorFlow Hub's storage.
-    """
+    """TensorFlow Hub, Kaggle (its successor, without an account), TensorFlow Hub's storage."""
     path = f"google/lite-model/movenet/singlepose/{variant}/tflite/float16/4"
     kaggle = f"google/movenet/tfLite/singlepose-{variant}-tflite-float16/1"
     return (
@@ -295,15 +299,12 @@ def cache_folder() -> Path:
 
 
 def published_file(file: PublishedFile) -> Path:
-    """The file in the cache folder.
-
-    Fetched now where it is not there yet, or no longer what it was.
+    """The path of a file in the cache folder; downloads it if it is missing or has changed.
 
     Raises:
-        HeatposeError: No address has it, or the cache folder takes no files.
+        HeatposeError: No address has the file, or the cache folder is not writable.
     """
-    # Imported here: only weights that are fetched need it. It keeps two runs from fetching into one
-    # part.
+    # Imported here: only downloads need it. The lock prevents two runs from writing one file.
     from filelock import FileLock
 
     folder = cache_folder()
@@ -329,7 +330,7 @@ def _is_whole(file: PublishedFile, path: Path) -> bool:
 
 
 def _bring(file: PublishedFile, target: Path) -> None:
-    """From the first address that has it."""
+    """Downloads the file from the first address that has it."""
     target.unlink(missing_ok=True)  # damaged
     reasons = []
     for address in file.addresses:
@@ -355,14 +356,14 @@ def _fetch(file: PublishedFile, address: Address, target: Path) -> None:
         fetch(RemoteFile(address.url, None, None), archive, attempts=2)
         _unpack(file, archive, target)
     finally:
-        archive.unlink(missing_ok=True)  # of no use: what has arrived of it is its part
+        archive.unlink(missing_ok=True)  # not needed; a partial download has another name
 
 
 def _unpack(file: PublishedFile, archive: Path, target: Path) -> None:
-    """Takes the one file that the archive is about; nothing else in it is read or written.
+    """Extracts the file from the archive; reads and writes nothing else.
 
     Raises:
-        TransferError: It is not an archive, or not one of that file.
+        TransferError: It is not an archive with that file.
     """
     unpacked = target.with_name(target.name + ".unpacked")
     try:

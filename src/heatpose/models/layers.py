@@ -1,6 +1,4 @@
-"""The building blocks: a sum.
-
-And one convolution with TensorFlow's SAME padding, batch norm or bias, activation.
+"""Building blocks: convolution with TensorFlow's SAME padding, addition, upsampling.
 
 Shape legend: B batch, C channels, H rows, W columns.
 """
@@ -18,21 +16,18 @@ from heatpose.errors import HeatposeError
 
 
 def scaled_channels(channels: int, width: float) -> int:
-    """`channels` times the width multiplier, rounded to a multiple of 8 but never below 90 %.
-
-    (MobileNetV2's rule).
-    """
+    """`channels` times the width multiplier, as a multiple of 8 and at least 90 % (MobileNetV2)."""
     wanted = channels * width
     rounded = max(8, int(wanted + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * wanted else rounded
 
 
 class ConvBlock(nn.Module):
-    """Convolution, then batch norm (or a bias), then an activation.
+    """Convolution with batch norm or bias, and an activation.
 
-    SAME padding of a stride-2, 3x3 convolution on an even side pads one row below and one column to
-    the right; torch's symmetric padding would shift the image by a pixel against TensorFlow and
-    leave a PAD operator in the exported graph.
+    SAME padding of a 3x3 convolution of stride 2 on an even side adds one row below and one column
+    to the right. Torch's symmetric padding would shift the image by a pixel relative to TensorFlow
+    and leave a PAD operator in the exported graph.
 
     Args:
         inputs: Input channels.
@@ -41,7 +36,7 @@ class ConvBlock(nn.Module):
         stride: 1 or 2.
         depthwise: One filter per channel.
         activation: "relu6", "relu" or "none".
-        norm: Batch norm after a convolution without bias; else a convolution with bias.
+        norm: Batch norm after a convolution without bias; else a bias.
     """
 
     def __init__(
@@ -70,7 +65,7 @@ class ConvBlock(nn.Module):
             nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """f32[B, C, H, W] -> f32[B, C', H / stride, W / stride]; H and W even where stride is 2."""
+        """f32[B, C, H, W] -> f32[B, C', H / stride, W / stride]; H and W are even for stride 2."""
         if self.pads:
             x = functional.pad(x, (0, 1, 0, 1))
         x = self.activation(self.norm(self.conv(x)))
@@ -78,10 +73,10 @@ class ConvBlock(nn.Module):
 
 
 class Add(nn.Module):
-    """The sum of two maps, as a module: quantisation gives each sum a range of its own."""
+    """Addition of two maps, as a module: quantisation assigns a range to each of them."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Two tensors of one shape -> their sum."""
+        """The sum of two tensors of equal shape."""
         total: Tensor = a + b
         return total
 
@@ -90,7 +85,7 @@ Upsampling = Literal["bilinear", "nearest", "transposed"]
 
 
 class NearestUpsample(nn.Module):
-    """Every cell four times, then a fixed depthwise 3x3."""
+    """Nearest upsampling by 2 and a fixed depthwise 3x3; equals bilinear except at the border."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -105,10 +100,7 @@ class NearestUpsample(nn.Module):
 
 
 class TransposedBlock(ConvBlock):
-    """A depthwise transposed 4x4 convolution of stride 2.
-
-    Weight f32[C, 1, 4, 4] as a depthwise convolution's, bias f32[C].
-    """
+    """A depthwise transposed 4x4 convolution of stride 2: weight f32[C, 1, 4, 4], bias f32[C]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, depthwise=True, norm=False)
@@ -116,7 +108,7 @@ class TransposedBlock(ConvBlock):
 
 
 class TransposedUpsample(nn.Module):
-    """A fixed depthwise transposed convolution."""
+    """A fixed depthwise transposed convolution; equals bilinear except at the border."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -130,10 +122,14 @@ class TransposedUpsample(nn.Module):
 
 
 def upsample(kind: Upsampling, channels: int) -> nn.Module:
-    """The layer that doubles a map's side.
+    """Makes the layer that doubles the sides of a map.
+
+    Args:
+        kind: Of upsampling.
+        channels: Of the map.
 
     Raises:
-        HeatposeError: Another kind.
+        HeatposeError: The kind is unknown.
     """
     if kind == "nearest":
         return NearestUpsample(channels)
@@ -147,9 +143,9 @@ def upsample(kind: Upsampling, channels: int) -> nn.Module:
 
 
 def dense_transposed(module: nn.Module) -> None:
-    """Turns depthwise transposed convolutions into dense ones with zeros off the diagonal.
+    """Replaces depthwise transposed convolutions in place by dense ones, zero off the diagonal.
 
-    In place: TFLite knows no others.
+    TFLite only has dense transposed convolutions.
     """
     for block in module.modules():
         if isinstance(block, TransposedBlock):
@@ -168,10 +164,7 @@ def _dense(conv: nn.Module) -> nn.ConvTranspose2d:
 
 
 def _fix(block: ConvBlock, taps: Sequence[int]) -> None:
-    """Sets and freezes the weights.
-
-    The outer product of the taps, whose sum over what one new cell sees is 1.
-    """
+    """Sets and freezes the weights: the outer product of the taps, divided by 4 along each axis."""
     line = torch.tensor(taps, dtype=torch.float32) / 4
     assert block.conv.bias is not None
     with torch.no_grad():

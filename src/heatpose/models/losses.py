@@ -1,6 +1,12 @@
 """Losses on heatmap logits, and on the maps of all four heads.
 
-Keypoints that are not labelled, or lie outside the input, cost nothing.
+Keypoints that are not labelled or lie outside the input have weight 0.
+
+To add a heatmap loss:
+
+1. Write a subclass of `HeatmapLoss` here with `per_keypoint`. A constructor argument `sigmas` gets
+   the skeleton's. 2. Add a file to `conf/loss/` whose `_target_` names it (with `_partial_: true`).
+   3. Select it with `loss=NAME`, and test it in `tests/models/test_losses.py`.
 
 Shape legend: B batch, K keypoints, H rows, W columns, S input side.
 """
@@ -31,15 +37,15 @@ WEIGHTINGS = ("person", "keypoint", "map")
 
 
 def masked_mean(per_keypoint: Tensor, weight: Tensor, weighting: str = "person") -> Tensor:
-    """Mean of f32[B, K] with weights f32[B, K] in [0, 1].
+    """Weighted mean of losses.
 
     Args:
-        per_keypoint: Costs.
-        weight: 0 leaves a keypoint out.
-        weighting: "person": the mean over people of the mean over their weighted keypoints, so that
-            each person counts once, as in the OKS that is scored. "keypoint": each weighted
-            keypoint counts once. "map": as "keypoint", but divided by all B K maps, labelled or
-            not: ST's recipe.
+        per_keypoint: f32[B, K].
+        weight: f32[B, K] in [0, 1].
+        weighting: "person": mean over instances of the mean over their weighted keypoints, so that
+            each instance has equal weight, as in the metric. "keypoint": mean over weighted
+            keypoints. "map": as "keypoint", but divided by all B K maps, labelled or not (ST's
+            recipe).
     """
     if weighting != "person":
         return (per_keypoint * weight).sum() / (
@@ -51,13 +57,13 @@ def masked_mean(per_keypoint: Tensor, weight: Tensor, weighting: str = "person")
 
 
 class HeatmapLoss(nn.Module):
-    """What every heatmap loss takes; a subclass says what a map costs.
+    """Base class of heatmap losses; a subclass defines the loss of a map.
 
     Args:
-        weighting: What counts once, see `masked_mean`; "person" is what the metric does.
+        weighting: See `masked_mean`; "person" is that of the metric.
 
     Raises:
-        HeatposeError: Another weighting.
+        HeatposeError: The weighting is unknown.
     """
 
     def __init__(self, weighting: str = "person") -> None:
@@ -69,16 +75,16 @@ class HeatmapLoss(nn.Module):
         self.weighting = weighting
 
     def forward(self, logits: Tensor, points: Tensor, labelled: Tensor, box: Tensor) -> Tensor:
-        """Mean cost of a batch.
+        """Mean loss of a batch.
 
         Args:
             logits: f[B, K, H, W].
             points: f32[B, K, 2] in input pixels.
             labelled: bool[B, K], or f32[B, K] weights in [0, 1].
-            box: f32[B, 2] the person's box width and height in input pixels.
+            box: f32[B, 2] width and height of the instance's box in input pixels.
 
         Returns:
-            f32[]: 0 where nothing is labelled.
+            f32[]; 0 if nothing is labelled.
         """
         weight = labelled.float() * inside(points, STRIDE * logits.shape[-1])
         return masked_mean(
@@ -90,11 +96,17 @@ class HeatmapLoss(nn.Module):
     def terms(
         self, logits: Tensor, points: Tensor, labelled: Tensor, box: Tensor
     ) -> dict[str, Tensor]:
-        """The loss by its one term; as `FourHeadLoss.terms`."""
+        """The loss as a single named term; see `FourHeadLoss.terms`."""
         return {"heatmap": self(logits, points, labelled, box)}
 
     def per_keypoint(self, logits: Tensor, points: Tensor, area: Tensor) -> Tensor:
-        """f32[B, K]: what each map costs."""
+        """Loss of each map, f32[B, K].
+
+        Args:
+            logits: f32[B, K, H, W].
+            points: f32[B, K, 2] in input pixels.
+            area: f32[B] of the instances, in square input pixels.
+        """
         raise NotImplementedError
 
 
@@ -117,12 +129,10 @@ class GaussianMSE(HeatmapLoss):
 
 
 class OneHotMSE(HeatmapLoss):
-    """Squared error of the sigmoid against 1 in the keypoint's cell and 0 elsewhere.
+    """Squared error of the sigmoid against a one-hot map, summed over the map: ST's older recipe.
 
-    Summed over the map: ST's older recipe.
-
-    ST takes the mean over the map, which is this over H W: an optimiser that scales its gradients,
-    such as Adam, makes no difference.
+    ST takes the mean over the map, which differs by the factor H W; optimisers that are invariant
+    to the gradient's scale, such as Adam, give the same result.
     """
 
     def per_keypoint(self, logits: Tensor, points: Tensor, area: Tensor) -> Tensor:
@@ -132,9 +142,9 @@ class OneHotMSE(HeatmapLoss):
 
 
 class OneHotCrossEntropy(HeatmapLoss):
-    """Softmax over the map against the keypoint's cell, on logits: ST's newer recipe.
+    """Cross entropy of the softmax over the map against the keypoint's cell: ST's newer recipe.
 
-    It leaves the logits' level free, so the sigmoid of a peak is no score: export with
+    The level of the logits is not determined, so the sigmoid of a peak is not a score: export with
     `quant.sigmoid=false`.
     """
 
@@ -148,17 +158,17 @@ class OneHotCrossEntropy(HeatmapLoss):
 
 
 class Focal(HeatmapLoss):
-    """Penalty-reduced focal loss (Law and Deng 2018, equation 1.
+    """Penalty-reduced focal loss with N = 1 per map.
 
-    CenterNet, Zhou, Wang and Kraehenbuehl 2019, equation 1), N = 1 a map.
-
-    In the keypoint's cell -(1 - p)^alpha log p; elsewhere -(1 - y)^beta p^alpha log(1 - p), where y
-    is the OKS kernel around that cell's centre: what their Gaussian of the object's size is for.
+    Law and Deng, CornerNet, 2018, equation 1; Zhou, Wang and Kraehenbuehl, CenterNet, 2019,
+    equation 1. The loss is -(1 - p)^alpha log p in the keypoint's cell and -(1 - y)^beta p^alpha
+    log(1 - p) elsewhere, where y is the OKS kernel around that cell's centre in place of their
+    Gaussian of the object's size.
 
     Args:
         sigmas: K OKS constants of the skeleton.
         alpha: Focus on hard cells.
-        beta: How far cells near the keypoint are spared.
+        beta: Reduction of the penalty near the keypoint.
         weighting: See `HeatmapLoss`.
     """
 
@@ -185,21 +195,20 @@ class Focal(HeatmapLoss):
         wrong = -(spared * p**self.alpha * functional.logsigmoid(-logits)).flatten(2)
         right = -((1 - p) ** self.alpha * functional.logsigmoid(logits)).flatten(2)
         cell = cell_index(points, cells)[..., None]
-        # The cell's own place in `wrong` is 0 by its kernel of 1, but only as far as float32
-        # subtracts.
+        # `wrong` is 0 in the keypoint's cell, where the kernel is 1, but only up to float32
+        # rounding.
         return right.gather(2, cell)[..., 0] + wrong.scatter(2, cell, 0.0).sum(-1)
 
 
 class SpatialCrossEntropy(HeatmapLoss):
-    """Softmax over the map against a target distribution around the keypoint.
+    """Cross entropy of the softmax over the map, plus binary cross entropy for the scores.
 
-    Plus a binary cross entropy that keeps the sigmoid a score.
-
-    The softmax alone leaves the logits' level free: after a sigmoid, peaks would saturate and tie
-    in int8. The second term pins it: sigmoid of the logit -> expected OKS of choosing that cell
-    (the kernel of the metric; compare ProbPose, Purkrabek and Matas 2025). With `spread` 1 the
-    first term's target is that kernel too, normalised; with `place_weight` 0 the map is the
-    expected OKS and nothing else.
+    The target of the softmax is a distribution around the keypoint. The softmax alone does not
+    determine the level of the logits: after a sigmoid, peaks would saturate and tie in int8. The
+    second term determines it: the sigmoid of a logit approaches the expected OKS of choosing that
+    cell (the kernel of the metric; compare ProbPose, Purkrabek and Matas 2025). With `spread` 1 the
+    first target is that kernel as well, normalised; with `place_weight` 0 only the expected OKS is
+    fitted.
 
     Args:
         sigmas: K OKS constants of the skeleton.
@@ -240,23 +249,22 @@ class SpatialCrossEntropy(HeatmapLoss):
 
 
 class FourHeadLoss(nn.Module):
-    """All four heads of MoveNet together.
+    """Loss of the four heads of MoveNet.
 
-    In CenterNet's form (Zhou, Wang and Kraehenbuehl 2019, section 4.2, single-person pose).
-
-    Heatmaps and centre, the mean of the labelled keypoints, are learnt as `SpatialCrossEntropy`.
-    Regression is L1 around the centre's cell and offset L1 around each keypoint's cell, both
+    In the form of CenterNet (Zhou, Wang and Kraehenbuehl 2019, section 4.2, single-person pose).
+    Heatmaps and centre, the mean of the labelled keypoints, use `SpatialCrossEntropy`. Regression
+    is an L1 loss around the centre's cell and offset an L1 loss around each keypoint's cell, both
     against the vector from the cell's index to the keypoint, in cells.
 
     Args:
         sigmas: K OKS constants of the skeleton.
         spread: Of heatmaps and centre, as in `SpatialCrossEntropy`.
-        score_weight: Likewise.
+        score_weight: Of heatmaps and centre, as in `SpatialCrossEntropy`.
         centre_sigma: OKS constant of the centre.
         centre: Weight of the centre's term.
         regression: Weight of the regression's term.
         offset: Weight of the offset's term.
-        radius: Rows and columns around a cell that are supervised with it. The decode reads vectors
+        radius: Rows and columns around a cell that are supervised as well. The decode reads vectors
             at the highest cell, which is often a neighbour of the true one.
     """
 
@@ -283,16 +291,13 @@ class FourHeadLoss(nn.Module):
         self.radius = radius
 
     def forward(self, maps: PoseMaps, points: Tensor, labelled: Tensor, box: Tensor) -> Tensor:
-        """Mean cost of a batch; arguments as `HeatmapLoss.forward`.
-
-        With the maps of a network with four heads.
-        """
+        """Mean loss f32[] of a batch; arguments as in `HeatmapLoss.forward`, with four heads' maps."""
         return torch.stack([*self.terms(maps, points, labelled, box).values()]).sum()
 
     def terms(
         self, maps: PoseMaps, points: Tensor, labelled: Tensor, box: Tensor
     ) -> dict[str, Tensor]:
-        """The four weighted terms, f32[] each, by the head's name; they add up to the loss."""
+        """The four weighted terms f32[] by head; their sum is the loss."""
         maps = PoseMaps(*(map_.float() for map_ in maps))
         cells = maps.heatmaps.shape[-1]
         weight = labelled.float() * inside(points, STRIDE * cells)
@@ -313,9 +318,12 @@ class FourHeadLoss(nn.Module):
 
 
 def _vector_cost(found: Tensor, vectors: Tensor, where: Tensor) -> Tensor:
-    """f32[B, K]: |dy| + |dx| between two f32[B, 2K, H, W], mean over the cells of bool[B, K, H.
+    """L1 distance f32[B, K] of two maps of vectors, averaged over cells.
 
-    W].
+    Args:
+        found: f32[B, 2K, H, W].
+        vectors: f32[B, 2K, H, W].
+        where: bool[B, K, H, W], the cells.
     """
     distance = (found - vectors).abs()
     wrong = distance[:, 0::2] + distance[:, 1::2]

@@ -1,10 +1,11 @@
-"""MoveNet: MobileNetV2, feature pyramid to stride 4.
+"""MoveNet: MobileNetV2, a feature pyramid to stride 4, and the heatmap head or all four heads.
 
-And the keypoint-heatmap head alone or all four heads.
+The graph is that of Google's MoveNet SinglePose Lightning, taken from its TFLite file; with the
+heatmap head alone it is also the graph of ST's `st_movenet_lightning_heatmaps`. The backbone is
+MobileNetV2 (Sandler et al., CVPR 2018) without its classifier.
 
-The graph is that of Google's MoveNet SinglePose Lightning (read off its TFLite file); with the
-heatmap head alone it is also the graph of ST's `st_movenet_lightning_heatmaps`. Shape legend: B
-batch, K keypoints, S input side, H and W the rows and columns of a map, S/4 each.
+Shape legend: B batch, C channels, K keypoints, S input side, H and W the rows and columns of a map,
+S/4 each.
 """
 
 from __future__ import annotations
@@ -36,17 +37,11 @@ STAGES = (
     (6, 320, 1, 1),
 )
 TAPS = (3, 6, 10)
-"""Positions in `features` whose outputs feed the pyramid at strides 4, 8 and 16.
-
-The last position gives stride 32.
-"""
+"""Indices in `features` of the outputs at strides 4, 8 and 16; the last output has stride 32."""
 
 
 class InvertedResidual(nn.Module):
-    """Expand 1x1 (ReLU6), depthwise 3x3 (ReLU6), project 1x1 (linear).
-
-    Added to its input where the shapes allow.
-    """
+    """Expand 1x1 (ReLU6), depthwise 3x3 (ReLU6), project 1x1 (linear); residual if shapes agree."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int, norm: bool) -> None:
         super().__init__()
@@ -75,7 +70,7 @@ class MobileNetV2(nn.Module):
     Args:
         width: Width multiplier of every layer but the last.
         last_channels: Channels of the last 1x1 convolution; MoveNet keeps 1280 at every width.
-        norm: Batch norm (training from ImageNet or scratch) or biases (folded).
+        norm: Batch norm (training from ImageNet or from scratch); else biases (folded).
     """
 
     def __init__(self, width: float = 1.0, last_channels: int = 1280, norm: bool = True) -> None:
@@ -112,17 +107,15 @@ Heads = Literal["heatmap", "all"]
 
 
 class PoseMaps(NamedTuple):
-    """What four heads give. Lengths are in cells.
-
-    Channels 2k and 2k + 1 hold the y and the x of keypoint k.
+    """Output of four heads. Lengths are in cells; channels 2k and 2k + 1 are y and x of keypoint k.
 
     Attributes:
-        centre: f32[B, 1, H, W] logits: the person's centre is in this cell.
-        regression: f32[B, 2K, H, W] from this cell's index to each keypoint, where the centre is in
-            this cell.
+        centre: f32[B, 1, H, W] logits: the instance's centre is in this cell.
+        regression: f32[B, 2K, H, W] vectors from this cell's index to each keypoint, if the centre
+            is in this cell.
         heatmaps: f32[B, K, H, W] logits: the keypoint is in this cell.
-        offset: f32[B, 2K, H, W] from this cell's index to the keypoint, where the keypoint is in
-            this cell: 0 to 1.
+        offset: f32[B, 2K, H, W] vectors from this cell's index to the keypoint, if it is in this
+            cell: 0 to 1.
     """
 
     centre: Tensor
@@ -132,10 +125,7 @@ class PoseMaps(NamedTuple):
 
 
 class PyramidStep(nn.Module):
-    """Upsample x2 (bilinear, half-pixel centres), add the lateral map, depthwise 3x3.
-
-    (linear), 1x1 + ReLU.
-    """
+    """Upsample x2 (half-pixel centres), add the lateral map, depthwise 3x3 (linear), 1x1 + ReLU."""
 
     def __init__(
         self, tap: int, inputs: int, outputs: int, norm: bool, upsampling: Upsampling = "bilinear"
@@ -156,10 +146,7 @@ class PyramidStep(nn.Module):
 
     @property
     def smooth(self) -> ConvBlock | None:
-        """The fixed convolution that the upsampling ends in.
-
-        None for bilinear, which is no convolution.
-        """
+        """The fixed convolution of the upsampling; None for bilinear."""
         return (
             self.upsample.smooth
             if isinstance(self.upsample, NearestUpsample | TransposedUpsample)
@@ -168,10 +155,7 @@ class PyramidStep(nn.Module):
 
     @property
     def resize(self) -> nn.Module | None:
-        """What enlarges the map and stores it as it was.
-
-        None for a transposed convolution, which is a layer like any.
-        """
+        """The resize layer of the upsampling; None for a transposed convolution."""
         if isinstance(self.upsample, NearestUpsample):
             return self.upsample.repeat
         return None if isinstance(self.upsample, TransposedUpsample) else self.upsample
@@ -193,9 +177,7 @@ class Head(nn.Module):
 
 
 class MoveNet(nn.Module):
-    """One heatmap of logits per keypoint.
-
-    And on request the person's centre, its vectors to the keypoints and offsets within a cell.
+    """The network: one heatmap per keypoint, or the four heads of MoveNet.
 
     Args:
         keypoints: K.
@@ -206,13 +188,12 @@ class MoveNet(nn.Module):
         pyramid: Channels of the pyramid at strides 16, 8, 4 and at its end.
         head_channels: Hidden channels of each head.
         heads: "heatmap", or "all" for the four heads that MoveNet's own decode needs.
-        upsample: How the pyramid doubles a map's side: "bilinear" (as published), or "nearest" or
-            "transposed", which compute the same away from the border with operators that an NPU may
-            prefer (`models.upsample`). Their weights are fixed, so that any network can change
-            over.
+        upsample: Of the pyramid: "bilinear" (as published), or "nearest" or "transposed", which
+            compute the same away from the border with operators that an NPU may prefer. Their
+            weights are fixed, so that any network can be converted.
 
     Raises:
-        HeatposeError: Other `heads` or `upsample`.
+        HeatposeError: `heads` or `upsample` is unknown.
     """
 
     def __init__(
@@ -256,9 +237,9 @@ class MoveNet(nn.Module):
         self._rare_peaks()
 
     def _rare_peaks(self) -> None:
-        """Starts every heatmap near 0.01 (focal loss, Lin et al.
+        """Initialises heatmaps near 0.01 and vectors near 0, because most cells are background.
 
-        2017, section 3.3), for nearly all cells are background; vectors near 0.
+        See Lin et al., "Focal Loss for Dense Object Detection", 2017, section 3.3.
         """
         for name, head in self.heads().items():
             norm, conv = head.output.norm, head.output.conv
@@ -274,14 +255,11 @@ class MoveNet(nn.Module):
 
     @property
     def four_heads(self) -> bool:
-        """Centre, regression and offset are there too: MoveNet's own decode applies."""
+        """Whether the network has all four heads, and thus MoveNet's own decode."""
         return self.centre is not None
 
     def heads(self) -> dict[str, Head]:
-        """The heads by name: "heatmap".
-
-        And where there are four "centre", "regression" and "offset".
-        """
+        """The heads by name: "heatmap", and of four heads "centre", "regression" and "offset"."""
         every = {
             "heatmap": self.head,
             "centre": self.centre,
@@ -300,9 +278,13 @@ class MoveNet(nn.Module):
         return out
 
     def forward(self, images: Tensor) -> Tensor | PoseMaps:
-        """Normalised images f32[B, 3, S, S] in [-1, 1], S a multiple of 32 -> logits f32[B, K.
+        """Computes the maps of normalised images.
 
-        S/4, S/4], or the maps of the four heads.
+        Args:
+            images: f32[B, 3, S, S] in [-1, 1], S a multiple of 32.
+
+        Returns:
+            Logits f32[B, K, S/4, S/4], or the maps of the four heads.
         """
         x = self.features(self.backbone(images))
         logits: Tensor = self.head(x)
@@ -311,20 +293,15 @@ class MoveNet(nn.Module):
         return PoseMaps(self.centre(x), self.regression(x), logits, self.offset(x))
 
     def conv_blocks(self) -> list[ConvBlock]:
-        """Every convolution block, in the order of the forward pass through the backbone.
-
-        Then top, pyramid (bottom-up in stride), heads.
-        """
+        """All convolution blocks: backbone, top, pyramid (from stride 16 to 4), heads."""
         return [module for module in self.modules() if isinstance(module, ConvBlock)]
 
 
 def with_upsampling(network: MoveNet, kind: Upsampling) -> MoveNet:
-    """The same weights under another way of upsampling.
-
-    The network itself where it has that way already.
+    """A network with the same weights and another upsampling; `network` itself if unchanged.
 
     Raises:
-        HeatposeError: Another kind than `models.upsample.Upsampling`.
+        HeatposeError: The kind is unknown.
     """
     if network.settings["upsample"] == kind:
         return network

@@ -1,7 +1,7 @@
-"""Weights out of MoveNet TFLite files.
+"""Imports the weights of MoveNet TFLite files.
 
-Google's MoveNet SinglePose Lightning and Thunder (int8, float16, float32) and files of the same
-graph.
+Supported are Google's MoveNet SinglePose Lightning and Thunder (int8, float16, float32) and files
+with the same graph.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from heatpose.tflite.graph import Graph, Operator
 from heatpose.tflite.reader import read_graph
 
 WIDTHS = (1.0, 1.75, 0.35, 0.5, 0.75, 1.3, 1.4)
-"""Multipliers of MoveNet and MobileNetV2.
+"""Width multipliers of MoveNet and MobileNetV2.
 
-Channels are multiples of 8, so the stem alone does not tell them all apart: 0.35 and 0.5 have 16.
+Channels are multiples of 8, so the stem does not distinguish all of them: 0.35 and 0.5 have 16.
 """
 
 
 def import_movenet(path: str | Path, like: MoveNet | None = None) -> MoveNet:
-    """Builds a network out of a MoveNet TFLite file.
+    """Builds a network from a MoveNet TFLite file.
 
     Args:
         path: Google's file, or one of the same graph with four heads or the heatmap head alone.
-        like: What is wanted: its heads and its upsampling are taken, and its channels must be the
-            file's. Without it the channels are read off the file, and its four heads are taken
-            where it has them and its decode tells them apart, else the heatmap head.
+        like: Network whose heads and upsampling are used, and whose channels must equal the file's.
+            Without it the channels are those of the file, with four heads if the file has them and
+            its decode identifies them, else the heatmap head.
 
     Returns:
-        A network without batch norm (its convolutions have biases) with the file's number of
-        keypoints, in eval mode. It gives logits: the file's sigmoids and its decode are left out.
+        A network without batch norm (its convolutions have biases) and with the file's number of
+        keypoints, in eval mode. Its output is logits: the file's sigmoids and decode are left out.
 
     Raises:
-        HeatposeError: Not a TFLite file, not this graph, or not what is wanted: the message names
-            the first layer that does not fit.
+        HeatposeError: The file is not a TFLite file, has another graph, or differs from `like`: the
+            message names the first layer.
     """
     graph, file = read_graph(path, complete=False), f"'{path}'"
     own = _own_network(graph, file)
@@ -73,13 +73,13 @@ def import_movenet(path: str | Path, like: MoveNet | None = None) -> MoveNet:
             f"model.{key}={str(value).replace(' ', '')}" for key, value in different.items()
         )
         raise HeatposeError(
-            f"{file} is not the network that is asked for: at {error.layer}, {error.why}; set"
+            f"{file} is not the configured network: at {error.layer}, {error.why}; set"
             f" {choice}, or give another file."
         ) from error
 
 
 def _own_network(graph: Graph, file: str) -> MoveNet:
-    """The network that the file itself describes."""
+    """The network with the settings of the file."""
     settings = _settings(graph)
     failures = []
     for width in _widths(graph, file):
@@ -87,27 +87,27 @@ def _own_network(graph: Graph, file: str) -> MoveNet:
             return _filled(graph, {**settings, "width": width}, file)
         except LayerMismatch as error:
             failures.append(error)
-    # the width that fitted longest names the layer
+    # reports the width that matched most layers
     raise max(failures, key=lambda failure: failure.depth)
 
 
 def _filled(graph: Graph, settings: dict[str, Any], file: str) -> MoveNet:
-    """A network with the weights of every layer copied."""
+    """A network with the file's weights in every layer."""
     network = MoveNet(**settings).eval()
     scale = torch.from_numpy(input_scale(graph, file)).float()
     with torch.no_grad():
         for block, operator in locate(graph, network, file).convolutions.items():
             _copy(graph, operator, block)
-        # what the file has left to its stem
+        # the factor that the file's stem includes
         network.conv_blocks()[0].conv.weight.mul_(scale[:, None, None])
     return network
 
 
 def _copy(graph: Graph, operator: Operator, block: ConvBlock) -> None:
-    """OHWI -> OIHW; depthwise (1, H, W, C) -> (C, 1, H, W)."""
+    """Copies weights, OHWI -> OIHW or depthwise (1, H, W, C) -> (C, 1, H, W), and biases."""
     weight = graph.resolve_constant(operator.inputs[1])
     bias = graph.resolve_constant(operator.inputs[2]) if len(operator.inputs) > 2 else None
-    assert weight is not None and block.conv.bias is not None  # `locate` has seen to it
+    assert weight is not None and block.conv.bias is not None  # checked by `locate`
     order = (3, 0, 1, 2) if operator.name == "DEPTHWISE_CONV_2D" else (0, 3, 1, 2)
     block.conv.weight.copy_(torch.from_numpy(np.ascontiguousarray(weight.transpose(order))))
     block.conv.bias.copy_(
@@ -118,10 +118,7 @@ def _copy(graph: Graph, operator: Operator, block: ConvBlock) -> None:
 
 
 def _settings(graph: Graph) -> dict[str, Any]:
-    """What the file says about the network, without the width.
-
-    Where it says nothing, MoveNet's own, so that the walk names the first misfit.
-    """
+    """Settings of the network in the file, without the width; MoveNet's own if not recognised."""
     settings = {
         key: value for key, value in MoveNet(17, norm=False).settings.items() if key != "width"
     }
@@ -152,7 +149,7 @@ def _resizes(graph: Graph) -> list[Operator]:
 
 
 def _top(graph: Graph) -> Operator | None:
-    """The 1x1 convolution that starts the pyramid."""
+    """The 1x1 convolution at the start of the pyramid."""
     operator = graph.producer(_resizes(graph)[0].inputs[0]) if _resizes(graph) else None
     while operator is not None and operator.name in FORMATS:
         operator = graph.producer(operator.inputs[0])
@@ -160,7 +157,7 @@ def _top(graph: Graph) -> Operator | None:
 
 
 def _pyramid_end(graph: Graph, resize: Operator) -> int | None:
-    """The tensor behind the last pyramid step: resize, addition, depthwise, 1x1."""
+    """The output tensor of the last pyramid step: resize, addition, depthwise, 1x1."""
     tensor = resize.outputs[0]
     for kind in ("ADD", "DEPTHWISE_CONV_2D", "CONV_2D"):
         following = [operator for operator in consumers(graph, tensor) if operator.name == kind]
@@ -171,10 +168,7 @@ def _pyramid_end(graph: Graph, resize: Operator) -> int | None:
 
 
 def _widths(graph: Graph, file: str) -> list[float]:
-    """Width multipliers that give the file's stem.
-
-    The usual ones, and what its widest block before the last convolution says.
-    """
+    """Width multipliers that agree with the stem: usual ones, and one from the widest block."""
     channels = (*kernel_shape(graph, first_convolution(graph, file)[0]), 0)[0]
     top = _top(graph)
     last = graph.producer(top.inputs[0]) if top is not None else None

@@ -1,9 +1,8 @@
-"""Which convolutions of a TFLite graph are which head of a MoveNet.
+"""Finds the layers of a MoveNet in a TFLite graph.
 
-The heads have the same shapes, so they are told apart by what the graph does with them
-(`movenet.md`'s decode, in any converter's words): the centre and the heatmaps go through a sigmoid
-and are searched for their highest cell; the regression moves the weights of the heatmaps' search;
-the offset is read last and moves no search.
+The heads have equal shapes, so they are identified by their use in the decode behind them: the
+centre and the heatmaps pass through a sigmoid and an ARG_MAX; an ARG_MAX of the heatmaps depends on
+the regression; no ARG_MAX depends on the offset.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from heatpose.models.movenet import TAPS, InvertedResidual, MoveNet, PyramidStep
 from heatpose.tflite.graph import ABSENT, Graph, Operator
 
 FORMATS = {"QUANTIZE", "DEQUANTIZE", "CAST"}
-"""Operators that change the number format only."""
+"""Operators that only change the number format."""
 LAYOUTS = {"RESHAPE", "TRANSPOSE"}
 Chain = tuple[Operator, Operator, Operator]
 """Depthwise, hidden and output convolution of a head."""
 
 _ROLES = {(True, 2): "centre", (False, 1): "regression", (True, 1): "heatmap", (False, 0): "offset"}
-"""(goes through a sigmoid, number of searches that depend on it) -> head."""
+"""(passes through a sigmoid, number of ARG_MAX operators that depend on it) -> head."""
 
 
 def consumers(graph: Graph, tensor: int, through: set[str] = FORMATS) -> Iterator[Operator]:
-    """Operators that use a tensor, looking through those named in `through`."""
+    """Operators that read a tensor, directly or behind operators named in `through`."""
     for operator in graph.consumers(tensor):
         if operator.name in through:
             yield from consumers(graph, operator.outputs[0], through)
@@ -41,16 +40,15 @@ def consumers(graph: Graph, tensor: int, through: set[str] = FORMATS) -> Iterato
 
 
 def find_heads(graph: Graph, features: int) -> dict[str, Chain]:
-    """The heads that start at the pyramid's last tensor.
+    """Finds the heads behind the pyramid's last tensor.
 
     Args:
         graph: Of a TFLite file.
         features: Index of the tensor that every head reads.
 
     Returns:
-        By name, as `MoveNet.heads`. A single head is the heatmap's. Without a decode behind them,
-        of several heads only the centre and the heatmaps can be told; heads of unknown meaning are
-        left out.
+        The heads by name, as `MoveNet.heads`. A single head is the heatmap head. Of several heads
+        without a decode only the centre and the heatmaps can be identified; others are left out.
     """
     chains = list(_chains(graph, features))
     if len(chains) == 1:
@@ -61,9 +59,9 @@ def find_heads(graph: Graph, features: int) -> dict[str, Chain]:
 
 
 def _chains(graph: Graph, features: int) -> Iterator[Chain]:
-    """Depthwise, 1x1 and 1x1 convolution, where no convolution follows.
+    """Chains of depthwise, 1x1 and 1x1 convolution that no convolution follows.
 
-    Equal layers of several heads may be one operator.
+    Heads may share operators.
     """
     for depthwise in _convolutions(graph, features, "DEPTHWISE_CONV_2D"):
         for hidden in _convolutions(graph, depthwise.outputs[0]):
@@ -92,7 +90,7 @@ def _role(graph: Graph, chain: Chain) -> str | None:
 
 
 def _searches(graph: Graph, tensor: int) -> int:
-    """How many ARG_MAX operators depend on a tensor."""
+    """Number of ARG_MAX operators that depend on a tensor."""
     reached: set[int] = set()
     waiting = [tensor]
     while waiting:
@@ -104,12 +102,9 @@ def _searches(graph: Graph, tensor: int) -> int:
 
 
 TOLERANCE = 0.02
-"""Largest difference from `bytes / 127.5 - 1` (range [-1, 1]).
-
-Quantised preprocessing is 1/127 apart.
-"""
+"""Maximum difference from `bytes / 127.5 - 1` (range [-1, 1]); quantised steps are 1/127."""
 MAX_OPERATORS = 24
-"""Far above any preprocessing; a longer chain is another graph."""
+"""Maximum length of a preprocessing, far above any in use."""
 
 _ARITHMETIC: dict[str, np.ufunc] = {
     "SUB": np.subtract,
@@ -118,17 +113,17 @@ _ARITHMETIC: dict[str, np.ufunc] = {
     "DIV": np.divide,
 }
 _RESHAPING = {"RESHAPE", "EXPAND_DIMS", "SQUEEZE", "UNPACK", "PACK"}
-"""Operators that leave the order of the elements of one image as it is."""
+"""Operators that keep the order of the elements of one image."""
 _FORMATS = {"CAST", "QUANTIZE", "DEQUANTIZE"}
 
 
 class LayerMismatch(HeatposeError):
-    """A graph that is not the network's.
+    """The graph differs from the network's.
 
     Attributes:
-        layer: The first layer that does not fit.
-        why: What is wrong there.
-        depth: Number of convolutions that fit.
+        layer: The first layer that differs.
+        why: The difference.
+        depth: Number of convolutions that matched.
     """
 
     def __init__(self, file: str, layer: str, why: str, depth: int = 0) -> None:
@@ -137,11 +132,11 @@ class LayerMismatch(HeatposeError):
 
 
 def first_convolution(graph: Graph, file: str) -> tuple[Operator, list[Operator]]:
-    """The stem, and the operators between the input and it, in order.
+    """The stem, and the operators between the input and the stem, in order.
 
     Raises:
-        LayerMismatch: Not one input, a branch, an operator that is not part of a preprocessing, or
-            no convolution at the end.
+        LayerMismatch: There are several inputs, a branch, an operator that is not part of a
+            preprocessing, or no convolution.
     """
     if len(graph.inputs) != 1:
         raise LayerMismatch(
@@ -171,20 +166,20 @@ def first_convolution(graph: Graph, file: str) -> tuple[Operator, list[Operator]
 
 
 def input_scale(graph: Graph, file: str) -> NDArray[np.float64]:
-    """Computes what the operators before the stem make of an image of bytes.
+    """Evaluates the operators before the stem, and finds the scale of their result.
 
-    Real values are computed in float64: quantised tensors by their scale, without the rounding of
-    their grid. A converter may move a factor into the first convolution's weights. Zero padding
-    commutes with a factor, so `factor * (bytes / 127.5 - 1)` is accepted, and the factor belongs to
-    the imported weights.
+    Real values are computed in float64: quantised tensors by their scale, without rounding. A
+    converter may move a factor into the first convolution's weights. Zero padding commutes with a
+    factor, so `factor * (bytes / 127.5 - 1)` is accepted, and the factor is multiplied into the
+    imported weights.
 
     Returns:
-        f64[C] the factor of each channel; 1 where the file makes [-1, 1] of bytes, or takes [-1, 1]
-        itself.
+        f64[C], the factor of each channel; 1 if the file maps bytes to [-1, 1], or its input is in
+        [-1, 1].
 
     Raises:
-        LayerMismatch: Something else than a multiple of `bytes / 127.5 - 1`, at the same place,
-            reaches the stem.
+        LayerMismatch: The input of the stem is not a multiple of `bytes / 127.5 - 1` of the same
+            pixel.
     """
     stem, operators = first_convolution(graph, file)
     start, shape = graph.tensors[graph.inputs[0]], graph.tensors[stem.inputs[0]].shape
@@ -199,10 +194,10 @@ def input_scale(graph: Graph, file: str) -> NDArray[np.float64]:
     if start.dtype.startswith("float") and not arithmetic:
         return np.ones(shape[-1])
     bytes_ = np.random.default_rng(0).integers(0, 256, shape).astype(np.float64)
-    bytes_[0, 0, 0], bytes_[0, -1, -1] = 0, 255  # the ends of the range, in every channel
+    bytes_[0, 0, 0], bytes_[0, -1, -1] = 0, 255  # the limits of the range, in every channel
     found = bytes_.reshape(start.shape)
     if start.quantization is not None and not (operators and operators[0].name == "CAST"):
-        # A cast takes the stored integers, every other operator their real values.
+        # a cast reads the stored integers, every other operator their real values
         stored = found - (128 if start.dtype == "int8" else 0)
         found = (stored - start.quantization.zero_points[0]) * np.float64(
             start.quantization.scales[0]
@@ -215,10 +210,7 @@ def input_scale(graph: Graph, file: str) -> NDArray[np.float64]:
 def _factor(
     expected: NDArray[np.float64], found: NDArray[np.float64], file: str
 ) -> NDArray[np.float64]:
-    """f64[C]: `found` as a multiple of `expected`, both f64[1, H, W, C].
-
-    1 exactly where it is one.
-    """
+    """Factor f64[C] with `found` = factor * `expected`, both f64[1, H, W, C]; 1 if equal."""
     if not np.isfinite(found).all():
         raise LayerMismatch(file, "input", "bytes become numbers that are not finite")
     if np.abs(found - expected).max() <= TOLERANCE:
@@ -240,7 +232,7 @@ def _factor(
 def _computed(
     graph: Graph, operator: Operator, values: NDArray[np.float64], file: str
 ) -> NDArray[np.float64]:
-    """One operator on real values."""
+    """Evaluates one operator on real values."""
     shape = graph.tensors[operator.outputs[0]].shape
     if operator.name in _ARITHMETIC:
         constants = [graph.resolve_constant(tensor) for tensor in operator.inputs]
@@ -273,11 +265,11 @@ CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D"}
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """The operators of a network's layers.
+    """Operators by layer.
 
     Attributes:
         convolutions: Of every `ConvBlock`, in the order of the forward pass, heads last.
-        additions: Of every `Add` in use: residual blocks that add, and pyramid steps.
+        additions: Of every `Add` in residual blocks and pyramid steps.
         resizes: Of every pyramid step's `nn.Upsample`, bilinear or nearest.
     """
 
@@ -290,24 +282,22 @@ def locate(graph: Graph, network: MoveNet, file: str = "The TFLite file") -> Loc
     """Finds every layer of a network in a graph.
 
     Args:
-        graph: Of a TFLite file in any number format, with or without normalisation before and a
-            decode behind.
-        network: Of the file's settings; a network with the heatmap head alone also fits a file with
-            four heads.
-        file: What the message calls the file.
+        graph: Of a TFLite file in any number format, with or without preprocessing and decode.
+        network: With the settings of the file; one with the heatmap head alone also matches a file
+            with four heads.
+        file: Name of the file in the message.
 
     Raises:
-        LayerMismatch: The message names the first layer that does not fit.
+        LayerMismatch: A layer differs; the message names the first one.
     """
     return _Walk(graph, file).follow(network)
 
 
 def kernel_shape(graph: Graph, operator: Operator) -> tuple[int, ...]:
-    """Shape of a convolution's weights as torch has them: OHWI -> OIHW.
+    """Shape of a convolution's weights in torch's layout; () if they are not a constant.
 
-    Depthwise (1, H, W, C) -> (C, 1, H, W). () where they are no constant.
-
-    A transposed convolution is dense in a file and depthwise here: (C, H, W, C) -> (C, 1, H, W).
+    OHWI -> OIHW; depthwise (1, H, W, C) -> (C, 1, H, W); a transposed convolution is dense in the
+    file and depthwise here: (C, H, W, C) -> (C, 1, H, W).
     """
     constant = graph.constant(operator.inputs[1])
     if constant is None or len(constant.shape) != 4:
@@ -319,7 +309,7 @@ def kernel_shape(graph: Graph, operator: Operator) -> tuple[int, ...]:
 
 
 class _Walk:
-    """Goes through the graph beside a network."""
+    """Follows the graph and a network in parallel."""
 
     def __init__(self, graph: Graph, file: str) -> None:
         self.graph, self.file = graph, file
@@ -393,7 +383,7 @@ class _Walk:
             resize = self.find(
                 layer, x, lambda o: o.name == "RESIZE_NEAREST_NEIGHBOR", "a nearest resize"
             )
-            # of a whole factor: where its centres lie makes no difference
+            # by an integer factor: the position of the centres has no effect
             self.located.resizes[module.repeat] = resize
             return self.step(f"{layer}, smoothing", resize.outputs[0], module.smooth)
         resize = self.find(layer, x, lambda o: o.name == "RESIZE_BILINEAR", "a bilinear resize")
@@ -437,7 +427,7 @@ class _Walk:
         return self.accept(layer, fitting[0], block)
 
     def accept(self, layer: str, operator: Operator, block: nn.Module) -> int:
-        """Checks everything that a convolution computes with, and notes it."""
+        """Checks all parameters of a convolution, and records it."""
         assert isinstance(block, ConvBlock)
         shape, options = kernel_shape(self.graph, operator), operator.options
         expected: dict[str, object] = {
@@ -454,7 +444,7 @@ class _Walk:
             ACTIVATIONS[type(block.activation)],
             options["activation"],
         )
-        # nothing to pad under a 1x1 kernel: SAME and VALID are one
+        # a 1x1 kernel is not padded: SAME and VALID are equal
         if block.conv.kernel_size != (1, 1):
             expected["padding"], found["padding"] = "SAME", options["padding"]
         for key, value in expected.items():
@@ -468,7 +458,7 @@ class _Walk:
         return operator.outputs[0]
 
     def check_bias(self, layer: str, operator: Operator, channels: int) -> None:
-        """There is none, or it is a constant with a value for each channel."""
+        """Checks that the bias is absent, or a constant with a value for each channel."""
         place = 3 if operator.name == "TRANSPOSE_CONV" else 2
         if len(operator.inputs) <= place or operator.inputs[place] == ABSENT:
             return
