@@ -145,10 +145,10 @@ def _facts(content: Mapping[str, Any], source: str, written_by: str = "") -> Fil
     threshold = content.get("score_threshold")
     values = content["output"].get("values") if isinstance(content.get("output"), dict) else None
     return FileFacts(
-        Skeleton(**skeleton) if skeleton is not None else None,
-        Preprocessing(**preprocessing) if preprocessing is not None else None,
-        None if values is None else values == "probabilities",
-        source,
-        written_by,
-        ScoreThreshold(**threshold) if threshold is not None else None,
+        skeleton=Skeleton(**skeleton) if skeleton is not None else None,
+        preprocessing=Preprocessing(**preprocessing) if preprocessing is not None else None,
+        probabilities=None if values is None else values == "probabilities",
+        source=source,
+        written_by=written_by,
+        threshold=ScoreThreshold(**threshold) if threshold is not None else None,
     )

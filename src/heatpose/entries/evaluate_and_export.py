@@ -177,13 +177,13 @@ def result_of_bundle(bundle: BundleResult, boards: Sequence[Target]) -> RunResul
         f" '{bundle.folder}' keeps the rejected files and the reasons."
     )
     return RunResult(
-        "failed" if failed else "finished",
-        reason if failed else "",
-        bundle.rows[0].oks if bundle.rows else None,
-        {name: scores[name] for name in files},
-        numbers,
-        str(bundle.folder),
-        sum(bundle.seconds.values()),
+        status="failed" if failed else "finished",
+        reason=reason if failed else "",
+        oks=bundle.rows[0].oks if bundle.rows else None,
+        files={name: scores[name] for name in files},
+        boards=numbers,
+        bundle=str(bundle.folder),
+        seconds=sum(bundle.seconds.values()),
     )
 
 

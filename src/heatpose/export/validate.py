@@ -122,7 +122,12 @@ class Validator:
         self._reference = self._score(runner)
         self._float = self._poses_of(runner, self._reference)
         return ValidationResult(
-            TORCH, None, (), self._reference, milliseconds(runner, self.images), runner.kernels
+            artefact=TORCH,
+            path=None,
+            checks=(),
+            report=self._reference,
+            milliseconds=milliseconds(runner, self.images),
+            kernels=runner.kernels,
         )
 
     def validate_onnx(self, path: Path) -> ValidationResult:
@@ -169,9 +174,13 @@ class Validator:
     def _validation(
         self, artefact: str, path: Path, checks: tuple[CheckResult, ...], runner: PoseRunner
     ) -> ValidationResult:
-        time_taken = milliseconds(runner, self.images)
         return ValidationResult(
-            artefact, path, checks, self._score(runner), time_taken, runner.kernels
+            artefact=artefact,
+            path=path,
+            checks=checks,
+            milliseconds=milliseconds(runner, self.images),
+            report=self._score(runner),
+            kernels=runner.kernels,
         )
 
     def _float_check(self, artefact: str, runner: PoseRunner) -> CheckResult:
