@@ -56,8 +56,8 @@ def check(*overrides: str) -> None:
             "callbacks.early_stopping.patience=x is invalid",
         ),
         (
-            "quant.ptq.int8_pc.balance=x",
-            "quant.ptq.int8_pc.balance=x is invalid: it must be a number or null.",
+            "quant.ptq.int8_pc.equalize=x",
+            "quant.ptq.int8_pc.equalize=x is invalid: it must be a number or null.",
         ),
         (
             "+optimizer.momentum=0.9",
