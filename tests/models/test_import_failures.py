@@ -209,7 +209,7 @@ def test_a_head_that_is_not_there_is_named(
 ) -> None:
     path = modified(files / "thunder_float32.tflite", tmp_path, change)
     with pytest.raises(
-        HeatposeError, match=f"is not the network that is asked for: at {message}"
+        HeatposeError, match=f"is not the configured network: at {message}"
     ) as caught:
         import_movenet(path, MoveNet(17, 1.75, heads="all"))
     assert "\n" not in str(caught.value)
