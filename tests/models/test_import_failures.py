@@ -120,7 +120,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "bias": (
         lambda m, p: emptied(m, p.block(12, 0).inputs[2]),
-        "block 12, expand, the bias is no constant",
+        "block 12, expand, the bias is not a constant",
     ),
     "short bias": (
         lambda m, p: fewer_outputs(m, p.block(12, 0), 2),

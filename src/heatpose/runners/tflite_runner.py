@@ -311,7 +311,7 @@ def _integer_reading(
         return InputReading(given, "given")
     low = (np.iinfo(form.dtype).min - form.zero_point) * form.scale
     meant = Normalisation.parse(f"{low!r}..{low + 255 * form.scale!r}")
-    return InputReading(meant, "assumed", "the input's scale is no usual one", raw=True)
+    return InputReading(meant, "assumed", "the input's scale is not a usual one", raw=True)
 
 
 def _first_arithmetic(graph: Graph) -> Arithmetic:
