@@ -162,15 +162,15 @@ CHANGES: dict[str, tuple[Change, str]] = {
 FOUR_HEADS: dict[str, tuple[Change, str]] = {
     "no sigmoid": (
         lambda m, p: renamed(m, p.following(p.head("centre", "output")), "TANH"),
-        "centre head, .* only these heads: ",
+        "centre head, .* only these heads are recognised: ",
     ),
     "no regression": (
         lambda m, p: cut(m, p.head("regression", "hidden")),
-        "regression head, .* only these heads: .*heatmap",
+        "regression head, .* only these heads are recognised: .*heatmap",
     ),
     "no offset": (
         lambda m, p: cut(m, p.head("offset", "output")),
-        "offset head, .* only these heads: .*heatmap",
+        "offset head, .* only these heads are recognised: .*heatmap",
     ),
 }
 
