@@ -87,8 +87,8 @@ def test_keypoints_are_found_by_name(teachers: Teachers) -> None:
     with pytest.raises(
         HeatposeError,
         match=(
-            r"does not have keypoint 'hat' of skeleton 'hats' \(it has \['red', 'green', 'blue'\]\);"
-            r" choose another teacher\.$"
+            r"does not have keypoint 'hat' of skeleton 'hats' \(it has \['red', 'green',"
+            r" 'blue'\]\); choose another teacher\.$"
         ),
     ):
         Teacher(open_runner(teachers("pose")), Skeleton("hats", ["red", "hat"], [0.1, 0.1]))

@@ -199,7 +199,7 @@ def test_another_network_than_asked_for_is_refused_at_its_first_layer(files: Pat
         ),
         (
             MoveNet(17, 0.35, heads="all"),
-            r"at centre head, .* only these heads are recognised: heatmap; set model\.heads=heatmap, or",
+            r"at centre head, .* heads are recognised: heatmap; set model\.heads=heatmap, or",
         ),
     ):
         with pytest.raises(HeatposeError, match="is not the configured network: " + message):
