@@ -87,8 +87,8 @@ def test_keypoints_are_found_by_name(teachers: Teachers) -> None:
     with pytest.raises(
         HeatposeError,
         match=(
-            r"does not know 'hat' of skeleton 'hats' \(it has \['red', 'green', 'blue'\]\); choose"
-            r" another teacher\.$"
+            r"does not have keypoint 'hat' of skeleton 'hats' \(it has \['red', 'green',"
+            r" 'blue'\]\); choose another teacher\.$"
         ),
     ):
         Teacher(open_runner(teachers("pose")), Skeleton("hats", ["red", "hat"], [0.1, 0.1]))
@@ -109,7 +109,7 @@ def test_seventeen_keypoints_teach_thirteen_and_not_the_other_way() -> None:
     ) and {len(c) for c in found[1:]} == {1}
     same = sources(Knows(ST_13, 13), ST_13, ST_13)  # type: ignore[arg-type]
     assert same == [[k] for k in range(13)]
-    with pytest.raises(HeatposeError, match="does not know 'nose'"):
+    with pytest.raises(HeatposeError, match="does not have keypoint 'nose'"):
         sources(Knows(ST_13, 13), COCO_17, ST_13)  # type: ignore[arg-type]
 
 

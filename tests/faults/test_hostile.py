@@ -90,10 +90,10 @@ def test_a_checkpoint_cannot_run_code(
                 open_runner,
                 lambda p: from_checkpoint(MoveNet(13, 0.35), ST_13, str(p)),
             ):
-                with pytest.raises(HeatposeError, match="is no readable checkpoint"):
+                with pytest.raises(HeatposeError, match="is not a readable checkpoint"):
                     read(path)
         (tmp_path / f"plain{number}.ckpt").write_bytes(pickle.dumps(content))
-        with pytest.raises(HeatposeError, match="is no readable checkpoint"):
+        with pytest.raises(HeatposeError, match="is not a readable checkpoint"):
             load_checkpoint(tmp_path / f"plain{number}.ckpt")
     assert not (tmp_path / "pwned").exists()
 

@@ -141,7 +141,7 @@ def test_code_in_a_file_is_refused_and_does_not_run(where: str, path: Path, tmp_
         bad.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, bad)
-    with pytest.raises(HeatposeError, match=r"bad\.ckpt' is no readable checkpoint") as caught:
+    with pytest.raises(HeatposeError, match=r"bad\.ckpt' is not a readable checkpoint") as caught:
         load_checkpoint(bad)
     assert not evidence.exists() and "\n" not in str(caught.value)
     if where == "pickle":
@@ -153,7 +153,7 @@ def test_code_in_a_file_is_refused_and_does_not_run(where: str, path: Path, tmp_
 def test_a_truncated_file_is_one_sentence(share: float, path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(HeatposeError, match="is no readable checkpoint") as caught:
+    with pytest.raises(HeatposeError, match="is not a readable checkpoint") as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
 
@@ -166,7 +166,7 @@ def test_a_file_of_another_kind_is_one_sentence(content: bytes, tmp_path: Path) 
     path = tmp_path / "a.ckpt"
     path.write_bytes(content)
     with pytest.raises(
-        HeatposeError, match="is no readable checkpoint|but no Heatpose checkpoint"
+        HeatposeError, match="is not a readable checkpoint|but not a Heatpose checkpoint"
     ) as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
@@ -191,7 +191,9 @@ def test_a_missing_file_and_a_folder_are_one_sentence(tmp_path: Path) -> None:
 )
 def test_a_torch_file_that_is_no_heatpose_checkpoint(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "a.pt")
-    with pytest.raises(HeatposeError, match=r"a\.pt' is a torch file but no Heatpose checkpoint"):
+    with pytest.raises(
+        HeatposeError, match=r"a\.pt' is a torch file but not a Heatpose checkpoint"
+    ):
         load_checkpoint(tmp_path / "a.pt")
 
 

@@ -120,7 +120,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "bias": (
         lambda m, p: emptied(m, p.block(12, 0).inputs[2]),
-        "block 12, expand, the bias is no constant",
+        "block 12, expand, the bias is not a constant",
     ),
     "short bias": (
         lambda m, p: fewer_outputs(m, p.block(12, 0), 2),
@@ -162,15 +162,15 @@ CHANGES: dict[str, tuple[Change, str]] = {
 FOUR_HEADS: dict[str, tuple[Change, str]] = {
     "no sigmoid": (
         lambda m, p: renamed(m, p.following(p.head("centre", "output")), "TANH"),
-        "centre head, .* only these heads: ",
+        "centre head, .* only these heads are recognised: ",
     ),
     "no regression": (
         lambda m, p: cut(m, p.head("regression", "hidden")),
-        "regression head, .* only these heads: .*heatmap",
+        "regression head, .* only these heads are recognised: .*heatmap",
     ),
     "no offset": (
         lambda m, p: cut(m, p.head("offset", "output")),
-        "offset head, .* only these heads: .*heatmap",
+        "offset head, .* only these heads are recognised: .*heatmap",
     ),
 }
 
@@ -209,7 +209,7 @@ def test_a_head_that_is_not_there_is_named(
 ) -> None:
     path = modified(files / "thunder_float32.tflite", tmp_path, change)
     with pytest.raises(
-        HeatposeError, match=f"is not the network that is asked for: at {message}"
+        HeatposeError, match=f"is not the configured network: at {message}"
     ) as caught:
         import_movenet(path, MoveNet(17, 1.75, heads="all"))
     assert "\n" not in str(caught.value)

@@ -199,10 +199,10 @@ def test_another_network_than_asked_for_is_refused_at_its_first_layer(files: Pat
         ),
         (
             MoveNet(17, 0.35, heads="all"),
-            r"at centre head, .* only these heads: heatmap; set model\.heads=heatmap, or",
+            r"at centre head, .* heads are recognised: heatmap; set model\.heads=heatmap, or",
         ),
     ):
-        with pytest.raises(HeatposeError, match="is not the network that is asked for: " + message):
+        with pytest.raises(HeatposeError, match="is not the configured network: " + message):
             from_movenet(wanted, COCO_17, path)
     network = from_movenet(MoveNet(17, 0.35), COCO_17, path)
     torch.testing.assert_close(outputs(network)[0], outputs(import_movenet(path))[0])

@@ -47,7 +47,7 @@ def test_refuses_what_is_no_model_file(name: str, said: str, tmp_path: Path) -> 
 
 
 def test_refuses_no_threads(bundle: Path) -> None:
-    with pytest.raises(HeatposeError, match="0 threads"):
+    with pytest.raises(HeatposeError, match="threads must be 1 or more, got 0"):
         open_runner(bundle / "m.tflite", threads=0)
 
 

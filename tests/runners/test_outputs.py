@@ -51,7 +51,7 @@ def test_an_ambiguous_cube_can_be_channels_first() -> None:
     ],
 )
 def test_refuses(shape: tuple[int, ...]) -> None:
-    with pytest.raises(HeatposeError, match="is no single-person pose model"):
+    with pytest.raises(HeatposeError, match="is not a single-person pose model"):
         choose_output(FILE, [shape], 192)
 
 

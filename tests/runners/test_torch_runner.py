@@ -89,5 +89,5 @@ def test_leaves_torchs_threads_alone(checkpoint: Path) -> None:
 def test_refuses_what_is_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     path.write_text("hello")
-    with pytest.raises(HeatposeError, match="is no readable checkpoint"):
+    with pytest.raises(HeatposeError, match="is not a readable checkpoint"):
         open_runner(path)

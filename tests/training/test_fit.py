@@ -270,7 +270,7 @@ def test_a_last_checkpoint_that_is_none_is_one_sentence(content: bytes, tiny_run
     last = tiny_run.folder / "last.ckpt"
     last.parent.mkdir()
     last.write_bytes(content)
-    with pytest.raises(HeatposeError, match="is no readable checkpoint"):
+    with pytest.raises(HeatposeError, match="is not a readable checkpoint"):
         training.fit(tiny_run.module(), tiny_run.data(), tiny_run.trainer(1), last)
 
 

@@ -217,9 +217,9 @@ def _values(state: dict[str, Any]) -> dict[str, torch.Tensor]:
             or value.layout is not torch.strided
             or value.dtype not in kinds
         ):
-            raise ValueError(f"{name} is no tensor of numbers")
+            raise ValueError(f"{name} is not a tensor of numbers")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(f"{name} has fewer numbers than its shape {list(value.shape)} says")
+            raise ValueError(f"{name} has fewer numbers than its shape {list(value.shape)}")
         values[name] = value.clone(memory_format=torch.contiguous_format).to(
             torch.int64 if kinds == (torch.int64,) else torch.float32
         )

@@ -291,7 +291,7 @@ class FourHeadLoss(nn.Module):
         self.radius = radius
 
     def forward(self, maps: PoseMaps, points: Tensor, labelled: Tensor, box: Tensor) -> Tensor:
-        """Mean loss f32[] of a batch; arguments as in `HeatmapLoss.forward`, with four heads' maps."""
+        """Mean loss f32[] of a batch; arguments as in `HeatmapLoss.forward`, maps of four heads."""
         return torch.stack([*self.terms(maps, points, labelled, box).values()]).sum()
 
     def terms(

@@ -344,8 +344,8 @@ class _Walk:
                 known = ", ".join(found) or "none"
                 raise self.fail(
                     f"{name} head",
-                    "a depthwise, a 1x1 and a 1x1 convolution are expected, but the graph tells"
-                    f" only these heads: {known}",
+                    "a depthwise, a 1x1 and a 1x1 convolution are expected, but only these heads"
+                    f" are recognised: {known}",
                 )
             self.head(name, found[name], [head.depthwise, head.hidden, head.output])
 
@@ -464,7 +464,7 @@ class _Walk:
             return
         bias = self.graph.constant(operator.inputs[place])
         if bias is None:
-            raise self.fail(layer, "the bias is no constant")
+            raise self.fail(layer, "the bias is not a constant")
         if math.prod(bias.shape) != channels:
             raise self.fail(
                 layer,

@@ -1,4 +1,4 @@
-"""Keypoints <-> heatmaps. With `geometry.py` the only file that knows where a cell's centre is.
+"""Keypoints <-> heatmaps. Only this module and `geometry` compute with the centres of cells.
 
 Cell (column u, row v) of a map with stride s covers [u s, (u+1) s) x [v s, (v+1) s) of the input;
 its centre is ((u + 0.5) s, (v + 0.5) s). Shape legend: B batch, K keypoints, H rows, W columns of
@@ -40,12 +40,12 @@ def squared_distances(points: Tensor, cells: int, stride: int = 4) -> Tensor:
 
 
 def inside(points: Tensor, size: int) -> Tensor:
-    """bool[B, K]: the point lies on the input square [0, size)."""
+    """Whether points f32[B, K, 2] lie in the input square [0, size): bool[B, K]."""
     return ((points >= 0) & (points < size)).all(-1)
 
 
 def gaussian_targets(points: Tensor, cells: int, sigma: float = 2.0, stride: int = 4) -> Tensor:
-    """exp(-d^2 / (2 (sigma stride)^2)) with `sigma` in cells: f32[B, K, H, W] in (0, 1]."""
+    """Gaussians exp(-d^2 / (2 (sigma stride)^2)), `sigma` in cells: f32[B, K, H, W] in (0, 1]."""
     import torch
 
     return torch.exp(-squared_distances(points, cells, stride) / (2 * (sigma * stride) ** 2))
@@ -54,9 +54,7 @@ def gaussian_targets(points: Tensor, cells: int, sigma: float = 2.0, stride: int
 def oks_targets(
     points: Tensor, area: Tensor, sigmas: Tensor, cells: int, stride: int = 4
 ) -> Tensor:
-    """The OKS that predicting a cell's centre would earn.
-
-    exp(-d^2 / (2 (2 sigma_k)^2 area)), COCO's keypoint similarity.
+    """The OKS of predicting a cell's centre: exp(-d^2 / (2 (2 sigma_k)^2 area)), as in COCO.
 
     Args:
         points: f32[B, K, 2] in input pixels.
@@ -79,12 +77,13 @@ def oks_targets(
 def place_targets(
     points: Tensor, area: Tensor, sigmas: Tensor, cells: int, spread: float = 1.0, stride: int = 4
 ) -> Tensor:
-    """The OKS kernel, its standard deviation multiplied by `spread`.
+    """The OKS kernel as a distribution over the cells; arguments as `oks_targets`.
 
-    As a distribution over the cells: f32[B, K, H, W], sum 1; arguments as `oks_targets`.
+    The standard deviation is multiplied by `spread`, and is at least half a cell, because a
+    narrower kernel would miss every centre.
 
-    A kernel narrower than a cell would miss every centre: half a cell is the least. A point far
-    outside has no cell, and sum 0.
+    Returns:
+        f32[B, K, H, W] with sum 1 per map, or 0 for a point far outside.
     """
     import torch
 
@@ -94,33 +93,29 @@ def place_targets(
 
 
 def cell_index(points: Tensor, cells: int, stride: int = 4) -> Tensor:
-    """int64[B, K]: place of each keypoint's cell in the flattened map, row by row.
-
-    Of a point outside, the nearest cell's.
-    """
+    """Index i64[B, K] of each keypoint's cell (outside, the nearest) in the flattened map."""
     column, row = (points / stride).floor().clamp(0, cells - 1).long().unbind(-1)
     return row * cells + column
 
 
 def cell_middles(points: Tensor, stride: int = 4) -> Tensor:
-    """f32[B, K, 2]: the centre of the cell that holds each keypoint, in input pixels."""
+    """Centre f32[B, K, 2] of the cell that contains each keypoint, in input pixels."""
     return ((points / stride).floor() + 0.5) * stride
 
 
 def warp_maps(
     maps: Tensor, transform: Tensor, cells: int, samples: int = 1, stride: int = 4
 ) -> Tensor:
-    """Maps of one frame as maps of another.
+    """Resamples maps into another frame.
 
-    Each cell gets the mean of `samples` x `samples` bilinear samples spread over it, 0 outside.
+    A cell of the result is the mean of `samples` x `samples` bilinear samples; 0 outside.
 
     Args:
         maps: f32[B, K, h, w] of any resolution.
         transform: f32[B, 2, 3] from the result's input pixels to fractions of the maps' frame: (0,
             0) is its upper left corner, (1, 1) its lower right.
         cells: Rows and columns of the result.
-        samples: Along each side of a cell; as many as it covers of the maps' cells, so that none is
-            missed.
+        samples: Along each side of a cell; at least the number of the maps' cells that it covers.
         stride: Input pixels per cell of the result.
 
     Returns:
@@ -133,7 +128,7 @@ def warp_maps(
         stride / samples
     )
     y, x = torch.meshgrid(at, at, indexing="ij")
-    # Products by hand: under mixed precision a matrix product would round the places to eight bits.
+    # Not a matrix product, which mixed precision would round to eight bits.
     t = transform[..., None, None]
     places = torch.stack(
         [t[:, axis, 0] * x + t[:, axis, 1] * y + t[:, axis, 2] for axis in (0, 1)], -1
@@ -145,12 +140,10 @@ def warp_maps(
 
 
 def cell_vectors(points: Tensor, cells: int, stride: int = 4) -> Tensor:
-    """From every cell's index to every keypoint, in cells.
+    """Targets of MoveNet's regression and offset heads: vectors from each cell's index, in cells.
 
-    What MoveNet's regression and offset heads say.
-
-    The index (u, v) of a cell is its upper left corner, so that index + vector times the stride is
-    the keypoint in the continuous frame.
+    The index (u, v) of a cell is its upper left corner, so (index + vector) times the stride is the
+    keypoint in the continuous frame.
 
     Args:
         points: f32[B, K, 2] (x, y) in input pixels.
@@ -169,10 +162,7 @@ def cell_vectors(points: Tensor, cells: int, stride: int = 4) -> Tensor:
 
 
 def near_cell(points: Tensor, cells: int, radius: int = 0, stride: int = 4) -> Tensor:
-    """bool[B, K, H, W]: the cell that holds each keypoint.
-
-    And with it all that are at most `radius` rows and columns away.
-    """
+    """Cells within `radius` rows and columns of each keypoint's cell: bool[B, K, H, W]."""
     import torch
 
     index = torch.arange(cells, device=points.device)
@@ -181,17 +171,20 @@ def near_cell(points: Tensor, cells: int, radius: int = 0, stride: int = 4) -> T
 
 
 def decode(heatmaps: NDArray[np.float32], how: str = "argmax") -> NDArray[np.float32]:
-    """Keypoints out of heatmaps.
+    """Decodes heatmaps to keypoints.
 
     Args:
         heatmaps: f32[B, K, H, W]; logits, probabilities or dequantised int8 values.
-        how: "argmax" (the published protocol: centre of the highest cell, first one on ties) or
+        how: "argmax" (the published protocol: centre of the highest cell, the first one of ties) or
             "refined" (plus the vertex of the parabola through the highest cell and its two
             neighbours, along x and along y, at most half a cell away).
 
     Returns:
         f32[B, K, 3]: x and y as fractions of the input's width and height, and the value of the
-            highest cell.
+        highest cell.
+
+    Raises:
+        HeatposeError: `how` is unknown.
     """
     if how not in DECODES:
         raise HeatposeError(f"Decode '{how}' is unknown; choose one of {', '.join(DECODES)}.")
@@ -218,9 +211,9 @@ def decode(heatmaps: NDArray[np.float32], how: str = "argmax") -> NDArray[np.flo
 def _vertex(
     before: NDArray[np.float32], at: NDArray[np.float32], after: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Vertex of the parabola through (-1, before), (0, at), (1, after), in [-0.5, 0.5].
+    """Vertex, in [-0.5, 0.5], of the parabola through (-1, before), (0, at), (1, after).
 
-    0 at the map's border and on plateaus.
+    It is 0 at the map's border and on plateaus.
     """
     usable = np.isfinite(before) & np.isfinite(after)
     left, right = np.where(usable, before, at), np.where(usable, after, at)

@@ -1,7 +1,4 @@
-"""Images: a pose on its image, heatmaps over it, many images on one sheet.
-
-Pillow and numpy only.
-"""
+"""Draws poses and heatmaps on images, and contact sheets, with Pillow and numpy only."""
 
 from __future__ import annotations
 
@@ -18,26 +15,24 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-CachedImage = NDArray[np.uint8]
+RgbImage = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 LEFT: Colour = (255, 140, 0)
 RIGHT: Colour = (0, 175, 255)
 CENTRE: Colour = (170, 235, 60)
 OUTLINE: Colour = (20, 20, 20)
-SUPERSAMPLED = 2  # the drawing's pixels per image pixel along each side, for smooth edges
-# images with a longer side than this are drawn as they are: one pixel is thin enough there
+SUPERSAMPLED = 2  # factor for antialiasing
+# longer sides are drawn without antialiasing
 LARGE = 3000
 HEAT = np.array([[0, 0, 4], [120, 28, 109], [237, 105, 37], [252, 255, 164]], np.float32)
-"""Colours of 0, 1/3, 2/3 and 1: dark, purple, orange, light yellow; lightness rises evenly."""
+"""Colour map at 0, 1/3, 2/3 and 1: dark, purple, orange, light yellow, of uniform lightness steps.
+"""
 SHEET_BACKGROUND = 245
 
 
 def side_colours(skeleton: Skeleton) -> list[Colour]:
-    """A colour per keypoint: the first of a flip pair is left, the second right.
-
-    The rest are central.
-    """
+    """A colour per keypoint: left and right for those of a flip pair, else central."""
     lefts, rights = (
         {pair[0] for pair in skeleton.flip_pairs},
         {pair[1] for pair in skeleton.flip_pairs},
@@ -49,11 +44,9 @@ def side_colours(skeleton: Skeleton) -> list[Colour]:
 
 
 def draw_pose(
-    image: CachedImage, pose: NDArray[np.float32], skeleton: Skeleton, *, threshold: float = 0.2
-) -> CachedImage:
-    """Draws a skeleton: the person's left limbs orange, right limbs blue.
-
-    What joins the two sides green.
+    image: RgbImage, pose: NDArray[np.float32], skeleton: Skeleton, *, threshold: float = 0.2
+) -> RgbImage:
+    """Draws a pose: left limbs orange, right limbs blue, central ones and joints green.
 
     Args:
         image: u8[H, W, 3].
@@ -84,8 +77,8 @@ def draw_pose(
     left, top, right, bottom = _touched(points, 1.35 * line, (width, height), factor)
     if right <= left or bottom <= top:
         return drawn
-    # Only what the skeleton touches is drawn on: a person is a fraction of the image. Pixels
-    # repeated and averaged again are as before.
+    # Only the region of the pose is drawn, which is a fraction of the image. Repeating pixels and
+    # averaging them again does not change them.
     part = Pillow.fromarray(drawn[top:bottom, left:right])
     canvas = part.resize((part.width * factor, part.height * factor), Pillow.Resampling.NEAREST)
     moved = {k: (x - left * factor, y - top * factor) for k, (x, y) in points.items()}
@@ -97,10 +90,7 @@ def draw_pose(
 def _touched(
     points: dict[int, tuple[float, float]], reach: float, size: tuple[int, int], factor: int
 ) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom in whole image pixels of what is drawn.
-
-    Which reaches so far around the places in the drawing; empty where nothing is.
-    """
+    """Left, top, right, bottom of the drawn region in whole image pixels; empty without points."""
     if not points:
         return 0, 0, 0, 0
     places = np.array([*points.values()])
@@ -112,9 +102,9 @@ def _touched(
 def _drawable(
     pose: NDArray[np.float32], threshold: float, size: tuple[int, int]
 ) -> dict[int, tuple[float, float]]:
-    """Channel -> place in the drawing, for the keypoints to be shown."""
+    """Channel -> position in the drawing, of the keypoints to draw."""
     shown = np.isfinite(pose).all(-1) & (pose[:, 2] >= threshold)
-    # further outside changes nothing that is seen
+    # positions further outside are not visible
     points = np.clip(np.nan_to_num(pose[:, :2]), -1, 2) * np.array(size)
     return {int(k): (float(points[k, 0]), float(points[k, 1])) for k in np.flatnonzero(shown)}
 
@@ -122,7 +112,7 @@ def _drawable(
 def _line_width(
     points: dict[int, tuple[float, float]], size: tuple[int, int], least: float
 ) -> float:
-    """A width that suits the image, but no more than suits a person who is small in it."""
+    """A line width for the size of the image, limited by the extent of the pose."""
     places = np.array([*points.values()]).reshape(-1, 2)
     extent = float(np.ptp(places, axis=0).max()) if len(places) else 0.0
     return max(least, min(0.0075 * math.sqrt(size[0] * size[1]), 0.022 * extent))
@@ -131,7 +121,7 @@ def _line_width(
 def _draw_limbs(
     draw: ImageDraw, points: dict[int, tuple[float, float]], skeleton: Skeleton, line: float
 ) -> None:
-    """Limbs with a dark outline below, then joints on top."""
+    """Draws limbs on a dark outline, then joints."""
     colours = side_colours(skeleton)
     limbs = [(a, b) for a, b in skeleton.edge_indices if a in points and b in points]
     for outline in (True, False):
@@ -146,24 +136,20 @@ def _draw_limbs(
 
 
 def limb_colour(a: Colour, b: Colour) -> Colour:
-    """Of a limb between two keypoints of these colours: the side that the limb belongs to.
-
-    One end may be central; a limb from side to side is central.
-    """
+    """The colour of a limb between two keypoints: of its side; central if it joins both sides."""
     sides = {a, b} - {CENTRE}
     return sides.pop() if len(sides) == 1 else CENTRE
 
 
-def heatmap_overlay(image: CachedImage, heatmaps: NDArray[np.float32]) -> CachedImage:
-    """Lays the highest of K heatmaps over an image, on a scale that is the same for every image.
+def heatmap_overlay(image: RgbImage, heatmaps: NDArray[np.float32]) -> RgbImage:
+    """Blends the maximum of K heatmaps over an image, on a fixed scale.
 
     Args:
         image: u8[H, W, 3].
-        heatmaps: f32[K, h, w] probabilities; give logits a sigmoid first, values outside [0, 1] are
-            cut off.
+        heatmaps: f32[K, h, w] probabilities (apply a sigmoid to logits); clipped to [0, 1].
 
     Returns:
-        u8[H, W, 3]: nothing at 0, light yellow at 1.
+        u8[H, W, 3]: transparent at 0, light yellow at 1.
     """
     from PIL import Image as Pillow
 
@@ -174,20 +160,20 @@ def heatmap_overlay(image: CachedImage, heatmaps: NDArray[np.float32]) -> Cached
     )
     stops = np.linspace(0, 1, len(HEAT))
     colour = np.stack([np.interp(heat, stops, HEAT[:, channel]) for channel in range(3)], -1)
-    weight = 0.85 * np.sqrt(heat)[..., None]  # the root lets weak peaks be seen
-    mixed: CachedImage = np.rint((1 - weight) * image + weight * colour).astype(np.uint8)
+    weight = 0.85 * np.sqrt(heat)[..., None]  # the root makes weak peaks visible
+    mixed: RgbImage = np.rint((1 - weight) * image + weight * colour).astype(np.uint8)
     return mixed
 
 
 def contact_sheet(
-    tiles: Sequence[CachedImage], columns: int, captions: Sequence[str] | None = None, gap: int = 4
-) -> CachedImage:
-    """Puts images side by side, row by row, each in the middle of a cell as large as the largest.
+    tiles: Sequence[RgbImage], columns: int, captions: Sequence[str] | None = None, gap: int = 4
+) -> RgbImage:
+    """Arranges images in a grid, each in the middle of a cell of the largest image's size.
 
     Args:
         tiles: u8[H, W, 3] each, of any sizes.
         columns: Images per row, at least 1.
-        captions: One line below each image, cut to the cell's width.
+        captions: One line below each image, truncated to the cell's width.
         gap: Pixels between cells.
 
     Returns:
@@ -230,14 +216,14 @@ def contact_sheet(
     return np.array(sheet)
 
 
-def text_block(title: str, cells: Sequence[str], width: int, columns: int) -> CachedImage:
-    """A line of text and below it cells of text, row by row, in the sheet's colours.
+def text_block(title: str, cells: Sequence[str], width: int, columns: int) -> RgbImage:
+    """A title and a grid of text cells, in the colours of a contact sheet.
 
     Args:
         title: The first line.
-        cells: Texts, cut where they are too long.
-        width: Pixels.
-        columns: Cells in a row.
+        cells: Texts, truncated if too long.
+        width: In pixels.
+        columns: Cells per row.
 
     Returns:
         u8[H, width, 3].
@@ -261,17 +247,14 @@ def text_block(title: str, cells: Sequence[str], width: int, columns: int) -> Ca
 
 
 def _font(width: int) -> FreeTypeFont | ImageFont:
-    """Pillow's own font at a size that suits cells of this width."""
+    """Pillow's default font, at a size for cells of this width."""
     from PIL.ImageFont import load_default
 
     return load_default(max(10, min(24, width // 16)))
 
 
 def _cut(text: str, font: FreeTypeFont | ImageFont, width: float) -> str:
-    """The longest start of a one-line text that fits.
-
-    With an ellipsis where something is cut off.
-    """
+    """A one-line text, truncated with an ellipsis to the width."""
     text = " ".join(text.encode("utf-8", "replace").decode().split())
     if font.getlength(text) <= width:
         return text

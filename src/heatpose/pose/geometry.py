@@ -1,9 +1,9 @@
-"""Coordinates: the one place, with `codec.py`, that knows about pixels and their centres.
+"""Coordinate transforms and sampling. Only this module and `codec` compute with pixel centres.
 
 Points are (x, y) in a *continuous* frame: pixel i covers [i, i+1), so its centre is i + 0.5 and an
-image of width w spans [0, w]. COCO's label numbers are read as they are in this frame, and
-normalised by dividing by the image's width and height: that is what the published benchmark does,
-and a model is trained and scored in the same frame.
+image of width w spans [0, w]. COCO's labels are read in this frame without an offset, and
+normalised by the image's width and height. The published benchmark does the same, and models are
+trained and scored in this frame.
 
 Transforms are 2x3 matrices `M` acting on columns (x, y, 1). "Input" means the network's square
 input of side S.
@@ -22,19 +22,16 @@ if TYPE_CHECKING:
 
 Matrix = NDArray[np.float64]
 ON_EDGE = 1e-3
-"""Pixels: a place that is so near below a pixel's edge lies on it, but for float32's rounding."""
+"""Tolerance in pixels below a pixel's edge, for float32 rounding."""
 
 
 def stretch(width: float, height: float, size: int) -> Matrix:
-    """Image -> input by stretching the whole image onto the square, as the benchmark does."""
+    """Image -> input: stretches the whole image to the square, as the benchmark does."""
     return region((0.0, 0.0, width, height), size)
 
 
 def region(box: tuple[float, float, float, float], size: int) -> Matrix:
-    """Maps the rectangle `box` =.
-
-    (x, y, w, h) of the image onto the whole input square of side `size`.
-    """
+    """Image -> input: maps the rectangle `box` (x, y, w, h) to the square of side `size`."""
     x, y, width, height = box
     return np.array(
         [[size / width, 0.0, -x * size / width], [0.0, size / height, -y * size / height]]
@@ -50,16 +47,16 @@ def rotation_scale(degrees: float, scale: float, centre: tuple[float, float]) ->
 
 
 def mirror(size: float) -> Matrix:
-    """Left/right mirror of a frame of width `size`: x -> size - x."""
+    """Mirrors a frame of width `size`: x -> size - x."""
     return np.array([[-1.0, 0.0, size], [0.0, 1.0, 0.0]])
 
 
 def compose(*transforms: Matrix) -> Matrix:
-    """One transform that applies the given ones from left to right."""
+    """The transform that applies the given ones from left to right."""
     result = np.eye(2, 3)
     for transform in transforms:
-        # In plain numbers, as `invert`: every training view is composed, and numpy takes
-        # microseconds for each small product.
+        # In Python floats, as in `invert`: it runs for every training sample, and numpy needs
+        # microseconds per small product.
         (a, b, c), (d, e, f) = transform.tolist()
         (g, h, i), (j, k, m) = result.tolist()
         result = np.array(
@@ -80,7 +77,7 @@ def invert(transform: Matrix) -> Matrix:
 
 
 def apply(transform: Matrix, points: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Moves points [..., 2]; returns f32[..., 2]."""
+    """Transforms points [..., 2]; returns f32[..., 2]."""
     moved: NDArray[np.float64] = points.astype(np.float64) @ transform[:, :2].T + transform[:, 2]
     return moved.astype(np.float32)
 
@@ -88,12 +85,12 @@ def apply(transform: Matrix, points: NDArray[np.floating[Any]]) -> NDArray[np.fl
 def warp(
     image: NDArray[np.uint8], transform: Matrix, size: int, sampling: str = "nearest", fill: int = 0
 ) -> NDArray[np.uint8]:
-    """Samples the input square out of an image in one step.
+    """Samples the input square from an image.
 
     Nearest takes source pixel floor(M^-1 (dst + 0.5)); bilinear interpolates between pixel centres
-    at the same place, without antialiasing: the frame of Pillow's `Image.transform`. For training
-    only: where a sample falls exactly on a pixel's edge Pillow's rounding decides, and the
-    benchmark's exact stretch is `Preprocessing.resize`.
+    at the same position, without antialiasing: the frame of Pillow's `Image.transform`. For
+    training only: samples exactly on a pixel's edge depend on Pillow's rounding. The benchmark's
+    exact stretch is `Preprocessing.resize`.
 
     Args:
         image: u8[H, W, 3].
@@ -124,18 +121,17 @@ def warp(
 def warp_batch(
     canvas: torch.Tensor, inverse: torch.Tensor, nearest: torch.Tensor | bool, size: int
 ) -> torch.Tensor:
-    """Samples a batch of input squares in one step, on the device of `canvas`.
+    """Samples a batch of input squares on the device of `canvas`.
 
-    The frame is that of `warp`, but where a sample falls exactly on a pixel's edge nearest takes
-    the pixel behind it: on an unmoved image that is `preprocessing.nearest_indices`, the
-    published protocol. Both samplings are one bilinear sampling: nearest's places are moved to the
-    centres of the pixels they lie in. Outside the images is black, and bilinear's last half pixel
-    at their border fades to it.
+    The frame is that of `warp`, but for a sample exactly on a pixel's edge nearest takes the pixel
+    behind it, which for a stretched whole image is `preprocessing.nearest_indices`, the published
+    protocol. Both samplings are one bilinear sampling, with nearest's positions moved to the
+    centres of their pixels. The outside is black, and bilinear fades to it over half a pixel.
 
     Args:
-        canvas: u8[B, H, W, 3], each image in the upper left corner and zero around it.
-        inverse: f32[B, 2, 3] input -> canvas pixels.
-        nearest: bool[B], else bilinear; a plain value is for all of them and saves work.
+        canvas: u8[B, H, W, 3], each image in the upper left corner, padded with 0.
+        inverse: f32[B, 2, 3] input pixels -> canvas pixels.
+        nearest: bool[B], else bilinear; a single bool applies to all and is faster.
         size: Side S of the result.
 
     Returns:
@@ -171,17 +167,16 @@ def warp_batch(
 def warp_one(
     pixels: NDArray[np.uint8], inverse: Matrix, nearest: bool, size: int
 ) -> NDArray[np.uint8]:
-    """What `warp_batch` gives for one image, by the processor's short ways.
+    """`warp_batch` for one image, optimised for the CPU.
 
-    Rows and columns on their own where nothing is rotated, else OpenCV.
-
-    OpenCV takes places to the next 32nd of a pixel: a few values in 255 beside `warp_batch`, which
-    does the work where it is not installed.
+    Without a rotation, nearest indexes rows and columns; otherwise OpenCV is used, which rounds
+    positions to 1/32 pixel, a difference of a few values in 255. `warp_batch` is used if OpenCV is
+    not installed.
 
     Args:
         pixels: u8[H, W, 3].
-        inverse: Input -> pixels.
-        nearest: Else bilinear.
+        inverse: Input pixels -> image pixels.
+        nearest: Nearest sampling, else bilinear.
         size: Side S of the result.
 
     Returns:
@@ -199,7 +194,7 @@ def warp_one(
             size,
         )[0]
         return warped.permute(1, 2, 0).numpy()
-    centred = inverse.copy()  # OpenCV counts from pixel centres on both sides
+    centred = inverse.copy()  # OpenCV's frames begin at pixel centres
     centred[:, 2] += (inverse[:, 0] + inverse[:, 1]) / 2 - 0.5 + (ON_EDGE if nearest else 0)
     flags = opencv.WARP_INVERSE_MAP | (opencv.INTER_NEAREST if nearest else opencv.INTER_LINEAR)
     square: NDArray[np.uint8] = opencv.warpAffine(pixels, centred, (size, size), flags=flags)
@@ -221,10 +216,7 @@ def _rows_and_columns(pixels: NDArray[np.uint8], inverse: Matrix, size: int) -> 
 
 @cache
 def _opencv() -> Any:
-    """OpenCV for Python where it is installed and loads.
-
-    (a bare machine lacks its system libraries), else None.
-    """
+    """The module cv2; None if it is not installed or its system libraries are missing."""
     try:
         import cv2
     except ImportError:

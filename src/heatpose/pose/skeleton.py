@@ -1,9 +1,10 @@
-"""What a keypoint set is: names, left/right pairs, edges to draw, OKS sigmas.
+"""Keypoint sets: names, pairs, edges and OKS sigmas; conversion of a dataset's keypoints.
 
-And how it is made from a dataset's own keypoints.
+To add a keypoint set:
 
-Everything else takes a `Skeleton`; the number of keypoints is written nowhere else. To add one,
-write a YAML like `conf/skeleton/st13.yaml`.
+1. Write a YAML like `conf/skeleton/st13.yaml` into `conf/skeleton/`, or into a folder given by
+   `--config-dir`. 2. Select it with `skeleton=NAME`. No other code depends on the number of
+   keypoints.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ class Skeleton:
     Attributes:
         name: Short name, used in file names and tables.
         keypoints: K keypoint names in the order of the network's channels.
-        sigmas: K per-keypoint OKS constants (COCO's `kpt_oks_sigmas`), fractions of the square root
-            of the object's area.
-        flip_pairs: Names that swap when an image is mirrored, for example `[[left_eye,
+        sigmas: K OKS constants (COCO's `kpt_oks_sigmas`), as fractions of the square root of the
+            instance's area.
+        flip_pairs: Names that are exchanged when an image is mirrored, for example `[[left_eye,
             right_eye]]`.
         edges: Pairs of names joined by a line in a drawing.
-        merge: For a keypoint that the dataset lacks: the dataset's keypoints whose labelled members
-            are averaged. A keypoint that is not named here is the dataset's keypoint of the same
-            name.
+        merge: For a keypoint that the dataset lacks: the dataset's keypoints that are averaged if
+            labelled. Keypoints not in `merge` are the dataset's keypoints of the same name.
+
+    Raises:
+        HeatposeError: The names, sigmas, pairs or rules are inconsistent.
     """
 
     name: str
@@ -104,7 +107,7 @@ class Skeleton:
 
     @cached_property
     def flip_order(self) -> list[int]:
-        """K channel numbers: entry k is the channel of the mirrored image that holds keypoint k."""
+        """K channel indices: entry k is the channel of keypoint k in the mirrored image."""
         order = list(range(len(self)))
         for left, right in self.flip_pairs:
             order[self.index(left)], order[self.index(right)] = self.index(right), self.index(left)
@@ -112,23 +115,23 @@ class Skeleton:
 
     @cached_property
     def edge_indices(self) -> list[tuple[int, int]]:
-        """The edges as pairs of channel numbers."""
+        """The edges as pairs of channel indices."""
         return [(self.index(a), self.index(b)) for a, b in self.edges]
 
     @property
     def unpaired(self) -> list[tuple[str, str]]:
-        """Left and right keypoints by their names that `flip_pairs` does not pair."""
+        """Left and right keypoints, by their names, that are not in `flip_pairs`."""
         given = {frozenset(pair) for pair in self.flip_pairs}
         return [pair for pair in named_pairs(self.keypoints) if frozenset(pair) not in given]
 
     def require_flip_pairs(self, without: str) -> None:
-        """Refuses mirroring where names that mean left and right do not change places.
+        """Refuses mirroring if left and right keypoints, by their names, are not paired.
 
         Args:
-            without: The setting that turns mirroring off.
+            without: The setting that turns mirroring off, for the message.
 
         Raises:
-            HeatposeError: Some do not; it gives the `flip_pairs` to write.
+            HeatposeError: Some are not paired; the message has the `flip_pairs` to write.
         """
         if unpaired := self.unpaired:
             named = named_pairs(self.keypoints)
@@ -143,7 +146,7 @@ class Skeleton:
             )
 
     def sources(self, dataset_names: Sequence[str]) -> list[list[int]]:
-        """For each keypoint, the positions among `dataset_names` that it is made of.
+        """For each keypoint, the indices in `dataset_names` of its sources.
 
         Raises:
             HeatposeError: A keypoint is neither in the dataset nor covered by a merge rule.
@@ -164,16 +167,16 @@ class Skeleton:
     def convert(
         self, points: NDArray[np.float32], labelled: NDArray[np.bool_], dataset_names: Sequence[str]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Makes this skeleton's keypoints out of a dataset's.
+        """Converts a dataset's keypoints to this skeleton's.
 
         Args:
-            points: f32[..., D, 2] the dataset's keypoints, (x, y), any frame.
-            labelled: bool[..., D] true where a point is labelled.
+            points: f32[..., D, 2] x, y of the dataset's keypoints, in any frame.
+            labelled: bool[..., D].
             dataset_names: D names.
 
         Returns:
-            f32[..., K, 2] and bool[..., K]: the mean of the labelled sources; a keypoint with none
-                is at the origin and not labelled.
+            f32[..., K, 2] and bool[..., K]: the mean of the labelled sources; a keypoint without
+            one is at the origin and not labelled.
         """
         sources = self.sources(dataset_names)
         out = np.zeros((*points.shape[:-2], len(self), 2), np.float32)
@@ -188,10 +191,7 @@ class Skeleton:
         return out, seen
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and dictionaries, for manifests and checkpoints.
-
-        `Skeleton(**d)` reads them back.
-        """
+        """Plain values for manifests and checkpoints; `Skeleton(**d)` is the inverse."""
         plain = asdict(self)
         return {
             **plain,
@@ -204,7 +204,11 @@ class Skeleton:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Skeleton:
-        """Reads a skeleton YAML (the form of `conf/skeleton/*.yaml`)."""
+        """Reads a skeleton YAML in the form of `conf/skeleton/*.yaml`.
+
+        Raises:
+            HeatposeError: The file cannot be read or has another form.
+        """
         import yaml
 
         try:
@@ -213,7 +217,8 @@ class Skeleton:
         except (OSError, yaml.YAMLError, TypeError, ValueError, AttributeError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise HeatposeError(
-                f"'{path}' is no skeleton YAML ({reason}); conf/skeleton/st13.yaml shows the form."
+                f"'{path}' is not a skeleton YAML ({reason}); conf/skeleton/st13.yaml shows the"
+                " form."
             ) from error
 
 
@@ -272,24 +277,22 @@ ST_13 = Skeleton(
     edges=(("head", "left_shoulder"), ("head", "right_shoulder"), *_BODY_EDGES),
     merge={"head": _FACE},
 )
-"""ST's 13 keypoints: `head` is the mean of the labelled face points.
-
-(published protocol, rule 6).
+"""ST's 13 keypoints: `head` is the mean of the labelled face points (published protocol, rule 6).
 """
 
 BUILT_IN = (COCO_17, ST_13)
 
 
 def named_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Left and right keypoints by their names.
+    """Pairs of left and right keypoints by their names.
 
-    left_eye, Left Eye, l_eye, eye_l, LEye, leftEye, eye.L.
+    Recognised are left_eye, Left Eye, l_eye, eye_l, LEye, leftEye, eye.L.
 
     Args:
         names: Keypoint names.
 
     Returns:
-        (left, right) for each pair that is there, in the order of the left ones.
+        (left, right) for each existing pair, in the order of the left ones.
     """
     sides: dict[tuple[str, tuple[str, ...]], str] = {}
     for name in names:
@@ -308,15 +311,15 @@ _SIDE_WORD = re.compile("^(left|right)|(left|right)$")
 
 
 def _yaml(name: str) -> str:
-    """A name inside a YAML list."""
+    """A name as an element of a YAML list."""
     return name if re.fullmatch(r"[A-Za-z_][\w.-]*", name) else json.dumps(name, ensure_ascii=False)
 
 
 def named(name: str | Path) -> Skeleton:
-    """A built-in skeleton by its name, or one out of a YAML file.
+    """A built-in skeleton by its name, or the skeleton of a YAML file.
 
     Raises:
-        HeatposeError: It is neither.
+        HeatposeError: `name` is neither.
     """
     built_in = {skeleton.name: skeleton for skeleton in BUILT_IN}
     if str(name) in built_in:
@@ -329,11 +332,9 @@ def named(name: str | Path) -> Skeleton:
 
 
 def for_labels(dataset_names: Sequence[str]) -> Skeleton:
-    """COCO's 17 keypoints where the dataset has them, else the dataset's own as they are.
+    """A skeleton for inspecting labels: COCO's 17 keypoints if present, else the dataset's own.
 
-    To look at.
-
-    Of these, sigmas and edges are not known; pairs are those of the names.
+    For the latter, edges are empty, sigmas are placeholders, and pairs follow from the names.
 
     Args:
         dataset_names: Keypoint names of a label file.
@@ -345,9 +346,7 @@ def for_labels(dataset_names: Sequence[str]) -> Skeleton:
 
 
 def for_keypoint_count(count: int) -> Skeleton:
-    """The built-in skeleton with `count` keypoints.
-
-    For model files that do not say what their channels are.
+    """The built-in skeleton with `count` keypoints, for model files that do not state theirs.
 
     Raises:
         HeatposeError: There is none.
@@ -362,4 +361,4 @@ def for_keypoint_count(count: int) -> Skeleton:
 
 
 AREA_OF_BOX = 0.53
-"""The published protocol takes 0.53 of the box's area as the person's area."""
+"""Area of an instance as a fraction of its box's area, in the published protocol."""

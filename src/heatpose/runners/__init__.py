@@ -1,6 +1,12 @@
-"""One `predict` for a checkpoint, an ONNX file and any pose TFLite.
+"""Runners: one interface to predict poses with checkpoints, ONNX and TFLite files.
 
-For whoever scores, draws or compares.
+To add a runner for another kind of file:
+
+1. Write a class in a module here with the attributes and methods of `PoseRunner`. 2. Open it by its
+   suffix in `open_runner`, which imports its runtime only then. 3. Describe what it states about
+   itself in `reading.describe_file`.
+
+Shape legend: B batch, S input side, K keypoints, H rows and W columns of a heatmap.
 """
 
 from __future__ import annotations
@@ -21,10 +27,7 @@ CHECKPOINTS = (".ckpt", ".pt", ".pth")
 
 
 class PoseRunner(Protocol):
-    """A model file, opened.
-
-    Shape legend: B batch, S input side, K keypoints, H rows and W columns of a heatmap.
-    """
+    """An opened model file."""
 
     @property
     def name(self) -> str:
@@ -32,7 +35,7 @@ class PoseRunner(Protocol):
 
     @property
     def path(self) -> Path:
-        """Where it was opened."""
+        """Path of the file."""
 
     @property
     def kind(self) -> str:
@@ -44,22 +47,19 @@ class PoseRunner(Protocol):
 
     @property
     def skeleton(self) -> Skeleton | None:
-        """What its channels are; None where neither the file nor the manifest beside it says so."""
+        """Skeleton of its channels; None if neither the file nor the manifest states it."""
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """How its images were made in training.
-
-        None where neither the file nor the manifest says so.
-        """
+        """Preprocessing of its training; None if neither the file nor the manifest states it."""
 
     @property
     def input(self) -> InputReading:
-        """How bytes become its input, and how that is known."""
+        """Normalisation of its input, and the source of that information."""
 
     @property
     def assumed_output(self) -> str:
-        """What is assumed about its output; empty where its form or the file tells."""
+        """Assumption about its output; "" if its form or the file determine it."""
 
     @property
     def size(self) -> int:
@@ -67,43 +67,37 @@ class PoseRunner(Protocol):
 
     @property
     def kernels(self) -> str:
-        """What computes, for example "XNNPACK, 2 threads": int8 results depend on it."""
+        """Kernels in use, for example "XNNPACK, 2 threads", on which int8 results depend."""
 
     def predict(self, images: NDArray[np.uint8], decode: str = "argmax") -> NDArray[np.float32]:
         """Poses of raw RGB images.
 
         Args:
             images: u8[B, S, S, 3], bytes 0..255.
-            decode: A way of `heatpose.pose.codec.decode`; without effect on a model that decodes
-                inside.
+            decode: A method of `heatpose.pose.codec.decode`; no effect on a model that includes its
+                decode.
 
         Returns:
             f32[B, K, 3]: x and y as fractions of the input's width and height, and a score in [0,
-                1].
+            1].
         """
 
     def heatmaps(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The model's own maps f32[B, K, H, W], dequantised: logits or probabilities.
+        """The model's maps f32[B, K, H, W], dequantised: logits or probabilities.
 
         Raises:
-            HeatposeError: The model decodes inside and has none to give.
+            HeatposeError: The model includes its decode and does not output heatmaps.
         """
 
 
 @runtime_checkable
 class Deferring(Protocol):
-    """A runner whose network and decode can be run by two threads.
-
-    So that the network goes on with the next image meanwhile.
-    """
+    """A runner whose network and decode can be run in different threads, as a pipeline."""
 
     def later(
         self, images: NDArray[np.uint8], decode: str = "argmax"
     ) -> Callable[[], NDArray[np.float32]]:
-        """Runs the network now; the result makes `predict`'s poses out of what it gave.
-
-        Whenever it is called and by whom.
-        """
+        """Runs the network; the returned function decodes its output, later and in any thread."""
 
 
 def open_runner(
@@ -114,22 +108,21 @@ def open_runner(
     reference_kernels: bool = False,
     normalisation: Normalisation | None = None,
 ) -> PoseRunner:
-    """Opens a model file by its ending.
+    """Opens a model file by its suffix.
 
     Args:
         path: `.ckpt` (also `.pt`, `.pth`), `.onnx` or `.tflite`.
-        threads: CPU threads; all cores where None (a checkpoint: torch's own choice).
-        size: Input side S for files that leave it open (checkpoints, ONNX with free sides); others
-            refuse another one than theirs.
-        reference_kernels: TFLite's plain loops, the definition of what an int8 operator computes,
-            instead of the fast ones. Slow, and without effect on the other kinds, which have one
-            set of kernels.
-        normalisation: How bytes become a float input, for files that neither state it nor have a
-            bundle that does; `runner.input.note` tells where it is not used.
+        threads: CPU threads; all cores if None (torch's default for a checkpoint).
+        size: Input side S for files that leave it open (checkpoints, ONNX with free sides); an
+            error for other files, unless it is their own.
+        reference_kernels: Uses TFLite's reference kernels, which define the results of int8
+            operators, instead of the fast ones. Slow, and no effect on other kinds of files.
+        normalisation: Of a float input, if neither the file nor its bundle states it;
+            `runner.input.note` reports if it is not used.
 
     Raises:
-        HeatposeError: No such file, no pose model, another size than the file's, or what runs this
-            kind of file is not installed.
+        HeatposeError: The file is missing, not a pose model, or of another size, or its runtime is
+            not installed.
     """
     path = Path(path)
     if path.is_dir():
@@ -141,9 +134,9 @@ def open_runner(
             f"Model file '{path}' does not exist; give a .ckpt, .onnx or .tflite file."
         )
     if threads is not None and threads < 1:
-        raise HeatposeError(f"{threads} threads cannot compute anything; give 1 or more.")
-    # Each runner is imported where it is used: one of torch, onnxruntime and LiteRT may be all
-    # there is.
+        raise HeatposeError(f"threads must be 1 or more, got {threads}.")
+    # Each runner is imported where it is used: only one of torch, onnxruntime and LiteRT may be
+    # installed.
     suffix = path.suffix.lower()
     if suffix == ".tflite":
         from heatpose.runners.tflite_runner import TFLiteRunner
@@ -166,5 +159,5 @@ def open_runner(
         loaded = load_checkpoint(path)
         return TorchRunner(path, loaded, threads=threads, size=size, normalisation=normalisation)
     raise HeatposeError(
-        f"'{path}' has an ending that no model has; give a .ckpt, .onnx or .tflite file."
+        f"'{path}' does not have the suffix of a model file; give a .ckpt, .onnx or .tflite file."
     )

@@ -1,4 +1,4 @@
-"""How bytes of an image become values of a float input, and what range a file itself points to."""
+"""Normalisation of float inputs, and how it is derived from the first operators of a graph."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class Normalisation:
 
     @classmethod
     def of(cls, preprocessing: Preprocessing) -> Normalisation:
-        """That of a network trained here, the same for all channels."""
+        """The normalisation of a preprocessing, equal for all channels."""
         return cls((preprocessing.divisor,) * 3, (preprocessing.shift,) * 3)
 
     @classmethod
     def parse(cls, text: str) -> Normalisation:
-        """Reads what `--normalisation` takes, see `FORMS`.
+        """Parses the value of `--normalisation`, see `FORMS`.
 
-        `LOW..HIGH` are the values of byte 0 and byte 255. `mean` and `std` are one number or three;
-        both are fractions of the full range (torchvision) where none is above 1, else both count in
+        `LOW..HIGH` are the values of byte 0 and byte 255. `mean` and `std` are one number or three.
+        Both are fractions of the full range (torchvision) if none is above 1, else both are in
         bytes.
 
         Raises:
-            HeatposeError: Another form, or one that can be read in two ways.
+            HeatposeError: The form is unknown or ambiguous.
         """
         if text.strip().lower() == "imagenet":
             return IMAGENET
@@ -62,12 +62,12 @@ class Normalisation:
         raise HeatposeError(f"Normalisation '{text}' is not understood; give {FORMS}.")
 
     def apply(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """u8[..., 3] bytes 0..255 -> f32 of the same shape."""
+        """Normalises u8[..., 3] RGB in 0..255 to f32 of the same shape."""
         divisor, shift = np.array(self.divisor, np.float32), np.array(self.shift, np.float32)
         return images.astype(np.float32) / divisor - shift
 
     def __str__(self) -> str:
-        """A form that `parse` reads, to four digits."""
+        """A form that `parse` accepts, with four digits."""
         if self == IMAGENET:
             return "imagenet"
         if len({*self.divisor}) == len({*self.shift}) == 1:
@@ -80,15 +80,15 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class InputReading:
-    """What a model's input means, and how that is known.
+    """Meaning of a model's input, and the source of that information.
 
     Attributes:
-        normalisation: Of float inputs; of integer ones, what their bytes mean to the network.
-        origin: "stated" by the file or its bundle, "given" by the user, "computed" from the
-            file, or "assumed".
-        reason: What it was computed from, or why it could only be assumed; a clause.
-        raw: The bytes go into the input as they are (int8: less 128).
-        note: A sentence where something else was given than the file fixes; else empty.
+        normalisation: Of float inputs; for integer inputs, the real values of their bytes.
+        origin: "stated" by the file or its bundle, "given" by the user, "computed" from the file,
+            or "assumed".
+        reason: What it was computed from, or why it is assumed; a clause.
+        raw: Whether the bytes are the input without normalisation (int8: minus 128).
+        note: Message if another normalisation was given than the file determines; else "".
     """
 
     normalisation: Normalisation
@@ -98,7 +98,7 @@ class InputReading:
     note: str = ""
 
     def fixed_against(self, given: Normalisation | None) -> InputReading:
-        """The same, with a note where the user gave another one."""
+        """The same, with a note if the user gave another normalisation."""
         if given is None or str(given) == str(self.normalisation):
             return self
         source = self.reason or "the file or its bundle"
@@ -149,15 +149,15 @@ def _of_moments(text: str, mean: Triple, std: Triple) -> Normalisation:
 
 
 def fitting_range(gain: NDArray[np.float64], offset: NDArray[np.float64]) -> Normalisation | None:
-    """The range of input values that a graph's first arithmetic turns into a usual one.
+    """The usual range of input values that agrees with a graph's first arithmetic.
 
     Args:
         gain: f64[3] of `gain * value + offset`, R, G, B.
         offset: f64[3].
 
     Returns:
-        The one of 0..255, 0..1 and -1..1 that becomes [0, 1], [0, 255] or values around 0; None
-        where none or several do.
+        The one of 0..255, 0..1 and -1..1 that is mapped to [0, 1], [0, 255] or values around 0;
+        None if none or several are.
     """
     ranges = ((BYTES, 0.0, 255.0), (UNIT, 0.0, 1.0), (SIGNED, -1.0, 1.0))
     found = [n for n, low, high in ranges if _usual(gain * low + offset, gain * high + offset)]
@@ -165,18 +165,18 @@ def fitting_range(gain: NDArray[np.float64], offset: NDArray[np.float64]) -> Nor
 
 
 def _usual(low: NDArray[np.float64], high: NDArray[np.float64]) -> bool:
-    """Whether networks take values from `low` to `high`, f64[3] each."""
+    """Whether values from `low` to `high`, f64[3] each, are a usual input of networks."""
     span = high - low
     if not (((span >= 0.9) & (span <= 10)).all() or ((span >= 200) & (span <= 300)).all()):
         return False
-    zero = -low / span  # where 0 lies, as a fraction of the range
+    zero = -low / span  # position of 0, as a fraction of the range
     return bool((np.abs(zero) < 0.02).all() or ((zero > 0.3) & (zero < 0.65)).all())
 
 
 class Arithmetic:
-    """The affine function `gain * value + offset` that a chain of operators computes, R, G, B.
+    """The affine function `gain * value + offset` of a chain of operators, for R, G, B.
 
-    A chain that begins with nothing but moves and casts is the identity.
+    It is the identity without arithmetic operators.
     """
 
     def __init__(self) -> None:
@@ -184,15 +184,15 @@ class Arithmetic:
         self.steps = 0
 
     def take(self, name: str, constant: NDArray[np.float64] | None, first: bool) -> bool:
-        """Adds an operator.
+        """Appends an operator.
 
         Args:
             name: "ADD", "SUB", "MUL" or "DIV".
-            constant: Its other operand, one number or three; None where it is not a constant.
-            first: The constant is the first operand.
+            constant: Its other operand, one number or three; None if it is not a constant.
+            first: Whether the constant is the first operand.
 
         Returns:
-            False where the result is not an affine function of the image any more.
+            False if the result is no longer an affine function of the image.
         """
         if constant is None or constant.size not in (1, 3) or (name == "DIV" and first):
             return False
@@ -208,7 +208,7 @@ class Arithmetic:
         return bool(np.isfinite(self.gain).all() and np.isfinite(self.offset).all())
 
     def reading(self, otherwise: Normalisation) -> InputReading:
-        """What the input takes by this arithmetic; `otherwise` is assumed if it does not tell."""
+        """The reading derived from the arithmetic, else the assumption `otherwise`."""
         found = fitting_range(self.gain, self.offset) if self.steps else None
         if found is None:
             return InputReading(otherwise, "assumed")

@@ -1,4 +1,4 @@
-"""Runs an ONNX file through onnxruntime on the CPU."""
+"""Runs ONNX files by onnxruntime on the CPU, and derives the meaning of their input."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from heatpose.tflite.inspect import load_onnx
 
 
 class OnnxRunner:
-    """A `PoseRunner` for an ONNX file with one image as input, see `onnx_forms.find_input`.
+    """A `PoseRunner` for an ONNX file with one image as input (`find_input`).
 
     Args:
         path: The file.
-        threads: CPU threads; all cores where None.
+        threads: CPU threads; all cores if None.
         size: Input side for a file that leaves it open.
-        normalisation: Of a float input, where neither the file nor its bundle states it.
+        normalisation: Of a float input, if neither the file nor its bundle states it.
 
     Raises:
-        HeatposeError: onnxruntime is missing, the file is no ONNX, cannot be run, is no pose model,
-            or has another size.
+        HeatposeError: onnxruntime is missing, or the file is not an ONNX file, cannot be run, is
+            not a pose model, or has another size.
     """
 
     kind = "onnx"
@@ -64,8 +64,7 @@ class OnnxRunner:
         known = onnx_facts(path, self._session.get_modelmeta().custom_metadata_map)
         model = load_onnx(path, path.read_bytes())
         self.input = read_input(model, self._input, known.preprocessing, normalisation)
-        # One empty image tells that the graph runs, and the real shapes where the file leaves them
-        # open.
+        # A run on one empty image checks the graph, and gives shapes that the file leaves open.
         first = self._run(np.zeros((1, self.size, self.size, 3), np.uint8))
         shapes = [values.shape for values in first]
         nchw = not self._input.channels_last
@@ -79,7 +78,7 @@ class OnnxRunner:
     def heatmaps(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `PoseRunner.heatmaps`."""
         if self._form.decoded:
-            raise HeatposeError(f"'{self.path}' decodes inside and has no heatmaps to give.")
+            raise HeatposeError(f"'{self.path}' includes its decode and does not output heatmaps.")
         return heatmaps_of(self._output(images), self._form.layout)
 
     def predict(self, images: NDArray[np.uint8], decode: str = "argmax") -> NDArray[np.float32]:
@@ -89,7 +88,7 @@ class OnnxRunner:
         return poses_from_heatmaps(self.heatmaps(images), decode, self._probabilities)
 
     def _output(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The pose's output for B images: f32, first dimension B."""
+        """The output with the pose for B images: f32[B, ...], dequantised."""
         check_images(images, self.size)
         step = self._input.batch or len(images)
         parts = [
@@ -99,13 +98,13 @@ class OnnxRunner:
         scale, zero = self._scale
         stored = np.concatenate(parts).astype(np.float32)
         values: NDArray[np.float32] = (stored - zero) * np.float32(scale)
-        return values[: len(images)]  # without what filled up the last batch
+        return values[: len(images)]  # without the padding of the last batch
 
     def _output_scale(self, model: Any, dtype: np.dtype[Any]) -> tuple[float, int]:
-        """What makes real values of the output; 1 and 0 for floats.
+        """Scale and zero point of the output; 1 and 0 for floats.
 
         Raises:
-            HeatposeError: Integers without a scale: scores could not be told.
+            HeatposeError: The output has integers without a scale.
         """
         if dtype.kind == "f":
             return 1.0, 0
@@ -116,7 +115,7 @@ class OnnxRunner:
         return found
 
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
-        """All outputs for at most one batch; a fixed batch is filled up with empty images."""
+        """All outputs for at most one batch; a fixed batch size is padded with empty images."""
         missing = max(0, (self._input.batch or 0) - len(images))
         padded = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
         values = self._input.fill(padded, self.input)
@@ -134,14 +133,14 @@ def _session(path: Path, threads: int) -> Any:
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only: its warnings are about optimisations
+    options.log_severity_level = 3  # errors only: the warnings are about optimisations
     with _translated(path):
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """Turns onnxruntime's errors, which have no common base, into one sentence."""
+    """Converts onnxruntime's errors, which have no common base class, to `HeatposeError`."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     kinds = (
@@ -160,12 +159,12 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except kinds as error:
         raise HeatposeError(
-            f"'{path}' is no ONNX file that onnxruntime can run ({first_line(error)})."
+            f"'{path}' is not an ONNX file that onnxruntime can run ({first_line(error)})."
         ) from error
 
 
 def _dtype(kind: str) -> str:
-    """onnxruntime's "tensor(float)" -> numpy's "float32"; others as they are."""
+    """Converts onnxruntime's "tensor(float)" to numpy's "float32"; other types alike."""
     names = {"float": "float32", "double": "float64"}
     inner = kind.removeprefix("tensor(").removesuffix(")")
     return names.get(inner, inner)
@@ -179,12 +178,12 @@ _ARITHMETIC = {"Add": "ADD", "Sub": "SUB", "Mul": "MUL", "Div": "DIV"}
 
 @dataclass(frozen=True)
 class OnnxInput:
-    """The one input.
+    """The input of a file.
 
     Attributes:
         name: As in the file.
         dtype: One of `FLOATS` and `INTEGERS`.
-        batch: None where any will do.
+        batch: Fixed batch size; None if open.
         size: Side S.
         channels_last: (N, S, S, 3) instead of (N, 3, S, S).
     """
@@ -196,7 +195,7 @@ class OnnxInput:
     channels_last: bool
 
     def fill(self, images: NDArray[np.uint8], reading: InputReading) -> NDArray[Any]:
-        """u8[B, S, S, 3] raw bytes -> what the input takes."""
+        """Converts u8[B, S, S, 3] RGB to the dtype and layout of the input."""
         values = images if reading.raw else reading.normalisation.apply(images)
         ordered = values if self.channels_last else values.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(ordered, self.dtype)
@@ -205,15 +204,17 @@ class OnnxInput:
 def find_input(
     path: Path, inputs: Sequence[tuple[str, str, Sequence[object]]], wanted: int | None
 ) -> OnnxInput:
-    """Reads the inputs.
+    """Recognises the input.
 
     Args:
         path: The file, for messages.
-        inputs: Name, dtype and shape of each; what is not a number above 0 in a shape is open.
-        wanted: Side to run a file at that leaves it open.
+        inputs: Name, dtype and shape of each; entries of a shape that are not positive integers are
+            open.
+        wanted: Input side for a file that leaves it open.
 
     Raises:
-        HeatposeError: It is not one RGB image, its side is open and `wanted` None, or another one.
+        HeatposeError: The input is not one RGB image, or its side is open and `wanted` is None, or
+            differs from `wanted`.
     """
     name, dtype, shape = inputs[0] if len(inputs) == 1 else ("", "", [])
     sides = [side if isinstance(side, int) and side > 0 else None for side in shape]
@@ -230,7 +231,7 @@ def find_input(
         raise no_pose_model(path, f"its input is {listed}, not one RGB image {form}")
     if not fixed and wanted is None:
         raise HeatposeError(
-            f"'{path}' leaves the size of its input open; say which side to run it at."
+            f"'{path}' leaves the size of its input open; give the side to run it at."
         )
     side = int(next(iter(fixed), wanted or 0))
     check_size(path, side, wanted)
@@ -241,12 +242,12 @@ def find_input(
 def read_input(
     model: Any, form: OnnxInput, stated: Preprocessing | None, given: Normalisation | None = None
 ) -> InputReading:
-    """How bytes go into the input, and how that is known; as `tflite_forms.read_input`.
+    """Determines the normalisation of the input; as `tflite_runner.read_input`.
 
     Args:
         model: The `ModelProto`.
         form: Its input.
-        stated: How the training images were made, where the file or its bundle states it.
+        stated: Preprocessing of the training, if the file or its bundle states it.
         given: By the user.
     """
     if form.dtype in INTEGERS:
@@ -260,10 +261,7 @@ def read_input(
 
 
 def _first_arithmetic(model: Any, tensor: str) -> Arithmetic:
-    """What the nodes up to the first that is not arithmetic compute.
-
-    Nothing where the way forks.
-    """
+    """The arithmetic of the first nodes; the identity if the graph branches."""
     constants = _constants(model)
     found = Arithmetic()
     for _ in range(len(model.graph.node)):
@@ -282,7 +280,7 @@ def _first_arithmetic(model: Any, tensor: str) -> Arithmetic:
 
 
 def output_scale(model: Any, output: str) -> tuple[float, int] | None:
-    """Scale and zero point of the QuantizeLinear that writes an output; None where none does."""
+    """Scale and zero point of the QuantizeLinear that writes an output; None if there is none."""
     constants = _constants(model)
     for node in model.graph.node:
         if output in node.output and node.op_type == "QuantizeLinear" and len(node.input) == 3:
@@ -294,7 +292,7 @@ def output_scale(model: Any, output: str) -> tuple[float, int] | None:
 
 
 def _constants(model: Any) -> dict[str, Any]:
-    """Name -> `TensorProto` of what is stored in the graph."""
+    """The graph's constants: name -> `TensorProto`."""
     found = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         values = [a.t for a in node.attribute if a.name == "value" and a.HasField("t")]
@@ -304,7 +302,7 @@ def _constants(model: Any) -> dict[str, Any]:
 
 
 def _array(tensor: Any) -> NDArray[np.float64] | None:
-    """The numbers of a small constant; None for one that is large, in another file, or damaged."""
+    """Values of a small constant; None if it is large, in another file, or damaged."""
     from onnx import numpy_helper
 
     if np.prod(tensor.dims, dtype=np.float64) > 3 or tensor.HasField("data_location"):

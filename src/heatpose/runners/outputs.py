@@ -1,4 +1,4 @@
-"""How the runners say that a file is not what they need."""
+"""Outputs of model files: recognition of their layout, conversion to poses, common errors."""
 
 from __future__ import annotations
 
@@ -16,29 +16,26 @@ from heatpose.pose import codec
 
 
 def no_pose_model(path: Path, reason: str) -> HeatposeError:
-    """The error for a readable file that holds something else."""
-    return HeatposeError(f"'{path}' is no single-person pose model: {reason}.")
+    """The error for a readable file that is not a pose model."""
+    return HeatposeError(f"'{path}' is not a single-person pose model: {reason}.")
 
 
 def no_scale(path: Path, output: str, dtype: str) -> HeatposeError:
-    """The error for an output of integers whose real values nothing tells."""
+    """The error for an integer output without a scale."""
     reason = f"its output '{output}' is {dtype} without a scale"
     return HeatposeError(f"'{path}' cannot be scored: {reason}; export it with a float output.")
 
 
 def first_line(error: Exception) -> str:
-    """The gist of a library's error as a clause.
-
-    These libraries write paragraphs and source lines.
-    """
+    """The first line of a library's error as a clause; the rest is paragraphs and source lines."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
 
 
 def check_images(images: NDArray[np.uint8], size: int) -> None:
-    """Refuses what is not u8[B, S, S, 3] with B at least 1.
+    """Requires u8[B, S, S, 3] with B >= 1.
 
     Raises:
-        ValueError: Another shape or dtype: a mistake of the calling code, not of the user.
+        ValueError: The shape or dtype differs: an error of the calling code, not of the user.
     """
     if (
         images.dtype != np.uint8
@@ -53,10 +50,10 @@ def check_images(images: NDArray[np.uint8], size: int) -> None:
 
 
 def check_size(path: Path, own: int, wanted: int | None) -> None:
-    """Refuses another input side than the file's own.
+    """Requires that a given input side is the file's own.
 
     Raises:
-        HeatposeError: `wanted` is given and is not `own`.
+        HeatposeError: `wanted` is given and differs from `own`.
     """
     if wanted is not None and wanted != own:
         raise HeatposeError(
@@ -67,11 +64,11 @@ def check_size(path: Path, own: int, wanted: int | None) -> None:
 
 MOST_KEYPOINTS = 256  # whole-body sets have 133
 STRIDES = (2, 4, 8, 16)
-RANGE_SLACK = 1e-3  # a probability that went through int8 may be this far outside [0, 1]
+RANGE_SLACK = 1e-3  # tolerance for probabilities outside [0, 1] after int8 rounding
 
 
 class Layout(Enum):
-    """How an output is laid out; the batch is its first dimension."""
+    """Layout of an output; the batch is its first dimension."""
 
     MAPS_LAST = "(B, H, W, K) heatmaps"
     MAPS_FIRST = "(B, K, H, W) heatmaps"
@@ -84,10 +81,10 @@ class OutputForm:
     """A recognised output.
 
     Attributes:
-        position: Among the model's outputs.
-        layout: How it is laid out.
+        position: Index among the model's outputs.
+        layout: Its layout.
         keypoints: K.
-        ambiguous: The shape fits two layouts.
+        ambiguous: Whether the shape fits two layouts.
     """
 
     position: int
@@ -97,29 +94,28 @@ class OutputForm:
 
     @property
     def decoded(self) -> bool:
-        """The model decodes inside: the output is a pose, not heatmaps."""
+        """Whether the model includes its decode: the output is a pose, not heatmaps."""
         return self.layout in (Layout.POSE_YX, Layout.POSE_XY)
 
     def assumed(self, facts: FileFacts) -> str:
-        """What the shape alone does not tell and nothing states; empty where nothing is assumed."""
-        layout = self.layout.value.partition(":")[0]  # without whose it is
+        """The layout if it is assumed, because neither shape nor file determine it; else ""."""
+        layout = self.layout.value.partition(":")[0]  # without its origin
         return layout if (self.decoded or self.ambiguous) and facts.skeleton is None else ""
 
 
 def choose_output(
     path: Path, shapes: Sequence[Sequence[int]], size: int, channels_first: bool = False
 ) -> OutputForm:
-    """Finds the output that holds the pose: the one decoded pose, else the one stack of heatmaps.
+    """Finds the output with the pose: the only decoded pose, else the only stack of heatmaps.
 
     Args:
         path: The file, for the message.
         shapes: Shapes of all outputs.
         size: S.
-        channels_first: Reads a shape that fits both ways, such as (1, 48, 48, 48), as (B, K, H, W).
+        channels_first: Reads an ambiguous shape, such as (1, 48, 48, 48), as (B, K, H, W).
 
     Raises:
-        HeatposeError: No output is one of `Layout`, or several are and it is not clear which one
-            counts.
+        HeatposeError: No output has a known layout, or several have.
     """
     forms = [_recognise(i, tuple(shape), size, channels_first) for i, shape in enumerate(shapes)]
     known = [form for form in forms if form is not None]
@@ -155,13 +151,13 @@ def _recognise(
 
 
 def _is_grid(sides: tuple[int, ...], size: int) -> bool:
-    """Rows and columns of a heatmap: square, at a stride that pose networks have."""
+    """Whether the sides are those of a heatmap: square, at a stride of pose networks."""
     rows, columns = sides
     return rows == columns and any(rows * stride == size for stride in STRIDES)
 
 
 def heatmaps_of(values: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
-    """f32 in one of the two map layouts -> f32[B, K, H, W]."""
+    """Converts one of the two heatmap layouts to f32[B, K, H, W]."""
     return (
         values
         if layout is Layout.MAPS_FIRST
@@ -170,7 +166,7 @@ def heatmaps_of(values: NDArray[np.float32], layout: Layout) -> NDArray[np.float
 
 
 def poses_of(values: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
-    """f32 in one of the two decoded layouts -> f32[B, K, 3] x, y, score."""
+    """Converts one of the two decoded layouts to f32[B, K, 3] x, y, score."""
     triples = values.reshape(len(values), -1, 3)
     return triples[..., [1, 0, 2]] if layout is Layout.POSE_YX else triples
 
@@ -178,18 +174,17 @@ def poses_of(values: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]
 def poses_from_heatmaps(
     heatmaps: NDArray[np.float32], decode: str, probabilities: bool | None
 ) -> NDArray[np.float32]:
-    """Decodes the maps as they are, and turns the value of the highest cell into a score.
+    """Decodes heatmaps, and converts the value of the highest cell to a score.
 
     Args:
         heatmaps: f32[B, K, H, W].
-        decode: A way of `heatpose.pose.codec.decode`.
-        probabilities: True: values are scores already. False: logits, the score is their sigmoid.
-            None: unknown, decided for each image by whether all its values lie in [0, 1]; logits of
-                a whole image
-            never do.
+        decode: A method of `heatpose.pose.codec.decode`.
+        probabilities: True for probabilities, which are the scores. False for logits, whose sigmoid
+            is the score. None decides per image: probabilities if all its values are in [0, 1],
+            which logits of a whole image never are.
 
     Returns:
-        f32[B, K, 3] x, y normalised, score in [0, 1].
+        f32[B, K, 3]: x and y as fractions of the input, score in [0, 1].
     """
     poses = codec.decode(heatmaps, decode)
     if probabilities is None:

@@ -1,4 +1,4 @@
-"""What is stated, given, computed and assumed about a model file's channels, input and output."""
+"""What is stated, given, computed and assumed about a model file, and a trial run of a file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Read(Protocol):
-    """The part of a `PoseRunner` that this is about; a file that is not run has it as well."""
+    """The attributes of a `PoseRunner` that describe a file; those of an unrun file as well."""
 
     @property
     def path(self) -> Path:
@@ -47,13 +47,13 @@ class Read(Protocol):
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model file is taken for.
+    """Interpretation of a model file.
 
     Attributes:
-        model: Its name.
-        skeleton: What its channels are.
-        assumed: What nothing states: "skeleton", "normalisation", "output" -> what was assumed.
-        computed: "normalisation" -> what the file's numbers come to.
+        model: Name of the file.
+        skeleton: Of its channels.
+        assumed: "skeleton", "normalisation", "output" -> assumption, if not stated.
+        computed: "normalisation" -> value computed from the file.
         notes: Clauses about options that were not used.
     """
 
@@ -64,10 +64,10 @@ class Reading:
     notes: tuple[str, ...] = ()
 
     def line(self, option: str = "--") -> str:
-        """One line for the user; empty where all is stated or given.
+        """One line for the user; "" if everything is stated or given.
 
         Args:
-            option: What stands before the names of the two settings: "--", or "distill.".
+            option: Prefix of the names of the two settings: "--" or "distill.".
         """
         parts = [*self.notes]
         if self.computed:
@@ -84,14 +84,17 @@ class Reading:
         return f"{self.model}: {'; '.join(parts)}." if parts else ""
 
     def to_json(self) -> dict[str, dict[str, str]]:
-        """`assumed` and `computed`, as the JSON files have them."""
+        """`assumed` and `computed`, for JSON files."""
         return {"assumed": self.assumed, "computed": self.computed}
 
 
 def reading_of(model: Read, chosen: Skeleton | None = None) -> Reading:
-    """What a model is taken for.
+    """Interprets a model.
 
-    Its skeleton is the one that was chosen, else its own, else the built-in one of its number.
+    Args:
+        model: A runner or an unrun file.
+        chosen: Skeleton of the user; None for the model's own, else the built-in one of its number
+            of keypoints.
 
     Raises:
         HeatposeError: The skeleton has another number of keypoints, or there is none.
@@ -117,7 +120,7 @@ def reading_of(model: Read, chosen: Skeleton | None = None) -> Reading:
 
 @dataclass(frozen=True)
 class UnrunFile:
-    """A pose model that was read and not run; attributes as in `PoseRunner`."""
+    """A pose model that was not run; attributes as in `PoseRunner`."""
 
     path: Path
     keypoints: int
@@ -127,16 +130,16 @@ class UnrunFile:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """What a TFLite or ONNX file states about itself and what would be assumed.
+    """What a TFLite or ONNX file states about itself, and what would be assumed.
 
-    A TFLite file is not run; an ONNX file is, once, because its shapes are often open.
+    A TFLite file is not run. An ONNX file is run once, because its shapes are often open.
 
     Returns:
-        `assumed` and `computed`; and where the file or its bundle states them `skeleton`,
-        `preprocessing` and `stated_by`. All empty for what is not a pose model.
+        `assumed` and `computed`; and if the file or its bundle states them, `skeleton`,
+        `preprocessing` and `stated_by`. Empty for files that are not pose models.
 
     Raises:
-        HeatposeError: Its metadata or the manifest beside it cannot be understood.
+        HeatposeError: Its metadata or the manifest beside it cannot be parsed.
     """
     facts, read = _read_onnx(path) if path.suffix.lower() == ".onnx" else _read_tflite(path)
     content: dict[str, Any] = {"assumed": {}, "computed": {}}
@@ -167,7 +170,7 @@ def _read_tflite(path: Path) -> tuple[FileFacts, Read | None]:
         output = choose_output(path, [graph.tensors[i].shape for i in graph.outputs], form.size)
         if output.decoded and gives_classes(graph, graph.outputs[output.position]):
             return facts, None
-    except HeatposeError:  # no pose model, which is nothing wrong with a file that is looked at
+    except HeatposeError:  # not a pose model, which is allowed here
         return facts, None
     taken = read_input(graph, form, facts.preprocessing)
     return facts, UnrunFile(path, output.keypoints, facts.skeleton, taken, output.assumed(facts))
@@ -189,23 +192,21 @@ def _read_onnx(path: Path) -> tuple[FileFacts, Read | None]:
 
 RUNTIMES = {".tflite": "LiteRT", ".onnx": "onnxruntime"}
 LONGEST_S = 300
-"""For one image, and the start of the process."""
+"""Timeout in seconds for the start of the process and one image."""
 
 
 def check_runs(path: str | Path, size: int | None = None) -> None:
-    """Refuses a TFLite or ONNX file that ends its runtime.
+    """Refuses a TFLite or ONNX file that crashes its runtime, by a trial run in a child process.
 
-    Everything else about the file is left to `open_runner`.
-
-    A file whose content is what the manifest beside it says came out of an export, which ran it,
-    and is not tried again.
+    Other errors of the file are left to `open_runner`. A file with the hash of the manifest beside
+    it is not tried, because its export has run it.
 
     Args:
-        path: The file; other kinds, and none at all, pass.
+        path: The file; other kinds and missing files pass.
         size: Input side for files that leave it open.
 
     Raises:
-        HeatposeError: The process that ran it crashed, or did not come to an end.
+        HeatposeError: The process crashed, or exceeded the timeout.
     """
     path = Path(path)
     runtime = RUNTIMES.get(path.suffix.lower())
@@ -227,7 +228,7 @@ def check_runs(path: str | Path, size: int | None = None) -> None:
             f"'{path}' did not run through {runtime} once in {LONGEST_S} s; it is damaged or far"
             " too large: get it again."
         ) from error
-    if done.returncode not in (0, 1):  # 1 is Python's own, which the caller will meet again
+    if done.returncode not in (0, 1):  # 1 is a Python exception, which the caller will get as well
         raise HeatposeError(
             f"'{path}' crashes {runtime} ({_ending(done.returncode)}); the file is damaged: export"
             " or download it again."
@@ -251,11 +252,8 @@ def _ending(status: int) -> str:
 
 
 def main() -> None:
-    """One black image through the file.
-
-    Ends with 0 also where the file is refused: the caller says why.
-    """
-    # Imported here: the caller needs none of it.
+    """Runs the file on one black image; exits with 0 if it is refused: the caller reports that."""
+    # Imported here: the parent process does not need them.
     import numpy as np
 
     from heatpose.runners import open_runner

@@ -1,6 +1,6 @@
-"""Runs a TFLite file through LiteRT.
+"""Runs TFLite files by LiteRT, and derives the meaning of their input and output.
 
-Ours, Google's, ST's, whatever has the same inputs and outputs.
+Supported are Heatpose's, Google's, ST's and other files with the same inputs and outputs.
 """
 
 from __future__ import annotations
@@ -46,20 +46,18 @@ _INTEGERS = ("int8", "uint8", "int16", "int32", "int64")
 
 
 class TFLiteRunner:
-    """A `PoseRunner` for a TFLite file.
-
-    Images go through one by one, because the file's batch is 1.
+    """A `PoseRunner` for a TFLite file; runs images one by one, because the file's batch size is 1.
 
     Args:
         path: The file.
-        threads: CPU threads; all cores where None.
-        size: Refused unless it is the file's own.
-        reference_kernels: TFLite's reference kernels without XNNPACK.
-        normalisation: Of the input, where neither the file nor its bundle fixes it.
+        threads: CPU threads; all cores if None.
+        size: An error unless it is the file's own.
+        reference_kernels: Uses TFLite's reference kernels without XNNPACK.
+        normalisation: Of the input, if neither the file nor its bundle determines it.
 
     Raises:
-        HeatposeError: LiteRT is missing, the file is no TFLite, cannot be run, is no pose model, or
-            has another size.
+        HeatposeError: LiteRT is missing, or the file is not a TFLite file, cannot be run, is not a
+            pose model, or has another size.
     """
 
     kind = "tflite"
@@ -82,7 +80,7 @@ class TFLiteRunner:
         with _translated(path):
             self._interpreter = _interpreter(path, threads, reference_kernels)
             self.kernels = _kernels(self._interpreter, threads, reference_kernels)
-            # The interpreter knows shapes that the file leaves open.
+            # the interpreter resolves shapes that the file leaves open
             shapes = [
                 tuple(entry["shape"].tolist()) for entry in self._interpreter.get_output_details()
             ]
@@ -103,7 +101,7 @@ class TFLiteRunner:
     def heatmaps(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `PoseRunner.heatmaps`."""
         if self._form.decoded:
-            raise HeatposeError(f"'{self.path}' decodes inside and has no heatmaps to give.")
+            raise HeatposeError(f"'{self.path}' includes its decode and does not output heatmaps.")
         check_images(images, self.size)
         return np.concatenate(
             [heatmaps_of(self._run(image), self._form.layout) for image in images]
@@ -122,7 +120,7 @@ class TFLiteRunner:
         return lambda: np.concatenate([self._pose(self._real(values), decode) for values in stored])
 
     def _pose(self, values: NDArray[np.float32], decode: str) -> NDArray[np.float32]:
-        """f32[1, K, 3] out of the output."""
+        """The pose f32[1, K, 3] of an output."""
         if self._form.decoded:
             return poses_of(values, self._form.layout)
         return poses_from_heatmaps(
@@ -130,11 +128,11 @@ class TFLiteRunner:
         )
 
     def _run(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The pose's output for u8[S, S, 3], as real values."""
+        """The output with the pose for u8[S, S, 3], dequantised."""
         return self._real(self._stored(image))
 
     def _stored(self, image: NDArray[np.uint8]) -> NDArray[Any]:
-        """The pose's output for u8[S, S, 3], as the file stores it; a copy."""
+        """The output with the pose for u8[S, S, 3], quantised; a copy."""
         self._interpreter.set_tensor(self._input.index, self._input.fill(image, self.input))
         try:
             self._interpreter.invoke()
@@ -158,8 +156,7 @@ def _interpreter(path: Path, threads: int, reference_kernels: bool) -> Any:
             "Running TFLite files needs ai-edge-litert: pip install 'heatpose[export]'."
         ) from error
     resolver = OpResolverType.BUILTIN_REF if reference_kernels else OpResolverType.AUTO
-    # The bytes, not the path: a file that changes while it is mapped into memory would end the
-    # process.
+    # The content, not the path: a change of a memory-mapped file would end the process.
     interpreter = Interpreter(
         model_content=path.read_bytes(), num_threads=threads, experimental_op_resolver_type=resolver
     )
@@ -169,10 +166,7 @@ def _interpreter(path: Path, threads: int, reference_kernels: bool) -> Any:
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """Turns LiteRT's errors into one sentence.
-
-    Names in a file that are no text are `ValueError`s too.
-    """
+    """Converts LiteRT's errors to `HeatposeError`; undecodable names are `ValueError`s."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -180,10 +174,7 @@ def _translated(path: Path) -> Iterator[None]:
 
 
 def _kernels(interpreter: Any, threads: int, reference_kernels: bool) -> str:
-    """What will compute; whether XNNPACK took the graph, or most of it.
-
-    Is known after the allocation.
-    """
+    """Kernels in use; XNNPACK's delegation is known after the allocation."""
     if reference_kernels:
         return "TFLite reference kernels"
     delegated = any(entry["op_name"] == "DELEGATE" for entry in interpreter._get_ops_details())
@@ -192,21 +183,21 @@ def _kernels(interpreter: Any, threads: int, reference_kernels: bool) -> str:
 
 ARITHMETIC = {"ADD", "SUB", "MUL", "DIV"}
 SAME_VALUES = {"CAST", "QUANTIZE", "DEQUANTIZE", "RESHAPE", "TRANSPOSE", "PAD", "PADV2"}
-"""Operators that change format or place but not the values."""
+"""Operators that change the format or the position of values but not the values."""
 SAME_RANGE = SAME_VALUES | {"RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}
 INPUT_DTYPES = ("uint8", "int8", "int32", "int64", "float32")
 
 
 @dataclass(frozen=True)
 class InputForm:
-    """The one input.
+    """The input of a file.
 
     Attributes:
-        index: Its tensor.
+        index: Of its tensor.
         size: Side S.
         dtype: One of `INPUT_DTYPES`.
         scale: Of a quantised input; 0 for others.
-        zero_point: Likewise.
+        zero_point: Of a quantised input; 0 for others.
     """
 
     index: int
@@ -216,7 +207,7 @@ class InputForm:
     zero_point: int = 0
 
     def fill(self, image: NDArray[np.uint8], reading: InputReading) -> NDArray[Any]:
-        """u8[S, S, 3] raw bytes -> (1, S, S, 3) in the input's dtype."""
+        """Converts u8[S, S, 3] RGB to (1, S, S, 3) in the dtype of the input."""
         batch = image[None]
         if not reading.raw:
             values = reading.normalisation.apply(batch)
@@ -233,10 +224,10 @@ class InputForm:
 
 
 def input_form(path: Path, graph: Graph) -> InputForm:
-    """Reads the graph's input.
+    """Recognises the graph's input.
 
     Raises:
-        HeatposeError: It is not one square RGB image of a side that is a multiple of 32.
+        HeatposeError: The input is not one square RGB image whose side is a multiple of 32.
     """
     tensors = [graph.tensors[i] for i in graph.inputs]
     if len(tensors) != 1 or not _is_image(tensors[0]):
@@ -253,7 +244,7 @@ def input_form(path: Path, graph: Graph) -> InputForm:
 
 
 def _quantised(tensor: Tensor) -> tuple[float, int] | None:
-    """Scale and zero point of an int8 or uint8 tensor; None where it has no usable ones."""
+    """Scale and zero point of an int8 or uint8 tensor; None if they are not usable."""
     if tensor.quantization is None or tensor.dtype not in INTEGER_IMAGES:
         return None
     scale, zero = float(tensor.quantization.scales[0]), int(tensor.quantization.zero_points[0])
@@ -261,7 +252,7 @@ def _quantised(tensor: Tensor) -> tuple[float, int] | None:
 
 
 def _meaning(dtype: str, scale: float, zero_point: int) -> Normalisation | None:
-    """What raw bytes mean under a scale and zero point; None where that is not a usual range."""
+    """Normalisation of raw bytes by a scale and zero point; None if it is not a usual one."""
     zero = zero_point + (128 if dtype == "int8" else 0)
     usual = zip((SIGNED, UNIT, BYTES), RAW_BYTES, strict=True)
     return next((n for n, known in usual if takes_raw_bytes(scale, zero, known[:2])), None)
@@ -270,16 +261,16 @@ def _meaning(dtype: str, scale: float, zero_point: int) -> Normalisation | None:
 def read_input(
     graph: Graph, form: InputForm, stated: Preprocessing | None, given: Normalisation | None = None
 ) -> InputReading:
-    """How bytes go into the input, and how that is known.
+    """Determines the normalisation of the input.
 
-    What an integer input takes is fixed by its scale and zero point, or by the graph; what a float
-    input takes is what the file or its bundle states, else what the user gives, else what the first
-    arithmetic of the graph shows.
+    For an integer input it follows from its scale and zero point, or from the graph. For a float
+    input it is the one stated by the file or its bundle, else the user's, else that of the graph's
+    first arithmetic.
 
     Args:
         graph: The file's.
         form: Its input.
-        stated: How the training images were made, where the file or its bundle states it.
+        stated: Preprocessing of the training, if the file or its bundle states it.
         given: By the user.
     """
     if form.dtype != "float32":
@@ -290,12 +281,12 @@ def read_input(
         return InputReading(given, "given")
     if (meant := _quantised_at_once(graph)) is not None:
         return InputReading(meant, "computed", "the scale and zero point after the input")
-    # Arithmetic that is not an affine function is taken for a normalisation of raw bytes.
+    # Arithmetic that is not affine is assumed to normalise raw bytes.
     return _first_arithmetic(graph).reading(BYTES if normalises_inside(graph) else SIGNED)
 
 
 def _quantised_at_once(graph: Graph) -> Normalisation | None:
-    """The range of a float input that the first operator quantises, where it is a usual one."""
+    """The normalisation of a float input that the first operator quantises; None if not usual."""
     readers = graph.consumers(graph.inputs[0])
     if len(readers) != 1 or readers[0].name != "QUANTIZE":
         return None
@@ -320,11 +311,11 @@ def _integer_reading(
         return InputReading(given, "given")
     low = (np.iinfo(form.dtype).min - form.zero_point) * form.scale
     meant = Normalisation.parse(f"{low!r}..{low + 255 * form.scale!r}")
-    return InputReading(meant, "assumed", "the input's scale is no usual one", raw=True)
+    return InputReading(meant, "assumed", "the input's scale is not a usual one", raw=True)
 
 
 def _first_arithmetic(graph: Graph) -> Arithmetic:
-    """What the operators up to the first other one compute; nothing where the way forks."""
+    """The arithmetic of the first operators; the identity if the graph branches."""
     found, tensor = Arithmetic(), graph.inputs[0]
     while True:
         readers = graph.consumers(tensor)
@@ -349,7 +340,7 @@ def _is_image(tensor: Tensor) -> bool:
 
 
 def normalises_inside(graph: Graph) -> bool:
-    """Whether arithmetic, not a convolution, is the first operator on the graph's first input."""
+    """Whether the first operator on the graph's input is arithmetic, not a convolution."""
     tensor = graph.inputs[0]
     while True:
         readers = graph.consumers(tensor)
@@ -365,8 +356,8 @@ def gives_probabilities(graph: Graph, output: int) -> bool | None:
     """Whether the values of an output tensor are probabilities.
 
     Returns:
-        True where they come out of a sigmoid or softmax, or where their quantisation reaches no
-        further than [0, 1]; None where only the values can tell.
+        True if they are the output of a sigmoid or softmax, or their quantisation is limited to [0,
+        1]; None if only the values can decide.
     """
     tensors, operator = _way_back(graph, output)
     in_range = operator in ("LOGISTIC", "SOFTMAX") or any(_unit_range(tensor) for tensor in tensors)
@@ -374,15 +365,12 @@ def gives_probabilities(graph: Graph, output: int) -> bool | None:
 
 
 def gives_classes(graph: Graph, output: int) -> bool:
-    """An output tensor comes out of a softmax: as (1, N) that is a choice of class, not a pose."""
+    """Whether an output is that of a softmax: as (1, N) it is a classification, not a pose."""
     return _way_back(graph, output)[1] == "SOFTMAX"
 
 
 def _way_back(graph: Graph, output: int) -> tuple[list[Tensor], str]:
-    """The tensors that hold an output's values in other formats.
-
-    And the name of what computed them.
-    """
+    """The tensors with an output's values in other formats, and the operator that computed them."""
     tensors = [graph.tensors[output]]
     producer = graph.producer(output)
     while producer is not None and producer.name in SAME_RANGE and producer.inputs:
@@ -392,7 +380,7 @@ def _way_back(graph: Graph, output: int) -> tuple[list[Tensor], str]:
 
 
 def _unit_range(tensor: Tensor) -> bool:
-    """Everything that the tensor's quantisation can say lies in [0, 1]."""
+    """Whether all values that the tensor's quantisation can represent are in [0, 1]."""
     if tensor.quantization is None or tensor.dtype not in ("uint8", "int8", "int16"):
         return False
     limits = np.iinfo(tensor.dtype)

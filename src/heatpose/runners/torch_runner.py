@@ -20,16 +20,16 @@ from heatpose.runners.outputs import check_images, poses_from_heatmaps
 
 
 class TorchRunner:
-    """A `PoseRunner` for a checkpoint: logits are decoded as they are, the score is a sigmoid.
+    """A `PoseRunner` for a checkpoint.
 
-    Four heads go through MoveNet's decode.
+    The score of a heatmap network is the sigmoid of its logits; four heads use MoveNet's decode.
 
     Args:
-        path: Where the checkpoint was read.
+        path: Of the checkpoint.
         loaded: The checkpoint.
-        threads: torch's CPU threads while it runs; its own choice where None.
+        threads: torch's CPU threads during inference; its default if None.
         size: Another resolution than the checkpoint's, a multiple of 32.
-        normalisation: Not used, and noted where it is not the checkpoint's own.
+        normalisation: Not used; noted if it differs from the checkpoint's.
 
     Raises:
         HeatposeError: `size` is not a multiple of 32.
@@ -58,24 +58,18 @@ class TorchRunner:
         self.assumed_output = ""
         self.kernels = f"torch cpu, {threads or torch.get_num_threads()} threads"
         self._threads = threads
-        # Channels-last is about 1.3 times as fast as torch's default order.
+        # channels-last is about 1.3 times as fast as torch's default layout
         self._network = loaded.network.eval().to(memory_format=torch.channels_last)
 
     def heatmaps(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits f32[B, K, S/4, S/4]; see `PoseRunner.heatmaps`.
-
-        A network with four heads gives the maps that its decode searches.
-        """
+        """Logits f32[B, K, S/4, S/4] of the heatmap head; see `PoseRunner.heatmaps`."""
         with self._maps(images) as maps:
             logits = maps.heatmaps if isinstance(maps, PoseMaps) else maps
             values: NDArray[np.float32] = logits.float().contiguous().numpy()
         return values
 
     def predict(self, images: NDArray[np.uint8], decode: str = "argmax") -> NDArray[np.float32]:
-        """See `PoseRunner.predict`. A network with four heads has its own decode.
-
-        Whatever is asked for.
-        """
+        """See `PoseRunner.predict`. A network with four heads always uses its own decode."""
         if not self._network.four_heads:
             return poses_from_heatmaps(self.heatmaps(images), decode, probabilities=False)
         with self._maps(images) as maps:
@@ -84,10 +78,7 @@ class TorchRunner:
 
     @contextmanager
     def _maps(self, images: NDArray[np.uint8]) -> Iterator[Any]:
-        """What the network gives for u8[B, S, S, 3].
-
-        Torch keeps its settings for inference while it is used.
-        """
+        """The network's output for u8[B, S, S, 3], within torch's inference mode."""
         check_images(images, self.size)
         with torch.inference_mode(), _threads(self._threads):
             # channels-last
@@ -97,7 +88,7 @@ class TorchRunner:
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """torch's thread count is global: what runs afterwards, training perhaps, gets its own back."""
+    """Sets torch's global thread count, and restores it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

@@ -306,7 +306,7 @@ def image_folder(yaml: PoseYaml, part: str) -> Path:
     """The folder that the file names of a part are relative to.
 
     Raises:
-        HeatposeError: The part does not have an image.
+        HeatposeError: The part has no image.
     """
     images, folders = yaml.files(part)
     if len(folders) == len(yaml.parts[part]) == 1:

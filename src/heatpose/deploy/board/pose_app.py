@@ -43,7 +43,7 @@ class Network(Protocol):
 
     path: str
 
-    def run(self, image: CachedImage) -> NDArray[np.float32]:
+    def run(self, image: Image) -> NDArray[np.float32]:
         """u8[S, S, 3] raw bytes -> dequantised output, f32[1, ...]."""
         ...
 
@@ -65,7 +65,7 @@ class StaiNetwork:
             self._network.get_output_infos()[0],
         )
 
-    def run(self, image: CachedImage) -> NDArray[np.float32]:
+    def run(self, image: Image) -> NDArray[np.float32]:
         """See `Network.run`."""
         self._network.set_input(0, as_input(image, np.dtype(self._input.get_dtype())))
         self._network.run()
@@ -97,7 +97,7 @@ class LiteRTNetwork:
             self._network.get_output_details()[0],
         )
 
-    def run(self, image: CachedImage) -> NDArray[np.float32]:
+    def run(self, image: Image) -> NDArray[np.float32]:
         """See `Network.run`."""
         self._network.set_tensor(
             self._input["index"], as_input(image, np.dtype(self._input["dtype"]))
@@ -110,7 +110,7 @@ class LiteRTNetwork:
         )
 
 
-def as_input(image: CachedImage, dtype: np.dtype[Any]) -> NDArray[Any]:
+def as_input(image: Image, dtype: np.dtype[Any]) -> NDArray[Any]:
     """u8[S, S, 3] -> (1, S, S, 3): uint8 bytes, int8 bytes - 128, or float in [-1, 1]."""
     batch = image[None]
     if dtype == np.int8:
@@ -294,7 +294,7 @@ def run(options: argparse.Namespace) -> None:
         )
 
 
-def _keep(path: Path, content: CachedImage | str) -> None:
+def _keep(path: Path, content: Image | str) -> None:
     """Writes an image or a text.
 
     Raises:
@@ -314,14 +314,11 @@ def _keep(path: Path, content: CachedImage | str) -> None:
         ) from error
 
 
-if __name__ == "__main__":
-    main()
+
+Image = NDArray[np.uint8]
 
 
-CachedImage = NDArray[np.uint8]
-
-
-def images(sources: Sequence[Path]) -> Iterator[tuple[str, CachedImage]]:
+def images(sources: Sequence[Path]) -> Iterator[tuple[str, Image]]:
     """Yields file name and u8[H, W, 3] RGB of all images among files and folders."""
     for source in sources:
         folder = source.is_dir()
@@ -339,7 +336,7 @@ def images(sources: Sequence[Path]) -> Iterator[tuple[str, CachedImage]]:
             yield path.name, load_image(path)
 
 
-def camera(source: str) -> Iterator[tuple[str, CachedImage]]:
+def camera(source: str) -> Iterator[tuple[str, Image]]:
     """Yields frames of a camera, u8[H, W, 3] RGB, until it ends.
 
     Args:
@@ -377,7 +374,7 @@ def opencv(what: str) -> Any:
     return cv2
 
 
-def show(drawn: CachedImage) -> bool:
+def show(drawn: Image) -> bool:
     """Shows an image in a window; returns False after q or Escape.
 
     Raises:
@@ -390,3 +387,7 @@ def show(drawn: CachedImage) -> bool:
     except cv2.error as error:
         text = "No window can be opened; leave out --window and save the images with --out."
         raise HeatposeError(text) from error
+
+
+if __name__ == "__main__":
+    main()
