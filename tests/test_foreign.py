@@ -181,8 +181,8 @@ def test_yaml_with_its_place() -> None:
     ],
 )
 def test_a_bug_keeps_its_traceback_and_is_called_one(error: Exception) -> None:
-    message = "with told_in_one_sentence():"
-    imported = "from heatpose.errors import told_in_one_sentence"
+    message = "with exit_on_user_error():"
+    imported = "from heatpose.errors import exit_on_user_error"
     code = f"{imported}\n{message}\n    {message}\n        raise {error!r}"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 1 and ran.stderr.startswith("Traceback") and ran.stderr.count(BUG) == 1

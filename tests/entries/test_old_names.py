@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from heatpose.entries import overrides
+from heatpose.entries import command_line
 from tests.conftest import Heatpose
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -43,7 +43,7 @@ def test_an_old_key_is_refused_with_the_new_one(heatpose: Heatpose, old: str, ne
 
 def test_every_old_key_is_tried_above() -> None:
     tried = {part for old, _ in OLD_KEYS for part in old.partition("=")[0].split(".")}
-    assert {old.rpartition(".")[2] for old in overrides.OLD_KEYS} <= tried
+    assert {old.rpartition(".")[2] for old in command_line.OLD_KEYS} <= tried
 
 
 @pytest.mark.parametrize(

@@ -295,7 +295,7 @@ def test_pictures_that_have_moved_are_found_or_missed_in_a_sentence(
     assert "heatpose report --images FOLDER" in _report([lean.folder], tmp_path).said
     found = _report([lean.folder], tmp_path, images=case.evaluation[0].image_path.parent)
     assert len(found.root.all("image")) == len(case.evaluation)
-    assert not _report([lean.folder], tmp_path, photos=False).root.all("image")
+    assert not _report([lean.folder], tmp_path, show_images=False).root.all("image")
 
 
 # Several.

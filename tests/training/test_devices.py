@@ -57,7 +57,12 @@ def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def config_of(*overrides: str) -> DictConfig:
     """conf/trainer/default.yaml, without callbacks and with a small logger."""
-    plain = OmegaConf.create({"callbacks": {}, "logger": LOGGER, "data": {"batch_size": 8}})
+    data = {"batch_size": 8}
+    plain = OmegaConf.create(
+        {"callbacks": {}, "logger": LOGGER, "data": data, "half_checkpoints": False}
+    )
+        {"callbacks": {}, "logger": LOGGER, "data": {"batch_size": 8}, "half_checkpoints": False}
+    )
     trainer = OmegaConf.load(CONF / "trainer" / "default.yaml")
     small = ["max_steps=1", "limit_val_batches=0", "enable_checkpointing=false"]
     quick = OmegaConf.from_dotlist([*small, "enable_progress_bar=false"])

@@ -171,8 +171,8 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.calibration_images, int) or self.calibration_images < 1:
             raise HeatposeError(
-                f"quant.calibration_images={self.calibration_images} sets no activation range; use"
-                " 1 or more, 128 by default."
+                f"quant.calibration_images must be >= 1 (128 by default), got"
+                f" {self.calibration_images}."
             )
         if unknown := [form for form in self.forms if form not in FORMS]:
             raise HeatposeError(

@@ -36,6 +36,8 @@ from heatpose.pose.skeleton import Skeleton
 from heatpose.utils.image_files import SUFFIXES, load_image
 
 DELEGATE = "libvx_delegate.so.2"
+Image = NDArray[np.uint8]
+"""RGB image, u8[H, W, 3]."""
 
 
 class Network(Protocol):
@@ -300,22 +302,18 @@ def _keep(path: Path, content: Image | str) -> None:
     Raises:
         HeatposeError: The file cannot be written.
     """
-    from PIL import Image
+    from PIL import Image as PillowImage
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, str):
             path.write_text(content, encoding="utf-8")
         else:
-            Image.fromarray(content).save(path)
+            PillowImage.fromarray(content).save(path)
     except OSError as error:
         raise HeatposeError(
             f"'{path}' cannot be written ({error.strerror}); choose another folder with --out."
         ) from error
-
-
-
-Image = NDArray[np.uint8]
 
 
 def images(sources: Sequence[Path]) -> Iterator[tuple[str, Image]]:
