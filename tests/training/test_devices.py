@@ -61,8 +61,6 @@ def config_of(*overrides: str) -> DictConfig:
     plain = OmegaConf.create(
         {"callbacks": {}, "logger": LOGGER, "data": data, "half_checkpoints": False}
     )
-        {"callbacks": {}, "logger": LOGGER, "data": {"batch_size": 8}, "half_checkpoints": False}
-    )
     trainer = OmegaConf.load(CONF / "trainer" / "default.yaml")
     small = ["max_steps=1", "limit_val_batches=0", "enable_checkpointing=false"]
     quick = OmegaConf.from_dotlist([*small, "enable_progress_bar=false"])
