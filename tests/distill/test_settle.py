@@ -80,7 +80,7 @@ def test_it_comes_back_and_what_is_fixed_stays(kind: Upsampling, images: np.ndar
 
 
 def test_no_pictures_and_a_rate_too_high_are_told(images: np.ndarray) -> None:
-    with pytest.raises(HeatposeError, match=r"no training images.*choose quant\.settling=null"):
+    with pytest.raises(HeatposeError, match=r"no training images.*choose quant\.upsampling_tuning=null"):
         tune_upsampling(
             with_upsampling(teacher(), "nearest"),
             teacher(),
@@ -89,7 +89,7 @@ def test_no_pictures_and_a_rate_too_high_are_told(images: np.ndarray) -> None:
             UpsamplingTuning(),
             progress=False,
         )
-    with pytest.raises(HeatposeError, match=r"lower quant\.settling\.rate"):
+    with pytest.raises(HeatposeError, match=r"lower quant\.upsampling_tuning\.rate"):
         tune_upsampling(
             with_upsampling(teacher(), "nearest"),
             teacher(),

@@ -160,7 +160,7 @@ def test_a_root_of_every_format_trains(name: str, synthetic_root: Path, tmp_path
 def _rename_part(written: Path, folder: Path) -> None:
     """Validation -> train, in the ways of the tools."""
     if written.name == "data.yaml":
-        written.write_text(written.read_text().replace("val: images/val", "train: images/val"))
+        written.write_text(written.read_text().replace("val: ", "train: "))
     if written.name == "_annotations.coco.json":
         written.parent.rename(folder / "train")
     if written.parent.name == "annotations":
