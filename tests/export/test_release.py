@@ -16,7 +16,7 @@ from heatpose.bundles.bundle import file_table
 from heatpose.bundles.verify import verify_bundle
 from heatpose.data.sample import labelled_image
 from heatpose.data.sources import SyntheticSource
-from heatpose.entries.evaluate_and_export import QuantSettings, export
+from heatpose.entries.evaluate_and_export import export
 from heatpose.errors import HeatposeError
 from heatpose.export import release
 from heatpose.export.agreement import held_out
@@ -24,6 +24,7 @@ from heatpose.export.release import write_half, write_release
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint, weights_hash
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import ST_13
+from heatpose.quantize.settings import ExportConfig
 from heatpose.report.bundle import read_bundle
 from heatpose.report.content import Table
 from heatpose.report.scores import drift
@@ -38,10 +39,9 @@ def _export(checkpoint: Path, source: SyntheticSource, out: Path, name: str) -> 
     result = export(
         checkpoint,
         source,
-        name=name,
-        exports=out,
-        quant=QuantSettings(calibration_images=8, limits=LENIENT),
-        config={"data": {"root": "/home/me/data sets/COCO"}, "runs": "runs"},
+        out / name,
+        ExportConfig(calibration_images=8, limits=LENIENT),
+        run_config={"data": {"root": "/home/me/data sets/COCO"}, "runs": "runs"},
         command="uv run export.py data.root=/home/me/COCO name=tiny init.path=runs/a.ckpt",
     )
     return result.folder
