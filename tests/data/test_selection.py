@@ -102,12 +102,12 @@ NOBODY: dict[str, tuple[Sequence[Person], TrainingRules, str]] = {
     "eight images": (
         PLAIN[:8],
         TrainingRules(held_out=1e-3),
-        "None of the 8 images with usable people is held out",
+        "None of the 8 images with usable instances is held out",
     ),
     "two images": (
         PLAIN[:2],
         TrainingRules(),
-        "None of the 2 images with usable people is held out",
+        "None of the 2 images with usable instances is held out",
     ),
     "all held out": (
         PLAIN[:8],
@@ -119,7 +119,7 @@ NOBODY: dict[str, tuple[Sequence[Person], TrainingRules, str]] = {
     "small and poor": (
         [*group("both", labelled=1, box=(9, 9, 9, 9))],
         TrainingRules(),
-        "None of the 40 people",
+        "None of the 40 instances",
     ),
     "several": (
         group("beside", 6, alone=False, others=BESIDE),
