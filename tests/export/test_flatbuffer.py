@@ -252,7 +252,7 @@ def test_a_missing_constant_can_be_let_through_but_no_loop(tmp_path: Path) -> No
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HeatposeError, match="does not exist"):
         read_graph(tmp_path / "missing.tflite")
-    with pytest.raises(HeatposeError, match="is no file"):
+    with pytest.raises(HeatposeError, match="is not a file"):
         read_graph(tmp_path)
     other = tmp_path / "other.tflite"
     for content in (b"", b"PK\x03\x04 a zip archive", b"\x1c\0\0\0TFL3"):

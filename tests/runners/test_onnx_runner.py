@@ -108,7 +108,7 @@ def test_refuses_another_size(write: Write) -> None:
 def test_refuses_what_is_no_onnx(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
-    with pytest.raises(HeatposeError, match="is not an ONNX file") as error:
+    with pytest.raises(HeatposeError, match="is no ONNX file") as error:
         open_runner(path)
     assert "\n" not in str(error.value)
 
