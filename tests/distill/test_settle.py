@@ -80,7 +80,8 @@ def test_it_comes_back_and_what_is_fixed_stays(kind: Upsampling, images: np.ndar
 
 
 def test_no_pictures_and_a_rate_too_high_are_told(images: np.ndarray) -> None:
-    with pytest.raises(HeatposeError, match=r"no training images.*choose quant\.upsampling_tuning=null"):
+    remedy = r"no training images.*choose quant\.upsampling_tuning=null"
+    with pytest.raises(HeatposeError, match=remedy):
         tune_upsampling(
             with_upsampling(teacher(), "nearest"),
             teacher(),
