@@ -356,7 +356,7 @@ def test_a_network_that_cannot_fit_is_refused_before_training() -> None:
     target = replace(N6, budget=Budget(ram_kib=400))
     with pytest.raises(
         HeatposeError,
-        match=r"will not fit stm32n6: RAM: .* KiB expected, the budget is 400 KiB\..*target=null",
+        match=r"does not fit stm32n6: RAM: .* KiB expected, the budget is 400 KiB\..*target=null",
     ):
         check_budget(network_estimate(MoveNet(13), 192, target), target)
 

@@ -38,7 +38,7 @@ def test_what_is_expected_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_budget_ends_the_run_or_warns(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(HeatposeError, match="will not fit stm32n6"):
+    with pytest.raises(HeatposeError, match="does not fit stm32n6"):
         build.check_budget(_config(budget={"ms": 5}), MoveNet(13), Preprocessing(192))
     build.check_budget(_config(budget={"ms": 19}), MoveNet(13), Preprocessing(192))
     assert "may not fit" in capsys.readouterr().out

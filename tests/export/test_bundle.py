@@ -238,7 +238,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     [
         ({"forms": ("int4",)}, "quant.forms names"),
         ({"ptq": {}}, "quant.ptq has no entry for int8_pc, int8_pt"),
-        ({"calibration_images": 0}, "quant.calibration_images=0"),
+        ({"calibration_images": 0}, "quant.calibration_images must be >= 1"),
         ({"pose": "zx"}, "quant.pose=zx is unknown; choose one of xy, yx"),
         ({"pose": None}, "quant.pose=None is unknown"),
         ({"output": "uint8"}, "quant.output=uint8 is unknown; choose one of float32, int8"),

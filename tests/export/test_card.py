@@ -66,7 +66,7 @@ def test_the_card_says_what_a_user_must_know(case: Case) -> None:
     for heading in (
         "Files",
         "Score",
-        "Gates",
+        "Acceptance checks",
         "On a board",
         "Use",
         "Intended use and limits",

@@ -171,13 +171,17 @@ def test_images_that_calibrate_or_teach_are_not_held_out(source: SyntheticSource
     instances = list(source.training(ST_13))
     names = [person.name for person in instances]
     record = {"images": [{"file_name": name} for name in names[: len(names) // 2]]}
-    job: Any = SimpleNamespace(qat={}, seed=0)
-    found = held_out(job, instances, [], record)
+    job: Any = SimpleNamespace(
+        config=SimpleNamespace(qat={}, calibration_seed=0),
+        data=SimpleNamespace(holdout=[], fitting=instances),
+    )
+    found = held_out(job, record)
     assert found and not {p.name for p in found} & set(names[: len(names) // 2])
     assert len({p.image_path for p in found}) == len(found)
-    assert {p.name for p in held_out(job, instances, instances[:3], record)} <= set(names[:3])
-    job.qat = {"int8_pt": object()}
-    assert held_out(job, instances, [], record) == []
+    job.data.holdout = instances[:3]
+    assert {p.name for p in held_out(job, record)} <= set(names[:3])
+    job.data.holdout, job.config.qat = [], {"int8_pt": object()}
+    assert held_out(job, record) == []
 
 
 def _copy(made: Path, tmp_path: Path) -> Path:

@@ -384,7 +384,7 @@ def test_the_next_address_is_asked(
     said = str(refused.value)
     for words in (
         "404",
-        "a web page comes in place of the file",
+        "the server sends a web page instead of the file",
         "Content-Length is '500006' where '300000' is expected",
         "the file has the wrong checksum",
         "the archive is damaged",

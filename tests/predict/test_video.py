@@ -296,14 +296,14 @@ def test_what_is_no_video_is_skipped_or_refused(
         skipped.path.name in skipped.reason and skipped.reason.endswith(".")
         for skipped in summary.skipped
     )
-    with pytest.raises(HeatposeError, match=r"cut\.mp4' is no video that can be decoded") as error:
+    with pytest.raises(HeatposeError, match=r"cut\.mp4' cannot be decoded as a video") as error:
         _run([tmp_path / "in" / "cut.mp4"], tmp_path / "none")
     assert "\n" not in str(error.value) and not (tmp_path / "none").exists()
     assert "moov" not in capfd.readouterr().err  # FFmpeg keeps its opinion to itself
 
 
 def test_a_camera_that_is_not_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(HeatposeError, match=r"Camera 87 is not there or gives no image"):
+    with pytest.raises(HeatposeError, match=r"Camera 87 does not exist or gives no image"):
         _run([Path("87")], tmp_path / "out")
     assert not (tmp_path / "out").exists() and "WARN" not in capfd.readouterr().err
 

@@ -148,8 +148,7 @@ def test_a_phone_scrolls_down_only(opened: Opened) -> None:
     )
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     outside = page.evaluate(
-        """[...document.querySelectorAll('h1, h2, h3, p, figure, nav a, .tile, .box, pre, svg.main-
-        svg')]
+        """[...document.querySelectorAll('h1, h2, h3, p, figure, nav a, .tile, .box, pre, svg.main-svg')]
         .filter((e) => e.getBoundingClientRect().right > 390.5).map((e) => e.outerHTML.slice(0, 80))"""
     )
     assert outside == []

@@ -86,8 +86,12 @@ def test_free_sides_need_a_size(
     ("shape", "options", "said"),
     [
         ([1, 3, 64, 96], (), "not one RGB image"),
-        (["N", 5, 64, 64], (), "not one RGB image|no ONNX file"),
-        ([1, 3, 64, 64], ("Identity", onnx.TensorProto.FLOAT16), "not one RGB image|no ONNX file"),
+        (["N", 5, 64, 64], (), "not one RGB image|not an ONNX file"),
+        (
+            [1, 3, 64, 64],
+            ("Identity", onnx.TensorProto.FLOAT16),
+            "not one RGB image|not an ONNX file",
+        ),
         ([1, 3, 64, 64], ("GlobalAveragePool",), r"outputs are \(1, 3, 1, 1\)"),
     ],
 )
@@ -108,7 +112,7 @@ def test_refuses_another_size(write: Write) -> None:
 def test_refuses_what_is_no_onnx(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
-    with pytest.raises(HeatposeError, match="is no ONNX file") as error:
+    with pytest.raises(HeatposeError, match="is not an ONNX file") as error:
         open_runner(path)
     assert "\n" not in str(error.value)
 

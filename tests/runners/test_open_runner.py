@@ -37,7 +37,7 @@ def _manifest(bundle: Path, **entries: Any) -> Path:
     [
         ("", "is a folder"),
         ("missing.tflite", "does not exist"),
-        ("notes.txt", "ending that no model has"),
+        ("notes.txt", "does not have the suffix of a model"),
     ],
 )
 def test_refuses_what_is_no_model_file(name: str, said: str, tmp_path: Path) -> None:

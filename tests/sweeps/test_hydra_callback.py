@@ -176,7 +176,7 @@ def test_a_member_that_fails_stops_no_other(
         "error: ZeroDivisionError: what nobody thought of",
         "error: heatpose_seed-1: Seed 1 is bad; use another.",
         "error: heatpose_seed-2: ZeroDivisionError: what nobody thought of",
-        "error: 2 of the sweep's runs failed; the same command runs them again, and only them.",
+        "error: 2 of the sweep's runs failed; run the same command to repeat only those.",
     ]
     assert out.err.count("Traceback") == 1  # of the one that is no user's mistake
     rows = table(tmp_path / "heatpose_sweep_seed")

@@ -266,7 +266,7 @@ def training(images: Path, out: Path, processes: int) -> None:
     device = device_type("auto")
     if device == "cpu" and processes > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    off = ["checkpoint", "last", "early_stopping", "learning_rate", "progress", "pictures"]
+    off = ["checkpoint", "last", "early_stopping", "learning_rate", "progress", "prediction_grid"]
     config = composed(
         images,
         out,

@@ -46,7 +46,7 @@ class EvalReport:
 
     Attributes:
         model: File name.
-        sha256: Of the file; empty for a network that is no file.
+        sha256: Of the file; empty for a network in memory.
         images: N.
         keypoints: K.
         protocol: sampling, decode, coordinates; and the kernels that computed.

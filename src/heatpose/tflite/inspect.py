@@ -144,7 +144,7 @@ def inspect_onnx(path: str | Path) -> Inspection:
     path = Path(path)
     if not path.is_file():
         raise HeatposeError(
-            f"'{path}' does not exist or is no file; give the path of an ONNX model."
+            f"'{path}' does not exist or is not a file; give the path of an ONNX model."
         )
     try:
         content = path.read_bytes()

@@ -56,7 +56,7 @@ def read_graph(path: str | Path, complete: bool = True) -> Graph:
     path = Path(path)
     if not path.is_file():
         raise HeatposeError(
-            f"'{path}' does not exist or is no file; give the path of a TFLite model."
+            f"'{path}' does not exist or is not a file; give the path of a TFLite model."
         )
     try:
         return _parse(path.read_bytes(), complete)
