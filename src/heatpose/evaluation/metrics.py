@@ -103,8 +103,7 @@ def score_by_size(
 
     Returns:
         One entry for each of `SIZES`: sides `from` (included) and `to` (not included) as shares of
-            the image's side, `instances`, `oks` and
-        `oks_standard_error` in percent, None where there is nobody.
+        the image's side, `people`, `oks` and `oks_standard_error` in percent, None for no people.
     """
     entries: list[dict[str, float | int | None]] = []
     for low, high in pairwise(SIZES):
