@@ -164,7 +164,7 @@ def test_inspect_with_a_target(
         finding["rule"] for finding in json.loads((tmp_path / "out.json").read_text())["findings"]
     ]
     assert ran.status == 0 and "target_granularity" in rules and "GPU" in ran.out
-    _refused(heatpose("inspect", tiny_checkpoint, "--target", "stm32n6"), "no TFLite")
+    _refused(heatpose("inspect", tiny_checkpoint, "--target", "stm32n6"), "not a TFLite")
 
 
 @pytest.mark.parametrize("target", ["stm32n6", "nucleo_n657x0", "stm32mp2", "stm32mp1"])

@@ -257,7 +257,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other.tflite"
     for content in (b"", b"PK\x03\x04 a zip archive", b"\x1c\0\0\0TFL3"):
         other.write_bytes(content)
-        with pytest.raises(HeatposeError, match="is no readable TFLite file"):
+        with pytest.raises(HeatposeError, match="is not a readable TFLite file"):
             read_graph(other)
 
 

@@ -235,10 +235,10 @@ def test_files_that_are_no_tflite_are_one_sentence(tmp_path: Path) -> None:
     text.write_text("hello, this is no model")
     empty.touch()
     for path, message in (
-        (text, "no readable TFLite file"),
-        (empty, "no readable TFLite file"),
+        (text, "not a readable TFLite file"),
+        (empty, "not a readable TFLite file"),
         (tmp_path / "none.tflite", "does not exist"),
-        (tmp_path, "is no file"),
+        (tmp_path, "is not a file"),
     ):
         with pytest.raises(HeatposeError, match=message) as caught:
             import_movenet(path)

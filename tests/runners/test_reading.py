@@ -434,7 +434,7 @@ def test_other_files_pass(tmp_path: Path) -> None:
     (tmp_path / "text.tflite").write_text("no model")
     for path in (TINY, tmp_path / "text.tflite", tmp_path / "nothing.onnx", tmp_path):
         check_runs(path)
-    with pytest.raises(HeatposeError, match="no readable TFLite"):
+    with pytest.raises(HeatposeError, match="not a readable TFLite"):
         open_runner(tmp_path / "text.tflite")
 
 

@@ -184,7 +184,7 @@ def test_refuses_another_size(tflite_files: Path) -> None:
 def test_refuses_what_is_no_tflite(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     path.write_bytes(content)
-    with pytest.raises(HeatposeError, match="is no readable TFLite file"):
+    with pytest.raises(HeatposeError, match="is not a readable TFLite file"):
         open_runner(path)
 
 

@@ -266,8 +266,8 @@ def _target_findings(model: Path, target: str) -> list[dict[str, Any]]:
 
     if model.suffix.lower() != ".tflite":
         raise HeatposeError(
-            f"'{model}' is no TFLite; a target's rules are about TFLite files, so export first and"
-            " inspect what comes out."
+            f"'{model}' is not a TFLite file; target rules apply to TFLite files, so export"
+            " first and inspect the exported file."
         )
     return [asdict(finding) for finding in check_target(read_graph(model), load_target(target))]
 

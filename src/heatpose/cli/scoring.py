@@ -120,7 +120,7 @@ class _Scoring:
 
         if images is not None and not images.is_dir():
             raise HeatposeError(
-                f"'{images}' is no folder; give the folder of the images that '{annotations}'"
+                f"'{images}' is not a folder; give the folder of the images that '{annotations}'"
                 " lists."
             )
         self.labels = read_labels(annotations, images)

@@ -230,7 +230,7 @@ def data_checks(root: Path) -> list[Check]:
             Check(
                 "data",
                 "fail",
-                f"'{root}' is no folder",
+                f"'{root}' is not a folder",
                 "Give the folder of a data set, the one that data.root names.",
             )
         ]

@@ -57,12 +57,10 @@ class QuantParams:
 
 
 def input_quant_params(preprocessing: Preprocessing) -> QuantParams:
-    """How the int8 input means the raw byte b.
+    """Quantisation parameters of the int8 input, which stores a raw byte b as b - 128.
 
-    Stored b - 128, so 127.5 and 1 give scale 1/127.5 and zero point -1.
-
-    The exact zero point, 127.5 - 128, is no integer; the real input is half a step (1/255) above
-    what training saw.
+    Divisor 127.5 and shift 1 give scale 1/127.5 and zero point -1. The exact zero point,
+    127.5 - 128, is not an integer; the real input is half a step (1/255) above that of training.
     """
     scale = float(torch.tensor(1 / preprocessing.divisor, dtype=torch.float32))
     return QuantParams(scale, int(preprocessing.shift * preprocessing.divisor) + LOWEST)

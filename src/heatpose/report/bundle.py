@@ -152,7 +152,7 @@ def read_bundles(folders: Sequence[Path]) -> list[Bundle]:
     """Reads bundles; those of one name are told apart by their folders.
 
     Raises:
-        HeatposeError: A folder is no bundle.
+        HeatposeError: A folder is not a bundle.
     """
     bundles = [read_bundle(folder) for folder in dict.fromkeys(folders)]
     counts = Counter(bundle.label for bundle in bundles)

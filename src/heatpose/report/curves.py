@@ -119,7 +119,7 @@ def _table(path: Path) -> dict[str, Curve]:
 def thinned(curve: Curve) -> list[tuple[int, float]]:
     """At most `LONGEST` points of a curve, its last among them.
 
-    Values that are no numbers are left out.
+    Values that are not numbers are left out.
     """
     points = [(step, value) for step, value in curve if math.isfinite(value)]
     every = max(1, math.ceil(len(points) / LONGEST))

@@ -190,15 +190,15 @@ def load_onnx(path: Path, content: bytes) -> Any:
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError as error:
-        raise HeatposeError(f"'{path}' is no readable ONNX file.") from error
+        raise HeatposeError(f"'{path}' is not a readable ONNX file.") from error
     texts = [
         *(n.op_type for n in model.graph.node),
         *(v.name for v in (*model.graph.input, *model.graph.output)),
     ]
-    if not all(isinstance(text, str) for text in texts):  # bytes, where a damaged name is no UTF-8
-        raise HeatposeError(f"'{path}' is no readable ONNX file.")
+    if not all(isinstance(text, str) for text in texts):  # bytes, where a damaged name is not UTF-8
+        raise HeatposeError(f"'{path}' is not a readable ONNX file.")
     if not model.ir_version or not model.graph.node:  # any bytes may parse as an empty message
-        raise HeatposeError(f"'{path}' is no ONNX file, or holds no graph.")
+        raise HeatposeError(f"'{path}' is not an ONNX file, or holds no graph.")
     return model
 
 

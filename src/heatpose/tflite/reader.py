@@ -50,7 +50,7 @@ def read_graph(path: str | Path, complete: bool = True) -> Graph:
     `complete=False` lets missing constants through.
 
     Raises:
-        HeatposeError: The file is missing, is no TFLite file, is truncated or corrupt, or holds
+        HeatposeError: The file is missing, not a TFLite file, is truncated or corrupt, or holds
             constants that no pose network has (sparse, 4 bit, text, complex).
     """
     path = Path(path)
@@ -64,12 +64,12 @@ def read_graph(path: str | Path, complete: bool = True) -> Graph:
         raise HeatposeError(f"'{path}' cannot be read ({error.strerror}).") from error
     except _FormatError as error:
         raise HeatposeError(
-            f"'{path}' is no readable TFLite file ({error}); give a whole file that ends in"
+            f"'{path}' is not a readable TFLite file ({error}); give a whole file that ends in"
             " .tflite."
         ) from error
     except _UNREADABLE as error:
         raise HeatposeError(
-            f"'{path}' is no readable TFLite file (it is truncated or corrupt); get it again."
+            f"'{path}' is not a readable TFLite file (it is truncated or corrupt); get it again."
         ) from error
 
 
