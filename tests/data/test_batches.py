@@ -469,6 +469,20 @@ def test_everyone_in_turn_and_the_same_again(drawn_instances: list[Person]) -> N
     assert sum(bool((first != later).any()) for first, later in pairs) >= 5
 
 
+def test_fewer_samples_than_instances_come_from_all_of_them(drawn_instances: list[Person]) -> None:
+    """Data sets follow one another; the last one takes part as well."""
+    many = [replace(p, annotation_id=i) for i, p in enumerate(drawn_instances * 5)]
+    first, other = (
+        [
+            person.annotation_id
+            for person in draw_augmented(many, 40, ST_13, Preprocessing(64), seed).instances
+        ]
+        for seed in (0, 1)
+    )
+    assert len(set(first)) == 40 and first == sorted(first) and first != other
+    assert first[5] < len(many) / 3 and first[-5] > 2 * len(many) / 3
+
+
 def test_nobody_gives_no_views(drawn_instances: list[Person]) -> None:
     assert draw_augmented([], 5, ST_13, Preprocessing(64)).images.shape == (0, 64, 64, 3)
     assert draw_augmented(drawn_instances, 0, ST_13, Preprocessing(64)).instances == ()

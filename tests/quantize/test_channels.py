@@ -10,7 +10,8 @@ from torch import Tensor
 
 from heatpose.models.movenet import MoveNet
 from heatpose.models.topology import Topology
-from heatpose.quantize.equalize import bias_of, channel_groups
+from heatpose.quantize.equalize import bias_of, channel_groups, equalize
+from heatpose.quantize.statistics import Activations, observe
 from tests.quantize.conftest import maps, troubled
 
 
@@ -45,3 +46,23 @@ def test_what_is_stored_is_every_convolution_and_addition() -> None:
     names = list(Topology(MoveNet(17, norm=False)).stored())
     assert len(names) == 44 + 21 + 13  # as in the published graph
     assert sum(name.endswith("add") for name in names) == 13
+
+
+@pytest.mark.parametrize("reach", [1e-3, 1e-2])
+def test_a_channel_that_hardly_moved_does_not_set_a_weight_scale(
+    inputs: Tensor, reach: float
+) -> None:
+    """Else its writing weights are multiplied by hundreds, and the others are rounded to zero."""
+    network = troubled("heatmap")
+    group = next(g for g in channel_groups(network) if g.clipped and len(g.producers) == 1)
+    (writer,) = group.producers
+    observed = observe(network, inputs)
+    seen = observed[writer]
+    rare = int(seen.high.argmax())
+    ends = [end.clone() for end in (seen.low, seen.high, seen.inner_low, seen.inner_high)]
+    for end in ends:
+        end[rare] = min(float(end[rare]), reach)
+    equalize(network, {**observed, writer: Activations(*ends)}, balance=0.5, sweeps=10)
+    largest = writer.conv.weight.detach().abs().flatten(1).amax(1)
+    others = torch.arange(len(largest)) != rare
+    assert 0 < float(largest[rare]) <= 1.001 * float(largest[others].max())

@@ -17,6 +17,7 @@ from heatpose.models.movenet import with_upsampling
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.ptq import plan_int8
 from heatpose.quantize.qat import fine_tune
+from heatpose.quantize.scheme import input_quant_params
 from heatpose.quantize.settings import PER_TENSOR, QatSettings
 from heatpose.quantize.simulate import Plan, simulated
 from heatpose.training.self_distillation import distance, maps_of
@@ -53,6 +54,20 @@ def test_it_comes_nearer_to_the_teacher(images: np.ndarray, inputs: Tensor) -> N
     assert all(
         torch.equal(value, before[name]) for name, value in plan.network.state_dict().items()
     )
+
+
+def test_scales_are_trained_too(images: np.ndarray, inputs: Tensor) -> None:
+    """All of them move, but for the image's; the file holds the trained ones."""
+    plan = with_ptq(images)
+    qat = QatSettings(steps=30, batch_size=8, rate=0.01, scale_rate=0.003)
+    tuned = fine_tune(plan, troubled(), images, qat, progress=False)
+    assert off(tuned, inputs) < 0.9 * off(plan, inputs)
+    for name, params in plan.activation_params.items():
+        assert tuned.activation_params[name].scale != params.scale, name
+        assert tuned.activation_params[name].zero_point == params.zero_point
+    for name, scales in plan.weight_scales.items():
+        assert not torch.equal(tuned.weight_scales[name], scales), name
+    assert input_quant_params(tuned.preprocessing) == input_quant_params(PREPROCESSING)
 
 
 def test_it_is_the_same_twice_and_takes_four_heads(images: np.ndarray, inputs: Tensor) -> None:

@@ -417,10 +417,12 @@ def draw_augmented(
     preprocessing: Preprocessing,
     seed: int = 0,
 ) -> AugmentedImages:
-    """Draws augmented samples of all instances in turn; reproducible.
+    """Draws augmented samples of the instances in turn; reproducible.
 
     Args:
-        instances: Instances that no crop separates from a larger neighbour are left out.
+        instances: Instances that no crop separates from a larger neighbour are left out. Where more
+            than N are left, N of them are chosen at random: several data sets in a row all take
+            part.
         count: N.
         skeleton: Of the instances' keypoints.
         preprocessing: Input side and sampling.
@@ -431,6 +433,9 @@ def draw_augmented(
     """
     size, nearest = preprocessing.size, preprocessing.sampling == "nearest"
     usable = [person for person in instances if WITHOUT_ROTATION.separable(person, size)]
+    if len(usable) > count:
+        chosen = generator(seed, ORDER, 0).choice(len(usable), count, replace=False)
+        usable = [usable[i] for i in sorted(chosen)]
     augment = replace(WITHOUT_ROTATION, nearest=float(nearest))
     if skeleton.unpaired:
         augment = replace(augment, mirror=0.0)

@@ -28,6 +28,7 @@ CEILING = 6.0
 _HEADROOM = 1.05  # images outside the calibration set go a little further
 _NOTHING = 1e-6
 _CONSTANT = 1e-4  # a channel that moves less than this is a constant
+_RARE = 0.01  # share of the ceiling; what a channel reaches that hardly moved
 
 Observed = Mapping[nn.Module, Activations]
 
@@ -195,7 +196,8 @@ def equalize(
     activation range and w_i = sqrt(largest weight that writes it / largest that reads it), the
     balance of Nagel et al., ICCV 2019, equation 11. Under ReLU6 a channel that clips keeps s = 1,
     and no other is brought closer to the limit than `1/1.05` of it, so the float network stays what
-    it was.
+    it was. Below balance 1, a channel under ReLU6 that hardly moved on the calibration images gets
+    no larger writing weights than the others have: it would set the weight scale of its layer.
 
     Args:
         network: Folded; changed in place.
@@ -208,20 +210,31 @@ def equalize(
     """
     result = dict(observed)
     groups = channel_groups(network)
+    rare = [_rare(group, observed) if balance < 1 else None for group in groups]
     for _ in range(sweeps):
-        for group in groups:
-            factors = _factors(group, result, balance)
+        for group, seldom in zip(groups, rare, strict=True):
+            factors = _factors(group, result, balance, seldom)
             group.scale(factors)
             for module in group.tensors:
                 result[module] = result[module].moved(torch.zeros_like(factors), factors)
     return result
 
 
-def _factors(group: ChannelGroup, observed: Observed, balance: float) -> Tensor:
+def _rare(group: ChannelGroup, observed: Observed) -> Tensor | None:
+    """bool[C]: the channels that hardly moved; None where that says nothing: scales are free."""
+    return _reach_of(group, observed) < _RARE * CEILING if group.clipped else None
+
+
+def _reach_of(group: ChannelGroup, observed: Observed) -> Tensor:
+    """Largest magnitude f32[C] in any of a group's tensors."""
+    return torch.stack([_reach(observed[m], group.clipped) for m in group.tensors]).amax(0)
+
+
+def _factors(
+    group: ChannelGroup, observed: Observed, balance: float, rare: Tensor | None
+) -> Tensor:
     """s f32[C] of one group."""
-    reach = torch.stack([_reach(observed[module], group.clipped) for module in group.tensors]).amax(
-        0
-    )
+    reach = _reach_of(group, observed)
     written, read = group.written(), group.read()
     free = (reach > _NOTHING) & (written > _NOTHING**2) & (read > _NOTHING**2)
     if group.clipped:
@@ -235,6 +248,9 @@ def _factors(group: ChannelGroup, observed: Observed, balance: float) -> Tensor:
     factors = (reach / CEILING).clamp_min(_NOTHING**2) ** balance * by_weights ** (1 - balance)
     if group.clipped:
         factors = torch.maximum(factors, reach * _HEADROOM / CEILING)
+    if rare is not None and not rare.all():
+        largest = (written / torch.where(free, factors, 1.0))[~rare].max()
+        factors = torch.where(rare, torch.maximum(factors, written / largest), factors)
     return torch.where(free, factors.clamp(1e-4, 1e4), torch.ones_like(factors))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,22 +24,27 @@ from heatpose.quantize.scheme import HIGHEST, LOWEST, WEIGHT_LIMIT, QuantParams
 
 
 class _Stored(torch.autograd.Function):
-    """Sums -> steps of the output: multiplied, rounded half to even, cut off."""
+    """Sums -> steps of the output: multiplied, rounded half to even, cut off.
+
+    The factors get a gradient where scales are trained (Esser et al., "Learned Step Size
+    Quantization", ICLR 2020, equation 3, split between this tensor's writer and its readers).
+    """
 
     @staticmethod
     def forward(context: Any, sums: Tensor, factors: Tensor, low: float, high: float) -> Tensor:
         scaled = (sums * factors).round_()
-        context.save_for_backward(scaled, factors)
+        context.save_for_backward(scaled, factors, *([sums] if factors.requires_grad else []))
         # between whole steps: a value on the limit is not cut off
         context.limits = low - 0.5, high + 0.5
         return scaled.clamp(low, high)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        scaled, factors = context.saved_tensors
+        scaled, factors, *sums = context.saved_tensors
         # one pass, where a mask takes three
         passed = torch.ops.aten.hardtanh_backward(gradient, scaled, *context.limits)
-        return passed.mul_(factors), None, None, None
+        of_factors = (passed * sums[0]).sum_to_size(factors.shape) if sums else None
+        return passed.mul_(factors), of_factors, None, None
 
 
 class _Rounded(torch.autograd.Function):
@@ -60,21 +66,20 @@ class _Added(torch.autograd.Function):
     """XNNPACK's sum: both inputs times 20-bit multipliers, shifted back, half up."""
 
     @staticmethod
-    def forward(
-        context: Any, a: Tensor, b: Tensor, multipliers: tuple[int, int, int], low: int, high: int
-    ) -> Tensor:
-        first, second, shift = multipliers
+    def forward(context: Any, a: Tensor, b: Tensor, ratios: Tensor, low: int, high: int) -> Tensor:
+        first, second, shift = fixed_point(ratios.detach().numpy())
         context.factors = first / 2**shift, second / 2**shift
         total = (a.int() * first + b.int() * second + (1 << (shift - 1))) >> shift
         stored = total.clamp(low, high)
-        context.save_for_backward(stored != total)
+        context.save_for_backward(stored != total, *([a, b] if ratios.requires_grad else []))
         return stored.to(a.dtype)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (cut_off,) = context.saved_tensors
+        cut_off, *steps = context.saved_tensors
         gradient = gradient.masked_fill(cut_off, 0.0)
-        return gradient * context.factors[0], gradient * context.factors[1], None, None, None
+        of_ratios = torch.stack([(gradient * each).sum() for each in steps]) if steps else None
+        return gradient * context.factors[0], gradient * context.factors[1], of_ratios, None, None
 
 
 class _Upsampled(torch.autograd.Function):
@@ -102,19 +107,46 @@ def _bilinear(steps: Tensor) -> Tensor:
     return functional.interpolate(steps, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
-def add_multipliers(a: QuantParams, b: QuantParams, output: QuantParams) -> tuple[int, int, int]:
+def fixed_point(ratios: NDArray[np.float32]) -> tuple[int, int, int]:
     """XNNPACK's fixed-point form of the ratios of two input scales to the output's.
 
-    Two multipliers and a right shift.
+    Args:
+        ratios: f32[2], > 0.
+
+    Returns:
+        Two 20-bit multipliers and a right shift.
     """
-    ratios = [
-        np.float32(np.float32(quant_params.scale) / np.float32(output.scale))
-        for quant_params in (a, b)
-    ]
     exponent = math.frexp(float(max(ratios)))[1] - 1
     shift = 20 - exponent
     first, second = (int(np.rint(float(ratio) * 2.0**shift)) for ratio in ratios)
     return first, second, shift
+
+
+class Steps(nn.Module):
+    """The quantisation parameters of one stored tensor, its scale as a tensor.
+
+    Args:
+        start: The parameters; the zero point stays.
+        learnt: The scale is a parameter: `start.scale * exp(growth)`.
+    """
+
+    growth: Tensor
+    start: Tensor
+
+    def __init__(self, start: QuantParams, learnt: bool = False) -> None:
+        super().__init__()
+        self.zero_point = start.zero_point
+        self.register_buffer("start", torch.tensor(start.scale), persistent=False)
+        self.register_parameter("growth", nn.Parameter(torch.zeros(())) if learnt else None)
+
+    @property
+    def scale(self) -> Tensor:
+        """f32[], > 0: real units per step."""
+        return self.start if self.growth is None else self.start * self.growth.exp()
+
+    def quant_params(self) -> QuantParams:
+        """As plain numbers."""
+        return QuantParams(float(self.scale.detach()), self.zero_point)
 
 
 class Int8Conv(nn.Module):
@@ -127,18 +159,31 @@ class Int8Conv(nn.Module):
         source: How the input is stored.
         target: How the output is stored.
         scales: Of the weights, f32[O] or f32[1].
+        learnt: The scales of the weights are parameters.
     """
 
-    scales: Tensor
+    start: Tensor
+    growth: Tensor | None
 
     def __init__(
-        self, block: ConvBlock, source: QuantParams, target: QuantParams, scales: Tensor
+        self,
+        block: ConvBlock,
+        source: Steps,
+        target: Steps,
+        scales: Tensor,
+        learnt: bool = False,
     ) -> None:
         super().__init__()
-        self.conv, self.pads = block.conv, block.pads
+        self.conv, self.pads, self.activation = block.conv, block.pads, block.activation
         self.source, self.target = source, target
-        self.register_buffer("scales", scales.detach().clone(), persistent=False)
-        self.limits = activation_limits(block.activation, target)
+        self.register_buffer("start", scales.detach().clone(), persistent=False)
+        growth = nn.Parameter(torch.zeros_like(scales)) if learnt else None
+        self.register_parameter("growth", growth)
+
+    @property
+    def scales(self) -> Tensor:
+        """Of the weights, f32[O] or f32[1]."""
+        return self.start if self.growth is None else self.start * self.growth.exp()
 
     def sums(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """Whole sums f32[B, O, H, W] of stored values and stored bias.
@@ -150,7 +195,7 @@ class Int8Conv(nn.Module):
         units = scales * self.source.scale
         assert self.conv.bias is not None
         bias = _Rounded.apply(
-            self.conv.bias.double() / (scales.double() * self.source.scale), 2**31 - 1
+            self.conv.bias.double() / (scales.double() * self.source.scale.double()), 2**31 - 1
         ).float()
         if self.pads:
             steps = functional.pad(steps, (0, 1, 0, 1))
@@ -174,21 +219,23 @@ class Int8Conv(nn.Module):
         """Steps f32[B, I, H, W] -> steps f32[B, O, H', W']."""
         sums, units = self.sums(steps)
         factors = (units / self.target.scale).reshape(1, -1, 1, 1)
-        out: Tensor = _Stored.apply(sums, factors, *self.limits)
+        limits = activation_limits(self.activation, self.target.quant_params())
+        out: Tensor = _Stored.apply(sums, factors, *limits)
         return out
 
 
 class Int8Add(nn.Module):
     """A sum of two int8 tensors."""
 
-    def __init__(self, a: QuantParams, b: QuantParams, target: QuantParams) -> None:
+    def __init__(self, a: Steps, b: Steps, target: Steps) -> None:
         super().__init__()
-        self.multipliers = add_multipliers(a, b, target)
-        self.limits = LOWEST - target.zero_point, HIGHEST - target.zero_point
+        self.a, self.b, self.target = a, b, target
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Two tensors of steps of one shape -> steps."""
-        out: Tensor = _Added.apply(a, b, self.multipliers, *self.limits)
+        ratios = torch.stack([self.a.scale, self.b.scale]) / self.target.scale
+        zero_point = self.target.zero_point
+        out: Tensor = _Added.apply(a, b, ratios, LOWEST - zero_point, HIGHEST - zero_point)
         return out
 
 

@@ -43,7 +43,7 @@ def fine_tune(
     Raises:
         HeatposeError: There are no images, or the loss is no longer finite.
     """
-    network = Int8Network(plan).train()
+    network = Int8Network(plan, learn_scales=qat.scale_rate > 0).train()
     schedule = DistillationSchedule(
         qat.steps, qat.batch_size, qat.seed, "quant.qat.*.rate", "quant=int8"
     )
@@ -69,10 +69,13 @@ def _groups(network: Int8Network, qat: QatSettings) -> list[dict[str, Any]]:
     for name in _learning(network):
         layer = layers[name]
         groups.append(
-            {"params": [layer.conv.weight], "lr": qat.rate * float(layer.scales.median())}
+            {"params": [layer.conv.weight], "lr": qat.rate * float(layer.scales.detach().median())}
         )
-        groups.append({"params": [layer.conv.bias], "lr": qat.rate * layer.target.scale})
-    return groups
+        groups.append({"params": [layer.conv.bias], "lr": qat.rate * float(layer.target.start)})
+        if layer.growth is not None:
+            groups.append({"params": [layer.growth], "lr": qat.scale_rate})
+    scales = [steps.growth for steps in network.stored.values() if steps.growth is not None]
+    return [*groups, {"params": scales, "lr": qat.scale_rate}] if scales else groups
 
 
 def _learning(network: Int8Network) -> list[str]:

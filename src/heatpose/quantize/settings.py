@@ -57,6 +57,8 @@ class QatSettings:
         rate: Adam's learning rate in quantisation steps: of the weights for weights, of the output
             for biases.
         seed: Of the order.
+        scale_rate: Adam's learning rate of the logarithm of every scale, of weights and of
+            activations; 0 keeps those of PTQ.
     """
 
     steps: int = 150
@@ -64,6 +66,7 @@ class QatSettings:
     images: int = 2000
     rate: float = 0.004
     seed: int = 0
+    scale_rate: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from heatpose.models.layers import ConvBlock
 from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.models.topology import IMAGE, Topology
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.quantize.integer import Int8Add, Int8Conv, Int8Upsample
+from heatpose.quantize.integer import Int8Add, Int8Conv, Int8Upsample, Steps
 from heatpose.quantize.scheme import LOWEST, QuantParams, input_quant_params, weight_scales
 
 
@@ -71,31 +71,33 @@ class Int8Network(nn.Module):
 
     Args:
         plan: Its network is copied.
+        learn_scales: The scales of weights and activations are parameters too; the image's is not.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, learn_scales: bool = False) -> None:
         super().__init__()
         self.start = [plan]  # in a list: its network's parameters are not this module's
         self.preprocessing = plan.preprocessing
         self.body = copy.deepcopy(plan.network).eval()
         topology = Topology(self.body)
-        stored = {**plan.activation_params, IMAGE: input_quant_params(plan.preprocessing)}
+        self.stored = {
+            name: Steps(params, learn_scales) for name, params in plan.activation_params.items()
+        }
+        stored = {**self.stored, IMAGE: Steps(input_quant_params(plan.preprocessing))}
         for name, module in topology.stored().items():
             first, *second = (stored[source] for source in topology.stored_sources(name))
-            target = plan.activation_params[name]
             integer = (
-                Int8Conv(module, first, target, plan.weight_scales[name])
+                Int8Conv(module, first, stored[name], plan.weight_scales[name], learn_scales)
                 if isinstance(module, ConvBlock)
-                else Int8Add(first, second[0], target)
+                else Int8Add(first, second[0], stored[name])
             )
             self.body.set_submodule(name, integer)
         for layer in topology.layers.values():
             if isinstance(layer.module, nn.Upsample) and layer.module.mode == "bilinear":
                 self.body.set_submodule(layer.name, Int8Upsample())
         names = {module: name for name, module in plan.network.named_modules()}
-        self.scales = {
-            head: plan.activation_params[names[module.output]].scale
-            for head, module in plan.network.heads().items()
+        self.heads = {
+            head: self.stored[names[module.output]] for head, module in plan.network.heads().items()
         }
 
     def steps(self, images: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ class Int8Network(nn.Module):
         """
         maps = self.body(self.steps(images).contiguous(memory_format=torch.channels_last))
         if isinstance(maps, Tensor):
-            return maps * self.scales["heatmap"]
+            return maps * self.heads["heatmap"].scale
         names = {
             "centre": "centre",
             "regression": "regression",
@@ -122,7 +124,10 @@ class Int8Network(nn.Module):
             "offset": "offset",
         }
         return PoseMaps(
-            **{field: getattr(maps, field) * self.scales[head] for field, head in names.items()}
+            **{
+                field: getattr(maps, field) * self.heads[head].scale
+                for field, head in names.items()
+            }
         )
 
     def layers(self) -> dict[str, Int8Conv]:
@@ -134,7 +139,7 @@ class Int8Network(nn.Module):
         }
 
     def plan(self) -> Plan:
-        """The plan with the weights and biases as they are now."""
+        """The plan with the weights, biases and scales as they are now."""
         (start,) = self.start
         network = copy.deepcopy(start.network)
         with torch.no_grad():
@@ -147,7 +152,14 @@ class Int8Network(nn.Module):
                 )
                 block.conv.weight.copy_(layer.conv.weight)
                 block.conv.bias.copy_(layer.conv.bias)
-        return replace(start, network=network)
+        return replace(
+            start,
+            network=network,
+            activation_params={name: steps.quant_params() for name, steps in self.stored.items()},
+            weight_scales={
+                name: layer.scales.detach().clone() for name, layer in self.layers().items()
+            },
+        )
 
 
 def simulated(plan: Plan) -> Int8Network:
