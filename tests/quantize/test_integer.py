@@ -14,7 +14,7 @@ from heatpose.quantize.integer import (
     Int8Add,
     Int8Conv,
     Int8Upsample,
-    Steps,
+    ActivationScale,
     activation_limits,
     fixed_point,
 )
@@ -33,7 +33,7 @@ def test_a_convolution_is_whole_sums_times_a_factor_rounded_to_even() -> None:
     scales = weight_scales(block.conv.weight, True)
     steps = torch.randint(-128 - source.zero_point, 128 - source.zero_point, (1, 3, 4, 4)).float()
     with torch.no_grad():
-        found = Int8Conv(block, Steps(source), Steps(target), scales)(steps)
+        found = Int8Conv(block, ActivationScale(source), ActivationScale(target), scales)(steps)
     weight = np.rint(
         block.conv.weight.detach().double().numpy() / scales.double().numpy()[:, None, None, None]
     ).astype(int)
@@ -67,7 +67,9 @@ def test_a_sum_is_that_of_the_fixed_point_multipliers() -> None:
     assert max(first, second) >> 20 == 1  # the larger one fills 21 bits
     assert math.isclose(first / 2**shift, a.scale / target.scale, rel_tol=1e-5)
     values = torch.arange(-120.0, 121.0, 3.0)
-    found = Int8Add(Steps(a), Steps(b), Steps(target))(values, values.flip(0))
+    found = Int8Add(ActivationScale(a), ActivationScale(b), ActivationScale(target))(
+        values, values.flip(0)
+    )
     for x, y, z in zip(values, values.flip(0), found, strict=True):
         expected = (int(x) * first + int(y) * second + (1 << (shift - 1))) >> shift
         assert int(z) == min(max(expected, -128 - target.zero_point), 127 - target.zero_point)
@@ -85,7 +87,12 @@ def test_the_gradient_is_that_of_the_real_layer_where_nothing_is_cut_off(activat
     torch.manual_seed(1)
     block = ConvBlock(4, 5, 1, norm=False, activation=activation)
     source, target = QuantParams.covering(-2, 2), QuantParams.covering(-4, 4)
-    layer = Int8Conv(block, Steps(source), Steps(target), weight_scales(block.conv.weight, False))
+    layer = Int8Conv(
+        block,
+        ActivationScale(source),
+        ActivationScale(target),
+        weight_scales(block.conv.weight, False),
+    )
     steps = torch.randint(-100, 100, (2, 4, 3, 3)).float()
     (layer(steps) * target.scale).sum().backward()
     found, wanted = block.conv.weight.grad, None
@@ -102,7 +109,7 @@ def test_the_gradients_of_scales_are_those_of_fake_quantisation() -> None:
     torch.manual_seed(2)
     blocks = [ConvBlock(3, 3, 1, norm=False, activation=a) for a in ("relu6", "none")]
     stored = [
-        Steps(QuantParams.covering(low, high), learnt)
+        ActivationScale(QuantParams.covering(low, high), learnt)
         for low, high, learnt in (
             (-2, 2, False),
             (0, 1, True),

@@ -143,7 +143,11 @@ def cells(row: Row) -> tuple[str, str, str, str, str, str]:
 
 @dataclass
 class Steps:
-    """Shows the steps of an export on a console and records their times."""
+    """Shows the steps of an export on a console and records their times.
+
+    A terminal gets a spinner; any other output gets a line when a step begins, and one for each of
+    its parts, so that a log shows what is running.
+    """
 
     console: Console | None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -155,19 +159,30 @@ class Steps:
         Args:
             key: Name in `seconds`.
             text: Its description.
-            spinner: False where the step has a progress bar of its own.
+            spinner: False where the step shows its own progress.
         """
         from rich.console import Console
+        from rich.markup import escape
 
         console = self.console or Console()
         start = time.perf_counter()
-        if spinner:
+        if not console.is_terminal:
+
+            def line(part: str) -> None:
+                console.print(f"… {part}", highlight=False, markup=False, soft_wrap=True)
+                console.file.flush()
+
+            line(text)
+            yield line
+        elif spinner:
             with console.status(text) as status:
                 yield status.update
         else:
             yield lambda _: None
         self.seconds[key] = time.perf_counter() - start
-        console.print(f"[green]✓[/] {text} [dim]{self.seconds[key]:.1f} s[/]", highlight=False)
+        console.print(
+            f"[green]✓[/] {escape(text)} [dim]{self.seconds[key]:.1f} s[/]", highlight=False
+        )
 
     def note(self, text: str) -> None:
         """Prints a sentence between the steps."""

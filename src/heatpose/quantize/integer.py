@@ -122,7 +122,7 @@ def fixed_point(ratios: NDArray[np.float32]) -> tuple[int, int, int]:
     return first, second, shift
 
 
-class Steps(nn.Module):
+class ActivationScale(nn.Module):
     """The quantisation parameters of one stored tensor, its scale as a tensor.
 
     Args:
@@ -168,8 +168,8 @@ class Int8Conv(nn.Module):
     def __init__(
         self,
         block: ConvBlock,
-        source: Steps,
-        target: Steps,
+        source: ActivationScale,
+        target: ActivationScale,
         scales: Tensor,
         learnt: bool = False,
     ) -> None:
@@ -216,7 +216,7 @@ class Int8Conv(nn.Module):
         )
 
     def forward(self, steps: Tensor) -> Tensor:
-        """Steps f32[B, I, H, W] -> steps f32[B, O, H', W']."""
+        """ActivationScale f32[B, I, H, W] -> steps f32[B, O, H', W']."""
         sums, units = self.sums(steps)
         factors = (units / self.target.scale).reshape(1, -1, 1, 1)
         limits = activation_limits(self.activation, self.target.quant_params())
@@ -227,7 +227,7 @@ class Int8Conv(nn.Module):
 class Int8Add(nn.Module):
     """A sum of two int8 tensors."""
 
-    def __init__(self, a: Steps, b: Steps, target: Steps) -> None:
+    def __init__(self, a: ActivationScale, b: ActivationScale, target: ActivationScale) -> None:
         super().__init__()
         self.a, self.b, self.target = a, b, target
 
@@ -243,7 +243,7 @@ class Int8Upsample(nn.Module):
     """Bilinear x2 of an int8 tensor, stored as the input is."""
 
     def forward(self, steps: Tensor) -> Tensor:
-        """Steps f32[B, C, H, W] -> steps f32[B, C, 2H, 2W]."""
+        """ActivationScale f32[B, C, H, W] -> steps f32[B, C, 2H, 2W]."""
         out: Tensor = _Upsampled.apply(steps)
         return out
 

@@ -13,7 +13,7 @@ from heatpose.models.layers import ConvBlock
 from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.models.topology import IMAGE, Topology
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.quantize.integer import Int8Add, Int8Conv, Int8Upsample, Steps
+from heatpose.quantize.integer import Int8Add, Int8Conv, Int8Upsample, ActivationScale
 from heatpose.quantize.scheme import LOWEST, QuantParams, input_quant_params, weight_scales
 
 
@@ -81,9 +81,10 @@ class Int8Network(nn.Module):
         self.body = copy.deepcopy(plan.network).eval()
         topology = Topology(self.body)
         self.stored = {
-            name: Steps(params, learn_scales) for name, params in plan.activation_params.items()
+            name: ActivationScale(params, learn_scales)
+            for name, params in plan.activation_params.items()
         }
-        stored = {**self.stored, IMAGE: Steps(input_quant_params(plan.preprocessing))}
+        stored = {**self.stored, IMAGE: ActivationScale(input_quant_params(plan.preprocessing))}
         for name, module in topology.stored().items():
             first, *second = (stored[source] for source in topology.stored_sources(name))
             integer = (
