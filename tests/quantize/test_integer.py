@@ -11,10 +11,10 @@ import torch
 
 from heatpose.models.layers import ConvBlock
 from heatpose.quantize.integer import (
+    ActivationScale,
     Int8Add,
     Int8Conv,
     Int8Upsample,
-    ActivationScale,
     activation_limits,
     fixed_point,
 )
