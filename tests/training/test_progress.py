@@ -90,6 +90,7 @@ def test_disabled_it_is_silent(tiny_run: Any) -> None:
         ({"index": torch.zeros(7), "image": torch.zeros(7, 3)}, 7),
         (torch.zeros(5, 2), 5),
         ([1] * 4, 4),
+        ([torch.zeros(6, 3, 2, 2), torch.zeros(6, 5)], 6),
     ],
 )
 def test_images_of_a_batch(batch: Any, size: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,22 +181,25 @@ def summary(trainer: lightning.Trainer, module: lightning.LightningModule) -> st
     where = f"CPU ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
     if trainer.world_size > 1:
         where = f"{trainer.world_size} devices ({device.type})"
+    epochs = "one epoch" if trainer.max_epochs == 1 else f"{trainer.max_epochs} epochs"
     text = (
         f"Training {parameters / 1e6:.2f} million parameters on {where} in {trainer.precision}: "
-        f"{trainer.max_epochs} epochs of {trainer.num_training_batches} steps"
+        f"{epochs} of {trainer.num_training_batches} steps"
     )
     resumed = f", resumed at step {trainer.global_step}" if trainer.global_step else ""
     return f"{text}{resumed}."
 
 
 def size_of(batch: Any) -> int:
-    """Number of images in a batch: the length of its first tensor, or of the list."""
+    """Number of images in a batch: the length of its first tensor, or of a list without one."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else 1
-    values = batch.values() if isinstance(batch, dict) else None
-    if values is None:
-        return len(batch) if hasattr(batch, "__len__") else 1
-    return next((len(v) for v in values if isinstance(v, Tensor) and v.ndim), 1)
+    values = batch.values() if isinstance(batch, dict) else batch
+    if not isinstance(values, Iterable):
+        return 1
+    values = list(values)
+    tensors = (len(value) for value in values if isinstance(value, Tensor) and value.ndim)
+    return next(tensors, 1 if isinstance(batch, dict) else len(values))
 
 
 def write_curve(path: Path, curve: Sequence[tuple[int, float, float]]) -> None:
