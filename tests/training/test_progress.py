@@ -41,7 +41,7 @@ def test_a_summary_comes_first(tiny_run: Any) -> None:
     out, _ = trained(tiny_run, 1, terminal=False)
     parameters = sum(p.numel() for p in tiny_run.module().parameters()) / 1e6
     assert out.startswith(f"Training {parameters:.2f} million parameters on CPU")
-    assert "in 32-true: 1 epochs of" in out.splitlines()[0]
+    assert "in 32-true: one epoch of" in out.splitlines()[0]
 
 
 def test_a_log_gets_lines_within_an_epoch(tiny_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
