@@ -21,7 +21,7 @@ from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.models.tflite_import import import_movenet
 from heatpose.models.tflite_walk import locate
 from heatpose.pose.skeleton import COCO_17
-from heatpose.quantize.fold import fold_batch_norm
+from heatpose.quantize.equalize import fold_batch_norm
 from heatpose.runners import open_runner
 from heatpose.tflite.reader import read_graph
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from heatpose.models.movenet import MoveNet
 from heatpose.models.topology import Topology
-from heatpose.quantize.equalize import bias_of, channel_groups, equalize
-from heatpose.quantize.statistics import Activations, observe
+from heatpose.quantize.equalize import Activations, bias_of, channel_groups, equalize, observe
 from tests.quantize.conftest import maps, troubled
 
 

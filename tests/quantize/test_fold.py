@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from heatpose.models.movenet import MoveNet
-from heatpose.quantize.fold import fold_batch_norm
+from heatpose.quantize.equalize import fold_batch_norm
 
 
 def with_random_statistics(network: MoveNet, seed: int = 0) -> MoveNet:

@@ -17,11 +17,11 @@ from heatpose.quantize.equalize import (
     channel_groups,
     equalize,
     fold_constant_channels,
+    observe,
 )
 from heatpose.quantize.ptq import plan_int8
 from heatpose.quantize.settings import PER_CHANNEL, PER_TENSOR, PLAIN, PtqSettings
 from heatpose.quantize.simulate import Plan, simulated
-from heatpose.quantize.statistics import observe
 from tests.quantize.conftest import SIZE, maps, troubled
 
 

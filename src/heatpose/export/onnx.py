@@ -57,7 +57,7 @@ def export_onnx(
 
     from heatpose.models.decode import DecodedMoveNet
     from heatpose.models.layers import dense_transposed
-    from heatpose.quantize.fold import fold_batch_norm
+    from heatpose.quantize.equalize import fold_batch_norm
 
     check_resolution(size)
     _check_installed()

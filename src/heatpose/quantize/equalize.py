@@ -1,6 +1,7 @@
-"""Function-preserving steps before quantisation.
+"""Function-preserving steps before quantisation, and the activation ranges that they need.
 
-Folding of constant channels, bias absorption, cross-layer equalisation, in this order: in Google's
+Batch norm is folded first. Then constant channels are folded, biases are absorbed and layers are
+equalised, in this order: in Google's
 MobileNetV2 one dead channel with a large weight is enough to ruin a per-tensor scale.
 
 A tensor between layers can be divided by any positive s per channel when every layer that writes it
@@ -12,7 +13,8 @@ still meet no clipping that it did not meet before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +23,86 @@ from torch import Tensor, nn
 from heatpose.models.layers import ConvBlock
 from heatpose.models.movenet import MoveNet
 from heatpose.models.topology import Topology
-from heatpose.quantize.statistics import Activations
+
+_BATCH = 16
+_CELLS = 64  # of each map and image that are kept
+
+
+@dataclass
+class Activations:
+    """Ranges of one tensor's channels, f32[C] each.
+
+    Attributes:
+        low: Smallest value over every cell of every image.
+        high: Largest.
+        inner_low: The share `tail` of the sampled values is below it.
+        inner_high: The same share is above it.
+    """
+
+    low: Tensor
+    high: Tensor
+    inner_low: Tensor
+    inner_high: Tensor
+
+    def moved(self, shift: Tensor, factors: Tensor) -> Activations:
+        """Of the tensor minus `shift`, divided by `factors` > 0 (f32[C] each)."""
+        ends = (self.low, self.high, self.inner_low, self.inner_high)
+        return Activations(*((end - shift) / factors for end in ends))
+
+
+def observe(network: MoveNet, inputs: Tensor, tail: float = 0.0) -> dict[nn.Module, Activations]:
+    """Runs the network and measures every tensor that an int8 file stores.
+
+    Args:
+        network: Folded, in eval mode.
+        inputs: Normalised images f32[B, 3, S, S].
+        tail: Share of the values on each side that the inner range leaves out.
+
+    Returns:
+        Per module of `Topology.stored`.
+    """
+    parts: dict[nn.Module, list[tuple[Tensor, Tensor, Tensor]]] = {}
+
+    def look(module: nn.Module, values: Tensor) -> None:
+        seen = parts.setdefault(module, [])
+        flat = values.transpose(0, 1).flatten(1)
+        stride = max(1, values.shape[2] * values.shape[3] // _CELLS)
+        # Another first cell for each batch, so that not the same columns of the map are seen every
+        # time.
+        seen.append(
+            (flat.amin(1), flat.amax(1), flat[:, (7 * len(seen)) % stride :: stride].clone())
+        )
+
+    with torch.no_grad(), _looking(network, look):
+        for batch in torch.split(inputs, _BATCH):
+            network(batch.contiguous(memory_format=torch.channels_last))
+    return {module: _joined(seen, tail) for module, seen in parts.items()}
+
+
+@contextmanager
+def _looking(network: MoveNet, look: Callable[[nn.Module, Tensor], None]) -> Iterator[None]:
+    handles = [
+        m.register_forward_hook(lambda module, _, output: look(module, output))
+        for m in Topology(network).stored().values()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _joined(seen: list[tuple[Tensor, Tensor, Tensor]], tail: float) -> Activations:
+    lows, highs, samples = zip(*seen, strict=True)
+    low, high, values = torch.stack(lows).amin(0), torch.stack(highs).amax(0), torch.cat(samples, 1)
+    left_out = int(tail * values.shape[1])
+    if not left_out:
+        return Activations(low, high, low, high)
+    inner_low, inner_high = (
+        (sign * values).topk(left_out + 1).values[:, -1] * sign for sign in (-1, 1)
+    )
+    return Activations(low, high, inner_low, inner_high)
+
 
 CEILING = 6.0
 """Range of every equalised tensor: ReLU6's limit, a usual magnitude for later training."""
@@ -257,3 +338,48 @@ def _factors(
 def _reach(seen: Activations, whole: bool) -> Tensor:
     low, high = (seen.low, seen.high) if whole else (seen.inner_low, seen.inner_high)
     return torch.maximum(-low, high).clamp_min(0)
+
+
+def fold_batch_norm(network: MoveNet) -> MoveNet:
+    """The same function without batch norm.
+
+    gamma (w x - mean) / sqrt(var + eps) + beta is a convolution with bias. Uses the running
+    statistics, that is the network in eval mode (Jacob et al., CVPR 2018, section 3.2).
+
+    Args:
+        network: With or without batch norm; it is left as it is.
+
+    Returns:
+        A new network with `norm=False`, float32, on the CPU, in eval mode.
+    """
+    folded = MoveNet(**{**network.settings, "norm": False})
+    with torch.no_grad():
+        for source, target in zip(network.conv_blocks(), folded.conv_blocks(), strict=True):
+            weight, bias = folded_weights(source)
+            assert target.conv.bias is not None  # norm=False builds biases
+            target.conv.weight.copy_(weight)
+            target.conv.bias.copy_(bias)
+    return folded.eval()
+
+
+def folded_weights(block: ConvBlock) -> tuple[Tensor, Tensor]:
+    """Weight f64[O, I, h, w] and bias f64[O] of a block folded into one convolution (eval mode).
+
+    In float64, so that the rounding to float32 happens once.
+    """
+    weight = block.conv.weight.detach().double()
+    outputs = len(weight)
+    bias = (
+        torch.zeros(outputs).double()
+        if block.conv.bias is None
+        else block.conv.bias.detach().double()
+    )
+    norm = block.norm
+    if not isinstance(norm, nn.BatchNorm2d):
+        return weight, bias
+    assert norm.running_mean is not None and norm.running_var is not None  # tracked by default
+    scale = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    shifted = (
+        bias.to(weight.device) - norm.running_mean.double()
+    ) * scale + norm.bias.detach().double()
+    return weight * scale[:, None, None, None], shifted

@@ -15,16 +15,17 @@ from heatpose.models.topology import Topology
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.quantize.equalize import (
     CEILING,
+    Activations,
     absorb_channel_bias,
     equalize,
+    fold_batch_norm,
     fold_constant_channels,
+    observe,
 )
-from heatpose.quantize.fold import fold_batch_norm
 from heatpose.quantize.integer import Int8Conv
 from heatpose.quantize.scheme import QuantParams
 from heatpose.quantize.settings import PtqSettings
 from heatpose.quantize.simulate import Plan, blocks, simulated
-from heatpose.quantize.statistics import Activations, observe
 
 
 def plan_int8(
