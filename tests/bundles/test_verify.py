@@ -47,7 +47,7 @@ def test_a_bundle_as_it_was_exported(sealed: Path, heatpose: Callable[..., Any])
     found = verify_bundle(sealed)
     assert found.findings == () and found.files == 5
     ran = heatpose("verify", sealed)
-    assert ran.status == 0 and "is whole: 5 files" in ran.out and not ran.err
+    assert ran.status == 0 and "is intact: 5 files" in ran.out and not ran.err
 
 
 def test_a_name_that_no_file_can_have_is_a_finding(sealed: Path) -> None:

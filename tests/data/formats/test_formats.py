@@ -276,7 +276,7 @@ def test_any_format_can_be_written_as_a_coco_json(
     writers.labelme(*rendered, tmp_path / "mine")
     out = tmp_path / "labels.json"
     ran = heatpose("data", tmp_path / "mine", "--coco", out)
-    assert ran.status == 0 and f"start from '{tmp_path / 'mine'}' (--images)" in ran.out
+    assert ran.status == 0 and f"relative to '{tmp_path / 'mine'}' (--images)" in ran.out
     written, direct = read_labels(out, tmp_path / "mine"), read_labels(tmp_path / "mine")
     assert written.source.format == "COCO keypoints" and len(written.annotations) == 12
     plain, expected = (
