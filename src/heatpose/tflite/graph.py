@@ -60,8 +60,7 @@ class Tensor:
         """
         if self.data is None:
             raise HeatposeError(
-                f"Tensor {self.index} ('{self.name}') is an activation and has no stored values;"
-                " give a constant."
+                f"Tensor {self.index} ('{self.name}') is not a constant and has no stored values."
             )
         if self.quantization is None or self.data.dtype.kind == "f":
             return self.data.astype(np.float32)
