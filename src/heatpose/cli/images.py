@@ -114,13 +114,13 @@ def predict(
 
 def _model_and_sources(arguments: list[Path]) -> tuple[Path, list[Path]]:
     """The first argument where it is a model, else the default released network; and the rest."""
-    from heatpose.bundles.released import DEFAULT_FORM, default_model, resolve
+    from heatpose.bundles.released import DEFAULT_ARTEFACT, default_model, resolve
     from heatpose.predict.files import is_source
 
     first, *rest = arguments
     if is_source(first):
         name, model = default_model()
-        typer.echo(f"No model is named: released network '{name}' ({DEFAULT_FORM}) is used.")
+        typer.echo(f"No model is given: released network '{name}' ({DEFAULT_ARTEFACT}) is used.")
         return model, arguments
     model = resolve(first)
     if not rest:
