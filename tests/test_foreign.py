@@ -42,7 +42,7 @@ def throw(error: BaseException) -> Callable[[], None]:
     return raises
 
 
-def test_a_full_gpu_says_what_to_lower() -> None:
+def test_a_full_gpu_names_the_settings_to_lower() -> None:
     text = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB."
     for error in (
         torch.OutOfMemoryError(text),
@@ -58,7 +58,7 @@ def test_a_full_gpu_says_what_to_lower() -> None:
     )
 
 
-def test_full_memory_says_what_to_lower() -> None:
+def test_full_memory_names_the_settings_to_lower() -> None:
     for raises in (lambda: bytearray(1 << 62), lambda: torch.empty(1 << 60, dtype=torch.uint8)):
         assert sentence(raises).startswith(
             "The memory of this machine is full; lower data.batch_size or data.workers"
@@ -199,7 +199,7 @@ def test_a_bug_keeps_its_traceback_and_is_called_one(error: Exception) -> None:
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="numbers of Linux")
-def test_errors_of_the_system_say_what_helps(
+def test_errors_of_the_system_have_a_remedy(
     number: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit), exit_on_user_error():

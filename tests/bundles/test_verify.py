@@ -75,7 +75,7 @@ def test_every_flipped_bit_is_found(sealed: Path) -> None:
     assert not verify_bundle(sealed).findings
 
 
-def test_all_that_is_wrong_is_told_and_the_status_is_1(
+def test_all_findings_are_printed_and_the_status_is_1(
     sealed: Path, heatpose: Callable[..., Any], tmp_path: Path
 ) -> None:
     (sealed / "README.md").unlink()

@@ -98,7 +98,7 @@ def test_the_numbers_are_those_counted_by_hand(labels: CocoLabels, tmp_path: Pat
     assert (report.files.listed, report.files.decoded, report.files.good) == (5, 2, True)
 
 
-def test_an_audit_of_nobody_is_an_audit(labels: CocoLabels, tmp_path: Path) -> None:
+def test_an_audit_without_instances_works(labels: CocoLabels, tmp_path: Path) -> None:
     nobody = replace(labels, annotations=labels.annotations[2:4])
     report = audit_report(nobody, tmp_path, COCO_17, check_files=True)
     assert (report.training.kept, report.benchmark.kept, report.files.decoded) == (0, 0, 0)

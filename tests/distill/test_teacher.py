@@ -48,7 +48,7 @@ def test_it_finds_the_dots(teachers: Teachers, dotted: list[Person]) -> None:
             assert error.max() < 0.5 * max(box[2] - box[0], box[3] - box[1]) / (SIZE / 4)
 
 
-def test_a_view_is_the_picture_and_black_beyond_it(dotted: list[Person]) -> None:
+def test_a_sample_is_the_image_and_black_beyond_it(dotted: list[Person]) -> None:
     person = dotted[1]
     image = load_image(person.image_path)
     assert view_box(person, None) == (0, 0, person.width, person.height)

@@ -105,7 +105,7 @@ def test_the_same_images_by_the_same_rules_have_a_difference() -> None:
     ],
     ids=["part", "other", "sampling", "decode"],
 )
-def test_anything_else_has_none_and_says_why(
+def test_other_images_or_protocols_have_no_difference_and_a_reason(
     ids: list[int], rules: dict[str, str], words: list[str]
 ) -> None:
     comparison = compared(ids, **rules)
@@ -149,7 +149,7 @@ def test_an_export_that_was_not_scored_shows_the_rows_alone() -> None:
     )
 
 
-def test_own_keypoints_are_told_that_oks_is_another_scale() -> None:
+def test_own_keypoints_have_a_note_that_oks_is_not_comparable() -> None:
     five = Skeleton("five", COCO_17.keypoints[:5], COCO_17.sigmas[:5])
     comparison = compare(five, 192, {"int8_pc": Scored()})
     assert (

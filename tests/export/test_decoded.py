@@ -151,7 +151,7 @@ def test_tied_keypoints_may_differ_but_not_all_of_them_may_be_tied() -> None:
         PoseParity(0, float("nan"), 0, 10),
     ],
 )
-def test_what_differs_or_is_no_number_is_refused(parity: PoseParity) -> None:
+def test_different_or_non_finite_values_are_refused(parity: PoseParity) -> None:
     assert not pose_check("onnx", parity, LIMITS).passed
 
 

@@ -249,7 +249,7 @@ def test_a_missing_constant_can_be_let_through_but_no_loop(tmp_path: Path) -> No
         read_graph(path, complete=False)
 
 
-def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_other_files_than_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(HeatposeError, match="does not exist"):
         read_graph(tmp_path / "missing.tflite")
     with pytest.raises(HeatposeError, match="is not a file"):

@@ -194,7 +194,7 @@ def _renew(bundle: Path, **changes: Any) -> None:
     (bundle / "manifest.json").write_text(json.dumps(content))
 
 
-def test_refuses_what_cannot_be_released(made: Path, tmp_path: Path) -> None:
+def test_refuses_bundles_that_cannot_be_released(made: Path, tmp_path: Path) -> None:
     out, half = tmp_path / "released/walker", made / "half.ckpt"
     bundle = _copy(made, tmp_path)
     (bundle / "net_64_int8_pt.tflite").unlink()

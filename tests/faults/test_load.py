@@ -26,7 +26,7 @@ def ran(script: str, *arguments: object) -> str:
     return done.stdout
 
 
-def test_broken_pictures_among_many_are_told(tmp_path: Path) -> None:
+def test_damaged_images_among_many_are_reported(tmp_path: Path) -> None:
     message = ran("many_pictures.py", tmp_path / "here", "--count", 160, "--broken", 16)
     assert message.startswith("160 images: 144 drawn, 16 told as broken, as it must be")
 

@@ -140,7 +140,7 @@ def test_exporting_refuses(place: Any, tiny_checkpoint: Path) -> None:
     assert place.left() == before and not list(place.folder.glob("exports/*"))
 
 
-def test_a_folder_that_is_no_bundle_is_left_alone(place: Any, tiny_checkpoint: Path) -> None:
+def test_a_folder_that_is_not_a_bundle_is_left_alone(place: Any, tiny_checkpoint: Path) -> None:
     thesis = place.folder / "exports/mine/thesis.txt"
     thesis.parent.mkdir(parents=True)
     thesis.write_text("years of work")

@@ -171,7 +171,7 @@ def test_every_command_runs(folder: Path, quickstart: Any) -> None:
     assert (folder / "exports/quickstart/stm32mp2/pose_app.py").is_file()
 
 
-def test_nothing_else_is_told_to_be_typed() -> None:
+def test_all_commands_of_the_pages_are_tested() -> None:
     """Every other program's command is known.
 
     And no reason is left over from a page that has changed.
@@ -192,7 +192,7 @@ def test_nothing_else_is_told_to_be_typed() -> None:
     assert used == {*NOT_RUN, *ELSEWHERE} - {r"heatpose deploy .*--import"}
 
 
-def test_what_the_ci_is_said_to_run_it_runs() -> None:
+def test_the_ci_runs_the_documented_commands() -> None:
     script = (REPOSITORY / ".ci/run").read_text(encoding="utf-8")
     said = [
         str(command)

@@ -56,7 +56,7 @@ def _mean_oks(path: Path, data: Path) -> float:
     return evaluate(runner, instances, skeleton_of(runner), progress=False).oks
 
 
-def test_one_table_tells_everything(trained: Trained) -> None:
+def test_one_table_has_all_results(trained: Trained) -> None:
     for row in ("torch", "onnx", "float32", "int8_pc", "int8_pt"):
         (line,) = [
             line for line in trained.out.splitlines() if line.strip("│ ").startswith(f"{row} ")
@@ -95,7 +95,7 @@ def test_the_bundle_is_whole_and_its_hashes_are_true(trained: Trained) -> None:
     assert not [path.name for path in trained.bundle.parent.iterdir() if path.name != "quickstart"]
 
 
-def test_the_board_of_the_run_is_told_and_handed_over(trained: Trained) -> None:
+def test_the_board_of_the_run_is_printed_and_passed_on(trained: Trained) -> None:
     assert "Expected on STM32N6570-DK" in trained.out and "stm32n6 is ready" in trained.out
     record = json.loads((trained.bundle / "stm32n6/deploy.json").read_text())
     assert (
@@ -140,7 +140,7 @@ def test_calibration_is_on_training_images_only(trained: Trained) -> None:
     )
 
 
-def test_the_checkpoint_says_where_it_comes_from(trained: Trained) -> None:
+def test_the_checkpoint_has_its_provenance(trained: Trained) -> None:
     loaded = load_checkpoint(trained.checkpoint)
     assert (loaded.skeleton.name, loaded.preprocessing.size, loaded.network.settings["width"]) == (
         "st13",
@@ -181,7 +181,7 @@ def test_resume_false_starts_anew(place: Any) -> None:
     ran.fails_with("trainer")  # how long a run is belongs to what it is
 
 
-def test_a_failed_gate_keeps_the_file_under_another_name(trained: Trained, place: Any) -> None:
+def test_a_failed_check_keeps_the_file_under_another_name(trained: Trained, place: Any) -> None:
     limits = [*NO_LIMITS, "quant.limits.drop_pc=-1000"]
     # as stm32n6 had it
     ran = place.run(

@@ -316,7 +316,7 @@ def test_what_is_published_is_complete() -> None:
     assert PUBLISHED["lightning"].sha256 != PUBLISHED["thunder"].sha256
 
 
-def test_it_is_fetched_once_and_where_from_is_told(
+def test_it_is_fetched_once_and_its_source_is_printed(
     server: Any, offer: Callable[..., Address], cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = known(offer("a.tflite", DATA))

@@ -86,7 +86,7 @@ def test_the_usual_function_is_very_short() -> None:
 
 
 @every_file
-def test_everything_public_says_what_it_is(path: Path) -> None:
+def test_everything_public_has_a_docstring(path: Path) -> None:
     tree = _tree(path)
     assert ast.get_docstring(tree), "no module docstring"
     silent = [name for name, node in _public(tree) if not ast.get_docstring(node)]

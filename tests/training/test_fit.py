@@ -397,7 +397,7 @@ def test_without_resume_a_run_starts_anew(tmp_path: Path) -> None:
     )
 
 
-def test_a_run_that_failed_before_its_first_checkpoint_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_a_run_that_failed_before_its_first_checkpoint_does_not_block(tmp_path: Path) -> None:
     training.open_run(tmp_path / "run", CONFIGURATION, resume=True)
     other = {**CONFIGURATION, "seed": 1}
     assert training.open_run(tmp_path / "run", other, resume=True) is None
@@ -405,7 +405,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_is_in_nobodys_way(tmp_pat
     assert begun_record["configuration"] == other  # what goes on from here is the new one
 
 
-def test_a_folder_that_is_no_run_is_never_removed(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_never_removed(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "holiday.jpg").write_text("dear")
     assert training.open_run(tmp_path / "run", CONFIGURATION, resume=False) is None

@@ -92,7 +92,7 @@ def test_the_losses_are_logged(fitted: Any) -> None:
     assert sum("val/loss" in row for row in fitted.logged) == 3
 
 
-def test_training_learns_a_batch_by_heart(tiny_run: Any) -> None:
+def test_training_overfits_a_batch(tiny_run: Any) -> None:
     """The same few people over and over: the network must find them, whatever else is wrong."""
     seed_everything(0, verbose=False)
     module, data = tiny_run.module(), tiny_run.data()
@@ -156,7 +156,7 @@ class Breaks(HeatmapLoss):
         return logits.square().mean() * (math.nan if self.steps > self.after else 1)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoint(
+def test_a_non_finite_loss_ends_the_run_and_keeps_the_last_good_checkpoint(
     tiny_run: Any,
 ) -> None:
     with pytest.raises(HeatposeError, match=r"in epoch 1; lower optimizer\.lr"):

@@ -63,9 +63,7 @@ def test_another_configuration_is_another_run(
 
 
 @pytest.mark.parametrize("kind", ["init", "distill"])
-def test_other_weights_to_begin_with_or_learn_from_are_another_run(
-    kind: str, tmp_path: Path
-) -> None:
+def test_other_initial_or_teacher_weights_are_another_run(kind: str, tmp_path: Path) -> None:
     weights = tmp_path / "weights.tflite"
     weights.write_bytes(b"first")
     begun = config(**{kind: {"path": str(weights)}})
