@@ -162,7 +162,7 @@ def test_wrong_usage_is_status_2(heatpose: Heatpose, arguments: list[str]) -> No
 
 
 def _completions(shell_words: str, folder: Path) -> list[str]:
-    """What the console script tells bash about the last word."""
+    """Completions of the last word that the console script gives to bash."""
     words = shell_words.split(" ")
     environment = {
         **os.environ,

@@ -25,7 +25,7 @@ from heatpose.errors import BUG, HeatposeError, exit_on_user_error, foreign_sent
 
 
 def sentence(raises: Callable[[], Any]) -> str:
-    """What is said of the error of a call."""
+    """Sentence for the error of a call."""
     try:
         raises()
     except Exception as error:
@@ -124,7 +124,7 @@ def test_settings_that_are_none() -> None:
         said.startswith("a.b cannot be resolved (Interpolation key 'nothing' not found)")
         and r"\${...}" in said
     )
-    assert OmegaConf.create({"b": r"\${nothing}"}).b == "${nothing}"  # as the sentence says
+    assert OmegaConf.create({"b": r"\${nothing}"}).b == "${nothing}"  # as in the sentence
     assert sentence(lambda: config.a.c) == "a.c has no value; set a.c=VALUE."
     assert sentence(lambda: config.a.d).startswith(
         "The configuration has no a.d, which is needed; add it with +a.d=VALUE"

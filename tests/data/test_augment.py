@@ -1,6 +1,6 @@
-"""Augmented views: labels must stay on what they label, crops on the image.
+"""Augmented samples: labels stay on their instances, crops stay on the image.
 
-And nobody larger than the labelled person in them.
+The labelled person is the largest one in a crop.
 """
 
 from __future__ import annotations

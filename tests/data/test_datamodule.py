@@ -1,4 +1,4 @@
-"""The split by image, what is learnt from, and the batches."""
+"""The split by image, the training instances, and the batches."""
 
 from __future__ import annotations
 

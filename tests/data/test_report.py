@@ -311,10 +311,7 @@ def test_a_name_that_no_file_can_have_is_missing(
 
 
 def test_what_is_done_to_pixels_is_counted(tmp_path: Path) -> None:
-    """16 bits of which few are used, transparency and several frames are told.
-
-    They are not faults.
-    """
+    """16 bits of which few are used, transparency and several frames: reported, not faults."""
     ramp = np.arange(600, dtype=np.uint16).reshape(20, 30)
     for bits in (10, 12, 14, 16):
         values = (ramp.astype(np.uint32) * (2**bits - 1) // 599).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""Who is learnt from and who is held out: every person counted, every remedy tried."""
+"""Training and hold-out instances: every person counted, every remedy tried."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Runs of ST Edge AI Core, by a stand-in that behaves as the real one is known to.
 
-What is a success, what is a failure, and what is said about it.
+Successes, failures, and their messages.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Estimates: what is counted, what the shipped coefficients are worth.
-
-And when they are said to be outside what they were fitted on.
-"""
+"""Estimates: counted features, error of the shipped coefficients, and extrapolation notes."""
 
 from __future__ import annotations
 

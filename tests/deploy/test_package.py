@@ -1,7 +1,4 @@
-"""The folder that is handed over: complete, self-contained, whole or absent.
-
-And what is refused.
-"""
+"""The deployment package: complete, self-contained, whole or absent; refused bundles."""
 
 from __future__ import annotations
 

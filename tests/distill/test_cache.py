@@ -40,7 +40,7 @@ class Counted:
         return getattr(self.runner, name)
 
     def heatmaps(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if images.any():  # the empty image that tells whether there are maps is no person
+        if images.any():  # the empty image that tests for maps is not a person
             self.seen += len(images)
         if self.seen > self.last:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Training with a teacher: what a batch carries, what is logged, and that the term is learnt."""
+"""Training with a teacher: batch content, logged values, a decreasing loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a number may be put against a published one, and what is said where it may not."""
+"""Conditions for the comparison with a published number, and the note if they are not met."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def runner(
 
 @pytest.fixture(scope="module")
 def report(runner: PoseRunner, dataset: Path) -> EvalReport:
-    """What the package says."""
+    """Report of the package."""
     return _evaluate(runner, dataset)
 
 
@@ -151,10 +151,7 @@ class Protocol:
         self.annotations = [a for a in content["annotations"] if a["category_id"] == 1]
 
     def selected(self) -> list[dict[str, Any]]:
-        """Rule 1: exactly one person annotation.
-
-        Which is no crowd and has a box and a labelled keypoint.
-        """
+        """Rule 1: exactly one person annotation, not a crowd, with box and a labelled keypoint."""
         kept = []
         for annotation in self.annotations:
             alone = (

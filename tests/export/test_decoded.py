@@ -193,7 +193,7 @@ def test_a_bundle_of_decoded_files(
     parity = pose_parity(reference, open_runner(path, threads=1).predict(photos), size=64, tie=1e-3)
     assert parity.pose_px < 0.05 and parity.score < 1e-3
     assert import_movenet(path).settings == {**network.settings, "norm": False}
-    # The gate knows one form's operators from the other's, and a network without decode.
+    # The check distinguishes the operators of both layouts, and a network without decode.
     body = expected_operators(network, "float32", sigmoid=False, output="float32")
     for operators in (body, with_decode(body, 13, "yx" if pose == "xy" else "xy")):
         assert not flatbuffer_check(path, "float32", Preprocessing(64), operators).passed

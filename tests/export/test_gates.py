@@ -1,4 +1,4 @@
-"""What the gates let pass, from numbers made up for the purpose."""
+"""Limits of the acceptance checks, with constructed numbers."""
 
 from __future__ import annotations
 

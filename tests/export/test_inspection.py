@@ -1,4 +1,4 @@
-"""The report's keys and values, gate 1 on every form of a model, and ONNX."""
+"""The report's keys and values, check 1 on every artefact of a model, and ONNX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who judges int8 files: OKS over views by brute force, and who may take part."""
+"""Hold-out scores of int8 files: OKS over augmented samples by brute force, and the split."""
 
 from __future__ import annotations
 

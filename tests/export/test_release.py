@@ -54,7 +54,7 @@ def source(synthetic_root: Path) -> SyntheticSource:
 
 @pytest.fixture(scope="module")
 def made(made_once: MadeOnce, source: SyntheticSource) -> Path:
-    """`best.ckpt`, `half.ckpt`, `exports/tiny`, `released/walker`; nobody changes them."""
+    """`best.ckpt`, `half.ckpt`, `exports/tiny`, `released/walker`; tests only read them."""
 
     def make(folder: Path) -> None:
         network = a_lively_network()

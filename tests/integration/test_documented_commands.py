@@ -1,6 +1,6 @@
-"""What the pages tell a reader to type does what they say.
+"""The commands of the pages have the documented effect.
 
-Run on rendered people and a tiny bundle, where that is possible.
+They run on rendered people and a tiny bundle, where that is possible.
 
 Every command is also parsed or composed (tests/test_docs.py), those below that are not run here as
 well.
@@ -104,10 +104,7 @@ def _reason(command: Documented, reasons: dict[str, str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(quickstart: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with everything that the pages speak of.
-
-    COCO, photographs, a run and its bundle.
-    """
+    """A working folder with everything that the pages use: COCO, photographs, a run, a bundle."""
     folder = tmp_path_factory.mktemp("documented")
     data = quickstart.place.data
     (folder / "exports").mkdir()

@@ -23,7 +23,7 @@ NO_LIMITS = [
     "quant.limits.drift_p50_px=1000",
     "quant.calibration_images=8",
 ]
-"""What a network that has hardly learnt anything loses is noise."""
+"""Drops of a network that is hardly trained are noise."""
 
 
 def tiny(place: Any, *overrides: str) -> list[str]:
@@ -141,7 +141,7 @@ def test_resolutions_can_share_one_training(place: Any) -> None:
     ids=lambda launcher: launcher[0],
 )
 def test_sweep_runs_have_their_own_processes(place: Any, launcher: list[str]) -> None:
-    """The one that fails, with the resolution that no network has, is told as well."""
+    """The one that fails, with an unsupported resolution, is reported as well."""
     ran = place.run_cold(
         "train",
         *tiny(

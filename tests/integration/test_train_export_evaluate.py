@@ -1,7 +1,4 @@
-"""The whole way, in processes of their own: train, export, score.
-
-And what the bundle says about itself.
-"""
+"""The whole pipeline in separate processes: train, export, score; content of the bundle."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from heatpose.runners import open_runner
 
 pytestmark = pytest.mark.slow
 
-# What a network that has hardly learnt anything loses is noise.
+# Drops of a network that is hardly trained are noise.
 NO_LIMITS = [
     "quant.limits.drop_pc=1000",
     "quant.limits.drop_pt=1000",
@@ -202,7 +199,7 @@ def test_a_failed_check_keeps_the_file_under_another_name(trained: Trained, plac
     assert not manifest["passed"] and [
         g["artefact"] for g in manifest["gates"] if not g["passed"]
     ] == ["int8_pc"]
-    # The checkpoint alone says what it was trained on; the same images calibrate.
+    # The checkpoint records its training data; the same images are used for calibration.
     calibration = json.loads((bundle / "calibration.json").read_text())
     before = trained.read("calibration.json")
     assert calibration == {**before, "ranges": {"int8_pc": before["ranges"]["int8_pc"]}}

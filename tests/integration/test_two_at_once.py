@@ -1,7 +1,4 @@
-"""Two processes that want the same run or bundle.
-
-And names that Hydra's command line has to quote.
-"""
+"""Two processes on the same run or bundle, and names that Hydra's command line must quote."""
 
 from __future__ import annotations
 
@@ -73,7 +70,7 @@ def test_the_second_of_two_is_refused_and_a_killed_one_does_not_block(
 
 
 def test_two_trainings_at_once_share_a_cache(place: Any) -> None:
-    """They come to it together: one builds, one waits, and both learn the same from it."""
+    """Two trainings start together: one builds, one waits, and both reach the same weights."""
     cache = place.folder / "caches"
     train = [
         *place.tiny,

@@ -1,4 +1,4 @@
-"""What `heatpose inspect` says about a checkpoint, against counting by hand."""
+"""Output of `heatpose inspect` on a checkpoint, against counting by hand."""
 
 from __future__ import annotations
 

@@ -163,10 +163,7 @@ def test_thirteen_keypoints_start_above_54_without_training(shared: Path, lightn
 
 @pytest.mark.slow
 def test_the_imported_network_has_the_poses_of_googles_file(shared: Path, lightning: Path) -> None:
-    """As near as the file comes to itself.
-
-    Run by another set of kernels, its own keypoints move further than the float network's are away.
-    """
+    """Within the difference between two sets of kernels that run the file."""
     ours = scored(shared, import_movenet(lightning), COCO_17)
     files = [
         evaluate(

@@ -1,6 +1,6 @@
-"""Files that are no MoveNet, or a damaged one.
+"""Files that are not a MoveNet, or a damaged one.
 
-Really modified files, and the layer that each message names.
+Modified real files, and the layer that each message names.
 """
 
 from __future__ import annotations

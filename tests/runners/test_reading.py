@@ -1,4 +1,4 @@
-"""Files of others: what is assumed is told, what can be computed is, and options set the rest."""
+"""Files of any origin: reported assumptions, computed facts, and options for the rest."""
 
 from __future__ import annotations
 
@@ -430,7 +430,7 @@ def test_the_command_ends_with_the_sentence(tmp_path: Path) -> None:
 
 
 def test_other_files_pass(tmp_path: Path) -> None:
-    """What is wrong with them is `open_runner`'s to say."""
+    """Their faults are reported by `open_runner`."""
     (tmp_path / "text.tflite").write_text("no model")
     for path in (TINY, tmp_path / "text.tflite", tmp_path / "nothing.onnx", tmp_path):
         check_runs(path)

@@ -40,10 +40,7 @@ def _lines(function: Function) -> int:
 
 
 def _code_lines(function: Function) -> int:
-    """Of the definition without its docstring.
-
-    A contract that is told in full makes no function long.
-    """
+    """Lines of a definition without its docstring, so that complete contracts are not penalised."""
     documented = function.body[0] if ast.get_docstring(function) is not None else None
     text = (documented.end_lineno or 0) - documented.lineno + 1 if documented else 0
     return _lines(function) - text

@@ -1,4 +1,4 @@
-"""The members of a sweep, in whatever process they ran, are told together."""
+"""The sweep runs of all processes are summarised together."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def test_biases_and_norms_do_not_decay(tiny_run: Any) -> None:
 
 
 class Breaks(HeatmapLoss):
-    """A loss that is no number from a given step on."""
+    """A loss that is NaN from a given step on."""
 
     def __init__(self, after: int) -> None:
         super().__init__()
@@ -209,10 +209,7 @@ def test_the_constant_rate_rises_and_stays() -> None:
 
 
 def test_a_teachers_points_lie_on_the_labels_of_every_view(tiny_run: Any) -> None:
-    """Whoever comes up, mirrored or not, at each side that is trained at.
-
-    A teacher that answers with the labels says the same as they do.
-    """
+    """A teacher that answers with the labels gives their points, at every training resolution."""
     data = tiny_run.data(resolutions=[64, 96], prominent_weight=2.0, select="prominent", limit=None)
     data.setup()
     instances = data.train_instances

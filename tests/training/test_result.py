@@ -1,7 +1,4 @@
-"""What a run came to is kept with it.
-
-And counts only as long as nothing that decides it has changed.
-"""
+"""The result of a run is kept with it, and is valid until one of its inputs changes."""
 
 from __future__ import annotations
 
