@@ -34,8 +34,8 @@ def test_a_zip_that_points_elsewhere_is_not_unpacked_at_all(
 ) -> None:
     root, (name, link) = tmp_path / "root", EVIL[kind]
     root.mkdir()
-    sweep_runs = {"val2017/a.jpg": b"a", **({name: b"b"} if link is None else {})}
-    data = zips.of(sweep_runs, {name: link} if link else None)
+    members = {"val2017/a.jpg": b"a", **({name: b"b"} if link is None else {})}
+    data = zips.of(members, {name: link} if link else None)
     (root / "val2017.zip").write_bytes(data)
     with pytest.raises(HeatposeError, match="link or points outside"):
         unpack(root / "val2017.zip", root, zips.describe(data, "val2017", 1))

@@ -286,8 +286,8 @@ def packed(data: bytes, name: str = "./4.tflite") -> bytes:
     """A tar.gz as Kaggle packs it, with a second file."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
-        for sweep_run, content in (("notes.txt", b"notes"), (name, data)):
-            entry = tarfile.TarInfo(sweep_run)
+        for entry_name, content in (("notes.txt", b"notes"), (name, data)):
+            entry = tarfile.TarInfo(entry_name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     return file.getvalue()
