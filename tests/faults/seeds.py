@@ -134,8 +134,8 @@ def archives(folder: Path) -> None:
     members = {f"val2017/{i}.jpg": bytes(range(256)) * (i + 1) for i in range(3)}
     for name, packing in (("stored", zipfile.ZIP_STORED), ("packed", zipfile.ZIP_DEFLATED)):
         with zipfile.ZipFile(folder / f"{name}.zip", "w", packing) as file:
-            for name, content in members.items():
-                file.writestr(name, content)
+            for entry, content in members.items():
+                file.writestr(entry, content)
 
 
 def main() -> None:
