@@ -1,11 +1,11 @@
-"""How many calibration images an int8 file needs.
+"""Score of int8 files over the number of calibration images.
 
-Recovery with 16 to 512 of them, judged by views of training people that do not calibrate.
+PTQ with 16 to 512 images, scored on augmented samples of the hold-out split.
 
     python benchmarks/calibration_images.py MODEL --train TRAIN --out calibration.csv
 
 MODEL is a checkpoint or a MoveNet TFLite file, TRAIN a folder in COCO's layout. Evaluation images
-have no part in it, because the default follows from it. Rows that the CSV holds already are not
+are not used, because the result sets the default. Rows that are already in the CSV are not
 measured again.
 """
 

@@ -5,8 +5,8 @@ Time and memory of the audit, the cache and one epoch of the loader.
     python benchmarks/coco_size.py FOLDER [--images 64000] [--out benchmarks/coco_size.csv]
 
 Writes cheap JPEGs (a few kilobytes each, from a small stock of rendered people) and their labels
-into FOLDER, then runs each step in a process of its own, which tells its time and peak memory. What
-the real set would take is extrapolated by pixels and marked so.
+into FOLDER, then runs each step in its own process, which reports its time and peak memory. The
+values for the real data set are extrapolated by pixels and marked as such.
 """
 
 from __future__ import annotations

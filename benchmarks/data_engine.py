@@ -1,6 +1,6 @@
-"""Ratios of the data engine, each out of one run on this machine.
+"""Speed ratios of the data engine, each measured within one run on this machine.
 
-Parts take turns, medians of the rounds.
+The parts are measured in turn; the results are medians over the rounds.
 
     python benchmarks/data_engine.py FOLDER [--rounds 5] [--out benchmarks/data_engine.csv]
 

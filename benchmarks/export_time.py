@@ -1,6 +1,6 @@
-"""How long an export takes, step by step.
+"""Duration of an export by step.
 
-A checkpoint becomes all three TFLite files with their gates, without a score on a data set.
+From a checkpoint to all three TFLite files with their acceptance checks, without scoring.
 
     python benchmarks/export_time.py CHECKPOINT --train TRAIN
 
@@ -45,7 +45,9 @@ def main() -> None:
             score=False,
         )
     total = time.perf_counter() - START
-    table = Table("step", "seconds", title="checkpoint to three TFLite files with gates")
+    table = Table(
+        "step", "seconds", title="checkpoint to three TFLite files with acceptance checks"
+    )
     for step, seconds in result.seconds.items():
         table.add_row(step, f"{seconds:.1f}")
     table.add_row("imports, labels, rest", f"{total - sum(result.seconds.values()):.1f}")

@@ -4,10 +4,10 @@
     python benchmarks/fit_estimator.py [--check]
 
 The published networks are built here, untrained, at each published width, resolution and number of
-outputs; their features are counted as those of any model are. A time is a sum of features times
+outputs; their features are counted as for any model. A time is a sum of features times
 coefficients that are not negative, least squares of the relative error. Every row is predicted once
 without having been fitted on; the largest such error is the half width of the interval that users
-see. `--check` writes nothing and fails where the file differs.
+see. `--check` writes nothing and fails if the file differs.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ OPERATORS = (
     "RESHAPE",
     "PAD",
 )
-"""What the N6's published networks are made of."""
+"""Operators of the published networks for the N6."""
 ROUNDED = 0.25
 """Percent: sizes are published as rounded MiB, 5 KiB of 2304 apart.
 
-Rows of one size of weights say nothing about others.
+Rows of one size of weights do not determine it for others.
 """
 RANGE = ("weights", "traffic", "macs", "resized", "softmax")
 
@@ -267,9 +267,9 @@ def fit(
 
 
 def ranges(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[float]]:
-    """Between which values the rows' features lie.
+    """Range of each feature over the rows, (min, max).
 
-    Less of what the processor does by itself, down to none, is no extrapolation: its term vanishes.
+    The minimum of work on the processor is 0: its term vanishes, so less is not an extrapolation.
     """
     found = {name: [row.features.of(name) for row in rows] for name in names}
     return {
@@ -291,7 +291,7 @@ def ram_errors(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def plan(rows: Sequence[Row], every: Sequence[Row]) -> dict[str, Any]:
-    """RAM as it is planned (`heatpose.deploy.features`): nothing is fitted, the errors are told.
+    """Errors of the planned RAM (`heatpose.deploy.features`); nothing is fitted.
 
     The interval is the largest error of `every` row, of all versions of the tool.
     """
@@ -345,8 +345,8 @@ def n6_profile(
 
 
 def n6() -> dict[str, dict[str, Any]]:
-    """Both versions. How much of the newer one's time is resizes and how much softmax its rows
-    cannot tell, for they have both in proportion.
+    """Both versions. The rows of the newer one do not separate resizes from softmax, because their
+    amounts are proportional.
     """
     old = [
         *own_rows("2.0.0"),
@@ -365,8 +365,8 @@ def n6() -> dict[str, dict[str, Any]]:
         "flash is weights and the compiler's program; code and the runtime library come on top."
     )
     shared = (
-        "The published MoveNet networks of this version end in a softmax. What of their time is"
-        " softmax and what resizing cannot be told apart; the value takes resizing from Core 2.0"
+        "The published MoveNet networks of this version end in a softmax. The shares of softmax and"
+        " resizing in their time cannot be separated; the value takes resizing from Core 2.0"
         " and the rest as softmax, the upper end takes all of it as resizing."
     )
     time = second.to_json(new) | {"alternatives": [other]}
@@ -424,7 +424,7 @@ def boards() -> dict[str, dict[str, Any]]:
     )
     cpu = (
         "Published networks of one size differ by a factor of two on this processor, for reasons"
-        " that the tables do not tell."
+        " that the tables do not show."
     )
     tensor, channel = ({"quantization": form} for form in ("int8_pt", "int8_pc"))
     found = {
@@ -469,7 +469,7 @@ def boards() -> dict[str, dict[str, Any]]:
             f"{key}_cpu",
             cpu,
         )
-    # the per-tensor rows are all of one network, which says nothing about others
+    # the per-tensor rows are all of one network, so they do not show the spread over networks
     for key in ("mp157_cpu", "mp135_cpu"):
         found[f"{key}_pt"]["ms"]["interval_percent"] = max(
             found[name]["ms"]["left_out_max_percent"] for name in (key, f"{key}_pt")

@@ -1,7 +1,4 @@
-"""What the benchmarks share.
-
-Interleaved repetitions, medians, and this process's memory by kind.
-"""
+"""Shared functions of the benchmarks: interleaved repetitions, medians, memory of the process."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     uv run --extra docs python benchmarks/plot_results.py --out docs/pictures/results.svg
 
-Published scores are over 921 images; those of the released networks are what their `metrics.json`
-holds, with the number of images in the legend.
+Published scores are over 921 images; those of the released networks are from their `metrics.json`,
+with the number of images in the legend.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How much of the interpreter's own speed `heatpose predict` keeps.
+"""Throughput of `heatpose predict` relative to the interpreter alone.
 
-Poses per second over bare `interpreter.invoke` calls per second, in one run.
+Poses per second over `interpreter.invoke` calls per second, in one run.
 
     python benchmarks/predict_throughput.py MODEL.tflite [--frames 60] [--size 640 480] \\
         [--threads 1] [--repeats 9] [--json OUT]
 
-Frames are smooth noise. "memory": they lie there, and poses are what comes out. "video": they are
-an .mp4, and what comes out are the files of `heatpose predict`, json and drawn video. Each repeat
+Frames are smooth noise. "memory": they are in memory, and the output is poses. "video": they are
+an .mp4, and the output is the files of `heatpose predict`, json and drawn video. Each repeat
 measures, one after the other, the bare interpreter and the four forms; the ratio of each repeat is
 taken against its own bare measurement, so that a load which changes between repeats does not count.
 Printed are the medians. "network thread" is the processor time of `invoke` over that of everything

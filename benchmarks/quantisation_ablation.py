@@ -1,12 +1,10 @@
-"""Scores int8 files with each PTQ step on and off.
-
-Against the float network on the same images.
+"""Scores int8 files with each PTQ step on and off against the float network on the same images.
 
     python benchmarks/quantisation_ablation.py MODEL --train TRAIN --evaluation DEV \\
         --out ablation.csv
 
 MODEL is a checkpoint or a MoveNet TFLite file; TRAIN and DEV are folders in COCO's layout, as
-data.root and data.eval_root take. Rows that the CSV holds already are not measured again.
+data.root and data.eval_root take. Rows that are already in the CSV are not measured again.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Draws what the page on quantisation tells, from measured numbers.
+"""Draws the figures of the page on quantisation from measured numbers.
 
     python benchmarks/quantisation_pictures.py docs/pictures
     python benchmarks/quantisation_pictures.py docs/pictures --model lightning.tflite
 
 The folder holds the numbers, and the images (SVG) are written beside them: `ablation.csv` as
 benchmarks/quantisation_ablation.py writes it, and `channels.csv`, the largest weight of each
-channel of one layer, which `--model` takes anew from a MoveNet TFLite file.
+channel of one layer, which `--model` computes again from a MoveNet TFLite file.
 """
 
 from __future__ import annotations

@@ -1,14 +1,12 @@
-"""Trains the rungs of the recipe ladder (docs/training.md) from the same initial weights.
-
-And scores each on the evaluation images.
+"""Trains and scores the rungs of the recipe ladder (docs/training.md) from the same weights.
 
     python benchmarks/recipe_ladder.py --data TRAIN --evaluation DEV \\
         --init movenet_lightning.tflite --teacher TEACHER --out ladder.csv
 
 TRAIN and DEV are folders in COCO's layout, as data.root and data.eval_root take. Everything after
 `--` goes to train.py for every rung, for example `-- skeleton=st13 resolution=256
-data.extra=[MORE]`. Rungs whose scores lie in --runs are not trained again, and one that was
-interrupted goes on.
+data.extra=[MORE]`. Rungs with scores in --runs are not trained again, and an interrupted one
+is continued.
 """
 
 from __future__ import annotations
@@ -84,9 +82,9 @@ class Plan:
 
     @property
     def length(self) -> list[str]:
-        """How long a run is: in steps, which all rungs then share, or in epochs.
+        """Overrides of a run's length: in steps, the same for all rungs, or in epochs.
 
-        Which are longer where there are more people.
+        Epochs have more steps if there are more training instances.
         """
         if self.arguments.steps is None:
             return [f"trainer.max_epochs={self.arguments.epochs}"] if self.arguments.epochs else []
@@ -247,8 +245,8 @@ def parsed() -> Plan:
         "--steps",
         type=int,
         help=(
-            "of each rung, instead of epochs: the same for all of them, however many people each"
-            " learns from"
+            "number of steps of every rung, instead of epochs: the same for all, whatever their"
+            " number of training instances"
         ),
     )
     parser.add_argument(

@@ -1,12 +1,12 @@
-"""What an optimiser step costs on a processor.
+"""Processor time and memory of an optimiser step on a CPU.
 
-As the system gives memory, with freed memory kept (`heatpose.utils.process`, the default), and with
-`torch.compile` on top of that (`compile=true`). The same steps in fresh processes, taking turns.
+With the system's allocator settings, with freed memory kept (`heatpose.utils.process`, default),
+and also with `torch.compile` (`compile=true`). Fresh processes run the same steps in turn.
 
     python benchmarks/training_step.py --rounds 3 --ways default kept compiled
 
-Prints the processor time of a step of each way over that of `kept`, and the peaks of memory. What
-is compiled in the first step is told apart.
+Prints the processor time of a step relative to `kept`, and peak memory. The first step, which
+includes the compilation, is reported separately.
 """
 
 from __future__ import annotations

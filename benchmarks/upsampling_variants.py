@@ -1,6 +1,6 @@
-"""Scores the ways of upsampling against each other.
+"""Compares the scores of the upsampling variants.
 
-The float network, int8_pc with float and with int8 output, int8_pt.
+Float network, int8_pc with float and with int8 output, and int8_pt.
 
     python benchmarks/upsampling_variants.py --model MODEL --train TRAIN --evaluation DEV \\
         --out variants.csv
@@ -242,7 +242,7 @@ def main() -> None:
     }
     paths = paths or {kind: arguments.model for kind in KINDS}
     if unknown := sorted(set(paths) - set(KINDS)):
-        parser.error(f"{unknown[0]} is no way of upsampling; there are {', '.join(KINDS)}")
+        parser.error(f"{unknown[0]} is not an upsampling variant; choose from {', '.join(KINDS)}")
     kinds = [kind for kind in KINDS if kind in paths]
     loaded = load(paths[kinds[0]], arguments.size)
     source = CocoSource(root=str(arguments.train), eval_root=str(arguments.evaluation))

@@ -1,7 +1,4 @@
-"""What several test modules share.
-
-Rendered people, a small checkpoint that knows where they are, the command line.
-"""
+"""Shared fixtures: rendered people, a small checkpoint that finds them, the command line."""
 
 from __future__ import annotations
 
@@ -63,7 +60,7 @@ MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
     """`made_once(name, make)`: a folder that `make` fills in the first of the test processes that
-    asks for it, while the others wait. Nobody changes it.
+    requests it, while the others wait. Tests only read it.
     """
     own = tmp_path_factory.getbasetemp()
     common = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
@@ -269,7 +266,7 @@ def fitted(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Fi
 
 @pytest.fixture(scope="session")
 def case(synthetic_root: Path, made_once: MadeOnce) -> Case:
-    """A bundle of a tiny network on rendered people, and what it was made of; nobody changes it."""
+    """A bundle of a tiny network on rendered people, and its sources; tests only read it."""
     # Looked for, not imported: onnx2tf lifts the recursion limit of the whole process, and a deeply
     # nested file then ends it.
     if not all(

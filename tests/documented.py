@@ -1,4 +1,4 @@
-"""Every command that a page tells a reader to type: what it is, and where in the tests it is run.
+"""Every command of the pages: its parts, and where in the tests it is run.
 
 Loaded by its path (conftest.py), because the importing mode is `importlib`.
 """

@@ -23,7 +23,7 @@ from heatpose.pose.skeleton import ST_13, Skeleton
 from heatpose.quantize.calibration import ExportData
 from heatpose.quantize.settings import CheckLimits, ExportConfig
 
-# random weights tell nothing about int8
+# scores of random weights are meaningless
 LENIENT = CheckLimits(drift_p50_px=100, drop_pc=100, drop_pt=100)
 
 

@@ -162,7 +162,7 @@ def test_wrong_usage_is_status_2(heatpose: Heatpose, arguments: list[str]) -> No
 
 
 def _completions(shell_words: str, folder: Path) -> list[str]:
-    """What the console script tells bash about the last word."""
+    """Completions of the last word that the console script gives to bash."""
     words = shell_words.split(" ")
     environment = {
         **os.environ,
@@ -496,7 +496,7 @@ def test_labels_without_keypoints(heatpose: Heatpose, tiny_checkpoint: Path, bad
     _refused(heatpose(*bad.evaluate(tiny_checkpoint, bad.folder / "absent.json")), "absent.json")
 
 
-def test_what_is_left_out_and_assumed_is_told(
+def test_left_out_and_assumed_values_are_printed(
     heatpose: Heatpose, tiny_checkpoint: Path, bad: Bad
 ) -> None:
     content = json.loads(bad.labels.read_text())
@@ -546,7 +546,7 @@ def test_a_skeleton_with_other_keypoints(
     assert _tree(bad.folder) == before
 
 
-def test_a_tflite_that_is_no_pose_model(
+def test_a_tflite_that_is_not_a_pose_model(
     heatpose: Heatpose, models: dict[str, Path], bad: Bad
 ) -> None:
     before = _tree(bad.folder)
@@ -565,7 +565,7 @@ def test_a_tflite_that_is_no_pose_model(
 @pytest.mark.parametrize(
     "name", ["notes.ckpt", "notes.onnx", "notes.tflite", "notes.txt", "torch.ckpt", "absent.ckpt"]
 )
-def test_files_that_are_no_model(heatpose: Heatpose, bad: Bad, name: str) -> None:
+def test_files_that_are_not_models(heatpose: Heatpose, bad: Bad, name: str) -> None:
     path = bad.folder / name
     if name == "torch.ckpt":
         import torch
@@ -594,7 +594,7 @@ def test_a_resolution_that_the_network_cannot_take(
     assert _tree(bad.folder) == before
 
 
-def test_sources_that_are_no_pictures(heatpose: Heatpose, tiny_checkpoint: Path, bad: Bad) -> None:
+def test_sources_that_are_not_images(heatpose: Heatpose, tiny_checkpoint: Path, bad: Bad) -> None:
     (bad.folder / "empty").mkdir()
     broken = bad.folder / "broken.jpg"
     broken.write_bytes(next(bad.images.iterdir()).read_bytes()[:700])
@@ -607,7 +607,7 @@ def test_sources_that_are_no_pictures(heatpose: Heatpose, tiny_checkpoint: Path,
         assert _tree(bad.folder) == before
 
 
-def test_a_folder_that_is_no_data_set(heatpose: Heatpose, bad: Bad) -> None:
+def test_a_folder_that_is_not_a_data_set(heatpose: Heatpose, bad: Bad) -> None:
     _refused(heatpose("data", bad.images, "--json", bad.folder / "audit.json"), "images")
     _refused(heatpose("data", bad.folder / "absent"), "absent", "does not exist")
     assert not (bad.folder / "audit.json").exists()

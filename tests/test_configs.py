@@ -295,7 +295,7 @@ def test_the_other_groups_give_objects(
 LADDER = ("a0", "a1", "b", "c", "d", "e", "f", "g")
 
 
-def test_each_rung_of_the_ladder_is_the_one_before_and_what_it_says(compose: Compose) -> None:
+def test_each_rung_of_the_ladder_adds_its_change_to_the_previous(compose: Compose) -> None:
     rungs = [build.plain(compose("train", f"recipe=ladder_{rung}", SEARCHED)) for rung in LADDER]
     changed = [
         {key for key in after if after[key] != before[key]}
@@ -373,7 +373,7 @@ def test_no_skeleton_file_is_forgotten() -> None:
         ("none", ["float32"]),
     ],
 )
-def test_quantisation_files_differ_in_what_they_make(
+def test_quantisation_files_differ_in_their_artefacts_and_method(
     compose: Compose, choice: str, forms: list[str]
 ) -> None:
     quant = instantiate(compose("export", f"quant={choice}").quant)
@@ -387,7 +387,7 @@ def test_quantisation_files_differ_in_what_they_make(
     )
 
 
-def test_every_limit_of_the_gates_is_in_the_configuration(compose: Compose) -> None:
+def test_every_limit_of_the_checks_is_in_the_configuration(compose: Compose) -> None:
     limits = set(compose("export").quant.limits) - {"_target_"}
     assert limits == {field.name for field in fields(CheckLimits)}
 

@@ -1,7 +1,4 @@
-"""What the pages tell a reader to type is understood.
-
-And the files that they print are the files that are there.
-"""
+"""The commands of the pages can be parsed, and the files that they print are the real ones."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_the_configuration_is_the_checkouts() -> None:
     assert files.conf_folder() == REPOSITORY / "conf"
 
 
-def test_a_package_without_its_configuration_says_so(
+def test_a_package_without_its_configuration_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(files, "CONF_FOLDERS", (tmp_path, tmp_path / "conf"))

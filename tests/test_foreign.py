@@ -25,7 +25,7 @@ from heatpose.errors import BUG, HeatposeError, exit_on_user_error, foreign_sent
 
 
 def sentence(raises: Callable[[], Any]) -> str:
-    """What is said of the error of a call."""
+    """Sentence for the error of a call."""
     try:
         raises()
     except Exception as error:
@@ -42,7 +42,7 @@ def throw(error: BaseException) -> Callable[[], None]:
     return raises
 
 
-def test_a_full_gpu_says_what_to_lower() -> None:
+def test_a_full_gpu_names_the_settings_to_lower() -> None:
     text = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB."
     for error in (
         torch.OutOfMemoryError(text),
@@ -58,7 +58,7 @@ def test_a_full_gpu_says_what_to_lower() -> None:
     )
 
 
-def test_full_memory_says_what_to_lower() -> None:
+def test_full_memory_names_the_settings_to_lower() -> None:
     for raises in (lambda: bytearray(1 << 62), lambda: torch.empty(1 << 60, dtype=torch.uint8)):
         assert sentence(raises).startswith(
             "The memory of this machine is full; lower data.batch_size or data.workers"
@@ -124,7 +124,7 @@ def test_settings_that_are_none() -> None:
         said.startswith("a.b cannot be resolved (Interpolation key 'nothing' not found)")
         and r"\${...}" in said
     )
-    assert OmegaConf.create({"b": r"\${nothing}"}).b == "${nothing}"  # as the sentence says
+    assert OmegaConf.create({"b": r"\${nothing}"}).b == "${nothing}"  # as in the sentence
     assert sentence(lambda: config.a.c) == "a.c has no value; set a.c=VALUE."
     assert sentence(lambda: config.a.d).startswith(
         "The configuration has no a.d, which is needed; add it with +a.d=VALUE"
@@ -199,7 +199,7 @@ def test_a_bug_keeps_its_traceback_and_is_called_one(error: Exception) -> None:
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="numbers of Linux")
-def test_errors_of_the_system_say_what_helps(
+def test_errors_of_the_system_have_a_remedy(
     number: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit), exit_on_user_error():

@@ -15,7 +15,7 @@ PICTURES = Path(__file__).parents[1] / "docs/pictures"
 PAGE = PICTURES.with_name("quantization_pictures.md").read_text(encoding="utf-8")
 
 
-def test_pictures_are_small_and_on_the_page() -> None:
+def test_images_are_small_and_on_the_page() -> None:
     drawn = sorted(PICTURES.glob("*.svg"))
     results = (PICTURES.parent / "results.md").read_text(encoding="utf-8")
     shown = re.findall(r"pictures/(\w+\.svg)", PAGE + results)
@@ -36,7 +36,7 @@ def test_the_bars_have_the_tables_numbers() -> None:
         ) < float(row["drop"]) < float(row["high"])
 
 
-def test_the_page_counts_what_the_weights_say() -> None:
+def test_the_page_has_the_counts_of_the_weights() -> None:
     """By hand: a step is the largest weight over 127, and what is below half a step becomes 0."""
     weights = np.loadtxt(PICTURES / "channels.csv", delimiter=",")
     assert weights.shape == (144, 9)

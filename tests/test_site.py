@@ -113,7 +113,7 @@ def test_every_public_module_is_there(generate: ModuleType) -> None:
     } <= listed
 
 
-def test_pages_that_nobody_named_find_a_place() -> None:
+def test_unlisted_pages_are_in_the_contents() -> None:
     contents = _load("docs/conf.py").contents
     index = (
         "```{toctree}\n:caption: A\n\nfirst\n```\n\n```{toctree}\n:caption:"
@@ -143,7 +143,7 @@ def test_docstrings_are_text_and_not_markup() -> None:
     assert converted("a.py   first\nbb.py  second") == "::\n\n   a.py   first\n   bb.py  second"
 
 
-def test_the_picture_and_the_table_have_every_room(generate: ModuleType) -> None:
+def test_the_diagram_and_the_table_have_every_room(generate: ModuleType) -> None:
     rooms = generate.rooms.layers(REPOSITORY / "pyproject.toml")
     drawn = generate.rooms.svg(rooms)
     assert re.findall(r'font-size="14"[^>]*>(\w+)<', drawn) == rooms

@@ -69,7 +69,7 @@ def test_surroundings_name_python_torch_and_time() -> None:
     assert found["created"].endswith("+00:00")
 
 
-def test_the_commit_is_told_only_for_tracked_files(tmp_path: Path) -> None:
+def test_the_commit_is_recorded_only_for_tracked_files(tmp_path: Path) -> None:
     package = tmp_path / "package"
     package.mkdir()
     (package / "__init__.py").write_text("", encoding="utf-8")

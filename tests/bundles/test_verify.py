@@ -47,7 +47,7 @@ def test_a_bundle_as_it_was_exported(sealed: Path, heatpose: Callable[..., Any])
     found = verify_bundle(sealed)
     assert found.findings == () and found.files == 5
     ran = heatpose("verify", sealed)
-    assert ran.status == 0 and "is whole: 5 files" in ran.out and not ran.err
+    assert ran.status == 0 and "is intact: 5 files" in ran.out and not ran.err
 
 
 def test_a_name_that_no_file_can_have_is_a_finding(sealed: Path) -> None:
@@ -75,7 +75,7 @@ def test_every_flipped_bit_is_found(sealed: Path) -> None:
     assert not verify_bundle(sealed).findings
 
 
-def test_all_that_is_wrong_is_told_and_the_status_is_1(
+def test_all_findings_are_printed_and_the_status_is_1(
     sealed: Path, heatpose: Callable[..., Any], tmp_path: Path
 ) -> None:
     (sealed / "README.md").unlink()

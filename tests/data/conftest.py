@@ -51,11 +51,11 @@ class Zips:
     """Makes zips and their descriptions."""
 
     @staticmethod
-    def of(sweep_runs: Mapping[str, bytes], links: Mapping[str, str] | None = None) -> bytes:
+    def of(members: Mapping[str, bytes], links: Mapping[str, str] | None = None) -> bytes:
         """A zip with these files, and links to these targets."""
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as file:
-            for name, content in sweep_runs.items():
+            for name, content in members.items():
                 file.writestr(name, content)
             for name, target in (links or {}).items():
                 info = zipfile.ZipInfo(name)

@@ -389,7 +389,7 @@ def test_whole_people_with_boxes_drawn_beyond_the_border_are_right(tmp_path: Pat
 
 
 @pytest.mark.parametrize("keypoints", [1, 2])
-def test_few_keypoints_near_the_corner_are_no_fractions(keypoints: int, tmp_path: Path) -> None:
+def test_few_keypoints_near_the_corner_are_not_fractions(keypoints: int, tmp_path: Path) -> None:
     content = labels()
     content["annotations"][0]["keypoints"] = [0.5, 0.7, 2] * keypoints + [0, 0, 0] * (
         17 - keypoints
@@ -397,7 +397,7 @@ def test_few_keypoints_near_the_corner_are_no_fractions(keypoints: int, tmp_path
     assert len(usable(content, tmp_path)) == 12
 
 
-def test_a_crowds_box_is_nobodys(tmp_path: Path) -> None:
+def test_a_crowds_box_belongs_to_no_instance(tmp_path: Path) -> None:
     content = labels()
     content["annotations"][0].update(iscrowd=1, bbox=[0, 0, 3 * WIDTH, 9], keypoints=[0, 0, 0] * 17)
     assert len(usable(content, tmp_path)) == 11

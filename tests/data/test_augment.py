@@ -1,6 +1,6 @@
-"""Augmented views: labels must stay on what they label, crops on the image.
+"""Augmented samples: labels stay on their instances, crops stay on the image.
 
-And nobody larger than the labelled person in them.
+The labelled person is the largest one in a crop.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ VIEWS = {
 
 @pytest.mark.parametrize("sampling", ["nearest", "bilinear"])
 @pytest.mark.parametrize("augment", VIEWS.values(), ids=VIEWS.keys())
-def test_labels_stay_on_what_they_label(augment: GeometricAugment, sampling: str) -> None:
+def test_labels_stay_on_their_instances(augment: GeometricAugment, sampling: str) -> None:
     found = errors(augment, sampling)
     assert len(found) > 60
     assert np.linalg.norm(found, axis=1).max() < 0.75
@@ -207,7 +207,7 @@ def some_people(count: int, random: np.random.Generator) -> list[Person]:
 
 
 @pytest.mark.parametrize("crop", [0.0, 1.0])
-def test_a_region_stays_on_the_picture_and_holds_the_person_where_it_can(crop: float) -> None:
+def test_a_region_stays_on_the_image_and_contains_the_person_if_possible(crop: float) -> None:
     random = np.random.default_rng(2)
     augment = GeometricAugment(crop=crop, rotate=0, mirror=0)
     moved = 0
@@ -230,7 +230,7 @@ def test_a_region_stays_on_the_picture_and_holds_the_person_where_it_can(crop: f
     assert moved > 200
 
 
-def test_a_crop_gives_the_person_a_share_of_the_picture() -> None:
+def test_a_crop_gives_the_person_a_share_of_the_image() -> None:
     random = np.random.default_rng(3)
     augment = GeometricAugment(crop=1, rotate=0, mirror=0)
     neighbour = [(10.0, 10.0, 30.0, 30.0)]
@@ -289,7 +289,7 @@ def test_prominent_means_no_other_person_fills_more_than_the_limit() -> None:
     assert prominent(a_person())  # nobody else
 
 
-def test_someone_who_is_not_prominent_is_cropped_until_he_is() -> None:
+def test_a_small_instance_is_cropped_until_it_is_prominent() -> None:
     random = np.random.default_rng(6)
     augment = GeometricAugment(crop=0, rotate=0, mirror=0, magnification=4)
     person = a_person(640, 480, (40, 100, 80, 160), others=[(300.0, 20.0, 300.0, 440.0)])
@@ -306,7 +306,7 @@ def test_someone_inside_a_larger_person_does_not_suit() -> None:
     assert augment.separable(a_person(640, 480, (300, 200, 60, 80)), SIZE)
 
 
-def test_the_fixed_view_is_the_whole_picture_of_someone_prominent() -> None:
+def test_the_fixed_sample_of_a_prominent_instance_is_the_whole_image() -> None:
     alone, small = a_person(), a_person(others=[(0.0, 0.0, 40.0, 40.0)])
     for person in (alone, small):
         np.testing.assert_array_equal(

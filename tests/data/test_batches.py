@@ -195,7 +195,7 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("size", [64, 96])
 @pytest.mark.parametrize("extra", [{}, {"antialias": 1.0, "mask_others": 1.0}])
-def test_packed_batches_become_the_same_pictures(
+def test_packed_batches_become_the_same_images(
     instances: list[Person], size: int, extra: dict[str, float]
 ) -> None:
     augment = GeometricAugment(**extra)  # type: ignore[arg-type]
@@ -213,7 +213,7 @@ def test_packed_batches_become_the_same_pictures(
     assert found.mean() < 0.2 and (found > 4).float().mean() < 0.002
 
 
-def test_views_are_pillows_of_the_whole_picture(instances: list[Person]) -> None:
+def test_samples_equal_pillows_of_the_whole_image(instances: list[Person]) -> None:
     """The cut, the cache and the new sampling against the plain way.
 
     Decode, one affine by Pillow.
@@ -260,7 +260,7 @@ def test_the_cache_changes_nothing(instances: list[Person], tmp_path: Path) -> N
     )
 
 
-def test_smaller_kept_pictures_show_the_same_and_are_not_magnified_more(
+def test_smaller_cached_images_show_the_same_and_are_not_magnified_more(
     instances: list[Person], tmp_path: Path
 ) -> None:
     kept = open_cache(instances, tmp_path, 120)
@@ -321,7 +321,7 @@ def test_batches_depend_on_seed_and_epoch_alone(synthetic_root: Path) -> None:
     assert not same(alone, loaded(data(synthetic_root, resolutions=[64, 96], seed=1), 3))
 
 
-def test_someone_who_comes_up_twice_is_seen_twice_otherwise(instances: list[Person]) -> None:
+def test_an_instance_drawn_twice_is_augmented_differently(instances: list[Person]) -> None:
     batch = views(instances)[BatchPlan(64, 0, (0, 1), (3, 3))]
     assert not torch.equal(batch["image"][0], batch["image"][1])
 
@@ -427,7 +427,7 @@ def drawn_instances(synthetic_root: Path) -> list[Person]:
 
 
 @pytest.mark.parametrize("sampling", ["nearest", "bilinear"])
-def test_keypoints_lie_on_what_they_mark(
+def test_keypoints_stay_on_their_body_parts(
     drawn_instances: list[Person], tmp_path: Path, sampling: str
 ) -> None:
     marked = []

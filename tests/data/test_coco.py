@@ -283,7 +283,7 @@ def test_an_entry_that_cannot_be_used_is_one_sentence(what: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", '"text"', "[" * 100_000, "\ufeff{}"])
-def test_what_is_no_label_file_is_one_sentence(text: str, tmp_path: Path) -> None:
+def test_files_without_labels_are_one_sentence(text: str, tmp_path: Path) -> None:
     with pytest.raises(HeatposeError, match=r"labels\.json"):
         read_labels(saved(tmp_path, text))
 
@@ -484,7 +484,7 @@ def test_an_image_that_is_listed_twice_is_counted(tmp_path: Path) -> None:
     assert len(found.images) == 3 and found.assumed == {LISTED_TWICE: 1}
 
 
-def test_an_image_id_that_is_no_number_is_refused(tmp_path: Path) -> None:
+def test_an_image_id_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
     content = labels(3)
     content["images"][1]["id"] = content["annotations"][1]["image_id"] = "b7"
     refused(

@@ -1,4 +1,4 @@
-"""The split by image, what is learnt from, and the batches."""
+"""The split by image, the training instances, and the batches."""
 
 from __future__ import annotations
 
@@ -105,13 +105,13 @@ def test_all_people_of_an_image_fall_on_one_side() -> None:
     assert 0.15 < len(chosen) / 500 < 0.25
 
 
-def test_adding_data_moves_nobody() -> None:
+def test_adding_data_keeps_the_split_of_the_others() -> None:
     few, many = pose_data(CROWD[::7], held_out=0.2), pose_data(CROWD, held_out=0.2)
     assert names(few.train_instances) <= names(many.train_instances)
     assert names(few.validation_instances) <= names(many.validation_instances)
 
 
-def test_a_larger_share_keeps_those_who_were_held_out() -> None:
+def test_a_larger_share_keeps_the_held_out_instances() -> None:
     small, large = pose_data(CROWD, held_out=0.05), pose_data(CROWD, held_out=0.3)
     assert names(small.validation_instances) < names(large.validation_instances)
 
@@ -166,7 +166,7 @@ def test_the_checkpoint_is_chosen_on_prominent_people() -> None:
     assert data.validation_instances
 
 
-def test_a_limit_takes_that_many_to_learn_from() -> None:
+def test_a_limit_sets_the_number_of_training_instances() -> None:
     data = pose_data(CROWD, limit=30)
     assert len(data.train_instances) == 30
     assert len(data.validation_instances) == len(pose_data(CROWD).validation_instances)
@@ -212,7 +212,7 @@ def test_left_and_right_that_are_not_paired_are_not_mirrored() -> None:
     ).setup()
 
 
-def test_who_is_left_out_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_left_out_instances_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     poor = [made_up(f"poor{i}.jpg", labelled=2) for i in range(37)]
     data = pose_data([*CROWD, *poor])
     assert (
@@ -245,7 +245,7 @@ def test_prominent_people_come_up_as_often_as_weighted() -> None:
     assert np.mean([prominent(person) for person in drawn]) == pytest.approx(expected, abs=0.04)
 
 
-def test_who_is_learnt_from_can_be_chosen() -> None:
+def test_training_instances_can_be_chosen() -> None:
     beside, large = (
         np.array([[180, 140, 10, 10]], np.float32),
         np.array([[110, 0, 90, 160]], np.float32),
@@ -302,7 +302,7 @@ def rendered(synthetic_root: Path) -> PoseData:
 
 
 @pytest.mark.parametrize("loader", ["train_dataloader", "val_dataloader"])
-def test_batches_are_what_the_module_takes(rendered: PoseData, loader: str) -> None:
+def test_batches_have_the_layout_of_the_module(rendered: PoseData, loader: str) -> None:
     batch = next(iter(getattr(rendered, loader)()))
     found = {
         name: (tuple(value.shape), value.dtype)
@@ -461,7 +461,7 @@ def few(root: Path) -> OverfitData:
     return data
 
 
-def test_a_few_people_of_as_many_pictures(synthetic_root: Path) -> None:
+def test_an_overfit_subset_has_one_instance_per_image(synthetic_root: Path) -> None:
     data = few(synthetic_root)
     assert data.train_instances == data.validation_instances and len(data.train_instances) == 5
     assert len({person.image_id for person in data.train_instances}) == 5

@@ -34,8 +34,8 @@ def test_a_zip_that_points_elsewhere_is_not_unpacked_at_all(
 ) -> None:
     root, (name, link) = tmp_path / "root", EVIL[kind]
     root.mkdir()
-    sweep_runs = {"val2017/a.jpg": b"a", **({name: b"b"} if link is None else {})}
-    data = zips.of(sweep_runs, {name: link} if link else None)
+    members = {"val2017/a.jpg": b"a", **({name: b"b"} if link is None else {})}
+    data = zips.of(members, {name: link} if link else None)
     (root / "val2017.zip").write_bytes(data)
     with pytest.raises(HeatposeError, match="link or points outside"):
         unpack(root / "val2017.zip", root, zips.describe(data, "val2017", 1))
@@ -78,7 +78,7 @@ def test_a_corrupt_zip_is_one_sentence_and_leaves_nothing(
     assert [p.name for p in tmp_path.iterdir()] == ["val2017.zip"]
 
 
-def test_named_files_join_a_folder_and_leave_what_is_there(zips: Any, tmp_path: Path) -> None:
+def test_named_files_join_a_folder_and_keep_its_files(zips: Any, tmp_path: Path) -> None:
     data = zips.of(
         {"annotations/a.json": b"new", "annotations/b.json": b"new", "annotations/c.json": b"new"}
     )
@@ -147,9 +147,7 @@ def test_an_image_folder_that_is_not_whole_is_left_alone(
     assert server.requests == [] and coco.found(tmp_path) == {"val2017/mine.jpg"}
 
 
-def test_a_picture_cut_after_the_download_is_noticed(
-    server: Any, coco: Any, tmp_path: Path
-) -> None:
+def test_an_image_cut_after_the_download_is_noticed(server: Any, coco: Any, tmp_path: Path) -> None:
     download_coco(tmp_path, ["val2017"], server.url, coco.archives)
     (tmp_path / next(iter(coco.images))).write_bytes(b"cut")
     with pytest.raises(HeatposeError, match="move it away"):
@@ -185,7 +183,7 @@ def test_no_network_keeps_the_part(
     assert "\n" not in str(caught.value) and part.stat().st_size == 100
 
 
-def test_too_little_room_is_said_before_the_first_request(
+def test_too_little_room_is_reported_before_the_first_request(
     server: Any, coco: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "RESERVE", 10**18)

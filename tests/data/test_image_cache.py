@@ -57,7 +57,7 @@ def folders(place: Path) -> list[str]:
     return sorted(path.name for path in place.iterdir() if not path.name.endswith(".lock"))
 
 
-def test_pictures_are_those_of_the_files(instances: list[Person], tmp_path: Path) -> None:
+def test_images_are_those_of_the_files(instances: list[Person], tmp_path: Path) -> None:
     kept = open_cache(instances, tmp_path / "kept", None)
     for person in instances:
         image = kept.image(person)
@@ -68,7 +68,7 @@ def test_pictures_are_those_of_the_files(instances: list[Person], tmp_path: Path
     )
 
 
-def test_long_short_sides_are_reduced_and_the_scale_is_told(
+def test_long_short_sides_are_reduced_and_the_scale_is_kept(
     instances: list[Person], tmp_path: Path
 ) -> None:
     kept = open_cache(instances, tmp_path / "kept", 40)
@@ -139,7 +139,7 @@ def test_a_cache_holds_the_upright_image_or_the_stored_one(tmp_path: Path) -> No
         np.testing.assert_array_equal(kept.image(person).pixels, expected)
 
 
-def test_those_who_come_together_share_one_build(
+def test_concurrent_processes_share_one_build(
     instances: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     builds, build = [], cache._build
@@ -167,7 +167,7 @@ cache.open_cache(people, pathlib.Path(sys.argv[2]), None)
 """
 
 
-def test_a_killed_build_is_in_nobodys_way(instances: list[Person], tmp_path: Path) -> None:
+def test_a_killed_build_does_not_block_the_next(instances: list[Person], tmp_path: Path) -> None:
     place, given = tmp_path / "kept", tmp_path / "people.pickle"
     given.write_bytes(pickle.dumps(instances))
     with subprocess.Popen(
@@ -186,7 +186,7 @@ def test_a_killed_build_is_in_nobodys_way(instances: list[Person], tmp_path: Pat
     assert folders(place) == [kept.folder.name]
 
 
-def test_a_bad_picture_is_named_and_leaves_nothing(instances: list[Person], tmp_path: Path) -> None:
+def test_a_bad_image_is_named_and_leaves_nothing(instances: list[Person], tmp_path: Path) -> None:
     instances[3].image_path.write_bytes(b"no image")
     with pytest.raises(HeatposeError, match=r"'.*3\.png' cannot be decoded"):
         open_cache(instances, tmp_path / "kept", None)
@@ -198,7 +198,7 @@ def test_a_bad_picture_is_named_and_leaves_nothing(instances: list[Person], tmp_
         open_cache([replace(instances[0], width=31)], tmp_path / "kept", None)
 
 
-def test_too_little_room_is_said_before_anything_is_written(
+def test_too_little_room_is_reported_before_anything_is_written(
     instances: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(

@@ -98,7 +98,7 @@ def test_the_numbers_are_those_counted_by_hand(labels: CocoLabels, tmp_path: Pat
     assert (report.files.listed, report.files.decoded, report.files.good) == (5, 2, True)
 
 
-def test_an_audit_of_nobody_is_an_audit(labels: CocoLabels, tmp_path: Path) -> None:
+def test_an_audit_without_instances_works(labels: CocoLabels, tmp_path: Path) -> None:
     nobody = replace(labels, annotations=labels.annotations[2:4])
     report = audit_report(nobody, tmp_path, COCO_17, check_files=True)
     assert (report.training.kept, report.benchmark.kept, report.files.decoded) == (0, 0, 0)
@@ -311,10 +311,7 @@ def test_a_name_that_no_file_can_have_is_missing(
 
 
 def test_what_is_done_to_pixels_is_counted(tmp_path: Path) -> None:
-    """16 bits of which few are used, transparency and several frames are told.
-
-    They are not faults.
-    """
+    """16 bits of which few are used, transparency and several frames: reported, not faults."""
     ramp = np.arange(600, dtype=np.uint16).reshape(20, 30)
     for bits in (10, 12, 14, 16):
         values = (ramp.astype(np.uint32) * (2**bits - 1) // 599).astype(np.uint16)

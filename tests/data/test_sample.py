@@ -94,7 +94,7 @@ def test_labels_for_the_stored_pixels_get_them_where_the_size_tells(tmp_path: Pa
     assert sorted(readings.stored) == ["half.png", "mirror.png", "quarter.png", "square.png"]
 
 
-def test_where_nothing_tells_the_upright_image_is_assumed_and_counted(tmp_path: Path) -> None:
+def test_without_evidence_the_upright_image_is_assumed_and_counted(tmp_path: Path) -> None:
     write(tmp_path, {"half.jpg": (3, WIDE, WIDE), "square.jpg": (6, SQUARE, SQUARE)})
     found, readings = read(tmp_path)
     for name, person in found.items():
@@ -171,7 +171,7 @@ def test_what_was_decided_is_one_line() -> None:
     assert Readings().summary("nothing.json") is None
 
 
-def test_the_check_of_files_knows_the_orientation(tmp_path: Path) -> None:
+def test_the_check_of_files_reads_the_orientation(tmp_path: Path) -> None:
     write(
         tmp_path,
         {
@@ -203,12 +203,12 @@ def test_the_account_has_every_number() -> None:
     assert audit.examples == {"too small": [7], "crowd": [8]}
 
 
-def test_where_nothing_was_left_out_nothing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_left_out_instances_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     print_once(Audit(annotations=9, kept=9).summary("labels.json", "usable"))
     assert capsys.readouterr().err == ""
 
 
-def test_a_line_is_told_once_and_by_the_first_process(
+def test_a_line_is_printed_once_and_by_the_first_process(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for line in ("first line of this test", "first line of this test", "second line of this test"):

@@ -1,4 +1,4 @@
-"""Who is learnt from and who is held out: every person counted, every remedy tried."""
+"""Training and hold-out instances: every person counted, every remedy tried."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_without_a_remedy_more_images_are_asked_for(instances: Sequence[Person])
     assert explain_empty(split_instances(more, rules), more, rules) is None
 
 
-def test_a_share_is_told_with_as_many_digits_as_it_needs() -> None:
+def test_a_share_has_as_many_digits_as_it_needs() -> None:
     close = sorted(group("many", 20000), key=lambda p: TrainingRules().drop_reason(p) or "")[:20000]
     for count in (3, 30, 3000):
         instances = close[:count]
@@ -247,7 +247,7 @@ def test_black_frames_are_not_the_same_image(tmp_path: Path) -> None:
     assert same_images([trained], [scored]) == set()
 
 
-def test_a_missing_image_is_no_copy(tmp_path: Path) -> None:
+def test_a_missing_image_is_not_a_copy(tmp_path: Path) -> None:
     path = saved(tmp_path / "1.png", 0)
     assert same_images([person(tmp_path / "none.png", 5)], [person(path, 7)]) == set()
     assert same_images([], [person(path)]) == same_images([person(path)], []) == set()

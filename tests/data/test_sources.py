@@ -94,7 +94,7 @@ def test_the_official_layout(official: Path) -> None:
     assert training[0].keypoints.shape == (13, 2)
 
 
-def test_evaluation_people_are_never_learnt_from(official: Path, tmp_path: Path) -> None:
+def test_evaluation_instances_are_never_trained_on(official: Path, tmp_path: Path) -> None:
     """The same images under another root, as when a whole data set was put into both parts."""
     extra = write_part(
         tmp_path / "extra", "person_keypoints_more.json", "pictures", [*numbered(100, 2), "new.png"]
@@ -122,7 +122,7 @@ def test_evaluation_people_from_elsewhere_are_left_out_of_training(
     assert [Path(name).name for name in files(source.training(ST_13))] == numbered(0, 3)
 
 
-def test_frames_of_several_videos_are_learnt_from(
+def test_frames_of_several_videos_are_trained_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Equal base names in two folders of the training part and in the evaluation part.
@@ -222,7 +222,7 @@ def test_no_or_several_label_files_are_one_sentence(tmp_path: Path) -> None:
         find_labels(tmp_path)
 
 
-def test_labels_without_their_pictures_are_one_sentence(tmp_path: Path) -> None:
+def test_labels_without_their_images_are_one_sentence(tmp_path: Path) -> None:
     write_part(tmp_path, "person_keypoints_a.json", "images", ["1.png"])
     (tmp_path / "images" / "1.png").unlink()
     with pytest.raises(

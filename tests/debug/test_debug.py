@@ -61,7 +61,7 @@ def test_a_file_has_no_noise_against_itself(case: Case, images: np.ndarray) -> N
         assert layer.decibels > 90
 
 
-def test_noise_is_what_the_best_line_leaves() -> None:
+def test_noise_is_the_residual_of_the_best_line() -> None:
     rng = np.random.default_rng(0)
     exact = rng.normal(0, 2, (40, 50, 3))
     noise = rng.normal(0, 0.1, exact.shape)
@@ -90,7 +90,7 @@ def test_ties_and_dead_maps_are_counted() -> None:
     assert (use["b"].tied, use["b"].dead, use["b"].peak_range) == (0, 0, 100)
 
 
-def test_the_folder_has_tables_plot_and_picture(case: Case, tmp_path: Path) -> None:
+def test_the_folder_has_tables_plot_and_image(case: Case, tmp_path: Path) -> None:
     images = [person.image_path for person in case.evaluation[:6]]
     folder = debug_bundle(
         case.result.folder, images, "int8_pt", tmp_path / "out", 100, Console(quiet=True)

@@ -1,6 +1,6 @@
 """Runs of ST Edge AI Core, by a stand-in that behaves as the real one is known to.
 
-What is a success, what is a failure, and what is said about it.
+Successes, failures, and their messages.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def test_a_good_build(n6: DeploymentPackage, install: Install, version: str, mad
     assert "EXECUTING NEURAL ART COMPILER" in (n6.folder / "stedgeai.log").read_text()
 
 
-def test_progress_is_told_while_it_runs(n6: DeploymentPackage, install: Install) -> None:
+def test_progress_is_printed_while_it_runs(n6: DeploymentPackage, install: Install) -> None:
     seen: list[tuple[str, int | None]] = []
     build(n6, explicit=install(), progress=lambda line, percent: seen.append((line, percent)))
     percents = [percent for _, percent in seen if percent is not None]
@@ -150,7 +150,7 @@ def test_every_error_is_a_sentence_with_a_remedy(
     )
 
 
-def test_a_hang_is_ended_and_told(n6: DeploymentPackage, install: Install) -> None:
+def test_a_hang_is_ended_and_reported(n6: DeploymentPackage, install: Install) -> None:
     start = time.monotonic()
     code, sentence = _failure(build(n6, explicit=install(mode="hang"), time_limit_s=2))
     assert code == "time limit" and "--time-limit" in sentence and time.monotonic() - start < 30
@@ -227,7 +227,7 @@ def test_a_missing_json_leaves_the_text_report(n6: DeploymentPackage, install: I
     assert built.status == "built" and built.facts.ram_internal == forms.RAM and built.warnings
 
 
-def test_garbage_everywhere_is_no_success(n6: DeploymentPackage, install: Install) -> None:
+def test_garbage_everywhere_is_not_a_success(n6: DeploymentPackage, install: Install) -> None:
     assert _failure(build(n6, explicit=install(mode="garbage")))[0] == "unreadable report"
 
 
@@ -249,13 +249,13 @@ def test_a_missing_npu_compiler_is_a_warning(n6: DeploymentPackage, install: Ins
     assert any("atonn" in text for text in build(n6, explicit=install(compiler=False)).warnings)
 
 
-def test_a_build_over_the_budget_says_so(bundle: Path, install: Install) -> None:
+def test_a_build_over_the_budget_is_reported(bundle: Path, install: Install) -> None:
     target = replace(load_target("stm32n6"), budget=Budget(ram_kib=1000, flash_kib=2000, ms=10))
     built = build(write_package(bundle, target), explicit=install(), board="serial:921600")
     assert [text.split()[0] for text in built.over_budget] == ["RAM", "Weights", "One"]
 
 
-def test_a_folder_with_an_accent_is_no_obstacle(bundle: Path, install: Install) -> None:
+def test_a_folder_with_an_accent_works(bundle: Path, install: Install) -> None:
     odd = bundle.with_name("piñata")
     bundle.rename(odd)
     assert build(write_package(odd, load_target("stm32n6")), explicit=install()).status == "built"
@@ -372,7 +372,7 @@ def test_words_in_another_code_page_hide_no_error(n6: DeploymentPackage, install
 
 
 @pytest.mark.parametrize("mode", ["", "own_folder", "status"])
-def test_a_build_for_mp2_is_judged_by_its_file(
+def test_a_build_for_mp2_is_checked_by_its_file(
     mp2: DeploymentPackage, install: Install, mode: str
 ) -> None:
     built = build(mp2, explicit=install(version="2.2.0", components=MP2_COMPONENTS, mode=mode))

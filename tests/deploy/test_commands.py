@@ -201,7 +201,7 @@ def test_estimate_and_inspect_take_a_bundle(
     _refused(heatpose("estimate", tmp_path, "--target", "stm32n6"), "not a bundle", ".tflite")
 
 
-def test_estimates_of_other_files_say_what_is_assumed(
+def test_estimates_of_other_files_print_their_assumptions(
     heatpose: Heatpose, tflite_files: dict[str, Path]
 ) -> None:
     ran = heatpose("estimate", tflite_files["float32"], "--target", "stm32n6")

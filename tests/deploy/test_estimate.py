@@ -1,7 +1,4 @@
-"""Estimates: what is counted, what the shipped coefficients are worth.
-
-And when they are said to be outside what they were fitted on.
-"""
+"""Estimates: counted features, error of the shipped coefficients, and extrapolation notes."""
 
 from __future__ import annotations
 
@@ -125,7 +122,7 @@ def test_a_training_network_is_left_as_it_was() -> None:
 
 
 @pytest.mark.slow
-def test_the_shipped_coefficients_are_what_the_rows_give(fitting: ModuleType) -> None:
+def test_the_shipped_coefficients_are_those_of_the_rows(fitting: ModuleType) -> None:
     fresh = fitting.coefficients()["profiles"]
     assert fresh.keys() == profiles().keys()
     for name, profile in fresh.items():
@@ -236,7 +233,7 @@ def test_larger_networks_take_more() -> None:
 # When they do not apply.
 
 
-def test_outside_the_rows_it_says_so_and_widens() -> None:
+def test_outside_the_rows_the_interval_is_wider_with_a_note() -> None:
     expected = _expected(0.25)
     assert expected.extrapolates and any("weights" in text for text in expected.outside)
     assert expected.flash_kib and expected.flash_kib.high >= 1.25 * expected.flash_kib.value
@@ -283,7 +280,7 @@ def test_flash_of_the_build_for_the_discovery_kit() -> None:
     assert expected.ms and expected.ms.value == pytest.approx(18, rel=0.05)
 
 
-def test_a_network_that_leaves_the_chip_is_told_with_its_price() -> None:
+def test_a_network_that_leaves_the_chip_is_reported_with_its_cost() -> None:
     network = MoveNet(17)
     expected = network_estimate(network, 320, N6)  # a user's build took 3297 KiB
     assert expected.ram_kib and expected.ram_kib.value == pytest.approx(3297, rel=0.1)
@@ -323,7 +320,7 @@ def test_mp2_takes_the_profile_of_the_files_granularity(tflite_files: dict[str, 
     )
 
 
-def test_mp1_says_how_little_is_known() -> None:
+def test_mp1_states_the_limits_of_its_estimate() -> None:
     expected = _expected(target=MP1)
     assert (
         expected.ms
@@ -361,7 +358,7 @@ def test_a_network_that_cannot_fit_is_refused_before_training() -> None:
         check_budget(network_estimate(MoveNet(13), 192, target), target)
 
 
-def test_a_network_that_may_not_fit_is_told() -> None:
+def test_a_network_that_may_not_fit_is_reported() -> None:
     network = MoveNet(13)
     expected = network_estimate(network, 192, N6)
     assert expected.ms is not None and check_budget(expected, N6) == []

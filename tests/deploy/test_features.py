@@ -81,7 +81,7 @@ def test_savings_are_differences_of_estimates(expected: dict[str, Estimate]) -> 
     assert transposed.saved_ms.low > 1
 
 
-def test_what_is_not_known_is_said(expected: dict[str, Estimate]) -> None:
+def test_unknown_operators_are_reported(expected: dict[str, Estimate]) -> None:
     for kind, operator in (
         ("nearest", "RESIZE_NEAREST_NEIGHBOR"),
         ("transposed", "TRANSPOSE_CONV"),
@@ -107,7 +107,7 @@ def test_boards_whose_rows_say_nothing_about_resizes(graphs: dict[str, Graph]) -
 @pytest.mark.parametrize(
     ("kind", "operator"), [("nearest", "RESIZE_NEAREST_NEIGHBOR"), ("transposed", "TRANSPOSE_CONV")]
 )
-def test_the_rules_name_what_is_not_confirmed(
+def test_the_rules_name_unconfirmed_operators(
     graphs: dict[str, Graph], kind: str, operator: str
 ) -> None:
     found = [

@@ -1,7 +1,4 @@
-"""The folder that is handed over: complete, self-contained, whole or absent.
-
-And what is refused.
-"""
+"""The deployment package: complete, self-contained, whole or absent; refused bundles."""
 
 from __future__ import annotations
 
@@ -98,9 +95,7 @@ def test_mp1_needs_no_tool(bundle: Path) -> None:
     assert "result.json" not in (package.folder / "README.md").read_text()
 
 
-def test_the_readme_decodes_what_the_board_gives(
-    bundle: Path, tflite_files: dict[str, Path]
-) -> None:
+def test_the_readme_decodes_the_boards_output(bundle: Path, tflite_files: dict[str, Path]) -> None:
     target = load_target("stm32n6")
     turned = write_package(bundle, target)  # the tool takes the last DEQUANTIZE out
     assert (
@@ -261,7 +256,7 @@ def test_run_sh_without_a_tool_or_with_an_odd_path(bundle: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("decode", ["argmax", "refined"])
-def test_the_board_app_runs_on_a_pc_and_says_what_heatpose_says(
+def test_the_board_app_runs_on_a_pc_with_the_results_of_heatpose(
     bundle: Path, synthetic_root: Path, tmp_path: Path, decode: str
 ) -> None:
     pytest.importorskip("ai_edge_litert")

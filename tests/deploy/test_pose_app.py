@@ -116,7 +116,7 @@ CREATE = (
 @pytest.mark.parametrize(
     "code", ["int nothing;", f"{CREATE} void tflite_plugin_destroy_delegate(void *d) {{}}"]
 )
-def test_an_mp2_tries_the_delegate_and_goes_on_without(
+def test_an_mp2_tries_the_delegate_and_continues_without_it(
     bundle: Path, board: Path, tmp_path: Path, code: str
 ) -> None:
     gcc = shutil.which("gcc")

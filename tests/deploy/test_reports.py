@@ -182,7 +182,7 @@ def samples(shared: Path) -> Path:
     return folder
 
 
-def test_real_core_3_0_build_says_the_same_in_both_files(samples: Path) -> None:
+def test_both_files_of_a_real_core_3_0_build_agree(samples: Path) -> None:
     folder = samples / "n6_npu_core3.0_mobilenetv2"
     exact, printed = (
         read_c_info(folder / "network_c_info.json"),

@@ -46,7 +46,7 @@ def test_a_float_output_on_the_n6(tflite_files: dict[str, Path]) -> None:
     ) == 1
 
 
-def test_stored_weights_of_a_float16_file_are_no_operators() -> None:
+def test_stored_weights_of_a_float16_file_are_not_operators() -> None:
     graph = _graph((1, 8, 8, 4), "DEQUANTIZE")
     stored = replace(graph.tensors[0], data=np.zeros((1, 8, 8, 4), np.float16), dtype="float16")
     unpacked = replace(graph, tensors=(stored, graph.tensors[1]), outputs=())

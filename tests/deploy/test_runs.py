@@ -27,7 +27,7 @@ def test_no_board_no_word(capsys: pytest.CaptureFixture[str], bundle: Path) -> N
     assert not capsys.readouterr().out and not (bundle / "stm32n6").exists()
 
 
-def test_what_is_expected_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_estimate_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     build.check_budget(_config(), MoveNet(13), Preprocessing(192))
     out = capsys.readouterr().out
     assert "STM32N6570-DK" in out and "RAM" in out and "ms" in out and "extrapolated" not in out
@@ -53,7 +53,7 @@ def test_a_finished_bundle_is_handed_over(bundle: Path) -> None:
     assert (bundle / "stm32mp2/pose_app.py").is_file()
 
 
-def test_a_rejected_artefact_is_left_to_the_gates(bundle: Path) -> None:
+def test_a_rejected_artefact_is_left_to_the_acceptance_checks(bundle: Path) -> None:
     (bundle / "pose_64_int8_pt.tflite").rename(bundle / "pose_64_int8_pt.rejected.tflite")
     build.deploy_bundle(_config("stm32mp2"), bundle)
     assert not (bundle / "stm32mp2").exists()

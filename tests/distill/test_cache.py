@@ -40,7 +40,7 @@ class Counted:
         return getattr(self.runner, name)
 
     def heatmaps(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if images.any():  # the empty image that tells whether there are maps is no person
+        if images.any():  # the empty image that tests for maps is not a person
             self.seen += len(images)
         if self.seen > self.last:
             raise KeyboardInterrupt
@@ -114,7 +114,7 @@ def test_a_killed_build_goes_on_where_it_was(
     assert not list(Path(settings.folder).glob("*.part"))
 
 
-def test_a_folder_is_for_what_it_was_made_from(
+def test_a_folder_is_valid_only_for_its_inputs(
     settings: DistillSettings, dotted: list[Person], teachers: Teachers
 ) -> None:
     runner = open_runner(teachers("maps"))
@@ -162,7 +162,7 @@ def test_impossible_settings_are_refused(wrong: dict[str, float], sentence: str)
         DistillSettings("x", **wrong)  # type: ignore[arg-type]
 
 
-def test_what_is_missing_is_told_before_anything_slow() -> None:
+def test_missing_parts_are_reported_before_anything_slow() -> None:
     DistillSettings().check()
     with pytest.raises(HeatposeError, match=r"needs distill\.path=FILE"):
         DistillSettings(required=True).check()
@@ -170,7 +170,7 @@ def test_what_is_missing_is_told_before_anything_slow() -> None:
         DistillSettings("no.onnx").check()
 
 
-def test_a_teacher_without_its_bundle_needs_what_it_does_not_state(
+def test_a_teacher_without_its_bundle_needs_options(
     settings: DistillSettings,
     dotted: list[Person],
     teachers: Teachers,

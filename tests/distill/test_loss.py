@@ -214,7 +214,7 @@ def test_extreme_logits_have_finite_gradients(height: float, identity: Any) -> N
         )
 
 
-def test_a_teacher_of_points_is_learnt_as_the_kernel(identity: Any) -> None:
+def test_a_teacher_of_points_is_fitted_as_the_kernel(identity: Any) -> None:
     term, batch = identity(grid=None, spread=0.7, weight=2.0)
     student = torch.randn(2, 3, CELLS, CELLS, generator=torch.Generator().manual_seed(1))
     placed = SpatialCrossEntropy(DOTS.sigmas, spread=0.7, score_weight=0.0)

@@ -1,4 +1,4 @@
-"""What teachers say: their keypoints as the student's, and their maps in one form."""
+"""Teachers' answers: keypoints in the student's order, maps in one layout."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_it_finds_the_dots(teachers: Teachers, dotted: list[Person]) -> None:
             assert error.max() < 0.5 * max(box[2] - box[0], box[3] - box[1]) / (SIZE / 4)
 
 
-def test_a_view_is_the_picture_and_black_beyond_it(dotted: list[Person]) -> None:
+def test_a_sample_is_the_image_and_black_beyond_it(dotted: list[Person]) -> None:
     person = dotted[1]
     image = load_image(person.image_path)
     assert view_box(person, None) == (0, 0, person.width, person.height)
@@ -155,10 +155,7 @@ def test_maps_of_any_form_become_the_same_logits() -> None:
 def test_a_mirrored_answer_is_about_the_view_again(
     teachers: Teachers, dotted: list[Person]
 ) -> None:
-    """The dots have colours and no sides.
-
-    And so the teacher says of the mirrored image what it says of the image.
-    """
+    """The dots have colours but no sides, so the answers for image and mirror image are equal."""
     sideless = Skeleton("dots", DOTS.keypoints, DOTS.sigmas)
     images = np.stack([show(person, view_box(person, 1.5), SIZE) for person in dotted])
     plain, both = (
@@ -208,9 +205,9 @@ def test_two_answers_are_averaged_as_distributions() -> None:
 
 
 def test_of_decoded_answers_the_surer_point_counts(teachers: Teachers) -> None:
-    """Of every image the teacher says the same.
+    """The teacher gives the same answer for every image.
 
-    Red at 0.25 and surer than green at 0.75, which lie on each other when mirrored.
+    Red is at 0.25, with a higher score than green at 0.75; mirrored, they coincide.
     """
     answer = Teacher(open_runner(teachers("pose")), DOTS, mirror=True).ask(
         np.zeros((1, SIZE, SIZE, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Training with a teacher: what a batch carries, what is logged, and that the term is learnt."""
+"""Training with a teacher: batch content, logged values, a decreasing loss."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def taught(tiny_run: Any, tiny_checkpoint: Path, tmp_path: Path) -> Any:
     )
 
 
-def test_a_batch_says_who_it_shows_and_how(tiny_run: Any) -> None:
+def test_a_batch_has_instance_and_transform_of_each_sample(tiny_run: Any) -> None:
     """With the index and the matrix a label goes from the image to where the batch has it."""
     data = tiny_run.data()
     data.setup()
@@ -45,7 +45,7 @@ def test_a_batch_says_who_it_shows_and_how(tiny_run: Any) -> None:
             np.testing.assert_allclose(batch["points"][b].numpy(), points, atol=1e-2)
 
 
-def test_a_run_learns_from_both(tiny_run: Any, taught: Any) -> None:
+def test_a_run_is_trained_on_both_terms(tiny_run: Any, taught: Any) -> None:
     data, term = taught
     fit(tiny_run.module(distillation=term), data, tiny_run.trainer(2), None)
     with (tiny_run.folder / "csv" / "metrics.csv").open() as table:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from heatpose.doctor.trial import Step, _reason, _summary, _Trial, try_machine
+from heatpose.doctor.trial import Step, _reason, _summary, _Trial, run_trial
 from heatpose.utils.process import Ended
 from tests.conftest import Heatpose
 
@@ -73,7 +73,7 @@ def test_a_damaged_package_fails_the_step_that_needs_it(
     assert "libnvrtc.so.13 is not there" in steps["training"]["found"]
     assert "trainer.accelerator=cpu trainer.precision=32-true" in steps["training"]["remedy"]
     for name in ("scoring", "export", "speed of training", "speed of two trainings"):
-        assert steps[name]["found"] == "not tried, because it needs training"
+        assert steps[name]["found"] == "skipped, because it needs training"
     [log] = tmp_path.glob("heatpose_doctor_*/training.log")
     assert str(log) in steps["training"]["found"]
     command, *_ = log.read_text().splitlines()
@@ -85,7 +85,7 @@ def test_a_folder_that_cannot_be_written_is_the_first_step(
 ) -> None:
     monkeypatch.chdir(read_only)
     message: list[Step] = []
-    assert try_machine(message.append) == message
+    assert run_trial(message.append) == message
     [step] = message
     assert (step.name, step.status) == ("working folder", "fail")
     assert str(read_only) in step.found and step.remedy
@@ -96,10 +96,10 @@ def test_a_full_disk_fails_the_rendering(
 ) -> None:
     folder = disk_of("300k")
     monkeypatch.chdir(folder)
-    steps = try_machine(lambda step: None)
+    steps = run_trial(lambda step: None)
     assert [step.name for step in steps] == NAMES
     assert steps[0].status == "fail" and "Make room" in steps[0].remedy
-    assert all(step.found.startswith("not tried, because it needs") for step in steps[1:])
+    assert all(step.found.startswith("skipped, because it needs") for step in steps[1:])
 
 
 def test_without_the_export_extra_the_export_is_not_tried(
@@ -108,14 +108,14 @@ def test_without_the_export_extra_the_export_is_not_tried(
     monkeypatch.setitem(sys.modules, "onnx2tf", None)  # as Python notes an absent module
     found = _Trial(tmp_path).export()
     assert found.status == "warn" and "onnx2tf" in found.text
-    assert "not tried" in found.text and "heatpose[export]" in found.remedy
+    assert "skipped" in found.text and "heatpose[export]" in found.remedy
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
 def test_how_a_process_ended() -> None:
     trace = "Traceback (most recent call last):\n  File x\nRuntimeError: no kernel image\n\n"
     assert _reason(Ended(-signal.SIGSEGV, 1.0, "")) == "crashed with SIGSEGV"
-    assert _reason(Ended(None, 600.0, "")) == "no end after 600 s"
+    assert _reason(Ended(None, 600.0, "")) == "not finished after 600 s"
     assert _reason(Ended(1, 1.0, trace)) == "RuntimeError: no kernel image"
     hydra = trace + "Set the environment variable HYDRA_FULL_ERROR=1 for a trace.\n"
     assert _reason(Ended(1, 1.0, hydra)) == "RuntimeError: no kernel image"

@@ -1,4 +1,4 @@
-"""When a number may be put against a published one, and what is said where it may not."""
+"""Conditions for the comparison with a published number, and the note if they are not met."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_sets_of_images_are_recognised_by_their_ids() -> None:
 
 def test_the_same_images_by_the_same_rules_have_a_difference() -> None:
     comparison = compared(ALL)
-    assert comparison.comparable and "same images, the same rules" in comparison.note
+    assert comparison.comparable and "the same images and protocol" in comparison.note
     assert (
         "| int8_pc | 52.10 | 56.33 ± 1.42 | +4.23 | st_movenet_lightning_heatmaps | public | seed |"
         in markdown(comparison)
@@ -93,15 +93,19 @@ def test_the_same_images_by_the_same_rules_have_a_difference() -> None:
         (
             PART,
             {},
-            ["921 images", "470 of those images", "not comparable one to one", "heatpose compare"],
+            ["921 images", "470 of those images", "not directly comparable", "heatpose compare"],
         ),
-        (OTHER, {}, ["921 images", "200 other images", "not comparable one to one"]),
-        (ALL, {"sampling": "bilinear"}, ["other rules", "sampling bilinear", "do not compare"]),
-        (ALL, {"decode": "refined"}, ["other rules", "decode refined", "do not compare"]),
+        (OTHER, {}, ["921 images", "200 other images", "not directly comparable"]),
+        (
+            ALL,
+            {"sampling": "bilinear"},
+            ["another protocol", "sampling bilinear", "not comparable"],
+        ),
+        (ALL, {"decode": "refined"}, ["another protocol", "decode refined", "not comparable"]),
     ],
     ids=["part", "other", "sampling", "decode"],
 )
-def test_anything_else_has_none_and_says_why(
+def test_other_images_or_protocols_have_no_difference_and_a_reason(
     ids: list[int], rules: dict[str, str], words: list[str]
 ) -> None:
     comparison = compared(ids, **rules)
@@ -145,13 +149,11 @@ def test_an_export_that_was_not_scored_shows_the_rows_alone() -> None:
     )
 
 
-def test_own_keypoints_are_told_that_oks_is_another_scale() -> None:
+def test_own_keypoints_have_a_note_that_oks_is_not_comparable() -> None:
     five = Skeleton("five", COCO_17.keypoints[:5], COCO_17.sigmas[:5])
     comparison = compare(five, 192, {"int8_pc": Scored()})
     assert (
-        not comparison.pairs
-        and "'five'" in comparison.note
-        and "does not compare" in comparison.note
+        not comparison.pairs and "'five'" in comparison.note and "not comparable" in comparison.note
     )
     assert (
         terminal_table(comparison) is None
@@ -178,4 +180,4 @@ def test_tables_show_each_row_with_its_source_and_the_boards() -> None:
                 and pair.row.source in text
             )
         assert f"{pair.row.n6_ms:g}" in card and f"{pair.row.mp257_ms:g}" in card
-    assert len(comparison.pairs) == 3 and "not with the files here" in card
+    assert len(comparison.pairs) == 3 and "not of the files here" in card

@@ -126,7 +126,7 @@ def runner(
 
 @pytest.fixture(scope="module")
 def report(runner: PoseRunner, dataset: Path) -> EvalReport:
-    """What the package says."""
+    """Report of the package."""
     return _evaluate(runner, dataset)
 
 
@@ -151,10 +151,7 @@ class Protocol:
         self.annotations = [a for a in content["annotations"] if a["category_id"] == 1]
 
     def selected(self) -> list[dict[str, Any]]:
-        """Rule 1: exactly one person annotation.
-
-        Which is no crowd and has a box and a labelled keypoint.
-        """
+        """Rule 1: exactly one person annotation, not a crowd, with box and a labelled keypoint."""
         kept = []
         for annotation in self.annotations:
             alone = (
@@ -353,9 +350,7 @@ def test_json_has_the_keys_of_the_contract(runner: PoseRunner, report: EvalRepor
     assert len(content["sha256"]) == 64
 
 
-def test_a_keypoint_that_nobody_has_labelled_has_no_score(
-    runner: PoseRunner, dataset: Path
-) -> None:
+def test_a_keypoint_without_labels_has_no_score(runner: PoseRunner, dataset: Path) -> None:
     skeleton = skeleton_of(runner)
     k = skeleton.index("left_ankle")
     instances = [
@@ -427,7 +422,7 @@ def test_paired_difference_against_all_resamples(report: EvalReport) -> None:
     assert means[int(0.962 * len(means))] <= found.high <= means[int(0.988 * len(means))]
 
 
-def test_pairing_takes_out_what_the_images_share(report: EvalReport) -> None:
+def test_pairing_removes_the_variance_between_images(report: EvalReport) -> None:
     rng = np.random.default_rng(0)
     hard = rng.uniform(0.2, 0.9, 400)
     a = _scored(report, (hard + rng.normal(0.01, 0.005, 400)).tolist())
@@ -445,7 +440,7 @@ def test_paired_difference_needs_the_same_images(report: EvalReport) -> None:
         paired_difference(report, other)
 
 
-def test_googles_file_scores_what_was_published(shared: Path) -> None:
+def test_googles_file_has_the_published_score(shared: Path) -> None:
     labels = read_labels(shared / "data/coco_val_dev/person_keypoints_val2017.json")
     instances = benchmark_instances(labels, shared / "data/coco_val_dev/val2017", COCO_17)[0]
     runner = open_runner(shared / "models/movenet_singlepose_lightning_int8_4.tflite")

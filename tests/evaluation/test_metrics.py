@@ -237,7 +237,7 @@ def test_the_interval_is_the_normal_one_for_many_values() -> None:
     assert low < narrow[0] < values.mean() < narrow[1] < high
 
 
-def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_mean_at_its_nominal_rate() -> None:
     rng = np.random.default_rng(1)
     covered = 0
     for i in range(100):

@@ -1,7 +1,4 @@
-"""Small real models: a pose-like convolution graph in every form.
-
-And one with what gates refuse.
-"""
+"""Small real models: a pose-like convolution graph as every artefact, and a rejected one."""
 
 from __future__ import annotations
 

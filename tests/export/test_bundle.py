@@ -41,7 +41,7 @@ def read(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def test_the_bundle_holds_what_it_promises(case: Case) -> None:
+def test_the_bundle_has_all_its_files(case: Case) -> None:
     names = {path.name for path in case.result.folder.iterdir()}
     models = {"net_64.onnx", *(f"net_64_{form}.tflite" for form in case.converted)}
     assert names == models | {
@@ -133,7 +133,7 @@ def test_the_card_and_the_table_show_every_file(case: Case) -> None:
 
 
 @pytest.mark.usefixtures("no_conversion")
-def test_a_file_that_fails_a_gate_is_kept_as_rejected(case: Case, tmp_path: Path) -> None:
+def test_a_file_that_fails_a_check_is_kept_as_rejected(case: Case, tmp_path: Path) -> None:
     result = case.export(
         tmp_path / "tiny", limits=CheckLimits(drift_p50_px=100, drop_pc=100, drop_pt=-100)
     )
@@ -256,7 +256,7 @@ def test_a_bundle_has_a_plain_name(tmp_path: Path, name: str) -> None:
         check_place(tmp_path, name, "net")
 
 
-def test_a_folder_that_is_no_bundle_is_not_replaced(case: Case, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_bundle_is_not_replaced(case: Case, tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(HeatposeError, match="is not a bundle"):

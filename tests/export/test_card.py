@@ -61,7 +61,7 @@ def test_the_model_index_has_the_scores(case: Case) -> None:
     assert len({entry["name"] for entry in result["metrics"]}) == len(found)
 
 
-def test_the_card_says_what_a_user_must_know(case: Case) -> None:
+def test_the_card_has_the_facts_for_users(case: Case) -> None:
     body = _read(case)[1]
     for heading in (
         "Files",

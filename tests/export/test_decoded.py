@@ -151,7 +151,7 @@ def test_tied_keypoints_may_differ_but_not_all_of_them_may_be_tied() -> None:
         PoseParity(0, float("nan"), 0, 10),
     ],
 )
-def test_what_differs_or_is_no_number_is_refused(parity: PoseParity) -> None:
+def test_different_or_non_finite_values_are_refused(parity: PoseParity) -> None:
     assert not pose_check("onnx", parity, LIMITS).passed
 
 
@@ -193,7 +193,7 @@ def test_a_bundle_of_decoded_files(
     parity = pose_parity(reference, open_runner(path, threads=1).predict(photos), size=64, tie=1e-3)
     assert parity.pose_px < 0.05 and parity.score < 1e-3
     assert import_movenet(path).settings == {**network.settings, "norm": False}
-    # The gate knows one form's operators from the other's, and a network without decode.
+    # The check distinguishes the operators of both layouts, and a network without decode.
     body = expected_operators(network, "float32", sigmoid=False, output="float32")
     for operators in (body, with_decode(body, 13, "yx" if pose == "xy" else "xy")):
         assert not flatbuffer_check(path, "float32", Preprocessing(64), operators).passed

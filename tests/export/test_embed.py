@@ -55,7 +55,7 @@ def stated(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_file_of_a_bundle_states_what_it_is(case: Case, name: str) -> None:
+def test_every_file_of_a_bundle_has_metadata(case: Case, name: str) -> None:
     content = stated(case.result.folder / name)
     assert (
         content["skeleton"] == ST_13.to_dict()
@@ -202,9 +202,7 @@ def test_nothing_else_in_a_file_changes(case: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "form", ["float32", "float16", "int8_pc", "int8_out", "float_io", "awkward"]
 )
-def test_nothing_changes_in_what_the_converter_wrote(
-    small_models: dict[str, Path], form: str
-) -> None:
+def test_the_converters_content_is_not_changed(small_models: dict[str, Path], form: str) -> None:
     before = small_models[form].read_bytes()
     assert parts(into_tflite(before, "{}")) == parts(before)
 

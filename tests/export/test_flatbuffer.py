@@ -221,9 +221,9 @@ def test_operator_names_of_hand_made_files(tmp_path: Path) -> None:
     ("settings", "reason"),
     [
         ({"tensors": 500_000}, "500000 tensors"),
-        ({"tensors": 15_000, "name_length": 5_000}, "lists are longer"),
-        ({"reads": 1}, "reads a tensor that nothing has written"),
-        ({"reads": 7}, "names a tensor that does not exist"),
+        ({"tensors": 15_000, "name_length": 5_000}, "lists are too long"),
+        ({"reads": 1}, "reads a tensor that is not written before"),
+        ({"reads": 7}, "refers to a tensor that does not exist"),
         ({"code": tflite.BuiltinOperator.CONV_2D}, "has no options"),
         ({"code": tflite.BuiltinOperator.DEQUANTIZE, "reads": -1}, "lacks an input"),
     ],
@@ -240,16 +240,16 @@ def test_hostile_files_are_refused(tmp_path: Path, settings: dict[str, int], rea
 def test_a_missing_constant_can_be_let_through_but_no_loop(tmp_path: Path) -> None:
     path = tmp_path / "missing.tflite"
     path.write_bytes(_hand_made(tensors=3, reads=2))
-    with pytest.raises(HeatposeError, match="nothing has written"):
+    with pytest.raises(HeatposeError, match="is not written before"):
         read_graph(path)
     graph = read_graph(path, complete=False)
     assert graph.constant(2) is None and graph.producer(2) is None
     path.write_bytes(_hand_made(reads=1))  # the operator's own output
-    with pytest.raises(HeatposeError, match="nothing has written"):
+    with pytest.raises(HeatposeError, match="is not written before"):
         read_graph(path, complete=False)
 
 
-def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_other_files_than_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(HeatposeError, match="does not exist"):
         read_graph(tmp_path / "missing.tflite")
     with pytest.raises(HeatposeError, match="is not a file"):

@@ -103,7 +103,7 @@ def test_int8_output_and_logits_on_request(tmp_path: Path) -> None:
     assert check_artefact(found, "int8_pt", Preprocessing(96)) == []
 
 
-def test_google_weights_survive_int8_with_recovery_and_collapse_without(
+def test_google_weights_keep_their_score_with_ptq_and_lose_it_with_min_max(
     shared: Path, tmp_path: Path
 ) -> None:
     train, dev = shared / "data/coco_train_small", shared / "data/coco_val_dev"

@@ -1,4 +1,4 @@
-"""What the gates let pass, from numbers made up for the purpose."""
+"""Limits of the acceptance checks, with constructed numbers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_gain_passes_and_a_limit_can_be_set() -> None:
     assert not accuracy_check("int8_pc", reference, better, replace(LIMITS, drop_pc=-20)).passed
 
 
-def test_not_scored_says_so_and_passes() -> None:
+def test_not_scored_is_stated_and_passes() -> None:
     result = not_scored("int8_pt")
     assert result.passed and "Not scored" in result.sentence and result.numbers == {"scored": False}
 

@@ -1,4 +1,4 @@
-"""The report's keys and values, gate 1 on every form of a model, and ONNX."""
+"""The report's keys and values, check 1 on every artefact of a model, and ONNX."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_granularity_and_integers(
     assert (inspection.granularity, inspection.full_integer) == (granularity, full_integer)
 
 
-def test_gate_passes_what_the_name_says(small_models: dict[str, Path]) -> None:
+def test_check_passes_files_that_match_their_names(small_models: dict[str, Path]) -> None:
     network = Preprocessing(32)
     assert check_artefact(inspect_tflite(small_models["float32"]), "float32") == []
     assert check_artefact(inspect_tflite(small_models["int8_pc"]), "int8_pc", network) == []
@@ -116,7 +116,7 @@ def test_gate_passes_what_the_name_says(small_models: dict[str, Path]) -> None:
         ("awkward_int8", "int8_pc", {"pad_operator", "transpose_operator", "float_operator"}),
     ],
 )
-def test_gate_refuses_the_rest(
+def test_check_refuses_the_rest(
     small_models: dict[str, Path], form: str, expect: Any, rules: set[str]
 ) -> None:
     violated = check_artefact(inspect_tflite(small_models[form]), expect)
@@ -124,7 +124,7 @@ def test_gate_refuses_the_rest(
     assert {finding.severity for finding in violated} == {"error"}
 
 
-def test_gate_knows_the_networks_range(small_models: dict[str, Path]) -> None:
+def test_check_compares_the_networks_range(small_models: dict[str, Path]) -> None:
     inspection = inspect_tflite(small_models["int8_pc"])
     violated = check_artefact(inspection, "int8_pc", Preprocessing(32, divisor=255, shift=0))
     assert [finding.rule for finding in violated] == ["preprocessing"]

@@ -108,7 +108,7 @@ def test_constants_are_aligned(made: Float, images: np.ndarray, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
-def test_the_file_computes_what_the_simulation_does(
+def test_the_file_computes_the_same_as_the_simulation(
     made: Float,
     images: np.ndarray,  # noqa: F811
     per_channel: bool,

@@ -1,4 +1,4 @@
-"""Who judges int8 files: OKS over views by brute force, and who may take part."""
+"""Hold-out scores of int8 files: OKS over augmented samples by brute force, and the split."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_scores_by_hand(case: Case, scorer: HoldoutScorer) -> None:
     assert score.drop.high - score.drop.low == pytest.approx(2 * 1.96 * error, rel=0.2)
 
 
-def test_images_that_judge_neither_calibrate_nor_tune_and_none_is_scored(case: Case) -> None:
+def test_holdout_images_are_used_for_neither_calibration_nor_qat_nor_the_score(case: Case) -> None:
     scored = {case.training[0].image_id}
     instances, holdout = split_training(case.training, scored, AutoChoice(holdout=0.5))
     judged, taught = ({person.image_path for person in part} for part in (holdout, instances))
@@ -75,7 +75,7 @@ def test_images_that_judge_neither_calibrate_nor_tune_and_none_is_scored(case: C
     )
 
 
-def test_where_all_would_judge_nobody_does(case: Case) -> None:
+def test_without_training_images_left_there_is_no_holdout(case: Case) -> None:
     instances, holdout = split_training(case.training, set(), AutoChoice(holdout=1.0))
     assert len(instances) == len(case.training) and not holdout
     assert split_training(case.training, set(), None) == (list(case.training), [])

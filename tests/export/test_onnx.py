@@ -22,7 +22,7 @@ def a_network() -> MoveNet:
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
-def test_the_file_computes_what_torch_computes(tmp_path: Path, sigmoid: bool) -> None:
+def test_the_file_computes_the_same_as_torch(tmp_path: Path, sigmoid: bool) -> None:
     network = a_network().train()
     export_onnx(network, 64, tmp_path / "net.onnx", sigmoid=sigmoid)
     assert network.training  # left as it was

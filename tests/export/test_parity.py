@@ -43,7 +43,7 @@ def test_one_wrong_logit_is_found_at_any_level(probabilities: bool, level: float
     assert parity.logits == pytest.approx(0.01, abs=2e-4)
 
 
-def test_saturated_probabilities_are_no_difference() -> None:
+def test_saturated_probabilities_are_not_a_difference() -> None:
     logits = np.full((1, 1, 16, 16), 40, np.float32)
     parity = float_parity(logits, sigmoid(logits + 3), size=SIZE, probabilities=True, tie=1e-3)
     assert parity.logits == 0 and parity.tied == 1
@@ -65,7 +65,7 @@ def test_tied_maxima_say_nothing_about_poses() -> None:
     assert parity.tied == 1 and parity.pose_px == 0
 
 
-def test_what_is_no_number_is_no_parity() -> None:
+def test_non_finite_values_are_not_parity() -> None:
     logits, _ = bumps()
     found = logits.copy()
     found[0, 0, 0, 0] = np.nan
@@ -77,7 +77,7 @@ def test_logits_come_back_from_probabilities() -> None:
     assert np.abs(logits_of(sigmoid(logits)) - logits).max() < 2e-4
 
 
-def test_drift_is_told_per_keypoint() -> None:
+def test_drift_is_reported_per_keypoint() -> None:
     logits, _ = bumps(images=50)
     found = logits.copy()
     found[:, 1] = np.roll(logits[:, 1], 2, axis=-2)

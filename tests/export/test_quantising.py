@@ -43,7 +43,7 @@ def test_it_stops_at_the_first_that_is_good_enough_else_takes_the_best(
         )
 
 
-def test_with_too_few_images_it_takes_the_recovery_and_says_so(case: Case, tmp_path: Path) -> None:
+def test_with_too_few_images_ptq_is_chosen_with_a_note(case: Case, tmp_path: Path) -> None:
     found = quantisation(case, tmp_path, AutoChoice(least_images=10**6))
     for form in ("int8_pc", "int8_pt"):
         assert (

@@ -54,7 +54,7 @@ def source(synthetic_root: Path) -> SyntheticSource:
 
 @pytest.fixture(scope="module")
 def made(made_once: MadeOnce, source: SyntheticSource) -> Path:
-    """`best.ckpt`, `half.ckpt`, `exports/tiny`, `released/walker`; nobody changes them."""
+    """`best.ckpt`, `half.ckpt`, `exports/tiny`, `released/walker`; tests only read them."""
 
     def make(folder: Path) -> None:
         network = a_lively_network()
@@ -194,7 +194,7 @@ def _renew(bundle: Path, **changes: Any) -> None:
     (bundle / "manifest.json").write_text(json.dumps(content))
 
 
-def test_refuses_what_cannot_be_released(made: Path, tmp_path: Path) -> None:
+def test_refuses_bundles_that_cannot_be_released(made: Path, tmp_path: Path) -> None:
     out, half = tmp_path / "released/walker", made / "half.ckpt"
     bundle = _copy(made, tmp_path)
     (bundle / "net_64_int8_pt.tflite").unlink()

@@ -64,7 +64,7 @@ def own(network: MoveNet, images: np.ndarray) -> np.ndarray:  # noqa: F811
         ).numpy()
 
 
-def test_float_files_compute_what_the_network_does(exported: Exported, images: np.ndarray) -> None:  # noqa: F811
+def test_float_files_equal_the_network(exported: Exported, images: np.ndarray) -> None:  # noqa: F811
     want = own(exported.network, images[:4])
     assert np.ptp(want) > 0.1  # not all of one value
     for path in (exported.onnx, exported.tflite):
@@ -81,7 +81,7 @@ def test_the_float_file_has_the_variants_operators_and_nothing_else(exported: Ex
 
 
 @pytest.mark.parametrize(("form", "output"), [("int8_pc", "float32"), ("int8_pt", "int8")])
-def test_int8_files_pass_their_gate_and_compute_what_was_simulated(
+def test_int8_files_pass_their_check_and_equal_the_simulation(
     exported: Exported,
     images: np.ndarray,  # noqa: F811
     form: str,

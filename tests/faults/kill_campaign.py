@@ -5,8 +5,8 @@ And looks at what is left and at what the next run makes of it.
     python tests/faults/kill_campaign.py FOLDER --what json download rendering cache training \\
         export onnx report --moments 20 --seed 0
 
-Every victim is the head of a process group of its own, which gets SIGKILL at a moment drawn between
-0 and what an undisturbed run takes. Then each file that a next run would read must be whole or
+Every victim is the head of its own process group, which gets SIGKILL at a random moment between
+0 and the duration of an undisturbed run. Then each file that a next run would read must be whole or
 absent, and the next run must end as an undisturbed one does.
 """
 

@@ -50,9 +50,8 @@ class Tally:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run of a victim: its status, whether it was killed, the end of what it said.
-
-    And what it took by its clock.
+    """A run of a victim: its status, whether it was killed, the end of its output,
+    and its duration.
     """
 
     status: int
@@ -149,7 +148,7 @@ class Warm:
         self.server.communicate()
 
 
-def sweep_runs(group: int) -> list[list[str]]:
+def processes(group: int) -> list[list[str]]:
     """The fields of /proc/PID/stat, from the state on, of the living processes of a group."""
     found = []
     for entry in os.listdir("/proc"):
@@ -166,9 +165,9 @@ def sweep_runs(group: int) -> list[list[str]]:
 def seconds_used(group: int) -> float | None:
     """Processor seconds of a group so far, ended children included.
 
-    None where nobody of it lives.
+    None if none of its processes lives.
     """
-    found = sweep_runs(group)
+    found = processes(group)
     return (
         sum(int(value) for fields in found for value in fields[11:15]) / os.sysconf("SC_CLK_TCK")
         if found
@@ -177,8 +176,8 @@ def seconds_used(group: int) -> float | None:
 
 
 def end_of_group(group: int) -> None:
-    """Waits until nobody of a killed group is left, who could still write."""
-    while sweep_runs(group):
+    """Waits until no process of a killed group is left that could still write."""
+    while processes(group):
         time.sleep(POLL_S)
 
 

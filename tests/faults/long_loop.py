@@ -1,11 +1,11 @@
-"""Scores and exports a tiny network over and over in one process.
+"""Scores and exports a tiny network repeatedly in one process.
 
-And looks whether memory, open files and threads grow.
+Checks whether memory, open files and threads grow.
 
     python tests/faults/long_loop.py FOLDER --data COCO_FOLDER --rounds 300 --conversions 10
 
 Each round scores the checkpoint and the int8 file on twelve images and writes a bundle with ONNX;
-every (rounds / conversions)th makes the TFLite files as well, which a process of its own converts.
+every (rounds / conversions)th also writes the TFLite files, converted in a separate process.
 """
 
 from __future__ import annotations

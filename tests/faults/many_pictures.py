@@ -1,6 +1,6 @@
 """`heatpose predict` on a folder of thousands of images with broken files among them.
 
-All others are drawn, every broken one is told.
+All others are drawn, every broken one is reported.
 
 python tests/faults/many_pictures.py FOLDER --count 10000 --broken 500
 """
@@ -82,7 +82,7 @@ def fill(folder: Path, count: int, broken: int) -> list[str]:
 
 
 def main() -> int:
-    """Status 1 where a good image is not drawn, or a broken one not told."""
+    """Status 1 where a good image is not drawn, or a broken one not reported."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=10_000)
@@ -119,7 +119,7 @@ def main() -> int:
         f" {used.ru_maxrss / 1024:.0f} MB at most"
     )
     print(
-        f"{options.count} images: {len(listed)} drawn, {len(message)} told as broken,"
+        f"{options.count} images: {len(listed)} drawn, {len(message)} reported as broken,"
         f" {holdout_score}; {cost}"
     )
     return int(not whole)

@@ -184,41 +184,38 @@ def spoiled_zip(
     if chance.random() < 0.25:
         return spoiled_bytes(content, others, chance)
     with zipfile.ZipFile(io.BytesIO(content)) as file:
-        sweep_runs = [(entry.filename, file.read(entry)) for entry in file.infolist()]
-    at = min(chance.choice((0, 0, 0, chance.randrange(len(sweep_runs)))), len(sweep_runs) - 1)
-    name, data = sweep_runs[at]
+        members = [(entry.filename, file.read(entry)) for entry in file.infolist()]
+    at = min(chance.choice((0, 0, 0, chance.randrange(len(members)))), len(members) - 1)
+    name, data = members[at]
     kind = chance.randrange(8)
     if kind <= 3:
-        sweep_runs[at] = name, spoiled_bytes(data, [data, *others], chance)
+        members[at] = name, spoiled_bytes(data, [data, *others], chance)
     elif kind == 4:
-        sweep_runs[at] = (
+        members[at] = (
             chance.choice((f"../{name}", f"/{name}", name + "x", name.replace("/", "\\"), "x")),
             data,
         )
     elif kind == 5:
-        del sweep_runs[at]
+        del members[at]
     elif kind == 6:
-        sweep_runs.insert(at, (name, sweep_runs[chance.randrange(len(sweep_runs))][1]))
+        members.insert(at, (name, members[chance.randrange(len(members))][1]))
     elif extra:
         found, payload = chance.choice(extra)
-        sweep_runs[at] = name if found == "*" else found, payload
-    return zip_of(sweep_runs, zipfile.ZIP_DEFLATED if chance.random() < 0.2 else zipfile.ZIP_STORED)
+        members[at] = name if found == "*" else found, payload
+    return zip_of(members, zipfile.ZIP_DEFLATED if chance.random() < 0.2 else zipfile.ZIP_STORED)
 
 
-def zip_of(sweep_runs: Sequence[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
+def zip_of(members: Sequence[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
     """A zip, also with names that occur twice."""
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", compression) as file:
-        for name, data in sweep_runs:
+        for name, data in members:
             file.writestr(zipfile.ZipInfo(name), data, compression)
     return sink.getvalue()
 
 
 def spoiled_picture(content: bytes, others: Sequence[bytes], chance: random.Random) -> bytes:
-    """Mostly the headers; the chunks of a PNG get a new check sum.
-
-    Without which nobody would read them.
-    """
+    """Mostly the headers; the chunks of a PNG get a new checksum, so that readers accept them."""
     if content[:8] == b"\x89PNG\r\n\x1a\n" and chance.random() < 0.7:
         return _spoiled_png(content, chance)
     return spoiled_bytes(

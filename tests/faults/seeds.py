@@ -131,11 +131,11 @@ def manifests(folder: Path, beside: Path) -> None:
 
 def archives(folder: Path) -> None:
     """Zips as they are downloaded, and as a tool's results come."""
-    sweep_runs = {f"val2017/{i}.jpg": bytes(range(256)) * (i + 1) for i in range(3)}
+    members = {f"val2017/{i}.jpg": bytes(range(256)) * (i + 1) for i in range(3)}
     for name, packing in (("stored", zipfile.ZIP_STORED), ("packed", zipfile.ZIP_DEFLATED)):
         with zipfile.ZipFile(folder / f"{name}.zip", "w", packing) as file:
-            for sweep_run, content in sweep_runs.items():
-                file.writestr(sweep_run, content)
+            for entry, content in members.items():
+                file.writestr(entry, content)
 
 
 def main() -> None:

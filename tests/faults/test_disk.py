@@ -33,7 +33,7 @@ def fill(folder: Path) -> None:
             file.write(bytes(4096))
 
 
-def test_a_full_disk_is_told_before_a_run_begins(small_disk: Path) -> None:
+def test_a_full_disk_is_reported_before_a_run_begins(small_disk: Path) -> None:
     require_writable(small_disk / "runs")
     fill(small_disk)
     with pytest.raises(HeatposeError, match=rf"Nothing can be written into .*{FULL}.*make room"):

@@ -211,7 +211,7 @@ def png(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("width", "height"), [(13_000, 13_000), (60_000, 60_000), (2**31 - 1, 1), (100_001, 1_000)]
 )
-def test_a_picture_that_swells_is_not_decoded(width: int, height: int, tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_not_decoded(width: int, height: int, tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     content = png(min(width, 60_000), min(height, 60_000)) if width == height else png(64, 64)
     path.write_bytes(content)
@@ -226,7 +226,7 @@ def test_a_picture_that_swells_is_not_decoded(width: int, height: int, tmp_path:
     assert time.monotonic() - start < 5
 
 
-def test_a_picture_at_the_limit_takes_less_than_two_gigabytes(tmp_path: Path) -> None:
+def test_an_image_at_the_limit_takes_less_than_two_gigabytes(tmp_path: Path) -> None:
     (tmp_path / "large.png").write_bytes(png(10_000, 10_000))
     grown, message = growth(
         "load_image(Path(sys.argv[1])); load_image(Path(sys.argv[1]), 10_000, 10_000)",
@@ -235,7 +235,7 @@ def test_a_picture_at_the_limit_takes_less_than_two_gigabytes(tmp_path: Path) ->
     assert message == "read" and grown < 2000
 
 
-def test_a_picture_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow hands EPS to Ghostscript, whatever the file is called."""
     tools = tmp_path / "bin"
     tools.mkdir()

@@ -1,4 +1,4 @@
-"""Many files and many rounds, in a reduced form.
+"""Many files and many rounds, in a reduced version.
 
 `many_pictures.py` and `long_loop.py` take thousands and hundreds (docs/reliability.md).
 """
@@ -26,9 +26,9 @@ def ran(script: str, *arguments: object) -> str:
     return done.stdout
 
 
-def test_broken_pictures_among_many_are_told(tmp_path: Path) -> None:
+def test_damaged_images_among_many_are_reported(tmp_path: Path) -> None:
     message = ran("many_pictures.py", tmp_path / "here", "--count", 160, "--broken", 16)
-    assert message.startswith("160 images: 144 drawn, 16 told as broken, as it must be")
+    assert message.startswith("160 images: 144 drawn, 16 reported as broken, as it must be")
 
 
 @pytest.mark.skipif(find_spec("onnx2tf") is None, reason="the export extra is not installed")

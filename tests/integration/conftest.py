@@ -210,7 +210,7 @@ def quickstart(made_once: MadeOnce, synthetic_root: Path, warm: Warm) -> Finishe
     """
     if find_spec("onnx2tf") is None:  # looked for, not imported: it changes the whole process
         pytest.skip("the export extra is not installed")
-    # What a network that has hardly learnt anything loses is noise.
+    # Drops of a network that is hardly trained are noise.
     no_limits = [
         "quant.limits.drop_pc=1000",
         "quant.limits.drop_pt=1000",

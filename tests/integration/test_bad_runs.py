@@ -79,10 +79,7 @@ def test_training_refuses(place: Any, overrides: list[str], words: list[str]) ->
 
 
 def test_weights_that_cannot_be_fetched(place: Any, offline: Path) -> None:
-    """A machine without a network.
-
-    What the sentence says is tried with a file that is no network.
-    """
+    """A machine without internet access; the remedy is tried with a file that is not a network."""
     tiny = [*place.tiny, "init=movenet_lightning", "model=movenet_lightning_heatmaps"]
     ran = place.run_cold("train", *tiny)
     said = ran.fails_with("tfhub.dev", "kaggle.com", "init.path=FILE")
@@ -140,7 +137,7 @@ def test_exporting_refuses(place: Any, tiny_checkpoint: Path) -> None:
     assert place.left() == before and not list(place.folder.glob("exports/*"))
 
 
-def test_a_folder_that_is_no_bundle_is_left_alone(place: Any, tiny_checkpoint: Path) -> None:
+def test_a_folder_that_is_not_a_bundle_is_left_alone(place: Any, tiny_checkpoint: Path) -> None:
     thesis = place.folder / "exports/mine/thesis.txt"
     thesis.parent.mkdir(parents=True)
     thesis.write_text("years of work")

@@ -1,6 +1,6 @@
-"""What the pages tell a reader to type does what they say.
+"""The commands of the pages have the documented effect.
 
-Run on rendered people and a tiny bundle, where that is possible.
+They run on rendered people and a tiny bundle, where that is possible.
 
 Every command is also parsed or composed (tests/test_docs.py), those below that are not run here as
 well.
@@ -104,10 +104,7 @@ def _reason(command: Documented, reasons: dict[str, str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(quickstart: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with everything that the pages speak of.
-
-    COCO, photographs, a run and its bundle.
-    """
+    """A working folder with everything that the pages use: COCO, photographs, a run, a bundle."""
     folder = tmp_path_factory.mktemp("documented")
     data = quickstart.place.data
     (folder / "exports").mkdir()
@@ -171,7 +168,7 @@ def test_every_command_runs(folder: Path, quickstart: Any) -> None:
     assert (folder / "exports/quickstart/stm32mp2/pose_app.py").is_file()
 
 
-def test_nothing_else_is_told_to_be_typed() -> None:
+def test_all_commands_of_the_pages_are_tested() -> None:
     """Every other program's command is known.
 
     And no reason is left over from a page that has changed.
@@ -192,7 +189,7 @@ def test_nothing_else_is_told_to_be_typed() -> None:
     assert used == {*NOT_RUN, *ELSEWHERE} - {r"heatpose deploy .*--import"}
 
 
-def test_what_the_ci_is_said_to_run_it_runs() -> None:
+def test_the_ci_runs_the_documented_commands() -> None:
     script = (REPOSITORY / ".ci/run").read_text(encoding="utf-8")
     said = [
         str(command)

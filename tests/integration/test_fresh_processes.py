@@ -1,6 +1,6 @@
-"""Two fresh processes with the network cut off.
+"""Two fresh processes without internet access.
 
-The quick start needs none, asks for none, and gives the same files twice.
+The quick start does not need it, does not try it, and gives the same files twice.
 """
 
 from __future__ import annotations
@@ -35,11 +35,10 @@ def cut_off() -> list[str]:
 
 
 def watched(folder: Path) -> dict[str, str]:
-    """An environment in which every Python process, children of children too.
+    """Environment in which a Python process that connects or resolves an address ends with 70.
 
-    Ends with status 70 where it connects anywhere or asks for an address.
-
-    So nobody tries in vain either, and the test holds where the network cannot be cut off.
+    Holds for children, too. A vain attempt is detected as well, so the test is valid on machines
+    whose network cannot be disconnected.
     """
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(HOOK.read_text() + "\nsys.addaudithook(watch)\n")

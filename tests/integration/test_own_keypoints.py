@@ -128,7 +128,7 @@ def test_own_labels_are_looked_at_trained_on_and_scored(own: Path, place: Any) -
     ]
 
 
-def test_a_name_that_the_labels_lack_is_told(own: Path, place: Any) -> None:
+def test_a_name_that_the_labels_lack_is_reported(own: Path, place: Any) -> None:
     ran = place.run(
         "train",
         "skeleton=st13",

@@ -23,7 +23,7 @@ NO_LIMITS = [
     "quant.limits.drift_p50_px=1000",
     "quant.calibration_images=8",
 ]
-"""What a network that has hardly learnt anything loses is noise."""
+"""Drops of a network that is hardly trained are noise."""
 
 
 def tiny(place: Any, *overrides: str) -> list[str]:
@@ -87,7 +87,7 @@ def test_a_sweep_goes_all_the_way_and_is_not_run_twice(place: Any) -> None:
     assert (bundle / "manifest.json").read_bytes() == before and table(folder)[0] == whole
 
 
-def test_every_member_has_a_run_of_its_own(place: Any) -> None:
+def test_every_sweep_run_has_its_own_folder(place: Any) -> None:
     ran = place.run("train", *tiny(place, "resolution=64,96", "export=false"))
     assert ran.status == 0, ran.err
     sweep_runs = {
@@ -140,8 +140,8 @@ def test_resolutions_can_share_one_training(place: Any) -> None:
     [["parallel", "hydra.launcher.n_jobs=2"], ["local_jobs"]],
     ids=lambda launcher: launcher[0],
 )
-def test_members_run_in_processes_of_their_own(place: Any, launcher: list[str]) -> None:
-    """The one that fails, with the resolution that no network has, is told as well."""
+def test_sweep_runs_have_their_own_processes(place: Any, launcher: list[str]) -> None:
+    """The one that fails, with an unsupported resolution, is reported as well."""
     ran = place.run_cold(
         "train",
         *tiny(
@@ -162,7 +162,7 @@ def test_members_run_in_processes_of_their_own(place: Any, launcher: list[str]) 
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-4), ("bf16-mixed", 0.02)])
-def test_two_processes_learn_what_one_does(precision: str, tolerance: float, place: Any) -> None:
+def test_two_processes_train_the_same_as_one(precision: str, tolerance: float, place: Any) -> None:
     """The same batches, shared out: loss and score differ by rounding.
 
     Without batch norm, whose statistics on processors are each process's own.
@@ -210,7 +210,7 @@ def test_two_processes_learn_what_one_does(precision: str, tolerance: float, pla
     assert [row["run"] for row in table(place.folder / "runs/p2_sweep")] == ["p2"]
 
 
-def test_a_failing_member_stops_no_other(place: Any) -> None:
+def test_a_failing_sweep_run_does_not_stop_others(place: Any) -> None:
     few = "data.module.held_out=1.0e-9"  # leaves no instance for model selection
     ran = place.run(
         "train", "-m", *place.tiny, "evaluate=false", "export=false", "resolution=100,64", few

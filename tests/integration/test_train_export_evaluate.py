@@ -1,7 +1,4 @@
-"""The whole way, in processes of their own: train, export, score.
-
-And what the bundle says about itself.
-"""
+"""The whole pipeline in separate processes: train, export, score; content of the bundle."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from heatpose.runners import open_runner
 
 pytestmark = pytest.mark.slow
 
-# What a network that has hardly learnt anything loses is noise.
+# Drops of a network that is hardly trained are noise.
 NO_LIMITS = [
     "quant.limits.drop_pc=1000",
     "quant.limits.drop_pt=1000",
@@ -56,7 +53,7 @@ def _mean_oks(path: Path, data: Path) -> float:
     return evaluate(runner, instances, skeleton_of(runner), progress=False).oks
 
 
-def test_one_table_tells_everything(trained: Trained) -> None:
+def test_one_table_has_all_results(trained: Trained) -> None:
     for row in ("torch", "onnx", "float32", "int8_pc", "int8_pt"):
         (line,) = [
             line for line in trained.out.splitlines() if line.strip("│ ").startswith(f"{row} ")
@@ -95,7 +92,7 @@ def test_the_bundle_is_whole_and_its_hashes_are_true(trained: Trained) -> None:
     assert not [path.name for path in trained.bundle.parent.iterdir() if path.name != "quickstart"]
 
 
-def test_the_board_of_the_run_is_told_and_handed_over(trained: Trained) -> None:
+def test_the_board_of_the_run_is_printed_and_passed_on(trained: Trained) -> None:
     assert "Expected on STM32N6570-DK" in trained.out and "stm32n6 is ready" in trained.out
     record = json.loads((trained.bundle / "stm32n6/deploy.json").read_text())
     assert (
@@ -140,7 +137,7 @@ def test_calibration_is_on_training_images_only(trained: Trained) -> None:
     )
 
 
-def test_the_checkpoint_says_where_it_comes_from(trained: Trained) -> None:
+def test_the_checkpoint_has_its_provenance(trained: Trained) -> None:
     loaded = load_checkpoint(trained.checkpoint)
     assert (loaded.skeleton.name, loaded.preprocessing.size, loaded.network.settings["width"]) == (
         "st13",
@@ -181,7 +178,7 @@ def test_resume_false_starts_anew(place: Any) -> None:
     ran.fails_with("trainer")  # how long a run is belongs to what it is
 
 
-def test_a_failed_gate_keeps_the_file_under_another_name(trained: Trained, place: Any) -> None:
+def test_a_failed_check_keeps_the_file_under_another_name(trained: Trained, place: Any) -> None:
     limits = [*NO_LIMITS, "quant.limits.drop_pc=-1000"]
     # as stm32n6 had it
     ran = place.run(
@@ -202,7 +199,7 @@ def test_a_failed_gate_keeps_the_file_under_another_name(trained: Trained, place
     assert not manifest["passed"] and [
         g["artefact"] for g in manifest["gates"] if not g["passed"]
     ] == ["int8_pc"]
-    # The checkpoint alone says what it was trained on; the same images calibrate.
+    # The checkpoint records its training data; the same images are used for calibration.
     calibration = json.loads((bundle / "calibration.json").read_text())
     before = trained.read("calibration.json")
     assert calibration == {**before, "ranges": {"int8_pc": before["ranges"]["int8_pc"]}}

@@ -1,7 +1,4 @@
-"""Two processes that want the same run or bundle.
-
-And names that Hydra's command line has to quote.
-"""
+"""Two processes on the same run or bundle, and names that Hydra's command line must quote."""
 
 from __future__ import annotations
 
@@ -44,7 +41,7 @@ def holder(place: Any) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_the_second_of_two_is_told_so_and_a_killed_one_is_in_nobodys_way(
+def test_the_second_of_two_is_refused_and_a_killed_one_does_not_block(
     place: Any, holder: subprocess.Popen[str], tiny_checkpoint: Path
 ) -> None:
     train = [*place.tiny, "export=false", "evaluate=false"]
@@ -73,7 +70,7 @@ def test_the_second_of_two_is_told_so_and_a_killed_one_is_in_nobodys_way(
 
 
 def test_two_trainings_at_once_share_a_cache(place: Any) -> None:
-    """They come to it together: one builds, one waits, and both learn the same from it."""
+    """Two trainings start together: one builds, one waits, and both reach the same weights."""
     cache = place.folder / "caches"
     train = [
         *place.tiny,
@@ -133,6 +130,6 @@ def test_odd_names_of_folders_runs_and_bundles(place: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="full disks are those of Linux here")
-def test_a_folder_of_runs_that_takes_nothing_is_told_before_anything_slow(place: Any) -> None:
+def test_a_read_only_folder_of_runs_is_reported_before_anything_slow(place: Any) -> None:
     ran = place.run("train", *place.tiny, "runs=/proc/runs", "exports=/proc/exports")
     ran.fails_with("/proc", "another folder")

@@ -21,8 +21,8 @@ def serve() -> None:
 
     Answers each with its exit status.
 
-    A job with `group` becomes the head of a group of processes, which is told in a line before: it
-    may be killed.
+    A job with `group` becomes the head of a group of processes, whose id is written in a line
+    before: it may be killed.
     """
     import heatpose.entries.build
     import heatpose.entries.evaluate_and_export

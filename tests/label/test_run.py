@@ -241,7 +241,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(
 def test_given_boxes_are_labelled_one_by_one(
     tmp_path: Path, heatpose: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
 ) -> None:
-    """Two people on an image, a box on nobody, an image without boxes, one of another size."""
+    """Two people on an image, a box without a person, no boxes, an image of another size."""
     photos, out, boxes = tmp_path / "photos", tmp_path / "labels.json", tmp_path / "boxes.json"
     both = draw_person(photos / "two.png", (130, 180), (460, 180), size=(600, 360))
     draw_person(photos / "unboxed.png", (240, 180))
@@ -276,7 +276,7 @@ def test_given_boxes_are_labelled_one_by_one(
     found = labels_of(json.loads(out.read_text()), "two.png")
     for labels, places in zip(found, both, strict=False):
         assert np.linalg.norm(labels[:, :2] - places, axis=1).max() < 7
-    # A box in which nobody was found stays as a neighbour, without keypoints.
+    # A box without a detected person stays as a neighbour, without keypoints.
     assert len(found) == 3 and not found[2].any()
     assert [a["bbox"] for a in json.loads(out.read_text())["annotations"]] == around[:3]
     kept, _ = instances(read_labels(out), photos, COCO_17)

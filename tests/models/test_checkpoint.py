@@ -84,9 +84,7 @@ def test_half_rounds_convolutions_and_keeps_the_rest(network: MoveNet, tmp_path:
     assert not (tmp_path / "large.ckpt").exists()
 
 
-def test_a_description_that_knows_of_no_heads_is_one_of_heatmaps(
-    path: Path, network: MoveNet
-) -> None:
+def test_a_description_without_heads_has_the_heatmap_head(path: Path, network: MoveNet) -> None:
     """Checkpoints from before there were four."""
     loaded = load_checkpoint(rewritten(path, lambda c: c[KEY]["network"].pop("heads")))
     assert loaded.network.settings == network.settings and not loaded.network.four_heads
@@ -189,7 +187,7 @@ def test_a_missing_file_and_a_folder_are_one_sentence(tmp_path: Path) -> None:
         MoveNet(3, 0.35).state_dict(),
     ],
 )
-def test_a_torch_file_that_is_no_heatpose_checkpoint(content: Any, tmp_path: Path) -> None:
+def test_a_torch_file_that_is_not_a_heatpose_checkpoint(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(
         HeatposeError, match=r"a\.pt' is a torch file but not a Heatpose checkpoint"

@@ -1,4 +1,4 @@
-"""What `heatpose inspect` says about a checkpoint, against counting by hand."""
+"""Output of `heatpose inspect` on a checkpoint, against counting by hand."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_facts_are_those_of_the_file(tiny_checkpoint: Path) -> None:
     assert facts["metadata"]["model"] == "tiny"
 
 
-def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").write_text("hello")
     with pytest.raises(HeatposeError, match="is not a readable checkpoint"):
         inspect_checkpoint(tmp_path / "a.ckpt")

@@ -90,7 +90,7 @@ def test_vectors_cost_their_length_around_the_right_cell(radius: int, batch: Bat
     )
 
 
-def test_heatmaps_and_centre_cost_what_the_heatmap_loss_says(batch: Batch) -> None:
+def test_heatmaps_and_centre_have_the_heatmap_loss(batch: Batch) -> None:
     maps, points, labelled, box = batch
     alone, centre = SpatialCrossEntropy(SIGMAS, 0.7, 3.0), SpatialCrossEntropy([0.2], 0.7, 3.0)
     terms = FourHeadLoss(SIGMAS, 0.7, 3.0, centre_sigma=0.2, centre=0.5).terms(*batch)

@@ -90,7 +90,7 @@ def inside(shared: Path, lightning: Path) -> tuple[Any, Values, Any]:
     return graph, values, interpreter.get_tensor(graph.outputs[0])[0, 0]
 
 
-def test_every_layer_computes_what_the_file_computes(
+def test_every_layer_computes_the_same_as_the_file(
     inside: tuple[Any, Values, Any], lightning: Path
 ) -> None:
     """From the file's own int8 input of each layer.
@@ -147,9 +147,7 @@ def scored(shared: Path, network: MoveNet, skeleton: Skeleton) -> EvalReport:
 
 
 @pytest.mark.slow
-def test_googles_heatmap_network_scores_what_was_measured_before(
-    shared: Path, lightning: Path
-) -> None:
+def test_googles_heatmap_network_keeps_its_measured_score(shared: Path, lightning: Path) -> None:
     assert scored(shared, import_movenet(lightning, MoveNet(17)), COCO_17).oks == pytest.approx(
         55.84, abs=0.15
     )
@@ -164,11 +162,8 @@ def test_thirteen_keypoints_start_above_54_without_training(shared: Path, lightn
 
 
 @pytest.mark.slow
-def test_the_imported_network_sees_what_googles_file_sees(shared: Path, lightning: Path) -> None:
-    """As near as the file comes to itself.
-
-    Run by another set of kernels, its own keypoints move further than the float network's are away.
-    """
+def test_the_imported_network_has_the_poses_of_googles_file(shared: Path, lightning: Path) -> None:
+    """Within the difference between two sets of kernels that run the file."""
     ours = scored(shared, import_movenet(lightning), COCO_17)
     files = [
         evaluate(

@@ -1,6 +1,6 @@
-"""Files that are no MoveNet, or a damaged one.
+"""Files that are not a MoveNet, or a damaged one.
 
-Really modified files, and the layer that each message names.
+Modified real files, and the layer that each message names.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def test_googles_file_without_a_layer_is_refused(lightning: Path, tmp_path: Path
         ("unit_range", "input"),
     ],
 )
-def test_a_graph_that_is_no_movenet_is_refused_with_the_layer(
+def test_a_graph_that_is_not_a_movenet_is_refused_with_the_layer(
     files: Path, file: str, layer: str
 ) -> None:
     with pytest.raises(

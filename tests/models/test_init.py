@@ -286,8 +286,8 @@ def packed(data: bytes, name: str = "./4.tflite") -> bytes:
     """A tar.gz as Kaggle packs it, with a second file."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
-        for sweep_run, content in (("notes.txt", b"notes"), (name, data)):
-            entry = tarfile.TarInfo(sweep_run)
+        for entry_name, content in (("notes.txt", b"notes"), (name, data)):
+            entry = tarfile.TarInfo(entry_name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     return file.getvalue()
@@ -316,7 +316,7 @@ def test_what_is_published_is_complete() -> None:
     assert PUBLISHED["lightning"].sha256 != PUBLISHED["thunder"].sha256
 
 
-def test_it_is_fetched_once_and_where_from_is_told(
+def test_it_is_fetched_once_and_its_source_is_printed(
     server: Any, offer: Callable[..., Address], cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = known(offer("a.tflite", DATA))

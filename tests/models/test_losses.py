@@ -284,9 +284,9 @@ def test_softmax_against_one_cell_is_torchs_own(batch: dict[str, Tensor]) -> Non
 
 
 def test_the_target_with_the_least_cost_is_the_kernel() -> None:
-    """Descent on the expected-OKS loss ends in the metric's own kernel.
+    """Descent on the expected-OKS loss converges to the metric's kernel.
 
-    The sigmoid says what choosing the cell would earn.
+    The sigmoid becomes the OKS of choosing the cell.
     """
     point, box, sigma = [13.0, 18.5], [30.0, 20.0], 0.15
     logits = torch.zeros(1, 1, CELLS, CELLS, requires_grad=True)

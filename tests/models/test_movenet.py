@@ -68,7 +68,7 @@ def test_layers_are_torchvisions(width: float) -> None:
     assert count[0] == count[1]
 
 
-def test_stride_one_layers_compute_what_torchvisions_do() -> None:
+def test_stride_one_layers_compute_the_same_as_torchvisions() -> None:
     """With stride 1 the two paddings agree.
 
     With shared weights a stage without stride gives the same numbers.

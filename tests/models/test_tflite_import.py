@@ -120,9 +120,7 @@ def test_int8_files_give_the_biases_within_half_a_scale(files: Path, file: str) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["float32", "float16"])
-def test_thunders_file_and_what_was_imported_from_it_see_the_same_poses(
-    files: Path, form: str
-) -> None:
+def test_thunders_file_and_its_import_find_the_same_poses(files: Path, form: str) -> None:
     if find_spec("ai_edge_litert") is None:
         pytest.skip("the export extra is not installed")
     path = files / f"thunder_{form}.tflite"
@@ -230,7 +228,7 @@ def test_other_keypoints_take_the_channels_of_every_head(files: Path) -> None:
         torch.testing.assert_close(found, want[:, channels])
 
 
-def test_files_that_are_no_tflite_are_one_sentence(tmp_path: Path) -> None:
+def test_files_that_are_not_tflite_are_one_sentence(tmp_path: Path) -> None:
     text, empty = tmp_path / "text.tflite", tmp_path / "empty.tflite"
     text.write_text("hello, this is no model")
     empty.touch()

@@ -175,11 +175,8 @@ def test_the_source_archive_is_the_project_and_nothing_else(installed: Installed
     assert not [n for n in names if n.startswith(made) and not n.startswith(of_the_project)]
 
 
-def test_the_installed_command_trains_what_the_checkout_trains(installed: Installed) -> None:
-    """`heatpose train` of the wheel composes the settings of train.py.
-
-    And both tell a mistake alike.
-    """
+def test_the_installed_command_trains_the_same_as_the_checkout(installed: Installed) -> None:
+    """`heatpose train` of the wheel composes train.py's settings; both report errors equally."""
     assert "train" in installed.run("heatpose", "--help")
     assert "experiment: " in installed.run("heatpose", "train", "--help")
     settings = ["experiment=st_movenet_13kpt", "resolution=224", "--cfg", "job"]

@@ -51,7 +51,7 @@ def test_gaussian_targets(sigma: float) -> None:
         assert target[index].item() == pytest.approx(want, rel=1e-3, abs=1e-6)
 
 
-def test_oks_targets_are_what_the_metric_would_give() -> None:
+def test_oks_targets_equal_the_metric() -> None:
     points, area = some_points(), torch.tensor([100.0, 900.0, 2000.0])
     sigmas = torch.tensor([0.026, 0.035, 0.079, 0.107, 0.062])
     target = codec.oks_targets(points, area, sigmas, CELLS, STRIDE)

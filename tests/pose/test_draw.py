@@ -96,7 +96,7 @@ def test_weak_and_senseless_keypoints_are_left_out() -> None:
     assert _at(draw_pose(_grey(), pose, THREE), 0.2, 0.75) == RIGHT
 
 
-def test_lines_grow_with_the_picture_but_not_beyond_the_person() -> None:
+def test_lines_grow_with_the_image_but_not_beyond_the_person() -> None:
     def share(side: int, pose: NDArray[Any]) -> float:
         return float(
             (draw_pose(_grey(side, side), pose, THREE) != _grey(side, side)).any(-1).mean()
@@ -124,7 +124,7 @@ def test_overlay_is_nothing_at_zero_and_bright_at_the_peak() -> None:
     np.testing.assert_array_equal(overlay[60:], image[60:])
 
 
-def test_overlay_cuts_what_is_no_probability() -> None:
+def test_overlay_clips_values_outside_probabilities() -> None:
     maps = np.zeros((1, 4, 4), np.float32)
     maps[0, 0] = [-5, np.nan, 1, 50]
     overlay = heatmap_overlay(np.zeros((4, 4, 3), np.uint8), maps)

@@ -214,7 +214,7 @@ def picture_of(width: int, height: int) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("size", [192, 224, 256])
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (427, 640), (500, 333), (96, 192)])
-def test_nearest_of_an_unmoved_picture_is_the_protocols(width: int, height: int, size: int) -> None:
+def test_nearest_of_an_unmoved_image_is_the_protocols(width: int, height: int, size: int) -> None:
     image, inverse = (
         picture_of(width, height),
         geometry.invert(geometry.stretch(width, height, size)),

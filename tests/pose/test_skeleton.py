@@ -58,7 +58,7 @@ def test_the_edges_reach_every_keypoint_and_mirror_onto_themselves(skeleton: Ske
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (2, 3)])
-def test_merging_is_the_mean_of_what_is_labelled(shape: tuple[int, ...]) -> None:
+def test_merging_is_the_mean_of_labelled_keypoints(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     points = rng.uniform(-50, 500, (*shape, 17, 2)).astype(np.float32)
     labelled = rng.random((*shape, 17)) < 0.4
@@ -163,7 +163,7 @@ def test_a_definition_that_cannot_work_is_one_sentence(what: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "3", "a: [", "name: x", "name: x\nkeypoints: 3\nsigmas: [1]", "name: x\nother: 1"]
 )
-def test_a_file_that_is_no_skeleton_is_one_sentence(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_skeleton_is_one_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(HeatposeError, match=r"x\.yaml"):
         Skeleton.from_yaml(tmp_path / "x.yaml")

@@ -52,7 +52,7 @@ def test_distances_are_between_keypoints_of_one_name() -> None:
     assert found["left_wrist"].pixels == 0
 
 
-def test_equal_names_are_told_apart() -> None:
+def test_equal_names_are_distinguished() -> None:
     assert labels_of(_estimators(("x/a.tflite", ST_13), ("y/b.tflite", ST_13))) == [
         "a.tflite",
         "b.tflite",

@@ -61,7 +61,7 @@ def test_no_further_than_the_farthest_side() -> None:
 
 
 @pytest.mark.parametrize("lost", [("left_hip", "right_hip"), ("left_shoulder", "right_shoulder")])
-def test_the_whole_picture_where_the_torso_is_lost(lost: tuple[str, str]) -> None:
+def test_the_whole_image_is_used_if_the_torso_is_lost(lost: tuple[str, str]) -> None:
     pose = _pose(**TORSO)
     pose[COCO_17.index(lost[0]), 2] = 0.1
     # one of the two is enough
@@ -71,7 +71,7 @@ def test_the_whole_picture_where_the_torso_is_lost(lost: tuple[str, str]) -> Non
     assert whole(HEIGHT, WIDTH) == Region(-100, 0, 800)
 
 
-def test_a_pose_without_numbers_is_no_harm() -> None:
+def test_a_pose_of_nan_is_ignored() -> None:
     pose = _pose(**TORSO)
     pose[COCO_17.index("left_hip"), 0] = np.nan
     assert next_region(pose, COCO_17, WIDTH, HEIGHT) == whole(WIDTH, HEIGHT)

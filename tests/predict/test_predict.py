@@ -101,7 +101,7 @@ def test_draws_and_lists(tmp_path: Path) -> None:
     assert sorted(os.listdir(out)) == ["a_pose.png", "predictions.json"]
 
 
-def test_images_are_resized_as_in_training_unless_told(tmp_path: Path) -> None:
+def test_images_are_resized_as_in_training_without_an_option(tmp_path: Path) -> None:
     """A fine checkerboard: nearest sampling keeps black and white, bilinear makes it grey."""
     board = ((np.indices((128, 128)).sum(0) % 2) * 255).astype(np.uint8)
     Image.fromarray(np.dstack([board] * 3)).save(tmp_path / "board.png")
@@ -156,7 +156,7 @@ def test_equal_stems_do_not_overwrite_each_other(tmp_path: Path) -> None:
     ] == list("abcdef")
 
 
-def test_broken_images_are_skipped_and_told(tmp_path: Path) -> None:
+def test_damaged_images_are_skipped_and_reported(tmp_path: Path) -> None:
     good = _image(tmp_path / "in" / "good.jpg", (300, 300))
     (tmp_path / "in" / "text.jpg").write_text("hello")
     (tmp_path / "in" / "cut.jpg").write_bytes(good.read_bytes()[:500])
@@ -236,7 +236,7 @@ def test_16_bit_images_are_not_drawn_white(tmp_path: Path) -> None:
     assert int(np.median(drawn)) == 100
 
 
-def test_heic_in_a_folder_is_skipped_and_told(tmp_path: Path) -> None:
+def test_heic_in_a_folder_is_skipped_and_reported(tmp_path: Path) -> None:
     _image(tmp_path / "in" / "a.png")
     _image(tmp_path / "in" / "b.TIFF")
     (tmp_path / "in" / "c.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
@@ -287,7 +287,7 @@ def test_results_are_cocos(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [("1.png", "01.png"), ("1.png", "b.png")])
-def test_ids_count_where_names_are_no_different_numbers(
+def test_ids_count_if_names_are_not_distinct_numbers(
     names: tuple[str, str], tmp_path: Path
 ) -> None:
     for name in names:
@@ -296,7 +296,7 @@ def test_ids_count_where_names_are_no_different_numbers(
     assert [entry["image_id"] for entry in _results(tmp_path / "out")] == [1, 2]
 
 
-def test_a_second_run_does_not_take_its_own_pictures(tmp_path: Path) -> None:
+def test_a_second_run_does_not_read_its_own_drawings(tmp_path: Path) -> None:
     _image(tmp_path / "a.png")
     for _ in range(2):
         summary = _predict(Model(), [tmp_path], tmp_path / "out", TWO)

@@ -263,7 +263,7 @@ def test_two_models_side_by_side(tmp_path: Path) -> None:
     )
 
 
-def test_a_cut_video_gives_what_is_there(tmp_path: Path) -> None:
+def test_a_truncated_video_gives_its_frames(tmp_path: Path) -> None:
     whole = _video(tmp_path / "whole.avi").read_bytes()
     (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
     summary = _run([tmp_path / "cut.avi"], tmp_path / "out")
@@ -278,7 +278,7 @@ def test_a_cut_video_gives_what_is_there(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_no_video_is_skipped_or_refused(
+def test_files_that_are_not_videos_are_skipped_or_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     whole = _video(tmp_path / "in" / "whole.mp4", 10, "mp4v").read_bytes()

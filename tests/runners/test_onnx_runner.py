@@ -95,7 +95,7 @@ def test_free_sides_need_a_size(
         ([1, 3, 64, 64], ("GlobalAveragePool",), r"outputs are \(1, 3, 1, 1\)"),
     ],
 )
-def test_refuses_what_is_no_pose_model(
+def test_refuses_other_models_than_pose_models(
     shape: list[Any], options: tuple[Any, ...], said: str, write: Write
 ) -> None:
     with pytest.raises(HeatposeError, match=said) as error:
@@ -109,7 +109,7 @@ def test_refuses_another_size(write: Write) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, I am text\n" * 100])
-def test_refuses_what_is_no_onnx(content: bytes, tmp_path: Path) -> None:
+def test_refuses_files_that_are_not_onnx(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
     with pytest.raises(HeatposeError, match="is not an ONNX file") as error:
@@ -117,7 +117,7 @@ def test_refuses_what_is_no_onnx(content: bytes, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_says_what_to_install(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_the_package_to_install(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(HeatposeError, match=r"pip install 'heatpose\[export\]'"):
         open_runner(write([1, 3, 64, 64]))

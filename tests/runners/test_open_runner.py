@@ -40,7 +40,7 @@ def _manifest(bundle: Path, **entries: Any) -> Path:
         ("notes.txt", "does not have the suffix of a model"),
     ],
 )
-def test_refuses_what_is_no_model_file(name: str, said: str, tmp_path: Path) -> None:
+def test_refuses_other_files_than_models(name: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(HeatposeError, match=said):
         open_runner(tmp_path / name)
@@ -51,7 +51,7 @@ def test_refuses_no_threads(bundle: Path) -> None:
         open_runner(bundle / "m.tflite", threads=0)
 
 
-def test_the_manifest_says_what_the_channels_are(bundle: Path) -> None:
+def test_the_manifest_gives_the_channels(bundle: Path) -> None:
     preprocessing = Preprocessing(192, "bilinear")
     path = _manifest(bundle, skeleton=COLOURS.to_dict(), preprocessing=preprocessing.to_dict())
     runner = open_runner(path)
@@ -70,7 +70,7 @@ def test_the_manifests_scaling_is_used(bundle: Path, blocks: NDArray[np.uint8]) 
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"name": "a web page"}'])
-def test_another_softwares_manifest_says_nothing(content: str, bundle: Path) -> None:
+def test_another_softwares_manifest_is_ignored(content: str, bundle: Path) -> None:
     (bundle / "manifest.json").write_text(content)
     assert open_runner(bundle / "m.tflite").skeleton is None
 

@@ -1,4 +1,4 @@
-"""Files of others: what is assumed is told, what can be computed is, and options set the rest."""
+"""Files of any origin: reported assumptions, computed facts, and options for the rest."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_another_normalisation_is_computed_from_arithmetic(
 
 
 @pytest.mark.parametrize("takes", TO_SIGNED)
-def test_the_option_sets_what_cannot_be_computed(
+def test_the_option_sets_a_normalisation_that_cannot_be_computed(
     takes: str, kernel: Kernel, tmp_path: Path
 ) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
@@ -152,7 +152,7 @@ def test_channels_last_and_free_batch(
     np.testing.assert_allclose(found, np.concatenate([expected] * 3), atol=1e-5)
 
 
-def test_a_cube_of_maps_is_read_in_the_inputs_order_and_told(
+def test_a_cube_of_maps_is_read_in_the_inputs_order_and_reported(
     kernel: Kernel, tmp_path: Path
 ) -> None:
     """16 keypoints on 16 x 16 cells: the shape fits both ways."""
@@ -229,7 +229,7 @@ def test_what_a_tflite_input_means(
     assert bool(given.note) is fixed
 
 
-def test_an_unusual_scale_is_told_and_can_be_set(
+def test_an_unusual_scale_is_reported_and_can_be_set(
     tflite_files: Path, tmp_path: Path, blocks: NDArray[np.uint8]
 ) -> None:
     """A uint8 input over [-2.5, 2.5], as quantisers make of ImageNet's range."""
@@ -312,7 +312,7 @@ def test_a_foreign_file_scores_as_the_network_with_the_option(
     assert describe_file(path)["assumed"] == {"skeleton": "st13", "normalisation": "-1..1"}
 
 
-def test_an_option_that_a_file_makes_needless_is_told(score: Score, case: Any) -> None:
+def test_a_needless_option_is_reported(score: Score, case: Any) -> None:
     said, report = score(case.result.folder / "net_64.onnx", "--normalisation", "0..1")
     assert (
         "net_64.onnx: normalisation 0..1 is not used: -1..1 follows from the file or its bundle."
@@ -430,7 +430,7 @@ def test_the_command_ends_with_the_sentence(tmp_path: Path) -> None:
 
 
 def test_other_files_pass(tmp_path: Path) -> None:
-    """What is wrong with them is `open_runner`'s to say."""
+    """Their faults are reported by `open_runner`."""
     (tmp_path / "text.tflite").write_text("no model")
     for path in (TINY, tmp_path / "text.tflite", tmp_path / "nothing.onnx", tmp_path):
         check_runs(path)
@@ -452,12 +452,12 @@ def test_a_file_of_a_whole_bundle_is_not_tried_again(
         check_runs(path)
 
 
-def test_what_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_does_not_end_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "LONGEST_S", 0.01)
     with pytest.raises(HeatposeError, match="did not run through LiteRT once in"):
         check_runs(TINY)
 
 
-def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+def test_names_that_are_not_text_are_refused(tmp_path: Path) -> None:
     with pytest.raises(HeatposeError, match=r"cannot be run by LiteRT \('utf-8' codec"):
         open_runner(spoiled(tmp_path, *NO_TEXT))

@@ -71,7 +71,7 @@ def test_finds_each_colours_block(
     np.testing.assert_allclose(poses[..., 2], expected[..., 2], atol=0.02)
 
 
-def test_says_what_it_is(tflite_files: Path) -> None:
+def test_describes_the_file(tflite_files: Path) -> None:
     runner = open_runner(str(tflite_files / "uint8_to_float.tflite"), threads=1)
     assert (runner.name, runner.path) == (
         "uint8_to_float.tflite",
@@ -166,7 +166,7 @@ def test_reference_kernels_agree_but_are_named(
         ("vector", r"input is float32 \(1, 9\)"),
     ],
 )
-def test_refuses_what_is_no_pose_model(name: str, said: str, tflite_files: Path) -> None:
+def test_refuses_other_models_than_pose_models(name: str, said: str, tflite_files: Path) -> None:
     with pytest.raises(HeatposeError, match=said) as error:
         open_runner(tflite_files / f"{name}.tflite")
     assert "is not a single-person pose model" in str(error.value) and "\n" not in str(error.value)
@@ -181,7 +181,7 @@ def test_refuses_another_size(tflite_files: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"hello, I am text\n" * 100, b"\x1c\0\0\0TFL3" + bytes(1000)]
 )
-def test_refuses_what_is_no_tflite(content: bytes, tmp_path: Path) -> None:
+def test_refuses_files_that_are_not_tflite(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     path.write_bytes(content)
     with pytest.raises(HeatposeError, match="is not a readable TFLite file"):
@@ -196,7 +196,7 @@ def test_refuses_a_truncated_file(tflite_files: Path, tmp_path: Path) -> None:
         open_runner(path)
 
 
-def test_says_what_to_install(tflite_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_the_package_to_install(tflite_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(HeatposeError, match=r"pip install 'heatpose\[export\]'"):
         open_runner(tflite_files / "float_raw.tflite")
@@ -209,7 +209,7 @@ def test_an_odd_name(tflite_files: Path, tmp_path: Path, blocks: NDArray[np.uint
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 3), (1, 32, 32, 3), (0, 64, 64, 3), (1, 3, 64, 64)])
-def test_refuses_arrays_that_are_no_images(shape: tuple[int, ...], tflite_files: Path) -> None:
+def test_refuses_arrays_that_are_not_images(shape: tuple[int, ...], tflite_files: Path) -> None:
     with pytest.raises(ValueError, match=r"takes u8\[B, 64, 64, 3\]"):
         open_runner(tflite_files / "float_raw.tflite").predict(np.zeros(shape, np.uint8))
 

@@ -38,7 +38,7 @@ def _images(size: int, count: int = 3) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def test_says_what_it_is(checkpoint: Path) -> None:
+def test_describes_the_file(checkpoint: Path) -> None:
     runner: PoseRunner = open_runner(checkpoint)
     assert (runner.name, runner.kind, runner.keypoints, runner.size) == (
         "best.ckpt",
@@ -86,7 +86,7 @@ def test_leaves_torchs_threads_alone(checkpoint: Path) -> None:
     assert torch.get_num_threads() == before and f"{before + 1} threads" in runner.kernels
 
 
-def test_refuses_what_is_no_checkpoint(tmp_path: Path) -> None:
+def test_refuses_files_that_are_not_checkpoints(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     path.write_text("hello")
     with pytest.raises(HeatposeError, match="is not a readable checkpoint"):

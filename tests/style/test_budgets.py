@@ -40,10 +40,7 @@ def _lines(function: Function) -> int:
 
 
 def _code_lines(function: Function) -> int:
-    """Of the definition without its docstring.
-
-    A contract that is told in full makes no function long.
-    """
+    """Lines of a definition without its docstring, so that complete contracts are not penalised."""
     documented = function.body[0] if ast.get_docstring(function) is not None else None
     text = (documented.end_lineno or 0) - documented.lineno + 1 if documented else 0
     return _lines(function) - text
@@ -86,7 +83,7 @@ def test_the_usual_function_is_very_short() -> None:
 
 
 @every_file
-def test_everything_public_says_what_it_is(path: Path) -> None:
+def test_everything_public_has_a_docstring(path: Path) -> None:
     tree = _tree(path)
     assert ast.get_docstring(tree), "no module docstring"
     silent = [name for name, node in _public(tree) if not ast.get_docstring(node)]

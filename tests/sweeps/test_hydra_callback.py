@@ -48,7 +48,7 @@ def swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *overrides: str) -> l
     return folders
 
 
-def test_a_members_name_has_what_is_swept_and_nothing_else(
+def test_a_sweep_runs_name_has_only_the_swept_settings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     found = swept(
@@ -158,7 +158,7 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_member_that_fails_stops_no_other(
+def test_a_sweep_run_that_fails_does_not_stop_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def task(config: DictConfig) -> RunResult:

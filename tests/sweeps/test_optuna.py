@@ -47,7 +47,7 @@ def opened(
         ("x=tag(log, interval(1e-4, 1e-2))", FloatDistribution(1e-4, 1e-2, log=True)),
     ],
 )
-def test_ranges_are_what_they_say(text: str, expected: BaseDistribution) -> None:
+def test_ranges_have_their_limits_and_steps(text: str, expected: BaseDistribution) -> None:
     assert distribution(OverridesParser.create().parse_override(text)) == expected
 
 
@@ -70,7 +70,7 @@ def test_a_search_finds_the_top_of_a_hill(tmp_path: Path) -> None:
     assert len(best) == 1 and abs(best[0].params["x"] - 1) < 0.5
 
 
-def test_failed_members_do_not_count_and_ten_in_a_row_are_enough(tmp_path: Path) -> None:
+def test_failed_sweep_runs_do_not_count_and_ten_in_a_row_end_it(tmp_path: Path) -> None:
     search = opened(
         tmp_path, "x=1,2", directions=("maximize", "minimize"), objectives=("oks", "ms")
     )
@@ -96,7 +96,7 @@ def test_what_was_interrupted_comes_first_with_the_same_values(tmp_path: Path) -
     assert [trial.state for trial in search.study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
-def test_what_cannot_be_searched_is_said(tmp_path: Path) -> None:
+def test_unsupported_searches_are_refused(tmp_path: Path) -> None:
     with pytest.raises(HeatposeError, match="The search has no range; give one"):
         opened(tmp_path, "seed=1")
     with pytest.raises(

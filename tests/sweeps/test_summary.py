@@ -1,4 +1,4 @@
-"""The members of a sweep, in whatever process they ran, are told together."""
+"""The sweep runs of all processes are summarised together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sweep_run(run: str, result: RunResult, **overrides: str) -> SweepRun:
     return SweepRun(run, overrides, result)
 
 
-def test_members_come_back_in_order_and_once_each(tmp_path: Path) -> None:
+def test_sweep_runs_are_in_order_and_once_each(tmp_path: Path) -> None:
     sweep_run("b", RunResult(oks=1.0), seed="1").write(tmp_path, 1)
     sweep_run("a", RunResult("failed", "First try."), seed="0").write(tmp_path, 0)
     sweep_run("a", RunResult(oks=2.0), seed="0").write(tmp_path, 10)
@@ -51,7 +51,7 @@ def test_a_sweep_begins_empty_and_a_search_goes_on(tmp_path: Path) -> None:
     assert summarise(tmp_path, "mine") == [] and not (tmp_path / "sweep.csv").exists()
 
 
-def test_the_csv_has_what_differs_and_what_is_known(tmp_path: Path) -> None:
+def test_the_csv_has_differing_settings_and_results(tmp_path: Path) -> None:
     board = BoardNumbers("int8_pc", 60.0, 16.0, 800.0, 2500.0, False)
     whole = RunResult(
         oks=61.0,

@@ -123,9 +123,7 @@ def test_nothing_is_drawn_in_a_sanity_check_or_twice(
 @pytest.mark.parametrize(
     "logger", [None, SimpleNamespace(experiment=None), SimpleNamespace(experiment=object())]
 )
-def test_a_logger_without_pictures_is_no_problem(
-    logger: Any, tiny_run: Any, logits: torch.Tensor
-) -> None:
+def test_a_logger_without_images_works(logger: Any, tiny_run: Any, logits: torch.Tensor) -> None:
     validate(PredictionGrid(), tiny_run.module(), trainer(logger), logits)
 
 
@@ -181,7 +179,7 @@ def run_trainer(
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_loss_that_is_no_number_stops_the_first_epoch(precision: str, tiny_run: Any) -> None:
+def test_a_non_finite_loss_stops_the_first_epoch(precision: str, tiny_run: Any) -> None:
     sentence = stopped(tiny_run, epoch=0, every=50, precision=precision)
     folder = tiny_run.folder / "checkpoints"
     assert (

@@ -220,7 +220,7 @@ def test_the_configuration_is_left_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
-def test_an_absent_gpu_is_told_with_what_to_choose(accelerator: str, tmp_path: Path) -> None:
+def test_an_absent_gpu_is_reported_with_the_choices(accelerator: str, tmp_path: Path) -> None:
     with pytest.raises(HeatposeError, match="trainer.accelerator=auto or trainer.accelerator=cpu"):
         build_trainer(config_of(f"accelerator={accelerator}"), tmp_path)
     build_trainer(config_of("accelerator=auto"), tmp_path)  # the remedy
@@ -335,7 +335,7 @@ def test_nothing_is_left_for_the_next_training(monkeypatch: pytest.MonkeyPatch) 
     assert dict(os.environ) == before and sys.argv is argv
 
 
-def test_a_worker_of_another_program_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_of_another_program_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(

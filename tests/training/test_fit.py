@@ -234,10 +234,7 @@ def test_a_killed_run_with_views_by_chance_goes_on_as_if_nothing_had_happened(
 
 
 def first_points(run: Any, last: Path | None) -> torch.Tensor:
-    """Where the keypoints of the first batch are that a run.
-
-    Begun or continued with the same seed, learns from.
-    """
+    """Keypoints of the first training batch of a run, started or continued with the same seed."""
     seen: list[torch.Tensor] = []
 
     class First(lightning.Callback):
@@ -397,7 +394,7 @@ def test_without_resume_a_run_starts_anew(tmp_path: Path) -> None:
     )
 
 
-def test_a_run_that_failed_before_its_first_checkpoint_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_a_run_that_failed_before_its_first_checkpoint_does_not_block(tmp_path: Path) -> None:
     training.open_run(tmp_path / "run", CONFIGURATION, resume=True)
     other = {**CONFIGURATION, "seed": 1}
     assert training.open_run(tmp_path / "run", other, resume=True) is None
@@ -405,7 +402,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_is_in_nobodys_way(tmp_pat
     assert begun_record["configuration"] == other  # what goes on from here is the new one
 
 
-def test_a_folder_that_is_no_run_is_never_removed(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_never_removed(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "holiday.jpg").write_text("dear")
     assert training.open_run(tmp_path / "run", CONFIGURATION, resume=False) is None
@@ -431,9 +428,9 @@ def test_callbacks_get_the_runs_folder_and_nulls_are_left_out(tmp_path: Path) ->
 
 
 def test_averaged_weights_keep_the_norms_own_statistics(tiny_run: Any) -> None:
-    """Averaged, they would remember their first values for long.
+    """Averaged statistics would keep their initial values for long.
 
-    Which drown the variances of quiet layers.
+    Those exceed the variances of layers with small activations.
     """
     averaging = instantiate(
         OmegaConf.load(Path(__file__).parents[2] / "conf" / "callbacks" / "default.yaml").ema

@@ -92,7 +92,7 @@ def test_the_losses_are_logged(fitted: Any) -> None:
     assert sum("val/loss" in row for row in fitted.logged) == 3
 
 
-def test_training_learns_a_batch_by_heart(tiny_run: Any) -> None:
+def test_training_overfits_a_batch(tiny_run: Any) -> None:
     """The same few people over and over: the network must find them, whatever else is wrong."""
     seed_everything(0, verbose=False)
     module, data = tiny_run.module(), tiny_run.data()
@@ -145,7 +145,7 @@ def test_biases_and_norms_do_not_decay(tiny_run: Any) -> None:
 
 
 class Breaks(HeatmapLoss):
-    """A loss that is no number from a given step on."""
+    """A loss that is NaN from a given step on."""
 
     def __init__(self, after: int) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Breaks(HeatmapLoss):
         return logits.square().mean() * (math.nan if self.steps > self.after else 1)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoint(
+def test_a_non_finite_loss_ends_the_run_and_keeps_the_last_good_checkpoint(
     tiny_run: Any,
 ) -> None:
     with pytest.raises(HeatposeError, match=r"in epoch 1; lower optimizer\.lr"):
@@ -209,10 +209,7 @@ def test_the_constant_rate_rises_and_stays() -> None:
 
 
 def test_a_teachers_points_lie_on_the_labels_of_every_view(tiny_run: Any) -> None:
-    """Whoever comes up, mirrored or not, at each side that is trained at.
-
-    A teacher that answers with the labels says the same as they do.
-    """
+    """A teacher that answers with the labels gives their points, at every training resolution."""
     data = tiny_run.data(resolutions=[64, 96], prominent_weight=2.0, select="prominent", limit=None)
     data.setup()
     instances = data.train_instances

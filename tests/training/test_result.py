@@ -1,7 +1,4 @@
-"""What a run came to is kept with it.
-
-And counts only as long as nothing that decides it has changed.
-"""
+"""The result of a run is kept with it, and is valid until one of its inputs changes."""
 
 from __future__ import annotations
 
@@ -63,9 +60,7 @@ def test_another_configuration_is_another_run(
 
 
 @pytest.mark.parametrize("kind", ["init", "distill"])
-def test_other_weights_to_begin_with_or_learn_from_are_another_run(
-    kind: str, tmp_path: Path
-) -> None:
+def test_other_initial_or_teacher_weights_are_another_run(kind: str, tmp_path: Path) -> None:
     weights = tmp_path / "weights.tflite"
     weights.write_bytes(b"first")
     begun = config(**{kind: {"path": str(weights)}})

@@ -59,7 +59,7 @@ def deep_png(path: Path, values: np.ndarray, colour: int) -> Path:
         *((".tif", mode) for mode in ("RGB", "L", "LA", "RGBA", "P", "1", "CMYK")),
     ],
 )
-def test_plain_pixels_are_what_pillow_gives(suffix: str, mode: str, tmp_path: Path) -> None:
+def test_plain_pixels_equal_pillows(suffix: str, mode: str, tmp_path: Path) -> None:
     image = Image.fromarray(PIXELS).convert(mode)
     path = tmp_path / f"a{suffix}"
     image.save(path)
@@ -70,7 +70,7 @@ def test_plain_pixels_are_what_pillow_gives(suffix: str, mode: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"subsampling": 2}, {"quality": 30}])
-def test_every_kind_of_jpeg_is_what_pillow_gives(options: dict[str, int], tmp_path: Path) -> None:
+def test_every_kind_of_jpeg_equals_pillows(options: dict[str, int], tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "a.jpg", **options)  # type: ignore[arg-type]
     expected = np.asarray(Image.open(tmp_path / "a.jpg"))
     np.testing.assert_array_equal(load_image(tmp_path / "a.jpg"), expected)

@@ -103,10 +103,9 @@ def known_facts(model: Path, metadata: bytes | None) -> FileFacts:
 
 
 def read_manifest(model: Path) -> FileFacts:
-    """Reads the manifest of the bundle that a model lies in.
+    """Reads the manifest of the bundle that contains a model.
 
-    Empty where there is no manifest of this software, or where it does not list the file, by name
-    or by hash.
+    Empty without a manifest of this software, or if it does not list the file by name or by hash.
 
     Raises:
         HeatposeError: The manifest, its skeleton or its preprocessing cannot be understood.

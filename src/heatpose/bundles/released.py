@@ -1,7 +1,7 @@
 """Released networks: bundles that come with the project, and their names as paths.
 
-`NAME` stands for a bundle or its default file, `NAME/FORM` for one of its files. They lie in
-`exports/released` of a checkout, the smaller ones also inside the installed package.
+`NAME` refers to a bundle or its default file, `NAME/ARTEFACT` to one of its files. They are in
+`exports/released` of a checkout, the smaller ones also in the installed package.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from typing import Any, Literal
 from heatpose.bundles.bundle import MANIFEST, Bundle
 from heatpose.errors import HeatposeError
 
-Form = Literal["int8_pc", "int8_pt", "checkpoint"]
+ReleasedFile = Literal["int8_pc", "int8_pt", "checkpoint"]
 PATTERNS: Mapping[str, str] = {
     "int8_pc": "*_int8_pc.tflite",
     "int8_pt": "*_int8_pt.tflite",
     "checkpoint": "*.ckpt",
 }
-"""What follows a name and a slash -> the file."""
+"""Artefact, as in `NAME/ARTEFACT` -> pattern of its file name."""
 DEFAULT = "st_movenet_17kpt_192"
-DEFAULT_FORM: Form = "int8_pc"
-"""What `heatpose predict` takes where no model is given."""
+DEFAULT_ARTEFACT: ReleasedFile = "int8_pc"
+"""Model of `heatpose predict` if none is given."""
 DEFAULT_KEYPOINTS, DEFAULT_RESOLUTION = 17, 192
-"""Of a network that takes the place of `DEFAULT` where that one is not there."""
+"""Properties of a network that replaces `DEFAULT` if that one is not available."""
 ENTRY = "released"
-"""Of the manifest: `checkpoint` (file name), `package` (whether the wheel has the bundle),
+"""Key in the manifest: `checkpoint` (file name), `package` (whether the wheel has the bundle),
 `scored_on` (text)."""
 DEPLOYED = Path("exports", "deployed")
-"""Deployment packages of released networks, whose own folders stay as they are."""
+"""Folder of deployment packages of released networks, whose own folders are not changed."""
 
 _PACKAGE = Path(__file__).parents[1]
 FOLDERS: tuple[Path, ...] = (_PACKAGE.parents[1] / "exports" / "released", _PACKAGE / "released")
@@ -66,12 +66,12 @@ class ReleasedNetwork:
         """Side of the input in pixels."""
         return int(self.manifest["resolution"])
 
-    def file(self, form: str) -> Path | None:
-        """The file of a form; None where the bundle has none."""
-        return next(iter(sorted(self.folder.glob(PATTERNS[form]))), None)
+    def file(self, artefact: str) -> Path | None:
+        """Path of an artefact; None if the bundle does not have it."""
+        return next(iter(sorted(self.folder.glob(PATTERNS[artefact]))), None)
 
     def oks(self, artefact: str) -> float | None:
-        """Mean OKS in percent of "torch", "int8_pc" or "int8_pt"; None where it was not scored."""
+        """Mean OKS in percent of "torch", "int8_pc" or "int8_pt"; None if not scored."""
         report = self.metrics.get("artefacts", {}).get(artefact, {}).get("report")
         return None if report is None else float(report["oks"])
 
@@ -128,24 +128,24 @@ def _read(folder: Path) -> ReleasedNetwork:
     return network
 
 
-def resolve(path: str | Path, form: Form = DEFAULT_FORM) -> Path:
-    """The model file that a path or a released name stands for.
+def resolve(path: str | Path, artefact: ReleasedFile = DEFAULT_ARTEFACT) -> Path:
+    """Converts a path or the name of a released network to the path of a model file.
 
-    An existing path stands for itself, also where a network has that name.
+    An existing path is returned unchanged, even if a network has that name.
 
     Args:
-        path: A path, `NAME`, or `NAME/FORM` with a key of `PATTERNS`.
-        form: Which file `NAME` alone stands for.
+        path: A path, `NAME`, or `NAME/ARTEFACT` with a key of `PATTERNS`.
+        artefact: File for `NAME` alone.
 
     Raises:
         HeatposeError: It is neither a path nor the name of a released network.
     """
     found, wanted = _named(path)
-    return Path(path) if found is None else _file(found, wanted or form)
+    return Path(path) if found is None else _file(found, wanted or artefact)
 
 
 def resolve_bundle(path: str | Path) -> Path:
-    """Like `resolve`, but `NAME` alone stands for the folder of its bundle."""
+    """As `resolve`, but `NAME` alone gives the folder of its bundle."""
     found, wanted = _named(path)
     if found is None:
         return Path(path)
@@ -153,22 +153,22 @@ def resolve_bundle(path: str | Path) -> Path:
 
 
 def package_folder(path: str | Path) -> Path | None:
-    """Where deployment packages of a released network go.
+    """Folder for deployment packages of a released network.
 
-    None for other models, whose packages lie beside them.
+    None for other models, whose packages are written beside them.
 
     Args:
-        path: As typed.
+        path: Path or name, as given by the user.
     """
     found, _ = _named(path)
     return None if found is None else DEPLOYED / found.name
 
 
 def default_model() -> tuple[str, Path]:
-    """Name and file of the network that is taken where no model is given.
+    """Name and file of the network for commands without a model.
 
     Raises:
-        HeatposeError: None is released.
+        HeatposeError: No network is released.
     """
     networks = released()
     usual = [
@@ -182,23 +182,23 @@ def default_model() -> tuple[str, Path]:
             "No model was given, and no released network takes its place; give a .ckpt, .onnx or"
             " .tflite file first."
         )
-    return name, _file(networks[name], DEFAULT_FORM)
+    return name, _file(networks[name], DEFAULT_ARTEFACT)
 
 
 def _named(path: str | Path) -> tuple[ReleasedNetwork | None, str | None]:
-    """The network that a text names and the form behind its slash; None, None for a path.
+    """Released network and artefact of `NAME/ARTEFACT`; (None, None) for a path.
 
     Raises:
-        HeatposeError: The text has the form of a name, but no network has it.
+        HeatposeError: The text looks like a name, but is not that of a released network.
     """
     parts = PurePath(path).parts
     if Path(path).exists() or not 1 <= len(parts) <= 2:
         return None, None
-    name, form = parts[0], parts[1] if len(parts) == 2 else None
+    name, artefact = parts[0], parts[1] if len(parts) == 2 else None
     network = released().get(name)
     if network is not None:
-        return network, form
-    if PurePath(path).suffix or (form is not None and form not in PATTERNS):
+        return network, artefact
+    if PurePath(path).suffix or (artefact is not None and artefact not in PATTERNS):
         return None, None
     raise HeatposeError(f"'{path}' is neither a file nor a released network; {_choices()}.")
 
@@ -210,11 +210,11 @@ def _choices() -> str:
     return f"the released networks are {', '.join(names)}"
 
 
-def _file(network: ReleasedNetwork, form: str) -> Path:
-    found = network.file(form) if form in PATTERNS else None
+def _file(network: ReleasedNetwork, artefact: str) -> Path:
+    found = network.file(artefact) if artefact in PATTERNS else None
     if found is None:
         files = ", ".join(f"{network.name}/{key}" for key in PATTERNS if network.file(key))
         raise HeatposeError(
-            f"Released network '{network.name}' has no file '{form}'; it has {files}."
+            f"Released network '{network.name}' has no file '{artefact}'; it has {files}."
         )
     return found

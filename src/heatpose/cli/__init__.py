@@ -1,10 +1,8 @@
-"""The `heatpose` command. Heavy modules are imported inside each command.
+"""The `heatpose` command. Heavy modules are imported inside each command, so that --help is quick.
 
-So that `--help` answers at once.
-
-Exit status: 0 success, 1 a failed gate or bad input (one sentence on stderr), 2 wrong usage. A
-command is a function of one of the modules beside this one; a new one is added to `COMMANDS`.
-`ENTRIES` take Hydra's arguments instead of their own.
+Exit status: 0 success, 1 a failed acceptance check or invalid input (one sentence on stderr), 2
+wrong usage. To add a command: 1. write a function in a module of this package; 2. add it to
+`COMMANDS`. `ENTRIES` pass their arguments to Hydra.
 """
 
 from __future__ import annotations

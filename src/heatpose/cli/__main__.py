@@ -1,4 +1,4 @@
-"""`python -m heatpose.cli`."""
+"""Entry point of `python -m heatpose.cli`."""
 
 from heatpose.cli import main
 

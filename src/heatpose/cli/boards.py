@@ -1,7 +1,4 @@
-"""`heatpose inspect`, `heatpose estimate` and `heatpose deploy`.
-
-A model file, and the board that it is for.
-"""
+"""Commands on model files and boards: `heatpose inspect`, `estimate` and `deploy`."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
 Profile = Annotated[
     str | None,
     typer.Option(
-        help="Coefficients of the estimate, such as n6_core_2.0; the target's own by default."
+        help="Coefficients of the estimate, such as n6_core_2.0; the target's by default."
     ),
 ]
 
@@ -38,17 +35,14 @@ def inspect(
         str | None,
         typer.Option(
             help=(
-                "Check the rules of this board as well: stm32n6, stm32mp2, stm32mp1, or the path of"
-                " a YAML."
+                "Also check the rules of this board: stm32n6, stm32mp2, stm32mp1, or the path of a"
+                " YAML."
             ),
             autocompletion=target_names,
         ),
     ] = None,
 ) -> None:
-    """Say what a model file is: operators, number formats, sizes.
-
-    And what is wrong with it for an NPU.
-    """
+    """Print operators, number formats and sizes of a model file, and its problems on an NPU."""
     from heatpose.bundles.released import resolve_bundle
     from heatpose.utils.console import show
 
@@ -56,7 +50,7 @@ def inspect(
     facts = _inspection(model)
     if target is not None:
         facts["findings"] = [*facts["findings"], *_target_findings(model, target)]
-    _tell_assumed(model)
+    _print_assumed(model)
     for table in _inspection_tables(facts):
         show(table)
     write_json_output(json_out, facts)
@@ -133,14 +127,14 @@ def _findings(findings: Sequence[Mapping[str, Any]]) -> list[Table]:
 def estimate(
     model: Model, target: TargetChoice, profile: Profile = None, json_out: JsonOut = None
 ) -> None:
-    """Estimate RAM, flash and time on a board, before any tool is installed."""
+    """Estimate RAM, flash and time on a board, without ST's tools."""
     from heatpose.bundles.released import resolve_bundle
     from heatpose.deploy.tables import estimate_lines, estimate_table
     from heatpose.deploy.targets import load_target
     from heatpose.utils.console import show
 
     board, model = load_target(target), resolve_bundle(model)
-    _tell_assumed(model)
+    _print_assumed(model)
     expected = _estimate(model, board, profile)
     show(estimate_table(expected, board))
     for line in estimate_lines(expected):
@@ -162,12 +156,12 @@ def deploy(
     results: Annotated[
         Path | None,
         typer.Option(
-            "--import", help="Take in the output of a build made elsewhere: a folder or a zip."
+            "--import", help="Import the output of a build made elsewhere: a folder or a zip."
         ),
     ] = None,
     tool: Annotated[
         Path | None,
-        typer.Option(help="stedgeai, or its installation folder; looked for by default."),
+        typer.Option(help="stedgeai, or its installation folder; searched by default."),
     ] = None,
     board: Annotated[
         str | None,
@@ -181,15 +175,16 @@ def deploy(
     app: Annotated[
         str | None,
         typer.Option(
-            help="Release of ST's application, or a checkout of it: refuses another Core."
+            help="Release of ST's application, or a checkout of it: requires the matching Core."
         ),
     ] = None,
     allow_rejected: Annotated[
-        bool, typer.Option("--allow-rejected", help="Take a file that failed a gate of its export.")
+        bool,
+        typer.Option("--allow-rejected", help="Accept a file that failed an acceptance check."),
     ] = False,
     json_out: JsonOut = None,
 ) -> None:
-    """Write the folder that is handed over to ST's tools, and on request build it."""
+    """Write the deployment package for ST's tools, and build it on request."""
     from heatpose.bundles.released import package_folder, resolve_bundle
     from heatpose.deploy.package import write_package
     from heatpose.deploy.targets import load_target
@@ -199,7 +194,7 @@ def deploy(
     if not run and (
         board is not None or tool is not None or time_limit is not None or app is not None
     ):
-        raise typer.BadParameter("--tool, --board, --app and --time-limit go with --run")
+        raise typer.BadParameter("--tool, --board, --app and --time-limit need --run")
     package = write_package(
         resolve_bundle(bundle),
         load_target(target),
@@ -216,21 +211,21 @@ def deploy(
         _dry_run(package, json_out)
 
 
-def _tell_assumed(model: Path) -> None:
-    """What neither a TFLite file nor a manifest beside it says."""
+def _print_assumed(model: Path) -> None:
+    """Prints values stated neither by a TFLite file nor by a manifest beside it."""
     from heatpose.deploy.model import read_model
 
     if model.suffix.lower() == ".tflite" and model.is_file():
         try:
             assumed = read_model(model).assumed
-        except HeatposeError:  # a network of another kind is estimated, too
+        except HeatposeError:  # not a pose network
             return
         for text in assumed:
             typer.echo(f"Assumed: {text}")
 
 
 def _file(model: Path, name: str | None, target: Target | None = None) -> Path:
-    """A model file as it is; of a bundle the one that the target takes, which is said."""
+    """Returns a file unchanged; for a bundle, the target's artefact, whose name is printed."""
     from heatpose.deploy.model import bundle_file, choose_model
     from heatpose.deploy.targets import load_target
 
@@ -273,16 +268,14 @@ def _target_findings(model: Path, target: str) -> list[dict[str, Any]]:
 
 
 def _estimate(model: Path, board: Target, profile: str | None) -> Estimate:
-    """Of a TFLite file, or of the network in a checkpoint."""
+    """Estimates a TFLite file, or the network in a checkpoint."""
     from heatpose.deploy.estimate import estimate as of_graph
     from heatpose.runners import CHECKPOINTS
     from heatpose.tflite.reader import read_graph
 
     model = _file(model, board.name, board)
     if model.suffix.lower() == ".onnx":
-        raise HeatposeError(
-            f"'{model}' is an ONNX file; estimates are made of TFLite files and checkpoints."
-        )
+        raise HeatposeError(f"'{model}' is an ONNX file; give a TFLite file or a checkpoint.")
     if model.suffix.lower() in CHECKPOINTS:
         from heatpose.deploy.network_graph import graph_of_network
         from heatpose.models.checkpoint import load_checkpoint
@@ -336,7 +329,7 @@ def _built(
 
 
 def _finish(result: ToolResult, package: DeploymentPackage, json_out: Path | None) -> None:
-    """Shows an result and writes it; a failure ends the command with its sentence."""
+    """Prints and writes a result; a failure raises its sentence."""
     from heatpose.deploy.package import LOG
     from heatpose.deploy.tables import result_lines, result_table
     from heatpose.utils.console import show

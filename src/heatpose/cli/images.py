@@ -1,4 +1,4 @@
-"""`heatpose predict` and `heatpose data`: poses drawn on images, and data sets looked at."""
+"""Commands on images and data sets: `heatpose predict`, `data` and `label`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from heatpose.cli.options import (
     Split,
     Threads,
     model_names,
+    print_reading,
     read_normalisation,
     read_skeleton,
-    tell_reading,
 )
 from heatpose.errors import HeatposeError
 from heatpose.utils.files import require_writable_files, write_image, write_json_output
@@ -47,18 +47,18 @@ def predict(
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="Folder for what is drawn and for the keypoints as COCO results.")
+        Path, typer.Option(help="Folder for drawings and for the keypoints as COCO results.")
     ] = Path("predictions"),
     beside: Annotated[
         Path | None,
         typer.Option(
-            help="A second model, drawn beside the first, with distances.",
+            help="Second model, drawn beside the first, with distances.",
             autocompletion=model_names,
         ),
     ] = None,
     sampling: Annotated[
         Sampling | None,
-        typer.Option(help="As in training by default, bilinear where the file does not say."),
+        typer.Option(help="As in training by default, bilinear if that is unknown."),
     ] = None,
     decode: DecodeChoice = Decode.refined,
     skeleton: SkeletonFile = None,
@@ -68,12 +68,12 @@ def predict(
     threshold: Annotated[
         float, typer.Option(help="Keypoints with a lower score are not drawn.", min=0, max=1)
     ] = 0.2,
-    draw: Annotated[bool, typer.Option(help="Without, only the keypoints are written.")] = True,
+    draw: Annotated[bool, typer.Option(help="Write drawings as well as keypoints.")] = True,
     smooth: Annotated[bool, typer.Option(help="Videos: filter the keypoints over time.")] = True,
     crop: Annotated[
         bool,
         typer.Option(
-            "--crop", help="Videos: look at the surroundings of the person of the frame before."
+            "--crop", help="Videos: crop each frame around the person of the previous one."
         ),
     ] = False,
     frames: Annotated[
@@ -83,7 +83,7 @@ def predict(
     limit: Annotated[
         int | None,
         typer.Option(
-            help="Videos: stop each after so many frames; a camera ends with Ctrl-C otherwise.",
+            help="Videos: maximum number of frames of each; a camera ends with Ctrl-C otherwise.",
             min=1,
         ),
     ] = None,
@@ -104,7 +104,7 @@ def predict(
     for path in models:
         runner = open_runner(path, threads=threads, size=resolution, normalisation=values)
         reading = reading_of(runner, given)
-        tell_reading(reading)
+        print_reading(reading)
         chosen = None if sampling is None else str(sampling)
         estimator = Estimator.of(runner, reading.skeleton, str(decode), chosen, reading.assumed)
         estimators.append(estimator)
@@ -114,13 +114,13 @@ def predict(
 
 def _model_and_sources(arguments: list[Path]) -> tuple[Path, list[Path]]:
     """The first argument where it is a model, else the default released network; and the rest."""
-    from heatpose.bundles.released import DEFAULT_FORM, default_model, resolve
+    from heatpose.bundles.released import DEFAULT_ARTEFACT, default_model, resolve
     from heatpose.predict.files import is_source
 
     first, *rest = arguments
     if is_source(first):
         name, model = default_model()
-        typer.echo(f"No model is named: released network '{name}' ({DEFAULT_FORM}) is used.")
+        typer.echo(f"No model is given: released network '{name}' ({DEFAULT_ARTEFACT}) is used.")
         return model, arguments
     model = resolve(first)
     if not rest:
@@ -139,7 +139,7 @@ def data(
         ),
     ],
     split: Annotated[
-        Split, typer.Option(help="Which part, where the folder keeps them apart.")
+        Split, typer.Option(help="Part of the data set, if the folder has several.")
     ] = Split.train,
     skeleton: Annotated[
         Path | None,
@@ -147,15 +147,15 @@ def data(
     ] = None,
     files: Annotated[
         bool,
-        typer.Option("--files", help="Decode every image as well: finds missing and broken ones."),
+        typer.Option("--files", help="Also decode every image: finds missing and damaged ones."),
     ] = False,
     sheet: Annotated[
-        Path | None, typer.Option(help="Write an image of labelled people here (PNG or JPEG).")
+        Path | None, typer.Option(help="Write a contact sheet of labels here (PNG or JPEG).")
     ] = None,
     augmented: Annotated[
         Path | None,
         typer.Option(
-            help="Write an image of people after augmentation here, as training shows them."
+            help="Write a contact sheet of augmented training samples here (PNG or JPEG)."
         ),
     ] = None,
     resolution: Annotated[
@@ -164,21 +164,21 @@ def data(
     coco: Annotated[
         Path | None,
         typer.Option(
-            help="Write the labels here as a COCO keypoint json, whatever format they are in."
+            help="Write the labels here as COCO keypoint JSON, from any supported format."
         ),
     ] = None,
     label_studio: Annotated[
         Path | None,
         typer.Option(
-            help="Write the labels here as Label Studio tasks (.json), to be corrected there."
+            help="Write the labels here as Label Studio tasks (.json), to correct them there."
         ),
     ] = None,
     image_prefix: Annotated[
-        str, typer.Option(help="What Label Studio finds the images by, before their names.")
+        str, typer.Option(help="Prefix of the image names in Label Studio.")
     ] = "/data/local-files/?d=",
     json_out: JsonOut = None,
 ) -> None:
-    """Audit a data set: what is kept and dropped, and why; what the people are like."""
+    """Audit a data set: kept and dropped instances with reasons, and their statistics."""
     from rich.console import Console
 
     from heatpose.data.coco import instances
@@ -209,14 +209,15 @@ def data(
     if coco is not None:
         write_json_output(coco, labels.source.content)
         typer.echo(
-            f"{coco} has the labels; its file names start from '{labels.source.folder}' (--images)."
+            f"{coco} has the labels; its file names are relative to '{labels.source.folder}'"
+            " (--images)."
         )
     if label_studio is not None:
         _write_tasks(label_studio, labels, image_prefix)
 
 
 def _write_tasks(path: Path, labels: CocoLabels, prefix: str) -> None:
-    """Tasks for Label Studio, and its labelling interface beside them."""
+    """Writes tasks for Label Studio, and the labelling interface beside them."""
     from heatpose.data.formats.label_studio import interface, to_tasks
 
     if path.suffix.lower() == ".xml":
@@ -234,7 +235,7 @@ def _write_tasks(path: Path, labels: CocoLabels, prefix: str) -> None:
 
 
 NO_TEACHER = (
-    "A teacher is needed: give --teacher MODEL, a .ckpt, .onnx or .tflite pose model that is "
+    "No teacher is given; give --teacher MODEL, a .ckpt, .onnx or .tflite pose model that is "
     "larger than the network to be trained, such as MoveNet Thunder."
 )
 
@@ -244,7 +245,7 @@ Out = Annotated[Path, typer.Option(help="COCO keypoint json to write.")]
 Teacher = Annotated[
     Path | None,
     typer.Option(
-        help="Pose model that makes the labels: checkpoint, ONNX or TFLite.",
+        help="Teacher model for the labels: checkpoint, ONNX or TFLite.",
         autocompletion=model_names,
     ),
 ]
@@ -252,31 +253,31 @@ Boxes = Annotated[
     Path | None,
     typer.Option(
         help=(
-            "Boxes of the people: a COCO json, or a folder of Pascal VOC XML. Without them the "
-            "teacher finds one person per image."
+            "Bounding boxes: a COCO JSON, or a folder of Pascal VOC XML. Without them the teacher "
+            "labels one person per image."
         )
     ),
 ]
 Sheet = Annotated[
     Path | None,
-    typer.Option(help="Write a contact sheet of labelled people here (PNG or JPEG)."),
+    typer.Option(help="Write a contact sheet of the labels here (PNG or JPEG)."),
 ]
 MinScore = Annotated[
     float,
-    typer.Option(help="Least score of a keypoint, in the image and in its mirror image."),
+    typer.Option(help="Minimum score of a keypoint in the image and in its mirror image."),
 ]
 MaxDistance = Annotated[
     float,
-    typer.Option(help="Largest distance between the two places, as a share of the crop's side."),
+    typer.Option(help="Maximum distance between the two, as a fraction of the crop's side."),
 ]
-MinKeypoints = Annotated[int, typer.Option(help="People with fewer such keypoints are left out.")]
+MinKeypoints = Annotated[int, typer.Option(help="Minimum number of such keypoints per instance.")]
 MinSide = Annotated[
     float,
-    typer.Option(help="People whose box is smaller are left out: root of its area, in pixels."),
+    typer.Option(help="Minimum square root of the box area, in pixels."),
 ]
 Shrinking = Annotated[
     Sampling | None,
-    typer.Option(help="As in training by default, bilinear where the file does not say."),
+    typer.Option(help="As in training by default, bilinear if that is unknown."),
 ]
 
 
@@ -296,7 +297,7 @@ def label(
     resolution: Resolution = None,
     threads: Threads = None,
 ) -> None:
-    """Label images by a teacher model: COCO keypoints for `train`, without annotating by hand."""
+    """Label images by a teacher model: COCO keypoints for `train`, without manual annotation."""
     from rich.console import Console
 
     from heatpose.bundles.released import resolve
@@ -315,7 +316,7 @@ def label(
     given, values = read_skeleton(skeleton), read_normalisation(normalisation)
     runner = open_runner(teacher, threads=threads, size=resolution, normalisation=values)
     reading = reading_of(runner, given)
-    tell_reading(reading)
+    print_reading(reading)
     chosen = reading.skeleton
     estimator = Estimator.of(runner, chosen, sampling=None if sampling is None else str(sampling))
     counts = label_images(LabelJob(images, out, estimator, settings, boxes))
@@ -324,11 +325,11 @@ def label(
         raise HeatposeError(f"No image of '{images}' was labelled; '{out}' is not written.")
     if sheet is not None:
         write_image(sheet, _sheet(out, images, chosen))
-    typer.echo(f"{out}: add to a training with {_as_extra(out, images)}")
+    typer.echo(f"{out}: add it to a training with {_as_extra(out, images)}")
 
 
 def _as_extra(annotations: Path, images: Path) -> str:
-    """The setting as it is typed in a shell; Hydra needs quotes around unusual names."""
+    """The override in shell syntax; Hydra needs quotes around unusual names."""
     from heatpose.entries.command_line import quote, shell
 
     texts = [str(path) for path in (annotations, images)]

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options shared by several commands."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Sampling(StrEnum):
-    """How an image is shrunk."""
+    """Resampling of images."""
 
     nearest = "nearest"
     bilinear = "bilinear"
 
 
 class Decode(StrEnum):
-    """How a keypoint is read off its heatmap."""
+    """Decoding of heatmaps."""
 
     argmax = "argmax"
     refined = "refined"
@@ -39,7 +39,7 @@ MODEL_SUFFIXES = (".ckpt", ".pt", ".pth", ".onnx", ".tflite")
 
 
 def model_files(incomplete: str) -> list[str]:
-    """For the shell's completion: model files, and folders on the way to some."""
+    """Shell completion: model files, and folders."""
     start = incomplete[: incomplete.rfind("/") + 1]
     try:
         entries = sorted(Path(start or ".").expanduser().iterdir())
@@ -56,7 +56,7 @@ def model_files(incomplete: str) -> list[str]:
         for name in names
         if (start + name).startswith(incomplete) and (hidden or not name.startswith("."))
     ]
-    # the shell would end the word with a space: what is in the folder, instead
+    # the shell would end the word with a space, so the folder's content is returned
     if len(found) == 1 and found[0].endswith("/"):
         return model_files(found[0]) or found
     return found
@@ -70,7 +70,7 @@ def model_names(incomplete: str) -> list[str]:
 
 
 def target_names(incomplete: str) -> list[str]:
-    """For the shell's completion: built-in boards, and YAML files."""
+    """Shell completion: built-in boards, and YAML files."""
     from heatpose.deploy.targets import built_in
 
     return [name for name in (*built_in(), *_yaml_files(incomplete)) if name.startswith(incomplete)]
@@ -98,24 +98,24 @@ Model = Annotated[
 ]
 Annotations = Annotated[
     Path,
-    typer.Option(help="COCO keypoint json, or an export of a labelling tool (docs/labels.md)."),
+    typer.Option(help="COCO keypoint JSON, or an export of a labelling tool (docs/labels.md)."),
 ]
 Images = Annotated[
     Path | None,
-    typer.Option(help="Folder of its images; by default the one that the labels lead to."),
+    typer.Option(help="Folder of its images; derived from the labels by default."),
 ]
-JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the result here as well.")]
+JsonOut = Annotated[Path | None, typer.Option("--json", help="Also write the result here.")]
 SkeletonFile = Annotated[
     Path | None,
-    typer.Option(help="coco17, st13 or a skeleton YAML, for files that do not state their own."),
+    typer.Option(help="coco17, st13 or a skeleton YAML, for files without metadata."),
 ]
 NormalisationText = Annotated[
     str | None,
     typer.Option(
         "--normalisation",
         help=(
-            "For model files that do not state how bytes become their input: -1..1, 0..1, 0..255, "
-            "imagenet, or mean=R,G,B,std=R,G,B."
+            "Input normalisation of model files without metadata: -1..1, 0..1, 0..255, imagenet, "
+            "or mean=R,G,B,std=R,G,B."
         ),
     ),
 ]
@@ -142,27 +142,27 @@ TargetChoice = Annotated[
 
 
 def read_skeleton(path: Path | None) -> Skeleton | None:
-    """The skeleton that the command line names, if it names one.
+    """Reads the skeleton of the option, if given.
 
     Raises:
-        HeatposeError: It is neither the name of a built-in one nor a skeleton YAML.
+        HeatposeError: It is neither a built-in name nor a skeleton YAML.
     """
     from heatpose.pose.skeleton import named
 
     return None if path is None else named(path)
 
 
-def tell_reading(reading: Reading) -> None:
-    """Prints what was assumed or computed about a file, in one line; nothing where all is known."""
+def print_reading(reading: Reading) -> None:
+    """Prints assumed and computed values of a file in one line, if there are any."""
     if line := reading.line():
         typer.echo(line)
 
 
 def read_normalisation(text: str | None) -> Normalisation | None:
-    """The normalisation that the command line gives, if it gives one.
+    """Parses the normalisation of the option, if given.
 
     Raises:
-        HeatposeError: It has another form.
+        HeatposeError: It cannot be parsed.
     """
     from heatpose.runners.normalisation import Normalisation
 

@@ -17,7 +17,7 @@ Checkpoint = Annotated[Path, typer.Argument(help="A Heatpose checkpoint (.ckpt).
 
 
 def models(json_out: JsonOut = None) -> None:
-    """List the released networks, whose names every command takes in place of a model file."""
+    """List the released networks; all commands accept their names instead of a model file."""
     from heatpose.bundles.released import released
     from heatpose.utils.console import show
 

@@ -1,7 +1,4 @@
-"""`heatpose train` and `heatpose export`.
-
-The two entries that are configured by Hydra, for an installed package as for a checkout.
-"""
+"""Commands `heatpose train`, `export`, `doctor`, `verify`, `report` and `debug-quant`."""
 
 from __future__ import annotations
 
@@ -25,13 +22,13 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         help=(
-            "As train.py and export.py take them: KEY=VALUE and Hydra's options, such as"
+            "As for train.py and export.py: KEY=VALUE and Hydra's options, such as"
             " experiment=quickstart, -m, --cfg job."
         )
     ),
 ]
 PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
-"""Settings of these commands: every option, --help as well, is Hydra's."""
+"""Settings of these commands: all options, including --help, are passed to Hydra."""
 
 
 def train(overrides: Overrides = None) -> None:
@@ -42,14 +39,14 @@ def train(overrides: Overrides = None) -> None:
 
 
 def export(overrides: Overrides = None) -> None:
-    """Export a checkpoint, or imported weights, as a proven bundle."""
+    """Export a checkpoint, or imported weights, as a validated bundle."""
     from heatpose.entries.export import main
 
     _with_arguments(main, "export", overrides)
 
 
 def _with_arguments(main: Callable[[], None], name: str, overrides: list[str] | None) -> None:
-    """Hydra reads the arguments of the process, which end here anyway."""
+    """Runs an entry point; Hydra reads `sys.argv`."""
     sys.argv = [f"heatpose {name}", *(overrides or [])]
     main()
 
@@ -57,34 +54,34 @@ def _with_arguments(main: Callable[[], None], name: str, overrides: list[str] | 
 def doctor(
     data: Annotated[
         Path | None,
-        typer.Option(help="Look at this data set as well: the folder that data.root names."),
+        typer.Option(help="Also check this data set: a folder as in data.root."),
     ] = None,
     run: Annotated[
         bool, typer.Option("--run", help="Train, score and export a tiny network, and measure.")
     ] = False,
     json_out: JsonOut = None,
 ) -> None:
-    """Check versions, devices, disks, tools and data, and say what to do about each problem."""
+    """Check versions, devices, disks, tools and data, and print a remedy for each problem."""
     from heatpose.doctor import examine, to_json
     from heatpose.doctor.checks import check_table
-    from heatpose.doctor.trial import try_machine
+    from heatpose.doctor.trial import run_trial
     from heatpose.utils.console import show
 
     checks = examine(data)
     show(check_table(checks))
-    steps = try_machine(_tell) if run else []
+    steps = run_trial(_print_step) if run else []
     write_json_output(json_out, to_json(checks, steps))
     everything = [*checks, *steps]
     failed = [check.name for check in everything if check.status == "fail"]
     if failed:
         raise HeatposeError(
             f"{len(failed)} of {len(everything)} checks failed ({', '.join(failed)});"
-            " what to do stands beside them."
+            " see their remedies above."
         )
 
 
-def _tell(step: Step) -> None:
-    """One line for a step that has ended, and what to do where it failed."""
+def _print_step(step: Step) -> None:
+    """Prints a finished step and its remedy, if any."""
     typer.echo(f"{step.status:4}  {step.seconds:6.1f} s  {step.name}: {step.found}")
     if step.remedy:
         typer.echo(f"      {step.remedy}")
@@ -99,7 +96,7 @@ def verify(
     ],
     json_out: JsonOut = None,
 ) -> None:
-    """Compare a bundle's files with the hashes that its manifest records."""
+    """Compare a bundle's files with the hashes in its manifest."""
     from heatpose.bundles.released import resolve_bundle
     from heatpose.bundles.verify import verify_bundle
 
@@ -110,10 +107,10 @@ def verify(
     write_json_output(json_out, found.to_json())
     if found.findings:
         raise HeatposeError(
-            f"'{bundle}' is not what was exported ({len(found.findings)} findings above); export it"
-            " again, or get it from its source again."
+            f"'{bundle}' differs from what was exported ({len(found.findings)} findings above);"
+            " export it again, or get it from its source again."
         )
-    typer.echo(f"'{bundle}' is whole: {found.files} files have the sha256 that was recorded.")
+    typer.echo(f"'{bundle}' is intact: {found.files} files have the recorded sha256.")
 
 
 def report(
@@ -128,38 +125,35 @@ def report(
     ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     title: Annotated[
-        str | None, typer.Option(help="Of the page; the names of the bundles by default.")
+        str | None, typer.Option(help="Title of the page; the names of the bundles by default.")
     ] = None,
     images: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the evaluation set's images, where they have moved since the export."
+            help="Folder of the evaluation set's images, if they have moved since the export."
         ),
     ] = None,
     show_images: Annotated[
         bool,
         typer.Option(
             "--gallery/--no-gallery",
-            help="Show predictions on images, which become part of the page.",
+            help="Show predictions on images, which are embedded in the page.",
         ),
     ] = True,
 ) -> None:
-    """Write one page about a bundle, or one that compares several.
-
-    Scores, costs on boards, plots, predictions.
-    """
+    """Write an HTML report on one bundle, or a comparison of several."""
     from heatpose.bundles.released import resolve_bundle
     from heatpose.report import write_report
 
     bundles = [resolve_bundle(bundle) for bundle in bundles]
     path = write_report(bundles, out, title=title, images=images, show_images=show_images)
     typer.echo(
-        f"{path} ({path.stat().st_size / 1e6:.1f} MB) opens in any browser, without a network."
+        f"{path} ({path.stat().st_size / 1e6:.1f} MB) opens in any browser, without network access."
     )
 
 
 class Form(StrEnum):
-    """Which int8 file."""
+    """int8 variant."""
 
     int8_pc = "int8_pc"
     int8_pt = "int8_pt"
@@ -176,7 +170,7 @@ def debug_quant(
     ] = None,
     limit: Annotated[int, typer.Option(help="At most so many images.", min=1)] = 200,
 ) -> None:
-    """Explain where an int8 file drifts from its float file: keypoints, images, layers."""
+    """Show where an int8 file differs from its float file: keypoints, images, layers."""
     from rich.console import Console
 
     from heatpose.quantize.debug import debug_bundle

@@ -1,4 +1,4 @@
-"""`heatpose evaluate` and `heatpose compare`."""
+"""Commands that score models: `heatpose evaluate` and `compare`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from heatpose.cli.options import (
     SkeletonFile,
     Threads,
     model_names,
+    print_reading,
     read_normalisation,
     read_skeleton,
-    tell_reading,
 )
 from heatpose.errors import HeatposeError
 from heatpose.utils.files import require_writable_files, write_json_output
@@ -48,7 +48,7 @@ def evaluate(
     threads: Threads = None,
     reference_kernels: ReferenceKernels = False,
 ) -> None:
-    """Score a model by the published single-person protocol, with COCO AP beside it."""
+    """Score a model by the published single-person protocol, and by COCO AP."""
     from heatpose.evaluation.evaluate import report_table
     from heatpose.utils.console import show
 
@@ -63,7 +63,7 @@ def compare(
     models: Annotated[
         list[Path],
         typer.Argument(
-            help="Two or more models; the first is what the others are compared with.",
+            help="Two or more models; the others are compared with the first.",
             autocompletion=model_names,
         ),
     ],
@@ -78,7 +78,7 @@ def compare(
     threads: Threads = None,
     reference_kernels: ReferenceKernels = False,
 ) -> None:
-    """Score several models on the same images; differences with a paired bootstrap interval."""
+    """Score several models on the same images, with paired bootstrap intervals of differences."""
     from heatpose.evaluation.evaluate import comparison_table, paired_difference
     from heatpose.utils.console import show
 
@@ -105,7 +105,7 @@ def compare(
 
 
 class _Scoring:
-    """The evaluation set of one command; people are read once per skeleton."""
+    """Evaluation set of a command; instances are read once per skeleton."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class _Scoring:
             normalisation=self.normalisation,
         )
         reading = reading_of(runner, self.skeleton)
-        tell_reading(reading)
+        print_reading(reading)
         skeleton, key = reading.skeleton, tuple(reading.skeleton.keypoints)
         if key not in self.instances:
             self.instances[key], audit = benchmark_instances(self.labels, self.images, skeleton)

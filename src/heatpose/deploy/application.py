@@ -80,7 +80,7 @@ class Application:
         return (
             f"No release of {self.name} builds with ST Edge AI Core {plain} "
             f"({self.pairs_text()}); install one of these, or replace the application's "
-            "Middlewares/stedgeai-lib as its README says."
+            "Middlewares/stedgeai-lib as described in its README."
         )
 
 

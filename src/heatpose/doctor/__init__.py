@@ -1,4 +1,8 @@
-"""What `heatpose doctor` looks at, a check a line: ok, warn or fail, and what to do."""
+"""Checks of `heatpose doctor`: status ok, warn or fail, with remedy.
+
+To add a check: return a `Check` from a function in `checks.py` or `machine.py` and call it in
+`examine`.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,10 @@ from heatpose.doctor.machine import data_checks, device_checks, disk_checks, pro
 
 
 def examine(data: Path | None = None) -> list[Check]:
-    """All checks. Loads torch where there is a GPU, for torch alone knows whether it can be used.
-
-    And no other heavy package.
+    """Runs all checks. Imports torch only if there is a GPU, to test whether torch can use it.
 
     Args:
-        data: Folder of a data set, if one is to be looked at.
+        data: Folder of a data set to check, if any.
     """
     versions = installed_versions()
     return [
@@ -40,13 +42,13 @@ def examine(data: Path | None = None) -> list[Check]:
 
 
 def worst(checks: Sequence[Check]) -> Status:
-    """The worst status among them."""
+    """The worst status."""
     order: tuple[Status, ...] = ("ok", "warn", "fail")
     return max((check.status for check in checks), key=order.index)
 
 
 def to_json(checks: Sequence[Check], steps: Sequence[Check] = ()) -> dict[str, Any]:
-    """Plain values: the worst status, all checks, and the steps of a trial where there was one."""
+    """Plain values: worst status, all checks, and the steps of a trial run, if any."""
     trial = {"steps": [step.to_json() for step in steps]} if steps else {}
     everything = [*checks, *steps]
     return {"status": worst(everything), "checks": [c.to_json() for c in checks], **trial}

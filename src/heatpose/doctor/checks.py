@@ -1,4 +1,4 @@
-"""One line of the doctor's answer."""
+"""Checks of Python and of package versions, from metadata without importing the packages."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Status = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at.
+    """Result of a check.
 
     Attributes:
-        name: Of the thing.
-        status: "fail": something that was asked for cannot work. "warn": a part is missing or
-            doubtful.
-        found: What is there.
-        remedy: What to do about it, one sentence; empty where it is ok.
+        name: Checked item.
+        status: "ok"; "warn": an optional part is missing or doubtful; "fail": something does not
+            work.
+        found: What was found.
+        remedy: One sentence; empty for "ok".
     """
 
     name: str
@@ -37,12 +37,12 @@ class Check:
     remedy: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Attributes as plain values."""
         return asdict(self)
 
 
 def check_table(checks: Sequence[Check]) -> Table:
-    """What `heatpose doctor` prints: a line per check."""
+    """Terminal table with a line per check."""
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     table = Table(title="heatpose doctor", title_justify="left")
     for heading in ("", "check", "found", "what to do"):
@@ -63,23 +63,23 @@ EXTRAS = {
 }
 """Optional extra -> its purpose. Other extras are checked like required packages if installed."""
 DEPENDENTS = ("torchvision", "lightning", "tensorflow", "onnx2tf", "onnxruntime", "ai-edge-litert")
-"""Packages whose own requirements are held against what is installed."""
+"""Packages whose own requirements are checked against the installed versions."""
 COMPROMISED = ("2.6.2", "2.6.3")
 GROUPED_CONVOLUTIONS = SpecifierSet(">=1.29.17,<=1.29.24")
 
 
 def installed_versions() -> dict[str, str]:
-    """Canonical name -> version of everything that is installed."""
+    """Canonical name -> version of all installed packages."""
     found: dict[str, str] = {}
     for entry in metadata.distributions():
         name = entry.metadata["Name"]
-        if name:  # a folder left behind by a broken uninstallation has none
+        if name:  # leftovers of a broken uninstallation have none
             found.setdefault(canonicalize_name(name), entry.version)
     return found
 
 
 def python_check(version: str | None = None) -> Check:
-    """Python against what the package asks for."""
+    """Checks the Python version against the package's requirement."""
     version = version or platform.python_version()
     wanted = _python_of("heatpose")
     found = f"{version}, {platform.system()} {platform.machine()}"
@@ -89,15 +89,12 @@ def python_check(version: str | None = None) -> Check:
         "python",
         "fail",
         found,
-        f"Install Python {wanted} (uv python install 3.11) and make the environment anew.",
+        f"Install Python {wanted} (uv python install 3.11) and recreate the environment.",
     )
 
 
 def _python_of(name: str) -> str:
-    """The versions of Python that a package asks for.
-
-    Empty where it asks for none or is not installed.
-    """
+    """Required Python versions of a package; empty if none or not installed."""
     try:
         return ",".join(metadata.metadata(name).get_all("Requires-Python") or ())
     except metadata.PackageNotFoundError:
@@ -114,11 +111,11 @@ def _requirements_of(name: str) -> list[Requirement]:
 def requirement_checks(
     versions: Mapping[str, str], requirements: Sequence[Requirement] | None = None
 ) -> list[Check]:
-    """The package's own requirements, those of its extras included.
+    """Checks the package's requirements, including those of its extras.
 
     Args:
         versions: From `installed_versions`.
-        requirements: The package's, read off its metadata where not given.
+        requirements: Requirements; None for those in the package's metadata.
     """
     wanted = _requirements_of("heatpose") if requirements is None else requirements
     own = versions.get("heatpose")
@@ -128,7 +125,7 @@ def requirement_checks(
                 "heatpose",
                 "warn",
                 "not installed",
-                "Run uv sync in the checkout, so that versions can be checked.",
+                "Run uv sync in the checkout to have versions checked.",
             )
         ]
     checks: dict[str, Check] = {}
@@ -138,7 +135,7 @@ def requirement_checks(
 
 
 def _applicable(requirements: Iterable[Requirement]) -> Iterator[tuple[Requirement, str | None]]:
-    """Requirements that hold on this machine, with the extra that they belong to."""
+    """Requirements that apply to this machine, with their extra."""
     plain = {**{key: str(value) for key, value in default_environment().items()}, "extra": ""}
     for requirement in requirements:
         if requirement.marker is None or requirement.marker.evaluate(plain):
@@ -159,17 +156,17 @@ def _requirement_check(
             requirement.name,
             "warn",
             "not installed",
-            f"Install it where it is wanted ({EXTRAS[extra]}): pip install 'heatpose[{extra}]'.",
+            f"Install it if needed ({EXTRAS[extra]}): pip install 'heatpose[{extra}]'.",
         )
     if version is None:
         return Check(requirement.name, "fail", "not installed", f"Install it: {install}.")
     if not requirement.specifier.contains(version, prereleases=True):
-        return Check(requirement.name, "fail", version, f"Install a version that fits: {install}.")
+        return Check(requirement.name, "fail", version, f"Install a matching version: {install}.")
     return Check(requirement.name, "ok", version)
 
 
 def known_bad(versions: Mapping[str, str]) -> list[Check]:
-    """Versions and combinations that are known to go wrong; only those that are found."""
+    """Known bad versions and combinations that are installed."""
     rules = (
         _compromised(versions),
         _grouped(versions),
@@ -196,17 +193,14 @@ def _grouped(versions: Mapping[str, str]) -> Check | None:
     if version is None or not GROUPED_CONVOLUTIONS.contains(version):
         return None
     remedy = (
-        "It turns depthwise convolutions into grouped ones, which no NPU takes: pip install"
+        "It converts depthwise convolutions to grouped ones, which NPUs do not support: pip install"
         " onnx2tf==1.29.16."
     )
     return Check("onnx2tf release", "fail", version, remedy)
 
 
 def _two_builds(versions: Mapping[str, str]) -> Check | None:
-    """A CPU build of one with the registry's build of the other.
-
-    Torchvision's operators are not found when it is imported.
-    """
+    """A CPU build of one with the registry's build of the other, which breaks torchvision."""
     torch, vision = versions.get("torch"), versions.get("torchvision")
     if torch is None or vision is None or _build(torch) == _build(vision):
         return None
@@ -229,8 +223,7 @@ def _numpy(versions: Mapping[str, str]) -> Check | None:
     if not tensorflow.startswith("2.19.") or numpy.startswith(("0.", "1.")) or not numpy:
         return None
     remedy = (
-        "Exports are made and tested with numpy 1.26 here, which onnx2tf asks for: pip install"
-        " numpy==1.26.4."
+        "Exports are tested with numpy 1.26, which onnx2tf requires: pip install numpy==1.26.4."
     )
     return Check("tensorflow and numpy", "warn", f"{tensorflow} and {numpy}", remedy)
 
@@ -253,7 +246,7 @@ def _two_opencvs(versions: Mapping[str, str]) -> Check | None:
 
 
 def unmet_checks(versions: Mapping[str, str]) -> list[Check]:
-    """What the heavy packages ask of others and do not get; only what is found."""
+    """Unmet requirements of the heavy packages."""
     checks = []
     for name in DEPENDENTS:
         if name in versions:
@@ -274,5 +267,5 @@ def _unmet(name: str, requirement: Requirement, versions: Mapping[str, str]) -> 
         f"{name} needs {requirement.name}",
         "warn",
         version or "not installed",
-        f"{name} asks for {asked}: pip install '{asked}'.",
+        f"{name} requires {asked}: pip install '{asked}'.",
     )

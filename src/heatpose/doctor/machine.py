@@ -1,4 +1,4 @@
-"""The machine: processor, memory, GPUs, disks, programs."""
+"""Checks of the machine (processor, memory, GPUs, disks, programs) and of a data set."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from heatpose.utils.files import sha256, sha256_of_json
 GIB = 1 << 30
 LITTLE_MEMORY, LITTLE_ROOM, NO_ROOM = 4 * GIB, 10 * GIB, GIB
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Of a container, in both versions of Linux's control groups."""
+"""Memory limit of a container, in both versions of Linux control groups."""
 
 
 def device_checks() -> list[Check]:
-    """Processor, memory and what torch can train on."""
+    """Checks of processor, memory and accelerator."""
     return [_processor(), _memory(), _accelerator()]
 
 
@@ -40,7 +40,7 @@ def _processor() -> Check:
 def _memory() -> Check:
     size = _memory_bytes()
     if size is None:
-        return Check("memory", "ok", "the system does not say")
+        return Check("memory", "ok", "unknown on this system")
     if size < LITTLE_MEMORY:
         return Check(
             "memory",
@@ -52,7 +52,7 @@ def _memory() -> Check:
 
 
 def _memory_bytes() -> int | None:
-    """Of the machine, or of the container where that has less."""
+    """Memory of the machine, or the container's limit if that is less; None if unknown."""
     try:
         sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     except (AttributeError, ValueError, OSError):
@@ -67,12 +67,9 @@ def _memory_bytes() -> int | None:
 
 
 def _accelerator() -> Check:
-    """Where there is one, torch is loaded, which takes seconds.
-
-    No file says whether its build and the driver go together.
-    """
+    """Imports torch if there is an accelerator, to test whether build and driver match."""
     if not _has_accelerator():
-        return Check("accelerator", "ok", "none: everything runs on the processor")
+        return Check("accelerator", "ok", "none, the processor is used")
     try:
         import torch
     except (ImportError, OSError, RuntimeError) as error:
@@ -80,7 +77,7 @@ def _accelerator() -> Check:
             "accelerator",
             "fail",
             f"torch cannot be loaded ({first_line(error)})",
-            "Install torch and torchvision anew, both from the same index.",
+            "Reinstall torch and torchvision, both from the same index.",
         )
     if torch.cuda.is_available():
         names = [
@@ -93,16 +90,16 @@ def _accelerator() -> Check:
         return Check("accelerator", "ok", "MPS")
     built = torch.version.cuda or "none"
     remedy = (
-        "torch does not see the GPU: install a torch build for a CUDA that the driver knows"
-        " (nvidia-smi shows it)."
+        "torch does not detect the GPU: install a torch build for a CUDA version that the driver"
+        " supports (see nvidia-smi)."
     )
     return Check(
-        "accelerator", "warn", f"a GPU, but not for torch, which is built for CUDA {built}", remedy
+        "accelerator", "warn", f"a GPU that torch (built for CUDA {built}) cannot use", remedy
     )
 
 
 def _has_accelerator() -> bool:
-    """A driver of NVIDIA or AMD, or Apple's own processor."""
+    """Whether there is an NVIDIA or AMD driver, or an Apple processor."""
     drivers = (
         any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
         or shutil.which("nvidia-smi") is not None
@@ -111,7 +108,7 @@ def _has_accelerator() -> bool:
 
 
 def disk_checks(folders: Iterable[Path]) -> list[Check]:
-    """Room and right to write where runs, exports and temporary files go, and room beside data."""
+    """Checks write access to the first folder, and free space of all folders and TMPDIR."""
     here, *others = [*folders]
     checks = [_writable(here)]
     devices = {
@@ -127,10 +124,7 @@ def _writable(folder: Path) -> Check:
         with tempfile.TemporaryFile(dir=folder):
             return Check("working folder", "ok", str(folder))
     except OSError as error:
-        remedy = (
-            "Work in another folder: runs, data_cache and exports are made in the one that a"
-            " command is called in."
-        )
+        remedy = "Use another working directory: runs, data_cache and exports are created there."
         return Check(
             "working folder", "fail", f"'{folder}' cannot be written ({error.strerror})", remedy
         )
@@ -144,34 +138,34 @@ def _room(folder: Path) -> Check:
             "disk",
             "fail",
             found,
-            "Make room: a run with its checkpoints and an export need more than that.",
+            "Make room: a run with checkpoints and an export need more.",
         )
     if free < LITTLE_ROOM:
         return Check(
             "disk",
             "warn",
             found,
-            "Make room before a long run; COCO 2017 alone takes 41 GB while it is fetched.",
+            "Make room before a long run; the download of COCO 2017 alone needs 41 GB.",
         )
     return Check("disk", "ok", found)
 
 
 def program_checks(versions: Mapping[str, str]) -> list[Check]:
-    """Programs that parts of the package call.
+    """Checks of external programs.
 
     Args:
-        versions: Of the installed packages.
+        versions: Installed packages, from `installed_versions`.
     """
     checks = [
         _program(
             "git",
             ["git"],
-            "Install git: without it a bundle's manifest cannot say which commit it was made with.",
+            "Install git: without it a bundle's manifest does not record the commit.",
         ),
         _program(
             "C compiler",
             ["cc", "gcc", "clang", "cl"],
-            "Install gcc or clang where the C code of a bundle is to be tried on this machine.",
+            "Install gcc or clang to test the C code of a bundle on this machine.",
         ),
     ]
     if "onnx2tf" in versions:
@@ -189,7 +183,7 @@ def _program(name: str, candidates: Iterable[str], remedy: str) -> Check:
 
 
 def _onnxsim() -> Check:
-    """An export looks beside the interpreter first, as here."""
+    """Searches beside the interpreter first, as the export does."""
     path = shutil.which(
         "onnxsim",
         path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
@@ -220,7 +214,7 @@ def _stedgeai(target: Target) -> Check | None:
 
 
 def data_checks(root: Path) -> list[Check]:
-    """Labels with their hash, and whether all their images are there, for training and evaluation.
+    """Checks labels (with hash) and the presence of their images, for training and evaluation.
 
     Args:
         root: Folder in COCO 2017 layout, or with one `person_keypoints_*.json` and its images.
@@ -231,7 +225,7 @@ def data_checks(root: Path) -> list[Check]:
                 "data",
                 "fail",
                 f"'{root}' is not a folder",
-                "Give the folder of a data set, the one that data.root names.",
+                "Give the folder of a data set, as in data.root.",
             )
         ]
     checks, parts = [], {}
@@ -249,7 +243,7 @@ def data_checks(root: Path) -> list[Check]:
                 "data",
                 "fail",
                 f"'{root}' has no labels",
-                "Correct the folder, or fetch COCO 2017: train.py data.root=FOLDER"
+                "Correct the folder, or download COCO 2017: train.py data.root=FOLDER"
                 " data.download=true.",
             )
         )
@@ -257,17 +251,17 @@ def data_checks(root: Path) -> list[Check]:
 
 
 def _absent(name: str, error: HeatposeError) -> Check:
-    need = "training takes it" if name == "train" else "exports and scores take it"
+    need = "used for training" if name == "train" else "used for exports and scores"
     return Check(
         f"data, {name}",
         "warn",
         "not found",
-        f"Add this part where it is wanted ({need}); {str(error)[0].lower()}{str(error)[1:]}",
+        f"Add this part if needed ({need}); {str(error)[0].lower()}{str(error)[1:]}",
     )
 
 
 def _different(parts: dict[str, Split]) -> dict[str, Split]:
-    """A folder with one label file gives it for both parts; it is looked at once."""
+    """Merges equal parts: a folder with one label file has the same one for both."""
     if len(parts) == 2 and parts["train"] == parts["val"]:
         return {"labels": parts["train"]}
     return parts
@@ -295,7 +289,7 @@ def _part(name: str, part: Split) -> Check:
     )
     if missing:
         remedy = (
-            f"Put the missing images into '{part.images}' or take them out of the labels; heatpose"
+            f"Add the missing images to '{part.images}' or remove them from the labels; heatpose"
             " data lists them."
         )
         return Check(
@@ -309,21 +303,21 @@ def _part(name: str, part: Split) -> Check:
 
 
 def _digest(part: Split, labels: CocoLabels) -> str:
-    """Of the label file; of what was read, where the labels are many files."""
+    """Hash of the label file, or of the parsed labels if they are several files."""
     if labels.source.files == 1 and part.annotations.is_file():
         return sha256(part.annotations)
     return sha256_of_json(labels.source.content)
 
 
 def _downloaded(root: Path) -> list[Check]:
-    """What was fetched by the package, against the record of it."""
+    """Compares folders downloaded by the package with the record of the download."""
     try:
         changed = changed_folders(root)
     except HeatposeError as error:
-        return [Check("data, download", "fail", "its record cannot be read", str(error))]
+        return [Check("data, download", "fail", "the record cannot be read", str(error))]
     if changed is None:
         return []
     if changed:
-        remedy = "Remove these folders and fetch them again with data.download=true."
+        remedy = "Remove these folders and download them again with data.download=true."
         return [Check("data, download", "fail", f"changed since: {', '.join(changed)}", remedy)]
-    return [Check("data, download", "ok", "as it was fetched")]
+    return [Check("data, download", "ok", "unchanged")]

@@ -1,10 +1,10 @@
-"""Training speed of a device, in images per second; `trial.py` runs each call in a process.
+"""Training speed of a device in images per second; `trial.py` runs each call in a process.
 
     python -m heatpose.doctor.speed steps IMAGES OUT 1       steps on one batch in memory
     python -m heatpose.doctor.speed training IMAGES OUT N    the configured training, N at once
 
-IMAGES is the folder of the rendered people. OUT gets a line of JSON for each measurement, so that
-those before a crash are kept.
+IMAGES is the folder of the rendered images. A line of JSON is appended to OUT for each measurement,
+so that those before a crash are kept.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from heatpose.training.devices import best_precision, device_type
 from heatpose.utils.files import conf_folder
 
 WAIT_S = 300
-"""For the other processes of a measurement to be ready."""
+"""Timeout in seconds for the other processes of a measurement to be ready."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured.
+    """Size of a measurement.
 
     Attributes:
-        width: Of the network.
+        width: Width multiplier of the network.
         resolution: Input side in pixels.
-        batch: Images of a step.
-        warm_up: Steps before the measurement; the first of them make buffers and choose kernels.
-        chunk: Steps between two looks at the clock, each of which waits for the device.
-        seconds: Of the measurement, at least.
+        batch: Images per step.
+        warm_up: Steps before the measurement, which allocate buffers and select kernels.
+        chunk: Steps between two device synchronisations.
+        seconds: Minimum duration.
     """
 
     width: float
@@ -66,11 +66,11 @@ class Speed:
     """One measurement.
 
     Attributes:
-        name: What was measured.
-        images_per_second: None where it failed.
-        first_step_s: Seconds of the first step, with whatever is compiled in it.
-        peak_mib: Largest memory of the GPU's tensors; None on a processor.
-        error: Why it failed.
+        name: Name of the measurement.
+        images_per_second: Rate; None after a failure.
+        first_step_s: Seconds of the first step, including compilation.
+        peak_mib: Peak GPU memory of tensors, MiB; None on a CPU.
+        error: Cause of failure.
     """
 
     name: str
@@ -81,13 +81,13 @@ class Speed:
 
 
 def composed(images: Path, out: Path, size: Size, *overrides: str) -> DictConfig:
-    """The quick start's configuration for a measurement, made without Hydra's command line.
+    """Composes the quick start's configuration for a measurement.
 
     Args:
-        images: Folder of the rendered people.
-        out: Of this process alone; its run is written beside it.
-        size: How much is measured.
-        overrides: More settings.
+        images: Folder of the rendered images.
+        out: Result file of this process; its run is written beside it.
+        size: Size of the measurement.
+        overrides: Additional overrides.
     """
     fixed = [
         *source_overrides(images),
@@ -104,7 +104,7 @@ def composed(images: Path, out: Path, size: Size, *overrides: str) -> DictConfig
 
 
 def wait_for_device(device: str) -> None:
-    """Returns when the device has done everything that was asked of it."""
+    """Synchronises with the device."""
     if device == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":
@@ -112,12 +112,12 @@ def wait_for_device(device: str) -> None:
 
 
 def peak_mib(device: str) -> float | None:
-    """Largest memory of the process's tensors on a CUDA device so far, in MiB."""
+    """Peak memory of the process's tensors on a CUDA device, in MiB; None on other devices."""
     return torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else None
 
 
 def measure_steps(config: DictConfig, device: str, precision: str, compiled: bool) -> Speed:
-    """Optimiser steps of the configured network and loss on one batch that lies on the device."""
+    """Measures optimiser steps on one batch in the device's memory."""
     config.compile = compiled
     skeleton, preprocessing, source = build.build_inputs(config)
     network = build.build_network(config, skeleton)
@@ -170,12 +170,12 @@ def _timed(name: str, step: Callable[[], None], size: Size, device: str) -> Spee
 
 
 class Clock(Callback):
-    """Measures a training after its warm-up and ends it.
+    """Measures the speed of a training after a warm-up and stops it.
 
     Args:
-        size: How long.
-        device: Of the training.
-        ready: Called once after the warm-up; returns when the measurement may begin.
+        size: Size of the measurement.
+        device: Device of the training.
+        ready: Called once after the warm-up; blocks until the measurement may begin.
     """
 
     def __init__(self, size: Size, device: str, ready: Callable[[], None]) -> None:
@@ -183,13 +183,13 @@ class Clock(Callback):
         self.steps, self.begin, self.elapsed, self.first = 0, 0.0, 0.0, 0.0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begins the first step's time."""
+        """Starts the clock of the first step."""
         self.begin = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Looks at the clock after the first step, the warm-up, and each chunk of steps."""
+        """Reads the clock after the first step, the warm-up and each chunk of steps."""
         self.steps += 1
         counted = self.steps - 1 - self.size.warm_up
         if self.steps > 1 and (counted < 0 or counted % self.size.chunk):
@@ -208,12 +208,12 @@ class Clock(Callback):
 
     @property
     def images_per_second(self) -> float:
-        """Of the steps after the warm-up."""
+        """Rate of the steps after the warm-up."""
         return (self.steps - 1 - self.size.warm_up) * self.size.batch / self.elapsed
 
 
 def measure_training(config: DictConfig, device: str, out: Path, processes: int) -> Speed:
-    """The configured training with its loader, in `processes` processes like this one at once."""
+    """Measures the configured training with data loading, in parallel to `processes` - 1 others."""
     build.setup_libraries(config)
     skeleton, preprocessing, source = build.build_inputs(config)
     network = build.build_network(config, skeleton)
@@ -229,10 +229,10 @@ def measure_training(config: DictConfig, device: str, out: Path, processes: int)
 
 
 def _meet(out: Path, processes: int) -> None:
-    """Waits until as many processes as measure together have come here.
+    """Waits until all processes of the measurement are ready.
 
     Raises:
-        HeatposeError: Another one did not come.
+        HeatposeError: Another process did not become ready.
     """
     out.with_suffix(".ready").touch()
     limit = time.monotonic() + WAIT_S
@@ -248,7 +248,7 @@ def _add(out: Path, speed: Speed) -> None:
 
 
 def steps(images: Path, out: Path) -> None:
-    """float32, the device's best mixed precision, and with `torch.compile` on a GPU."""
+    """Measures steps in float32, in mixed precision, and with `torch.compile` on a GPU."""
     device = device_type("auto")
     size, best = SIZES[device], best_precision()
     ways = [("32-true", False)] + [(best, False)] * (best != "32-true")
@@ -256,13 +256,13 @@ def steps(images: Path, out: Path) -> None:
         config = composed(images, out, size, "data.workers=0")
         try:
             _add(out, measure_steps(config, device, precision, compiled))
-        except Exception as error:  # compilers fail in many ways, and the rest should be known
+        except Exception as error:  # compilers fail in many ways; the other results are kept
             name = f"steps, {precision}{', compiled' if compiled else ''}"
             _add(out, Speed(name, error=f"{type(error).__name__}: {first_line(error)}"))
 
 
 def training(images: Path, out: Path, processes: int) -> None:
-    """The quick start's training, without what is written and scored between epochs."""
+    """Measures the quick start's training, without checkpoints and validation."""
     device = device_type("auto")
     if device == "cpu" and processes > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
@@ -281,7 +281,7 @@ def training(images: Path, out: Path, processes: int) -> None:
 
 
 def main() -> None:
-    """Measures what the command line names."""
+    """Runs the measurement given on the command line."""
     what, images, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     if what == "steps":
         steps(images, out)

@@ -1,7 +1,7 @@
-"""A trial of everything on this machine: rendered people, training, scoring, export, speed.
+"""Trial run of the whole pipeline: rendering, training, scoring, export, speed.
 
-All steps but the first are processes of their own, so that a crash of a driver or a library is a
-failed step and not the end of the trial.
+All steps but the first run in separate processes, so that a crash of a driver or library fails one
+step instead of the whole trial.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from heatpose.errors import BUG, HeatposeError
 from heatpose.utils.process import Ended, run_process
 
 LONGEST_S = 600
-"""For one step; a slow processor needs some minutes for all of them."""
+"""Time limit of a step in seconds; a slow processor needs some minutes for all steps."""
 TRAIN_IMAGES, VAL_IMAGES, EPOCHS = 96, 16, 4
 _TINY = [
     "resolution=64",
@@ -40,27 +40,27 @@ _TINY = [
     "export=false",
 ]
 _NO_LIMITS = [f"quant.limits.{name}=1000" for name in ("drift_p50_px", "drop_pc", "drop_pt")]
-"""What a network that has hardly been trained loses by quantisation is noise."""
+"""Disables acceptance checks that are meaningless for a network that is hardly trained."""
 _REMEDIES = {
-    "working folder": "Work in a folder that can be written; runs and exports go there too.",
-    "images": "Make room in the working folder, or install numpy and pillow anew.",
+    "working folder": "Use a writable working directory; runs and exports are created there too.",
+    "images": "Make room in the working directory, or reinstall numpy and pillow.",
     "training": (
         "If the first line of the log works with trainer.accelerator=cpu trainer.precision=32-true"
-        " added, install a GPU driver and a torch build that fit together; else install the package"
-        " that the log names anew."
+        " added, install matching versions of GPU driver and torch; else reinstall the package"
+        " named in the log."
     ),
-    "export": "Install the export extra anew: pip install --force-reinstall 'heatpose[export]'.",
+    "export": "Reinstall the export extra: pip install --force-reinstall 'heatpose[export]'.",
 }
-_OTHER = "Install the package that the log names anew, or report the log."
+_OTHER = "Reinstall the package named in the log, or report the log."
 
 
 @dataclass(frozen=True)
 class Step(Check):
-    """A step of the trial.
+    """Result of a step of the trial.
 
     Attributes:
-        seconds: It took; 0 where it was not tried.
-        speeds: What was measured: plain values of `doctor.speed.Speed`.
+        seconds: Duration; 0 if skipped.
+        speeds: Measurements, plain values of `doctor.speed.Speed`.
     """
 
     seconds: float = 0.0
@@ -76,45 +76,45 @@ class _Found:
 
 
 def source_overrides(images: Path) -> list[str]:
-    """The rendered people of a trial as overrides of the configuration.
+    """Overrides that select the rendered images of a trial.
 
     Args:
-        images: The folder that they were rendered into.
+        images: Folder of the rendered images.
     """
     counts = [f"data.source.train_images={TRAIN_IMAGES}", f"data.source.val_images={VAL_IMAGES}"]
     return ["experiment=quickstart", f"data.source.root={images}", *counts]
 
 
-def try_machine(tell: Callable[[Step], None]) -> list[Step]:
-    """Renders, trains, scores, exports and measures, in a new folder in the working folder.
+def run_trial(on_step: Callable[[Step], None]) -> list[Step]:
+    """Renders, trains, scores, exports and measures, in a new folder of the working directory.
 
     Args:
-        tell: Called with each step when it has ended.
+        on_step: Called with each finished step.
 
     Returns:
-        All steps. What a failed step was needed for is not tried. The folder is kept where a step
-        failed, because its logs are there.
+        All steps; those that depend on a failed one are skipped. The folder with the logs is kept
+        if a step failed.
     """
     try:
         folder = Path(tempfile.mkdtemp(prefix="heatpose_doctor_", dir=Path.cwd()))
     except OSError as error:
         found = f"'{Path.cwd()}' cannot be written ({error.strerror})"
         steps = [Step("working folder", "fail", found, _REMEDIES["working folder"])]
-        tell(steps[0])
+        on_step(steps[0])
         return steps
     trial, steps = _Trial(folder), []
     for name, needed, work in trial.plan():
         steps.append(_step(name, needed, work, steps))
-        tell(steps[-1])
+        on_step(steps[-1])
     if all(step.status != "fail" for step in steps):
         shutil.rmtree(folder, ignore_errors=True)
     return steps
 
 
 def _step(name: str, needed: str, work: Callable[[], _Found], before: Sequence[Step]) -> Step:
-    """One step, or why it was not tried."""
+    """Runs a step, or skips it if the step that it depends on failed."""
     if any(step.name == needed and step.status != "ok" for step in before):
-        return Step(name, "warn", f"not tried, because it needs {needed}", "See the step above.")
+        return Step(name, "warn", f"skipped, because it needs {needed}", "See the step above.")
     start = time.monotonic()
     try:
         done = work()
@@ -126,13 +126,13 @@ def _step(name: str, needed: str, work: Callable[[], _Found], before: Sequence[S
 
 
 class _Trial:
-    """The steps, in one folder."""
+    """The steps of a trial in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.images = folder, folder / "images"
 
     def plan(self) -> list[tuple[str, str, Callable[[], _Found]]]:
-        """Name of each step, the one that it needs, and its work."""
+        """(name, name of the required step, function) of each step."""
         return [
             ("images", "", self.render),
             ("training", "images", self.train),
@@ -144,21 +144,21 @@ class _Trial:
         ]
 
     def render(self) -> _Found:
-        """Draws the people."""
+        """Renders the images."""
         from heatpose.data.sources import SyntheticSource
 
         SyntheticSource(str(self.images), TRAIN_IMAGES, VAL_IMAGES).prepare()
         return _Found(f"{TRAIN_IMAGES + VAL_IMAGES} images rendered")
 
     def train(self) -> _Found:
-        """`heatpose train`; the loss must fall."""
+        """Runs `heatpose train`; the loss must decrease."""
         self._heatpose("training", "train", *source_overrides(self.images), *_TINY)
         record = (self.folder / "runs/trial/csv/metrics.csv").read_text(encoding="utf-8")
         names, *rows = (line.split(",") for line in record.splitlines())
         column = names.index("train/loss_epoch")
         losses = [float(row[column]) for row in rows if row[column]]
         if losses[-1] >= losses[0]:
-            raise HeatposeError(f"The loss did not fall ({losses[0]:.3f} to {losses[-1]:.3f}).")
+            raise HeatposeError(f"The loss did not decrease ({losses[0]:.3f} to {losses[-1]:.3f}).")
         return _Found(f"{EPOCHS} epochs, loss {losses[0]:.2f} to {losses[-1]:.2f}")
 
     @property
@@ -166,31 +166,31 @@ class _Trial:
         return "runs/trial/checkpoints/best.ckpt"
 
     def score(self) -> _Found:
-        """`heatpose evaluate` on the rendered evaluation people."""
+        """Runs `heatpose evaluate` on the rendered evaluation set."""
         [root] = (path for path in self.images.iterdir() if (path / "annotations").is_dir())
         labels = root / "annotations/person_keypoints_val2017.json"
         options = ["--annotations", labels, "--images", root / "val2017", "--json", "score.json"]
         self._heatpose("scoring", "evaluate", self._checkpoint, *map(str, options))
         score = json.loads((self.folder / "score.json").read_text(encoding="utf-8"))
-        return _Found(f"OKS {score['oks']:.1f} % (a trial of {EPOCHS} epochs: no measure)")
+        return _Found(f"OKS {score['oks']:.1f} % (after {EPOCHS} epochs, not meaningful)")
 
     def export(self) -> _Found:
-        """`heatpose export`, where its packages are installed."""
+        """Runs `heatpose export`; skipped if its packages are not installed."""
         from heatpose.export.convert import check_installed
 
         try:
             check_installed()
         except HeatposeError as error:
-            remedy = "Install the extra where exports are wanted: pip install 'heatpose[export]'."
-            return _Found(f"not tried: {error}", status="warn", remedy=remedy)
+            remedy = "Install the extra if exports are needed: pip install 'heatpose[export]'."
+            return _Found(f"skipped: {error}", status="warn", remedy=remedy)
         small = ["quant.forms=[float32,int8_pc]", "quant.calibration_images=8"]
         start = [f"checkpoint={self._checkpoint}", "name=trial", *small]
         self._heatpose("export", "export", *start, *_NO_LIMITS)
         files = sorted(path.name for path in self.folder.glob("exports/trial/*.tflite"))
-        return _Found(f"{len(files)} TFLite files made and compared with the network")
+        return _Found(f"{len(files)} TFLite files exported and compared with the network")
 
     def speed(self, what: str, processes: int) -> _Found:
-        """Images per second, by `doctor.speed` in as many processes at once."""
+        """Runs `doctor.speed` in several processes in parallel."""
         outs = [self.folder / f"together_{processes}_{i}" for i in range(processes)]
         outs = [out.with_name(f"{what}_{out.name}.jsonl") for out in outs]
 
@@ -208,17 +208,17 @@ class _Trial:
             return _Found(text, speeds)
         if any("compiled" not in speed["name"] for speed in broken):
             raise HeatposeError(text)
-        remedy = "Leave compile=false, or install a C compiler and a triton that fits torch."
+        remedy = "Keep compile=false, or install a C compiler and a triton that matches torch."
         return _Found(text, speeds, "warn", remedy)
 
     def _heatpose(self, name: str, *arguments: str) -> None:
         self._python(name, "heatpose.cli", *arguments)
 
     def _python(self, name: str, *module: str) -> None:
-        """Runs a module, its output in `<name>.log` below the command.
+        """Runs a module, with its output in `<name>.log`.
 
         Raises:
-            HeatposeError: It failed, crashed or did not end.
+            HeatposeError: It failed, crashed or timed out.
         """
         log = self.folder / f"{name}.log"
         command = [sys.executable, "-m", *module]
@@ -229,7 +229,7 @@ class _Trial:
 
 
 def _summary(speeds: Sequence[dict[str, Any]], processes: int) -> str:
-    """The measurements in one line; those of processes that ran at once are added up."""
+    """The measurements in one line; those of parallel processes are added up."""
     if processes > 1 and all(not speed["error"] for speed in speeds):
         rates = [speed["images_per_second"] for speed in speeds]
         parts = " + ".join(f"{rate:.0f}" for rate in rates)
@@ -242,14 +242,14 @@ def _summary(speeds: Sequence[dict[str, Any]], processes: int) -> str:
 
 
 def _reason(ended: Ended) -> str:
-    """How a process failed: its sentence, the last line of its traceback, or its signal."""
+    """Cause of failure: error sentence, last line of the traceback, or signal."""
     if ended.status is None:
-        return f"no end after {LONGEST_S} s"
+        return f"not finished after {LONGEST_S} s"
     if ended.status < 0:
         return f"crashed with {signal.Signals(-ended.status).name}"
     lines = [line.strip() for line in ended.text.splitlines() if line.strip()]
     said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    # What stands below the error is advice.
+    # Lines below the error are general advice.
     advice = ("Set the environment variable HYDRA_FULL_ERROR", BUG)
     lines = [line for line in lines if not line.startswith(advice)]
     return (said or lines or [f"exit status {ended.status}"])[-1]

@@ -1,1 +1,1 @@
-"""Scores: the published single-person protocol, COCO AP, parity of files, published rows."""
+"""Metrics: published single-person protocol, COCO AP, parity of exported files, published rows."""

@@ -1,7 +1,4 @@
-"""The one scoring loop: any model through the published protocol, COCO AP beside it.
-
-And paired comparisons.
-"""
+"""Scoring loop for all model formats: published protocol, COCO AP, paired comparison, tables."""
 
 from __future__ import annotations
 
@@ -42,25 +39,25 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class EvalReport:
-    """How one model scores on one set of people.
+    """Scores of a model on an evaluation set.
 
     Attributes:
         model: File name.
-        sha256: Of the file; empty for a network in memory.
-        images: N.
-        keypoints: K.
-        protocol: sampling, decode, coordinates; and the kernels that computed.
+        sha256: SHA-256 of the file; empty for a network in memory.
+        images: N, number of images.
+        keypoints: K, number of keypoints.
+        protocol: sampling, decode, coordinates, resolution and kernels.
         oks: Mean OKS in percent (published protocol).
-        oks_standard_error: Of that mean, in percent points.
-        oks_per_keypoint: Name -> mean similarity over the people where it is labelled, in percent.
-        ap: COCO keypoint AP in percent: another number, never to be compared with `oks`.
-        ap50: COCO AP at OKS 0.5.
+        oks_standard_error: Standard error of that mean, in percentage points.
+        oks_per_keypoint: Name -> mean similarity over instances where it is labelled, in percent.
+        ap: COCO keypoint AP in percent, not comparable with `oks`.
+        ap50: COCO AP at OKS 0.5, in percent.
         image_ids: N ids, in the order of `oks_values`.
         oks_values: f64[N] OKS in [0, 1].
-        poses: f32[N, K, 3] normalised x, y, score.
-        seconds: Time inside the model, images already decoded and resized.
-        sizes: f64[N] side of each person as a share of the image's side; empty where not known.
-        reading: What was assumed and computed about the file; None where that was not asked.
+        poses: f32[N, K, 3]: normalised x, y, and score.
+        seconds: Time of inference, without decoding and resizing of images.
+        sizes: f64[N] side of each instance relative to the image's side; empty if unknown.
+        reading: Assumed and computed values of the file; None if not determined.
     """
 
     model: str
@@ -81,7 +78,7 @@ class EvalReport:
     reading: Reading | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The contract of `heatpose evaluate --json`."""
+        """Output of `heatpose evaluate --json`."""
         return {
             "model": self.model,
             "sha256": self.sha256,
@@ -105,14 +102,14 @@ class EvalReport:
             {"image_id": i, "oks": 100 * float(v)}
             for i, v in zip(self.image_ids, self.oks_values, strict=True)
         ]
-        for entry, size in zip(entries, self.sizes, strict=False):  # no sizes: nothing to add
+        for entry, size in zip(entries, self.sizes, strict=False):  # `sizes` may be empty
             entry["size"] = round(float(size), 4)
         return entries
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of a - b over the same images, with its 95 % bootstrap interval, in percent points."""
+    """Mean of a - b over the same images with 95 % bootstrap interval, in percentage points."""
 
     mean: float
     low: float
@@ -131,21 +128,21 @@ def evaluate(
     """Scores a model by the published protocol.
 
     Args:
-        runner: The model.
-        instances: One person per image (`data.coco.benchmark_people`).
-        skeleton: What the model's channels are; the people's keypoints must be in its order.
-        sampling: "nearest" is the protocol.
-        decode: "argmax" is the protocol.
-        progress: Shows a bar.
+        runner: Model.
+        instances: One person per image (`data.coco.benchmark_instances`).
+        skeleton: Keypoints of the model and of the labels, in this order.
+        sampling: "nearest" is the published protocol.
+        decode: "argmax" is the published protocol.
+        progress: Show a progress bar.
 
     Raises:
-        HeatposeError: The model has another number of keypoints than the skeleton, or an image
-            cannot be read.
+        HeatposeError: The numbers of keypoints of model and skeleton differ, or an image cannot be
+            read.
     """
     if runner.keypoints != len(skeleton):
         raise HeatposeError(
             f"'{runner.path}' has {runner.keypoints} keypoints, but skeleton '{skeleton.name}' has"
-            f" {len(skeleton)}; choose the one it was made for."
+            f" {len(skeleton)}; choose the skeleton that it was trained with."
         )
     poses, seconds = predict_poses(
         runner, instances, Preprocessing(runner.size, sampling), decode, progress
@@ -180,15 +177,15 @@ def evaluate(
 
 
 def paired_difference(a: EvalReport, b: EvalReport) -> PairedDifference:
-    """a - b on the same images.
+    """Paired difference a - b.
 
     Raises:
-        HeatposeError: The two were not scored on the same images.
+        HeatposeError: The reports are of different images.
     """
     if a.image_ids != b.image_ids:
         raise HeatposeError(
-            f"'{a.model}' and '{b.model}' were scored on different images; a paired comparison"
-            " needs the same."
+            f"'{a.model}' and '{b.model}' were scored on different images; score both on the same"
+            " images for a paired comparison."
         )
     difference = 100 * (a.oks_values - b.oks_values)
     low, high = bootstrap_interval(difference)
@@ -201,7 +198,7 @@ def skeleton_of(runner: PoseRunner, chosen: Skeleton | None = None) -> Skeleton:
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file; empty when there is no such file (a network in memory)."""
+    """SHA-256 of a file; empty if it does not exist (a network in memory)."""
     return sha256(path) if path.is_file() else ""
 
 
@@ -254,10 +251,7 @@ def predict_poses(
 def _batches(
     instances: Sequence[Person], preprocessing: Preprocessing
 ) -> Iterator[NDArray[np.uint8]]:
-    """u8[B, S, S, 3]; the next batch is decoded in threads.
-
-    (Pillow releases the interpreter lock) while the model works on this one.
-    """
+    """Yields u8[B, S, S, 3]; the next batch is decoded in threads during inference."""
 
     def read(person: Person) -> NDArray[np.uint8]:
         return preprocessing.resize(labelled_image(person))
@@ -273,7 +267,7 @@ def _batches(
 
 
 def report_table(reports: Sequence[EvalReport]) -> Table:
-    """One row per model."""
+    """Terminal table with a row per model."""
     first = reports[0]
     table = Table(
         title=(
@@ -304,7 +298,7 @@ def report_table(reports: Sequence[EvalReport]) -> Table:
         )
     table.caption = (
         f"OKS: published single-person protocol ({first.protocol['kernels']}). COCO AP is another"
-        " measure; the two do not compare."
+        " metric; the two are not comparable."
     )
     return table
 
@@ -312,7 +306,7 @@ def report_table(reports: Sequence[EvalReport]) -> Table:
 def comparison_table(
     reports: Sequence[EvalReport], differences: Sequence[PairedDifference]
 ) -> Table:
-    """Like `report_table`, with the paired difference from the first model."""
+    """Terminal table with the paired difference of each model from the first."""
     table = Table(
         title=(
             f"{reports[0].images} images; difference from {reports[0].model}, 95 % paired bootstrap"

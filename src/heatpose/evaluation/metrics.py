@@ -1,6 +1,6 @@
-"""Scores: the published benchmark's OKS, COCO's AP beside it, and bootstrap intervals.
+"""Metrics: OKS of the published benchmark, COCO AP, bootstrap intervals.
 
-Shape legend: N people, K keypoints.
+Shapes: N instances, K keypoints.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from heatpose.pose.skeleton import AREA_OF_BOX, Skeleton
 
 EPSILON = 1e-7
 SIZES = (0.0, 0.125, 0.25, 0.5, np.inf)
-"""Bounds of the groups of `score_by_size`."""
+"""Bounds of the size groups of `score_by_size`."""
 
 
 def keypoint_similarity(
@@ -33,8 +33,8 @@ def keypoint_similarity(
 
     Args:
         predicted: f[N, K, 2] normalised (x / width, y / height).
-        truth: f[N, K, 2], same frame.
-        area: f[N] in the same (normalised) frame: 0.53 * (w / width) * (h / height).
+        truth: f[N, K, 2] normalised.
+        area: f[N] normalised: 0.53 * (w / width) * (h / height).
         sigmas: K constants.
 
     Returns:
@@ -51,7 +51,7 @@ def keypoint_similarity(
 def mean_over_labelled(
     similarity: NDArray[np.float64], labelled: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """OKS per person: f64[N], the mean similarity of the labelled keypoints (protocol rule 4)."""
+    """OKS of each instance, f64[N]: mean similarity of its labelled keypoints (protocol rule 4)."""
     weight = labelled.astype(np.float64)
     oks: NDArray[np.float64] = (similarity * weight).sum(1) / (weight.sum(1) + EPSILON)
     return oks
@@ -59,9 +59,12 @@ def mean_over_labelled(
 
 @dataclass(frozen=True)
 class Truth:
-    """Ground truth in normalised, stretched coordinates.
+    """Ground truth in normalised coordinates.
 
-    Keypoints f32[N, K, 2], labelled bool[N, K], area f64[N].
+    Attributes:
+        keypoints: f32[N, K, 2] x, y.
+        labelled: bool[N, K].
+        area: f64[N].
     """
 
     keypoints: NDArray[np.float32]
@@ -70,7 +73,7 @@ class Truth:
 
 
 def normalised_truth(instances: Sequence[Person]) -> Truth:
-    """The people's labels divided by their image's width and height."""
+    """Labels divided by width and height of their image."""
     size = np.array([[p.width, p.height] for p in instances], np.float64)
     boxes = np.array([p.box[2:] for p in instances], np.float64)
     keypoints = np.stack([p.keypoints for p in instances]) / size[:, None, :]
@@ -82,10 +85,7 @@ def normalised_truth(instances: Sequence[Person]) -> Truth:
 
 
 def person_sizes(instances: Sequence[Person]) -> NDArray[np.float64]:
-    """f64[N]: side of each person as a share of the image's side, sqrt(box area / image area).
-
-    The network sees all images at one size.
-    """
+    """f64[N]: side of each instance relative to the image's side, sqrt(box area / image area)."""
     boxes = np.array([p.box[2:] for p in instances], np.float64).reshape(-1, 2)
     images = np.array([[p.width, p.height] for p in instances], np.float64).reshape(-1, 2)
     sizes: NDArray[np.float64] = np.sqrt((boxes / images).prod(1))
@@ -95,15 +95,16 @@ def person_sizes(instances: Sequence[Person]) -> NDArray[np.float64]:
 def score_by_size(
     values: NDArray[np.float64], sizes: NDArray[np.float64]
 ) -> list[dict[str, float | int | None]]:
-    """Mean OKS of small to large people.
+    """Mean OKS by size of the instance.
 
     Args:
         values: f64[N] OKS in [0, 1].
         sizes: f64[N] of `person_sizes`.
 
     Returns:
-        One entry for each of `SIZES`: sides `from` (included) and `to` (not included) as shares of
-        the image's side, `people`, `oks` and `oks_standard_error` in percent, None for no people.
+        An entry per size group: bounds `from` (inclusive) and `to` (exclusive) relative to the
+        image's side, `people` (count), `oks` and `oks_standard_error` in percent, None for an
+        empty group.
     """
     entries: list[dict[str, float | int | None]] = []
     for low, high in pairwise(SIZES):
@@ -130,7 +131,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of `values` f64[N].
 
-    (give differences for a paired comparison).
+    For a paired comparison, `values` are differences.
     """
     generator = np.random.default_rng(seed)
     means = np.array(
@@ -148,19 +149,19 @@ def standard_error(values: NDArray[np.float64]) -> float:
 def coco_average_precision(
     instances: Sequence[Person], poses: NDArray[np.float32], skeleton: Skeleton
 ) -> tuple[float, float]:
-    """COCO keypoint AP and AP50 by pycocotools, in image pixels with the true segmentation area.
+    """COCO keypoint AP and AP50 by pycocotools, in image pixels with the segmentation area.
 
-    Another number than the protocol's OKS.
+    Not comparable with the OKS of the published protocol.
 
     Args:
         instances: One person per image.
-        poses: f32[N, K, 3] x, y normalised, score.
-        skeleton: Names and sigmas.
+        poses: f32[N, K, 3]: normalised x, y, and score.
+        skeleton: Keypoint names and sigmas.
 
     Returns:
         AP and AP at OKS 0.5, in percent.
     """
-    # Imported here: evaluation is the only user, and it costs a third of a second.
+    # Imported here: only used for scoring, and it takes a third of a second.
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -204,7 +205,7 @@ def _coco_truth(instances: Sequence[Person], skeleton: Skeleton) -> dict[str, ob
 def coco_results(
     instances: Sequence[Person], poses: NDArray[np.float32]
 ) -> list[dict[str, object]]:
-    """Poses in COCO's results format (image pixels), ready for `COCO.loadRes`."""
+    """Poses in COCO's results format (image pixels), for `COCO.loadRes`."""
     results: list[dict[str, object]] = []
     for person, pose in zip(instances, poses, strict=True):
         points = pose * np.array([person.width, person.height, 1.0], np.float32)

@@ -1,7 +1,6 @@
-"""How far an exported file's heatmaps and poses are from the network's, on the same images.
+"""Parity: differences between heatmaps and poses of an exported file and of the network.
 
-Shape legend: N images, K keypoints, H rows and W columns of a heatmap. Pixels are those of the
-network's input.
+Shapes: N images, K keypoints, heatmaps of H rows and W columns. Pixels are input pixels.
 """
 
 from __future__ import annotations
@@ -19,24 +18,19 @@ Maps = NDArray[np.float32]
 
 _HALF_CELL = 2.0  # input pixels
 _RESOLVED = 7.0
-"""Logits beyond +-7 are taken as +-7.
-
-A float32 probability of 0.999 still tells logits apart by 1e-4, one of
-0.99999 no longer does.
-"""
+"""Logits are clipped to +-7, because float32 probabilities do not resolve larger ones to 1e-4."""
 
 
 @dataclass(frozen=True)
 class FloatParity:
-    """A float file against the network.
+    """Differences of a float file from the network.
 
     Attributes:
         logits: Largest difference of a logit.
-        pose_px: Largest distance between the two poses by any decode, in pixels, over maps with a
-            clear maximum.
-        tied: Maps left out of `pose_px`: their two highest cells differ by less than the logits
-            may.
-        maps: N * K.
+        pose_px: Largest distance of a keypoint with any decode method, in pixels, over maps with a
+            unique maximum.
+        tied: Maps excluded from `pose_px`, whose two highest cells are within the tolerance.
+        maps: N * K, number of maps.
     """
 
     logits: float
@@ -45,20 +39,20 @@ class FloatParity:
     maps: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Attributes as plain values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class PixelDrift:
-    """An int8 file against the network: how far the refined poses moved, in pixels.
+    """Distances of an int8 file's refined keypoints from the network's, in pixels.
 
     Attributes:
         p50: Median over images and keypoints.
         p95: 95 % quantile.
         p99: 99 % quantile.
-        moved: Share of the keypoints whose highest cell is another one, in percent.
-        per_keypoint: Name -> its own three quantiles.
+        moved: Share of keypoints with another highest cell, in percent.
+        per_keypoint: Name -> its three quantiles.
     """
 
     p50: float
@@ -68,7 +62,7 @@ class PixelDrift:
     per_keypoint: dict[str, dict[str, float]]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Attributes as plain values."""
         return asdict(self)
 
 
@@ -92,13 +86,13 @@ def float_parity(
     """Compares a float file's heatmaps with the network's.
 
     Args:
-        reference: f32[N, K, H, W] the network's logits.
-        found: f32[N, K, H, W] the file's logits, or its probabilities.
+        reference: f32[N, K, H, W] logits of the network.
+        found: f32[N, K, H, W] logits or probabilities of the file.
         size: Side S of the input.
-        probabilities: What `found` is. Logits are compared then after going back through the
-            sigmoid, poses among probabilities.
-        tie: How far two logits of the same cell may be apart; maps whose two highest cells are
-            nearer to each other than twice that have no maximum to compare.
+        probabilities: Whether `found` are probabilities; they are converted to logits for the
+            comparison of logits, and poses are decoded from probabilities.
+        tie: Tolerance of a logit; maps whose two highest cells differ by less than twice this are
+            excluded from the comparison of poses.
     """
     own = np.clip(reference, -_RESOLVED, _RESOLVED) if probabilities else reference
     other = logits_of(found) if probabilities else found
@@ -114,7 +108,7 @@ def float_parity(
 
 
 def _margin(maps: Maps) -> Maps:
-    """f32[N, K]: by how much the highest cell leads."""
+    """f32[N, K]: difference of the two highest cells."""
     cells = np.partition(maps.reshape(*maps.shape[:2], -1), -2, axis=-1)
     margin: Maps = cells[..., -1] - cells[..., -2]
     return margin
@@ -131,8 +125,8 @@ def pixel_drift(reference: Maps, found: Maps, *, size: int, names: Sequence[str]
     """Compares an int8 file's heatmaps with the network's.
 
     Args:
-        reference: f32[N, K, H, W] the network's maps, in the file's form (logits or probabilities).
-        found: f32[N, K, H, W] the file's, dequantised.
+        reference: f32[N, K, H, W] maps of the network, logits or probabilities as in the file.
+        found: f32[N, K, H, W] maps of the file, dequantised.
         size: Side S of the input.
         names: K keypoint names.
     """
@@ -145,17 +139,16 @@ def pixel_drift(reference: Maps, found: Maps, *, size: int, names: Sequence[str]
 
 
 def pose_drift(reference: Maps, found: Maps, *, size: int, names: Sequence[str]) -> PixelDrift:
-    """The same for files that decode inside.
+    """Compares poses of files whose graph contains the decoding.
 
     Args:
-        reference: f32[N, K, 3] the network's poses, x and y as fractions of the input.
-        found: f32[N, K, 3] the file's.
+        reference: f32[N, K, 3] poses of the network: normalised x, y, and score.
+        found: f32[N, K, 3] poses of the file.
         size: Side S of the input.
         names: K keypoint names.
 
     Returns:
-        `moved` counts keypoints that moved by more than half a cell, for these poses lie within
-        cells.
+        Drift, whose `moved` counts keypoints that moved by more than half a cell.
     """
     distance: Maps = size * np.sqrt(((reference - found)[..., :2] ** 2).sum(-1))
     per_keypoint = {name: _quantiles(distance[:, k]) for k, name in enumerate(names)}
@@ -168,16 +161,13 @@ def pose_drift(reference: Maps, found: Maps, *, size: int, names: Sequence[str])
 
 @dataclass(frozen=True)
 class OutputUse:
-    """What int8 leaves of one keypoint's maps.
-
-    Where several cells tie, or all of them do, the decode takes the first.
+    """Resolution of one keypoint's int8 maps; of tied cells the decode returns the first.
 
     Attributes:
-        tied: Maps whose highest value is in more than one cell, in percent.
-        dead: Maps with one value in all cells, in percent: they decode to the first cell whatever
-            the image shows.
-        peak_range: Median over the images of the map's own range, lowest to highest cell, in
-            percent of the range of all maps.
+        tied: Maps whose maximum occurs in several cells, in percent.
+        dead: Maps with the same value in all cells, in percent; they always decode to the first
+            cell.
+        peak_range: Median over images of a map's range, in percent of the range of all maps.
     """
 
     tied: float
@@ -189,7 +179,7 @@ def output_use(maps: Maps, names: Sequence[str]) -> dict[str, OutputUse]:
     """Counts ties and dead maps of an int8 file.
 
     Args:
-        maps: f32[N, K, H, W] as the file stores them, dequantised.
+        maps: f32[N, K, H, W], dequantised.
         names: K keypoint names.
     """
     flat = maps.reshape(*maps.shape[:2], -1)

@@ -1,13 +1,13 @@
-"""What has been published for MoveNet-style networks on STM32.
+"""Published results of MoveNet-style networks on STM32, and their comparison with a network.
 
-Every row with its source, and the question which rows a network answers to.
+`published.csv` has the published rows: mean OKS over the 921 images of COCO val2017 that have
+exactly one person annotation and a labelled keypoint (whole image stretched with nearest sampling,
+argmax, normalised coordinates), and ST's measurements of that file on its boards. Sources:
 
-`published.csv` holds the rows as they were published: mean OKS by the single-person protocol on 921
-images of COCO val2017 (`protocol.py`), and what ST measured with that file on its boards. Two
-sources:
+- "seed": ST's pose estimation tables for ST Edge AI Core 2.0.0 and X-LINUX-AI 5.0.0;
+- "zoo-4.0": ST's model zoo 4.0, for ST Edge AI Core 3.0.0 and X-LINUX-AI 6.1.0.
 
-- "seed": ST's pose estimation tables made with ST Edge AI Core 2.0.0 and X-LINUX-AI 5.0.0;
-- "zoo-4.0": those of ST's model zoo 4.0, made with ST Edge AI Core 3.0.0 and X-LINUX-AI 6.1.0.
+A difference is given only for an evaluation of the same images by the same protocol.
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ THUNDER = "movenet_thunder"
 
 @dataclass(frozen=True)
 class Published:
-    """One published row; None where the source says nothing.
+    """A published row; None for values not published.
 
     Attributes:
         source: "seed" or "zoo-4.0".
-        variant: The network, under its published name.
-        keypoints: K.
-        training_data: What it was trained on: "google" (as Google published it), "public", "coco"
-            or "st-custom".
+        variant: Published name of the network.
+        keypoints: K, number of keypoints.
+        training_data: "google" (as published by Google), "public", "coco" or "st-custom".
         resolution: Side of the input in pixels.
         quantization: "int8_pc" (per channel) or "int8_pt" (per tensor).
         output: "heatmaps" (one per keypoint), or "keypoints" (decoded in the graph).
@@ -82,20 +81,17 @@ class Published:
 
     @property
     def width(self) -> float:
-        """Width multiplier of the backbone.
-
-        1.75 for Thunder, 1.0 for the others ("a100" in a name says the same).
-        """
+        """Width multiplier of the backbone: 1.75 for Thunder, 1.0 for the others ("a100")."""
         return 1.75 if self.variant == THUNDER else 1.0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values under the names above, without what the source does not say."""
+        """Attributes as plain values, without unpublished ones."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @cache
 def rows() -> tuple[Published, ...]:
-    """Every published row, in the order of the file."""
+    """All published rows, in the order of the file."""
     text = (
         resources.files("heatpose.evaluation").joinpath("published.csv").read_text(encoding="utf-8")
     )
@@ -127,7 +123,7 @@ def published(
     source: str | None = None,
     width: float | None = None,
 ) -> tuple[Published, ...]:
-    """The rows with the given properties; what is not given may be anything."""
+    """Published rows with the given properties; None matches any."""
     wanted = {
         "variant": variant,
         "keypoints": keypoints,
@@ -147,19 +143,13 @@ def published(
 def counterparts(
     skeleton: Skeleton, resolution: int, *, width: float = 1.0, output: OutputForm = "heatmaps"
 ) -> tuple[Published, ...]:
-    """The published rows that a network of this kind takes the place of.
-
-    Same keypoints, input, output form and width, both granularities.
-
-    Several networks may have been published for one kind; each row names its variant and what it
-    was trained on.
+    """Published rows with the same keypoints, input, output and width, in both granularities.
 
     Args:
-        skeleton: What the network's channels are. Own keypoints have no row, also where their
-            number is 13 or 17.
-        resolution: Side of the input.
+        skeleton: Keypoints of the network; custom ones have no row, even if they are 13 or 17.
+        resolution: Side of the input in pixels.
         width: Width multiplier of the backbone.
-        output: What the files give.
+        output: "heatmaps" or "keypoints".
     """
     if not has_published_keypoints(skeleton):
         return ()
@@ -167,10 +157,7 @@ def counterparts(
 
 
 def has_published_keypoints(skeleton: Skeleton) -> bool:
-    """True for COCO's 17 and ST's 13 keypoints: names, order, sigmas and merge rules.
-
-    What else a skeleton is called or how it is drawn does not matter.
-    """
+    """Whether names, order, sigmas and merge rules are those of COCO's 17 or ST's 13 keypoints."""
     return any(
         all(
             getattr(skeleton, name) == getattr(known, name)
@@ -182,12 +169,12 @@ def has_published_keypoints(skeleton: Skeleton) -> bool:
 
 IMAGES = 921
 RULES = {"sampling": "nearest", "decode": "argmax", "coordinates": "normalised"}
-"""Entries of `EvalReport.protocol` under which the published numbers were made."""
+"""Entries of `EvalReport.protocol` in the published protocol."""
 Images = Literal["all", "part", "other"]
 
 
 class Measured(Protocol):
-    """What a comparison takes from an evaluation; `EvalReport` has it."""
+    """Attributes of an evaluation used for a comparison; implemented by `EvalReport`."""
 
     @property
     def oks(self) -> float:
@@ -195,7 +182,7 @@ class Measured(Protocol):
 
     @property
     def oks_standard_error(self) -> float:
-        """In points."""
+        """Standard error of `oks` in percentage points."""
 
     @property
     def image_ids(self) -> Sequence[int]:
@@ -203,7 +190,7 @@ class Measured(Protocol):
 
     @property
     def protocol(self) -> Mapping[str, str]:
-        """sampling, decode, coordinates."""
+        """Entries sampling, decode and coordinates."""
 
 
 @dataclass(frozen=True)
@@ -211,11 +198,11 @@ class Pair:
     """A published row and this network's file of the same number format.
 
     Attributes:
-        row: What was published.
-        oks: This file's mean OKS in percent; None where it was not scored.
-        standard_error: Of it, in points.
-        difference: This minus published, in points; None unless both are over the same images by
-            the same rules.
+        row: Published row.
+        oks: Mean OKS of this file in percent; None if not scored.
+        standard_error: Standard error of `oks` in percentage points.
+        difference: This minus published, in percentage points; None unless images and protocol are
+            the same.
     """
 
     row: Published
@@ -224,7 +211,7 @@ class Pair:
     difference: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Attributes as plain values."""
         return {
             "artefact": self.row.quantization,
             "published": self.row.to_json(),
@@ -236,13 +223,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that is published for one kind of network, beside what was measured of this one.
+    """Published rows for a kind of network, with the scores of this one.
 
     Attributes:
-        pairs: In the order of the published rows; empty where nothing was published for this kind.
-        comparable: True where the images and the rules are the published ones.
-        note: One sentence on what the numbers say about each other; belongs wherever they are
-            shown.
+        pairs: In the order of the published rows; empty if there are none.
+        comparable: Whether images and protocol are the published ones.
+        note: A sentence on comparability, to be shown with the numbers.
     """
 
     pairs: tuple[Pair, ...]
@@ -250,7 +236,7 @@ class Comparison:
     note: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Attributes as plain values."""
         return {
             "published_images": IMAGES,
             "comparable": self.comparable,
@@ -267,15 +253,15 @@ def compare(
     width: float = 1.0,
     output: OutputForm = "heatmaps",
 ) -> Comparison:
-    """Puts the published rows beside the measured files of the same number format.
+    """Compares the published rows with the scored files of the same number format.
 
     Args:
-        skeleton: What the network's channels are.
+        skeleton: Keypoints of the network.
         resolution: Side of the input in pixels.
-        measured: Artefact -> its evaluation, None where there was none. "int8_pc" and "int8_pt" are
-            looked at; the others have no published row.
-        width: Width multiplier of the network's backbone.
-        output: What its files give.
+        measured: Artefact -> evaluation, or None if not scored. Only "int8_pc" and "int8_pt" have
+            published rows.
+        width: Width multiplier of the backbone.
+        output: "heatmaps" or "keypoints".
     """
     rows = [
         row
@@ -307,10 +293,10 @@ def _pair(row: Published, report: Measured | None, comparable: bool) -> Pair:
 
 
 def image_set(image_ids: Iterable[int]) -> Images:
-    """Whether an evaluation was on the published images.
+    """Classifies the images of an evaluation; 470 of the 921 published ids are known.
 
-    "all": 921 images, every known one of the published among them; "part": known ones alone; else
-    "other". The package knows 470 of the 921.
+    Returns:
+        "all" for 921 images that include all known ids, "part" for known ids only, else "other".
     """
     ids = set(image_ids)
     if len(ids) == IMAGES and known_images() <= ids:
@@ -320,7 +306,7 @@ def image_set(image_ids: Iterable[int]) -> Images:
 
 @cache
 def known_images() -> frozenset[int]:
-    """COCO ids of the published images that the package knows."""
+    """Known COCO ids of the published images."""
     text = (
         resources.files("heatpose.evaluation")
         .joinpath("published_images.txt")
@@ -332,7 +318,7 @@ def known_images() -> frozenset[int]:
 
 
 def by_the_rules(protocol: Mapping[str, str]) -> bool:
-    """True where an evaluation followed the published protocol."""
+    """Whether an evaluation followed the published protocol."""
     return all(protocol.get(name) == value for name, value in RULES.items())
 
 
@@ -343,11 +329,11 @@ def _note(scored: Sequence[Measured]) -> str:
     count, where = len(set(scored[0].image_ids)), image_set(scored[0].image_ids)
     if not all(by_the_rules(report.protocol) for report in scored):
         used = ", ".join(f"{name} {scored[0].protocol.get(name)}" for name in RULES)
-        return f"{published}, by other rules than this ({used}): the numbers do not compare."
+        return f"{published}, by another protocol than this ({used}): not comparable."
     if where == "all":
         return (
-            f"{published}. This: the same images, the same rules; the published numbers have a"
-            " standard error of about 1.1 points as well."
+            f"{published}. This: the same images and protocol; the published numbers also have a"
+            " standard error of about 1.1 points."
         )
     which = (
         f"{count} of those images, which may be harder or easier than the rest"
@@ -355,7 +341,7 @@ def _note(scored: Sequence[Measured]) -> str:
         else f"{count} other images"
     )
     return (
-        f"{published}. This: the same rules on {which}: not comparable one to one. `heatpose"
+        f"{published}. This: the same protocol on {which}: not directly comparable. `heatpose"
         " compare` scores a published file and this one on the same images."
     )
 
@@ -363,8 +349,8 @@ def _note(scored: Sequence[Measured]) -> str:
 def _nothing(skeleton: Skeleton, resolution: int, width: float, output: str) -> str:
     if not has_published_keypoints(skeleton):
         return (
-            f"Nothing was published for the keypoints of '{skeleton.name}'. OKS depends on which"
-            " keypoints are scored: it does not compare with that of 17 or 13 keypoints."
+            f"Nothing was published for the keypoints of '{skeleton.name}'. OKS depends on the"
+            " scored keypoints: it is not comparable with that of 17 or 13 keypoints."
         )
     return (
         f"Nothing was published for {len(skeleton)} keypoints at {resolution}, width {width:g},"
@@ -389,10 +375,7 @@ BOARD_HEADINGS = (
 
 
 def score_table(comparison: Comparison) -> list[tuple[str, ...]]:
-    """Headings, then one row for each pair.
-
-    The differences are a column where the numbers compare.
-    """
+    """Headings, then a row per pair; with a column of differences if comparable."""
     lines: list[tuple[str, ...]] = [HEADINGS, *(_score_cells(pair) for pair in comparison.pairs)]
     if not comparison.comparable:
         return lines
@@ -423,7 +406,7 @@ def _score_cells(pair: Pair) -> tuple[str, ...]:
 
 
 def board_cells(row: Published) -> tuple[str, ...]:
-    """What was measured on boards with a published file, one cell for each of `BOARD_HEADINGS`."""
+    """Cells of a published row's board measurements, in the order of `BOARD_HEADINGS`."""
     figures = (
         row.n6_ram_kib,
         row.n6_flash_kib,
@@ -442,7 +425,7 @@ def board_cells(row: Published) -> tuple[str, ...]:
 
 
 def markdown(comparison: Comparison) -> str:
-    """A section for a model card."""
+    """Markdown section of the model card."""
     lines = ["## Published for this kind of file", ""]
     if comparison.pairs:
         lines += [*_markdown_table(score_table(comparison)), ""]
@@ -453,7 +436,7 @@ def markdown(comparison: Comparison) -> str:
         )
         lines += [
             "",
-            "What ST measured with the published files on its boards; not with the files here:",
+            "ST's measurements of the published files on its boards, not of the files here:",
             "",
             *boards,
         ]
@@ -466,8 +449,8 @@ def _markdown_table(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def terminal_table(comparison: Comparison) -> Table | None:
-    """For rich; None where nothing was published. The note belongs below it."""
-    # Imported here: a model card needs none of it.
+    """Terminal table; None if nothing was published. `note` is to be printed below it."""
+    # Imported here: not needed for the model card.
     from rich.table import Table
 
     if not comparison.pairs:

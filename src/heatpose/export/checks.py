@@ -61,11 +61,11 @@ def flatbuffer_check(
     operators: dict[str, int],
     decoded: bool = False,
 ) -> CheckResult:
-    """Check 1: form, number types, quantisation and exactly the operators of the network.
+    """Check 1: file format, number types, quantisation and exactly the operators of the network.
 
     Args:
         path: The file.
-        form: The form that its name states.
+        form: Artefact that its name states.
         preprocessing: From bytes to the network's input.
         operators: Result of `expected_operators`.
         decoded: The file decodes inside, in float; only its convolutions and resizes must be

@@ -220,7 +220,7 @@ def _check_size(folder: Path) -> None:
 
 
 def _without_places(value: Any) -> Any:
-    """Plain values whose texts have no absolute path: the machine they come from is not told."""
+    """Plain values without absolute paths, which would describe the exporting machine."""
     if isinstance(value, Mapping):
         return {key: _without_places(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

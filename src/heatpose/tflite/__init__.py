@@ -1,1 +1,1 @@
-"""TFLite files as plain values: reading, writing, statistics, findings, inspection."""
+"""TFLite files: graph, reader, writer, lint rules, inspection."""

@@ -1,7 +1,4 @@
-"""A TFLite model as plain values.
-
-Tensors, their quantisation, operators, and who writes and reads what.
-"""
+"""A TFLite model as plain values: tensors, quantisation, operators, and statistics of them."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
 
-ABSENT = -1  # the index of an optional input that is not given
+ABSENT = -1  # index of an omitted optional input
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +21,9 @@ class Quantization:
     """Affine quantisation: real = scale * (stored - zero point).
 
     Attributes:
-        scales: f32[1] for one scale per tensor, f32[C] for one per slice along `axis`.
-        zero_points: i64, as long as `scales`.
-        axis: The dimension that `scales` runs along; without meaning for a single scale.
+        scales: f32[1] per tensor, or f32[C] per slice along `axis`.
+        zero_points: i64, of the length of `scales`.
+        axis: Dimension of per-channel scales; meaningless for a single scale.
     """
 
     scales: NDArray[np.float32]
@@ -36,16 +33,16 @@ class Quantization:
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """One tensor of the graph.
+    """A tensor of the graph.
 
     Attributes:
-        index: Position in the file's list.
-        name: As written by the converter; often a fused string, not to be relied on.
+        index: Index in the file.
+        name: Name written by the converter, often fused and unreliable.
         shape: Dimensions; NHWC for images, OHWI for convolution kernels, (1, h, w, C) for depthwise
-            ones.
+            kernels.
         dtype: "uint8", "int8", "int32", "float32", "float16", ...
-        quantization: None for a tensor that is not quantised.
-        data: A constant's stored values (read-only, of `shape` and `dtype`); None for activations.
+        quantization: None if not quantised.
+        data: Stored values of a constant (read-only, `shape`, `dtype`); None for activations.
     """
 
     index: int
@@ -56,7 +53,7 @@ class Tensor:
     data: NDArray[Any] | None
 
     def dequantized(self) -> NDArray[np.float32]:
-        """A constant's real values, f32 of `shape`; unquantised numbers are cast.
+        """Real values of a constant, f32 of `shape`; unquantised values are cast.
 
         Raises:
             HeatposeError: The tensor is an activation.
@@ -72,7 +69,7 @@ class Tensor:
             along = [1] * len(self.shape)
             along[self.quantization.axis] = scales.size
             scales, zeros = scales.reshape(along), zeros.reshape(along)
-        # a senseless scale is the inspection's to report
+        # invalid scales are reported by lint
         with np.errstate(over="ignore", invalid="ignore"):
             return ((self.data.astype(np.int64) - zeros) * scales.astype(np.float64)).astype(
                 np.float32
@@ -81,12 +78,12 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """One operator.
+    """An operator.
 
     Attributes:
         index: Position in the order of execution.
-        name: Schema name such as "CONV_2D"; the custom code for a custom operator.
-        inputs: Tensor indices, `ABSENT` where an optional one is not given.
+        name: Schema name such as "CONV_2D"; the custom code of a custom operator.
+        inputs: Tensor indices, `ABSENT` for omitted optional inputs.
         outputs: Tensor indices.
         options: For convolutions and pools "stride" (h, w), "padding" ("SAME", "VALID"),
             "activation" ("NONE", "RELU", "RELU6", ...) and, where the schema has them, "dilation"
@@ -103,10 +100,7 @@ class Operator:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """The main subgraph. Each tensor is written once and before it is read.
-
-    Walks towards producers end.
-    """
+    """The main subgraph, in topological order: each tensor is written once, before it is read."""
 
     tensors: tuple[Tensor, ...]
     operators: tuple[Operator, ...]
@@ -128,18 +122,15 @@ class Graph:
         return consumers
 
     def producer(self, tensor: int) -> Operator | None:
-        """The operator that writes a tensor; None for constants and the graph's inputs."""
+        """The operator that writes a tensor; None for constants and graph inputs."""
         return self._producers.get(tensor)
 
     def consumers(self, tensor: int) -> list[Operator]:
-        """The operators that read a tensor, in order, each once."""
+        """The operators that read a tensor, in order, without duplicates."""
         return list(self._consumers.get(tensor, ()))
 
     def constant(self, tensor: int) -> Tensor | None:
-        """The constant that a tensor index stands for, directly or behind a DEQUANTIZE.
-
-        (float16 files).
-        """
+        """The constant at an index or behind a DEQUANTIZE (float16 files); None for activations."""
         if tensor == ABSENT:
             return None
         source = self.producer(tensor)
@@ -148,10 +139,7 @@ class Graph:
         return None if self.tensors[tensor].data is None else self.tensors[tensor]
 
     def resolve_constant(self, tensor: int) -> NDArray[np.float32] | None:
-        """Real values, f32, of the constant that a tensor index stands for.
-
-        None if it is an activation.
-        """
+        """Real values (f32) of `constant`; None for activations."""
         constant = self.constant(tensor)
         return None if constant is None else constant.dequantized()
 
@@ -161,10 +149,7 @@ WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 
 def weights(graph: Graph) -> Iterator[tuple[Operator, Tensor]]:
-    """Every convolution or dense operator with its constant weight tensor.
-
-    As stored (float16, int8, ...).
-    """
+    """Yields every convolution or dense operator with its constant weight tensor, as stored."""
     for operator in graph.operators:
         if operator.name in WEIGHTED:
             weight = graph.constant(operator.inputs[1])
@@ -173,12 +158,10 @@ def weights(graph: Graph) -> Iterator[tuple[Operator, Tensor]]:
 
 
 def macs(graph: Graph) -> int:
-    """Multiply-accumulates of one inference in convolutions.
+    """Multiply-accumulates of one inference in convolutions and dense layers.
 
-    (also depthwise, transposed) and dense layers.
-
-    Counted as usual: a full kernel at every output (TRANSPOSE_CONV: input) position, also where it
-    overlaps the padding; biases, additions and resizes are not counted.
+    Counts a full kernel at every output (TRANSPOSE_CONV: input) position, including padding;
+    biases, additions and resizes are not counted.
     """
     return sum(
         _operator_macs(graph, operator) for operator in graph.operators if operator.name in WEIGHTED
@@ -196,15 +179,12 @@ def _operator_macs(graph: Graph, operator: Operator) -> int:
 
 
 def weights_bytes(graph: Graph) -> int:
-    """Bytes of the constants that operators read: weights, biases and tables.
-
-    Shared ones count once.
-    """
+    """Bytes of the constants that operators read (weights, biases, tables); shared ones once."""
     used = {
         tensor for operator in graph.operators for tensor in operator.inputs if tensor != ABSENT
     }
     stored = [data for data in (graph.tensors[i].data for i in used) if data is not None]
-    # Several tensors may name one buffer; they are views of the same bytes then.
+    # Several tensors may share a buffer; they are views of the same bytes then.
     return sum(
         {
             (data.__array_interface__["data"][0], data.nbytes): data.nbytes for data in stored
@@ -213,7 +193,7 @@ def weights_bytes(graph: Graph) -> int:
 
 
 def tensor_bytes(tensor: Tensor) -> int:
-    """Bytes of a tensor's values; 0 for strings and resources, which have no fixed size."""
+    """Bytes of a tensor; 0 for strings and resources, which have no fixed size."""
     if tensor.dtype in ("string", "resource", "variant"):
         return 0
     bits = {"int4": 4, "bfloat16": 16}.get(tensor.dtype) or 8 * np.dtype(tensor.dtype).itemsize
@@ -221,12 +201,12 @@ def tensor_bytes(tensor: Tensor) -> int:
 
 
 def peak_activation_bytes(graph: Graph) -> int:
-    """The most bytes of activations alive at one time, when operators run in the file's order.
+    """Peak bytes of live activations when operators run in the file's order.
 
-    While an operator runs, its inputs and outputs are alive together with everything a later
-    operator reads. The graph's inputs live until their last reader, its outputs to the end. A lower
-    bound for any memory planner that neither computes in place nor splits operators; constants
-    unpacked by a DEQUANTIZE (float16 files) count as constants.
+    During an operator its inputs, its outputs and all tensors read later are live. Graph inputs
+    live until their last reader, graph outputs until the end. This is a lower bound for memory
+    planners that neither compute in place nor split operators; constants converted by a DEQUANTIZE
+    (float16 files) count as constants.
     """
     if not graph.operators:
         return sum(tensor_bytes(graph.tensors[i]) for i in {*graph.inputs, *graph.outputs})
@@ -244,7 +224,7 @@ def peak_activation_bytes(graph: Graph) -> int:
 
 
 def lifetimes(graph: Graph) -> tuple[dict[int, int], dict[int, int]]:
-    """First and last operator index at which each activation is alive: tensor -> operator."""
+    """First and last operator index at which each activation is live: tensor -> operator."""
     born = dict.fromkeys(graph.inputs, 0)
     dies: dict[int, int] = {}
     for operator in graph.operators:

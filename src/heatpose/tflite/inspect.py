@@ -1,7 +1,4 @@
-"""What a model file holds, as numbers and findings, and gate 1.
-
-Whether it is what its name says.
-"""
+"""Inspection of model files (sizes, ports, findings), and the acceptance check of artefacts."""
 
 from __future__ import annotations
 
@@ -21,9 +18,9 @@ from heatpose.tflite.reader import read_graph
 
 Granularity = Literal["per_channel", "per_tensor", "float"]
 Artefact = Literal["float32", "int8_pc", "int8_pt"]
-Output = Literal["float32", "int8"]  # of the heatmaps of an int8 file
+Output = Literal["float32", "int8"]  # output type of an int8 file
 
-# Rules that gate 1 does not let pass, whatever their severity in a file from elsewhere.
+# Rules that fail the acceptance check of exported files, whatever their severity.
 _GATED_ALWAYS = {"pad_operator", "transpose_operator", "custom_operator"}
 _GATED_INT8 = _GATED_ALWAYS | {
     "raw_bytes_input",
@@ -38,11 +35,11 @@ class Port:
     """An input or output of the graph.
 
     Attributes:
-        name: As in the file.
-        shape: Dimensions, NHWC for images in TFLite, NCHW in ONNX; -1 where not fixed.
+        name: Name in the file.
+        shape: Dimensions, NHWC for images in TFLite, NCHW in ONNX; -1 for dynamic ones.
         dtype: "uint8", "int8", "float32", ...
-        scale: Real value of one step; None for a tensor that is not quantised.
-        zero_point: Stored value of real 0; None likewise.
+        scale: Quantisation scale; None if not quantised.
+        zero_point: Zero point; None if not quantised.
     """
 
     name: str
@@ -54,18 +51,21 @@ class Port:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a file holds. `bytes` is the file's size.
-
-    `macs` and `peak_activation_bytes` are None for ONNX.
+    """Result of an inspection.
 
     Attributes:
-        granularity: How convolution and dense weights are quantised: "per_channel" if any has
-            several scales.
-        full_integer: Integer inputs, and every operator on integers but for a last DEQUANTIZE per
-            output.
-        weights_bytes: Constants that operators read, shared ones once.
-        macs: Multiply-accumulates of one inference.
-        peak_activation_bytes: Most activation bytes alive at one time in the file's order.
+        sha256: SHA-256 of the file.
+        bytes: Size of the file.
+        inputs: Inputs of the graph.
+        outputs: Outputs of the graph.
+        operators: Operator name -> count.
+        granularity: Granularity of weight scales; "per_channel" if any tensor has several.
+        full_integer: Whether inputs are integers and all operators but a final DEQUANTIZE per
+            output compute on integers.
+        weights_bytes: Bytes of constants that operators read, shared ones once.
+        macs: Multiply-accumulates of one inference; None for ONNX.
+        peak_activation_bytes: Peak bytes of live activations; None for ONNX.
+        findings: Findings of the lint rules.
     """
 
     sha256: str
@@ -81,7 +81,7 @@ class Inspection:
     findings: tuple[Finding, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values under the same names, ready for `json.dumps`."""
+        """Attributes as plain values."""
         plain = asdict(self)
         for port in (*plain["inputs"], *plain["outputs"]):
             port["shape"] = list(port["shape"])
@@ -119,7 +119,7 @@ def _port(tensor: Tensor) -> Port:
     if tensor.quantization is not None:
         scale = float(tensor.quantization.scales[0])
         zero_point = int(tensor.quantization.zero_points[0])
-        if not math.isfinite(scale):  # has no place in JSON; the findings tell
+        if not math.isfinite(scale):  # not representable in JSON; reported by lint
             scale = None
     return Port(tensor.name, tensor.shape, tensor.dtype, scale, zero_point)
 
@@ -136,7 +136,7 @@ def _granularity(graph: Graph) -> Granularity:
 
 
 def inspect_onnx(path: str | Path) -> Inspection:
-    """Reads an ONNX file; the keys that only TFLite has an answer for are None or False.
+    """Reads an ONNX file; values that only exist for TFLite are None or False.
 
     Raises:
         HeatposeError: The file is missing or not readable, or the package `onnx` is not installed.
@@ -175,10 +175,10 @@ def inspect_onnx(path: str | Path) -> Inspection:
 
 
 def load_onnx(path: Path, content: bytes) -> Any:
-    """The `ModelProto` of an ONNX file's bytes.
+    """Parses an ONNX file's bytes to a `ModelProto`.
 
     Raises:
-        HeatposeError: It is none, or the package `onnx` is not installed.
+        HeatposeError: They are not an ONNX model, or the package `onnx` is not installed.
     """
     try:
         import onnx  # part of the export extra only
@@ -190,20 +190,24 @@ def load_onnx(path: Path, content: bytes) -> Any:
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError as error:
-        raise HeatposeError(f"'{path}' is not a readable ONNX file.") from error
+        raise _not_onnx(path) from error
     texts = [
         *(n.op_type for n in model.graph.node),
         *(v.name for v in (*model.graph.input, *model.graph.output)),
     ]
-    if not all(isinstance(text, str) for text in texts):  # bytes, where a damaged name is not UTF-8
-        raise HeatposeError(f"'{path}' is not a readable ONNX file.")
+    if not all(isinstance(text, str) for text in texts):  # bytes if a damaged name is not UTF-8
+        raise _not_onnx(path)
     if not model.ir_version or not model.graph.node:  # any bytes may parse as an empty message
-        raise HeatposeError(f"'{path}' is not an ONNX file, or holds no graph.")
+        raise HeatposeError(f"'{path}' is not an ONNX file or has no graph; export it again.")
     return model
 
 
+def _not_onnx(path: Path) -> HeatposeError:
+    return HeatposeError(f"'{path}' is not a readable ONNX file; export it again.")
+
+
 def _onnx_bytes(tensor: Any) -> int:
-    """Bytes of a stored tensor, from its dimensions, as the values may lie in another file."""
+    """Bytes of a stored tensor from its dimensions; its values may be in another file."""
     return int(math.prod(tensor.dims) * _onnx_dtype(tensor.data_type).itemsize)
 
 
@@ -227,20 +231,20 @@ def _onnx_dtype(number: int) -> Any:
 def check_artefact(
     inspection: Inspection, expect: Artefact, preprocessing: Preprocessing | None = None
 ) -> list[Finding]:
-    """Gate 1: the flatbuffer is what its name says.
+    """Acceptance check "file": operators, types and quantisation are those of the artefact.
 
-    Both int8 forms: one uint8 image [1, S, S, 3] whose scale and zero point take raw bytes; float32
-    or int8 outputs; integer operators only but for a last DEQUANTIZE; symmetric weights, one scale
-    per output channel ("int8_pc") or per tensor ("int8_pt"). "float32": float32 throughout. All: no
-    PAD, no TRANSPOSE, no custom operator.
+    int8: one uint8 image [1, S, S, 3] whose scale and zero point accept raw bytes; float32 or int8
+    outputs; integer operators only, except a final DEQUANTIZE; symmetric weights with one scale per
+    output channel ("int8_pc") or per tensor ("int8_pt"). "float32": float32 throughout. All: no
+    PAD, TRANSPOSE or custom operators.
 
     Args:
-        inspection: Of a TFLite file.
-        expect: What the file's name says.
-        preprocessing: Which range the network was trained on; without it any usual range will do.
+        inspection: Inspection of a TFLite file.
+        expect: Expected artefact.
+        preprocessing: Input range of the training; None accepts any usual range.
 
     Returns:
-        What is violated, all of severity "error"; empty for a good file.
+        Violations, all of severity "error"; empty if the check passes.
     """
     checked = _GATED_ALWAYS if expect == "float32" else _GATED_INT8
     violated = [
@@ -275,7 +279,7 @@ def _float_errors(inspection: Inspection) -> Iterator[tuple[str, str]]:
     if inspection.granularity != "float" or {"QUANTIZE", "DEQUANTIZE"} & set(inspection.operators):
         yield (
             "weight_granularity",
-            "Weights or activations are quantised in a file that is called float32.",
+            "Weights or activations are quantised in a file named float32.",
         )
 
 
@@ -286,7 +290,7 @@ def _int8_errors(
     if inspection.granularity != wanted:
         yield (
             "weight_granularity",
-            f"Weights are {inspection.granularity} in a file that is called {expect}.",
+            f"Weights are {inspection.granularity} in a file named {expect}.",
         )
     for port in inspection.outputs:
         if port.dtype not in ("float32", "int8"):

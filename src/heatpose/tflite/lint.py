@@ -1,8 +1,9 @@
-"""Rules about a TFLite graph: what is wrong, unusual or slow on a board, told operator by operator.
+"""Lint rules for TFLite graphs: errors, unusual and slow operators.
 
-A finding's severity says what it means for any file: "error" gives wrong numbers, "warning" costs
-speed or accuracy on an integer accelerator, "info" is good to know. Gate 1
-(`inspection.check_artefact`) is stricter about the files that are exported here.
+Severities: "error" gives wrong results, "warning" costs speed or accuracy on an integer
+accelerator, "info" needs no action. `inspect.check_artefact` is stricter for exported files.
+
+To add a rule: 1. write `_name(graph) -> Iterator[Finding]`; 2. list it in `find_all`.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from heatpose.tflite.graph import ABSENT, Graph, Operator, Quantization, Tensor,
 Severity = Literal["error", "warning", "info"]
 INTEGER_IMAGES = ("uint8", "int8")
 FLOATS = ("float16", "float32", "float64", "bfloat16")
-# (scale, zero point, range) of a uint8 input whose raw bytes mean the usual normalised image.
+# (scale, zero point, range) of uint8 inputs for the usual normalisations of raw bytes.
 RAW_BYTES = ((1 / 127.5, 127.5, "[-1, 1]"), (1 / 255, 0.0, "[0, 1]"), (1.0, 0.0, "[0, 255]"))
 _BIAS_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One remark about a file.
+    """A finding of a lint rule.
 
     Attributes:
         severity: "error", "warning" or "info".
-        rule: The rule's name, stable, for filters.
-        operator: "NAME #index" or None for the file as a whole.
+        rule: Stable name of the rule, for filters.
+        operator: "NAME #index"; None for the file as a whole.
         message: A sentence.
     """
 
@@ -41,7 +42,7 @@ class Finding:
 
 
 def find_all(graph: Graph) -> list[Finding]:
-    """Applies every rule, in an order that puts the file as a whole first."""
+    """Applies all rules; findings on the file as a whole come first."""
     rules = (
         *(_inputs, _outputs, _float_operators, _layout_operators, _unknown_operators),
         *(_weight_granularity, _weight_zero_points, _bias_scales, _ranges),
@@ -50,21 +51,21 @@ def find_all(graph: Graph) -> list[Finding]:
 
 
 def label(operator: Operator) -> str:
-    """How findings name an operator."""
+    """Name of an operator in findings."""
     return f"{operator.name} #{operator.index}"
 
 
 def takes_raw_bytes(scale: float, zero_point: float, wanted: tuple[float, float]) -> bool:
-    """Whether a raw byte has the same value under a uint8 input's parameters and the wanted ones.
+    """Whether a uint8 input's scale and zero point agree with the wanted ones.
 
-    The scale may be off by 1/255, which moves the end of the range by one step; the zero point by
-    the half that rounding 127.5 costs.
+    Tolerances: 1/255 relative for the scale (one step at the end of the range), 0.5 for the zero
+    point (rounding of 127.5).
     """
     return abs(scale / wanted[0] - 1) <= 1 / 255 and abs(zero_point - wanted[1]) <= 0.5
 
 
 def _inputs(graph: Graph) -> Iterator[Finding]:
-    """Says what a raw camera byte means at each input, unless it is one of the usual ranges."""
+    """Reports inputs whose quantisation is not one of the usual normalisations."""
     for tensor in (graph.tensors[i] for i in graph.inputs):
         message = _raw_byte_message(tensor)
         if message:
@@ -78,7 +79,7 @@ def _raw_byte_message(tensor: Tensor) -> str:
     if tensor.dtype != "uint8":
         return f"is {tensor.dtype}: the caller must convert raw bytes."
     if tensor.quantization is None:
-        return "is uint8 without a scale: the graph takes raw bytes and normalises them itself."
+        return "is uint8 without a scale: the graph normalises raw bytes itself."
     scale, zero = float(tensor.quantization.scales[0]), float(tensor.quantization.zero_points[0])
     if any(takes_raw_bytes(scale, zero, known[:2]) for known in RAW_BYTES):
         return ""
@@ -90,10 +91,7 @@ def _raw_byte_message(tensor: Tensor) -> str:
 
 
 def _outputs(graph: Graph) -> Iterator[Finding]:
-    """Finds outputs of a sigmoid that are stored in a range narrower than (0, 1).
-
-    So that scores saturate.
-    """
+    """Reports sigmoid outputs whose stored range is narrower than (0, 1): scores saturate."""
     for index in graph.outputs:
         passed = []
         operator = graph.producer(index)
@@ -113,10 +111,7 @@ def _outputs(graph: Graph) -> Iterator[Finding]:
 
 
 def _stored_range(tensor: Tensor) -> tuple[float, float]:
-    """Smallest and largest real value that a quantised activation can hold.
-
-    Infinite for the others.
-    """
+    """Smallest and largest representable value of a quantised activation; else infinite."""
     if tensor.quantization is None or tensor.dtype not in INTEGER_IMAGES:
         return -np.inf, np.inf
     limits, zero = np.iinfo(tensor.dtype), float(tensor.quantization.zero_points[0])
@@ -125,10 +120,7 @@ def _stored_range(tensor: Tensor) -> tuple[float, float]:
 
 
 def _float_operators(graph: Graph) -> Iterator[Finding]:
-    """Names the operators on floats, but for a last DEQUANTIZE.
-
-    A float network gets one finding for all.
-    """
+    """Reports operators on floats, except a final DEQUANTIZE; one finding for a float network."""
     active = [t for o in graph.operators for t in _activations(graph, (*o.inputs, *o.outputs))]
     floating = [t for t in active if t.dtype in FLOATS]
     if floating and not any(t.quantization is not None for t in active):
@@ -158,7 +150,7 @@ def _activations(graph: Graph, indices: tuple[int, ...]) -> list[Tensor]:
 
 
 def _layout_operators(graph: Graph) -> Iterator[Finding]:
-    """Finds operators that only move data and that a well converted network does not have."""
+    """Reports operators that only move data."""
     for operator in graph.operators:
         if operator.name in ("PAD", "PADV2", "MIRROR_PAD"):
             message = (
@@ -168,33 +160,27 @@ def _layout_operators(graph: Graph) -> Iterator[Finding]:
             yield Finding("warning", "pad_operator", label(operator), message)
         if operator.name == "TRANSPOSE":
             message = (
-                "A transpose is a pass over memory and a leftover of an NCHW to NHWC conversion."
+                "A transpose is a pass over memory, left over from an NCHW to NHWC conversion."
             )
             yield Finding("warning", "transpose_operator", label(operator), message)
 
 
 def _unknown_operators(graph: Graph) -> Iterator[Finding]:
-    """Finds custom and TensorFlow ("Flex") operators.
-
-    Which only an interpreter with their code can run.
-    """
-    # the schema's 200 modules, loaded already when there is a graph
+    """Reports custom and TensorFlow ("Flex") operators, which standard interpreters lack."""
+    # some 200 modules, already loaded by the reader
     from tflite import BUILTIN_OPCODE2NAME
 
     builtin = set(BUILTIN_OPCODE2NAME.values())
     for operator in graph.operators:
         if operator.name not in builtin:
             message = (
-                "Not a built-in TFLite operator: compilers and plain interpreters do not know it."
+                "Not a built-in TFLite operator: compilers and standard interpreters reject it."
             )
             yield Finding("warning", "custom_operator", label(operator), message)
 
 
 def _weight_granularity(graph: Graph) -> Iterator[Finding]:
-    """Finds weights that do not follow the file's rule.
-
-    One scale per tensor, or one per output channel.
-    """
+    """Reports weights whose granularity differs from that of the file, or with a wrong axis."""
     quantised = [
         (o, w)
         for o, w in weights(graph)
@@ -218,7 +204,7 @@ def _weight_granularity(graph: Graph) -> Iterator[Finding]:
 
 
 def _weight_zero_points(graph: Graph) -> Iterator[Finding]:
-    """TFLite's int8 scheme is symmetric in the weights; kernels ignore their zero point."""
+    """Reports weights with a zero point: int8 weights are symmetric, and kernels ignore it."""
     for operator, weight in weights(graph):
         if weight.quantization is not None and weight.quantization.zero_points.any():
             legacy = weight.dtype == "uint8"
@@ -231,10 +217,7 @@ def _weight_zero_points(graph: Graph) -> Iterator[Finding]:
 
 
 def _bias_scales(graph: Graph) -> Iterator[Finding]:
-    """An int32 bias is added to the accumulator.
-
-    So its scale must be input scale x weight scale.
-    """
+    """Reports biases whose scale is not input scale x weight scale, that of the accumulator."""
     for operator, weight in weights(graph):
         bias_index = operator.inputs[3 if operator.name == "TRANSPOSE_CONV" else 2 :][:1]
         image = graph.tensors[operator.inputs[2 if operator.name == "TRANSPOSE_CONV" else 0]]
@@ -254,16 +237,13 @@ def _bias_scales(graph: Graph) -> Iterator[Finding]:
 def _is_product(bias: Quantization, image: Quantization, weight: Quantization) -> bool:
     if bias.scales.size != weight.scales.size or image.scales.size != 1:
         return False
-    with np.errstate(invalid="ignore"):  # infinite scales are told by another rule
+    with np.errstate(invalid="ignore"):  # infinite scales are reported by `_ranges`
         product = image.scales.astype(np.float64) * weight.scales
         return bool(np.all(np.abs(bias.scales - product) <= _BIAS_TOLERANCE * np.abs(product)))
 
 
 def _ranges(graph: Graph) -> Iterator[Finding]:
-    """Finds quantised tensors that hold nothing sensible.
-
-    A scale missing, 0, negative or not finite.
-    """
+    """Reports tensors whose scale is missing, 0, negative or not finite."""
     seen: set[int] = set()
     for operator in graph.operators:
         for tensor in _tensors(graph, (*operator.inputs, *operator.outputs)):

@@ -1,8 +1,7 @@
 """Reads a TFLite flatbuffer into a `Graph`.
 
-Needs the schema package `tflite` and numpy only, so a file can be inspected or imported where no
-interpreter is installed. The file is not trusted: counts, lengths, indices and the order of the
-operators are checked, and whatever is wrong ends as one `HeatposeError`.
+Needs only the schema package `tflite` and numpy, no interpreter. The file is not trusted: counts,
+lengths, indices and the order of operators are checked, and any violation raises `HeatposeError`.
 Schema:
 https://github.com/tensorflow/tensorflow/blob/master/tensorflow/compiler/mlir/lite/schema/schema.fbs
 """
@@ -24,7 +23,7 @@ from heatpose.tflite.graph import ABSENT, Graph, Operator, Quantization, Tensor
 __all__ = ["ABSENT", "Graph", "Operator", "Quantization", "Tensor", "read_graph"]
 
 IDENTIFIER = b"TFL3"
-# Far above any pose network, and low enough that no file costs more than seconds.
+# Far above any pose network, and low enough to read any file within seconds.
 MAX_ITEMS = 20_000  # tensors, or operators
 MAX_ELEMENTS = 4_000_000  # of shapes, indices, scales and names together
 MAX_SCALES = 65_536  # of one tensor
@@ -47,11 +46,13 @@ _ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH", 
 def read_graph(path: str | Path, complete: bool = True) -> Graph:
     """Reads a file's main subgraph; constants are views of the file's bytes.
 
-    `complete=False` lets missing constants through.
+    Args:
+        path: TFLite file.
+        complete: False accepts missing constants.
 
     Raises:
-        HeatposeError: The file is missing, not a TFLite file, is truncated or corrupt, or holds
-            constants that no pose network has (sparse, 4 bit, text, complex).
+        HeatposeError: The file is missing, not a TFLite file, truncated or corrupt, or has
+            unsupported constants (sparse, 4 bit, text, complex).
     """
     path = Path(path)
     if not path.is_file():
@@ -64,8 +65,7 @@ def read_graph(path: str | Path, complete: bool = True) -> Graph:
         raise HeatposeError(f"'{path}' cannot be read ({error.strerror}).") from error
     except _FormatError as error:
         raise HeatposeError(
-            f"'{path}' is not a readable TFLite file ({error}); give a whole file that ends in"
-            " .tflite."
+            f"'{path}' is not a readable TFLite file ({error}); give a complete .tflite file."
         ) from error
     except _UNREADABLE as error:
         raise HeatposeError(
@@ -73,8 +73,7 @@ def read_graph(path: str | Path, complete: bool = True) -> Graph:
         ) from error
 
 
-# What the generated accessors raise when an offset, an index or a number in the file makes no
-# sense.
+# Exceptions of the generated accessors for invalid offsets, indices and numbers.
 _UNREADABLE = (
     struct.error,
     ValueError,
@@ -87,24 +86,21 @@ _UNREADABLE = (
 
 
 class _FormatError(Exception):
-    """What is wrong with the file, as a clause without a full stop."""
+    """Violation of the format, as a clause without a full stop."""
 
 
 def _parse(content: bytes, complete: bool = True) -> Graph:
-    """Reads the main subgraph; raises many kinds of errors, which `read_graph` turns into one."""
+    """Reads the main subgraph; raises `_FormatError` or one of `_UNREADABLE`."""
     if len(content) < 8 or content[4:8] != IDENTIFIER:
         raise _FormatError(f"the file identifier {IDENTIFIER.decode()} is missing")
     return _Reader(content).graph(complete)
 
 
 class _Reader:
-    """Walks one file and counts what it copies.
-
-    So that small hostile files cannot turn into long work.
-    """
+    """Reads one file; limits the copied elements, so that small hostile files cannot take long."""
 
     def __init__(self, content: bytes) -> None:
-        import tflite  # some 200 modules: loaded when a file is read, not when heatpose is
+        import tflite  # some 200 modules, loaded only when a file is read
         from flatbuffers.number_types import Int32Flags
 
         self.schema = tflite
@@ -119,11 +115,11 @@ class _Reader:
         self.elements = MAX_ELEMENTS
 
     def graph(self, complete: bool) -> Graph:
-        """The main subgraph, checked."""
+        """Reads and checks the main subgraph."""
         if self.model.Version() != 3:
             raise _FormatError(f"schema version {self.model.Version()} instead of 3")
         if self.model.SubgraphsLength() < 1:
-            raise _FormatError("it holds no graph")
+            raise _FormatError("it has no graph")
         main = self.model.Subgraphs(0)
         count = _limited(main.TensorsLength(), MAX_ITEMS, "tensors")
         tensors = tuple(self.tensor(i, main.Tensors(i)) for i in range(count))
@@ -143,7 +139,7 @@ class _Reader:
         return graph
 
     def tensor(self, index: int, table: Any) -> Tensor:
-        """One entry of the list of tensors."""
+        """Reads a tensor."""
         rank = _limited(table.ShapeLength(), MAX_RANK, f"dimensions of tensor {index}")
         shape = self.indices(rank, table.ShapeAsNumpy)
         if min(shape, default=0) < 0 or table.Type() not in self.dtypes:
@@ -156,10 +152,7 @@ class _Reader:
         return Tensor(index, name, shape, dtype, quantization, data)
 
     def quantization(self, index: int, shape: tuple[int, ...], table: Any) -> Quantization | None:
-        """Scales and zero points; None where there are no scales.
-
-        (converters leave empty tables).
-        """
+        """Scales and zero points; None without scales (converters write empty tables)."""
         if table is None or table.ScaleLength() == 0:
             return None
         count = self.spend(_limited(table.ScaleLength(), MAX_SCALES, f"scales of tensor {index}"))
@@ -179,7 +172,7 @@ class _Reader:
     def constant(
         self, index: int, shape: tuple[int, ...], dtype: str, table: Any
     ) -> NDArray[Any] | None:
-        """A view of a constant's bytes, None for an activation."""
+        """A view of a constant's bytes; None for an activation."""
         content = self.buffer(table.Buffer())
         if not content.size:
             return None
@@ -196,25 +189,21 @@ class _Reader:
         return content.view(dtype).reshape(shape)
 
     def buffer(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of a buffer, inside the flatbuffer or.
-
-        (large models) at an offset of the file.
-        """
+        """Bytes of a buffer, inside the flatbuffer or (large models) at an offset of the file."""
         if index >= self.model.BuffersLength():
             raise _FormatError(f"buffer {index} does not exist")
         table = self.model.Buffers(index)
-        if table.Offset() > 1:  # 0 and 1 mean "not outside"
+        if table.Offset() > 1:  # 0 and 1: inside the flatbuffer
             return np.frombuffer(self.content, np.uint8, table.Size(), table.Offset())
         return table.DataAsNumpy() if table.DataLength() else np.zeros(0, np.uint8)
 
     def operator(self, index: int, table: Any) -> Operator:
-        """One entry of the list of operators."""
+        """Reads an operator."""
         if table.OpcodeIndex() >= self.model.OperatorCodesLength():
             raise _FormatError(f"operator {index} has no operator code")
         code = self.model.OperatorCodes(table.OpcodeIndex())
-        # The field was one byte wide once. The interpreter takes the larger of old and new; the
-        # accessor of
-        # the new one (vtable slot 10) would ignore it below 127.
+        # The field was one byte wide in older files. The interpreter uses the larger of the old and
+        # the new field; the accessor of the new one (vtable slot 10) ignores values below 127.
         number = max(code._tab.GetSlot(10, 0, self.int32), code.DeprecatedBuiltinCode())
         if number == self.schema.BuiltinOperator.CUSTOM:
             name = self.text(code, code.CustomCode, 6) or "CUSTOM"
@@ -225,7 +214,7 @@ class _Reader:
         return Operator(index, name, inputs, outputs, self.options(index, name, table))
 
     def options(self, index: int, name: str, table: Any) -> dict[str, Any]:
-        """The operator's options that heatpose uses."""
+        """Options of the operator that heatpose uses."""
         if name not in _OPTIONS:
             return {}
         kind, fields = _OPTIONS[name]
@@ -240,11 +229,11 @@ class _Reader:
         return values
 
     def indices(self, length: int, vector: Callable[[], NDArray[np.int32]]) -> tuple[int, ...]:
-        """A vector of int32 as Python numbers."""
+        """A vector of int32 as Python integers."""
         return tuple(vector().tolist()) if self.spend(length) else ()
 
     def text(self, table: Any, read: Callable[[], bytes | None], slot: int) -> str:
-        """A string; its length (at its vtable slot) is checked before the accessor copies it."""
+        """A string; its length (at its vtable slot) is checked before it is copied."""
         offset = table._tab.Offset(slot)
         if not offset:
             return ""
@@ -252,10 +241,10 @@ class _Reader:
         return (read() or b"").decode("utf-8", errors="replace")
 
     def spend(self, length: int) -> int:
-        """Takes a vector's length off what one file may hold."""
+        """Subtracts a vector's length from the limit of the file."""
         self.elements -= length
         if self.elements < 0:
-            raise _FormatError("its lists are longer than any model's")
+            raise _FormatError("its lists are too long")
         return length
 
 
@@ -290,8 +279,7 @@ _OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-# Inputs that must be given, with their ranks (None: any), because whatever walks a graph relies on
-# them.
+# Required inputs with their ranks (None: any), on which users of a graph rely.
 _REQUIRED: dict[str, tuple[int | None, ...]] = {
     **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), (4, 4)),
     **dict.fromkeys(("ADD", "SUB", "MUL", "DIV"), (None, None)),
@@ -309,32 +297,29 @@ def _limited(length: int, limit: int, what: str) -> int:
 
 
 def _check_order(graph: Graph, variable: set[int]) -> None:
-    """Refuses indices that point nowhere, tensors read before they are written.
-
-    And tensors written twice.
-    """
+    """Rejects invalid indices, and tensors that are read before written, or written twice."""
     total = len(graph.tensors)
     known = {t.index for t in graph.tensors if t.data is not None or 0 in t.shape}
     known |= variable | set(graph.inputs)
     if not all(0 <= i < total for i in (*graph.inputs, *graph.outputs)):
-        raise _FormatError("the graph's inputs or outputs name tensors that do not exist")
+        raise _FormatError("the graph's inputs or outputs refer to tensors that do not exist")
     for operator in graph.operators:
         where = f"operator {operator.index} ({operator.name})"
         read, written = operator.inputs, operator.outputs
         if not all(ABSENT <= i < total for i in read) or not all(0 <= i < total for i in written):
-            raise _FormatError(f"{where} names a tensor that does not exist")
+            raise _FormatError(f"{where} refers to a tensor that does not exist")
         _check_arity(graph, operator, where)
         if not known.issuperset(set(read) - {ABSENT}):
-            raise _FormatError(f"{where} reads a tensor that nothing has written")
+            raise _FormatError(f"{where} reads a tensor that is not written before")
         if not known.isdisjoint(written):
-            raise _FormatError(f"{where} writes a tensor that is already there")
+            raise _FormatError(f"{where} writes a tensor that is already written")
         known.update(written)
     if not known.issuperset(graph.outputs):
         raise _FormatError("an output of the graph is never written")
 
 
 def _check_arity(graph: Graph, operator: Operator, where: str) -> None:
-    """Refuses operators without the inputs, outputs and dimensions that their kind has."""
+    """Rejects operators without the inputs, outputs and ranks of their kind."""
     required = _REQUIRED.get(operator.name, ())
     given = operator.inputs[: len(required)]
     if len(given) < len(required) or ABSENT in given or (required and not operator.outputs):

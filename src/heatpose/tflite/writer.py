@@ -1,7 +1,7 @@
-"""A TFLite model taken apart into plain objects, changed, and put together again.
+"""Edits TFLite models: unpacks a flatbuffer into objects, changes them and packs it again.
 
-LiteRT's generated schema does the reading and the writing; this adds what it lacks: constants
-aligned as the format asks, and a way to drop what nothing refers to any more.
+Uses LiteRT's generated schema; adds the alignment of constants that the format requires, and the
+removal of unused tensors and buffers.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 ALIGNMENT = 16
-"""Bytes; `force_align` of a buffer's data in the schema. Kernels that load vectors rely on it."""
+"""Alignment in bytes, `force_align` of a buffer's data in the schema; SIMD kernels rely on it."""
 
 
 class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
-    """A constant's bytes, aligned in the file."""
+    """A constant's bytes, packed with alignment."""
 
     def Pack(self, builder: flatbuffers.Builder) -> int:  # the generated name
         vector = 0
@@ -35,7 +35,7 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
 
 
 class Model:
-    """A model with one graph, open to changes.
+    """An editable model with one graph.
 
     Attributes:
         graph: The schema's `SubGraphT`: tensors, operators, inputs, outputs.
@@ -53,7 +53,7 @@ class Model:
         data: NDArray[Any] | None = None,
         quantization: Any = None,
     ) -> int:
-        """Appends a tensor, a constant where `data` is given. Returns its index."""
+        """Appends a tensor, a constant if `data` is given; returns its index."""
         tensor = schema.TensorT()
         tensor.name, tensor.shape, tensor.type, tensor.hasRank = (
             name.encode(),
@@ -71,17 +71,14 @@ class Model:
         return len(self.graph.tensors) - 1
 
     def operator(self, code: int, version: int, inputs: list[int], outputs: list[int]) -> Any:
-        """A new operator without options; the caller places it in `graph.operators`."""
+        """Creates an operator without options; the caller inserts it in `graph.operators`."""
         operator = schema.OperatorT()
         operator.opcodeIndex = self.code(code, version)
         operator.inputs, operator.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
         return operator
 
     def code(self, code: int, version: int) -> int:
-        """Index of a builtin operator's code, which is added or.
-
-        Where it is there already, raised to the version.
-        """
+        """Index of a builtin operator's code, added if missing, with at least this version."""
         for i, known in enumerate(self.model.operatorCodes):
             if known.builtinCode == code:
                 known.version = max(known.version, version)
@@ -96,7 +93,7 @@ class Model:
         return len(self.model.operatorCodes) - 1
 
     def pack(self) -> bytes:
-        """The file's bytes, without tensors and constants that nothing refers to."""
+        """Packs the model, without unused tensors and buffers."""
         self._drop_tensors()
         self._drop_buffers()
         builder = flatbuffers.Builder(1 << 20)
@@ -141,12 +138,12 @@ _KINDS = schema.BuiltinOperator
 
 
 def without_crops(content: bytes) -> bytes:
-    """Turns every TRANSPOSE_CONV of stride 2 with VALID padding.
+    """Fuses TRANSPOSE_CONV (stride 2, VALID) and a STRIDED_SLICE that crops one cell per side.
 
-    And the STRIDED_SLICE that cuts one cell off each side, into one with SAME padding.
+    Each pair becomes a TRANSPOSE_CONV with SAME padding.
 
     Args:
-        content: A TFLite file; one without such operators is given back as it is.
+        content: A TFLite file, returned unchanged if it has no such operators.
     """
     model = Model(content)
     codes = [code.builtinCode for code in model.model.operatorCodes]
@@ -173,10 +170,7 @@ def without_crops(content: bytes) -> bytes:
 
 
 def _crops(model: Model, crop: Any, convolution: Any) -> bool:
-    """Whether SAME padding would cut off what the slice does, one cell on each side.
-
-    And nothing else reads the larger map.
-    """
+    """Whether the slice crops what SAME padding would, and is the only reader of its input."""
     begin = model.model.buffers[model.graph.tensors[crop.inputs[1]].buffer].data
     starts = np.frombuffer(np.asarray(begin, np.uint8).tobytes(), np.int32).tolist()
     kernel, large, small = (
@@ -207,10 +201,7 @@ def _pad_same(model: Model, convolution: Any, outputs: NDArray[np.int32]) -> Non
 
 
 def dense_kernel(weight: NDArray[np.int8]) -> NDArray[np.int8]:
-    """A depthwise transposed kernel i8[C, 1, h, w] as the operator takes it.
-
-    i8[C, h, w, C], zero off the diagonal.
-    """
+    """Converts a depthwise transposed kernel i8[C, 1, h, w] to dense i8[C, h, w, C]."""
     channels, _, rows, columns = weight.shape
     dense = np.zeros((channels, rows, columns, channels), np.int8)
     each = np.arange(channels)

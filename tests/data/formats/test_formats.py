@@ -115,7 +115,7 @@ def test_what_was_recognised_is_one_line(
     assert report["training"]["kept"] == report["benchmark"]["kept"] == 12
 
 
-def test_a_plain_coco_json_says_nothing(
+def test_a_plain_coco_json_prints_no_assumptions(
     rendered: tuple[dict[str, Any], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "labels.json"
@@ -249,7 +249,7 @@ def test_several_label_files_are_one_sentence(
         ('{"images": [1], "annotations": [2], "categories": [3]}', "not in COCO keypoint form"),
     ],
 )
-def test_what_is_no_label_file_is_one_sentence(content: str, message: str, tmp_path: Path) -> None:
+def test_files_without_labels_are_one_sentence(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "labels.json"
     path.write_text(content)
     with pytest.raises(HeatposeError, match=message) as caught:
@@ -276,7 +276,7 @@ def test_any_format_can_be_written_as_a_coco_json(
     writers.labelme(*rendered, tmp_path / "mine")
     out = tmp_path / "labels.json"
     ran = heatpose("data", tmp_path / "mine", "--coco", out)
-    assert ran.status == 0 and f"start from '{tmp_path / 'mine'}' (--images)" in ran.out
+    assert ran.status == 0 and f"relative to '{tmp_path / 'mine'}' (--images)" in ran.out
     written, direct = read_labels(out, tmp_path / "mine"), read_labels(tmp_path / "mine")
     assert written.source.format == "COCO keypoints" and len(written.annotations) == 12
     plain, expected = (

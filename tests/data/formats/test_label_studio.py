@@ -171,7 +171,7 @@ def test_what_is_not_used_is_counted(tmp_path: Path) -> None:
         "/data/upload/3/a%2Epng",
     ],
 )
-def test_images_are_found_by_what_tasks_call_them(name: str, tmp_path: Path, image: Path) -> None:
+def test_images_are_found_by_their_names_in_tasks(name: str, tmp_path: Path, image: Path) -> None:
     path = write(tmp_path, task(1, name, [point("top", 10, 20)]))
     for folder in (None, image.parent):
         labels = formats.read(path, folder)
@@ -201,9 +201,7 @@ def test_missing_images_are_one_sentence(tmp_path: Path) -> None:
     "value",
     [{"x": 640, "y": 3}, {"x": "3", "y": 3}, {"x": 1e999, "y": 3}, {"x": 3}, {"x": True, "y": 3}],
 )
-def test_positions_that_are_no_percentages_name_the_task(
-    value: dict[str, Any], tmp_path: Path
-) -> None:
+def test_positions_beyond_percentages_name_the_task(value: dict[str, Any], tmp_path: Path) -> None:
     odd = {**point("top", 1, 1, id="k1"), "value": {**value, "keypointlabels": ["top"]}}
     with pytest.raises(HeatposeError, match=r"Task 1, region k1 has x, y that are not percentages"):
         read(tmp_path, odd)
@@ -337,7 +335,7 @@ def test_tasks_for_label_studio_come_back_as_the_same_labels(
             assert one["keypoints"][i : i + 3] == pytest.approx(expected)
 
 
-def test_the_labelling_interface_names_what_the_tasks_use(
+def test_the_labelling_interface_has_the_names_of_the_tasks(
     heatpose: Heatpose, synthetic_root: Path, tmp_path: Path
 ) -> None:
     heatpose(

@@ -105,7 +105,7 @@ def test_a_rectangle_of_four_corners(tmp_path: Path) -> None:
     assert instances(labels)[0][0] == [20, 10, 40, 80]
 
 
-def test_a_folder_and_what_is_not_used(tmp_path: Path, make_image: MakeImage) -> None:
+def test_a_folder_and_its_unused_shapes(tmp_path: Path, make_image: MakeImage) -> None:
     make_image("more/b.png")
     make_image("unlabelled.png")
     write(

@@ -149,7 +149,7 @@ def test_a_turned_photograph_has_the_size_that_is_seen(small: Path, make_image: 
     assert "1 images have an EXIF orientation tag; as YOLO's labels have no" in labels.summary()
 
 
-def test_parts_of_one_file_are_told_apart(
+def test_parts_of_one_file_are_distinguished(
     small: Path, make_image: MakeImage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each line about left-out people or turned images names its part."""
@@ -302,7 +302,7 @@ def test_files_that_are_not_text_are_one_sentence(small: Path) -> None:
     refused(small, "data.yaml", "not UTF-8")
 
 
-def test_a_byte_order_mark_is_no_number(small: Path) -> None:
+def test_a_byte_order_mark_is_not_a_number(small: Path) -> None:
     (small.parent / "labels/val/a.txt").write_bytes(b"\xef\xbb\xbf" + LINE.encode())
     small.write_bytes(b"\xef\xbb\xbf" + small.read_bytes())
     assert len(formats.read(small).content["annotations"]) == 1

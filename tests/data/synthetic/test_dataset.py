@@ -68,7 +68,7 @@ def test_same_settings_give_the_same_bytes(folder: Path, tmp_path: Path) -> None
     assert digests(again) == digests(folder)
 
 
-def test_other_settings_give_another_folder_and_other_pictures() -> None:
+def test_other_settings_give_another_folder_and_other_images() -> None:
     names = {
         settings.folder_name
         for settings in (
@@ -91,7 +91,7 @@ def test_other_settings_give_another_folder_and_other_pictures() -> None:
     assert len({image.tobytes() for image in images}) == 4
 
 
-def test_a_picture_does_not_depend_on_how_many_there_are() -> None:
+def test_an_image_does_not_depend_on_how_many_there_are() -> None:
     few = render_scene(SyntheticSettings(train_images=5), "train", 4)
     many = render_scene(SyntheticSettings(train_images=5000), "train", 4)
     assert few.image.tobytes() == many.image.tobytes()
@@ -156,21 +156,21 @@ def test_the_labels_score_full_marks_in_cocoeval(folder: Path) -> None:
     assert evaluation.stats[0] == pytest.approx(1.0)
 
 
-def test_val_pictures_show_one_person_and_ids_do_not_repeat(folder: Path) -> None:
+def test_val_images_show_one_person_and_ids_do_not_repeat(folder: Path) -> None:
     train, val = read(folder, "train"), read(folder, "val")
     owners = [annotation["image_id"] for annotation in val["annotations"]]
     assert sorted(owners) == sorted(image["id"] for image in val["images"])
     assert not {image["id"] for image in train["images"]} & {image["id"] for image in val["images"]}
 
 
-def test_a_fifth_of_the_training_pictures_shows_several_people(scenes: list[Scene]) -> None:
+def test_a_fifth_of_the_training_images_shows_several_people(scenes: list[Scene]) -> None:
     counts = np.array([len(scene.annotations) for scene in scenes])
     assert set(counts) == {1, 2, 3}
     assert 0.1 < (counts > 1).mean() < 0.32  # 0.2 +- 3 standard errors of 100 images
     assert {scene.image.size for scene in scenes} == {(320, 240), (240, 320), (240, 240)}
 
 
-def test_people_are_large_enough_to_learn_from(scenes: list[Scene]) -> None:
+def test_people_are_large_enough_for_training(scenes: list[Scene]) -> None:
     alone = [scene for scene in scenes if len(scene.annotations) == 1]
     boxes = np.array([scene.annotations[0]["bbox"] for scene in alone])
     sizes = np.array([scene.image.size for scene in alone])
@@ -426,7 +426,7 @@ def test_impossible_settings_are_refused_in_one_sentence(wrong: dict[str, Any]) 
         SyntheticSettings(**wrong)
 
 
-def test_a_root_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     root = tmp_path / "file"
     root.write_text("no folder")
     with pytest.raises(HeatposeError, match="cannot be written"):
