@@ -49,7 +49,7 @@ def test_event_files_of_a_resumed_run_go_on(tmp_path: Path) -> None:
 
 def test_what_has_no_log_says_why(tmp_path: Path) -> None:
     (trained,) = curves([_bundle(tmp_path / "a" / "b", tmp_path / "runs", "gone")]).blocks
-    assert "are not here" in trained.text and str(tmp_path / "runs" / "gone") in trained.text  # type: ignore[union-attr]
+    assert "are not found" in trained.text and str(tmp_path / "runs" / "gone") in trained.text  # type: ignore[union-attr]
     (untrained,) = curves(
         [_bundle(tmp_path / "c" / "b", tmp_path / "runs", "gone", fit=False)]
     ).blocks

@@ -177,7 +177,7 @@ def test_a_build_takes_the_place_of_the_estimate_unless_it_is_of_another_file(
     )
     page = _report([copied.folder], tmp_path)
     trace = page.figures["pareto_stm32n6_ms"]["data"][-1]
-    assert trace["x"] != [7.25] and "is about another file" in page.root.text
+    assert trace["x"] != [7.25] and "belongs to another file" in page.root.text
 
 
 def test_published_rows_of_the_kind_stand_beside_ours(lean: Copy, tmp_path: Path) -> None:

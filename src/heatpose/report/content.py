@@ -1,6 +1,6 @@
-"""What a page is made of: sections of tables, plots, images and sentences.
+"""Content of a page as plain values for the template: sections, tables, plots, images, notes.
 
-As plain values for the template.
+Plots are plotly specifications; the script adds the colours of text, grid and background.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UNREADABLE = (
     OverflowError,
     ZeroDivisionError,
 )
-"""What a damaged or foreign `metrics.json` or `manifest.json` ends in."""
+"""Exceptions while reading a damaged or foreign `metrics.json` or `manifest.json`."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-        text: As shown.
-        order: What the column is sorted by; None is last.
+        text: Displayed text.
+        order: Sort key of the column; None is last.
         mark: CSS class: "", "good", "bad", "quiet", "code".
-        hint: Shown when pointed at.
+        hint: Tooltip.
     """
 
     text: str
@@ -41,7 +41,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """Cells, and the CSS class of the row ("" or "published")."""
+    """A row: cells, and its CSS class ("", "published" or "total")."""
 
     cells: Sequence[Cell]
     mark: str = ""
@@ -49,14 +49,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that is sorted by a click on a heading; wide ones scroll in their box.
+    """A table, sortable by a click on a heading.
 
     Attributes:
         columns: Headings.
-        rows: As many cells each.
-        caption: A sentence above.
-        numbers: Columns from this one on hold numbers, which are set to the right.
-        name: Of the element, for links and tests.
+        rows: Rows with as many cells.
+        caption: Sentence above the table.
+        numbers: First column with numbers, which are right-aligned.
+        name: Element id, for links and tests.
     """
 
     kind: ClassVar[str] = "table"
@@ -69,17 +69,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot: `spec` has plotly's `data` and `layout`, without colours of the page.
-
-    Which the script adds.
+    """A plot.
 
     Attributes:
-        name: Of the element.
-        heading: Above it.
-        spec: Plain values.
-        caption: A sentence below.
-        height: Pixels.
-        wide: Takes the whole width.
+        name: Element id.
+        heading: Heading above the plot.
+        spec: Plotly's `data` and `layout`, plain values without the page's colours.
+        caption: Sentence below the plot.
+        height: Height in pixels.
+        wide: Whether it spans the whole width.
     """
 
     kind: ClassVar[str] = "figure"
@@ -93,7 +91,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Figures:
-    """Plots side by side where there is room."""
+    """Plots, side by side if the page is wide enough."""
 
     kind: ClassVar[str] = "figures"
     figures: Sequence[Figure]
@@ -101,7 +99,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Tile:
-    """A number that a reader wants first."""
+    """A key number."""
 
     label: str
     value: str
@@ -111,7 +109,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiles:
-    """The first numbers."""
+    """Key numbers of a bundle."""
 
     kind: ClassVar[str] = "tiles"
     heading: str
@@ -129,7 +127,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Notes:
-    """Sentences that are unfolded by a click."""
+    """Sentences in a collapsible block."""
 
     kind: ClassVar[str] = "notes"
     heading: str
@@ -138,7 +136,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class Commands:
-    """Lines to type."""
+    """Shell commands."""
 
     kind: ClassVar[str] = "commands"
     heading: str
@@ -147,7 +145,7 @@ class Commands:
 
 @dataclass(frozen=True)
 class Joint:
-    """A keypoint in pixels of the drawing, with what is told when it is pointed at."""
+    """A keypoint in pixels of the drawing, with tooltip."""
 
     x: float
     y: float
@@ -176,18 +174,18 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class CachedImage:
-    """One person: the image once, label and prediction on it.
+class GalleryImage:
+    """An instance with label and prediction.
 
     Attributes:
-        name: Of the element.
-        data: The image as a `data:` address.
-        width: Pixels.
-        height: Pixels.
+        name: Element id.
+        data: Image as a `data:` URL.
+        width: Width in pixels.
+        height: Height in pixels.
         line: Width of limbs in pixels.
         drawings: Label, prediction.
-        score: "12.3 %".
-        caption: What else is known.
+        score: For instance "12.3 %".
+        caption: Further text.
     """
 
     name: str
@@ -206,7 +204,7 @@ class Gallery:
 
     kind: ClassVar[str] = "gallery"
     heading: str
-    images: Sequence[CachedImage]
+    images: Sequence[GalleryImage]
 
 
 Block = Table | Figures | Tiles | Note | Notes | Commands | Gallery
@@ -214,13 +212,13 @@ Block = Table | Figures | Tiles | Note | Notes | Commands | Gallery
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """A section of the page.
 
     Attributes:
-        key: For links.
+        key: Element id, for links.
         heading: Title.
-        lead: What the section shows, in a sentence or two.
-        blocks: What is in it; a section without any says so.
+        lead: Introduction, one or two sentences.
+        blocks: Content; may be empty.
     """
 
     key: str
@@ -230,16 +228,16 @@ class Section:
 
 
 def missing(text: str) -> Note:
-    """Says that something is not there, and why."""
+    """A note on something missing."""
     return Note(text, "missing")
 
 
 def guarded(what: str, make: Callable[[], Sequence[Block]]) -> list[Block]:
-    """What `make` gives; a sentence where the bundle's files do not say what they should.
+    """Calls `make`; returns a note if the bundle's files are damaged.
 
     Args:
-        what: Beginning of the sentence: "The scores of 'name'".
-        make: Reads plain values that came from a file.
+        what: Subject of the note, for instance "The scores of 'name'".
+        make: Creates blocks from plain values of a file.
     """
     try:
         return list(make())
@@ -248,11 +246,11 @@ def guarded(what: str, make: Callable[[], Sequence[Block]]) -> list[Block]:
 
 
 def guarded_section(key: str, heading: str, make: Callable[[], Section]) -> Section:
-    """A section; one with a sentence alone where the files do not say what they should."""
+    """Calls `make`; returns a section with a note if the bundle's files are damaged."""
     try:
         return make()
     except UNREADABLE as error:
-        return Section(key, heading, "", [_unreadable("What a bundle says about this", error)])
+        return Section(key, heading, "", [_unreadable("The bundle's data for this section", error)])
 
 
 def _unreadable(what: str, error: BaseException) -> Note:
@@ -272,30 +270,24 @@ COLOURS = (
     "#7d9b3c",
     "#a0745a",
 )
-"""One per bundle, then again from the start; told apart on light and dark pages."""
+"""Colours of the bundles, repeated if there are more; distinguishable on light and dark pages."""
 PUBLISHED = "#8a8f98"
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 Trace = dict[str, Any]
 
 
 def plain(text: object) -> str:
-    """A name as plotly shows it.
-
-    Its texts may hold tags, so that those of a name are written out.
-    """
+    """Escapes a name for plotly, whose texts may contain tags."""
     return html.escape(str(text), quote=False)
 
 
 def short(text: str, longest: int = 26) -> str:
-    """The end of a long name, which is what tells members of a sweep apart.
-
-    For the labels of an axis.
-    """
+    """Shortens a long name to its end, where names of sweep runs differ, for axis labels."""
     return text if len(text) <= longest else f"…{text[1 - longest :]}"
 
 
 def colour(position: int) -> str:
-    """Of the bundle at that position."""
+    """Colour of the bundle at a position."""
     return COLOURS[position % len(COLOURS)]
 
 
@@ -305,11 +297,11 @@ def figure(
     """A plot with titled axes.
 
     Args:
-        data: Plotly's traces.
+        data: Plotly traces.
         x: Title of the horizontal axis.
         y: Title of the vertical axis.
-        legend: Above the plot, where there is more than one trace.
-        layout: Further entries; `xaxis` and `yaxis` are laid over the titles.
+        legend: Show a legend if there are several traces.
+        layout: Further layout entries; `xaxis` and `yaxis` are merged with the titles.
     """
     axes = {
         "xaxis": {
@@ -346,25 +338,25 @@ def figure(
 
 
 def error(values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> dict[str, Any]:
-    """Bars from `low` to `high` around values."""
+    """Plotly error bars from `low` to `high`."""
     above = [h - v for v, h in zip(values, high, strict=True)]
     below = [v - w for v, w in zip(values, low, strict=True)]
     return {"type": "data", "array": above, "arrayminus": below, "thickness": 1.2, "width": 4}
 
 
 def even(values: Sequence[float]) -> dict[str, Any]:
-    """Bars of the same length on both sides."""
+    """Symmetric plotly error bars."""
     return {"type": "data", "array": list(values), "thickness": 1.2, "width": 4}
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other beats: none costs as little or less and scores more.
+    """Pareto-optimal points: no other has a higher score at the same or a lower cost.
 
     Args:
         points: (cost, score).
 
     Returns:
-        By rising cost, and so by rising score.
+        Sorted by cost, and therefore by score.
     """
     front: list[tuple[float, float]] = []
     for cost, score in sorted(points, key=lambda point: (point[0], -point[1])):

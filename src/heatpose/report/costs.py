@@ -1,4 +1,4 @@
-"""The section on accuracy against cost: time, RAM and flash on each board."""
+"""Section on accuracy versus cost: time, RAM and flash on each board."""
 
 from __future__ import annotations
 
@@ -29,20 +29,18 @@ from heatpose.report.summary import Boards
 
 UNITS = {"ms": "one inference, ms", "ram_kib": "RAM, KiB", "flash_kib": "flash, KiB"}
 Point = tuple[int, Bundle, Taken, float, float]
-"""Position of the bundle, bundle, cost, OKS, its standard error."""
+"""(position of the bundle, bundle, cost, OKS, standard error of OKS)."""
 
 
 def costs(bundles: Sequence[Bundle], boards: Boards) -> Section:
-    """A plot for each board and quantity that is known."""
+    """Section with a plot for each board and known quantity."""
     targets = sorted(
         {(entry.target, entry.board) for bundle in bundles for entry in boards[bundle.label]},
         key=_rank,
     )
     blocks = list[Block]()
     for target, board in targets:
-        blocks += guarded(
-            f"What files take on {board}", partial(_board, bundles, boards, target, board)
-        )
+        blocks += guarded(f"The costs on {board}", partial(_board, bundles, boards, target, board))
     figures = [figure for block in blocks if isinstance(block, Figures) for figure in block.figures]
     message: list[Block] = [block for block in blocks if isinstance(block, Note)]
     notes = list(
@@ -62,9 +60,8 @@ def costs(bundles: Sequence[Bundle], boards: Boards) -> Section:
         )
     lead = (
         "Up and to the left is better. Filled points were built or measured, open ones are"
-        " estimates with their interval; the dotted line joins the files that no other of this"
-        " report beats. Grey points were published by others, for the same keypoints at every"
-        " resolution."
+        " estimates with their interval; the dotted line joins the Pareto-optimal files of this"
+        " report. Grey points were published by others, for the same keypoints at all resolutions."
     )
     unfolded = [Notes("About these numbers", notes)] if notes else []
     return Section(
@@ -76,10 +73,7 @@ def costs(bundles: Sequence[Bundle], boards: Boards) -> Section:
 
 
 def _rank(target: tuple[str, str]) -> tuple[int, str]:
-    """The order of the plots: the board with an NPU for per-channel files first.
-
-    Boards of one's own last.
-    """
+    """Sort key of the plots; custom boards come last."""
     order = ("stm32n6", "stm32mp2", "stm32mp1")
     return (order.index(target[0]) if target[0] in order else len(order), target[0])
 
@@ -122,13 +116,13 @@ def _board(bundles: Sequence[Bundle], boards: Boards, target: str, board: str) -
     if absent:
         blocks.append(
             missing(
-                f"{board}: {' and '.join(absent)} are not known; nobody has published any for"
-                " networks of this kind, and no build has said."
+                f"{board}: {' and '.join(absent)} are not known; none were published for networks"
+                " of this kind, and there is no build."
             )
         )
     if names := list(dict.fromkeys(b.label for _, b, e in entries if _score(e) is None)):
         blocks.append(
-            missing(f"{board}: {', '.join(names)} cannot be placed, for the file was not scored.")
+            missing(f"{board}: {', '.join(names)} cannot be plotted, because it was not scored.")
         )
     return blocks
 
@@ -158,7 +152,7 @@ def _plot(
             {
                 "type": "scatter",
                 "mode": "lines",
-                "name": "not beaten",
+                "name": "Pareto front",
                 "x": [p[0] for p in front],
                 "y": [p[1] for p in front],
                 "line": line,

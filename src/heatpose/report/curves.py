@@ -1,4 +1,4 @@
-"""Learning curves out of a run's logs: TensorBoard's event files, or Lightning's CSV."""
+"""Sections on learning curves (TensorBoard or CSV logs), operators, and reproduction."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from heatpose.tflite.inspect import Inspection, inspect_tflite
 from heatpose.utils.process import without_tensorflow
 
 Curve = Sequence[tuple[int, float]]
-"""Optimiser step and value, in the order of the log."""
+"""(optimiser step, value), in the order of the log."""
 LONGEST = 400
-"""Points of a curve that are shown; more are thinned out evenly."""
+"""Maximum number of displayed points of a curve; more are thinned out evenly."""
 _GROUPS = (
     ("OKS of the held-out people, %", ("val/oks",)),
     ("Loss", ("train/loss_step", "train/loss_epoch", "train/loss", "val/loss")),
@@ -46,17 +46,14 @@ _GROUPS = (
 
 @dataclass(frozen=True)
 class Log:
-    """Name of a value -> its curve, and the folder that it was read from."""
+    """Name -> curve, and the folder of the log."""
 
     folder: Path
     values: Mapping[str, Curve]
 
 
 def run_folders(bundle: Bundle) -> Iterator[Path]:
-    """Where the run that made a bundle may be.
-
-    As configured, or beside the folder of the bundles.
-    """
+    """Possible folders of a bundle's run: as configured, or beside the folder of the bundles."""
     config, provenance = _part(bundle, "config"), _part(bundle, "provenance")
     runs = str(config.get("runs") or "runs")
     for name in dict.fromkeys(
@@ -72,7 +69,7 @@ def _part(bundle: Bundle, name: str) -> Mapping[str, Any]:
 
 
 def read_log(bundle: Bundle) -> Log | None:
-    """The curves of the bundle's run; None where there are none."""
+    """Reads the curves of the bundle's run; None if there are none."""
     for folder in run_folders(bundle):
         events = (
             sorted({path.parent for path in folder.rglob("events.out.tfevents.*")})
@@ -89,14 +86,11 @@ def read_log(bundle: Bundle) -> Log | None:
 
 
 def _events(folder: Path) -> dict[str, Curve]:
-    """Scalars of TensorBoard's event files.
-
-    Those of a run that was resumed go on where the earlier ones end.
-    """
+    """Scalars of TensorBoard's event files, including those of resumed runs."""
     without_tensorflow()
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every file that it opens
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it logs every opened file
     log = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
     log.Reload()
     return {
@@ -117,17 +111,14 @@ def _table(path: Path) -> dict[str, Curve]:
 
 
 def thinned(curve: Curve) -> list[tuple[int, float]]:
-    """At most `LONGEST` points of a curve, its last among them.
-
-    Values that are not numbers are left out.
-    """
+    """At most `LONGEST` finite points of a curve, including the last."""
     points = [(step, value) for step, value in curve if math.isfinite(value)]
     every = max(1, math.ceil(len(points) / LONGEST))
     return points[(len(points) - 1) % every :: every] if points else []
 
 
 def curves(bundles: Sequence[Bundle]) -> Section:
-    """What was logged while the bundles' networks were trained."""
+    """Section with the learning curves of the bundles' runs."""
     blocks, logs = list[Block](), list[tuple[int, Bundle, Log]]()
     for position, bundle in enumerate(bundles):
         log = read_log(bundle)
@@ -145,8 +136,8 @@ def curves(bundles: Sequence[Bundle]) -> Section:
     )
     drawn = [entry for entry in figures if entry.spec["data"]]
     lead = (
-        "Held-out people are a share of the training images; the checkpoint is the one with the"
-        " highest OKS on them. The evaluation set has no part in it."
+        "The hold-out split is a share of the training images; the checkpoint is the one with the"
+        " highest OKS on it. The evaluation set is not used for this."
     )
     return Section(
         "curves", "Learning curves", lead, [*([Figures(drawn)] if drawn else []), *blocks]
@@ -156,12 +147,12 @@ def curves(bundles: Sequence[Bundle]) -> Section:
 def _why_not(bundle: Bundle) -> str:
     config = _part(bundle, "config")
     if config.get("fit") is False and not config.get("checkpoint"):
-        return f"'{bundle.label}' was exported without training, so that there is no curve."
+        return f"'{bundle.label}' was exported without training, so there is no curve."
     looked = (
         ", ".join(f"'{folder}'" for folder in run_folders(bundle))
-        or "nowhere, for the manifest names no run"
+        or "nowhere, because the manifest names no run"
     )
-    return f"The logs of the run behind '{bundle.label}' are not here (looked in {looked})."
+    return f"The logs of the run of '{bundle.label}' are not found (searched in {looked})."
 
 
 def _spec(
@@ -179,7 +170,7 @@ def _traces(
     position: int, bundle: Bundle, log: Log, tags: Sequence[str], *, several: bool
 ) -> list[Trace]:
     found = [tag for tag in tags if log.values.get(tag)]
-    # one line a run: the steps' loss would hide the others
+    # one line per run: the loss of steps would hide the others
     if "train/loss_epoch" in found and several:
         found = [tag for tag in found if tag != "train/loss_step"]
     traces = []
@@ -207,7 +198,7 @@ def _traces(
 
 
 def operators(bundles: Sequence[Bundle]) -> Section:
-    """What the TFLite files are made of."""
+    """Section with the operators of the TFLite files."""
     read, blocks = list[tuple[str, Inspection]](), list[Block]()
     for bundle in bundles:
         for artefact in bundle.artefacts:
@@ -224,7 +215,7 @@ def operators(bundles: Sequence[Bundle]) -> Section:
                 blocks.append(missing(str(error)))
     if not read:
         blocks.append(missing("There is no TFLite file."))
-        return Section("operators", "Operators", "What the files are made of.", blocks)
+        return Section("operators", "Operators", "Operators of the files.", blocks)
     names = dict.fromkeys(name for _, inspection in read for name in inspection.operators)
     counts = [
         Row([Cell(name, name, "code"), *(_count(inspection, name) for _, inspection in read)])
@@ -240,8 +231,8 @@ def operators(bundles: Sequence[Bundle]) -> Section:
     ]
     table = Table(("operator", *(name for name, _ in read)), lines, name="operators-table")
     lead = (
-        "Counted in the files themselves. `heatpose inspect FILE --target stm32n6` says which of"
-        " them an NPU will not like."
+        "Counted in the files. `heatpose inspect FILE --target stm32n6` lists those that an NPU"
+        " does not support."
     )
     return Section("operators", "Operators", lead, [table, *blocks])
 
@@ -274,15 +265,15 @@ def _facts(inspections: Sequence[Inspection]) -> list[Row]:
 
 
 def reproduction(bundles: Sequence[Bundle]) -> Section:
-    """Commands, hashes and versions."""
+    """Section with commands, hashes and versions."""
     blocks: list[Block] = []
     for i, bundle in enumerate(bundles):
         blocks += guarded(f"The manifest of '{bundle.label}'", partial(_of_bundle, bundle, i))
     lead = (
-        "What was typed, what was made of it, and the hashes that tell whether it is the same."
-        " manifest.json of each bundle has the whole configuration."
+        "Commands, files and their hashes. manifest.json of each bundle has the complete"
+        " configuration."
     )
-    return Section("reproduce", "Made again", lead, blocks)
+    return Section("reproduce", "Reproduction", lead, blocks)
 
 
 def _of_bundle(bundle: Bundle, position: int) -> list[Block]:
@@ -301,7 +292,7 @@ def _of_bundle(bundle: Bundle, position: int) -> list[Block]:
     if not provenance.get("command"):
         blocks.append(
             missing(
-                f"How '{bundle.label}' was exported was not recorded; its configuration is in"
+                f"The export command of '{bundle.label}' was not recorded; its configuration is in"
                 " manifest.json."
             )
         )

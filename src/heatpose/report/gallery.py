@@ -1,9 +1,6 @@
-"""Predictions on images of the evaluation set, worst first.
+"""Gallery of predictions on the evaluation set, worst first: selection at export, and display.
 
-Which are recorded at an export, and how a report shows them.
-
-The record in `metrics.json` has poses and labels, not pixels: a report shows the images where
-they can be found.
+`metrics.json` has poses and labels, not pixels; a report reads the images from their folder.
 """
 
 from __future__ import annotations
@@ -24,9 +21,9 @@ from heatpose.pose.skeleton import AREA_OF_BOX, Skeleton
 from heatpose.report.bundle import DEPLOYED, FORMS, Bundle
 from heatpose.report.content import (
     Block,
-    CachedImage,
     Drawing,
     Gallery,
+    GalleryImage,
     Joint,
     Limb,
     Note,
@@ -44,24 +41,21 @@ WORST, OTHERS = 12, 6
 SIDE = 400
 """Longest side of an image on the page, in pixels."""
 THRESHOLD = 0.2
-"""Keypoints that are not labelled are drawn where their score is at least this."""
+"""Minimum score at which unlabelled keypoints are drawn."""
 
 
 def gallery_record(
     reports: Mapping[str, EvalReport | None], instances: Sequence[Person]
 ) -> dict[str, Any] | None:
-    """What `metrics.json` keeps for the images.
-
-    The people with the lowest OKS, and some evenly from the rest.
+    """Entry `gallery` of `metrics.json`: instances with the lowest OKS, and a sample of the rest.
 
     Args:
-        reports: Artefact -> its score.
-        instances: Who was scored, in the order of the reports.
+        reports: Artefact -> scores, or None.
+        instances: Scored instances, in the order of the reports.
 
     Returns:
-        The artefact that a bundle is judged by, the folder of the images, and for each person
-        image, box, labels and pose (x and y as shares of the image's width and height); None
-        where nothing was scored.
+        Artefact, folder of the images, and for each instance image, box, labels and pose
+        (normalised x, y); None if nothing was scored.
     """
     form = next((form for form in DEPLOYED if reports.get(form) is not None), None)
     report = None if form is None else reports[form]
@@ -96,9 +90,9 @@ def _entry(person: Person, pose: NDArray[np.float32], oks: float) -> dict[str, A
 
 
 def gallery(bundles: Sequence[Bundle], images: Path | None, show_images: bool) -> Section:
-    """The recorded people of each bundle."""
+    """Section with the recorded instances of each bundle."""
     lead = (
-        "Whole images as the network saw them, cut to the person here; the label on the left, the"
+        "The network's input is the whole image; shown are crops with the label on the left and the"
         " prediction on the right. The person's left side is orange, the right one blue. Point at a"
         " keypoint for its name, and click an image to enlarge it."
     )
@@ -116,7 +110,7 @@ def gallery(bundles: Sequence[Bundle], images: Path | None, show_images: bool) -
     if any(isinstance(block, Gallery) for block in blocks):
         blocks.append(
             Note(
-                "The photographs are part of this page and keep their own licences; `heatpose"
+                "The photographs are embedded in this page under their own licences; `heatpose"
                 " report --no-gallery` leaves them out."
             )
         )
@@ -152,23 +146,27 @@ def _of_bundle(bundle: Bundle, images: Path | None, limit: int, number: int) -> 
         what = f"{absent} of {absent + len(found)} images" if found else "The images"
         blocks.append(
             missing(
-                f"{what} of '{bundle.label}' cannot be read in '{folder}'; `heatpose report"
-                " --images FOLDER` says where they are."
+                f"{what} of '{bundle.label}' cannot be read in '{folder}'; give their folder with"
+                " `heatpose report --images FOLDER`."
             )
         )
     return blocks
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """An image below a folder; a record that leads out of it is taken for its last part."""
+    """Path of an image below a folder; of a path outside, only the file name is used."""
     path = Path(name)
     return folder / (path.name if path.is_absolute() or ".." in path.parts else path)
 
 
 def _image(
     entry: Mapping[str, Any], path: Path, skeleton: Skeleton, before: float | None, name: str
-) -> CachedImage:
-    """Raises HeatposeError where the file is not there."""
+) -> GalleryImage:
+    """Creates a gallery image.
+
+    Raises:
+        HeatposeError: The image file is missing or unreadable.
+    """
     from PIL import Image
 
     from heatpose.utils.image_files import load_image
@@ -200,7 +198,7 @@ def _image(
     message += [] if before is None else [f"float network {before:.1f} %"]
     extent = float(np.ptp(points[0][labelled], axis=0).max()) if labelled.any() else 0.0
     line = max(2.4, min(4.0, 0.022 * extent))
-    return CachedImage(
+    return GalleryImage(
         name,
         _jpeg(tile),
         width,
@@ -218,7 +216,7 @@ def _view(
     pose: NDArray[np.float64],
     size: NDArray[np.float64],
 ) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom in whole pixels: the box and every drawn keypoint with a margin."""
+    """Crop (left, top, right, bottom) in pixels around the box and all drawn keypoints."""
     seen = (
         np.concatenate(
             [label[label[:, 2] > 0, :2], pose[(label[:, 2] > 0) | (pose[:, 2] >= THRESHOLD), :2]]
@@ -239,7 +237,7 @@ def _hints(
     pose: NDArray[np.float64],
     skeleton: Skeleton,
 ) -> list[str]:
-    """Name, score and, where there is a label, similarity of each keypoint."""
+    """Tooltip of each keypoint: name, score and, if labelled, similarity."""
     area = AREA_OF_BOX * entry["box"][2] * entry["box"][3] / (entry["width"] * entry["height"])
     similarity = keypoint_similarity(
         pose[None, :, :2], label[None, :, :2], np.array([area]), skeleton.sigmas

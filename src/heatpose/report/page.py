@@ -1,4 +1,4 @@
-"""The page: sections put into the template, with styles, script and plotly inside it."""
+"""Renders the page: sections, style sheet, script and plotly in one template."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ TEMPLATES = "templates"
 def sections_of(
     bundles: Sequence[Bundle], images: Path | None = None, show_images: bool = True
 ) -> Iterator[Section]:
-    """Every section, in the order of the page.
+    """Yields all sections in the order of the page.
 
     Args:
-        bundles: At least one.
-        images: Folder of the evaluation set's images, where they have moved.
-        show_images: Shows predictions on them.
+        bundles: At least one bundle.
+        images: Folder of the evaluation set's images, if they have moved.
+        show_images: Whether to show predictions on them.
     """
     boards = {bundle.label: on_boards(bundle) for bundle in bundles}
     parts: Sequence[tuple[str, str, Callable[[], Section]]] = (
@@ -46,7 +46,7 @@ def sections_of(
         ("curves", "Learning curves", lambda: curves(bundles)),
         ("gallery", "Predictions", lambda: gallery(bundles, images, show_images)),
         ("operators", "Operators", lambda: operators(bundles)),
-        ("reproduce", "Made again", lambda: reproduction(bundles)),
+        ("reproduce", "Reproduction", lambda: reproduction(bundles)),
     )
     yield from (guarded_section(key, heading, make) for key, heading, make in parts)
 
@@ -58,11 +58,11 @@ def render(
     images: Path | None = None,
     show_images: bool = True,
 ) -> str:
-    """The page as one text.
+    """Renders the page to HTML.
 
     Args:
-        bundles: At least one.
-        title: Of the page; made of the bundles' names where None.
+        bundles: At least one bundle.
+        title: Title of the page; None for the names of the bundles.
         images: As `sections_of`.
         show_images: As `sections_of`.
     """
@@ -113,21 +113,21 @@ def _environment() -> Environment:
 
 
 def _code(text: str) -> Markup:
-    """A sentence, escaped; what stands between backticks is set as code."""
+    """Escapes a sentence and formats text in backticks as code."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _breakable(text: str) -> Markup:
-    """A name, escaped, which may go on in the next line after its underscores."""
+    """Escapes a name and allows line breaks after underscores."""
     from markupsafe import Markup, escape
 
     return Markup(str(escape(text)).replace("_", "_<wbr>"))
 
 
 def _moment(text: object) -> str:
-    """An ISO time as a person writes it; another text as it is."""
+    """Formats an ISO time; other texts are returned unchanged."""
     try:
         return datetime.fromisoformat(str(text)).strftime("%Y-%m-%d %H:%M %Z").strip()
     except ValueError:
@@ -135,13 +135,13 @@ def _moment(text: object) -> str:
 
 
 def _text(name: str) -> str:
-    """A style sheet or script of the package, which goes into the page as it is."""
+    """Reads a style sheet or script of the package."""
     return (resources.files("heatpose.report") / TEMPLATES / name).read_text(encoding="utf-8")
 
 
 @cache
 def _plotly() -> str:
-    """plotly.js, MIT, as the package plotly brings it."""
+    """plotly.js (MIT) from the package plotly."""
     from plotly.offline import get_plotlyjs
 
     text: str = get_plotlyjs()

@@ -1,4 +1,4 @@
-"""Sections on accuracy: what quantisation costs, each keypoint, small and large people, drift."""
+"""Sections on accuracy: quantisation loss, keypoints, instance sizes, drift."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from heatpose.report.summary import interval, limit_of
 
 
 def losses(bundles: Sequence[Bundle]) -> Section:
-    """What each file loses against the float network."""
+    """Section with the OKS drop of each file against the float network."""
     traces, blocks = list[Trace](), list[Block]()
     for position, bundle in enumerate(bundles):
         entries = [
@@ -55,7 +55,7 @@ def losses(bundles: Sequence[Bundle]) -> Section:
             yaxis={"autorange": "reversed", "type": "category", **ticks},
             legend=len(bundles) > 1,
         )
-        message = "Bars: 95 % interval. Red strokes: what the gate allows."
+        message = "Bars: 95 % interval. Red strokes: limits of the acceptance check."
         blocks.append(
             Figures(
                 [
@@ -71,14 +71,14 @@ def losses(bundles: Sequence[Bundle]) -> Section:
             )
         )
     else:
-        blocks.append(missing("Nothing was scored, so that no loss is known."))
+        blocks.append(missing("Nothing was scored, so the loss is not known."))
     blocks += [
         _checks(bundle, i) for i, bundle in enumerate(bundles) if bundle.manifest.get("gates")
     ]
     return Section(
         "losses",
         "What quantisation costs",
-        "Each file against the float network it was made from, on the same images.",
+        "Each file against its float network, on the same images.",
         blocks,
     )
 
@@ -130,7 +130,7 @@ def _limits(bundles: Sequence[Bundle]) -> list[Trace]:
         {
             "type": "scatter",
             "mode": "markers",
-            "name": "limit of the gate",
+            "name": "limit",
             "x": x,
             "y": y,
             "marker": marker,
@@ -142,30 +142,32 @@ def _limits(bundles: Sequence[Bundle]) -> list[Trace]:
 def _checks(bundle: Bundle, position: int) -> Table:
     rows = []
     for check in bundle.manifest["gates"]:
-        holdout_score = (
-            Cell("passed", "passed", "good")
-            if check["passed"]
-            else Cell("refused", "refused", "bad")
+        status = (
+            Cell("passed", "passed", "good") if check["passed"] else Cell("failed", "failed", "bad")
         )
         rows.append(
             Row(
                 [
                     Cell(str(check["artefact"])),
                     Cell(str(check["name"])),
-                    holdout_score,
+                    status,
                     Cell(str(check["sentence"]), mark="long"),
                 ]
             )
         )
     return Table(
-        ("file", "gate", "verdict", "why"), rows, f"Gates of {bundle.label}", 9, f"gates_{position}"
+        ("file", "check", "status", "reason"),
+        rows,
+        f"Acceptance checks of {bundle.label}",
+        9,
+        f"gates_{position}",
     )
 
 
 def shown(bundles: Sequence[Bundle]) -> Iterator[tuple[str, Artefact, int, int]]:
-    """Name, model, colour and symbol of what plots show.
+    """Yields name, model, colour index and symbol index for plots.
 
-    Of one bundle the network and its int8 files, of several what each is judged by.
+    For one bundle the network and its int8 files, for several the representative of each.
     """
     if len(bundles) == 1:
         scored = [a for a in bundles[0].artefacts if a.report is not None]
@@ -178,15 +180,15 @@ def shown(bundles: Sequence[Bundle]) -> Iterator[tuple[str, Artefact, int, int]]
 
 
 def instances(bundles: Sequence[Bundle]) -> Section:
-    """OKS of each keypoint, and of small and large people."""
+    """Section with OKS by keypoint and by instance size."""
     chosen = [
         (name, artefact.report, look, symbol)
         for name, artefact, look, symbol in shown(bundles)
         if artefact.report is not None
     ]
     lead = (
-        "Where the points are lost: which keypoints, and whether people are small in the image."
-        " One keypoint counts over the people where it is labelled."
+        "OKS by keypoint and by size of the person in the image. A keypoint is scored over the"
+        " people where it is labelled."
     )
     if not chosen:
         return Section("people", "Keypoints and people", lead, [missing("Nothing was scored.")])
@@ -267,7 +269,7 @@ def _size_trace(name: str, groups: Sequence[Mapping[str, Any]], look: int, symbo
 
 
 def size_name(group: Mapping[str, Any]) -> str:
-    """Of a group of `metrics.score_by_size`: "under 1/8", "1/8 to 1/4", "from 1/2"."""
+    """Name of a group of `metrics.score_by_size`: "under 1/8", "1/8 to 1/4", "from 1/2"."""
     low, high = (
         None if value in (0, None) else str(Fraction(value).limit_denominator(64))
         for value in (group["from"], group["to"])
@@ -276,7 +278,7 @@ def size_name(group: Mapping[str, Any]) -> str:
 
 
 def drift(bundles: Sequence[Bundle]) -> Section:
-    """How far int8 moves each keypoint."""
+    """Section with the drift of each keypoint in the int8 files."""
     figures, blocks = list[Figure](), list[Block]()
     for bundle in bundles:
         moved = {
@@ -315,7 +317,7 @@ def drift(bundles: Sequence[Bundle]) -> Section:
 def _drift_of(bundle: Bundle, form: str) -> Mapping[str, Any] | None:
     artefact = bundle.artefact(form)
     found = None if artefact is None else artefact.entry.get("drift")
-    if found is None:  # metrics.json of older versions: the gate has it as well
+    if found is None:  # metrics.json of older versions: read from the acceptance check
         checks = (
             check
             for check in bundle.manifest.get("gates") or []

@@ -1,7 +1,4 @@
-"""The first section: the numbers a reader wants first.
-
-And every file beside what was published for its kind.
-"""
+"""Summary section: key numbers, and a table of all files with published rows."""
 
 from __future__ import annotations
 
@@ -28,9 +25,9 @@ from heatpose.report.content import (
 )
 
 Boards = Mapping[str, Sequence[OnBoard]]
-"""Label of a bundle -> what its files take."""
+"""Label of a bundle -> resources of its files on boards."""
 TILED = 3
-"""More bundles than this are told by the table alone."""
+"""Maximum number of bundles with tiles."""
 _BOARD_COLUMNS = (
     ("N6 ms", "stm32n6", "ms", "n6_ms"),
     ("N6 RAM KiB", "stm32n6", "ram_kib", "n6_ram_kib"),
@@ -40,20 +37,20 @@ _BOARD_COLUMNS = (
 )
 _LEGEND = (
     "± is the standard error. “Lost” is against the float network on the same images, with the 95"
-    " % interval of a paired bootstrap. COCO AP is another measure than OKS; the two do not"
-    " compare. ~ is an estimate, and pointing at it tells from what. PC ms: one image on the"
-    " machine that exported. A click on a heading sorts."
+    " % interval of a paired bootstrap. COCO AP is another metric than OKS; the two are not"
+    " comparable. ~ is an estimate; its tooltip has the source. PC ms: one image on the exporting"
+    " machine. Click on a heading to sort."
 )
 NOTHING = Cell("–", mark="quiet")
 
 
 def number(value: float | None, digits: int = 2, hint: str = "") -> Cell:
-    """A number; a dash where there is none."""
+    """A cell with a number; a dash for None."""
     return NOTHING if value is None else Cell(f"{value:,.{digits}f}", float(value), hint=hint)
 
 
 def summary(bundles: Sequence[Bundle], boards: Boards) -> Section:
-    """The first numbers, and every file beside what was published for its kind."""
+    """Section with key numbers, and a table of all files with published rows."""
     blocks: list[Block] = [missing(text) for bundle in bundles for text in bundle.missing]
     if len(bundles) <= TILED:
         blocks += [
@@ -66,7 +63,7 @@ def summary(bundles: Sequence[Bundle], boards: Boards) -> Section:
     columns = (
         "network",
         "file",
-        "verdict",
+        "status",
         "OKS %",
         "lost [95 %]",
         "COCO AP %",
@@ -90,8 +87,8 @@ def summary(bundles: Sequence[Bundle], boards: Boards) -> Section:
     if len(bundles) > 1:
         blocks += guarded("The scores of the images", lambda: _against_first(bundles))
     lead = (
-        "Mean OKS by the published single-person protocol, each file run as it is. Grey rows were"
-        " published by others."
+        "Mean OKS of each file by the published single-person protocol. Grey rows were published by"
+        " others."
     )
     return Section("summary", "Summary", lead, blocks)
 
@@ -138,7 +135,7 @@ def _span(taken: Taken) -> str:
 
 def _loss_tile(bundle: Bundle, deployed: Artefact) -> Tile:
     drop, limit = float(deployed.entry["drop"]), limit_of(bundle, deployed.form)
-    message = interval(deployed.entry) + ("" if limit is None else f", the gate allows {limit:g}")
+    message = interval(deployed.entry) + ("" if limit is None else f", the limit is {limit:g}")
     return Tile(
         "lost to the float network",
         f"{drop:.2f} points",
@@ -148,7 +145,7 @@ def _loss_tile(bundle: Bundle, deployed: Artefact) -> Tile:
 
 
 def limit_of(bundle: Bundle, form: str) -> float | None:
-    """OKS in points that the accuracy gate lets a file lose; None where it has no such gate."""
+    """Limit of the OKS drop in the acceptance check "accuracy", in points; None without check."""
     checks = (
         check
         for check in bundle.manifest.get("gates") or []
@@ -159,7 +156,7 @@ def limit_of(bundle: Bundle, form: str) -> float | None:
 
 
 def interval(entry: Mapping[str, Any]) -> str:
-    """Of a loss: "[0.32, 1.48]"."""
+    """Interval of a drop as text, for instance "[0.32, 1.48]"."""
     return f"[{entry['drop_low']:.2f}, {entry['drop_high']:.2f}]"
 
 
@@ -189,7 +186,7 @@ def _row(bundle: Bundle, artefact: Artefact, boards: Boards) -> Row:
                 artefact.title,
                 hint=artefact.path.name if artefact.path else "not a file",
             ),
-            _holdout_score(artefact),
+            _status(artefact),
             score,
             lost,
             number(None if report is None else report["ap"]),
@@ -207,11 +204,11 @@ def _row(bundle: Bundle, artefact: Artefact, boards: Boards) -> Row:
     )
 
 
-def _holdout_score(artefact: Artefact) -> Cell:
+def _status(artefact: Artefact) -> Cell:
     if artefact.form == "torch":
         return Cell("reference", "reference", "quiet")
     if artefact.rejected:
-        return Cell("rejected", "rejected", "bad", "a gate refused it: see below")
+        return Cell("rejected", "rejected", "bad", "failed an acceptance check: see below")
     return (
         Cell("passed", "passed", "good")
         if artefact.entry.get("passed")
@@ -220,7 +217,7 @@ def _holdout_score(artefact: Artefact) -> Cell:
 
 
 def _published(bundles: Sequence[Bundle]) -> list[Published]:
-    """The rows for the kinds of the bundles, each once."""
+    """Published rows for the kinds of the bundles, without duplicates."""
     found: dict[Published, None] = {}
     for bundle in bundles:
         if (
@@ -263,7 +260,7 @@ def _published_note(bundle: Bundle) -> str:
 
 
 def image_scores(artefact: Artefact) -> dict[int, float]:
-    """Image id -> OKS in percent."""
+    """Image id -> OKS in percent; empty if not scored."""
     report = artefact.report
     return (
         {}
@@ -273,10 +270,7 @@ def image_scores(artefact: Artefact) -> dict[int, float]:
 
 
 def _against_first(bundles: Sequence[Bundle]) -> list[Block]:
-    """Paired differences of the other bundles from the first, of the same form.
-
-    On the same images.
-    """
+    """Paired differences from the first bundle, per artefact, on the same images."""
     first, rows, blocks = bundles[0], [], list[Block]()
     for other in bundles[1:]:
         for artefact in other.artefacts:
@@ -293,7 +287,7 @@ def _against_first(bundles: Sequence[Bundle]) -> list[Block]:
                 blocks.append(
                     Note(
                         f"'{other.label}' and '{first.label}' were scored on different images:"
-                        " their OKS do not compare.",
+                        " their OKS are not comparable.",
                         "missing",
                     )
                 )
@@ -322,7 +316,7 @@ def _against_first(bundles: Sequence[Bundle]) -> list[Block]:
         )
         blocks.append(
             Table(
-                ("network", "file", "difference [95 %]", "pictures"),
+                ("network", "file", "difference [95 %]", "images"),
                 rows,
                 caption,
                 2,
