@@ -3,8 +3,9 @@
 Missing parts of a bundle are listed on the page. The page loads no external resources and forbids
 them by its content security policy.
 
-To add a section: 1. write a function from bundles to `content.Section`; 2. list it in
-`page.sections_of`.
+To add a section: 1. write a function from bundles to the variables of its template;
+2. `templates/sections/<key>.html.j2`, made of the macros in `templates/macros`; 3. list both in
+`page.render`.
 """
 
 from __future__ import annotations

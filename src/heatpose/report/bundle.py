@@ -67,6 +67,12 @@ class Artefact:
         return None if self.report is None else float(self.report["oks"])
 
     @property
+    def image_scores(self) -> dict[int, float]:
+        """Image id -> OKS in percent; empty if not scored."""
+        entries = () if self.report is None else self.report["per_image"]
+        return {int(entry["image_id"]): float(entry["oks"]) for entry in entries}
+
+    @property
     def rejected(self) -> bool:
         """Whether it failed an acceptance check."""
         return self.entry.get("passed") is False
@@ -317,17 +323,15 @@ def _with_result(folder: Path, expected: OnBoard) -> OnBoard:
                 " deploy again."
             ),
         )
-        return OnBoard(expected.target, expected.board, expected.artefact, expected.figures, notes)
-    figures = {**expected.figures, **_reported(result)}
+        return replace(expected, notes=notes)
     failure = result.get("failure")
     failed = (
         (f"The last build failed: {failure['sentence']}",)
         if isinstance(failure, Mapping) and failure.get("sentence")
         else ()
     )
-    return OnBoard(
-        expected.target, expected.board, expected.artefact, figures, (*expected.notes, *failed)
-    )
+    figures = {**expected.figures, **_reported(result)}
+    return replace(expected, figures=figures, notes=(*expected.notes, *failed))
 
 
 def _reported(result: Mapping[str, Any]) -> dict[str, Taken]:

@@ -1,54 +1,29 @@
-"""Renders the page: sections, style sheet, script and plotly in one template."""
+"""The page: sections rendered by their templates, and styles, script and plotly embedded."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from heatpose.report.bundle import Bundle, on_boards
-from heatpose.report.content import Figures, Section, guarded_section
+from heatpose.report.content import Values, reading
 from heatpose.report.costs import costs
-from heatpose.report.curves import curves, operators, reproduction
+from heatpose.report.curves import curves
 from heatpose.report.gallery import gallery
-from heatpose.report.scores import drift, instances, losses
+from heatpose.report.origin import operators, reproduction
+from heatpose.report.scores import drift, losses, people
 from heatpose.report.summary import summary
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-    from markupsafe import Markup
-
+from heatpose.report.threshold import thresholds
 
 TEMPLATES = "templates"
-
-
-def sections_of(
-    bundles: Sequence[Bundle], images: Path | None = None, show_images: bool = True
-) -> Iterator[Section]:
-    """Yields all sections in the order of the page.
-
-    Args:
-        bundles: At least one bundle.
-        images: Folder of the evaluation set's images, if they have moved.
-        show_images: Whether to show predictions on them.
-    """
-    boards = {bundle.label: on_boards(bundle) for bundle in bundles}
-    parts: Sequence[tuple[str, str, Callable[[], Section]]] = (
-        ("summary", "Summary", lambda: summary(bundles, boards)),
-        ("costs", "Accuracy against cost", lambda: costs(bundles, boards)),
-        ("losses", "What quantisation costs", lambda: losses(bundles)),
-        ("people", "Keypoints and people", lambda: instances(bundles)),
-        ("drift", "Drift of int8", lambda: drift(bundles)),
-        ("curves", "Learning curves", lambda: curves(bundles)),
-        ("gallery", "Predictions", lambda: gallery(bundles, images, show_images)),
-        ("operators", "Operators", lambda: operators(bundles)),
-        ("reproduce", "Reproduction", lambda: reproduction(bundles)),
-    )
-    yield from (guarded_section(key, heading, make) for key, heading, make in parts)
 
 
 def render(
@@ -63,17 +38,22 @@ def render(
     Args:
         bundles: At least one bundle.
         title: Title of the page; None for the names of the bundles.
-        images: As `sections_of`.
-        show_images: As `sections_of`.
+        images: Folder of the evaluation set's images, if they have moved.
+        show_images: Include predictions on them.
     """
-    sections = list(sections_of(bundles, images, show_images))
-    figures = {
-        figure.name: figure.spec
-        for section in sections
-        for block in section.blocks
-        if isinstance(block, Figures)
-        for figure in block.figures
-    }
+    boards = {bundle.label: on_boards(bundle) for bundle in bundles}
+    sections = (
+        _section("summary", "Summary", lambda: summary(bundles, boards)),
+        _section("costs", "Accuracy against cost", lambda: costs(bundles, boards)),
+        _section("losses", "What quantisation costs", lambda: losses(bundles)),
+        _section("people", "Keypoints and people", lambda: people(bundles)),
+        _section("threshold", "Score threshold", lambda: thresholds(bundles)),
+        _section("drift", "Drift of int8", lambda: drift(bundles)),
+        _section("curves", "Learning curves", lambda: curves(bundles)),
+        _section("gallery", "Predictions", lambda: gallery(bundles, images, show_images)),
+        _section("operators", "Operators", lambda: operators(bundles)),
+        _section("reproduce", "Reproduction", lambda: reproduction(bundles)),
+    )
     return (
         _environment()
         .get_template("report.html.j2")
@@ -81,13 +61,21 @@ def render(
             title=title or _title(bundles),
             bundles=bundles,
             sections=sections,
-            figures=figures,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             style=_text("report.css"),
             script=_text("report.js"),
             plotly=_plotly(),
         )
     )
+
+
+def _section(key: str, heading: str, values: Callable[[], Values]) -> dict[str, Any]:
+    """Renders `sections/<key>.html.j2`; only a sentence if the bundles' files are damaged."""
+    missing: list[str] = []
+    body = ""
+    with reading("The bundle's data for this section", missing):
+        body = _environment().get_template(f"sections/{key}.html.j2").render(values())
+    return {"key": key, "heading": heading, "body": Markup(body), "missing": missing}
 
 
 def _title(bundles: Sequence[Bundle]) -> str:
@@ -98,11 +86,8 @@ def _title(bundles: Sequence[Bundle]) -> str:
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    loader = PackageLoader("heatpose.report", TEMPLATES)
     environment = Environment(
-        loader=loader,
+        loader=PackageLoader("heatpose.report", TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -114,15 +99,11 @@ def _environment() -> Environment:
 
 def _code(text: str) -> Markup:
     """Escapes a sentence and formats text in backticks as code."""
-    from markupsafe import Markup, escape
-
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _breakable(text: str) -> Markup:
     """Escapes a name and allows line breaks after underscores."""
-    from markupsafe import Markup, escape
-
     return Markup(str(escape(text)).replace("_", "_<wbr>"))
 
 
