@@ -1,4 +1,4 @@
-"""Section on the score threshold: precision, recall and F1 of the keypoints that it shows."""
+"""Section on the score threshold: precision, recall and F1 of the shown keypoints."""
 
 from __future__ import annotations
 
@@ -37,33 +37,31 @@ def _plot(entry: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         entry: `ThresholdCurve.to_dict`.
     """
-    arrays = (np.asarray(entry[k], np.float64) for k in ("thresholds", "precision", "recall"))
-    curve = ThresholdCurve(*arrays, int(entry["keypoints"]), int(entry["instances"]))
-    best = float(entry["best"])
+    scores, precision, recall = (
+        np.asarray(entry[key], np.float64) for key in ("thresholds", "precision", "recall")
+    )
+    curve = ThresholdCurve(
+        scores, precision, recall, int(entry["keypoints"]), int(entry["instances"])
+    )
+    lines = {"precision": 100 * precision, "recall": 100 * recall, "F1": 100 * curve.f1}
     traces = [
         scatter(
             name,
-            curve.thresholds.tolist(),
-            (100 * values).tolist(),
-            f"{name} from a score of %{{x:.2f}}: %{{y:.1f}} %",
+            scores.tolist(),
+            values.tolist(),
+            f"threshold %{{x:.2f}}: {name} %{{y:.1f}} %",
             "lines",
             line={"width": 2, "color": colour(i)},
         )
-        for i, (name, values) in enumerate(
-            (("precision", curve.precision), ("recall", curve.recall), ("F1", curve.f1))
-        )
+        for i, (name, values) in enumerate(lines.items())
     ]
-    at_best = [
-        float(np.interp(best, curve.thresholds, 100 * values))
-        for values in (curve.precision, curve.recall, curve.f1)
-    ]
-    chosen = {"size": 11, "color": [colour(i) for i in range(3)], "symbol": "circle"}
-    traces.append(
-        scatter(f"chosen: {best:.2f}", [best] * 3, at_best, "%{x:.2f}: %{y:.1f} %", marker=chosen)
-    )
+    best = float(entry["best"])
+    chosen = [float(np.interp(best, scores, values)) for values in lines.values()]
+    ring = {"size": 11, "color": colour(3), "symbol": "circle-open", "line": {"width": 2.5}}
+    traces.append(scatter("chosen", [best] * 3, chosen, "%{x:.2f}: %{y:.1f} %", marker=ring))
     caption = (
-        f"Chosen: {best:.2f}, with precision {at_best[0]:.1f} %, recall {at_best[1]:.1f} % and F1"
-        f" {at_best[2]:.1f} %. Measured on {curve.instances} held-out training instances with"
+        f"Chosen: {best:.2f}, with precision {chosen[0]:.1f} %, recall {chosen[1]:.1f} % and F1"
+        f" {chosen[2]:.1f} %. Measured on {curve.instances} held-out training instances with"
         f" {curve.keypoints} keypoints, used for neither calibration nor QAT."
     )
     return {"spec": figure(traces, x="score threshold", y="%"), "caption": caption}
