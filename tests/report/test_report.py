@@ -334,7 +334,7 @@ def test_a_bundle_of_a_manifest_alone_is_told_in_sentences(copied: Copy, tmp_pat
     (copied.folder / "manifest.json").write_text("{}", encoding="utf-8")
     said = _report([copied.folder], tmp_path).said
     scores = (
-        "metrics.json is not there",
+        "metrics.json is missing",
         "No board's cost is known",
         "Nothing was scored",
         "no int8 file whose drift",
