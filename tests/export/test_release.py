@@ -26,7 +26,6 @@ from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import ST_13
 from heatpose.quantize.settings import ExportConfig
 from heatpose.report.bundle import read_bundle
-from heatpose.report.content import Table
 from heatpose.report.scores import drift
 from heatpose.runners import open_runner
 from tests.conftest import TRAIN_IMAGES, VAL_IMAGES, Heatpose, MadeOnce
@@ -162,9 +161,8 @@ def test_the_recorded_agreement_is_that_of_the_files(made: Path, source: Synthet
     assert "## Agreement with the float network" in card
     scored = metrics["int8_pc"]["agreement"]["evaluation"]["oks"]
     assert f"| int8_pc | 12 evaluation images | {scored:.2f} [" in card
-    section = drift([read_bundle(folder)])
-    rows = [row for block in section.blocks if isinstance(block, Table) for row in block.rows]
-    assert len(rows) == 4 and rows[0].cells[2].text == "12 evaluation"
+    (rows,) = drift([read_bundle(folder)])["agreement"].values()
+    assert len(rows) == 4 and rows[0][2].text == "12 evaluation"
 
 
 def test_images_that_calibrate_or_teach_are_not_held_out(source: SyntheticSource) -> None:
@@ -192,6 +190,18 @@ def _renew(bundle: Path, **changes: Any) -> None:
     """The manifest as an export of these files would have written it."""
     content = {**_manifest(bundle), **changes, "files": file_table(bundle)}
     (bundle / "manifest.json").write_text(json.dumps(content))
+
+
+def test_the_author_states_the_terms(made: Path, tmp_path: Path) -> None:
+    """The export records folders only; whose photographs they hold is known to a person."""
+    data = "COCO train2017 (CC BY 4.0), and photographs for research use"
+    out = write_release(
+        made / "exports/tiny", made / "half.ckpt", tmp_path / "walker", terms={"data": data}
+    )
+    card, recorded = (out / "README.md").read_text(encoding="utf-8"), _manifest(out)["terms"]
+    assert f"\n- data: {data}\n" in card and recorded["data"] == data
+    assert recorded["weights"] == _manifest(made / "exports/tiny")["terms"]["weights"]
+    assert f"\n- initial weights: {recorded['weights']}\n" in card
 
 
 def test_refuses_bundles_that_cannot_be_released(made: Path, tmp_path: Path) -> None:

@@ -75,8 +75,11 @@ class Page(HTMLParser):
     @property
     def figures(self) -> dict[str, Any]:
         """The plots by name, as plotly gets them."""
-        content: dict[str, Any] = json.loads("".join(self.by_id["figures"].texts))
-        return content
+        return {
+            str(div.attributes["id"]): json.loads(div.attributes["data-spec"] or "")
+            for div in self.root.all("div")
+            if div.attributes.get("class") == "canvas"
+        }
 
     def table(self, name: str) -> list[list[str]]:
         """The cells of a table's body."""

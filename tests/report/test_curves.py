@@ -25,8 +25,7 @@ def test_a_runs_table_is_read(fitted: Fitted, tmp_path: Path) -> None:
     assert log is not None
     expected = [(int(row["step"]), row["val/oks"]) for row in fitted.logged if "val/oks" in row]
     assert list(log.values["val/oks"]) == expected and len(expected) == 3
-    (figures,) = [block.figures for block in curves([bundle]).blocks if block.kind == "figures"]  # type: ignore[union-attr]
-    oks, loss = (figure.spec["data"] for figure in figures)
+    oks, loss = (figure["spec"]["data"] for figure in curves([bundle])["figures"])
     assert list(zip(oks[0]["x"], oks[0]["y"], strict=True)) == expected
     assert {trace["name"] for trace in loss} == {"train/loss_step", "train/loss_epoch", "val/loss"}
 
@@ -48,9 +47,7 @@ def test_event_files_of_a_resumed_run_go_on(tmp_path: Path) -> None:
 
 
 def test_what_has_no_log_says_why(tmp_path: Path) -> None:
-    (trained,) = curves([_bundle(tmp_path / "a" / "b", tmp_path / "runs", "gone")]).blocks
-    assert "are not here" in trained.text and str(tmp_path / "runs" / "gone") in trained.text  # type: ignore[union-attr]
-    (untrained,) = curves(
-        [_bundle(tmp_path / "c" / "b", tmp_path / "runs", "gone", fit=False)]
-    ).blocks
-    assert "without training" in untrained.text  # type: ignore[union-attr]
+    (trained,) = curves([_bundle(tmp_path / "a" / "b", tmp_path / "runs", "gone")])["missing"]
+    assert "are not found" in trained and str(tmp_path / "runs" / "gone") in trained
+    untrained = curves([_bundle(tmp_path / "c" / "b", tmp_path / "runs", "gone", fit=False)])
+    assert "without training" in untrained["missing"][0] and not untrained["figures"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from heatpose.report.content import pareto_front, plain, short
 from heatpose.report.curves import LONGEST, thinned
+from heatpose.report.plots import pareto_front, plain, short
 from heatpose.report.scores import size_name
 
 

@@ -56,11 +56,20 @@ def release(
             help="Whether the wheel has this network; by default those with an input of 192."
         ),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Origin and licence of the initial weights; else as the export has it."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Origin and licence of the training data; else as the export has it."),
+    ] = None,
 ) -> None:
     """Make the folder of a released network out of a bundle: int8 files and float16 weights."""
     from heatpose.export.release import write_release
 
-    folder = write_release(bundle, checkpoint, out, package)
+    terms = {key: text for key, text in (("weights", weights), ("data", data)) if text}
+    folder = write_release(bundle, checkpoint, out, package, terms)
     size = sum(path.stat().st_size for path in folder.iterdir())
     typer.echo(f"{folder} ({size / 2**20:.1f} MiB) is released as '{folder.name}'.")
 

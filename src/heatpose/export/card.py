@@ -152,15 +152,9 @@ def terms(job: ExportJob) -> Terms:
 
 def _labels(job: ExportJob, data: Mapping[str, Any]) -> str:
     """COCO is recognised by its image ids; other labels in that format have their own terms."""
-    folders = [
-        str(value)
-        for value in (data.get("root"), data.get("eval_root"), *(data.get("extra") or ()))
-        if value
-    ]
-    named = (
-        "labels in COCO's form in"
-        f" {', '.join(repr(PurePath(folder).name) for folder in dict.fromkeys(folders))}"
-    )
+    sources = (data.get("root"), data.get("eval_root"), *(data.get("extra") or ()))
+    names = dict.fromkeys(_source_name(source) for source in sources if source)
+    named = f"labels in COCO's format: {', '.join(names)}"
     if is_coco(job):
         terms_of_coco = (
             "annotations CC BY 4.0, © COCO Consortium; photographs under the licences of their"
@@ -168,6 +162,12 @@ def _labels(job: ExportJob, data: Mapping[str, Any]) -> str:
         )
         return f"{named}. The evaluation set is COCO val2017 ({terms_of_coco})"
     return f"{named}, under the terms of their authors"
+
+
+def _source_name(source: object) -> str:
+    """Name of a folder, or of a label file (`data.extra`)."""
+    place = source.get("annotations") if isinstance(source, Mapping) else source
+    return repr(PurePath(str(place)).name)
 
 
 def is_coco(job: ExportJob) -> bool:

@@ -61,7 +61,13 @@ def write_half(checkpoint: Path, out: Path) -> Path:
     return out
 
 
-def write_release(bundle: Path, checkpoint: Path, out: Path, package: bool | None = None) -> Path:
+def write_release(
+    bundle: Path,
+    checkpoint: Path,
+    out: Path,
+    package: bool | None = None,
+    terms: Mapping[str, str] | None = None,
+) -> Path:
     """Makes a released folder out of a bundle and the checkpoint that it was exported from.
 
     Copies the int8 files and the calibration record; leaves out float32, ONNX and the report;
@@ -73,12 +79,15 @@ def write_release(bundle: Path, checkpoint: Path, out: Path, package: bool | Non
         checkpoint: Its weights are rounded again, without effect on one of `write_half`.
         out: The folder to write, `exports/released/NAME`; NAME becomes the network's name.
         package: Whether the wheel has this network; None for those with an input of 192.
+        terms: Origin and licence of the initial "weights" and of the training "data" in words, in
+            place of what the export recorded; either may be absent.
 
     Raises:
         HeatposeError: The bundle is incomplete, changed or not accepted, was exported from other
             weights, or the folder would exceed `LARGEST`.
     """
     manifest, metrics = _checked(bundle)
+    manifest = {**manifest, "terms": {**(manifest.get("terms") or {}), **(terms or {})}}
     if out.exists() and not Bundle.is_bundle(out):
         raise HeatposeError(f"'{out}' exists and is not a bundle; choose another --out.")
     require_writable(out.parent)
@@ -179,6 +188,11 @@ def _card(
 ) -> str:
     """The bundle's card under the released name, with what the folder lacks and has in addition."""
     text = (bundle / CARD).read_text(encoding="utf-8")
+    for key, heading in (("weights", "initial weights"), ("data", "data")):
+        told = str(manifest["terms"].get(key))
+        text = re.sub(
+            rf"^- {heading}: .*$", lambda _, t=f"- {heading}: {told}": t, text, flags=re.M
+        )
     text = re.sub(
         rf"^(# |- name: ){re.escape(str(manifest['name']))}$", rf"\g<1>{name}", text, flags=re.M
     )

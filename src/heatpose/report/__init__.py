@@ -1,7 +1,11 @@
-"""`report.html`: what bundles are worth, on one page that needs nothing beside itself.
+"""`report.html`: a self-contained page on one bundle, or a comparison of several.
 
-What is missing in a bundle is said on the page in a sentence. The page loads nothing from anywhere,
-and forbids it to itself.
+Missing parts of a bundle are listed on the page. The page loads no external resources and forbids
+them by its content security policy.
+
+To add a section: 1. write a function from bundles to the variables of its template;
+2. `templates/sections/<key>.html.j2`, made of the macros in `templates/macros`; 3. list both in
+`page.render`.
 """
 
 from __future__ import annotations
@@ -24,25 +28,23 @@ def write_report(
     images: Path | None = None,
     show_images: bool = True,
 ) -> Path:
-    """Writes one page about one bundle, or one that compares several; whole or not at all.
+    """Writes a page on one bundle, or a comparison of several, atomically.
 
     Args:
-        bundles: Folders of bundles; several share tables and plots, the first is what the others
-            are compared with.
-        out: The page. Where it is a bundle's own `report.html`, the manifest there learns its new
-            hash.
-        title: Of the page; made of the bundles' names where None.
-        images: Folder of the evaluation set's images, where they no longer lie where the export
-            found them.
-        show_images: Shows predictions on those images; they become part of the page.
+        bundles: Folders of bundles; the others are compared with the first.
+        out: Output file. For a bundle's own `report.html` the hash in its manifest is updated.
+        title: Title of the page; None for the names of the bundles.
+        images: Folder of the evaluation set's images, if they have moved since the export.
+        show_images: Embed predictions on those images in the page.
 
     Returns:
         `out`.
 
     Raises:
-        HeatposeError: No bundles, a folder is none, or the page cannot be written.
+        HeatposeError: There are no bundles, a folder is not a bundle, or the page cannot be
+            written.
     """
-    # Imported here: templates and plots are of no use to `heatpose --help`.
+    # Imported here: templates and plots are not needed for `heatpose --help`.
     from heatpose.bundles.bundle import renew_entry
     from heatpose.report.page import render
     from heatpose.utils.files import output_file

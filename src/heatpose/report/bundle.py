@@ -1,6 +1,6 @@
-"""A bundle as a report sees it.
+"""Bundles as inputs of a report: manifest, metrics, files, and their resources on boards.
 
-What its `manifest.json` and `metrics.json` say, and which files are there.
+Resources are those of a build or measurement (`<target>/result.json`), else estimates.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ FORMS = {
     "int8_pt": "int8 per tensor",
 }
 DEPLOYED = ("int8_pc", "int8_pt", "float32", "onnx", "torch")
-"""What a bundle is judged by: the first of these that it has."""
+"""Order of preference of the artefact that represents a bundle."""
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """One model of a bundle.
+    """A model of a bundle.
 
     Attributes:
         form: "torch", "onnx", "float32", "int8_pc" or "int8_pt".
-        path: Its file, where there is one.
-        entry: What `metrics.json` says about it.
+        path: Its file, if any.
+        entry: Its entry in `metrics.json`.
     """
 
     form: str
@@ -52,12 +52,12 @@ class Artefact:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Name for display."""
         return FORMS.get(self.form, self.form)
 
     @property
     def report(self) -> Mapping[str, Any] | None:
-        """Its score (`EvalReport.to_json`); None where nothing was scored."""
+        """Its scores (`EvalReport.to_json`); None if not scored."""
         found = self.entry.get("report")
         return found if isinstance(found, Mapping) else None
 
@@ -67,21 +67,27 @@ class Artefact:
         return None if self.report is None else float(self.report["oks"])
 
     @property
+    def image_scores(self) -> dict[int, float]:
+        """Image id -> OKS in percent; empty if not scored."""
+        entries = () if self.report is None else self.report["per_image"]
+        return {int(entry["image_id"]): float(entry["oks"]) for entry in entries}
+
+    @property
     def rejected(self) -> bool:
-        """A gate refused it."""
+        """Whether it failed an acceptance check."""
         return self.entry.get("passed") is False
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder with a manifest.
+    """A bundle.
 
     Attributes:
-        folder: Where it is.
-        label: What the report calls it; no two alike.
+        folder: Folder of the bundle.
+        label: Unique name in the report.
         manifest: Content of `manifest.json`.
-        metrics: Content of `metrics.json`; empty where there is none.
-        missing: Sentences about what is not there.
+        metrics: Content of `metrics.json`; empty if missing.
+        missing: Sentences on missing parts.
     """
 
     folder: Path
@@ -92,7 +98,7 @@ class Bundle:
 
     @cached_property
     def artefacts(self) -> list[Artefact]:
-        """Every model that the metrics or the folder know, in the order of `FORMS`."""
+        """All models in the metrics or the folder, in the order of `FORMS`."""
         entries = self.metrics.get("artefacts")
         known: Mapping[str, Any] = entries if isinstance(entries, Mapping) else {}
         found = []
@@ -110,19 +116,19 @@ class Bundle:
         return next(iter(found), None)
 
     def artefact(self, form: str) -> Artefact | None:
-        """The model of that form."""
+        """The model of that form; None if there is none."""
         return next((artefact for artefact in self.artefacts if artefact.form == form), None)
 
     @cached_property
     def deployed(self) -> Artefact | None:
-        """What the bundle is judged by."""
+        """The artefact that represents the bundle (`DEPLOYED`)."""
         return next(
             (artefact for form in DEPLOYED if (artefact := self.artefact(form)) is not None), None
         )
 
     @cached_property
     def skeleton(self) -> Skeleton | None:
-        """What its channels are; None where the manifest does not say."""
+        """Keypoint set; None if the manifest has none."""
         try:
             return Skeleton(**self.manifest["skeleton"])
         except (*UNREADABLE, HeatposeError):
@@ -143,13 +149,13 @@ class Bundle:
 
     @property
     def decoded(self) -> bool:
-        """The files decode inside: they give keypoints, not heatmaps."""
+        """Whether the files contain the decoding and output keypoints."""
         network = self.manifest.get("network")
         return isinstance(network, Mapping) and network.get("heads") == "all"
 
 
 def read_bundles(folders: Sequence[Path]) -> list[Bundle]:
-    """Reads bundles; those of one name are told apart by their folders.
+    """Reads bundles; equal names are made unique by their folders.
 
     Raises:
         HeatposeError: A folder is not a bundle.
@@ -167,16 +173,16 @@ def read_bundles(folders: Sequence[Path]) -> list[Bundle]:
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Reads a bundle; only the manifest must be there.
+    """Reads a bundle; only the manifest is required.
 
     Raises:
-        HeatposeError: It has no manifest that can be read.
+        HeatposeError: The manifest is missing or damaged.
     """
     manifest = on_disk.Bundle.read(folder).manifest
     metrics, said = read_json_object(folder / METRICS), []
     name = str(manifest.get("name") or folder.resolve().name)
     if metrics is None:
-        what = "cannot be read" if (folder / METRICS).exists() else "is not there"
+        what = "cannot be read" if (folder / METRICS).exists() else "is missing"
         said.append(f"'{name}' has no scores: its {METRICS} {what}; export the bundle again.")
     elif not metrics.get("scored"):
         said.append(
@@ -200,13 +206,12 @@ _RESULTS = {"ms": "ms", "ram_kib": "ram_internal_kib", "flash_kib": "flash_kib"}
 
 @dataclass(frozen=True)
 class Taken:
-    """One number.
+    """A quantity on a board.
 
     Attributes:
-        interval: The number, and between what it is expected; low and high are equal to it where it
-            was built or measured.
+        interval: Value with bounds, which are equal for built and measured values.
         source: "estimated", "built" or "measured".
-        message: Where it comes from, a sentence.
+        message: Sentence on its source.
     """
 
     interval: Interval
@@ -220,13 +225,13 @@ class Taken:
 
 @dataclass(frozen=True)
 class OnBoard:
-    """What one file takes on one board.
+    """Resources of a file on a board.
 
     Attributes:
         target: Name of the target.
-        board: Its board.
-        artefact: The file.
-        figures: "ms", "ram_kib", "flash_kib" -> number, for those that are known.
+        board: Name of the board.
+        artefact: Model file.
+        figures: "ms", "ram_kib", "flash_kib" -> known quantities.
         notes: Sentences.
     """
 
@@ -238,10 +243,7 @@ class OnBoard:
 
 
 def on_boards(bundle: Bundle) -> list[OnBoard]:
-    """What the bundle's files take on every built-in target.
-
-    And on those that it was handed over to.
-    """
+    """Resources on all built-in targets, and on custom ones with a deployment package."""
     found = [_on_board(bundle, load_target(name)) for name in built_in()]
     others = (
         folder
@@ -250,7 +252,7 @@ def on_boards(bundle: Bundle) -> list[OnBoard]:
     )
     return [
         entry
-        for entry in (*found, *(_handed_over(bundle, folder) for folder in others))
+        for entry in (*found, *(_packaged(bundle, folder) for folder in others))
         if entry is not None
     ]
 
@@ -264,7 +266,7 @@ def _on_board(bundle: Bundle, target: Target) -> OnBoard | None:
     except HeatposeError as error:
         return OnBoard(target.name, target.board, artefact, {}, (str(error),))
     message = f"Estimated from {expected.based_on}" + (
-        ", outside what the estimate was fitted on" if expected.extrapolates else ""
+        ", extrapolated" if expected.extrapolates else ""
     )
     figures = {
         name: Taken(value, "estimated", message)
@@ -277,8 +279,8 @@ def _on_board(bundle: Bundle, target: Target) -> OnBoard | None:
     )
 
 
-def _handed_over(bundle: Bundle, folder: Path) -> OnBoard | None:
-    """A board of one's own: what its deployment package says."""
+def _packaged(bundle: Bundle, folder: Path) -> OnBoard | None:
+    """Resources on a custom board, from its deployment package."""
     record, content = (
         read_result(folder / "deploy.json") or {},
         read_result(folder / ESTIMATE) or {},
@@ -309,10 +311,7 @@ def _handed_over(bundle: Bundle, folder: Path) -> OnBoard | None:
 
 
 def _with_result(folder: Path, expected: OnBoard) -> OnBoard:
-    """What a build or a board said takes the place of what was expected.
-
-    If it is about this file.
-    """
+    """Replaces estimates by the results of a build or measurement of the same file."""
     result = read_result(folder / RESULT)
     if result is None or expected.artefact.path is None:
         return expected
@@ -320,24 +319,22 @@ def _with_result(folder: Path, expected: OnBoard) -> OnBoard:
         notes = (
             *expected.notes,
             (
-                f"{folder.name}/{RESULT} is about another file and is left out; run heatpose deploy"
-                " again."
+                f"{folder.name}/{RESULT} belongs to another file and is ignored; run heatpose"
+                " deploy again."
             ),
         )
-        return OnBoard(expected.target, expected.board, expected.artefact, expected.figures, notes)
-    figures = {**expected.figures, **_said(result)}
+        return replace(expected, notes=notes)
     failure = result.get("failure")
     failed = (
         (f"The last build failed: {failure['sentence']}",)
         if isinstance(failure, Mapping) and failure.get("sentence")
         else ()
     )
-    return OnBoard(
-        expected.target, expected.board, expected.artefact, figures, (*expected.notes, *failed)
-    )
+    figures = {**expected.figures, **_reported(result)}
+    return replace(expected, figures=figures, notes=(*expected.notes, *failed))
 
 
-def _said(result: Mapping[str, Any]) -> dict[str, Taken]:
+def _reported(result: Mapping[str, Any]) -> dict[str, Taken]:
     tool = str(result.get("tool_version") or "").split(" ")[0]
     found = {}
     for name, key in _RESULTS.items():
@@ -354,7 +351,7 @@ def _said(result: Mapping[str, Any]) -> dict[str, Taken]:
 
 
 def published_rows(bundle: Bundle) -> tuple[Published, ...]:
-    """Rows of networks with the bundle's keypoints and output form, at every resolution."""
+    """Published rows with the bundle's keypoints and output, at all resolutions."""
     if bundle.skeleton is None or not has_published_keypoints(bundle.skeleton):
         return ()
     return published(

@@ -1,98 +1,64 @@
-"""The section on accuracy against cost: time, RAM and flash on each board."""
+"""Section on accuracy against cost: time, RAM and flash on each board."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from heatpose.evaluation.published import Published
 from heatpose.report.bundle import PUBLISHED, QUANTITIES, Bundle, OnBoard, Taken, published_rows
-from heatpose.report.content import PUBLISHED as GREY
-from heatpose.report.content import (
-    Block,
-    Figure,
-    Figures,
-    Note,
-    Notes,
-    Section,
+from heatpose.report.content import Values, reading
+from heatpose.report.plots import (
+    GREY,
+    Spec,
     Trace,
     colour,
     error,
     even,
     figure,
-    guarded,
-    missing,
     pareto_front,
     plain,
+    scatter,
 )
 from heatpose.report.summary import Boards
 
 UNITS = {"ms": "one inference, ms", "ram_kib": "RAM, KiB", "flash_kib": "flash, KiB"}
+Entry = tuple[int, Bundle, OnBoard]
 Point = tuple[int, Bundle, Taken, float, float]
-"""Position of the bundle, bundle, cost, OKS, its standard error."""
+"""(position of the bundle, bundle, cost, OKS, standard error of OKS)."""
 
 
-def costs(bundles: Sequence[Bundle], boards: Boards) -> Section:
-    """A plot for each board and quantity that is known."""
-    targets = sorted(
-        {(entry.target, entry.board) for bundle in bundles for entry in boards[bundle.label]},
-        key=_rank,
-    )
-    blocks = list[Block]()
+def costs(bundles: Sequence[Bundle], boards: Boards) -> Values:
+    """A plot for each board and known quantity."""
+    entries = [(i, b, entry) for i, b in enumerate(bundles) for entry in boards[b.label]]
+    targets = sorted({(entry.target, entry.board) for *_, entry in entries}, key=_rank)
+    rows = list(dict.fromkeys(row for bundle in bundles for row in published_rows(bundle)))
+    figures, missing = list[dict[str, Any]](), list[str]()
     for target, board in targets:
-        blocks += guarded(
-            f"What files take on {board}", partial(_board, bundles, boards, target, board)
-        )
-    figures = [figure for block in blocks if isinstance(block, Figures) for figure in block.figures]
-    message: list[Block] = [block for block in blocks if isinstance(block, Note)]
-    notes = list(
-        dict.fromkeys(
-            f"{entry.board}: {note}"
-            for bundle in bundles
-            for entry in boards[bundle.label]
-            for note in entry.notes
-        )
-    )
+        of_target = [entry for entry in entries if entry[2].target == target]
+        with reading(f"The costs on {board}", missing):
+            figures += _plots(of_target, rows, target, board)
+            missing += _absent(of_target, board)
     if not targets:
-        message.append(
-            missing(
-                "No board's cost is known: there is no int8 file whose RAM, flash and time could be"
-                " estimated."
-            )
+        missing.append(
+            "No board's cost is known: there is no int8 file whose RAM, flash and time could be"
+            " estimated."
         )
-    lead = (
-        "Up and to the left is better. Filled points were built or measured, open ones are"
-        " estimates with their interval; the dotted line joins the files that no other of this"
-        " report beats. Grey points were published by others, for the same keypoints at every"
-        " resolution."
-    )
-    unfolded = [Notes("About these numbers", notes)] if notes else []
-    return Section(
-        "costs",
-        "Accuracy against cost",
-        lead,
-        [*([Figures(figures)] if figures else []), *message, *unfolded],
-    )
+    about = list(dict.fromkeys(f"{e.board}: {note}" for *_, e in entries for note in e.notes))
+    return {"figures": figures, "missing": missing, "about": about}
 
 
 def _rank(target: tuple[str, str]) -> tuple[int, str]:
-    """The order of the plots: the board with an NPU for per-channel files first.
-
-    Boards of one's own last.
-    """
+    """Sort key of the plots; custom boards come last."""
     order = ("stm32n6", "stm32mp2", "stm32mp1")
     return (order.index(target[0]) if target[0] in order else len(order), target[0])
 
 
-def _board(bundles: Sequence[Bundle], boards: Boards, target: str, board: str) -> list[Block]:
-    entries = [
-        (i, bundle, entry)
-        for i, bundle in enumerate(bundles)
-        for entry in boards[bundle.label]
-        if entry.target == target
-    ]
-    rows = {row: None for bundle in bundles for row in published_rows(bundle)}
-    figures, absent = [], []
+def _plots(
+    entries: Sequence[Entry], rows: Sequence[Published], target: str, board: str
+) -> Iterator[dict[str, Any]]:
+    form = entries[0][2].artefact.form
+    known = [row for row in rows if row.quantization == form]
     for quantity, title in UNITS.items():
         points = [
             (i, b, taken, *score)
@@ -100,37 +66,28 @@ def _board(bundles: Sequence[Bundle], boards: Boards, target: str, board: str) -
             if (taken := e.figures.get(quantity)) is not None and (score := _score(e)) is not None
         ]
         if points:
-            form = entries[0][2].artefact.form
-            spec = _plot(
-                points,
-                [row for row in rows if row.quantization == form],
-                PUBLISHED.get((target, quantity)),
-                title,
-            )
-            figures.append(
-                Figure(
-                    f"pareto_{target}_{quantity}",
-                    f"{board}: {QUANTITIES[quantity]}",
-                    spec,
-                    _message(points),
-                    340,
-                )
-            )
-        elif not any(quantity in e.figures for *_, e in entries):
-            absent.append(QUANTITIES[quantity].removesuffix(" KiB"))
-    blocks: list[Block] = [Figures(figures)] if figures else []
+            yield {
+                "name": f"pareto_{target}_{quantity}",
+                "heading": f"{board}: {QUANTITIES[quantity]}",
+                "spec": _plot(points, known, PUBLISHED.get((target, quantity)), title),
+                "caption": "; ".join(dict.fromkeys(p[2].message for p in points)) + ".",
+            }
+
+
+def _absent(entries: Sequence[Entry], board: str) -> Iterator[str]:
+    """Sentences on quantities that are not known, and on files without a score."""
+    absent = [
+        title.removesuffix(" KiB")
+        for quantity, title in QUANTITIES.items()
+        if not any(quantity in e.figures for *_, e in entries)
+    ]
     if absent:
-        blocks.append(
-            missing(
-                f"{board}: {' and '.join(absent)} are not known; nobody has published any for"
-                " networks of this kind, and no build has said."
-            )
+        yield (
+            f"{board}: {' and '.join(absent)} are not known; none were published for networks of"
+            " this kind, and there is no build."
         )
     if names := list(dict.fromkeys(b.label for _, b, e in entries if _score(e) is None)):
-        blocks.append(
-            missing(f"{board}: {', '.join(names)} cannot be placed, for the file was not scored.")
-        )
-    return blocks
+        yield f"{board}: {', '.join(names)} cannot be plotted, because it was not scored."
 
 
 def _score(entry: OnBoard) -> tuple[float, float] | None:
@@ -138,13 +95,9 @@ def _score(entry: OnBoard) -> tuple[float, float] | None:
     return None if report is None else (float(report["oks"]), float(report["oks_standard_error"]))
 
 
-def _message(points: Sequence[Point]) -> str:
-    return "; ".join(dict.fromkeys(f"{taken.message}" for _, _, taken, _, _ in points)) + "."
-
-
 def _plot(
     points: Sequence[Point], rows: Sequence[Published], field: str | None, title: str
-) -> dict[str, object]:
+) -> Spec:
     known = [
         (float(value), row)
         for row in rows
@@ -154,17 +107,8 @@ def _plot(
     front = pareto_front([(taken.interval.value, oks) for _, _, taken, oks, _ in points])
     if len(front) > 1:
         line = {"dash": "dot", "width": 1.5, "color": colour(0)}
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": "not beaten",
-                "x": [p[0] for p in front],
-                "y": [p[1] for p in front],
-                "line": line,
-                "hoverinfo": "skip",
-            }
-        )
+        x, y = zip(*front, strict=True)
+        traces.append(scatter("Pareto front", x, y, mode="lines", line=line))
     traces += [_trace(point, title) for point in points]
     return figure(traces, x=title, y="OKS %", legend=len(points) <= 6)
 
@@ -175,16 +119,14 @@ def _published_trace(known: Sequence[tuple[float, Published]], title: str) -> Tr
         f" {row.source}<br>{_tool(row)}"
         for _, row in known
     ]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "published",
-        "x": [x for x, _ in known],
-        "y": [row.oks_percent for _, row in known],
-        "text": text,
-        "marker": {"size": 9, "symbol": "diamond", "color": GREY},
-        "hovertemplate": f"%{{text}}<br>{title}: %{{x}}<br>OKS %{{y:.2f}} %<extra></extra>",
-    }
+    return scatter(
+        "published",
+        [x for x, _ in known],
+        [row.oks_percent for _, row in known],
+        f"%{{text}}<br>{title}: %{{x}}<br>OKS %{{y:.2f}} %",
+        text=text,
+        marker={"size": 9, "symbol": "diamond", "color": GREY},
+    )
 
 
 def _tool(row: Published) -> str:
@@ -197,27 +139,24 @@ def _tool(row: Published) -> str:
 
 def _trace(point: Point, title: str) -> Trace:
     position, bundle, taken, oks, standard_error = point
-    between = taken.interval
-    marker = {
-        "size": 12,
-        "symbol": "circle-open" if taken.source == "estimated" else "circle",
-        "color": colour(position),
-        "line": {"width": 2.5},
-    }
-    span = f" [{between.low:.1f} .. {between.high:.1f}]" if taken.source == "estimated" else ""
+    between, open_ = taken.interval, taken.source == "estimated"
+    span = f" [{between.low:.1f} .. {between.high:.1f}]" if open_ else ""
     message = (
         f"{plain(bundle.label)}<br>{title}: {between.value:.1f}{span}, {taken.source}<br>OKS"
         f" {oks:.2f} ± {standard_error:.2f} %"
     )
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": plain(bundle.label),
-        "x": [between.value],
-        "y": [oks],
-        "marker": marker,
-        "error_x": error([between.value], [between.low], [between.high]),
-        "error_y": even([standard_error]),
-        "text": [message],
-        "hovertemplate": "%{text}<extra></extra>",
-    }
+    return scatter(
+        bundle.label,
+        [between.value],
+        [oks],
+        "%{text}",
+        text=[message],
+        marker={
+            "size": 12,
+            "symbol": "circle-open" if open_ else "circle",
+            "color": colour(position),
+            "line": {"width": 2.5},
+        },
+        error_x=error([between.value], [between.low], [between.high]),
+        error_y=even([standard_error]),
+    )

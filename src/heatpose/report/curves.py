@@ -1,43 +1,24 @@
-"""Learning curves out of a run's logs: TensorBoard's event files, or Lightning's CSV."""
+"""Sections on learning curves (TensorBoard or CSV logs), operators, and reproduction."""
 
 from __future__ import annotations
 
 import csv
 import logging
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from heatpose.errors import HeatposeError
 from heatpose.report.bundle import Bundle
-from heatpose.report.content import (
-    Block,
-    Cell,
-    Commands,
-    Figure,
-    Figures,
-    Row,
-    Section,
-    Table,
-    Trace,
-    colour,
-    figure,
-    guarded,
-    missing,
-    plain,
-)
-from heatpose.report.summary import NOTHING, number
-from heatpose.tflite.inspect import Inspection, inspect_tflite
+from heatpose.report.content import Values
+from heatpose.report.plots import Trace, colour, figure, plain, scatter
 from heatpose.utils.process import without_tensorflow
 
 Curve = Sequence[tuple[int, float]]
-"""Optimiser step and value, in the order of the log."""
+"""(optimiser step, value), in the order of the log."""
 LONGEST = 400
-"""Points of a curve that are shown; more are thinned out evenly."""
+"""Maximum number of displayed points of a curve; more are thinned out evenly."""
 _GROUPS = (
     ("OKS of the held-out people, %", ("val/oks",)),
     ("Loss", ("train/loss_step", "train/loss_epoch", "train/loss", "val/loss")),
@@ -46,17 +27,14 @@ _GROUPS = (
 
 @dataclass(frozen=True)
 class Log:
-    """Name of a value -> its curve, and the folder that it was read from."""
+    """Name -> curve, and the folder of the log."""
 
     folder: Path
     values: Mapping[str, Curve]
 
 
 def run_folders(bundle: Bundle) -> Iterator[Path]:
-    """Where the run that made a bundle may be.
-
-    As configured, or beside the folder of the bundles.
-    """
+    """Possible folders of a bundle's run: as configured, or beside the folder of the bundles."""
     config, provenance = _part(bundle, "config"), _part(bundle, "provenance")
     runs = str(config.get("runs") or "runs")
     for name in dict.fromkeys(
@@ -72,7 +50,7 @@ def _part(bundle: Bundle, name: str) -> Mapping[str, Any]:
 
 
 def read_log(bundle: Bundle) -> Log | None:
-    """The curves of the bundle's run; None where there are none."""
+    """Reads the curves of the bundle's run; None if there are none."""
     for folder in run_folders(bundle):
         events = (
             sorted({path.parent for path in folder.rglob("events.out.tfevents.*")})
@@ -89,14 +67,11 @@ def read_log(bundle: Bundle) -> Log | None:
 
 
 def _events(folder: Path) -> dict[str, Curve]:
-    """Scalars of TensorBoard's event files.
-
-    Those of a run that was resumed go on where the earlier ones end.
-    """
+    """Scalars of TensorBoard's event files, including those of resumed runs."""
     without_tensorflow()
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every file that it opens
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it logs every opened file
     log = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
     log.Reload()
     return {
@@ -117,244 +92,70 @@ def _table(path: Path) -> dict[str, Curve]:
 
 
 def thinned(curve: Curve) -> list[tuple[int, float]]:
-    """At most `LONGEST` points of a curve, its last among them.
-
-    Values that are not numbers are left out.
-    """
+    """At most `LONGEST` finite points of a curve, including the last."""
     points = [(step, value) for step, value in curve if math.isfinite(value)]
     every = max(1, math.ceil(len(points) / LONGEST))
     return points[(len(points) - 1) % every :: every] if points else []
 
 
-def curves(bundles: Sequence[Bundle]) -> Section:
-    """What was logged while the bundles' networks were trained."""
-    blocks, logs = list[Block](), list[tuple[int, Bundle, Log]]()
+def curves(bundles: Sequence[Bundle]) -> Values:
+    """Plots of the score and the loss in the logs of the bundles' runs."""
+    missing, logs = list[str](), list[tuple[int, Bundle, Log]]()
     for position, bundle in enumerate(bundles):
         log = read_log(bundle)
         if log is None:
-            blocks.append(missing(_why_not(bundle)))
+            missing.append(_why_not(bundle))
         else:
             logs.append((position, bundle, log))
-    figures = (
-        [
-            Figure(f"curve_{i}", title, _spec(logs, tags, title))
-            for i, (title, tags) in enumerate(_GROUPS)
+    figures = []
+    for i, (heading, tags) in enumerate(_GROUPS):
+        traces = [
+            trace
+            for position, bundle, log in logs
+            for trace in _traces(position, bundle, log, tags, several=len(logs) > 1)
         ]
-        if logs
-        else []
-    )
-    drawn = [entry for entry in figures if entry.spec["data"]]
-    lead = (
-        "Held-out people are a share of the training images; the checkpoint is the one with the"
-        " highest OKS on them. The evaluation set has no part in it."
-    )
-    return Section(
-        "curves", "Learning curves", lead, [*([Figures(drawn)] if drawn else []), *blocks]
-    )
+        if traces:
+            spec = figure(traces, x="step", y=heading, legend=len(traces) <= 8)
+            figures.append({"name": f"curve_{i}", "heading": heading, "spec": spec})
+    return {"figures": figures, "missing": missing}
 
 
 def _why_not(bundle: Bundle) -> str:
     config = _part(bundle, "config")
     if config.get("fit") is False and not config.get("checkpoint"):
-        return f"'{bundle.label}' was exported without training, so that there is no curve."
+        return f"'{bundle.label}' was exported without training, so there is no curve."
     looked = (
         ", ".join(f"'{folder}'" for folder in run_folders(bundle))
-        or "nowhere, for the manifest names no run"
+        or "nowhere, because the manifest names no run"
     )
-    return f"The logs of the run behind '{bundle.label}' are not here (looked in {looked})."
-
-
-def _spec(
-    logs: Sequence[tuple[int, Bundle, Log]], tags: Sequence[str], title: str
-) -> dict[str, Any]:
-    traces = [
-        trace
-        for position, bundle, log in logs
-        for trace in _traces(position, bundle, log, tags, several=len(logs) > 1)
-    ]
-    return figure(traces, x="step", y=title, legend=len(traces) <= 8)
+    return f"The logs of the run of '{bundle.label}' are not found (searched in {looked})."
 
 
 def _traces(
     position: int, bundle: Bundle, log: Log, tags: Sequence[str], *, several: bool
 ) -> list[Trace]:
     found = [tag for tag in tags if log.values.get(tag)]
-    # one line a run: the steps' loss would hide the others
+    # one line per run: the loss of steps would hide the others
     if "train/loss_epoch" in found and several:
         found = [tag for tag in found if tag != "train/loss_step"]
     traces = []
     for i, tag in enumerate(found):
-        points, name = thinned(log.values[tag]), plain(f"{bundle.label}: {tag}" if several else tag)
-        dash = "dot" if several and tag.startswith("val") and i else "solid"
+        points, name = thinned(log.values[tag]), f"{bundle.label}: {tag}" if several else tag
+        step = tag.endswith("_step")
         line = {
-            "width": 1 if tag.endswith("_step") else 2,
+            "width": 1 if step else 2,
             "color": colour(position if several else i),
-            "dash": dash,
+            "dash": "dot" if several and tag.startswith("val") and i else "solid",
         }
         traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines" if len(points) > 40 else "lines+markers",
-                "name": name,
-                "x": [p[0] for p in points],
-                "y": [p[1] for p in points],
-                "line": line,
-                "opacity": 0.5 if tag.endswith("_step") else 1,
-                "hovertemplate": f"{name}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
-            }
-        )
-    return traces
-
-
-def operators(bundles: Sequence[Bundle]) -> Section:
-    """What the TFLite files are made of."""
-    read, blocks = list[tuple[str, Inspection]](), list[Block]()
-    for bundle in bundles:
-        for artefact in bundle.artefacts:
-            if artefact.path is None or artefact.path.suffix != ".tflite":
-                continue
-            try:
-                read.append(
-                    (
-                        artefact.form if len(bundles) == 1 else f"{bundle.label}: {artefact.form}",
-                        inspect_tflite(artefact.path),
-                    )
-                )
-            except HeatposeError as error:
-                blocks.append(missing(str(error)))
-    if not read:
-        blocks.append(missing("There is no TFLite file."))
-        return Section("operators", "Operators", "What the files are made of.", blocks)
-    names = dict.fromkeys(name for _, inspection in read for name in inspection.operators)
-    counts = [
-        Row([Cell(name, name, "code"), *(_count(inspection, name) for _, inspection in read)])
-        for name in names
-    ]
-    lines = [
-        *counts,
-        Row(
-            [Cell("all operators"), *(number(sum(i.operators.values()), 0) for _, i in read)],
-            "total",
-        ),
-        *_facts([i for _, i in read]),
-    ]
-    table = Table(("operator", *(name for name, _ in read)), lines, name="operators-table")
-    lead = (
-        "Counted in the files themselves. `heatpose inspect FILE --target stm32n6` says which of"
-        " them an NPU will not like."
-    )
-    return Section("operators", "Operators", lead, [table, *blocks])
-
-
-def _count(inspection: Inspection, name: str) -> Cell:
-    count = inspection.operators.get(name)
-    return NOTHING if count is None else Cell(str(count), count)
-
-
-def _facts(inspections: Sequence[Inspection]) -> list[Row]:
-    rows = (
-        (
-            "multiply-accumulates, million",
-            [number(None if i.macs is None else i.macs / 1e6, 1) for i in inspections],
-        ),
-        ("constants, KiB", [number(i.weights_bytes / 1024, 0) for i in inspections]),
-        (
-            "activations alive at once, KiB",
-            [
-                number(
-                    None if i.peak_activation_bytes is None else i.peak_activation_bytes / 1024, 0
-                )
-                for i in inspections
-            ],
-        ),
-        ("weights", [Cell(i.granularity.replace("_", " ")) for i in inspections]),
-        ("integer operators only", [Cell("yes" if i.full_integer else "no") for i in inspections]),
-    )
-    return [Row([Cell(title), *cells], "total") for title, cells in rows]
-
-
-def reproduction(bundles: Sequence[Bundle]) -> Section:
-    """Commands, hashes and versions."""
-    blocks: list[Block] = []
-    for i, bundle in enumerate(bundles):
-        blocks += guarded(f"The manifest of '{bundle.label}'", partial(_of_bundle, bundle, i))
-    lead = (
-        "What was typed, what was made of it, and the hashes that tell whether it is the same."
-        " manifest.json of each bundle has the whole configuration."
-    )
-    return Section("reproduce", "Made again", lead, blocks)
-
-
-def _of_bundle(bundle: Bundle, position: int) -> list[Block]:
-    manifest = bundle.manifest
-    provenance = manifest.get("provenance") or {}
-    deployed = bundle.deployed
-    lines = [str(provenance["command"])] if provenance.get("command") else []
-    place = f"exports/{manifest.get('name') or bundle.folder.name}"
-    if deployed is not None and deployed.path is not None:
-        lines.append(
-            f"uv run heatpose evaluate {shlex.quote(f'{place}/{deployed.path.name}')} --annotations"
-            " LABELS.json --images FOLDER"
-        )
-    lines.append(f"uv run heatpose report {shlex.quote(place)} --out report.html")
-    blocks: list[Block] = [Commands(bundle.label, lines)]
-    if not provenance.get("command"):
-        blocks.append(
-            missing(
-                f"How '{bundle.label}' was exported was not recorded; its configuration is in"
-                " manifest.json."
+            scatter(
+                name,
+                [p[0] for p in points],
+                [p[1] for p in points],
+                f"{plain(name)}<br>step %{{x}}: %{{y:.4g}}",
+                "lines" if len(points) > 40 else "lines+markers",
+                line=line,
+                opacity=0.5 if step else 1,
             )
         )
-    files = manifest.get("files") or {}
-    rows = [
-        Row(
-            [
-                Cell(name, name, "code"),
-                Cell(str(entry["sha256"]), mark="hash"),
-                number(entry["bytes"], 0),
-            ]
-        )
-        for name, entry in files.items()
-    ]
-    blocks.append(
-        Table(("file", "sha256", "bytes"), rows, f"Files of {bundle.label}", 2, f"files_{position}")
-    )
-    origin = [
-        Row([Cell(key), Cell(value, mark="long")]) for key, value in _origin(manifest, provenance)
-    ]
-    return [*blocks, Table(("what", "which"), origin, f"Origin of {bundle.label}", 9)]
-
-
-def _origin(manifest: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    git, data, calibration = (manifest.get(key) or {} for key in ("git", "data", "calibration"))
-    changed = " with changes that are not committed" if git.get("changed") else ""
-    lines = [
-        ("made", str(manifest.get("created", "not known"))),
-        ("from commit", f"{git.get('commit', 'not known')}{changed}"),
-        ("checkpoint", str(provenance.get("checkpoint", "not known"))),
-        *((f"{part} labels", _labels(entry)) for part, entry in data.items()),
-        (
-            "calibration",
-            "{} training images, seed {}, sha256 of the list {}".format(
-                *(calibration.get(key, "?") for key in ("images", "seed", "sha256"))
-            ),
-        ),
-        (
-            "versions",
-            ", ".join(
-                f"{name} {version}" for name, version in (manifest.get("versions") or {}).items()
-            ),
-        ),
-        ("machine", str(manifest.get("platform", "not known"))),
-    ]
-    return lines
-
-
-def _labels(entry: Mapping[str, Any] | None) -> str:
-    return (
-        "none"
-        if not entry
-        else (
-            f"{entry['people']} people on {entry['images']} images, sha256 {entry['labels_sha256']}"
-        )
-    )
+    return traces

@@ -1,9 +1,6 @@
-"""Predictions on images of the evaluation set, worst first.
+"""Gallery of predictions on the evaluation set, worst first: selection at export, and display.
 
-Which are recorded at an export, and how a report shows them.
-
-The record in `metrics.json` has poses and labels, not pixels: a report shows the images where
-they can be found.
+`metrics.json` has poses and labels, not pixels; a report reads the images from their folder.
 """
 
 from __future__ import annotations
@@ -11,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +19,7 @@ from heatpose.errors import HeatposeError
 from heatpose.evaluation.metrics import keypoint_similarity
 from heatpose.pose.skeleton import AREA_OF_BOX, Skeleton
 from heatpose.report.bundle import DEPLOYED, FORMS, Bundle
-from heatpose.report.content import (
-    Block,
-    CachedImage,
-    Drawing,
-    Gallery,
-    Joint,
-    Limb,
-    Note,
-    Section,
-    guarded,
-    missing,
-)
-from heatpose.report.summary import image_scores
+from heatpose.report.content import Values, reading
 
 if TYPE_CHECKING:
     from heatpose.data.sample import Person
@@ -44,24 +29,21 @@ WORST, OTHERS = 12, 6
 SIDE = 400
 """Longest side of an image on the page, in pixels."""
 THRESHOLD = 0.2
-"""Keypoints that are not labelled are drawn where their score is at least this."""
+"""Minimum score at which unlabelled keypoints are drawn."""
 
 
 def gallery_record(
     reports: Mapping[str, EvalReport | None], instances: Sequence[Person]
 ) -> dict[str, Any] | None:
-    """What `metrics.json` keeps for the images.
-
-    The people with the lowest OKS, and some evenly from the rest.
+    """Entry `gallery` of `metrics.json`: instances with the lowest OKS, and a sample of the rest.
 
     Args:
-        reports: Artefact -> its score.
-        instances: Who was scored, in the order of the reports.
+        reports: Artefact -> scores, or None.
+        instances: Scored instances, in the order of the reports.
 
     Returns:
-        The artefact that a bundle is judged by, the folder of the images, and for each person
-        image, box, labels and pose (x and y as shares of the image's width and height); None
-        where nothing was scored.
+        Artefact, folder of the images, and for each instance image, box, labels and pose
+        (normalised x, y); None if nothing was scored.
     """
     form = next((form for form in DEPLOYED if reports.get(form) is not None), None)
     report = None if form is None else reports[form]
@@ -95,80 +77,56 @@ def _entry(person: Person, pose: NDArray[np.float32], oks: float) -> dict[str, A
     }
 
 
-def gallery(bundles: Sequence[Bundle], images: Path | None, show_images: bool) -> Section:
-    """The recorded people of each bundle."""
-    lead = (
-        "Whole images as the network saw them, cut to the person here; the label on the left, the"
-        " prediction on the right. The person's left side is orange, the right one blue. Point at a"
-        " keypoint for its name, and click an image to enlarge it."
-    )
+def gallery(bundles: Sequence[Bundle], images: Path | None, show_images: bool) -> Values:
+    """The recorded instances of each bundle: (label, file, arguments of the macro `person`)."""
     if not show_images:
-        return Section(
-            "gallery", "Predictions", lead, [missing("Images were left out of this report.")]
-        )
-    blocks: list[Block] = []
-    for i, bundle in enumerate(bundles):
-        limit = WORST + OTHERS if len(bundles) <= 2 else 6
-        blocks += guarded(
-            f"The images of '{bundle.label}'",
-            partial(_of_bundle, bundle, images, limit, i),
-        )
-    if any(isinstance(block, Gallery) for block in blocks):
-        blocks.append(
-            Note(
-                "The photographs are part of this page and keep their own licences; `heatpose"
-                " report --no-gallery` leaves them out."
-            )
-        )
-    return Section("gallery", "Predictions", lead, blocks)
-
-
-def _of_bundle(bundle: Bundle, images: Path | None, limit: int, number: int) -> list[Block]:
-    record, skeleton = bundle.metrics.get("gallery"), bundle.skeleton
-    if not record or skeleton is None:
-        return [
-            missing(
-                f"No predictions of '{bundle.label}' were recorded: nothing was scored, or an older"
-                " version exported it."
-            )
-        ]
-    folder = images or Path(record["folder"])
-    floats = bundle.artefact("torch")
-    before = image_scores(floats) if floats is not None and record["artefact"] != "torch" else {}
-    found, absent = [], 0
-    for i, entry in enumerate(record["people"][:limit]):
-        try:
-            path = _inside(folder, str(entry["file_name"]))
-            oks = before.get(entry["image_id"])
-            found.append(_image(entry, path, skeleton, oks, f"person_{number}_{i}"))
-        except HeatposeError:
-            absent += 1
-    heading = (
-        f"{bundle.label}, {FORMS[record['artefact']]}: the lowest scores first, then some evenly"
-        " from the rest"
-    )
-    blocks: list[Block] = [Gallery(heading, found)] if found else []
-    if absent:
-        what = f"{absent} of {absent + len(found)} images" if found else "The images"
-        blocks.append(
-            missing(
-                f"{what} of '{bundle.label}' cannot be read in '{folder}'; `heatpose report"
-                " --images FOLDER` says where they are."
-            )
-        )
-    return blocks
+        return {"galleries": [], "missing": ["Images were left out of this report."]}
+    galleries, missing = list[tuple[str, str, list[Values]]](), list[str]()
+    limit = WORST + OTHERS if len(bundles) <= 2 else 6
+    for number, bundle in enumerate(bundles):
+        with reading(f"The images of '{bundle.label}'", missing):
+            record, skeleton = bundle.metrics.get("gallery"), bundle.skeleton
+            if not record or skeleton is None:
+                missing.append(
+                    f"No predictions of '{bundle.label}' were recorded: nothing was scored, or an"
+                    " older version exported it."
+                )
+                continue
+            form, folder = FORMS[record["artefact"]], images or Path(record["folder"])
+            reference = bundle.artefact("torch") if record["artefact"] != "torch" else None
+            before = {} if reference is None else reference.image_scores
+            entries, found = record["people"][:limit], list[Values]()
+            for i, entry in enumerate(entries):
+                path = _inside(folder, str(entry["file_name"]))
+                with suppress(HeatposeError):
+                    image = _image(entry, path, skeleton, before.get(entry["image_id"]))
+                    found.append({"name": f"person_{number}_{i}", **image})
+            if found:
+                galleries.append((bundle.label, form, found))
+            if len(found) < len(entries):
+                absent = len(entries) - len(found)
+                what = f"{absent} of {len(entries)} images" if found else "The images"
+                missing.append(
+                    f"{what} of '{bundle.label}' cannot be read in '{folder}'; give their folder"
+                    " with `heatpose report --images FOLDER`."
+                )
+    return {"galleries": galleries, "missing": missing}
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """An image below a folder; a record that leads out of it is taken for its last part."""
+    """Path of an image below a folder; of a path outside, only the file name is used."""
     path = Path(name)
     return folder / (path.name if path.is_absolute() or ".." in path.parts else path)
 
 
 def _image(
-    entry: Mapping[str, Any], path: Path, skeleton: Skeleton, before: float | None, name: str
-) -> CachedImage:
-    """Raises HeatposeError where the file is not there."""
+    entry: Mapping[str, Any], path: Path, skeleton: Skeleton, before: float | None
+) -> Values:
+    """Arguments of the macro `person`, without its name.
+
+    Raises:
+        HeatposeError: The image file is missing or unreadable.
+    """
     from PIL import Image
 
     from heatpose.utils.image_files import load_image
@@ -186,10 +144,8 @@ def _image(
     labelled = label[:, 2] > 0
     hints = _hints(entry, label, pose, skeleton)
     drawings = [
-        Drawing("label", *_drawn(points[0], labelled, skeleton, list(skeleton.keypoints))),
-        Drawing(
-            "prediction", *_drawn(points[1], labelled | (pose[:, 2] >= THRESHOLD), skeleton, hints)
-        ),
+        ("label", *_drawn(points[0], labelled, skeleton, skeleton.keypoints)),
+        ("prediction", *_drawn(points[1], labelled | (pose[:, 2] >= THRESHOLD), skeleton, hints)),
     ]
     share = np.sqrt(entry["box"][2] * entry["box"][3] / size.prod())
     message = [
@@ -200,16 +156,15 @@ def _image(
     message += [] if before is None else [f"float network {before:.1f} %"]
     extent = float(np.ptp(points[0][labelled], axis=0).max()) if labelled.any() else 0.0
     line = max(2.4, min(4.0, 0.022 * extent))
-    return CachedImage(
-        name,
-        _jpeg(tile),
-        width,
-        height,
-        round(line, 2),
-        drawings,
-        f"{entry['oks']:.1f} %",
-        ", ".join(message),
-    )
+    return {
+        "data": _jpeg(tile),
+        "width": width,
+        "height": height,
+        "line": round(line, 2),
+        "drawings": drawings,
+        "score": f"{entry['oks']:.1f} %",
+        "caption": ", ".join(message),
+    }
 
 
 def _view(
@@ -218,7 +173,7 @@ def _view(
     pose: NDArray[np.float64],
     size: NDArray[np.float64],
 ) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom in whole pixels: the box and every drawn keypoint with a margin."""
+    """Crop (left, top, right, bottom) in pixels around the box and all drawn keypoints."""
     seen = (
         np.concatenate(
             [label[label[:, 2] > 0, :2], pose[(label[:, 2] > 0) | (pose[:, 2] >= THRESHOLD), :2]]
@@ -239,7 +194,7 @@ def _hints(
     pose: NDArray[np.float64],
     skeleton: Skeleton,
 ) -> list[str]:
-    """Name, score and, where there is a label, similarity of each keypoint."""
+    """Tooltip of each keypoint: name, score and, if labelled, similarity."""
     area = AREA_OF_BOX * entry["box"][2] * entry["box"][3] / (entry["width"] * entry["height"])
     similarity = keypoint_similarity(
         pose[None, :, :2], label[None, :, :2], np.array([area]), skeleton.sigmas
@@ -256,19 +211,18 @@ def _hints(
 
 def _drawn(
     points: NDArray[np.float64], shown: NDArray[np.bool_], skeleton: Skeleton, hints: Sequence[str]
-) -> tuple[list[Limb], list[Joint]]:
+) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """Limbs (x1, y1, x2, y2, colour) and joints (x, y, colour, hint) of the shown keypoints."""
     from heatpose.pose.draw import limb_colour, side_colours
 
     colours = side_colours(skeleton)
     places = [(round(float(x), 1), round(float(y), 1)) for x, y in points]
     limbs = [
-        Limb(*places[a], *places[b], _css(limb_colour(colours[a], colours[b])))
+        (*places[a], *places[b], _css(limb_colour(colours[a], colours[b])))
         for a, b in skeleton.edge_indices
         if shown[a] and shown[b]
     ]
-    joints = [
-        Joint(x, y, _css(colours[k]), hints[k]) for k, (x, y) in enumerate(places) if shown[k]
-    ]
+    joints = [(*places[k], _css(colours[k]), hints[k]) for k in range(len(places)) if shown[k]]
     return limbs, joints
 
 

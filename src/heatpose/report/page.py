@@ -1,54 +1,29 @@
-"""The page: sections put into the template, with styles, script and plotly inside it."""
+"""The page: sections rendered by their templates, and styles, script and plotly embedded."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from heatpose.report.bundle import Bundle, on_boards
-from heatpose.report.content import Figures, Section, guarded_section
+from heatpose.report.content import Values, reading
 from heatpose.report.costs import costs
-from heatpose.report.curves import curves, operators, reproduction
+from heatpose.report.curves import curves
 from heatpose.report.gallery import gallery
-from heatpose.report.scores import drift, instances, losses
+from heatpose.report.origin import operators, reproduction
+from heatpose.report.scores import drift, losses, people
 from heatpose.report.summary import summary
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-    from markupsafe import Markup
-
+from heatpose.report.threshold import thresholds
 
 TEMPLATES = "templates"
-
-
-def sections_of(
-    bundles: Sequence[Bundle], images: Path | None = None, show_images: bool = True
-) -> Iterator[Section]:
-    """Every section, in the order of the page.
-
-    Args:
-        bundles: At least one.
-        images: Folder of the evaluation set's images, where they have moved.
-        show_images: Shows predictions on them.
-    """
-    boards = {bundle.label: on_boards(bundle) for bundle in bundles}
-    parts: Sequence[tuple[str, str, Callable[[], Section]]] = (
-        ("summary", "Summary", lambda: summary(bundles, boards)),
-        ("costs", "Accuracy against cost", lambda: costs(bundles, boards)),
-        ("losses", "What quantisation costs", lambda: losses(bundles)),
-        ("people", "Keypoints and people", lambda: instances(bundles)),
-        ("drift", "Drift of int8", lambda: drift(bundles)),
-        ("curves", "Learning curves", lambda: curves(bundles)),
-        ("gallery", "Predictions", lambda: gallery(bundles, images, show_images)),
-        ("operators", "Operators", lambda: operators(bundles)),
-        ("reproduce", "Made again", lambda: reproduction(bundles)),
-    )
-    yield from (guarded_section(key, heading, make) for key, heading, make in parts)
 
 
 def render(
@@ -58,22 +33,27 @@ def render(
     images: Path | None = None,
     show_images: bool = True,
 ) -> str:
-    """The page as one text.
+    """Renders the page to HTML.
 
     Args:
-        bundles: At least one.
-        title: Of the page; made of the bundles' names where None.
-        images: As `sections_of`.
-        show_images: As `sections_of`.
+        bundles: At least one bundle.
+        title: Title of the page; None for the names of the bundles.
+        images: Folder of the evaluation set's images, if they have moved.
+        show_images: Include predictions on them.
     """
-    sections = list(sections_of(bundles, images, show_images))
-    figures = {
-        figure.name: figure.spec
-        for section in sections
-        for block in section.blocks
-        if isinstance(block, Figures)
-        for figure in block.figures
-    }
+    boards = {bundle.label: on_boards(bundle) for bundle in bundles}
+    sections = (
+        _section("summary", "Summary", lambda: summary(bundles, boards)),
+        _section("costs", "Accuracy against cost", lambda: costs(bundles, boards)),
+        _section("losses", "What quantisation costs", lambda: losses(bundles)),
+        _section("people", "Keypoints and people", lambda: people(bundles)),
+        _section("threshold", "Score threshold", lambda: thresholds(bundles)),
+        _section("drift", "Drift of int8", lambda: drift(bundles)),
+        _section("curves", "Learning curves", lambda: curves(bundles)),
+        _section("gallery", "Predictions", lambda: gallery(bundles, images, show_images)),
+        _section("operators", "Operators", lambda: operators(bundles)),
+        _section("reproduce", "Reproduction", lambda: reproduction(bundles)),
+    )
     return (
         _environment()
         .get_template("report.html.j2")
@@ -81,13 +61,21 @@ def render(
             title=title or _title(bundles),
             bundles=bundles,
             sections=sections,
-            figures=figures,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             style=_text("report.css"),
             script=_text("report.js"),
             plotly=_plotly(),
         )
     )
+
+
+def _section(key: str, heading: str, values: Callable[[], Values]) -> dict[str, Any]:
+    """Renders `sections/<key>.html.j2`; only a sentence if the bundles' files are damaged."""
+    missing: list[str] = []
+    body = ""
+    with reading("The bundle's data for this section", missing):
+        body = _environment().get_template(f"sections/{key}.html.j2").render(values())
+    return {"key": key, "heading": heading, "body": Markup(body), "missing": missing}
 
 
 def _title(bundles: Sequence[Bundle]) -> str:
@@ -98,11 +86,8 @@ def _title(bundles: Sequence[Bundle]) -> str:
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    loader = PackageLoader("heatpose.report", TEMPLATES)
     environment = Environment(
-        loader=loader,
+        loader=PackageLoader("heatpose.report", TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -113,21 +98,17 @@ def _environment() -> Environment:
 
 
 def _code(text: str) -> Markup:
-    """A sentence, escaped; what stands between backticks is set as code."""
-    from markupsafe import Markup, escape
-
+    """Escapes a sentence and formats text in backticks as code."""
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _breakable(text: str) -> Markup:
-    """A name, escaped, which may go on in the next line after its underscores."""
-    from markupsafe import Markup, escape
-
+    """Escapes a name and allows line breaks after underscores."""
     return Markup(str(escape(text)).replace("_", "_<wbr>"))
 
 
 def _moment(text: object) -> str:
-    """An ISO time as a person writes it; another text as it is."""
+    """Formats an ISO time; other texts are returned unchanged."""
     try:
         return datetime.fromisoformat(str(text)).strftime("%Y-%m-%d %H:%M %Z").strip()
     except ValueError:
@@ -135,13 +116,13 @@ def _moment(text: object) -> str:
 
 
 def _text(name: str) -> str:
-    """A style sheet or script of the package, which goes into the page as it is."""
+    """Reads a style sheet or script of the package."""
     return (resources.files("heatpose.report") / TEMPLATES / name).read_text(encoding="utf-8")
 
 
 @cache
 def _plotly() -> str:
-    """plotly.js, MIT, as the package plotly brings it."""
+    """plotly.js (MIT) from the package plotly."""
     from plotly.offline import get_plotlyjs
 
     text: str = get_plotlyjs()

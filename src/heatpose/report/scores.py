@@ -1,114 +1,80 @@
-"""Sections on accuracy: what quantisation costs, each keypoint, small and large people, drift."""
+"""Sections on accuracy: quantisation loss, keypoints, instance sizes, drift, agreement."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
-from heatpose.report.agreement import agreement_blocks
 from heatpose.report.bundle import FORMS, Artefact, Bundle
-from heatpose.report.content import (
-    SYMBOLS,
-    Block,
-    Cell,
-    Figure,
-    Figures,
-    Row,
-    Section,
-    Table,
+from heatpose.report.content import Cell, Row, Values, number, passed, reading
+from heatpose.report.plots import (
+    CATEGORIES,
+    Spec,
     Trace,
     colour,
     error,
     even,
     figure,
-    guarded,
-    missing,
+    marker,
     plain,
+    scatter,
     short,
 )
 from heatpose.report.summary import interval, limit_of
 
+SETS = {"evaluation": "evaluation", "holdout": "held-out training"}
 
-def losses(bundles: Sequence[Bundle]) -> Section:
-    """What each file loses against the float network."""
-    traces, blocks = list[Trace](), list[Block]()
+
+def losses(bundles: Sequence[Bundle]) -> Values:
+    """The OKS drop of each file against the float network, and the acceptance checks."""
+    several = len(bundles) > 1
+    traces, missing = list[Trace](), list[str]()
     for position, bundle in enumerate(bundles):
         entries = [
             a for a in bundle.artefacts if a.form != "torch" and a.entry.get("drop") is not None
         ]
         if entries:
-            traces.append(_loss_trace(bundle, entries, position, several=len(bundles) > 1))
+            traces.append(_loss_trace(bundle, entries, position, several))
     if traces:
         traces += _limits(bundles)
-        names = list(dict.fromkeys(y for trace in traces for y in trace["y"]))
-        ticks = {
-            "tickmode": "array",
-            "tickvals": names,
-            "ticktext": [plain(short(html.unescape(name))) for name in names],
-        }
-        spec = figure(
-            traces,
-            x="OKS lost, points",
-            yaxis={"autorange": "reversed", "type": "category", **ticks},
-            legend=len(bundles) > 1,
-        )
-        message = "Bars: 95 % interval. Red strokes: what the gate allows."
-        blocks.append(
-            Figures(
-                [
-                    Figure(
-                        "loss",
-                        "OKS lost against the float network",
-                        spec,
-                        message,
-                        90 + 40 * len(names),
-                        True,
-                    )
-                ]
-            )
-        )
     else:
-        blocks.append(missing("Nothing was scored, so that no loss is known."))
-    blocks += [
-        _checks(bundle, i) for i, bundle in enumerate(bundles) if bundle.manifest.get("gates")
+        missing.append("Nothing was scored, so the loss is not known.")
+    names = list(dict.fromkeys(y for trace in traces for y in trace["y"]))
+    ticks = {
+        "tickmode": "array",
+        "tickvals": names,
+        "ticktext": [plain(short(html.unescape(name))) for name in names],
+    }
+    spec = figure(traces, x="OKS lost, points", yaxis=CATEGORIES | ticks, legend=several)
+    checks = [
+        (bundle.label, [_check(check) for check in bundle.manifest["gates"]])
+        for bundle in bundles
+        if bundle.manifest.get("gates")
     ]
-    return Section(
-        "losses",
-        "What quantisation costs",
-        "Each file against the float network it was made from, on the same images.",
-        blocks,
+    return {"loss": spec, "lines": len(names), "checks": checks, "missing": missing}
+
+
+def _loss_trace(bundle: Bundle, entries: Sequence[Artefact], position: int, several: bool) -> Trace:
+    values, low, high = (
+        [float(a.entry[key]) for a in entries] for key in ("drop", "drop_low", "drop_high")
     )
-
-
-def _loss_trace(
-    bundle: Bundle, entries: Sequence[Artefact], position: int, *, several: bool
-) -> Trace:
-    values = [float(a.entry["drop"]) for a in entries]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": plain(bundle.label),
-        "x": values,
-        "y": [_line_name(bundle, a.form, several) for a in entries],
-        "error_x": error(
-            values,
-            [float(a.entry["drop_low"]) for a in entries],
-            [float(a.entry["drop_high"]) for a in entries],
-        ),
-        "marker": {
-            "size": 11,
-            "color": colour(position),
+    return scatter(
+        bundle.label,
+        values,
+        [_line_name(bundle, a.form, several) for a in entries],
+        "%{y}<br>%{text}",
+        error_x=error(values, low, high),
+        marker={
+            **marker(position, size=11),
             "symbol": ["x" if a.rejected else "circle" for a in entries],
         },
-        "text": [
+        text=[
             f"{v:.2f} {interval(a.entry)} points{', rejected' if a.rejected else ''}"
             for v, a in zip(values, entries, strict=True)
         ],
-        "hovertemplate": "%{y}<br>%{text}<extra></extra>",
-    }
+    )
 
 
 def _line_name(bundle: Bundle, form: str, several: bool) -> str:
@@ -124,48 +90,25 @@ def _limits(bundles: Sequence[Bundle]) -> list[Trace]:
     ]
     if not found:
         return []
-    marker = {"symbol": "line-ns-open", "size": 22, "color": "#d1495b", "line": {"width": 2.5}}
-    x, y = ([entry[i] for entry in found] for i in (0, 1))
+    stroke = {"symbol": "line-ns-open", "size": 22, "color": "#d1495b", "line": {"width": 2.5}}
+    x, y = zip(*found, strict=True)
+    return [scatter("limit", x, y, "limit %{x}", marker=stroke)]
+
+
+def _check(check: Mapping[str, Any]) -> Row:
+    sentence = Cell(str(check["sentence"]), mark="long")
     return [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "limit of the gate",
-            "x": x,
-            "y": y,
-            "marker": marker,
-            "hovertemplate": "limit %{x}<extra></extra>",
-        }
+        Cell(str(check["artefact"])),
+        Cell(str(check["name"])),
+        passed(check["passed"]),
+        sentence,
     ]
 
 
-def _checks(bundle: Bundle, position: int) -> Table:
-    rows = []
-    for check in bundle.manifest["gates"]:
-        holdout_score = (
-            Cell("passed", "passed", "good")
-            if check["passed"]
-            else Cell("refused", "refused", "bad")
-        )
-        rows.append(
-            Row(
-                [
-                    Cell(str(check["artefact"])),
-                    Cell(str(check["name"])),
-                    holdout_score,
-                    Cell(str(check["sentence"]), mark="long"),
-                ]
-            )
-        )
-    return Table(
-        ("file", "gate", "verdict", "why"), rows, f"Gates of {bundle.label}", 9, f"gates_{position}"
-    )
-
-
 def shown(bundles: Sequence[Bundle]) -> Iterator[tuple[str, Artefact, int, int]]:
-    """Name, model, colour and symbol of what plots show.
+    """Yields name, model, colour index and symbol index for plots.
 
-    Of one bundle the network and its int8 files, of several what each is judged by.
+    For one bundle the network and its int8 files, for several the representative of each.
     """
     if len(bundles) == 1:
         scored = [a for a in bundles[0].artefacts if a.report is not None]
@@ -177,97 +120,66 @@ def shown(bundles: Sequence[Bundle]) -> Iterator[tuple[str, Artefact, int, int]]
             yield f"{bundle.label} ({bundle.deployed.form})", bundle.deployed, i, i // 10
 
 
-def instances(bundles: Sequence[Bundle]) -> Section:
-    """OKS of each keypoint, and of small and large people."""
+def people(bundles: Sequence[Bundle]) -> Values:
+    """OKS by keypoint and by instance size."""
     chosen = [
-        (name, artefact.report, look, symbol)
-        for name, artefact, look, symbol in shown(bundles)
+        (title, artefact.report, look, symbol)
+        for title, artefact, look, symbol in shown(bundles)
         if artefact.report is not None
     ]
-    lead = (
-        "Where the points are lost: which keypoints, and whether people are small in the image."
-        " One keypoint counts over the people where it is labelled."
-    )
     if not chosen:
-        return Section("people", "Keypoints and people", lead, [missing("Nothing was scored.")])
+        return {"keypoints": None, "missing": ["Nothing was scored."]}
     names = list(
-        dict.fromkeys(key for _, report, *_ in chosen for key in report["oks_per_keypoint"])
+        dict.fromkeys(plain(key) for _, report, *_ in chosen for key in report["oks_per_keypoint"])
     )
-    each = [
-        _keypoint_trace(name, report["oks_per_keypoint"], look, symbol)
-        for name, report, look, symbol in chosen
+    order = CATEGORIES | {"categoryorder": "array", "categoryarray": names}
+    keypoints = [
+        _keypoint_trace(title, report["oks_per_keypoint"], look, symbol)
+        for title, report, look, symbol in chosen
     ]
-    spec = figure(
-        each,
-        x="OKS %",
-        yaxis={
-            "autorange": "reversed",
-            "type": "category",
-            "categoryorder": "array",
-            "categoryarray": [plain(n) for n in names],
-        },
-    )
-    figures = [
-        Figure(
-            "keypoints", "OKS of each keypoint", spec, height=130 + 22 * len(names) + 18 * len(each)
-        )
-    ]
-    sized = [
-        _size_trace(name, report["oks_per_size"], look, symbol)
-        for name, report, look, symbol in chosen
+    sizes = [
+        _size_trace(title, report["oks_per_size"], look, symbol)
+        for title, report, look, symbol in chosen
         if report.get("oks_per_size")
     ]
-    blocks: list[Block] = []
-    if sized:
-        caption = (
-            "Side of the person's box as a share of the image's side, sqrt(box area / image"
-            " area); bars: standard error."
-        )
-        spec = figure(
-            sized, x="person's side / image's side", y="OKS %", xaxis={"type": "category"}
-        )
-        figures.append(Figure("sizes", "OKS of small and large people", spec, caption, 430))
-    else:
-        blocks.append(
-            missing(
-                "How small and large people score is not known: the bundle was exported by an older"
-                " version."
-            )
-        )
-    return Section("people", "Keypoints and people", lead, [Figures(figures), *blocks])
-
-
-def _keypoint_trace(name: str, scores: Mapping[str, float | None], look: int, symbol: int) -> Trace:
-    known = {key: value for key, value in scores.items() if value is not None}
+    missing = (
+        "How small and large people score is not known: the bundle was exported by an older"
+        " version."
+    )
+    x = "person's side / image's side"
     return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": plain(name),
-        "x": list(known.values()),
-        "y": [plain(key) for key in known],
-        "marker": {"size": 9, "color": colour(look), "symbol": SYMBOLS[symbol % len(SYMBOLS)]},
-        "hovertemplate": f"{plain(name)}<br>%{{y}}: %{{x:.1f}} %<extra></extra>",
+        "keypoints": figure(keypoints, x="OKS %", yaxis=order),
+        "names": len(names),
+        "sizes": figure(sizes, x=x, y="OKS %", xaxis={"type": "category"}) if sizes else None,
+        "missing": [] if sizes else [missing],
     }
 
 
-def _size_trace(name: str, groups: Sequence[Mapping[str, Any]], look: int, symbol: int) -> Trace:
+def _keypoint_trace(
+    title: str, scores: Mapping[str, float | None], look: int, symbol: int
+) -> Trace:
+    known = {plain(key): value for key, value in scores.items() if value is not None}
+    hover = f"{plain(title)}<br>%{{y}}: %{{x:.1f}} %"
+    return scatter(title, known.values(), known, hover, marker=marker(look, symbol))
+
+
+def _size_trace(title: str, groups: Sequence[Mapping[str, Any]], look: int, symbol: int) -> Trace:
     known = [group for group in groups if group["people"]]
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": plain(name),
-        "x": [size_name(group) for group in known],
-        "y": [group["oks"] for group in known],
-        "error_y": even([group["oks_standard_error"] for group in known]),
-        "line": {"width": 1.2, "color": colour(look)},
-        "marker": {"size": 9, "color": colour(look), "symbol": SYMBOLS[symbol % len(SYMBOLS)]},
-        "text": [f"{group['people']} people" for group in known],
-        "hovertemplate": f"{plain(name)}<br>%{{x}}: %{{y:.1f}} % (%{{text}})<extra></extra>",
-    }
+    return scatter(
+        title,
+        [size_name(group) for group in known],
+        [group["oks"] for group in known],
+        f"{plain(title)}<br>%{{x}}: %{{y:.1f}} % (%{{text}})",
+        "lines+markers",
+        error_y=even([group["oks_standard_error"] for group in known]),
+        line={"width": 1.2, "color": colour(look)},
+        marker=marker(look, symbol),
+        text=[f"{group['people']} people" for group in known],
+    )
 
 
 def size_name(group: Mapping[str, Any]) -> str:
-    """Of a group of `metrics.score_by_size`: "under 1/8", "1/8 to 1/4", "from 1/2"."""
+    """Name of a group of `metrics.score_by_size`: "under 1/8", "1/8 to 1/4", "from 1/2"."""
     low, high = (
         None if value in (0, None) else str(Fraction(value).limit_denominator(64))
         for value in (group["from"], group["to"])
@@ -275,9 +187,9 @@ def size_name(group: Mapping[str, Any]) -> str:
     return f"{low} to {high}" if low and high else f"under {high}" if high else f"from {low}"
 
 
-def drift(bundles: Sequence[Bundle]) -> Section:
-    """How far int8 moves each keypoint."""
-    figures, blocks = list[Figure](), list[Block]()
+def drift(bundles: Sequence[Bundle]) -> Values:
+    """The drift of each keypoint in the int8 files, and their agreement with the float network."""
+    figures, missing = list[dict[str, Any]](), list[str]()
     for bundle in bundles:
         moved = {
             form: found
@@ -285,37 +197,29 @@ def drift(bundles: Sequence[Bundle]) -> Section:
             if (found := _drift_of(bundle, form)) is not None
         }
         for form, numbers in list(moved.items())[: 2 if len(bundles) <= 2 else 1]:
-            heading = FORMS[form] if len(bundles) == 1 else f"{bundle.label}: {form}"
             quantiles = " / ".join(f"{numbers[key]:.2f}" for key in ("p50", "p95", "p99"))
-            caption = (
-                f"All keypoints: {quantiles} px; {numbers['moved']:.1f} % have another highest"
-                " cell."
-            )
             figures.append(
-                Figure(
-                    f"drift_{len(figures)}",
-                    heading,
-                    _drift_spec(numbers["per_keypoint"]),
-                    caption,
-                    130 + 22 * len(numbers["per_keypoint"]),
-                )
+                {
+                    "name": f"drift_{len(figures)}",
+                    "heading": FORMS[form] if len(bundles) == 1 else f"{bundle.label}: {form}",
+                    "spec": _drift_spec(numbers["per_keypoint"]),
+                    "caption": f"All keypoints: {quantiles} px; {numbers['moved']:.1f} % have"
+                    " another highest cell.",
+                    "height": 130 + 22 * len(numbers["per_keypoint"]),
+                }
             )
         if not moved:
-            blocks.append(missing(f"'{bundle.label}' has no int8 file whose drift was measured."))
-    lead = (
-        "Distance between the float network's keypoints and an int8 file's, in input pixels, over"
-        " the calibration images: median, 95 % and 99 % quantile."
-    )
-    blocks += guarded("The agreement with the float network", partial(agreement_blocks, bundles))
-    return Section(
-        "drift", "Drift of int8", lead, [*([Figures(figures)] if figures else []), *blocks]
-    )
+            missing.append(f"'{bundle.label}' has no int8 file whose drift was measured.")
+    agreement: Mapping[tuple[str, ...], list[Row]] = {}
+    with reading("The agreement with the float network", missing):
+        agreement = _agreement(bundles, missing)
+    return {"figures": figures, "agreement": agreement, "missing": missing}
 
 
 def _drift_of(bundle: Bundle, form: str) -> Mapping[str, Any] | None:
     artefact = bundle.artefact(form)
     found = None if artefact is None else artefact.entry.get("drift")
-    if found is None:  # metrics.json of older versions: the gate has it as well
+    if found is None:  # metrics.json of older versions: read from the acceptance check
         checks = (
             check
             for check in bundle.manifest.get("gates") or []
@@ -325,18 +229,45 @@ def _drift_of(bundle: Bundle, form: str) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) and found.get("per_keypoint") else None
 
 
-def _drift_spec(per_keypoint: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def _drift_spec(per_keypoint: Mapping[str, Mapping[str, float]]) -> Spec:
     names = [plain(name) for name in per_keypoint]
-    traces: list[Trace] = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": quantile,
-            "x": [float(entry[quantile]) for entry in per_keypoint.values()],
-            "y": names,
-            "marker": {"size": 9, "color": colour(i), "symbol": SYMBOLS[i]},
-            "hovertemplate": f"%{{y}}<br>{quantile} %{{x:.2f}} px<extra></extra>",
-        }
+    traces = [
+        scatter(
+            quantile,
+            [float(entry[quantile]) for entry in per_keypoint.values()],
+            names,
+            f"%{{y}}<br>{quantile} %{{x:.2f}} px",
+            marker=marker(i, i),
+        )
         for i, quantile in enumerate(("p50", "p95", "p99"))
     ]
-    return figure(traces, x="input pixels", yaxis={"autorange": "reversed", "type": "category"})
+    return figure(traces, x="input pixels", yaxis=CATEGORIES)
+
+
+def _agreement(bundles: Sequence[Bundle], missing: list[str]) -> dict[tuple[str, ...], list[Row]]:
+    """Names of keypoints -> rows of a table, whose last columns are these keypoints."""
+    tables: dict[tuple[str, ...], list[Row]] = {}
+    for bundle in bundles:
+        found = [
+            (artefact.form, SETS[images], entry)
+            for artefact in bundle.artefacts
+            for images, entry in (artefact.entry.get("agreement") or {}).items()
+            if images in SETS and entry is not None
+        ]
+        if not found:
+            missing.append(
+                f"The agreement of '{bundle.label}' with its float network is not known; export"
+                " it again with an int8 file and evaluation images."
+            )
+        for form, images, entry in found:
+            scores = entry["oks_per_keypoint"]
+            row = [
+                Cell(bundle.label),
+                Cell(form),
+                Cell(f"{entry['images']} {images}", entry["images"]),
+                number(entry["oks"]),
+                Cell(f"[{entry['oks_low']:.2f}, {entry['oks_high']:.2f}]", entry["oks_low"]),
+                *(number(value, 1) for value in scores.values()),
+            ]
+            tables.setdefault(tuple(scores), []).append(row)
+    return tables

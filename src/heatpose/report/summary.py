@@ -1,12 +1,8 @@
-"""The first section: the numbers a reader wants first.
-
-And every file beside what was published for its kind.
-"""
+"""Summary section: key numbers, and a table of all files with published rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,23 +10,14 @@ import numpy as np
 from heatpose.evaluation.metrics import bootstrap_interval
 from heatpose.evaluation.published import OutputForm, Published, counterparts
 from heatpose.report.bundle import FORMS, Artefact, Bundle, OnBoard, Taken
-from heatpose.report.content import (
-    Block,
-    Cell,
-    Note,
-    Row,
-    Section,
-    Table,
-    Tile,
-    Tiles,
-    guarded,
-    missing,
-)
+from heatpose.report.content import NOTHING, Cell, Row, Values, name, number, passed, reading
 
 Boards = Mapping[str, Sequence[OnBoard]]
-"""Label of a bundle -> what its files take."""
+"""Label of a bundle -> resources of its files on boards."""
+Tile = tuple[str, str, str, str]
+"""(label, value, note, CSS class) of a key number."""
 TILED = 3
-"""More bundles than this are told by the table alone."""
+"""Maximum number of bundles with tiles."""
 _BOARD_COLUMNS = (
     ("N6 ms", "stm32n6", "ms", "n6_ms"),
     ("N6 RAM KiB", "stm32n6", "ram_kib", "n6_ram_kib"),
@@ -38,93 +25,52 @@ _BOARD_COLUMNS = (
     ("MP257 ms", "stm32mp2", "ms", "mp257_ms"),
     ("MP157 ms", "stm32mp1", "ms", "mp157_ms"),
 )
-_LEGEND = (
-    "± is the standard error. “Lost” is against the float network on the same images, with the 95"
-    " % interval of a paired bootstrap. COCO AP is another measure than OKS; the two do not"
-    " compare. ~ is an estimate, and pointing at it tells from what. PC ms: one image on the"
-    " machine that exported. A click on a heading sorts."
-)
-NOTHING = Cell("–", mark="quiet")
+_TILES = {"ms": ("one inference", "ms"), "ram_kib": ("RAM", "KiB"), "flash_kib": ("flash", "KiB")}
 
 
-def number(value: float | None, digits: int = 2, hint: str = "") -> Cell:
-    """A number; a dash where there is none."""
-    return NOTHING if value is None else Cell(f"{value:,.{digits}f}", float(value), hint=hint)
-
-
-def summary(bundles: Sequence[Bundle], boards: Boards) -> Section:
-    """The first numbers, and every file beside what was published for its kind."""
-    blocks: list[Block] = [missing(text) for bundle in bundles for text in bundle.missing]
-    if len(bundles) <= TILED:
-        blocks += [
-            block
-            for bundle in bundles
-            for block in guarded(
-                f"The scores of '{bundle.label}'", partial(lambda b: [_tiles(b, boards)], bundle)
-            )
-        ]
-    columns = (
-        "network",
-        "file",
-        "verdict",
-        "OKS %",
-        "lost [95 %]",
-        "COCO AP %",
-        "KiB",
-        "PC ms",
-        *(entry[0] for entry in _BOARD_COLUMNS),
-    )
-    rows: list[Row] = []
+def summary(bundles: Sequence[Bundle], boards: Boards) -> Values:
+    """Key numbers of the bundles, a table of all files with published rows, and differences."""
+    missing = [text for bundle in bundles for text in bundle.missing]
+    tiles, rows, differences = list[tuple[str, list[Tile]]](), list[Row](), list[Row]()
+    for bundle in bundles if len(bundles) <= TILED else ():
+        with reading(f"The scores of '{bundle.label}'", missing):
+            tiles.append((bundle.label, list(_tiles(bundle, boards))))
     for bundle in bundles:
         for artefact in bundle.artefacts:
-            made = guarded(
-                f"{artefact.title} of '{bundle.label}'",
-                partial(lambda b, a: [Table((), [_row(b, a, boards)])], bundle, artefact),
-            )
-            rows += [row for block in made if isinstance(block, Table) for row in block.rows]
-            blocks += [block for block in made if isinstance(block, Note)]
-    rows += [_published_row(row) for row in _published(bundles)]
-    blocks.append(Table(columns, rows, numbers=3, name="summary-table"))
-    notes = dict.fromkeys(note for bundle in bundles if (note := _published_note(bundle)))
-    blocks += [Note(_LEGEND), *(Note(note) for note in notes)]
-    if len(bundles) > 1:
-        blocks += guarded("The scores of the images", lambda: _against_first(bundles))
-    lead = (
-        "Mean OKS by the published single-person protocol, each file run as it is. Grey rows were"
-        " published by others."
-    )
-    return Section("summary", "Summary", lead, blocks)
+            with reading(f"{artefact.title} of '{bundle.label}'", missing):
+                rows.append(_row(bundle, artefact, boards))
+    with reading("The scores of the images", missing):
+        for other in bundles[1:]:
+            differences += _against(bundles[0], other, missing)
+    columns = ["network", "file", "status", "OKS %", "lost [95 %]", "COCO AP %", "KiB", "PC ms"]
+    return {
+        "several": len(bundles) > 1,
+        "first": bundles[0].label,
+        "key_numbers": tiles,
+        "columns": columns + [title for title, *_ in _BOARD_COLUMNS],
+        "rows": rows,
+        "published": [_published_row(row) for row in _published(bundles)],
+        "published_notes": dict.fromkeys(note for b in bundles if (note := _published_note(b))),
+        "differences": differences,
+        "missing": missing,
+    }
 
 
-def _tiles(bundle: Bundle, boards: Boards) -> Tiles:
+def _tiles(bundle: Bundle, boards: Boards) -> Iterator[Tile]:
     deployed = bundle.deployed
-    tiles = [
-        Tile(
-            "input",
-            f"{bundle.resolution} × {bundle.resolution}",
-            f"{len(bundle.skeleton) if bundle.skeleton else '?'} keypoints",
-        )
-    ]
     if deployed is not None and deployed.report is not None:
-        message = (
-            f"± {deployed.report['oks_standard_error']:.2f}, {deployed.report['images']} images,"
-            f" {FORMS[deployed.form]}"
-        )
-        tiles.insert(0, Tile("OKS", f"{deployed.oks:.2f} %", message))
-        if deployed.form != "torch":
-            tiles.append(_loss_tile(bundle, deployed))
+        report = deployed.report
+        message = f"± {report['oks_standard_error']:.2f}, {report['images']} images"
+        yield "OKS", f"{deployed.oks:.2f} %", f"{message}, {FORMS[deployed.form]}", ""
+    keypoints = len(bundle.skeleton) if bundle.skeleton else "?"
+    yield "input", f"{bundle.resolution} × {bundle.resolution}", f"{keypoints} keypoints", ""
+    if deployed is not None and deployed.report is not None and deployed.form != "torch":
+        yield _loss_tile(bundle, deployed)
     for entry in boards[bundle.label]:
         if entry.target == "stm32n6":
-            names = {
-                "ms": ("one inference", "ms"),
-                "ram_kib": ("RAM", "KiB"),
-                "flash_kib": ("flash", "KiB"),
-            }
-            tiles += [
-                Tile(f"{entry.board}: {names[name][0]}", f"{taken} {names[name][1]}", _span(taken))
-                for name, taken in entry.figures.items()
-            ]
-    return Tiles(bundle.label, tiles)
+            for quantity, taken in entry.figures.items():
+                title, unit = _TILES[quantity]
+                yield f"{entry.board}: {title}", f"{taken} {unit}", _span(taken), ""
 
 
 def _span(taken: Taken) -> str:
@@ -138,17 +84,14 @@ def _span(taken: Taken) -> str:
 
 def _loss_tile(bundle: Bundle, deployed: Artefact) -> Tile:
     drop, limit = float(deployed.entry["drop"]), limit_of(bundle, deployed.form)
-    message = interval(deployed.entry) + ("" if limit is None else f", the gate allows {limit:g}")
-    return Tile(
-        "lost to the float network",
-        f"{drop:.2f} points",
-        message,
-        "" if limit is None else "good" if drop <= limit else "bad",
-    )
+    message, mark = interval(deployed.entry), ""
+    if limit is not None:
+        message, mark = f"{message}, the limit is {limit:g}", "good" if drop <= limit else "bad"
+    return "lost to the float network", f"{drop:.2f} points", message, mark
 
 
 def limit_of(bundle: Bundle, form: str) -> float | None:
-    """OKS in points that the accuracy gate lets a file lose; None where it has no such gate."""
+    """Limit of the OKS drop in the acceptance check "accuracy", in points; None without check."""
     checks = (
         check
         for check in bundle.manifest.get("gates") or []
@@ -159,68 +102,49 @@ def limit_of(bundle: Bundle, form: str) -> float | None:
 
 
 def interval(entry: Mapping[str, Any]) -> str:
-    """Of a loss: "[0.32, 1.48]"."""
+    """Interval of a drop as text, for instance "[0.32, 1.48]"."""
     return f"[{entry['drop_low']:.2f}, {entry['drop_high']:.2f}]"
 
 
 def _row(bundle: Bundle, artefact: Artefact, boards: Boards) -> Row:
     entry, report = artefact.entry, artefact.report
-    score = (
-        NOTHING
-        if report is None
-        else Cell(f"{report['oks']:.2f} ± {report['oks_standard_error']:.2f}", float(report["oks"]))
-    )
-    lost = NOTHING
+    score, lost = NOTHING, NOTHING
+    if report is not None:
+        score = Cell(
+            f"{report['oks']:.2f} ± {report['oks_standard_error']:.2f}", float(report["oks"])
+        )
     if artefact.form != "torch" and entry.get("drop") is not None:
         lost = Cell(f"{entry['drop']:.2f} {interval(entry)}", float(entry["drop"]))
-    size = None if artefact.path is None else artefact.path.stat().st_size / 1024
     taken = {
-        (on.target, name): value
+        (on.target, quantity): Cell(str(value), value.interval.value, hint=value.message)
         for on in boards[bundle.label]
         if on.artefact.form == artefact.form
-        for name, value in on.figures.items()
+        for quantity, value in on.figures.items()
     }
-    on_board = [taken.get((target, quantity)) for _, target, quantity, _ in _BOARD_COLUMNS]
-    return Row(
-        [
-            Cell(bundle.label, bundle.label),
-            Cell(
-                artefact.title,
-                artefact.title,
-                hint=artefact.path.name if artefact.path else "not a file",
-            ),
-            _holdout_score(artefact),
-            score,
-            lost,
-            number(None if report is None else report["ap"]),
-            number(size, 0),
-            number(entry.get("milliseconds"), 1),
-            *(
-                (
-                    NOTHING
-                    if value is None
-                    else Cell(str(value), value.interval.value, hint=value.message)
-                )
-                for value in on_board
-            ),
-        ]
-    )
+    path = artefact.path
+    return [
+        name(bundle.label),
+        name(artefact.title, hint=path.name if path else "not a file"),
+        _status(artefact),
+        score,
+        lost,
+        number(None if report is None else report["ap"]),
+        number(None if path is None else path.stat().st_size / 1024, 0),
+        number(entry.get("milliseconds"), 1),
+        *(taken.get((target, quantity), NOTHING) for _, target, quantity, _ in _BOARD_COLUMNS),
+    ]
 
 
-def _holdout_score(artefact: Artefact) -> Cell:
+def _status(artefact: Artefact) -> Cell:
     if artefact.form == "torch":
-        return Cell("reference", "reference", "quiet")
+        return name("reference", "quiet")
     if artefact.rejected:
-        return Cell("rejected", "rejected", "bad", "a gate refused it: see below")
-    return (
-        Cell("passed", "passed", "good")
-        if artefact.entry.get("passed")
-        else Cell("not known", "", "quiet")
-    )
+        return name("rejected", "bad", "failed an acceptance check: see below")
+    return passed(True) if artefact.entry.get("passed") else Cell("not known", "", "quiet")
 
 
 def _published(bundles: Sequence[Bundle]) -> list[Published]:
-    """The rows for the kinds of the bundles, each once."""
+    """Published rows for the kinds of the bundles, without duplicates."""
     found: dict[Published, None] = {}
     for bundle in bundles:
         if (
@@ -236,25 +160,18 @@ def _published(bundles: Sequence[Bundle]) -> list[Published]:
 
 
 def _published_row(row: Published) -> Row:
-    message = (
+    hint = (
         f"{row.variant}, {row.resolution} × {row.resolution}, trained on {row.training_data}; ST"
         f" Edge AI Core {row.n6_stedgeai_core or '–'}"
     )
-    figures = [
-        number(getattr(row, key), 1 if key.endswith("ms") else 0) for *_, key in _BOARD_COLUMNS
-    ]
-    cells = [
-        Cell(f"{row.variant} {row.resolution} ({row.training_data})", row.variant, hint=message),
-        Cell(FORMS[row.quantization], FORMS[row.quantization]),
+    return [
+        Cell(f"{row.variant} {row.resolution} ({row.training_data})", row.variant, hint=hint),
+        name(FORMS[row.quantization]),
         Cell(f"published ({row.source})", "published", "quiet"),
         number(row.oks_percent),
-        NOTHING,
-        NOTHING,
-        NOTHING,
-        NOTHING,
-        *figures,
+        *[NOTHING] * 4,
+        *(number(getattr(row, k), 1 if k.endswith("ms") else 0) for *_, k in _BOARD_COLUMNS),
     ]
-    return Row(cells, "published")
 
 
 def _published_note(bundle: Bundle) -> str:
@@ -262,71 +179,25 @@ def _published_note(bundle: Bundle) -> str:
     return str(published.get("note") or "") if isinstance(published, Mapping) else ""
 
 
-def image_scores(artefact: Artefact) -> dict[int, float]:
-    """Image id -> OKS in percent."""
-    report = artefact.report
-    return (
-        {}
-        if report is None
-        else {int(entry["image_id"]): float(entry["oks"]) for entry in report["per_image"]}
-    )
-
-
-def _against_first(bundles: Sequence[Bundle]) -> list[Block]:
-    """Paired differences of the other bundles from the first, of the same form.
-
-    On the same images.
-    """
-    first, rows, blocks = bundles[0], [], list[Block]()
-    for other in bundles[1:]:
-        for artefact in other.artefacts:
-            own = first.artefact(artefact.form)
-            if (
-                own is None
-                or own.report is None
-                or artefact.report is None
-                or artefact.form in ("onnx", "float32")
-            ):
-                continue
-            a, b = image_scores(artefact), image_scores(own)
-            if a.keys() != b.keys():
-                blocks.append(
-                    Note(
-                        f"'{other.label}' and '{first.label}' were scored on different images:"
-                        " their OKS do not compare.",
-                        "missing",
-                    )
-                )
-                break
-            difference = np.array([a[image] - b[image] for image in a])
-            low, high = bootstrap_interval(difference)
-            message = Cell(
-                f"{difference.mean():+.2f} [{low:+.2f}, {high:+.2f}]",
-                float(difference.mean()),
-                "good" if low > 0 else "bad" if high < 0 else "",
+def _against(first: Bundle, other: Bundle, missing: list[str]) -> Iterator[Row]:
+    """Paired differences from the first bundle, per artefact, on the same images."""
+    for artefact in other.artefacts:
+        a, own = artefact.image_scores, first.artefact(artefact.form)
+        b = {} if own is None else own.image_scores
+        if not a or not b or artefact.form in ("onnx", "float32"):
+            continue
+        if a.keys() != b.keys():
+            missing.append(
+                f"'{other.label}' and '{first.label}' were scored on different images: their OKS"
+                " are not comparable."
             )
-            rows.append(
-                Row(
-                    [
-                        Cell(other.label, other.label),
-                        Cell(artefact.title, artefact.title),
-                        message,
-                        number(len(difference), 0),
-                    ]
-                )
-            )
-    if rows:
-        caption = (
-            f"Difference from {first.label}, in points, on the same images, with the 95 %"
-            " interval of a paired bootstrap; coloured where it excludes 0."
-        )
-        blocks.append(
-            Table(
-                ("network", "file", "difference [95 %]", "pictures"),
-                rows,
-                caption,
-                2,
-                "against_first",
-            )
-        )
-    return blocks
+            return
+        difference = np.array([a[image] - b[image] for image in a])
+        mean, (low, high) = float(difference.mean()), bootstrap_interval(difference)
+        mark = "good" if low > 0 else "bad" if high < 0 else ""
+        yield [
+            name(other.label),
+            name(artefact.title),
+            Cell(f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]", mean, mark),
+            number(len(difference), 0),
+        ]

@@ -1,6 +1,5 @@
 "use strict";
 // Plots take the page's colours, also when the system changes from light to dark.
-const figures = JSON.parse(document.getElementById("figures").textContent);
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 
 function pageColours() {
@@ -34,8 +33,8 @@ const dragmode = window.matchMedia("(hover: hover)").matches ? "zoom" : false;
 const settings = { responsive: true, displayModeBar: false, displaylogo: false };
 
 function draw(element) {
-  const { data, layout } = figures[element.id];
-  const size = { ...layout, dragmode, height: Number(element.dataset.height), font: { ...layout.font, family: "system-ui, sans-serif" } };
+  const { data, layout } = JSON.parse(element.dataset.spec);
+  const size = { ...layout, dragmode, height: element.clientHeight, font: { ...layout.font, family: "system-ui, sans-serif" } };
   Plotly.newPlot(element, data, withColours(size), settings).then(() => element.classList.add("drawn"));
 }
 
