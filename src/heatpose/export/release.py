@@ -188,11 +188,12 @@ def _card(
 ) -> str:
     """The bundle's card under the released name, with what the folder lacks and has in addition."""
     text = (bundle / CARD).read_text(encoding="utf-8")
-    for key, heading in (("weights", "initial weights"), ("data", "data")):
-        told = str(manifest["terms"].get(key))
-        text = re.sub(
-            rf"^- {heading}: .*$", lambda _, t=f"- {heading}: {told}": t, text, flags=re.M
-        )
+    terms = manifest["terms"]
+    stated = {"- initial weights: ": terms.get("weights"), "- data: ": terms.get("data")}
+    text = "\n".join(
+        next((start + str(told) for start, told in stated.items() if line.startswith(start)), line)
+        for line in text.splitlines()
+    )
     text = re.sub(
         rf"^(# |- name: ){re.escape(str(manifest['name']))}$", rf"\g<1>{name}", text, flags=re.M
     )
