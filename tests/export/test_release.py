@@ -202,6 +202,7 @@ def test_the_author_states_the_terms(made: Path, tmp_path: Path) -> None:
     assert f"\n- data: {data}\n" in card and recorded["data"] == data
     assert recorded["weights"] == _manifest(made / "exports/tiny")["terms"]["weights"]
     assert f"\n- initial weights: {recorded['weights']}\n" in card
+    assert card.count(data) == 1
 
 
 def test_refuses_bundles_that_cannot_be_released(made: Path, tmp_path: Path) -> None:

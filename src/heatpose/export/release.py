@@ -189,11 +189,10 @@ def _card(
     """The bundle's card under the released name, with what the folder lacks and has in addition."""
     text = (bundle / CARD).read_text(encoding="utf-8")
     terms = manifest["terms"]
-    stated = {"- initial weights: ": terms.get("weights"), "- data: ": terms.get("data")}
-    text = "\n".join(
-        next((start + str(told) for start, told in stated.items() if line.startswith(start)), line)
-        for line in text.splitlines()
-    )
+    for start, key in (("- initial weights: ", "weights"), ("- data: ", "data")):
+        before, found, after = text.partition(f"\n{start}")
+        if found:  # the first such line; the records below have entries of these names too
+            text = f"{before}{found}{terms.get(key)}\n{after.partition(chr(10))[2]}"
     text = re.sub(
         rf"^(# |- name: ){re.escape(str(manifest['name']))}$", rf"\g<1>{name}", text, flags=re.M
     )
