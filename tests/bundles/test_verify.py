@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from heatpose.bundles.bundle import file_table
-from heatpose.bundles.verify import verify_bundle
+from heatpose.bundles.bundle import file_table, verify_bundle
 from heatpose.errors import HeatposeError
 from heatpose.utils.files import sha256, write_json
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from heatpose.data.sample import Person
-from heatpose.evaluation.agreement import agreement
+from heatpose.evaluation.metrics import agreement
 from heatpose.pose.skeleton import Skeleton
 
 SIGMAS = (0.026, 0.107, 0.05)

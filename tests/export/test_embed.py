@@ -13,11 +13,10 @@ import pytest
 import tflite
 import torch
 
-from heatpose.bundles.bundle import file_entry
-from heatpose.bundles.verify import verify_bundle
+from heatpose.bundles.bundle import file_entry, verify_bundle
 from heatpose.errors import HeatposeError
 from heatpose.evaluation.evaluate import EvalReport, evaluate
-from heatpose.export.embed import description, into_onnx, into_tflite
+from heatpose.export.onnx import description, into_onnx, into_tflite
 from heatpose.models.init import from_movenet
 from heatpose.models.movenet import MoveNet
 from heatpose.pose.preprocessing import Preprocessing

@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 
 from heatpose.bundles import released
-from heatpose.bundles.bundle import file_table
-from heatpose.bundles.verify import verify_bundle
+from heatpose.bundles.bundle import file_table, verify_bundle
 from heatpose.data.sample import labelled_image
 from heatpose.data.sources import SyntheticSource
 from heatpose.entries.evaluate_and_export import export
 from heatpose.errors import HeatposeError
 from heatpose.export import release
-from heatpose.export.agreement import held_out
 from heatpose.export.release import write_half, write_release
+from heatpose.export.validate import held_out
 from heatpose.models.checkpoint import load_checkpoint, save_checkpoint, weights_hash
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import ST_13

@@ -77,7 +77,7 @@ def broken_checkpoints(folder: Path) -> list[str]:
 
 def broken_bundles(folder: Path) -> list[str]:
     """Bundles that are not whole."""
-    from heatpose.bundles.verify import verify_bundle
+    from heatpose.bundles.bundle import verify_bundle
     from heatpose.errors import HeatposeError
 
     broken = []

@@ -190,7 +190,7 @@ def report(path: Path) -> None:
 
 def manifest(path: Path) -> None:
     """What stands beside a model that is run, handed to a board, or verified."""
-    from heatpose.bundles.verify import verify_bundle
+    from heatpose.bundles.bundle import verify_bundle
     from heatpose.deploy.model import choose_model
 
     parse_once()

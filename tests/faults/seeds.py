@@ -85,8 +85,7 @@ def networks(folder: Path) -> None:
     """A checkpoint, an ONNX file and a TFLite file of one network."""
     import torch
 
-    from heatpose.export.embed import description, into_tflite
-    from heatpose.export.onnx import export_onnx
+    from heatpose.export.onnx import description, export_onnx, into_tflite
     from heatpose.models.checkpoint import save_checkpoint
     from heatpose.models.movenet import MoveNet
     from heatpose.pose.preprocessing import Preprocessing

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from heatpose.bundles.verify import verify_bundle
+from heatpose.bundles.bundle import verify_bundle
 
 pytestmark = [pytest.mark.slow]
 FULL = "No space left on device"

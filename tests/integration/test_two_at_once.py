@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from heatpose.bundles.verify import verify_bundle
+from heatpose.bundles.bundle import verify_bundle
 from heatpose.data.image_cache import ImageCache
 
 pytestmark = pytest.mark.slow

@@ -97,8 +97,8 @@ def verify(
     json_out: JsonOut = None,
 ) -> None:
     """Compare a bundle's files with the hashes in its manifest."""
+    from heatpose.bundles.bundle import verify_bundle
     from heatpose.bundles.released import resolve_bundle
-    from heatpose.bundles.verify import verify_bundle
 
     bundle = resolve_bundle(bundle)
     found = verify_bundle(bundle)

@@ -15,10 +15,9 @@ from typing import Any
 from heatpose.deploy.estimate import estimate
 from heatpose.deploy.targets import built_in, load_target
 from heatpose.evaluation.published import image_set, markdown
-from heatpose.export.agreement import SETS
 from heatpose.export.job import ExportJob
 from heatpose.export.result import BundleResult, cells
-from heatpose.export.validate import ValidationResult
+from heatpose.export.validate import SETS, ValidationResult
 from heatpose.tflite.reader import read_graph
 
 

@@ -12,7 +12,7 @@ from heatpose.bundles.bundle import Bundle
 from heatpose.bundles.provenance import data_entry
 from heatpose.errors import HeatposeError
 from heatpose.export.convert import check_installed
-from heatpose.export.embed import description
+from heatpose.export.onnx import description
 from heatpose.quantize.calibration import ExportData
 from heatpose.quantize.settings import ExportConfig
 from heatpose.tflite.inspect import Artefact

@@ -17,15 +17,13 @@ from heatpose.bundles.provenance import surroundings
 from heatpose.errors import first_line
 from heatpose.evaluation.evaluate import paired_difference
 from heatpose.evaluation.published import Comparison, OutputForm, compare
-from heatpose.export.agreement import held_out
 from heatpose.export.card import model_card, terms
 from heatpose.export.checks import drop_json
 from heatpose.export.convert import convert
-from heatpose.export.embed import into_tflite
 from heatpose.export.job import ExportJob
-from heatpose.export.onnx import export_onnx
+from heatpose.export.onnx import export_onnx, into_tflite
 from heatpose.export.result import BundleResult, Steps, rows_of
-from heatpose.export.validate import ONNX, TORCH, ValidationResult, Validator
+from heatpose.export.validate import ONNX, TORCH, ValidationResult, Validator, held_out
 from heatpose.quantize.calibration import (
     calibration_images,
     calibration_record,

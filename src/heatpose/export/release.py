@@ -16,9 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from heatpose.bundles.bundle import Bundle, file_table
+from heatpose.bundles.bundle import Bundle, file_table, verify_bundle
 from heatpose.bundles.released import ENTRY, PATTERNS
-from heatpose.bundles.verify import verify_bundle
 from heatpose.errors import HeatposeError
 from heatpose.evaluation.published import image_set
 from heatpose.models.checkpoint import (

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
-from heatpose.bundles.embedded import tflite_facts
+from heatpose.bundles.facts import tflite_facts
 from heatpose.bundles.released import resolve
 from heatpose.errors import HeatposeError, first_line
 from heatpose.models.checkpoint import load_checkpoint

@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from heatpose.bundles.bundle import Bundle
-from heatpose.bundles.embedded import tflite_facts
-from heatpose.bundles.facts import bundle_facts
+from heatpose.bundles.facts import bundle_facts, tflite_facts
 from heatpose.errors import HeatposeError
 from heatpose.evaluation.parity import OutputUse, PixelDrift, output_use, pixel_drift, pose_drift
 from heatpose.pose.draw import contact_sheet, draw_pose

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.bundles.embedded import onnx_facts
+from heatpose.bundles.facts import onnx_facts
 from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing, check_resolution
 from heatpose.runners.normalisation import BYTES, SIGNED, Arithmetic, InputReading, Normalisation

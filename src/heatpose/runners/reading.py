@@ -159,7 +159,7 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 
 def _read_tflite(path: Path) -> tuple[FileFacts, Read | None]:
-    from heatpose.bundles.embedded import tflite_facts
+    from heatpose.bundles.facts import tflite_facts
     from heatpose.runners.outputs import choose_output
     from heatpose.runners.tflite_runner import gives_classes, input_form, read_input
     from heatpose.tflite.reader import read_graph
@@ -177,7 +177,7 @@ def _read_tflite(path: Path) -> tuple[FileFacts, Read | None]:
 
 
 def _read_onnx(path: Path) -> tuple[FileFacts, Read | None]:
-    from heatpose.bundles.embedded import onnx_facts
+    from heatpose.bundles.facts import onnx_facts
     from heatpose.runners import open_runner
     from heatpose.tflite.inspect import load_onnx
 

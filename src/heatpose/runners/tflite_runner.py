@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.bundles.embedded import tflite_facts
+from heatpose.bundles.facts import tflite_facts
 from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.runners.normalisation import (
