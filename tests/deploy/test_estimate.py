@@ -349,6 +349,15 @@ def test_rows_that_were_not_fitted_are_within_their_promise_or_their_interval(
     assert missed == [("ST application 2.3 on NUCLEO-N657X0-Q with UVC display", "n6_ms")]
 
 
+def test_a_published_time_that_is_missed_widens_the_interval_of_its_board() -> None:
+    """ST's application took 14 ms on the NUCLEO by USB."""
+    graph = graph_of_network(MoveNet(13), 192, output="int8")
+    kit, nucleo = (estimate(graph, load_target(name)) for name in ("stm32n6", "nucleo_n657x0"))
+    assert kit.ms and nucleo.ms and kit.ms.value == nucleo.ms.value
+    assert nucleo.ms.low <= 14.01 < kit.ms.low
+    assert any("NUCLEO" in note for note in nucleo.notes) and "NUCLEO" not in "".join(kit.notes)
+
+
 def test_flash_of_generated_code_counted_by_hand() -> None:
     """Kernels and tables of the 13-keypoint network that ST built with Core 2.1 for release 2.0.
 
