@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from types import ModuleType
 
@@ -264,7 +266,113 @@ def test_a_network_of_another_family_gets_no_numbers(tflite_files: dict[str, Pat
     assert expected.ms is None and expected.ram_kib is None and expected.extrapolates
 
 
+# Published rows.
+
+
+def _registry() -> list[dict[str, str]]:
+    text = (resources.files("heatpose.deploy") / "rows.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
+
+
+@pytest.mark.parametrize(
+    ("source", "numbers", "core"),
+    [
+        (
+            "a100_heatmaps",
+            [("192", "", "22.17"), ("224", "", "27.00"), ("256", "", "34.16")],
+            "4.0.0",
+        ),
+        ("13 keypoints", [("192", "3036.17", "")], "2.2.0"),
+        ("for the DK ST 13", [("192", "2580", "18")], "4.0.0"),
+        ("user's build", [("256", "2702", "")], "3.0.0"),
+        ("on STM32N6570-DK", [("192", "", "18")], "4.0.0"),
+        ("SPI display", [("192", "", "18")], "4.0.0"),
+        ("UVC display", [("192", "", "14")], "4.0.0"),
+        (
+            "model zoo re-identification",
+            [
+                ("256x128", "2786.52", "13.37"),
+                ("256x128", "553.58", "4.15"),
+                ("256x128", "404.9", "3.53"),
+                ("256x128", "2375.33", "13.44"),
+            ],
+            "3.0.0",
+        ),
+    ],
+)
+def test_the_registry_has_every_published_row_with_source_and_version(
+    source: str, numbers: list[tuple[str, str, str]], core: str
+) -> None:
+    rows = [
+        row for row in _registry() if source in row["source"] and row["n6_stedgeai_core"] == core
+    ]
+    for size, flash, ms in numbers:
+        same = [row for row in rows if row["resolution"] == size and row["n6_ms"] == ms]
+        assert [row for row in same if flash in ("", row["n6_flash_kib"])], (size, flash, ms)
+    assert all(row["ref"] and row["scheduler"] in ("alternative", "automatic") for row in rows)
+
+
+def _built(row: dict[str, str], fitting: ModuleType) -> Estimate:
+    profile = {"alternative": "n6_core_2.0", "automatic": "n6_core_4.0"}[row["scheduler"]]
+    name = fitting._own_row(row).name
+    return estimate(fitting.GRAPHS[name], load_target(row["board"]), profile)
+
+
+@pytest.mark.slow
+def test_rows_that_were_not_fitted_are_within_their_promise_or_their_interval(
+    fitting: ModuleType,
+) -> None:
+    """10 % in RAM and flash, 5 % in time; what is missed lies inside its interval."""
+    missed = []
+    for row in _registry():
+        if row["use"] != "held-out":
+            continue
+        expected, board = _built(row, fitting), row["memory"] == "board"
+        for key, interval, limit in (
+            ("n6_ram_kib", expected.ram_kib if board else None, 0.1),
+            ("n6_flash_kib", expected.flash_kib if board else None, 0.1),
+            ("n6_ms", expected.ms, 0.05),
+        ):
+            if not row[key] or interval is None:
+                continue
+            real = float(row[key])
+            assert interval.low - 0.01 <= real <= interval.high + 0.01, (
+                row["source"],
+                key,
+                interval,
+            )
+            if abs(interval.value / real - 1) > limit:
+                missed.append((row["source"], key))
+    assert missed == [("ST application 2.3 on NUCLEO-N657X0-Q with UVC display", "n6_ms")]
+
+
+def test_a_published_time_that_is_missed_widens_the_interval_of_its_board() -> None:
+    """ST's application took 14 ms on the NUCLEO by USB."""
+    graph = graph_of_network(MoveNet(13), 192, output="int8")
+    kit, nucleo = (estimate(graph, load_target(name)) for name in ("stm32n6", "nucleo_n657x0"))
+    assert kit.ms and nucleo.ms and kit.ms.value == nucleo.ms.value
+    assert nucleo.ms.low <= 14.01 < kit.ms.low
+    assert any("NUCLEO" in note for note in nucleo.notes) and "NUCLEO" not in "".join(kit.notes)
+
+
+def test_flash_of_generated_code_counted_by_hand() -> None:
+    """Kernels and tables of the 13-keypoint network that ST built with Core 2.1 for release 2.0.
+
+    2168.2 KiB of kernels, 511.9 of depthwise ones for groups of 8 channels, 2 x 156.8 of tables.
+    """
+    counted = features_of(graph_of_network(MoveNet(13), 192, output="int8"))
+    assert counted.kernels / 1024 == pytest.approx(2168.2, abs=0.1)
+    assert 8 * counted.depthwise / 1024 == pytest.approx(511.9, abs=0.1)
+    assert counted.row_tables / 1024 == pytest.approx(2 * 156.8, abs=0.1)
+
+
 # RAM in the board's memories, against builds.
+
+
+def test_ram_of_the_generated_code() -> None:
+    """864 + 378 + 432 KiB in cpuRAM2, npuRAM4 and npuRAM5, as ST built the network."""
+    expected = _expected()
+    assert expected.ram_kib and expected.ram_kib.value == pytest.approx(864 + 378 + 432)
 
 
 @pytest.mark.parametrize(("size", "real"), [(192, 1674), (224, 2058), (256, 2352)])

@@ -7,13 +7,13 @@ from dataclasses import asdict, replace
 import pytest
 
 from heatpose.deploy.estimate import Estimate, estimate
-from heatpose.deploy.features import as_bilinear, features_of
+from heatpose.deploy.features import allocate, as_bilinear, as_compiled, features_of
 from heatpose.deploy.network_graph import graph_of_network
 from heatpose.deploy.rules import check_target
 from heatpose.deploy.targets import load_target
 from heatpose.models.layers import Upsampling
 from heatpose.models.movenet import MoveNet
-from heatpose.tflite.graph import Graph
+from heatpose.tflite.graph import Graph, Operator, Tensor
 
 N6, MP2 = (load_target(name) for name in ("stm32n6", "stm32mp2"))
 CELLS = 12 * 12 * 64 + 24 * 24 * 32 + 48 * 48 * 24  # of the three larger maps at 192
@@ -122,3 +122,38 @@ def test_the_rules_name_unconfirmed_operators(
         for finding in check_target(graphs[kind], own)
         if finding.rule == "target_unconfirmed_operator"
     ]
+
+
+def test_padding_of_convolutions_costs_nothing(graphs: dict[str, Graph]) -> None:
+    """As Keras writes a strided convolution: a PAD operator before it."""
+    plain = graphs["bilinear"]
+    first = next(o for o in plain.operators if o.name == "CONV_2D")
+    image = plain.tensors[first.inputs[0]]
+    shape = (1, image.shape[1] + 1, image.shape[2] + 1, image.shape[3])
+    padded = replace(image, shape=shape)
+    place = len(plain.tensors)
+    pad = Operator(first.index, "PAD", (first.inputs[0],), (place,), {})
+    reads = replace(first, inputs=(place, *first.inputs[1:]))
+    later = [reads if o is first else o for o in plain.operators]
+    listed = [*later[: first.index], pad, *later[first.index :]]
+    operators = tuple(replace(o, index=i) for i, o in enumerate(listed))
+    keras = replace(plain, tensors=(*plain.tensors, padded), operators=operators)
+    npu = load_target("stm32n6").npu
+    assert npu is not None and features_of(keras).traffic > features_of(plain).traffic
+    assert features_of(as_compiled(keras)) == features_of(plain)
+    assert allocate(as_compiled(keras), npu) == allocate(plain, npu)
+    assert as_compiled(plain) is plain
+    result = replace(keras, outputs=(place,))  # what others read stays
+    assert as_compiled(result) is result
+
+
+def test_the_last_bytes_of_a_run_of_memories_stay_free() -> None:
+    """8 of npuRAM6 in ST's builds: 384 + 64 KiB do not share it, though 448 KiB are there."""
+    npu = load_target("stm32n6").npu
+    assert npu is not None
+    shapes = ((1, 64, 1024, 6), (1, 64, 1024, 1))
+    tensors = tuple(Tensor(i, f"t{i}", shape, "int8", None, None) for i, shape in enumerate(shapes))
+    graph = Graph(tensors, (), (0, 1), (), "", 3)
+    assert allocate(graph, npu).on_chip == 384 + 64
+    whole = replace(npu, pools=[pool for pool in npu.pools if pool.name == "npuRAM6"])
+    assert allocate(graph, whole).left_over == 64

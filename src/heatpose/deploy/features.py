@@ -7,7 +7,7 @@ Definitions: section "estimates" of docs/stm32.md. On the STM32N6 time depends o
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from heatpose.deploy.targets import Npu, Pool
@@ -24,6 +24,10 @@ from heatpose.tflite.graph import (
 
 RESIZES = ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
 _SOFTWARE = (*RESIZES, "SOFTMAX", "DEQUANTIZE")
+_DENSE = ("CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+_DEPTHWISE = "DEPTHWISE_CONV_2D"
+_CONVOLUTIONS = ("CONV_2D", _DEPTHWISE)
+_WIDE = 512
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class Features:
         macs_other: `macs` if it is not, else 0.
         resized: Elements written by resize operators.
         softmax: Elements written by SOFTMAX.
+        kernels: Bytes of the kernels of convolutions and dense layers, depthwise ones excluded.
+        depthwise: Bytes of the kernels of depthwise convolutions; the N6's compiler expands them.
+        row_tables: Bytes of the tables of wide convolutions that the N6's compiler stores for
+            every column of the output (`_row_tables`).
         peak: Peak bytes of live activations.
         largest: Bytes of the largest integer activation.
         inference: 1, for the constant term.
@@ -51,6 +59,9 @@ class Features:
     macs_other: float
     resized: float
     softmax: float
+    kernels: float
+    depthwise: float
+    row_tables: float
     peak: float
     largest: float
     inference: float = 1.0
@@ -79,7 +90,9 @@ def features_of(graph: Graph, hardware: Collection[str] = ()) -> Features:
         default=0,
     )
     total, even = macs(graph), side > 0 and side & (side - 1) == 0
-    integers = (t for t in graph.tensors if t.data is None and not t.dtype.startswith("float"))
+    written = {*graph.inputs, *(i for operator in graph.operators for i in operator.outputs)}
+    activations = (graph.tensors[i] for i in written)
+    integers = (t for t in activations if t.data is None and not t.dtype.startswith("float"))
     return Features(
         weights=weights_bytes(graph),
         traffic=sum(
@@ -96,9 +109,57 @@ def features_of(graph: Graph, hardware: Collection[str] = ()) -> Features:
         softmax=sum(
             _written(graph, operator) for operator in graph.operators if operator.name == "SOFTMAX"
         ),
+        kernels=sum(_kernel(graph, operator) for operator in _layers(graph, *_DENSE)),
+        depthwise=sum(_kernel(graph, operator) for operator in _layers(graph, _DEPTHWISE)),
+        row_tables=sum(_row_tables(graph, operator) for operator in graph.operators),
         peak=peak_activation_bytes(graph),
         largest=max(map(tensor_bytes, integers), default=0),
     )
+
+
+def as_compiled(graph: Graph) -> Graph:
+    """Leaves out PAD operators that only convolutions read: ST's compiler makes them padding.
+
+    Files of Keras have one before each strided convolution; the code generated for ST's own file
+    has no buffer for any.
+    """
+    padded = {
+        operator.outputs[0]: operator.inputs[0]
+        for operator in graph.operators
+        if operator.name == "PAD"
+        and operator.outputs[0] not in graph.outputs
+        and all(r.name in _CONVOLUTIONS for r in graph.consumers(operator.outputs[0]))
+    }
+    if not padded:
+        return graph
+    kept = [o for o in graph.operators if not padded.keys() & set(o.outputs)]
+    return replace(
+        graph,
+        operators=tuple(
+            replace(o, index=i, inputs=tuple(padded.get(tensor, tensor) for tensor in o.inputs))
+            for i, o in enumerate(kept)
+        ),
+    )
+
+
+def _layers(graph: Graph, *names: str) -> Iterator[Operator]:
+    return (operator for operator in graph.operators if operator.name in names)
+
+
+def _kernel(graph: Graph, operator: Operator) -> int:
+    return tensor_bytes(graph.tensors[operator.inputs[1]])
+
+
+def _row_tables(graph: Graph, operator: Operator) -> int:
+    """Scales and offsets of a convolution with more than 512 channels.
+
+    The code that ST's compiler generates for MoveNet and MobileNetV2 (`mul_scale`, `off_bias`) has
+    them for 576 channels and more, not for 384: 16-bit values, one per channel and column.
+    """
+    shape = graph.tensors[operator.outputs[0]].shape
+    if operator.name not in _CONVOLUTIONS or len(shape) != 4 or shape[3] <= _WIDE:
+        return 0
+    return 2 * 2 * shape[3] * shape[2]
 
 
 def _traffic(graph: Graph, operator: Operator) -> int:
@@ -162,6 +223,8 @@ def _places(graph: Graph) -> Iterator[tuple[Operator, Operator]]:
 
 
 KIB = 1024
+_FREE = 8
+"""Bytes: 458744 of npuRAM6's 458752 and 16777208 of hyperRAM's 16777216 are used in ST's builds."""
 Span = tuple[int, int]
 
 
@@ -192,7 +255,10 @@ def allocate(graph: Graph, npu: Npu) -> Allocation:
 
     The compiler reports the highest used byte of each memory. Activations are placed largest first:
     in a bank of fast RAM, else in the largest memory, else across adjacent memories, else off-chip.
-    No number is fitted; the largest error on the published builds is 8 % (docs/stm32.md).
+    Two facts are taken from the code that ST's compiler generates: the last 8 bytes of each run of
+    adjacent memories stay free, and of two convolutions that read one tensor (in a pyramid) the
+    later one has a temporary of 16 bits. No number is fitted; the largest error on the published
+    builds is 9 % (docs/stm32.md).
 
     Args:
         graph: Graph; float tensors are ignored, because they are on the CPU.
@@ -200,7 +266,7 @@ def allocate(graph: Graph, npu: Npu) -> Allocation:
     """
     ram = [pool for pool in npu.pools if pool.rights == "ACC_WRITE" and pool.kib]
     chip = sorted((p for p in ram if not p.external), key=lambda p: p.address)
-    outside = [_span(pool) for pool in ram if pool.external]
+    outside = [_usable(pool, ram) for pool in ram if pool.external]
     groups = [*_groups(chip), outside]
     placed: list[_Placed] = []
     missing = 0
@@ -210,6 +276,7 @@ def allocate(graph: Graph, npu: Npu) -> Allocation:
         for i, start in born.items()
         if not graph.tensors[i].dtype.startswith("float")
     ]
+    wanted += _temporaries(graph, born)
     for size, start, end in sorted(wanted, key=lambda entry: (-entry[0], entry[1])):
         busy = [p.span for p in placed if p.born <= end and p.dies >= start]
         place = _first_fit(size, groups, busy)
@@ -225,9 +292,22 @@ def allocate(graph: Graph, npu: Npu) -> Allocation:
 
 def _groups(chip: Sequence[Pool]) -> list[list[Span]]:
     """Memories in the order in which they are tried."""
-    fast = [_span(pool) for pool in reversed(chip) if pool.latency == "LOW"]
-    slow = [_span(pool) for pool in chip if pool.latency != "LOW"]
-    return [fast, slow, _joined([_span(pool) for pool in chip])]
+    fast = [_usable(pool, chip) for pool in reversed(chip) if pool.latency == "LOW"]
+    slow = [_usable(pool, chip) for pool in chip if pool.latency != "LOW"]
+    return [fast, slow, _joined([_usable(pool, chip) for pool in chip])]
+
+
+def _temporaries(graph: Graph, born: Mapping[int, int]) -> list[tuple[int, int, int]]:
+    """(bytes, first, last operator) of the 16-bit results of second convolutions of a tensor."""
+    readers: dict[int, list[Operator]] = {}
+    for operator in _layers(graph, "CONV_2D"):
+        readers.setdefault(operator.inputs[0], []).append(operator)
+    return [
+        (2 * tensor_bytes(graph.tensors[later.outputs[0]]), born[shared], born[shared] + 1)
+        for shared, (_, *others) in readers.items()
+        for later in others
+        if shared in born and not graph.tensors[later.outputs[0]].dtype.startswith("float")
+    ]
 
 
 def _joined(spans: Sequence[Span]) -> list[Span]:
@@ -243,6 +323,12 @@ def _joined(spans: Sequence[Span]) -> list[Span]:
 
 def _span(pool: Pool) -> Span:
     return pool.address, pool.address + pool.kib * KIB
+
+
+def _usable(pool: Pool, pools: Sequence[Pool]) -> Span:
+    """A memory without the bytes that stay free at the end of a run of adjacent memories."""
+    low, high = _span(pool)
+    return low, high if any(other.address == high for other in pools) else high - _FREE
 
 
 def _first_fit(size: int, groups: Sequence[Sequence[Span]], busy: Sequence[Span]) -> int | None:

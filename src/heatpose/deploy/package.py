@@ -143,8 +143,11 @@ def package_parent(source: Path) -> Path:
 
 
 def fitted(target: Target, model: DeployModel) -> Target:
-    """The target, without `output_dtype="int8"` if the file has no int8 output."""
-    if target.output_dtype == "int8" and model.int8_output is None:
+    """The target, without `output_dtype="int8"` for a file of float maps or of decoded poses.
+
+    256 steps are enough for a heatmap, not for coordinates.
+    """
+    if target.output_dtype == "int8" and (model.decoded or model.int8_output is None):
         return replace(target, output_dtype=None)
     return target
 

@@ -34,11 +34,18 @@ def _granularity(graph: Graph, target: Target) -> Iterator[Finding]:
         if weight.quantization is not None
     ]
     if target.artefact != "float32" and not scales:
+        processor = target.npu is None and target.tool is None
+        message = (
+            f"The weights are float, which {target.board} computes slower than int8"
+            if processor
+            else f"The weights are float; {target.name} needs int8"
+        )
+        remedy = f"deploy the {target.artefact} file that `heatpose export` writes"
         yield Finding(
-            "error",
+            "warning" if processor else "error",
             "target_granularity",
             None,
-            f"The weights are float; {target.name} needs int8: deploy the {target.artefact} file.",
+            f"{message}: {remedy}.",
         )
         return
     found = "int8_pc" if max(scales, default=0) > 1 else "int8_pt"

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from heatpose.deploy.estimate import Estimate, Interval
-from heatpose.deploy.package import LOG, PRODUCTS, RESULT, DeploymentPackage
+from heatpose.deploy.package import LOG, PRODUCTS, RESULT, DeploymentPackage, has_app_config
 from heatpose.deploy.targets import Target
 from heatpose.deploy.tool_result import ToolResult
 from heatpose.tflite.lint import Finding
@@ -43,7 +43,7 @@ def estimate_lines(expected: Estimate) -> list[str]:
     """Lines below the table: source, extrapolation, warnings and notes."""
     source = (
         f"Profile {expected.profile}, fitted on published rows of {expected.based_on}; the interval"
-        " is the largest leave-one-out error"
+        " is the largest error on a published row that was not fitted"
     )
     source += ", wider where it extrapolates." if expected.extrapolates else "."
     outside = (f"Extrapolation: {text}" for text in expected.outside)
@@ -118,8 +118,18 @@ def package_lines(
     package: DeploymentPackage, command: str | None, findings: Sequence[Finding]
 ) -> list[str]:
     """Lines of a run without `--run`: folder, assumptions, findings and the exact command."""
-    lines = [f"{package.folder} is ready: {package.model_name} for {package.target.board}."]
+    state = "is ready"
+    if any(finding.severity == "error" for finding in findings):
+        state = "is written, but the board cannot run this file (see the errors)"
+    lines = [f"{package.folder} {state}: {package.model_name} for {package.target.board}."]
     lines += [f"Assumed: {text}" for text in package.model.assumed]
+    if package.target.application and not has_app_config(package.target, package.model):
+        kind = "decoded poses" if package.model.decoded else "float heatmaps"
+        lines.append(
+            f"warning: {package.target.application.name} decodes int8 heatmaps only, and this file"
+            f" gives {kind}: app_config_block.h, into_application.py and the self-test are left"
+            " out; `heatpose export` with quant.output=int8 writes a file with heatmaps."
+        )
     if package.target.application is not None and command is not None:
         lines.append(
             "Compatible versions:"
