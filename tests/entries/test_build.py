@@ -31,6 +31,7 @@ from heatpose.runners.torch_runner import TorchRunner
 from heatpose.tflite.inspect import inspect_onnx
 from heatpose.training import fit as training
 from heatpose.training.callbacks import PredictionGrid
+from tests.conftest import Heatpose
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -294,3 +295,35 @@ def test_remarks_that_no_user_can_act_on_are_quiet(config: DictConfig) -> None:
         )
         warnings.warn("something else", stacklevel=1)
     assert [str(entry.message) for entry in caught] == ["something else"]
+
+
+def test_an_export_can_change_the_resolution(
+    tiny_checkpoint: Path, tmp_path: Path, heatpose: Heatpose, hydra_as_before: None
+) -> None:
+    pytest.importorskip("onnx", reason="the export extra is not installed")
+    ran = heatpose(
+        "export",
+        f"checkpoint={tiny_checkpoint}",
+        "name=larger",
+        "resolution=96",
+        f"exports={tmp_path}",
+        "evaluate=false",
+        "quant.forms=[]",
+        "quant.calibration_images=8",
+    )
+    assert ran.status == 0, ran.err
+    bundle = tmp_path / "larger"
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    found = inspect_onnx(next(bundle.glob("*_96.onnx")))
+    assert manifest["resolution"] == 96 and manifest["provenance"]["trained_at"] == 64
+    assert tuple(found.inputs[0].shape)[-2:] == (96, 96)
+
+
+@pytest.mark.parametrize("change", ["model.width=0.5", "skeleton=coco17", "init=scratch"])
+def test_an_export_refuses_what_the_checkpoint_fixes(
+    tiny_checkpoint: Path, heatpose: Heatpose, hydra_as_before: None, change: str
+) -> None:
+    """It would have no effect."""
+    ran = heatpose("export", f"checkpoint={tiny_checkpoint}", change)
+    assert ran.status == 1 and ran.err.count("\n") == 1, ran.err
+    assert f"{change.partition('=')[0]} is fixed by the checkpoint" in ran.err

@@ -11,6 +11,7 @@ from typing import Any
 import lightning
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch.nn import Parameter
@@ -272,6 +273,7 @@ def finish(config: DictConfig, checkpoint: Path, source: Source) -> RunResult:
             Path(config.exports) / config.run,
             instantiate(config.quant),
             run_config=plain(config),
+            size=export_size(config),
             score=config.evaluate,
             command=command_line(),
             target=target_of(config),
@@ -279,8 +281,36 @@ def finish(config: DictConfig, checkpoint: Path, source: Source) -> RunResult:
         deploy_bundle(config, bundle.folder)
         return steps.result_of_bundle(bundle, boards)
     return steps.result_of_checkpoint(
-        checkpoint, steps.score(checkpoint, source) if config.evaluate else None, boards
+        checkpoint,
+        steps.score(checkpoint, source, export_size(config)) if config.evaluate else None,
+        boards,
     )
+
+
+FIXED_BY_CHECKPOINT = ("skeleton", "model", "init", "preprocessing")
+"""Settings that a checkpoint brings with it; beside `checkpoint` they would have no effect."""
+
+
+def export_size(config: DictConfig) -> int | None:
+    """Input side to export `config.checkpoint` at; None for that of the checkpoint.
+
+    The weights do not depend on it. Only a side on the command line counts: the default of
+    `resolution` is that of trainings.
+
+    Raises:
+        HeatposeError: The command line changes what the checkpoint fixes.
+    """
+    if not config.checkpoint or not HydraConfig.initialized():
+        return None
+    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    keys = [override.key_or_group for override in overrides]
+    for key in keys:
+        if key.partition(".")[0] in FIXED_BY_CHECKPOINT:
+            raise HeatposeError(
+                f"{key} is fixed by the checkpoint '{config.checkpoint}' and cannot be changed in"
+                " an export; leave it out, or train with init=checkpoint."
+            )
+    return int(config.resolution) if "resolution" in keys else None
 
 
 def command_line() -> str | None:

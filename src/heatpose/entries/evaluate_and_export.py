@@ -16,6 +16,7 @@ from heatpose.export.pipeline import export_bundle
 from heatpose.export.result import BundleResult, print_table
 from heatpose.models.checkpoint import WEIGHTS, LoadedCheckpoint, load_checkpoint, weights_hash
 from heatpose.models.movenet import with_upsampling
+from heatpose.pose.preprocessing import check_resolution
 from heatpose.quantize.calibration import ExportData
 from heatpose.quantize.settings import ExportConfig
 from heatpose.runners.torch_runner import TorchRunner
@@ -34,13 +35,40 @@ UNSCORED = (
 )
 
 
-def score(path: Path, source: Source) -> float | None:
+def load_for_export(path: Path, size: int | None) -> LoadedCheckpoint:
+    """A checkpoint at another input side S, for which the network's weights are the same.
+
+    Args:
+        path: The checkpoint.
+        size: S in pixels, a multiple of 32; None for its own.
+
+    Raises:
+        HeatposeError: No checkpoint, or a side that the network cannot have.
+    """
+    loaded = load_checkpoint(path)
+    if size is None or size == loaded.preprocessing.size:
+        return loaded
+    check_resolution(size)
+    trained = {"trained_at": loaded.preprocessing.size}
+    return replace(
+        loaded,
+        preprocessing=replace(loaded.preprocessing, size=size),
+        metadata={**loaded.metadata, **trained},
+    )
+
+
+def score(path: Path, source: Source, size: int | None = None) -> float | None:
     """Scores a checkpoint by the published protocol and prints the table.
+
+    Args:
+        path: The checkpoint.
+        source: Gives the evaluation instances.
+        size: Input side; None for the checkpoint's own.
 
     Returns:
         Mean OKS in percent; None if the source has no evaluation set.
     """
-    loaded = load_checkpoint(path)
+    loaded = load_for_export(path, size)
     instances = source.evaluation(loaded.skeleton)
     if instances is None:
         print(UNSCORED)
@@ -57,6 +85,7 @@ def export(
     config: ExportConfig,
     *,
     run_config: Mapping[str, Any],
+    size: int | None = None,
     score: bool = True,
     command: str | None = None,
     target: Target | None = None,
@@ -69,6 +98,7 @@ def export(
         folder: The bundle, exports/<name>.
         config: Files, quantisation and acceptance checks.
         run_config: Configuration of the run, plain values, for the manifest.
+        size: Input side; None for the checkpoint's own.
         score: False does not score.
         command: The command line, for the manifest and the report.
         target: The board it is for; decides what `config` leaves open.
@@ -76,7 +106,7 @@ def export(
     Raises:
         HeatposeError: As `export_bundle`.
     """
-    loaded = load_checkpoint(path)
+    loaded = load_for_export(path, size)
     config = resolved(config, target, four_heads=loaded.network.four_heads)
     trained = str(loaded.network.settings["upsample"])
     changes = config.upsample not in (None, trained)

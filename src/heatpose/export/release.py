@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -154,7 +155,9 @@ def _save_weights(path: Path, checkpoint: Path, manifest: Mapping[str, Any], bun
         HeatposeError: The bundle was exported from other weights than it holds.
     """
     loaded = load_checkpoint(checkpoint)
-    _save(path, loaded, _without_places(loaded.metadata))
+    # An export may have another input side than the checkpoint (`resolution=`).
+    side = replace(loaded.preprocessing, size=manifest["resolution"])
+    _save(path, replace(loaded, preprocessing=side), _without_places(loaded.metadata))
     recorded = manifest.get("provenance", {}).get(WEIGHTS)
     if recorded != weights_hash(load_checkpoint(path).network):
         raise HeatposeError(
