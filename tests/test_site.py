@@ -148,7 +148,7 @@ def test_the_diagram_and_the_table_have_every_room(generate: ModuleType) -> None
     drawn = generate.rooms.svg(rooms)
     assert re.findall(r'font-size="14"[^>]*>(\w+)<', drawn) == rooms
     page = (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8")
-    table = page.partition("| room | what is in it |")[2].partition("\n\n")[0]
+    table = page.partition("| room | content |")[2].partition("\n\n")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.M) == [
         room for room in rooms if room != "errors"
     ]
