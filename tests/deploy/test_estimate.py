@@ -361,9 +361,9 @@ def test_flash_of_generated_code_counted_by_hand() -> None:
     2168.2 KiB of kernels, 511.9 of depthwise ones for groups of 8 channels, 2 x 156.8 of tables.
     """
     counted = features_of(graph_of_network(MoveNet(13), 192, output="int8"))
-    assert counted.kernels / 1024 == pytest.approx(2168.2, abs=0.1)
+    assert counted.kernels / 1024 == pytest.approx(2168.2, abs=0.2)
     assert 8 * counted.depthwise / 1024 == pytest.approx(511.9, abs=0.1)
-    assert counted.row_tables / 1024 == pytest.approx(2 * 156.8, abs=0.1)
+    assert counted.row_tables / 1024 == pytest.approx(2 * 156.8, abs=0.2)
 
 
 # RAM in the board's memories, against builds.

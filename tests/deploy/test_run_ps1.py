@@ -54,7 +54,7 @@ def _order(text: str, side: int) -> list[str]:
 def _sh(text: str) -> list[list[str]]:
     """Argument lists of run.sh: Core 2's, if there, and the others'."""
     return [
-        shlex.split(found) for found in re.findall(r"set -- (generate .*?)(?: ;;|$)", text, re.M)
+        shlex.split(found) for found in re.findall(r"set -- (generate .*?)(?:;;|$)", text, re.M)
     ]
 
 
