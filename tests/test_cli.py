@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from heatpose.bundles.released import released
 from heatpose.cli.options import model_files, target_names
 from heatpose.export.onnx import export_onnx
 from heatpose.models.checkpoint import load_checkpoint
@@ -187,7 +188,11 @@ def test_the_shell_completes_models_and_targets(tmp_path: Path) -> None:
     for name in ("a.tflite", "b.ckpt", "notes.txt", ".c.onnx", "runs/best.ckpt", "runs/log.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert _completions("heatpose inspect ", tmp_path) == ["a.tflite", "b.ckpt", "runs/"]
+    networks = sorted(released())
+    assert _completions("heatpose inspect ", tmp_path) == [
+        *("a.tflite", "b.ckpt", "runs/"),
+        *networks,
+    ]
     assert _completions("heatpose estimate a.tflite --target stm32m", tmp_path) == [
         "stm32mp1",
         "stm32mp2",

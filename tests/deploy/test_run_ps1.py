@@ -28,7 +28,7 @@ STEPS = [
     ("take Core 2's arguments", r"2\.\*\) set --", r"-like '2\.\*'"),
     ("answer the first question and run", r'^echo n \| "\$tool" "\$@"', r'^"n" \| & \$Tool @Arg'),
     ("go on after a status", r"ended with status", r"ended with status"),
-    ("warn of a Core in no pair", r"is in no pair", r"is in no pair"),
+    ("warn of a Core without a release", r"matches no release", r"matches no release"),
     ("take the tool's own folder", r"&& mv ", r"Move-Item -Force"),
     ("refuse without products", r"was not made", r"was not made"),
     ("copy the weights", r"^cp ", r"^Copy-Item "),

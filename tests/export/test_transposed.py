@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from heatpose.models.layers import TransposedBlock
-from heatpose.quantize.integer import Int8Conv
+from heatpose.quantize.integer import ActivationScale, Int8Conv
 from heatpose.quantize.scheme import LOWEST, QuantParams, stored_weights, weight_scales
 
 if not all(find_spec(tool) for tool in ("tensorflow", "ai_edge_litert")):
@@ -108,8 +108,8 @@ def test_every_bit_is_the_interpreters(channels: int, per_channel: bool, fixed: 
         block.conv.bias.copy_(torch.randn(channels))
     layer = Int8Conv(
         block,
-        QuantParams.covering(-1.3, 4.2),
-        QuantParams.covering(-6, 9),
+        ActivationScale(QuantParams.covering(-1.3, 4.2)),
+        ActivationScale(QuantParams.covering(-6, 9)),
         weight_scales(block.conv.weight, per_channel),
     )
     image = torch.randint(LOWEST, -LOWEST, (1, channels, SIDE, SIDE))
