@@ -265,21 +265,21 @@ def predict_rows(given: argparse.Namespace) -> list[Row]:
     target = Path(given.folder) / "predicted.jpg"
     seconds: dict[str, list[float]] = {}
 
-    def timed(part: str, work: Callable[[], Any]) -> Any:
+    def timed(part: str, work: Callable[..., Any], *arguments: Any) -> Any:
         start = time.perf_counter()
-        result = work()
+        result = work(*arguments)
         seconds.setdefault(part, []).append(time.perf_counter() - start)
         return result
 
     for number, path in enumerate((paths[0], *paths)):
         if number == 1:  # the first one loads what is loaded once
             seconds.clear()
-        image = timed("decode", lambda path=path: decode_image(path).pixels)
-        resized = timed("resize", lambda image=image: estimator.resize(image))
-        answer = timed("network", lambda resized=resized: estimator.ask(resized))
+        image = timed("decode", decode_image, path).pixels
+        resized = timed("resize", estimator.resize, image)
+        answer = timed("network", estimator.ask, resized)
         pose = timed("pose", answer)
-        drawn = timed("draw", lambda image=image, pose=pose: drawing.image(image, [pose]))
-        timed("write", lambda drawn=drawn: save_image(target, drawn))
+        drawn = timed("draw", drawing.image, image, [pose])
+        timed("write", save_image, target, drawn)
     medians = {part: statistics.median(of) for part, of in seconds.items()}
     total = sum(medians.values())
     return [

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,6 @@ from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
 from heatpose.runners import open_runner
-from heatpose.runners.normalisation import SIGNED, InputReading
-from heatpose.runners.tflite_runner import InputForm, value_table
-from heatpose.tflite.graph import Quantization, Tensor
 
 pytest.importorskip("ai_edge_litert", reason="the export extra is not installed")
 
@@ -236,30 +232,3 @@ def test_googles_file() -> None:
     for image, pose in zip(images, poses, strict=True):
         answer, _ = _ask(plain, image[None])
         np.testing.assert_array_equal(pose, answer[0, 0][:, [1, 0, 2]])
-
-
-@pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_the_table_of_values_is_the_formula(dtype: str) -> None:
-    scale, zero = np.float32(0.0217), 37
-    quantization = Quantization(np.array([scale]), np.array([zero]), 0)
-    stored = np.arange(256, dtype=np.uint8).view(dtype)
-    tensor = Tensor(0, "out", (1, 16, 16, 1), dtype, quantization, None)
-    table = value_table(tensor)
-    assert table is not None and table.dtype == np.float32
-    for value, found in zip(stored.tolist(), table.tolist(), strict=True):
-        assert found == np.float32((value - zero) * float(scale))
-    several = Quantization(np.array([scale, scale]), np.array([zero, zero]), 3)
-    assert value_table(replace(tensor, quantization=several)) is None
-    assert value_table(replace(tensor, dtype="int16")) is None
-    assert value_table(replace(tensor, quantization=None)) is None
-
-
-def test_an_int8_input_takes_bytes_minus_128() -> None:
-    image = np.arange(32 * 32 * 3).reshape(32, 32, 3).astype(np.uint8)
-    form, reading = (
-        InputForm(0, 32, "int8", 1 / 127.5, -1),
-        InputReading(SIGNED, "stated", raw=True),
-    )
-    stored = form.fill(image, reading)
-    assert stored.dtype == np.int8 and stored.shape == (1, 32, 32, 3)
-    assert np.array_equal(stored[0].astype(int), image.astype(int) - 128)
