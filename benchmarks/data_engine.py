@@ -40,7 +40,7 @@ from heatpose.models.losses import SpatialCrossEntropy
 from heatpose.models.movenet import MoveNet
 from heatpose.pose import geometry
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.pose.skeleton import COCO_17
+from heatpose.pose.skeleton import COCO_17, Skeleton
 from heatpose.training.module import Optimization, PoseModule, warmup_cosine
 
 COCO_SIDES, SMALL_SIDES = (640, 480), (384, 288)
@@ -48,14 +48,16 @@ SIZE, BATCH, EPOCH_BATCHES = 192, 16, 4
 AUGMENT = GeometricAugment()
 
 
-def pictures_of(folder: Path, sides: tuple[int, int], count: int) -> list[Person]:
+def pictures_of(
+    folder: Path, sides: tuple[int, int], count: int, skeleton: Skeleton = COCO_17
+) -> list[Person]:
     """Rendered people on images of given sides.
 
     With noise so that a JPEG has a photograph's size; each file has one person.
     """
     stock = CocoSource(
         str(build_synthetic(folder, SyntheticSettings(train_images=60, val_images=10)))
-    ).training(COCO_17)
+    ).training(skeleton)
     random, found = np.random.default_rng(0), []
     place = folder / f"{sides[0]}x{sides[1]}"
     place.mkdir(exist_ok=True)
@@ -79,6 +81,7 @@ def pictures_of(folder: Path, sides: tuple[int, int], count: int) -> list[Person
             replace(
                 person,
                 image_path=path,
+                image_id=number,
                 width=sides[0],
                 height=sides[1],
                 keypoints=moved,

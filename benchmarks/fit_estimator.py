@@ -116,9 +116,11 @@ def graph(
 ) -> Graph:
     """A published network, untrained."""
     torch.manual_seed(0)
-    built: nn.Module = MoveNet(outputs, width, heads=heads)
-    if network == "mobilenetv2":
-        built = Classifier(width, outputs)
+    built: nn.Module = (
+        Classifier(width, outputs)
+        if network == "mobilenetv2"
+        else MoveNet(outputs, width, heads=heads)
+    )
     return graph_of_network(built, size, ending=ending)
 
 

@@ -19,15 +19,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from measuring import help_seconds, smooth_noise
 
 from heatpose.evaluation.evaluate import skeleton_of
 from heatpose.predict import Drawing, VideoOptions
@@ -39,18 +37,7 @@ from heatpose.runners.tflite_runner import TFLiteRunner
 
 
 def _frames(count: int, width: int, height: int) -> list[Frame]:
-    """Smooth noise: what an image holds costs the network and the resizing nothing more or less."""
-    from PIL import Image
-
-    random = np.random.default_rng(0)
-    few = [
-        np.array(
-            Image.fromarray(random.integers(0, 255, (12, 16, 3), np.uint8)).resize(
-                (width, height), 3
-            )
-        )
-        for _ in range(8)
-    ]
+    few = smooth_noise(width, height)
     return [Frame(n, n / 30, few[n % len(few)]) for n in range(count)]
 
 
@@ -113,14 +100,6 @@ def _network_thread(estimator: Estimator, frames: list[Frame]) -> float:
     return statistics.median(shares)
 
 
-def _help() -> float:
-    start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "heatpose.cli", "--help"], check=True, stdout=subprocess.DEVNULL
-    )
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
@@ -163,7 +142,7 @@ def main() -> None:
         )
     result["network thread"] = _network_thread(estimator, frames)
     print(f"network thread   {result['network thread']:.3f}")
-    result["help_seconds"] = min(_help() for _ in range(5))
+    result["help_seconds"] = help_seconds()
     print(f"heatpose --help  {result['help_seconds']:.2f} s")
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -15,11 +15,10 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
-import sys
 import time
 
 import torch
+from measuring import in_fresh_process
 
 from heatpose.models.movenet import MoveNet
 from heatpose.utils.process import keep_freed_memory
@@ -70,7 +69,7 @@ def main() -> None:
         return
     ratios: dict[str, list[float]] = {way: [] for way in arguments.ways if way != "kept"}
     for _ in range(arguments.rounds):
-        found = {way: measured(way) for way in (*ratios, "kept")}
+        found = {way: in_fresh_process(__file__, "--one", way) for way in (*ratios, "kept")}
         for way, of in ratios.items():
             of.append(found[way]["seconds"] / found["kept"]["seconds"])
         print(
@@ -85,15 +84,6 @@ def main() -> None:
             f"{way}: {statistics.median(of):.2f} of the time of kept ({min(of):.2f} to"
             f" {max(of):.2f})"
         )
-
-
-def measured(way: str) -> dict[str, float]:
-    """One way, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--one", way], capture_output=True, text=True, check=True
-    )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 if __name__ == "__main__":

@@ -101,6 +101,21 @@ def test_a_warped_map_lies_where_the_warped_label_lies(
     assert checked > 60
 
 
+def test_a_target_does_not_depend_on_the_other_samples_of_the_batch(dotted: list[Person]) -> None:
+    """Each is sampled as finely as itself needs, not as the batch's farthest view does."""
+    instances = [person for person in dotted if person.labelled.all()]
+    term = Distillation(at_the_labels(instances, 64), DistillSettings(), DOTS)
+    index, drawn, _ = views(instances, rounds=2)
+    matrices = torch.from_numpy(np.array(drawn, np.float32))
+    batch = term.look_up(index, matrices)
+    assert len(set(batch["teacher_samples"])) > 1
+    target, weight = term.target(batch, CELLS)
+    for b in range(len(index)):
+        alone = term.target(term.look_up(index[b : b + 1], matrices[b : b + 1]), CELLS)
+        torch.testing.assert_close(alone[0][0], target[b])
+        torch.testing.assert_close(alone[1][0], weight[b])
+
+
 def test_a_point_that_left_the_view_teaches_nothing(dotted: list[Person]) -> None:
     instances = dotted[1:2]
     (x, y) = instances[0].keypoints[0]

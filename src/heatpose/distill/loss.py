@@ -7,10 +7,12 @@ teacher's.
 from __future__ import annotations
 
 import math
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,14 +42,15 @@ class TeacherTargets(TypedDict, total=False):
         teacher_scores: f32[B, K].
         teacher_maps: u8[B, K, h, w]; absent, as the following, without maps.
         teacher_frame: f32[B, 2, 3] input pixels -> fractions of the teacher's input.
-        teacher_samples: f32[n, 0], whose length n is an argument of `codec.warp_maps`.
+        teacher_samples: B arguments `samples` of `codec.warp_maps`. On the host, because reading
+            them from a device would wait for it.
     """
 
     teacher_points: Tensor
     teacher_scores: Tensor
     teacher_maps: Tensor
     teacher_frame: Tensor
-    teacher_samples: Tensor
+    teacher_samples: list[int]
 
 
 class TeacherBatch(TrainingBatch, TeacherTargets):
@@ -106,8 +109,7 @@ class Distillation(nn.Module):
         )
         targets["teacher_maps"] = torch.from_numpy(maps)
         targets["teacher_frame"] = torch.from_numpy(frames.astype(np.float32))
-        # a tensor's length is read without synchronising with the device
-        targets["teacher_samples"] = torch.empty(_samples(frames, maps.shape[-1]), 0)
+        targets["teacher_samples"] = _samples(frames, maps.shape[-1])
         return targets
 
     def forward(self, logits: Tensor, batch: TeacherBatch) -> Tensor:
@@ -146,7 +148,7 @@ class Distillation(nn.Module):
         maps, frame = batch["teacher_maps"], batch["teacher_frame"]
         logits = (maps.float() / 255 - 1) * RANGE / self.settings.temperature
         distribution = logits.flatten(2).softmax(-1).view(maps.shape)
-        warped = warp_maps(distribution, frame, cells, len(batch["teacher_samples"]))
+        warped = _warped(distribution, frame, cells, batch["teacher_samples"])
         total = warped.sum((-1, -2))
         # A cell's area in cells of the teacher's map: multiplied by it, the sum is the fraction of
         # the mass inside the sample.
@@ -169,7 +171,24 @@ class Distillation(nn.Module):
         return torch.where(missing[..., None], batch["teacher_points"], batch["points"]), weight
 
 
-def _samples(frames: Any, cells: int) -> int:
-    """Largest number of the teacher's `cells` along a cell of the student's, rounded up."""
-    lengths = np.linalg.norm(frames[:, :, :2], axis=1).max() * STRIDE * cells
-    return int(min(max(math.ceil(lengths), 1), MOST_SAMPLES))
+def _samples(frames: NDArray[np.float64], cells: int) -> list[int]:
+    """For each frame, the number of the teacher's `cells` along a student's cell, rounded up."""
+    lengths = np.linalg.norm(frames[:, :, :2], axis=1).max(1) * STRIDE * cells
+    return [int(min(max(math.ceil(length), 1), MOST_SAMPLES)) for length in lengths.tolist()]
+
+
+def _warped(maps: Tensor, frames: Tensor, cells: int, samples: Sequence[int]) -> Tensor:
+    """`codec.warp_maps` with a number of samples for each map of the batch.
+
+    The time grows with its square, and few samples of a batch need the largest.
+    """
+    if len(set(samples)) == 1:
+        return warp_maps(maps, frames, cells, samples[0])
+    warped: list[Tensor] = [maps[:0]] * len(samples)
+    for count in set(samples):
+        rows = [row for row, own in enumerate(samples) if own == count]
+        # Rows by slices: an index tensor would be copied to the device, which waits for it.
+        chosen, views = (torch.stack([each[row] for row in rows]) for each in (maps, frames))
+        for row, one in zip(rows, warp_maps(chosen, views, cells, count), strict=True):
+            warped[row] = one
+    return torch.stack(warped)
