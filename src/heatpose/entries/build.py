@@ -300,7 +300,7 @@ def export_size(config: DictConfig) -> int | None:
     Raises:
         HeatposeError: The command line changes what the checkpoint fixes.
     """
-    if not config.checkpoint or not HydraConfig.initialized():
+    if not config.get("checkpoint") or not HydraConfig.initialized():
         return None
     overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
     keys = [override.key_or_group for override in overrides]
