@@ -63,7 +63,6 @@ from heatpose.training.module import PoseModule
 from heatpose.utils.image_files import decode_image
 from heatpose.utils.process import keep_freed_memory
 
-
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
