@@ -20,6 +20,8 @@ Without a file that a part needs, the part is left out.
               image of 640 x 480, one after the other in one thread
 
 Parts of a ratio take turns; ratios are medians of the rounds, of which the first is not counted.
+"wall" is the time that a user waits, "cpu" the processor time of all threads (of one, for latency
+and predict), on which other programs of the machine have less influence.
 """
 
 from __future__ import annotations
@@ -37,9 +39,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from data_engine import COCO_SIDES, SMALL_SIDES, loader_rows, pictures_of
 from measuring import help_seconds, interleaved, median_ratio, training_config
+from numpy.typing import NDArray
 from omegaconf import open_dict
 from rich.console import Console
 from rich.table import Table
@@ -58,6 +62,13 @@ from heatpose.training.fit import fit
 from heatpose.training.module import PoseModule
 from heatpose.utils.image_files import decode_image
 from heatpose.utils.process import keep_freed_memory
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def now() -> NDArray[np.float64]:
+    """f64[2]: both of `CLOCKS`."""
+    return np.array([clock() for clock in CLOCKS.values()])
 
 
 @dataclass(frozen=True)
@@ -87,8 +98,9 @@ class BareSteps:
         self.optimizer = module.make_optimizer(module.network.parameters())  # type: ignore[arg-type]
         self.images = sum(len(batch["image"]) for batch in self.batches)
 
-    def images_per_second(self) -> float:
-        start = time.perf_counter()
+    def seconds(self) -> NDArray[np.float64]:
+        """Seconds of all batches, by both of `CLOCKS`."""
+        start = now()
         for batch in self.batches:
             self.optimizer.zero_grad()
             with self.precision():
@@ -96,7 +108,7 @@ class BareSteps:
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.module.network.parameters(), 1.0)
             self.optimizer.step()
-        return self.images / (time.perf_counter() - start)
+        return now() - start
 
 
 class Epochs(lightning.Callback):
@@ -107,14 +119,14 @@ class Epochs(lightning.Callback):
 
     def __init__(self, bare: BareSteps) -> None:
         self.bare = bare
-        self.rates: list[float] = []
-        self.seconds: list[dict[str, float]] = []
-        self.marks: list[float] = []
+        self.bare_seconds: list[NDArray[np.float64]] = []
+        self.seconds: list[dict[str, NDArray[np.float64]]] = []
+        self.marks: list[NDArray[np.float64]] = []
 
     def _end(self) -> None:
         if self.marks:
             start, validation, after = self.marks
-            end = time.perf_counter()
+            end = now()
             self.seconds.append(
                 {
                     "epoch": end - start,
@@ -126,14 +138,14 @@ class Epochs(lightning.Callback):
 
     def on_train_epoch_start(self, *unused: Any) -> None:
         self._end()
-        self.rates.append(self.bare.images_per_second())
-        self.marks = [time.perf_counter()]
+        self.bare_seconds.append(self.bare.seconds())
+        self.marks = [now()]
 
     def on_validation_start(self, *unused: Any) -> None:
-        self.marks.append(time.perf_counter())
+        self.marks.append(now())
 
     def on_validation_end(self, *unused: Any) -> None:
-        self.marks.append(time.perf_counter())
+        self.marks.append(now())
 
     def on_train_end(self, *unused: Any) -> None:
         self._end()
@@ -168,22 +180,28 @@ def epoch_rows(given: argparse.Namespace) -> list[Row]:
     trainer.callbacks.append(epochs)  # type: ignore[attr-defined]  # a list in Lightning
     fit(module, data, trainer, None)
     images = int(trainer.num_training_batches) * int(config.data.batch_size)
-    rates = [images / seconds["epoch"] for seconds in epochs.seconds[1:]]
-    whole, of = f"epoch of {images} images, {trainer.precision}", "share of an epoch"
-    return [
-        Row(f"{whole}, over bare steps", median_ratio(rates, epochs.rates[1:]), "", ">= 0.9"),
-        Row(whole, statistics.median(rates), "images/s"),
-        Row(f"bare steps, {trainer.precision}", statistics.median(epochs.rates[1:]), "images/s"),
-        *(
-            Row(f"{of}: {part}", 100 * median_ratio(*_columns(epochs, part)), "%")
-            for part in ("training", "validation", "checkpoints, rest")
-        ),
-    ]
-
-
-def _columns(epochs: Epochs, part: str) -> tuple[list[float], list[float]]:
-    counted = epochs.seconds[1:]
-    return [seconds[part] for seconds in counted], [seconds["epoch"] for seconds in counted]
+    rates = np.array([images / seconds["epoch"] for seconds in epochs.seconds[1:]])
+    bare_rates = epochs.bare.images / np.array(epochs.bare_seconds[1:])
+    parts = {
+        part: np.array([seconds[part] / seconds["epoch"] for seconds in epochs.seconds[1:]])
+        for part in ("training", "validation", "checkpoints, rest")
+    }
+    rows = []
+    for at, clock in enumerate(CLOCKS):
+        name = f"epoch of {images} images, {trainer.precision}, {clock}"
+        ratio, rate, bare_rate = (
+            float(np.median(of[:, at])) for of in (rates / bare_rates, rates, bare_rates)
+        )
+        rows += [
+            Row(f"{name}, over bare steps", ratio, "", ">= 0.9"),
+            Row(name, rate, "images/s"),
+            Row(f"bare steps, {trainer.precision}, {clock}", bare_rate, "images/s"),
+        ]
+        rows += [
+            Row(f"share of an epoch, {clock}: {part}", 100 * float(np.median(of[:, at])), "%")
+            for part, of in parts.items()
+        ]
+    return rows
 
 
 def loaders(given: argparse.Namespace) -> list[Row]:
@@ -206,28 +224,24 @@ def evaluate_rows(given: argparse.Namespace) -> list[Row]:
         for _ in people:
             interpreter.invoke()
 
-    seconds = interleaved(
-        {
-            "evaluate": lambda number: evaluate(runner, people, skeleton, progress=False),
-            "bare": bare,
-        },
-        given.rounds,
-    )
-    rates = {name: len(people) / statistics.median(of) for name, of in seconds.items()}
-    return [
-        Row(
-            f"evaluate over invoke, {runner.kernels}",
-            median_ratio(seconds["bare"], seconds["evaluate"]),
-            "",
-            ">= 0.8",
-        ),
-        Row("evaluate", rates["evaluate"], "images/s"),
-        Row("invoke", rates["bare"], "images/s"),
-    ]
+    parts: dict[str, Callable[[int], object]] = {
+        "evaluate": lambda number: evaluate(runner, people, skeleton, progress=False),
+        "invoke": bare,
+    }
+    rows = []
+    for clock, read in CLOCKS.items():
+        seconds = interleaved(parts, given.rounds, read)
+        name = f"evaluate over invoke, {runner.kernels}, {clock}"
+        rows.append(Row(name, median_ratio(seconds["invoke"], seconds["evaluate"]), "", ">= 0.8"))
+        rows += [
+            Row(f"{name}, {clock}", len(people) / statistics.median(of), "images/s")
+            for name, of in seconds.items()
+        ]
+    return rows
 
 
 def latency_rows(given: argparse.Namespace) -> list[Row]:
-    """One thread, blocks of 20 calls in turn."""
+    """One thread, its processor time, blocks of 20 calls in turn."""
     files = {"int8": given.int8, "reference": given.reference}
     runners = {name: TFLiteRunner(path, threads=1) for name, path in files.items()}
 
@@ -239,7 +253,7 @@ def latency_rows(given: argparse.Namespace) -> list[Row]:
         return calls
 
     parts = {name: block(runner) for name, runner in runners.items()}
-    seconds = interleaved(parts, 5 * given.rounds)
+    seconds = interleaved(parts, 5 * given.rounds, time.thread_time)
     return [
         Row(
             "latency over the reference's, one thread",
@@ -255,8 +269,8 @@ def latency_rows(given: argparse.Namespace) -> list[Row]:
 
 
 def predict_rows(given: argparse.Namespace) -> list[Row]:
-    """The steps of `heatpose predict` on images, timed one by one."""
-    runner = TFLiteRunner(given.int8, threads=given.threads)
+    """The steps of `heatpose predict` on images, by this thread's processor time."""
+    runner = TFLiteRunner(given.int8, threads=1)
     estimator = Estimator.of(runner, skeleton_of(runner))
     drawing = Drawing([estimator], 0.0)  # all keypoints: no person costs more
     paths = [
@@ -266,9 +280,9 @@ def predict_rows(given: argparse.Namespace) -> list[Row]:
     seconds: dict[str, list[float]] = {}
 
     def timed(part: str, work: Callable[..., Any], *arguments: Any) -> Any:
-        start = time.perf_counter()
+        start = time.thread_time()
         result = work(*arguments)
-        seconds.setdefault(part, []).append(time.perf_counter() - start)
+        seconds.setdefault(part, []).append(time.thread_time() - start)
         return result
 
     for number, path in enumerate((paths[0], *paths)):

@@ -54,23 +54,25 @@ OURS = {
 KERAS = ("keras", "keras_cached")
 WAYS = (*OURS, *KERAS)
 WANTED = {"heatpose": ">= 2.5"}
+RATES = ("images_per_second", "images_per_cpu_second")
 VERSIONS = ("heatpose", "torch", "lightning", "tensorflow", "keras", "numpy", "pillow")
 
 
 class Clock:
-    """Times at the ends of steps."""
+    """Times at the ends of steps: on the wall, and of the processor for all threads."""
 
     def __init__(self, warm_up: int) -> None:
         self.warm_up = warm_up
-        self.ends: list[float] = []
+        self.ends: list[tuple[float, float]] = []
 
     def step(self) -> None:
-        self.ends.append(time.perf_counter())
+        self.ends.append((time.perf_counter(), time.process_time()))
 
-    def images_per_second(self) -> float:
-        """Without the steps of the warm-up."""
-        steps = len(self.ends) - self.warm_up
-        return BATCH * steps / (self.ends[-1] - self.ends[self.warm_up - 1])
+    def rates(self) -> dict[str, float]:
+        """Images per second by both clocks, without the steps of the warm-up."""
+        images = BATCH * (len(self.ends) - self.warm_up)
+        pairs = zip(RATES, self.ends[self.warm_up - 1], self.ends[-1], strict=True)
+        return {name: images / (end - start) for name, start, end in pairs}
 
 
 def run_heatpose(given: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def run_heatpose(given: argparse.Namespace, overrides: Sequence[str]) -> dict[st
     module = build.build_module(config, network, skeleton, preprocessing, source)
     trainer.fit(module, datamodule=build.build_data(config, source, skeleton, preprocessing))
     return {
-        "images_per_second": clock.images_per_second(),
+        **clock.rates(),
         "precision": str(trainer.precision),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "threads": torch.get_num_threads(),
@@ -274,7 +276,7 @@ def run_keras(given: argparse.Namespace, cached: bool) -> dict[str, Any]:
         callbacks=[Steps()],
     )
     return {
-        "images_per_second": clock.images_per_second(),
+        **clock.rates(),
         "precision": keras.config.dtype_policy().name + (", XLA" if given.xla else ""),
         "parameters": int(sum(np.prod(weight.shape) for weight in network.trainable_weights)),
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
@@ -313,13 +315,15 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def result_of(way: str, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Median speed of a way, and for those of Heatpose the ratios to Keras of each round."""
-    rates = [run["images_per_second"] for run in found[way]]
-    result = {**found[way][0], "images_per_second": statistics.median(rates), "rates": rates}
-    for other in KERAS:
-        if way in OURS and other in found:
-            ratios = [a / b["images_per_second"] for a, b in zip(rates, found[other], strict=True)]
-            result[f"over_{other}"] = statistics.median(ratios)
+    """Median speeds of a way, and for those of Heatpose the medians of the ratios to Keras."""
+    rates = {name: [run[name] for run in found[way]] for name in RATES}
+    result = {**found[way][0], "rates": rates}
+    for name, of in rates.items():
+        result[name] = statistics.median(of)
+        for other in KERAS:
+            if way in OURS and other in found:
+                ratios = [a / run[name] for a, run in zip(of, found[other], strict=True)]
+                result[f"{name}_over_{other}"] = statistics.median(ratios)
     return result
 
 
@@ -328,12 +332,17 @@ def shown(result: dict[str, Any]) -> Table:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     table = Table(
         title=f"Training, {result['threads']} of {result['cores']} threads, {result['data']}",
-        caption=versions,
+        caption=f"x: over that way, on the wall (by processor time of all threads). {versions}",
     )
     for heading in ("way", "precision", "parameters", "images/s", *KERAS, "wanted"):
         table.add_column(heading, justify="left" if heading in ("way", "precision") else "right")
     for way, of in result["ways"].items():
-        ratios = [f"{of[f'over_{k}']:.2f} x" if f"over_{k}" in of else "" for k in KERAS]
+        ratios = [
+            f"{of[f'{RATES[0]}_over_{k}']:.2f} x ({of[f'{RATES[1]}_over_{k}']:.2f})"
+            if f"{RATES[0]}_over_{k}" in of
+            else ""
+            for k in KERAS
+        ]
         rate, parameters = f"{of['images_per_second']:.1f}", f"{of['parameters'] / 1e6:.2f} M"
         table.add_row(way, of["precision"], parameters, rate, *ratios, WANTED.get(way, ""))
     return table

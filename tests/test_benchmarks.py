@@ -49,5 +49,22 @@ def test_everyday_names_what_a_part_needs(
 def test_the_clock_leaves_the_warm_up_out() -> None:
     script = load_module(BENCHMARKS / "training_against_keras.py", "benchmark_keras")
     clock = script.Clock(warm_up=2)
-    clock.ends = [0.0, 100.0, 101.0, 102.0]
-    assert clock.images_per_second() == script.BATCH
+    clock.ends = [(0.0, 0.0), (100.0, 7.0), (101.0, 9.0), (102.0, 11.0)]
+    assert clock.rates() == {
+        "images_per_second": script.BATCH,
+        "images_per_cpu_second": script.BATCH / 2,
+    }
+
+
+def test_ratios_are_those_of_the_rounds() -> None:
+    script = load_module(BENCHMARKS / "training_against_keras.py", "benchmark_keras")
+
+    def runs(*rates: float) -> list[dict[str, float]]:
+        return [{"images_per_second": rate, "images_per_cpu_second": 2 * rate} for rate in rates]
+
+    found = {"heatpose": runs(30, 10, 20), "keras": runs(10, 5, 5)}
+    result = script.result_of("heatpose", found)
+    assert result["images_per_second"] == 20
+    assert result["images_per_second_over_keras"] == 3
+    assert "images_per_second_over_keras_cached" not in result
+    assert not [name for name in script.result_of("keras", found) if "over" in name]
