@@ -92,7 +92,7 @@ def test_the_folder_is_a_bundle_of_its_own(made: Path) -> None:
         "scored_on": "12 images with one person",
     }
     assert manifest["terms"]["weights"].startswith("not recorded")
-    assert "in 'COCO'" in manifest["terms"]["data"] and manifest["terms"]["spdx"] is None
+    assert ": 'COCO'" in manifest["terms"]["data"] and manifest["terms"]["spdx"] is None
     metrics = json.loads((folder / "metrics.json").read_text())["artefacts"]
     assert {form: entry["file"] for form, entry in metrics.items()} == {
         "torch": None,
