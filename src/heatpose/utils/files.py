@@ -186,8 +186,13 @@ def output_file(path: Path, advice: str = "give the path of a file") -> Iterator
 
 
 def temporary_sibling(path: Path) -> Path:
-    """Hidden path in the same folder, unique per process and target, with the same suffix."""
-    return path.with_name(f".{os.getpid()}.{abs(hash(path.name))}.part{path.suffix}")
+    """Hidden path in the same folder, unique per process and target.
+
+    It has the target's suffix, except for JSON: what a killed process leaves of that must not be
+    found by a search for `*.json`.
+    """
+    suffix = "" if path.suffix == ".json" else path.suffix
+    return path.with_name(f".{os.getpid()}.{abs(hash(path.name))}.part{suffix}")
 
 
 @contextmanager
