@@ -5,7 +5,7 @@ The same as `heatpose export`.
 
 from __future__ import annotations
 
-from heatpose.entries.export import main
+from heatpose.entries.jobs import export_main as main
 
 if __name__ == "__main__":
     main()

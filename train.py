@@ -5,7 +5,7 @@ The same as `heatpose train`.
 
 from __future__ import annotations
 
-from heatpose.entries.train import main
+from heatpose.entries.jobs import train_main as main
 
 if __name__ == "__main__":
     main()

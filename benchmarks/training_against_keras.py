@@ -76,7 +76,7 @@ class Clock:
 
 
 def run_heatpose(given: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
-    """Trains as `heatpose.entries.train` does, but stops after the steps, without validation."""
+    """Trains as `entries.jobs.train` does, but stops after the steps, without validation."""
     import lightning
     import torch
     from omegaconf import open_dict

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from heatpose.data.sample import Person
-from heatpose.evaluation.threshold import CORRECT, THRESHOLDS, threshold_curve
+from heatpose.evaluation.metrics import CORRECT, THRESHOLDS, threshold_curve
 
 SIGMAS = [0.03, 0.08, 0.1]
 RANDOM = np.random.default_rng(0)

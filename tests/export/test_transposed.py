@@ -13,8 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from heatpose.models.layers import TransposedBlock
-from heatpose.quantize.integer import ActivationScale, Int8Conv
-from heatpose.quantize.scheme import LOWEST, QuantParams, stored_weights, weight_scales
+from heatpose.quantize.integer import (
+    LOWEST,
+    ActivationScale,
+    Int8Conv,
+    QuantParams,
+    stored_weights,
+    weight_scales,
+)
 
 if not all(find_spec(tool) for tool in ("tensorflow", "ai_edge_litert")):
     pytest.skip("the export extra is not installed", allow_module_level=True)

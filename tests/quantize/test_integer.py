@@ -15,10 +15,11 @@ from heatpose.quantize.integer import (
     Int8Add,
     Int8Conv,
     Int8Upsample,
+    QuantParams,
     activation_limits,
     fixed_point,
+    weight_scales,
 )
-from heatpose.quantize.scheme import QuantParams, weight_scales
 
 
 def half_even(value: Fraction) -> int:

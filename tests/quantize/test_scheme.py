@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.quantize.scheme import (
+from heatpose.quantize.integer import (
     QuantParams,
     input_quant_params,
     rounded_weights,

@@ -15,9 +15,9 @@ from heatpose.errors import HeatposeError
 from heatpose.models.layers import Upsampling
 from heatpose.models.movenet import with_upsampling
 from heatpose.pose.preprocessing import Preprocessing
+from heatpose.quantize.integer import input_quant_params
 from heatpose.quantize.ptq import plan_int8
 from heatpose.quantize.qat import fine_tune
-from heatpose.quantize.scheme import input_quant_params
 from heatpose.quantize.settings import PER_TENSOR, QatSettings
 from heatpose.quantize.simulate import Plan, simulated
 from heatpose.training.self_distillation import distance, maps_of

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from heatpose.evaluation.evaluate import predict_poses
-from heatpose.evaluation.threshold import ThresholdCurve, threshold_curve
+from heatpose.evaluation.metrics import ThresholdCurve, threshold_curve
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import ST_13
 from heatpose.report import write_report

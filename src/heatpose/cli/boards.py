@@ -44,7 +44,7 @@ def inspect(
 ) -> None:
     """Print operators, number formats and sizes of a model file, and its problems on an NPU."""
     from heatpose.bundles.released import resolve_bundle
-    from heatpose.utils.console import show
+    from heatpose.utils.progress import show
 
     model = _file(resolve_bundle(model), target)
     facts = _inspection(model)
@@ -131,7 +131,7 @@ def estimate(
     from heatpose.bundles.released import resolve_bundle
     from heatpose.deploy.tables import estimate_lines, estimate_table
     from heatpose.deploy.targets import load_target
-    from heatpose.utils.console import show
+    from heatpose.utils.progress import show
 
     board, model = load_target(target), resolve_bundle(model)
     _print_assumed(model)
@@ -332,7 +332,7 @@ def _finish(result: ToolResult, package: DeploymentPackage, json_out: Path | Non
     """Prints and writes a result; a failure raises its sentence."""
     from heatpose.deploy.package import LOG
     from heatpose.deploy.tables import result_lines, result_table
-    from heatpose.utils.console import show
+    from heatpose.utils.progress import show
 
     show(result_table(result))
     for line in result_lines(result, package.folder):

@@ -19,7 +19,7 @@ Checkpoint = Annotated[Path, typer.Argument(help="A Heatpose checkpoint (.ckpt).
 def models(json_out: JsonOut = None) -> None:
     """List the released networks; all commands accept their names instead of a model file."""
     from heatpose.bundles.released import released
-    from heatpose.utils.console import show
+    from heatpose.utils.progress import show
 
     require_writable_files(json_out)
     entries = [network.to_json() for network in released().values()]

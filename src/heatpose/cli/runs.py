@@ -33,14 +33,14 @@ PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
 
 def train(overrides: Overrides = None) -> None:
     """Train, score and export a network as configured, for example experiment=quickstart."""
-    from heatpose.entries.train import main
+    from heatpose.entries.jobs import train_main as main
 
     _with_arguments(main, "train", overrides)
 
 
 def export(overrides: Overrides = None) -> None:
     """Export a checkpoint, or imported weights, as a validated bundle."""
-    from heatpose.entries.export import main
+    from heatpose.entries.jobs import export_main as main
 
     _with_arguments(main, "export", overrides)
 
@@ -65,7 +65,7 @@ def doctor(
     from heatpose.doctor import examine, to_json
     from heatpose.doctor.checks import check_table
     from heatpose.doctor.trial import run_trial
-    from heatpose.utils.console import show
+    from heatpose.utils.progress import show
 
     checks = examine(data)
     show(check_table(checks))

@@ -50,7 +50,7 @@ def evaluate(
 ) -> None:
     """Score a model by the published single-person protocol, and by COCO AP."""
     from heatpose.evaluation.evaluate import report_table
-    from heatpose.utils.console import show
+    from heatpose.utils.progress import show
 
     require_writable_files(json_out)
     scored = _Scoring(annotations, images, sampling, decode, skeleton, normalisation)
@@ -80,7 +80,7 @@ def compare(
 ) -> None:
     """Score several models on the same images, with paired bootstrap intervals of differences."""
     from heatpose.evaluation.evaluate import comparison_table, paired_difference
-    from heatpose.utils.console import show
+    from heatpose.utils.progress import show
 
     if len(models) < 2:
         raise typer.BadParameter("give at least two models")

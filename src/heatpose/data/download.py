@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from heatpose.errors import HeatposeError
-from heatpose.utils.console import progress_bar
 from heatpose.utils.files import write_json
+from heatpose.utils.progress import progress_bar
 from heatpose.utils.transfer import RemoteFile, fetch, part_of, size_of
 
 RESERVE = 500_000_000

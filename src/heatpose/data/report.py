@@ -18,7 +18,6 @@ from heatpose.data.selection import TrainingRules, explain_empty, split_instance
 from heatpose.data.sources import training_instances
 from heatpose.errors import HeatposeError
 from heatpose.pose.skeleton import Skeleton
-from heatpose.utils.console import progress_bar
 from heatpose.utils.image_files import (
     UNREADABLE,
     Orientation,
@@ -29,6 +28,7 @@ from heatpose.utils.image_files import (
     sixteen_bits,
     size_problem,
 )
+from heatpose.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from PIL import Image

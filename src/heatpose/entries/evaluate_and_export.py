@@ -22,7 +22,7 @@ from heatpose.quantize.settings import ExportConfig
 from heatpose.runners.torch_runner import TorchRunner
 from heatpose.training.result import BoardNumbers, RunResult
 from heatpose.training.self_distillation import tune_upsampling
-from heatpose.utils.console import show
+from heatpose.utils.progress import show
 
 if TYPE_CHECKING:
     from heatpose.deploy.estimate import Estimate

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from heatpose.data.augment import prominent
 from heatpose.data.sample import Person
 from heatpose.evaluation.evaluate import EvalReport, evaluate
+from heatpose.evaluation.metrics import LEAST_INSTANCES, ThresholdCurve, threshold_curve
 from heatpose.evaluation.parity import (
     Maps,
     float_parity,
@@ -23,7 +24,6 @@ from heatpose.evaluation.parity import (
     pose_drift,
     sigmoid,
 )
-from heatpose.evaluation.threshold import LEAST_INSTANCES, ThresholdCurve, threshold_curve
 from heatpose.export.checks import (
     CheckResult,
     DecodedReference,

@@ -36,9 +36,9 @@ from heatpose.pose.skeleton import AREA_OF_BOX, Skeleton
 from heatpose.predict.estimator import Estimator
 from heatpose.predict.files import find_sources
 from heatpose.predict.pipeline import in_parallel
-from heatpose.utils.console import progress_bar
 from heatpose.utils.files import atomic_write, only_one, require_writable, sha256_of_json
 from heatpose.utils.image_files import load_image
+from heatpose.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -22,8 +22,7 @@ from heatpose.quantize.equalize import (
     fold_constant_channels,
     observe,
 )
-from heatpose.quantize.integer import Int8Conv
-from heatpose.quantize.scheme import QuantParams
+from heatpose.quantize.integer import Int8Conv, QuantParams
 from heatpose.quantize.settings import PtqSettings
 from heatpose.quantize.simulate import Plan, blocks, simulated
 

@@ -13,8 +13,16 @@ from heatpose.models.layers import ConvBlock
 from heatpose.models.movenet import MoveNet, PoseMaps
 from heatpose.models.topology import IMAGE, Topology
 from heatpose.pose.preprocessing import Preprocessing
-from heatpose.quantize.integer import ActivationScale, Int8Add, Int8Conv, Int8Upsample
-from heatpose.quantize.scheme import LOWEST, QuantParams, input_quant_params, weight_scales
+from heatpose.quantize.integer import (
+    LOWEST,
+    ActivationScale,
+    Int8Add,
+    Int8Conv,
+    Int8Upsample,
+    QuantParams,
+    input_quant_params,
+    weight_scales,
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from heatpose.models.layers import ConvBlock
 from heatpose.models.tflite_walk import Located, locate
 from heatpose.models.topology import Topology
 from heatpose.quantize.equalize import bias_of
-from heatpose.quantize.scheme import LOWEST, QuantParams, input_quant_params, stored_weights
+from heatpose.quantize.integer import LOWEST, QuantParams, input_quant_params, stored_weights
 from heatpose.quantize.simulate import Plan, blocks
 from heatpose.tflite.graph import Graph, Operator
 from heatpose.tflite.inspect import Output

@@ -16,12 +16,10 @@ from markupsafe import Markup, escape
 from heatpose.report.bundle import Bundle, on_boards
 from heatpose.report.content import Values, reading
 from heatpose.report.costs import costs
-from heatpose.report.curves import curves
+from heatpose.report.curves import curves, thresholds
 from heatpose.report.gallery import gallery
-from heatpose.report.origin import operators, reproduction
 from heatpose.report.scores import drift, losses, people
-from heatpose.report.summary import summary
-from heatpose.report.threshold import thresholds
+from heatpose.report.summary import operators, reproduction, summary
 
 TEMPLATES = "templates"
 

@@ -1,13 +1,17 @@
-"""Progress of long work: a bar in a terminal, a line from time to time in a log."""
+"""Terminal output by rich: tables, and progress as a bar in a terminal or lines in a log."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
 
 T = TypeVar("T")
 
@@ -145,3 +149,28 @@ def track(
             yield item
             advance(min(each, total - done))
             done += min(each, total - done)
+
+
+def show(table: Table) -> None:
+    """Prints a table to standard output, 160 columns wide where that is not a terminal."""
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def progress_bar(unit: str) -> Progress:
+    """A progress bar on standard error.
+
+    Args:
+        unit: "bytes" (shown with a transfer rate), or the name of the counted items.
+    """
+    from rich import progress as bars
+
+    items = (bars.MofNCompleteColumn(), bars.TextColumn(unit))
+    counts = (bars.DownloadColumn(), bars.TransferSpeedColumn()) if unit == "bytes" else items
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        *counts,
+        bars.TimeRemainingColumn(),
+    )
+    return bars.Progress(*columns, console=Console(stderr=True))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heatpose.errors import HeatposeError
-from heatpose.utils.console import progress_bar
+from heatpose.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     import requests

@@ -1,4 +1,4 @@
-"""Entry point `train`: trains a network, scores and exports it."""
+"""The two jobs: `train` (train, score, export) and `export` (a checkpoint or imported weights)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from heatpose.data.sources import Source
 
 
-def main() -> None:
+def train_main() -> None:
     """Composes the configuration from the command line and runs the configured steps."""
-    run(entry, "train")
+    run(train_entry, "train")
 
 
-def entry(config: DictConfig) -> float | tuple[float, ...] | None:
+def train_entry(config: DictConfig) -> float | tuple[float, ...] | None:
     """Hydra task: runs the configured steps; returns the configured objectives, for sweeps."""
     return run_entry(train, config)
 
@@ -67,3 +67,34 @@ def fit_model(config: DictConfig) -> tuple[Path, Source] | None:
             return training.initial_checkpoint(module, folder), source
         module.distillation = build.build_distillation(config, data, skeleton)
         return training.fit(module, data, trainer, last), source
+
+
+def export_main() -> None:
+    """Composes the configuration from the command line and exports."""
+    run(export_entry, "export")
+
+
+def export_entry(config: DictConfig) -> float | tuple[float, ...] | None:
+    """Hydra task: writes exports/<name>; returns the configured objectives, for sweeps."""
+    return run_entry(export, config)
+
+
+def export(config: DictConfig) -> RunResult | None:
+    """Exports `config.checkpoint`, or the initial weights if it is not set."""
+    # Imported here: composing the configuration must not import torch.
+    from heatpose.bundles.released import resolve
+    from heatpose.entries import build
+    from heatpose.training import fit as training
+
+    build.check_settings(config)
+    build.setup_libraries(config)
+    build.check(config)
+    if config.checkpoint:
+        checkpoint = resolve(config.checkpoint, "checkpoint")
+        return build.finish(config, checkpoint, build.source_for(config))
+    skeleton, preprocessing, source = build.build_inputs(config)
+    source.prepare()
+    module = build.build_module(
+        config, build.build_network(config, skeleton), skeleton, preprocessing, source
+    )
+    return build.finish(config, training.initial_checkpoint(module, run_folder(config)), source)
