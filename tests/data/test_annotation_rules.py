@@ -202,6 +202,15 @@ def test_an_annotation_without_an_id_is_named_by_its_place(tmp_path: Path) -> No
     )
 
 
+def test_an_annotation_without_an_image_gets_no_other_images_name(tmp_path: Path) -> None:
+    content = labels(3)
+    content["images"][0]["id"] = content["annotations"][0]["image_id"] = 0
+    content["annotations"][2] |= {"image_id": "?", "bbox": [1, 2, "x", 3]}
+    with pytest.raises(HeatposeError) as error:
+        kept(content, tmp_path)
+    assert "1.png" not in str(error.value) and "103" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("value", "crowd"),
     [(1, True), ("1", True), (True, True), (0, False), ("0", False), (None, False)],

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 import pytest
+from torch import nn
 
 from heatpose.deploy.estimate import Estimate, estimate
 from heatpose.deploy.features import allocate, as_bilinear, as_compiled, features_of
 from heatpose.deploy.network_graph import graph_of_network
 from heatpose.deploy.rules import check_target
 from heatpose.deploy.targets import load_target
-from heatpose.models.layers import Upsampling
+from heatpose.errors import HeatposeError
+from heatpose.models.layers import ConvBlock, Upsampling
 from heatpose.models.movenet import MoveNet
 from heatpose.tflite.graph import Graph, Operator, Tensor
 
@@ -157,3 +159,9 @@ def test_the_last_bytes_of_a_run_of_memories_stay_free() -> None:
     assert allocate(graph, npu).on_chip == 384 + 64
     whole = replace(npu, pools=[pool for pool in npu.pools if pool.name == "npuRAM6"])
     assert allocate(graph, whole).left_over == 64
+
+
+def test_a_module_that_is_not_traced_ends_in_one_sentence() -> None:
+    network = nn.Sequential(ConvBlock(3, 8, 3, 2), nn.GELU(), ConvBlock(8, 8, 1))
+    with pytest.raises(HeatposeError, match="ConvBlock reads the result of a layer"):
+        graph_of_network(network, 32)

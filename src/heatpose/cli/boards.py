@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heatpose.cli.options import JsonOut, Model, TargetChoice, target_names
+from heatpose.cli.options import BOARDS, JsonOut, Model, TargetChoice, target_names
 from heatpose.errors import HeatposeError
 from heatpose.utils.files import write_json_output
 
@@ -34,10 +34,7 @@ def inspect(
     target: Annotated[
         str | None,
         typer.Option(
-            help=(
-                "Also check the rules of this board: stm32n6, stm32mp2, stm32mp1, or the path of a"
-                " YAML."
-            ),
+            help=f"Also check the rules of this board: {BOARDS}, or the path of a YAML.",
             autocompletion=target_names,
         ),
     ] = None,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from heatpose.utils.files import conf_folder
+
 if TYPE_CHECKING:
     from heatpose.pose.skeleton import Skeleton
     from heatpose.runners.normalisation import Normalisation
@@ -132,10 +134,11 @@ ReferenceKernels = Annotated[
 ]
 SamplingChoice = Annotated[Sampling, typer.Option(help="nearest is the published protocol.")]
 DecodeChoice = Annotated[Decode, typer.Option(help="argmax is the published protocol.")]
+BOARDS = ", ".join(path.stem for path in sorted((conf_folder() / "target").glob("*.yaml")))
 TargetChoice = Annotated[
     str,
     typer.Option(
-        help="stm32n6, stm32mp2, stm32mp1, or the path of a board's YAML.",
+        help=f"{BOARDS}, or the path of a board's YAML.",
         autocompletion=target_names,
     ),
 ]

@@ -54,7 +54,8 @@ class _Reader:
     def where(self, row: int) -> str:
         entry = self.entries[row]
         number = entry["id"] if "id" in entry else f"number {row + 1} in the list"
-        image = self.images.get(whole_number(entry.get("image_id")) or 0, {})
+        image_id = whole_number(entry.get("image_id"))
+        image = {} if image_id is None else self.images.get(image_id, {})
         return (
             f"Label file '{self.path}', annotation {number} (image "
             f"{image.get('file_name', entry.get('image_id'))!r})"

@@ -5,11 +5,13 @@ per batch on the device.
 
 To add an augmentation:
 
-1. Write a frozen dataclass here. A geometric one contributes to `GeometricAugment.transform`; a
-   photometric one takes images u8 or f32[B, 3, S, S] and random numbers. 2. Draw its random numbers
-   in `batches.AugmentedBatches.sample`, after the existing ones, and add them to
-   `batches.TrainingBatch`. 3. Apply it in `PoseModule.on_after_batch_transfer` and add its settings
-   to `conf/augment/`.
+- Geometric: a field of `GeometricAugment`, off by default, and a matrix in its `transform`.
+- Photometric: a field of `Photometric` and its term in `__call__`; a random number more in `colour`
+  (`batches.AugmentedBatches.sample`, after the existing ones).
+- One with a configuration entry of its own: a frozen dataclass here, which takes images u8 or
+  f32[B, 3, S, S] and random numbers; these numbers in `batches.TrainingBatch`; an argument of
+  `PoseModule` and its call in `on_after_batch_transfer`; the argument in `build.build_module`; the
+  key in `arguments.OBJECTS`, without which its settings are not checked; `conf/augment/`.
 
 Shape legend: B batch, K keypoints, P patches, S input side.
 """

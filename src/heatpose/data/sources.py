@@ -5,8 +5,8 @@ behind the sources find the labels and images of a folder.
 
 To add a source:
 
-1. Write a class here with the methods of `Source`, and its kind in `from_description`. 2. Add a
-   file to `conf/data/` whose `source._target_` names it.
+1. Write a class here with the methods of `Source`, and its kind in `from_description`.
+2. Add a file to `conf/data/` whose `source._target_` names it.
 """
 
 from __future__ import annotations

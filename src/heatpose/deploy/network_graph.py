@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from heatpose.deploy.estimate import NOT_EXPORTED
+from heatpose.errors import HeatposeError
 from heatpose.models.layers import Add, ConvBlock, TransposedBlock
 from heatpose.tflite.graph import Graph, Operator, Quantization, Tensor
 
@@ -31,14 +32,17 @@ def graph_of_network(
     """Traces a network on zeros with forward hooks.
 
     Args:
-        network: Consists of ConvBlock, Add, Upsample and classifier layers; other modules are
-            ignored.
+        network: Consists of ConvBlock, Add, Upsample and classifier layers; other modules
+            must return their input unchanged.
         size: S, or (rows, columns), pixels.
         output: Output type of the int8 file.
         ending: Operator after the last layer.
 
     Returns:
-        Graph with uint8 input (1, rows, columns, 3); constants are zeros.
+        Graph with uint8 input (1, rows, columns, 3), NHWC; constants are zeros.
+
+    Raises:
+        HeatposeError: A layer reads the result of a module of another kind.
     """
     trace = _Trace()
     handles = [
@@ -111,6 +115,11 @@ class _Trace:
         self, module: nn.Module, given: tuple[torch.Tensor, ...], result: torch.Tensor
     ) -> None:
         """Forward hook: adds the operators of one layer."""
+        if any(id(tensor) not in self.seen for tensor in given):
+            raise HeatposeError(
+                f"The network cannot be traced: a {type(module).__name__} reads the result of a"
+                f" layer that is none of {', '.join(layer.__name__ for layer in _TRACED)}."
+            )
         inputs = [self.seen[id(tensor)] for tensor in given]
         shape = _channels_last(tuple(result.shape))
         if isinstance(module, TransposedBlock):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import shlex
 import warnings
@@ -191,9 +192,8 @@ def build_module(
 ) -> PoseModule:
     """The Lightning module."""
     loss = instantiate(config.loss)
-    loss = (
-        loss(sigmas=skeleton.sigmas) if "sigmas" in loss.func.__init__.__annotations__ else loss()
-    )
+    takes_sigmas = "sigmas" in inspect.signature(loss).parameters
+    loss = loss(sigmas=skeleton.sigmas) if takes_sigmas else loss()
     metadata = {
         "run": config.run,
         "model": config.model_name,

@@ -5,12 +5,18 @@ Also the metadata of ONNX and TFLite files: keypoints, preprocessing, versions.
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from heatpose.bundles.facts import METADATA
+from heatpose.bundles.provenance import versions
 from heatpose.errors import HeatposeError
-from heatpose.pose.preprocessing import check_resolution
+from heatpose.pose.preprocessing import Preprocessing, check_resolution
+from heatpose.pose.skeleton import Skeleton
 from heatpose.utils.files import atomic_write
 
 if TYPE_CHECKING:
@@ -18,20 +24,6 @@ if TYPE_CHECKING:
 
     from heatpose.models.decode import PoseForm
     from heatpose.models.movenet import MoveNet
-
-
-import json
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from heatpose.bundles.facts import METADATA
-from heatpose.bundles.provenance import versions
-from heatpose.pose.preprocessing import Preprocessing
-from heatpose.pose.skeleton import Skeleton
-
-if TYPE_CHECKING:
-    from heatpose.models.decode import PoseForm
 
 FORMAT = 1
 

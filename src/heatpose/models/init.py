@@ -3,8 +3,8 @@
 To add an initialisation:
 
 1. Write a function here that takes the new network, the skeleton and settings, and returns the
-   network to train. 2. Add a file to `conf/init/` whose `_target_` names it (with `_partial_:
-   true`).
+   network to train.
+2. Add a file to `conf/init/` whose `_target_` names it (with `_partial_: true`).
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ Keypoints that are not labelled or lie outside the input have weight 0.
 To add a heatmap loss:
 
 1. Write a subclass of `HeatmapLoss` here with `per_keypoint`. A constructor argument `sigmas` gets
-   the skeleton's. 2. Add a file to `conf/loss/` whose `_target_` names it (with `_partial_: true`).
-   3. Select it with `loss=NAME`, and test it in `tests/models/test_losses.py`.
+   the skeleton's.
+2. Add a file to `conf/loss/` whose `_target_` names it (with `_partial_: true`).
+3. Select it with `loss=NAME`, and test it in `tests/models/test_losses.py`.
 
 Shape legend: B batch, K keypoints, H rows, W columns, S input side.
 """

@@ -3,8 +3,8 @@
 To add a keypoint set:
 
 1. Write a YAML like `conf/skeleton/st13.yaml` into `conf/skeleton/`, or into a folder given by
-   `--config-dir`. 2. Select it with `skeleton=NAME`. No other code depends on the number of
-   keypoints.
+   `--config-dir`.
+2. Select it with `skeleton=NAME`. No other code depends on the number of keypoints.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Function-preserving steps before quantisation, and the activation ranges that they need.
 
 Batch norm is folded first. Then constant channels are folded, biases are absorbed and layers are
-equalised, in this order: in Google's
-MobileNetV2 one dead channel with a large weight is enough to ruin a per-tensor scale.
+equalised, in this order: in Google's MobileNetV2 one dead channel with a large weight is enough to
+ruin a per-tensor scale.
 
 A tensor between layers can be divided by any positive s per channel when every layer that writes it
 divides its weights by s and every layer that reads it multiplies its weights by s (Nagel et al.,

@@ -2,9 +2,9 @@
 
 To add a runner for another kind of file:
 
-1. Write a class in a module here with the attributes and methods of `PoseRunner`. 2. Open it by its
-   suffix in `open_runner`, which imports its runtime only then. 3. Describe what it states about
-   itself in `reading.describe_file`.
+1. Write a class in a module here with the attributes and methods of `PoseRunner`.
+2. Open it by its suffix in `open_runner`, which imports its runtime only then.
+3. Describe what it states about itself in `reading.describe_file`.
 
 Shape legend: B batch, S input side, K keypoints, H rows and W columns of a heatmap.
 """

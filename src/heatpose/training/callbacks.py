@@ -2,8 +2,8 @@
 
 Averaging of weights, checkpoints and early stopping are Lightning's. To add a callback:
 
-1. Write a subclass of `lightning.pytorch.callbacks.Callback` here. 2. Add an entry with its
-   `_target_` to `conf/callbacks/default.yaml`.
+1. Write a subclass of `lightning.pytorch.callbacks.Callback` here.
+2. Add an entry with its `_target_` to `conf/callbacks/default.yaml`.
 """
 
 from __future__ import annotations
