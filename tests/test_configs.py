@@ -387,6 +387,17 @@ def test_quantisation_files_differ_in_their_artefacts_and_method(
     )
 
 
+def test_thorough_is_auto_with_more_images_and_steps(compose: Compose) -> None:
+    auto, thorough = (
+        instantiate(compose("export", f"quant={name}").quant) for name in ("auto", "thorough")
+    )
+    assert thorough.auto == auto.auto and thorough.limits == auto.limits
+    assert thorough.calibration_images > auto.calibration_images
+    for artefact in ("int8_pc", "int8_pt"):
+        assert thorough.qat[artefact].steps > auto.qat[artefact].steps
+        assert thorough.qat[artefact].images > auto.qat[artefact].images
+
+
 def test_every_limit_of_the_checks_is_in_the_configuration(compose: Compose) -> None:
     limits = set(compose("export").quant.limits) - {"_target_"}
     assert limits == {field.name for field in fields(CheckLimits)}
