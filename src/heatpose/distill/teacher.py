@@ -34,7 +34,7 @@ class DistillSettings:
         skeleton: The teacher's keypoints, for a file that does not state them: coco17, st13 or a
             YAML.
         normalisation: Of the teacher's input, for a file that does not state it; see
-            `runners.normalisation.FORMS`.
+            `runners.normalisation.SYNTAX`.
         margin: Side of the square crop around each instance, relative to the longer side of its
             box; None for the whole image, stretched.
         mirror: Averages the predictions on the crop and its mirror image (flip test: Newell, Yang

@@ -97,7 +97,7 @@ class ExportJob:
                 "A network whose decode is in the graph has no int8 output; choose"
                 " quant.output=float32."
             )
-        check_tools(self.config.forms)
+        check_tools(self.config.artefacts)
 
 
 def check_place(out: Path, name: str, model_name: str) -> None:
@@ -123,11 +123,11 @@ def check_place(out: Path, name: str, model_name: str) -> None:
         )
 
 
-def check_tools(forms: Sequence[Artefact]) -> None:
+def check_tools(artefacts: Sequence[Artefact]) -> None:
     """Refuses to start without the tools that these TFLite files need.
 
     Raises:
         HeatposeError: A tool is not installed.
     """
-    if forms:
+    if artefacts:
         check_installed()

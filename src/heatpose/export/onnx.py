@@ -16,7 +16,7 @@ from heatpose.utils.files import atomic_write
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from heatpose.models.decode import PoseForm
+    from heatpose.models.decode import PoseLayout
     from heatpose.models.movenet import MoveNet
 
 
@@ -31,13 +31,17 @@ from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
 
 if TYPE_CHECKING:
-    from heatpose.models.decode import PoseForm
+    from heatpose.models.decode import PoseLayout
 
 FORMAT = 1
 
 
 def description(
-    skeleton: Skeleton, preprocessing: Preprocessing, *, probabilities: bool, pose: PoseForm | None
+    skeleton: Skeleton,
+    preprocessing: Preprocessing,
+    *,
+    probabilities: bool,
+    pose: PoseLayout | None,
 ) -> str:
     """The text.
 
@@ -105,7 +109,7 @@ def export_onnx(
     path: Path,
     *,
     sigmoid: bool,
-    pose: PoseForm = "xy",
+    pose: PoseLayout = "xy",
     metadata: str = "",
 ) -> None:
     """Writes a network as ONNX.
@@ -123,7 +127,8 @@ def export_onnx(
         path: The file to write; it appears whole or not at all.
         sigmoid: Ends the graph in a sigmoid: probabilities instead of logits. A decode always gives
             probabilities.
-        pose: Form of a decoded output: "xy" or Google's "yx", as in `models.decode.DecodedMoveNet`.
+        pose: Layout of a decoded output: "xy" or Google's "yx", as in
+            `models.decode.DecodedMoveNet`.
         metadata: A text of `embed.description` that the file carries; none where empty.
 
     Raises:

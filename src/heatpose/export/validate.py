@@ -176,7 +176,7 @@ class Validator:
 
     Attributes:
         model: The network that was exported; it is left as it is.
-        config: Form of the files and limits of the acceptance checks.
+        config: Output of the files, and limits of the acceptance checks.
         images: u8[N, S, S, 3] for parity and timing: training images, never scored ones.
         instances: Evaluation instances; None where nothing is scored.
         holdout: Training people, one per image, on which int8 files are compared with the network.
@@ -223,27 +223,33 @@ class Validator:
         runner = open_runner(path)
         return self._validation(ONNX, path, (self._float_check(ONNX, runner),), runner)
 
-    def validate_tflite(self, form: Artefact, path: Path) -> ValidationResult:
+    def validate_tflite(self, artefact: Artefact, path: Path) -> ValidationResult:
         """Checks, scores and times a TFLite file."""
         network, config = self.model.network, self.config
         decoded = network.four_heads
         operators = expected_operators(
             network,
-            form,
+            artefact,
             sigmoid=config.ends_in_sigmoid and not decoded,
             output=config.output_dtype,
         )
         if decoded:
             operators = with_decode(operators, network.keypoints, config.pose)
-        first = flatbuffer_check(path, form, self.model.preprocessing, operators, decoded=decoded)
+        first = flatbuffer_check(
+            path, artefact, self.model.preprocessing, operators, decoded=decoded
+        )
         runner = open_runner(path)
-        if form == "float32":
-            return self._validation(form, path, (first, self._float_check(form, runner)), runner)
-        validation = self._validation(form, path, (first, self._drift_check(form, runner)), runner)
+        if artefact == "float32":
+            return self._validation(
+                artefact, path, (first, self._float_check(artefact, runner)), runner
+            )
+        validation = self._validation(
+            artefact, path, (first, self._drift_check(artefact, runner)), runner
+        )
         poses = self._poses_of(runner, validation.report)
         return replace(
             validation,
-            checks=(*validation.checks, self._accuracy_check(form, validation.report)),
+            checks=(*validation.checks, self._accuracy_check(artefact, validation.report)),
             agreement=self._float.compare(poses, self.instances, self.holdout, self.model.skeleton),
             threshold=self._threshold(poses.holdout),
         )
@@ -298,10 +304,10 @@ class Validator:
         drift = pixel_drift(reference, found, size=size, names=names)
         return drift_check(artefact, drift, limits, output_use(found, names))
 
-    def _accuracy_check(self, form: Artefact, report: EvalReport | None) -> CheckResult:
+    def _accuracy_check(self, artefact: Artefact, report: EvalReport | None) -> CheckResult:
         if self._reference is None or report is None:
-            return not_scored(form)
-        return accuracy_check(form, self._reference, report, self.config.limits)
+            return not_scored(artefact)
+        return accuracy_check(artefact, self._reference, report, self.config.limits)
 
     def _score(self, runner: PoseRunner) -> EvalReport | None:
         if not self.instances:

@@ -23,7 +23,7 @@ from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
 from heatpose.predict.files import find_sources, make_folder, save_image
 from heatpose.runners import PoseRunner, open_runner
-from heatpose.runners.tflite_runner import input_form, read_input
+from heatpose.runners.tflite_runner import input_encoding, read_input
 from heatpose.tflite.graph import Graph
 from heatpose.tflite.reader import read_graph
 from heatpose.utils.files import output_file
@@ -220,8 +220,8 @@ class _Run:
         from heatpose.tflite.writer import Model
 
         graph = read_graph(path)
-        self.form = input_form(path, graph)
-        self.reading = read_input(graph, self.form, tflite_facts(path).preprocessing)
+        self.encoding = input_encoding(path, graph)
+        self.reading = read_input(graph, self.encoding, tflite_facts(path).preprocessing)
         model = Model(path.read_bytes())
         for position, tensor in enumerate(tensors):
             model.graph.tensors[tensor].name = f"tapped{position}".encode()
@@ -239,7 +239,7 @@ class _Run:
 
     def __call__(self, image: NDArray[np.uint8]) -> list[NDArray[Any]]:
         """Every tensor of u8[S, S, 3], as stored."""
-        self.interpreter.set_tensor(self.input, self.form.fill(image, self.reading))
+        self.interpreter.set_tensor(self.input, self.encoding.fill(image, self.reading))
         self.interpreter.invoke()
         return [self.interpreter.get_tensor(entry["index"]) for entry in self.outputs]
 
@@ -292,21 +292,26 @@ def _decibels(signal: Iterable[float], noise: Iterable[float]) -> float:
     return float(10 * np.log10(loud / left)) if left > _SILENT and loud > 0 else float("inf")
 
 
-FORMS = ("int8_pc", "int8_pt")
+INT8_ARTEFACTS = ("int8_pc", "int8_pt")
 _LAYER_IMAGES = 16
 _TOLD = 8  # layers that the terminal shows
 
 
 def debug_bundle(
-    bundle: Path, sources: Sequence[Path], form: str, out: Path | None, limit: int, console: Console
+    bundle: Path,
+    sources: Sequence[Path],
+    artefact: str,
+    out: Path | None,
+    limit: int,
+    console: Console,
 ) -> Path:
     """Explains the drift of one int8 file of a bundle.
 
     Args:
         bundle: A finished bundle that holds the float file too.
         sources: Images and folders.
-        form: "int8_pc" or "int8_pt".
-        out: Folder to write to; `debug_<form>` in the bundle by default.
+        artefact: "int8_pc" or "int8_pt".
+        out: Folder to write to; `debug_<artefact>` in the bundle by default.
         limit: At most so many images.
         console: Where tables are printed.
 
@@ -317,8 +322,8 @@ def debug_bundle(
         HeatposeError: The bundle or one of its two files is not there, or there are no images.
     """
     skeleton = _skeleton(bundle)
-    float_file, int8_file = _file(bundle, "float32"), _file(bundle, form)
-    folder = out or bundle / f"debug_{form}"
+    float_file, int8_file = _file(bundle, "float32"), _file(bundle, artefact)
+    folder = out or bundle / f"debug_{artefact}"
     make_folder(folder)
     with console.status(f"{int8_file.name}: images"):
         drift = drift_of(float_file, int8_file, sources, skeleton, limit)
@@ -340,11 +345,14 @@ def _skeleton(bundle: Path) -> Skeleton:
     return skeleton
 
 
-def _file(bundle: Path, form: str) -> Path:
-    found = sorted([*bundle.glob(f"*_{form}.tflite"), *bundle.glob(f"*_{form}.rejected.tflite")])
+def _file(bundle: Path, artefact: str) -> Path:
+    found = sorted(
+        [*bundle.glob(f"*_{artefact}.tflite"), *bundle.glob(f"*_{artefact}.rejected.tflite")]
+    )
     if not found:
         raise HeatposeError(
-            f"'{bundle}' has no {form} file; export it with quant.forms naming float32 and {form}."
+            f"'{bundle}' has no {artefact} file; export it with quant.artefacts naming float32 and"
+            f" {artefact}."
         )
     return found[0]
 

@@ -195,7 +195,7 @@ def _bilinear(steps: Tensor) -> Tensor:
 
 
 def fixed_point(ratios: NDArray[np.float32]) -> tuple[int, int, int]:
-    """XNNPACK's fixed-point form of the ratios of two input scales to the output's.
+    """XNNPACK's fixed-point representation of the ratios of two input scales to the output's.
 
     Args:
         ratios: f32[2], > 0.

@@ -59,7 +59,7 @@ class PoseRunner(Protocol):
 
     @property
     def assumed_output(self) -> str:
-        """Assumption about its output; "" if its form or the file determine it."""
+        """Assumption about its output; "" if its shape or the file determines it."""
 
     @property
     def size(self) -> int:
