@@ -294,6 +294,12 @@ def as_logits(maps: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Maps that sum to 1 are the output of a softmax and are inverted by the logarithm; other maps
     within [0, 1] are the output of a sigmoid; all others are logits.
+
+    Args:
+        maps: f32[..., h, w].
+
+    Returns:
+        f32[..., h, w], at most 0.
     """
     logits = maps.astype(np.float32)
     if maps.min() >= -RANGE_SLACK and maps.max() <= 1 + RANGE_SLACK:
@@ -323,9 +329,14 @@ def _moved_together(maps: NDArray[np.float32], points: NDArray[np.float32]) -> N
 
 
 def view_box(person: Person, margin: float | None) -> Box:
-    """The teacher's crop of an instance: left, top, right, bottom in whole pixels.
+    """The teacher's crop of an instance.
 
-    It may extend beyond the image.
+    Args:
+        person: The instance.
+        margin: Side of the crop relative to the longer side of the box; None for the whole image.
+
+    Returns:
+        Left, top, right, bottom in whole image pixels; may extend beyond the image.
     """
     if margin is None:
         return 0, 0, person.width, person.height

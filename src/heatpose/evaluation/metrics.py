@@ -51,7 +51,15 @@ def keypoint_similarity(
 def mean_over_labelled(
     similarity: NDArray[np.float64], labelled: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """OKS of each instance, f64[N]: mean similarity of its labelled keypoints (protocol rule 4)."""
+    """OKS of each instance: mean similarity of its labelled keypoints (protocol rule 4).
+
+    Args:
+        similarity: f64[N, K] in [0, 1].
+        labelled: bool[N, K].
+
+    Returns:
+        f64[N] in [0, 1]; 0 for an instance without labelled keypoints.
+    """
     weight = labelled.astype(np.float64)
     oks: NDArray[np.float64] = (similarity * weight).sum(1) / (weight.sum(1) + EPSILON)
     return oks
@@ -129,9 +137,16 @@ def score_by_size(
 def bootstrap_interval(
     values: NDArray[np.float64], draws: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values` f64[N].
+    """Percentile bootstrap interval of a mean (Efron and Tibshirani 1993, chapter 13).
 
-    For a paired comparison, `values` are differences.
+    Args:
+        values: f64[N], N >= 1; for a paired comparison, differences.
+        draws: Number of resamples.
+        seed: Of the resampling.
+        level: Coverage, in (0, 1).
+
+    Returns:
+        Lower and upper bound, in the unit of `values`.
     """
     generator = np.random.default_rng(seed)
     means = np.array(
@@ -142,7 +157,7 @@ def bootstrap_interval(
 
 
 def standard_error(values: NDArray[np.float64]) -> float:
-    """Standard error of the mean; 0 for a single value."""
+    """Standard error of the mean of f64[N], in its unit; 0 for a single value."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
@@ -205,7 +220,15 @@ def _coco_truth(instances: Sequence[Person], skeleton: Skeleton) -> dict[str, ob
 def coco_results(
     instances: Sequence[Person], poses: NDArray[np.float32]
 ) -> list[dict[str, object]]:
-    """Poses in COCO's results format (image pixels), for `COCO.loadRes`."""
+    """Poses in COCO's results format, for `COCO.loadRes`.
+
+    Args:
+        instances: N people, one per image.
+        poses: f32[N, K, 3]: normalised x, y, and score.
+
+    Returns:
+        N entries; keypoints in image pixels, the mean score of the keypoints as score.
+    """
     results: list[dict[str, object]] = []
     for person, pose in zip(instances, poses, strict=True):
         points = pose * np.array([person.width, person.height, 1.0], np.float32)

@@ -322,7 +322,12 @@ def _heatmaps(runner: PoseRunner, images: NDArray[np.uint8]) -> Maps:
 
 
 def milliseconds(runner: PoseRunner, images: NDArray[np.uint8]) -> float:
-    """Median time of one image, decode included, images one at a time; the first three warm up."""
+    """Median time of one image through the runner, decode included, one image at a time.
+
+    Args:
+        runner: The model; its first three runs are not timed.
+        images: u8[N, S, S, 3], N >= 1; repeated if they are too few.
+    """
     taken = []
     for i in range(_TIMED_IMAGES + 3):
         image = images[i % len(images)][None]

@@ -160,9 +160,9 @@ class Layer:
 def compare_layers(float_file: Path, int8_file: Path, images: NDArray[np.uint8]) -> list[Layer]:
     """Runs both files by the same kernels and compares their tensors.
 
-    Recovery scales and shifts the channels of hidden tensors, which changes nothing of what the
-    network computes. So each channel of the int8 file is first laid over the float one by the line
-    that fits best, and what that line does not explain is noise.
+    PTQ scales and shifts the channels of hidden tensors without changing the network's output. So
+    each channel of the int8 file is first fitted to the float one by a least-squares line, and the
+    residual is the noise.
 
     Args:
         float_file: TFLite, float32.

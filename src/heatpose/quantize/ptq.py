@@ -129,7 +129,15 @@ def correct_biases(plan: Plan, reference: MoveNet, inputs: Tensor) -> Plan:
 
 
 def channel_means(network: MoveNet, inputs: Tensor) -> Mapping[str, Tensor]:
-    """Mean of every convolution's output before its activation, f32[O] by the name of its block."""
+    """Mean of every convolution's output before its activation.
+
+    Args:
+        network: In eval mode.
+        inputs: Normalised images f32[B, 3, S, S].
+
+    Returns:
+        Name of the block -> f32[O], over images and cells.
+    """
     means: dict[str, Tensor] = {}
     with torch.no_grad(), ExitStack() as stack:
         for name, block in blocks(network).items():

@@ -97,7 +97,11 @@ class Deferring(Protocol):
     def later(
         self, images: NDArray[np.uint8], decode: str = "argmax"
     ) -> Callable[[], NDArray[np.float32]]:
-        """Runs the network; the returned function decodes its output, later and in any thread."""
+        """Runs the network on u8[B, S, S, 3]; arguments as `PoseRunner.predict`.
+
+        Returns:
+            A function that decodes the output to f32[B, K, 3], later and in any thread.
+        """
 
 
 def open_runner(

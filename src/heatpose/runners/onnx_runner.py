@@ -249,7 +249,7 @@ def read_input(
 
     Args:
         model: The `ModelProto`.
-        encoding: Its input.
+        encoding: Of its input.
         stated: Preprocessing of the training, if the file or its bundle states it.
         given: By the user.
     """

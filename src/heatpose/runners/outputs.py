@@ -157,7 +157,7 @@ def _is_grid(sides: tuple[int, ...], size: int) -> bool:
 
 
 def heatmaps_of(values: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
-    """Converts one of the two heatmap layouts to f32[B, K, H, W]."""
+    """Converts f32[B, K, H, W] or f32[B, H, W, K], by `layout`, to f32[B, K, H, W]."""
     return (
         values
         if layout is Layout.MAPS_FIRST
@@ -166,7 +166,7 @@ def heatmaps_of(values: NDArray[np.float32], layout: Layout) -> NDArray[np.float
 
 
 def poses_of(values: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
-    """Converts one of the two decoded layouts to f32[B, K, 3] x, y, score."""
+    """Converts f32[B, K * 3] or f32[B, 1, K, 3], by `layout`, to f32[B, K, 3] x, y, score."""
     triples = values.reshape(len(values), -1, 3)
     return triples[..., [1, 0, 2]] if layout is Layout.POSE_YX else triples
 

@@ -190,13 +190,13 @@ INPUT_DTYPES = ("uint8", "int8", "int32", "int64", "float32")
 
 @dataclass(frozen=True)
 class InputEncoding:
-    """The input of a file.
+    """How a file's input encodes an image.
 
     Attributes:
         index: Of its tensor.
         size: Side S.
         dtype: One of `INPUT_DTYPES`.
-        scale: Of a quantised input; 0 for others.
+        scale: Real units per step of a quantised input; 0 for others.
         zero_point: Of a quantised input; 0 for others.
     """
 
@@ -207,7 +207,7 @@ class InputEncoding:
     zero_point: int = 0
 
     def fill(self, image: NDArray[np.uint8], reading: InputReading) -> NDArray[Any]:
-        """Converts u8[S, S, 3] RGB to (1, S, S, 3) in the dtype of the input."""
+        """Encodes u8[S, S, 3] RGB as (1, S, S, 3) in the dtype of the input."""
         batch = image[None]
         if not reading.raw:
             values = reading.normalisation.apply(batch)
@@ -272,7 +272,7 @@ def read_input(
 
     Args:
         graph: The file's.
-        encoding: Its input.
+        encoding: Of its input.
         stated: Preprocessing of the training, if the file or its bundle states it.
         given: By the user.
     """

@@ -136,7 +136,7 @@ def distance(found: Maps, teacher: Maps) -> Tensor:
 
 
 def maps_of(output: Tensor | PoseMaps) -> Maps:
-    """The maps of a network's output by head."""
+    """The maps of a network's output by head, shapes as in `PoseMaps`; one of heatmaps alone."""
     if isinstance(output, Tensor):
         return {"heatmap": output}
     return {
