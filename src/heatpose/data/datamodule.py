@@ -114,7 +114,7 @@ class DataSettings:
             those of the benchmark are, relative to all others.
         size_weight: Exponent of the instance's relative size in its sampling weight.
         keypoint_weight: Exponent of the fraction of labelled keypoints in the sampling weight
-            (`batches.sampling_weights`).
+            (`selection.sampling_weights`).
         resolutions: Input sides to train at, one per batch; None for the side of the
             preprocessing. The model is selected at the latter.
         cache: "auto" keeps decoded images below `image_cache.FOLDER` if the disk has room, "off"

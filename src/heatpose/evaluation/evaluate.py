@@ -225,7 +225,7 @@ def predict_poses(
         runner: The model.
         instances: N people; at least one.
         preprocessing: How their images become its input.
-        decode: A way of `heatpose.pose.codec.decode`.
+        decode: A method of `heatpose.pose.codec.decode`.
         progress: Shows a bar.
 
     Returns:

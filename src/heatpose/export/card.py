@@ -170,7 +170,7 @@ def _source_name(source: object) -> str:
 
 
 def is_coco(job: ExportJob) -> bool:
-    """All evaluation images are COCO val2017's."""
+    """Whether all evaluation images are COCO val2017's."""
     instances = job.data.evaluation
     return bool(instances) and image_set(person.image_id for person in instances or ()) != "other"
 

@@ -103,10 +103,10 @@ def _is_decode(finding: Finding) -> bool:
 def expected_operators(
     network: MoveNet, artefact: Artefact, *, sigmoid: bool, output: Output
 ) -> dict[str, int]:
-    """The operators of a well converted network, by name.
+    """Number of each operator in a correctly converted file, by name; 84 in all at full width.
 
-    Converters have turned depthwise convolutions into grouped ones, left padding or split
-    activations off, all without a warning; each changes this count. At full width there are 84.
+    Known conversion faults without a warning change it: grouped instead of depthwise convolutions,
+    separate PAD operators, activations that are not fused.
     """
     # Imported here: torch takes seconds.
     from heatpose.models.topology import Topology

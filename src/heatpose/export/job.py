@@ -1,4 +1,4 @@
-"""What an export is given, checked before anything slow begins."""
+"""The input of an export, checked before any slow step."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ExportJob:
 
     @property
     def decoded(self) -> bool:
-        """The files decode inside: they give keypoints, not heatmaps."""
+        """Whether the files include the decode: they give keypoints, not heatmaps."""
         return self.model.network.four_heads
 
     @property

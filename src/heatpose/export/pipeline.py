@@ -1,4 +1,4 @@
-"""Exports a network as `exports/<name>/`, whole or not at all."""
+"""Exports a network as the bundle `exports/<name>/`, atomically."""
 
 from __future__ import annotations
 

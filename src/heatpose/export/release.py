@@ -1,4 +1,4 @@
-"""A bundle and its checkpoint become a released folder, whole or not at all.
+"""Makes a released folder from a bundle and its checkpoint, atomically.
 
 The folder has the int8 files, a checkpoint with float16 weights, and the records of the export. It
 is small enough for a repository. The int8 files can be made again from the checkpoint, which is

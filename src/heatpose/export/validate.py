@@ -151,7 +151,7 @@ class ValidationResult:
         report: Its score; None without an evaluation set.
         milliseconds: Median time of one image through the runner, one at a time.
         kernels: Implementation that ran it.
-        agreement: With the poses of the float network (`export.agreement`); int8 files alone.
+        agreement: With the poses of the float network (`FloatPoses.compare`); int8 files only.
         threshold: Precision and recall over the score threshold; int8 files alone.
     """
 

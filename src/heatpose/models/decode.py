@@ -75,10 +75,7 @@ def decode_margins(maps: PoseMaps) -> Tensor:
 
 
 def _tables(maps: PoseMaps) -> list[Tensor]:
-    """The maps as f32[B, N, C]. With channels last a converter from NCHW has nothing to transpose.
-
-    And channels stay together in memory.
-    """
+    """The maps as f32[B, N, C]: channels last, which a converter from NCHW does not transpose."""
     return [
         map_.permute(0, 2, 3, 1).reshape(int(map_.shape[0]), -1, int(map_.shape[1]))
         for map_ in maps

@@ -34,7 +34,7 @@ _SHOWN = 320  # longest side of an image on the sheet
 
 @dataclass(frozen=True)
 class Drift:
-    """Of one int8 file.
+    """Differences of an int8 file's keypoints from its float file's.
 
     Attributes:
         total: Distances in pixels of the input.
@@ -62,7 +62,7 @@ def drift_of(
         float_file: TFLite, float32.
         int8_file: TFLite, int8.
         sources: Images and folders.
-        skeleton: What the channels are.
+        skeleton: Keypoints of the channels.
         limit: At most so many images, evenly spread over those that are found.
 
     Raises:
@@ -104,9 +104,9 @@ def _maps(runner: PoseRunner, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 def worst_sheet(
     drift: Drift, skeleton: Skeleton, count: int = 10, threshold: float = 0.1
 ) -> NDArray[np.uint8]:
-    """The images where the keypoints moved most.
+    """Contact sheet u8[H, W, 3] of the images with the largest distances.
 
-    Each with the float file's skeleton and the int8 file's, u8[H, W, 3].
+    Each image is drawn with the poses of the float file and of the int8 file.
     """
     worst = np.argsort(-drift.distances, kind="stable")[:count]
     tiles, captions = [], []
@@ -144,7 +144,7 @@ class Layer:
         shape: (1, H, W, C).
         decibels: 10 log10 (variance of the signal / variance of the noise), over all channels;
             infinite without noise.
-        worst: The same of the channel where it is lowest, among those that move at all.
+        worst: The same of the channel where it is lowest, constant channels excluded.
         used: Share of the 256 stored values that occurs.
     """
 
@@ -209,7 +209,7 @@ def _tensors(graph: Graph) -> dict[str, tuple[int, int, str, tuple[int, ...]]]:
 
 
 class _Run:
-    """An interpreter that gives inner tensors.
+    """An interpreter whose hidden tensors can be read.
 
     They are made outputs of the graph, so the kernels are those of the file itself.
     """
@@ -263,7 +263,7 @@ class _Sums:
         self.values.update(np.unique(rounded).tolist())
 
     def variances(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Variance of the signal and of what the best line leaves of it, f64[C] each."""
+        """Variances of the signal and of the residual of the fitted line, f64[C] each."""
         assert self.moments is not None
         mean_a, mean_b, aa, ab, bb = self.moments / self.count
         signal, spread, joint = aa - mean_a**2, bb - mean_b**2, ab - mean_a * mean_b
@@ -391,7 +391,7 @@ def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _plot(layers: Sequence[Layer], title: str) -> str:
-    """A page with bars of signal to noise by layer, that works without a network."""
+    """HTML page with a bar per layer: signal to noise in decibels; opens without a network."""
     import plotly.graph_objects as go  # type: ignore[import-untyped,unused-ignore]
     import plotly.io  # type: ignore[import-untyped,unused-ignore]
 

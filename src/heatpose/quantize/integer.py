@@ -9,7 +9,7 @@ zero point). Sums of products stay exact in float32 while they are below 2^24, w
 network of this size are. Formulas: XNNPACK `qs8-qc8w` convolutions with "fp32" requantisation,
 `qs8-vadd` and `qs8-ibilinear` (https://github.com/google/XNNPACK, src/params.c and src/operators);
 what TFLite runs on CPUs. Gradients pass every rounding unchanged (Bengio et al. 2013) and stop
-where a value is cut off.
+where a value is clipped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from heatpose.pose.preprocessing import Preprocessing
 
 LOWEST, HIGHEST = -128, 127
 WEIGHT_LIMIT = 127
-_LEAST = 1e-9  # a scale below this is a channel that holds nothing
+_LEAST = 1e-9  # scale of a channel of zeros
 _LEAST_SHARE = 2.0**-14
 
 
@@ -111,7 +111,7 @@ def rounded_weights(weight: Tensor, per_channel: bool) -> Tensor:
 
 
 class _Stored(torch.autograd.Function):
-    """Sums -> steps of the output: multiplied, rounded half to even, cut off.
+    """Sums -> steps of the output: multiplied, rounded half to even, clipped.
 
     The factors get a gradient where scales are trained (Esser et al., "Learned Step Size
     Quantization", ICLR 2020, equation 3, split between this tensor's writer and its readers).
@@ -135,7 +135,7 @@ class _Stored(torch.autograd.Function):
 
 
 class _Rounded(torch.autograd.Function):
-    """Half to even, cut off at +- `limit`; the gradient passes up to the limit, and on it."""
+    """Rounds half to even, clips at +- `limit`; the gradient is 1 up to and at the limit."""
 
     @staticmethod
     def forward(context: Any, values: Tensor, limit: float) -> Tensor:

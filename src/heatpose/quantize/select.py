@@ -57,8 +57,8 @@ class HoldoutScore:
 class HoldoutScorer:
     """Scores files on the same augmented samples.
 
-    Several samples of one instance cost little and add precision: rounding moves a keypoint by
-    chance, in each sample anew, while the number of labelled instances is fixed.
+    Several samples of one instance add precision at little cost: the error of rounding differs from
+    sample to sample, while the number of labelled instances is fixed.
 
     Args:
         instances: Training instances on the hold-out images.
@@ -261,7 +261,7 @@ class Quantiser:
         )
 
     def _holdout_scorer(self) -> HoldoutScorer | None:
-        """None where nothing is selected or the hold-out images are too few."""
+        """Scorer of the selection; None if nothing is selected or there are too few images."""
         auto = self.config.auto
         if auto is None or self._holdout_images() < auto.least_images:
             return None
@@ -281,7 +281,7 @@ class Quantiser:
     def _methods(
         self, artefact: Artefact, selecting: bool
     ) -> list[tuple[Method, Callable[[], Plan]]]:
-        """By rising cost; the configured one alone where nothing is selected."""
+        """Methods by rising cost; only the configured one where nothing is selected."""
         # Imported here: torch takes seconds.
         from heatpose.quantize.ptq import plan_int8
         from heatpose.quantize.qat import fine_tune

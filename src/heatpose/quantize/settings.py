@@ -28,7 +28,7 @@ class PtqSettings:
         fold_constant_channels: Moves constant channels into biases, out of the weight scales.
         absorb_bias: Moves the middle of channel ranges into biases, where that is exact.
         equalize: 1 equalises activations, 0 weights; None leaves the channels as they are.
-        sweeps: Sweeps of the equalisation over the network.
+        sweeps: Passes of the equalisation over the network.
         clip_quantile: Share of the values on each side that an activation's range may cut off.
         logit_floor: Heatmap logits below this are stored as this; they are background
             (sigmoid(-8) is 3e-4), and the range above gets finer steps.
@@ -119,7 +119,7 @@ class CheckLimits:
         drift_p50_px: Median distance between the network's poses and an int8 file's, in input
             pixels; catches a collapse where nothing is scored.
         drop_pc: OKS that "int8_pc" may lose against the float network, in points.
-        drop_pt: OKS that "int8_pt" may lose.
+        drop_pt: OKS that "int8_pt" may lose, in points.
     """
 
     logits: float = 1e-3
