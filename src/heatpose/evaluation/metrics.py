@@ -223,7 +223,7 @@ def coco_results(
     """Poses in COCO's results format, for `COCO.loadRes`.
 
     Args:
-        instances: N people, one per image.
+        instances: N instances, one per image.
         poses: f32[N, K, 3]: normalised x, y, and score.
 
     Returns:
@@ -283,7 +283,7 @@ def agreement(
     Args:
         reference: f32[N, K, 3] x and y as fractions of the image's sides, score: the labels.
         found: f32[N, K, 3] the same from the model that is compared.
-        instances: N people, one per image, for their boxes.
+        instances: N instances, one per image, for their boxes.
         skeleton: K names and sigmas.
     """
     similarity = keypoint_similarity(
@@ -321,7 +321,7 @@ class ThresholdCurve:
         precision: f64[T], correct of shown; 1 where none is shown.
         recall: f64[T], correct and shown of labelled.
         keypoints: Number of keypoints, labelled or not.
-        instances: Number of people.
+        instances: Number of instances.
     """
 
     thresholds: NDArray[np.float64]
@@ -357,7 +357,7 @@ class ThresholdCurve:
 def threshold_curve(
     poses: NDArray[np.floating[Any]], instances: Sequence[Person], sigmas: Sequence[float]
 ) -> ThresholdCurve | None:
-    """Measures precision and recall on labelled people that the network was not trained on.
+    """Measures precision and recall on labelled instances that the network was not trained on.
 
     Args:
         poses: f[N, K, 3] x, y as fractions of the image, and the score in [0, 1].

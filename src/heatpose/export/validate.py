@@ -121,8 +121,8 @@ class FloatPoses:
 
         Args:
             found: Of the file.
-            evaluation: N people.
-            holdout: M people.
+            evaluation: N instances.
+            holdout: M instances.
             skeleton: What the channels are.
         """
         sets = {
@@ -179,7 +179,7 @@ class Validator:
         config: Output of the files, and limits of the acceptance checks.
         images: u8[N, S, S, 3] for parity and timing: training images, never scored ones.
         instances: Evaluation instances; None where nothing is scored.
-        holdout: Training people, one per image, on which int8 files are compared with the network.
+        holdout: Training instances, one per image, for the agreement of int8 files and network.
     """
 
     model: LoadedCheckpoint

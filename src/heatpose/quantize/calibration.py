@@ -36,7 +36,7 @@ class ExportData:
         evaluation: Evaluation instances; their images neither calibrate nor fine-tune. None where
             there is no evaluation set.
         auto: Automatic selection of the quantisation; None holds no images out.
-        scored: False: the evaluation instances are only kept apart, not scored.
+        scored: False: the evaluation instances are not scored; their images stay excluded.
 
     Attributes:
         training: As given.
@@ -150,7 +150,7 @@ def choose_calibration(instances: Sequence[Person], count: int, seed: int) -> li
 def _order(person: Person) -> tuple[int, str]:
     """Independent of where the data lie.
 
-    Ids alone may repeat where people come from several data sets.
+    Ids alone may repeat where instances come from several data sets.
     """
     return person.image_id, person.name
 
