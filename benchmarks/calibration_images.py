@@ -36,7 +36,7 @@ from heatpose.quantize.write_int8 import write_int8
 FIELDS = (
     "network",
     "resolution",
-    "form",
+    "artefact",
     "images",
     "seed",
     "oks",
@@ -68,23 +68,23 @@ def main() -> None:
     )
     done = known(arguments.out, FIELDS, 5)
     jobs = [
-        (count, seed, form)
+        (count, seed, artefact)
         for count in COUNTS
         for seed in range(arguments.seeds)
-        for form in ("int8_pc", "int8_pt")
+        for artefact in ("int8_pc", "int8_pt")
     ]
     with tempfile.TemporaryDirectory() as temporary:
         whole, made = Path(temporary) / "float.tflite", Path(temporary) / "int8.tflite"
         export_onnx(loaded.network, arguments.size, Path(temporary) / "net.onnx", sigmoid=True)
         whole.write_bytes(convert(Path(temporary) / "net.onnx"))
         scorer = HoldoutScorer(holdout, choice.samples, skeleton, preprocessing, whole)
-        for count, seed, form in track(jobs):
-            key = (name, str(arguments.size), form, str(count), str(seed))
+        for count, seed, artefact in track(jobs):
+            key = (name, str(arguments.size), artefact, str(count), str(seed))
             if key in done:
                 continue
             start = time.perf_counter()
             images = calibration_images(choose_calibration(instances, count, seed), preprocessing)
-            per_channel = form == "int8_pc"
+            per_channel = artefact == "int8_pc"
             plan = plan_int8(
                 loaded.network,
                 images,

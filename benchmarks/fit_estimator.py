@@ -505,7 +505,7 @@ def boards() -> dict[str, dict[str, Any]]:
         "Published networks of one size differ by a factor of two on this processor, for reasons"
         " that the tables do not show."
     )
-    tensor, channel = ({"quantization": form} for form in ("int8_pt", "int8_pc"))
+    tensor, channel = ({"quantization": artefact} for artefact in ("int8_pt", "int8_pc"))
     found = {
         "mp257_npu": linux(
             "STM32MP257",

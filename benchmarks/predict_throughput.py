@@ -7,8 +7,9 @@ Poses per second over `interpreter.invoke` calls per second, in one run.
 
 Frames are smooth noise. "memory": they are in memory, and the output is poses. "video": they are
 an .mp4, and the output is the files of `heatpose predict`, json and drawn video. Each repeat
-measures, one after the other, the bare interpreter and the four forms; the ratio of each repeat is
-taken against its own bare measurement, so that a load which changes between repeats does not count.
+measures, one after the other, the bare interpreter and the four workloads; the ratio of each repeat
+is taken against its own bare measurement, so that a load which changes between repeats does not
+count.
 Printed are the medians. "network thread" is the processor time of `invoke` over that of everything
 which the network's thread does for a frame: what is left of the speed where the other threads have
 cores of their own. `heatpose --help` is timed in the end, the best of five.
@@ -53,7 +54,7 @@ def _bare(runner: TFLiteRunner, count: int) -> Iterable[None]:
     return (interpreter.invoke() for _ in range(count))
 
 
-def _forms(
+def _workloads(
     estimator: Estimator, frames: list[Frame], folder: Path
 ) -> dict[str, Callable[[], Iterable[Any]]]:
     # A threshold of 0 draws every keypoint, a skeleton as large as the image: no person costs
@@ -116,11 +117,11 @@ def main() -> None:
     frames = _frames(options.frames, *options.size)
     rates: dict[str, list[float]] = {"bare invoke": []}
     with tempfile.TemporaryDirectory() as folder:
-        forms = _forms(estimator, frames, Path(folder))
+        workloads = _workloads(estimator, frames, Path(folder))
         for _ in range(options.repeats):
             for name, work in {
                 "bare invoke": lambda: _bare(runner, options.frames),
-                **forms,
+                **workloads,
             }.items():
                 rates.setdefault(name, []).append(_rate(options.frames, work))
     result: dict[str, Any] = {

@@ -35,7 +35,7 @@ from heatpose.quantize.write_int8 import write_int8
 from heatpose.runners import open_runner
 from heatpose.runners.torch_runner import TorchRunner
 
-FIELDS = ("network", "resolution", "form", "recovery", "oks", "drop", "low", "high")
+FIELDS = ("network", "resolution", "artefact", "recovery", "oks", "drop", "low", "high")
 
 
 def variants(full: PtqSettings) -> dict[str, PtqSettings]:
@@ -115,16 +115,20 @@ def main() -> None:
         whole.write_bytes(convert(Path(temporary) / "net.onnx"))
         reference = evaluate(TorchRunner(arguments.model, loaded), evaluation, loaded.skeleton)
         jobs = [
-            (form, label, r)
-            for form, full in (("int8_pc", PER_CHANNEL), ("int8_pt", PER_TENSOR))
+            (artefact, label, r)
+            for artefact, full in (("int8_pc", PER_CHANNEL), ("int8_pt", PER_TENSOR))
             for label, r in variants(full).items()
         ]
-        for form, label, ptq in track(jobs):
-            key = (name, str(size), form, label)
+        for artefact, label, ptq in track(jobs):
+            key = (name, str(size), artefact, label)
             if key in done or (arguments.only_full and label not in ("min-max", "+ bias (all)")):
                 continue
             plan = plan_int8(
-                loaded.network, images, loaded.preprocessing, per_channel=form == "int8_pc", ptq=ptq
+                loaded.network,
+                images,
+                loaded.preprocessing,
+                per_channel=artefact == "int8_pc",
+                ptq=ptq,
             )
             made.write_bytes(write_int8(whole, plan))
             report = score(made, evaluation, loaded.skeleton)

@@ -26,7 +26,7 @@ Channel 0 of the CSV is the constant one.
 """
 STEPS = 127
 """Of int8 on each side of zero."""
-FORMS = {
+ARTEFACTS = {
     "int8_pc": ("one scale per channel (int8_pc)", "#1f6f8b"),
     "int8_pt": ("one scale per tensor (int8_pt)", "#d1603d"),
 }
@@ -57,7 +57,7 @@ def channels(weights: NDArray[np.float64], axes: Any) -> None:
     step = largest.max() / STEPS
     lost = largest < step / 2
     axes.bar(
-        range(len(largest)), largest, color=np.where(lost, FORMS["int8_pt"][1], GREY), width=1.0
+        range(len(largest)), largest, color=np.where(lost, ARTEFACTS["int8_pt"][1], GREY), width=1.0
     )
     axes.set_yscale("log")
     axes.axhline(step / 2, color="black", lw=1)
@@ -75,7 +75,7 @@ def channels(weights: NDArray[np.float64], axes: Any) -> None:
         arrowprops={"arrowstyle": "-", "lw": 0.6},
     )
     message = f"below the line every weight becomes 0:\n{lost.sum()} of {len(largest)} channels"
-    axes.text(len(largest), largest[0] * 0.5, message, ha="right", color=FORMS["int8_pt"][1])
+    axes.text(len(largest), largest[0] * 0.5, message, ha="right", color=ARTEFACTS["int8_pt"][1])
     axes.set(
         xlabel="channels, sorted", ylabel="largest weight (absolute)", xlim=(-2, len(largest) + 1)
     )
@@ -89,7 +89,7 @@ def one_filter(weights: NDArray[np.float64], axes: Any) -> None:
     middle = weights[len(weights) // 2]
     together, own = np.abs(weights).max() / STEPS, np.abs(middle).max() / STEPS
     shown = {"float": (middle, GREY)} | {
-        FORMS[f][0]: (np.round(middle / s) * s, FORMS[f][1])
+        ARTEFACTS[f][0]: (np.round(middle / s) * s, ARTEFACTS[f][1])
         for f, s in (("int8_pc", own), ("int8_pt", together))
     }
     for at, (label, (values, colour)) in enumerate(shown.items()):
@@ -112,8 +112,8 @@ def ablation(rows: list[dict[str, str]], axes: Any) -> None:
     """
     labels = list(dict.fromkeys(row["recovery"] for row in rows))
     longest = 12.0
-    for at, (form, (name, colour)) in enumerate(FORMS.items()):
-        for row in (row for row in rows if row["form"] == form):
+    for at, (artefact, (name, colour)) in enumerate(ARTEFACTS.items()):
+        for row in (row for row in rows if row["artefact"] == artefact):
             place = labels.index(row["recovery"]) + (at - 0.5) * 0.38
             drop, low, high = (float(row[key]) for key in ("drop", "low", "high"))
             axes.barh(
@@ -132,8 +132,8 @@ def ablation(rows: list[dict[str, str]], axes: Any) -> None:
                 va="center",
                 fontsize=8,
             )
-    for limit, form in ((0.5, "int8_pc"), (1.0, "int8_pt")):
-        axes.axvline(limit, color=FORMS[form][1], lw=0.8, ls=":")
+    for limit, artefact in ((0.5, "int8_pc"), (1.0, "int8_pt")):
+        axes.axvline(limit, color=ARTEFACTS[artefact][1], lw=0.8, ls=":")
     axes.axhline(5.5, color=GREY, lw=0.5)
     axes.set(
         yticks=range(len(labels)),

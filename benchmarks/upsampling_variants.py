@@ -141,17 +141,19 @@ def float_file(network: MoveNet, size: int, folder: Path) -> Path:
 
 
 def int8_scores(
-    network: MoveNet, material: Material, folder: Path, form: str
+    network: MoveNet, material: Material, folder: Path, artefact: str
 ) -> Iterator[tuple[str, EvalReport]]:
     """Names and scores of "int8_pc", with float and with int8 output, or of "int8_pt"."""
-    per_channel = form == "int8_pc"
+    per_channel = artefact == "int8_pc"
     ptq = PER_CHANNEL if per_channel else PER_TENSOR
     plan = plan_int8(
         network, material.images, material.loaded.preprocessing, per_channel=per_channel, ptq=ptq
     )
     whole = float_file(network, material.loaded.preprocessing.size, folder)
     outputs: dict[str, Output] = (
-        {form: "float32", f"{form}_int8_output": "int8"} if per_channel else {form: "float32"}
+        {artefact: "float32", f"{artefact}_int8_output": "int8"}
+        if per_channel
+        else {artefact: "float32"}
     )
     for name, output in outputs.items():
         made = folder / f"{name}.tflite"
@@ -178,18 +180,22 @@ class Stage:
         return self.floats[kind]
 
     def measure(self) -> None:
-        """Appends what the CSV lacks, row by row: all variants of one form after the other."""
+        """Appends what the CSV lacks, row by row: all variants of one artefact after the other."""
         done, first = known(self.out), next(iter(self.networks))
         with tempfile.TemporaryDirectory() as temporary:
-            for form in ("float", "int8_pc", "int8_pt"):
-                for kind in [kind for kind in self.networks if (self.name, kind, form) not in done]:
-                    if form == "float":
-                        self._append(kind, form, self.float_score(first), self.float_score(kind))
+            for artefact in ("float", "int8_pc", "int8_pt"):
+                for kind in [
+                    kind for kind in self.networks if (self.name, kind, artefact) not in done
+                ]:
+                    if artefact == "float":
+                        self._append(
+                            kind, artefact, self.float_score(first), self.float_score(kind)
+                        )
                         continue
                     folder = Path(temporary) / kind
                     folder.mkdir(exist_ok=True)
                     for name, report in int8_scores(
-                        self.networks[kind], self.material, folder, form
+                        self.networks[kind], self.material, folder, artefact
                     ):
                         self._append(kind, name, self.float_score(kind), report)
 

@@ -91,8 +91,8 @@ def read_case(synthetic_root: Path, out: Path) -> Case:
     """What `make_case` made."""
     case = new_case(synthetic_root)
     case.result = pickle.loads((out / "result.pickle").read_bytes())
-    for form in ("float32", "int8_pc", "int8_pt"):
-        case.converted[form] = (case.result.folder / f"net_64_{form}.tflite").read_bytes()
+    for artefact in ("float32", "int8_pc", "int8_pt"):
+        case.converted[artefact] = (case.result.folder / f"net_64_{artefact}.tflite").read_bytes()
     return case
 
 

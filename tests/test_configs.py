@@ -365,7 +365,7 @@ def test_no_skeleton_file_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "forms"),
+    ("choice", "artefacts"),
     [
         ("int8", ["float32", "int8_pc", "int8_pt"]),
         ("int8_pc", ["float32", "int8_pc"]),
@@ -374,10 +374,10 @@ def test_no_skeleton_file_is_forgotten() -> None:
     ],
 )
 def test_quantisation_files_differ_in_their_artefacts_and_method(
-    compose: Compose, choice: str, forms: list[str]
+    compose: Compose, choice: str, artefacts: list[str]
 ) -> None:
     quant = instantiate(compose("export", f"quant={choice}").quant)
-    assert list(quant.forms) == forms
+    assert list(quant.artefacts) == artefacts
     assert quant.limits == CheckLimits() == ExportConfig().limits  # the documented defaults
     assert (quant.output, quant.sigmoid, quant.calibration_images, quant.calibration_seed) == (
         None,

@@ -19,7 +19,7 @@ from tests.serving import Server
 
 @dataclass(frozen=True)
 class SmallCoco:
-    """A data set in the form of the official archives.
+    """A data set laid out like the official archives.
 
     Attributes:
         archives: As `COCO_ARCHIVES`.

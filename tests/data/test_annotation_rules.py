@@ -227,7 +227,7 @@ def test_crowds_as_tools_write_them(value: Any, crowd: bool, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "values", ["text", 3, {"nose": 1}, [1, 2], [[1, 2, 2]] * 17, ["a"] * 51, [10**400] * 51]
 )
-def test_keypoints_of_another_form_are_refused(values: Any, tmp_path: Path) -> None:
+def test_keypoints_of_another_type_are_refused(values: Any, tmp_path: Path) -> None:
     content = labels(3)
     content["annotations"][2]["keypoints"] = values
     refused(

@@ -190,7 +190,7 @@ def region_of(transform: geometry.Matrix) -> Box:
 
 
 def some_people(count: int, random: np.random.Generator) -> list[Person]:
-    """People anywhere on images of any form, every second one with a neighbour."""
+    """People anywhere on images of any shape, every second one with a neighbour."""
     instances = []
     for i in range(count):
         width, height = (int(side) for side in random.integers(100, 700, 2))

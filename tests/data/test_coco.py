@@ -246,9 +246,9 @@ WRONG: dict[str, tuple[Edit, str]] = {
         put(dataset()["annotations"][2:3], "annotations"),
         "no person annotation",
     ),
-    "no images": (remove("images"), "not in COCO keypoint form"),
-    "no categories": (remove("categories"), "not in COCO keypoint form"),
-    "images that are no list": (put(3, "images"), "not in COCO keypoint form"),
+    "no images": (remove("images"), "not in COCO keypoint format"),
+    "no categories": (remove("categories"), "not in COCO keypoint format"),
+    "images that are no list": (put(3, "images"), "not in COCO keypoint format"),
 }
 
 

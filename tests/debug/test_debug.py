@@ -22,8 +22,8 @@ from heatpose.utils.image_files import load_image
 from tests.exporting import Case
 
 
-def file(case: Case, form: str) -> Path:
-    return case.result.folder / f"net_64_{form}.tflite"
+def file(case: Case, artefact: str) -> Path:
+    return case.result.folder / f"net_64_{artefact}.tflite"
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def images(case: Case) -> np.ndarray:
     )
 
 
-def layers(case: Case, images: np.ndarray, form: str) -> list[Layer]:
-    return compare_layers(file(case, "float32"), file(case, form), images)
+def layers(case: Case, images: np.ndarray, artefact: str) -> list[Layer]:
+    return compare_layers(file(case, "float32"), file(case, artefact), images)
 
 
 def test_every_convolution_sum_and_resize_is_compared_in_order(
@@ -117,16 +117,16 @@ def test_the_folder_has_tables_plot_and_image(case: Case, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("form", "message"), [("int8_xy", "no int8_xy file"), (None, "is not a bundle")]
+    ("artefact", "message"), [("int8_xy", "no int8_xy file"), (None, "is not a bundle")]
 )
 def test_what_is_missing_is_named(
-    case: Case, tmp_path: Path, form: str | None, message: str
+    case: Case, tmp_path: Path, artefact: str | None, message: str
 ) -> None:
     with pytest.raises(HeatposeError, match=message):
         debug_bundle(
-            case.result.folder if form else tmp_path,
+            case.result.folder if artefact else tmp_path,
             [tmp_path],
-            form or "int8_pc",
+            artefact or "int8_pc",
             tmp_path / "out",
             5,
             Console(quiet=True),

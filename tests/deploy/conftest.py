@@ -22,7 +22,7 @@ from tests.conftest import MadeOnce, load_module
 
 HERE = Path(__file__).parent
 
-load_module(HERE / "report_forms.py")
+load_module(HERE / "st_reports.py")
 
 SIZE, KEYPOINTS = 64, 13
 
@@ -120,10 +120,10 @@ def bundle(tflite_files: dict[str, Path], tmp_path: Path) -> Path:
     folder = tmp_path / "exports" / "tiny"
     folder.mkdir(parents=True)
     files = {}
-    for form in ("float32", "int8_pc", "int8_pt"):
-        content = tflite_files[form].read_bytes()
-        (folder / f"pose_64_{form}.tflite").write_bytes(content)
-        files[f"pose_64_{form}.tflite"] = {
+    for artefact in ("float32", "int8_pc", "int8_pt"):
+        content = tflite_files[artefact].read_bytes()
+        (folder / f"pose_64_{artefact}.tflite").write_bytes(content)
+        files[f"pose_64_{artefact}.tflite"] = {
             "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
         }

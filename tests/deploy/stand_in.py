@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-import report_forms as forms
+import st_reports
 
 BUILDS = {
     "2.0.0": "20049",
@@ -267,12 +267,14 @@ def neural_art(options: argparse.Namespace) -> None:
 def write_reports(folder: Path) -> None:
     """c_info and text report, whole or spoiled."""
     generation = "old" if MAJOR < 3 else "blobs"
-    info = forms.dump(forms.c_info(FULL, macc=0 if VERSION == "3.0.0" else forms.MACC))
+    info = st_reports.dump(
+        st_reports.c_info(FULL, macc=0 if VERSION == "3.0.0" else st_reports.MACC)
+    )
     if MODE in ("garbage_info", "garbage"):
         info = info[: len(info) // 2] + "\x80\xff"
     if MODE != "no_info":
         (folder / "network_c_info.json").write_text(info, encoding="latin-1", errors="replace")
-    text = forms.report("unknown" if MODE == "unknown_epochs" else generation, FULL)
+    text = st_reports.report("unknown" if MODE == "unknown_epochs" else generation, FULL)
     (folder / "network_generate_report.txt").write_text(
         "\x00\x01 no report" if MODE == "garbage" else text
     )
@@ -282,8 +284,8 @@ def processor(options: argparse.Namespace) -> None:
     """Without --st-neural-art the network is built for the Cortex-M55."""
     folder = Path(options.output or "st_ai_output")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "network_c_info.json").write_text(forms.dump(forms.processor_c_info()))
-    (folder / "network_generate_report.txt").write_text(forms.processor_report())
+    (folder / "network_c_info.json").write_text(st_reports.dump(st_reports.processor_c_info()))
+    (folder / "network_generate_report.txt").write_text(st_reports.processor_report())
 
 
 def validate(options: argparse.Namespace) -> None:
@@ -303,9 +305,9 @@ def validate(options: argparse.Namespace) -> None:
     folder = Path(options.output or "st_ai_output")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "network_validate_report.txt").write_text(
-        "\x00" if MODE == "garbage_validation" else forms.validate_report()
+        "\x00" if MODE == "garbage_validation" else st_reports.validate_report()
     )
-    info = forms.dump(forms.validation_c_info())
+    info = st_reports.dump(st_reports.validation_c_info())
     (folder / "network_c_info.json").write_text(
         info[: len(info) // 2] if MODE == "garbage_validation" else info
     )

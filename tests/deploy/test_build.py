@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import report_forms as forms
+import st_reports
 
 from heatpose.deploy.build import build
 from heatpose.deploy.package import DeploymentPackage, write_package
@@ -61,17 +61,17 @@ def test_a_good_build(n6: DeploymentPackage, install: Install, version: str, mad
     assert len(built.products) == made and "network_atonbuf.xSPI2.raw" in built.products
     result = _result(n6)
     assert (
-        result["ram_internal_kib"] == round(forms.RAM / 1024, 2)
-        and result["flash_kib"] == forms.FLASH / 1024
+        result["ram_internal_kib"] == round(st_reports.RAM / 1024, 2)
+        and result["flash_kib"] == st_reports.FLASH / 1024
     )
     assert (
         result["epochs"] == {"hardware": 71, "software": 4, "hybrid": 0}
         and result["ram_external_kib"] == 0
     )
     assert [entry["operator"] for entry in result["software_operators"]] == list(
-        forms.SOFTWARE.values()
+        st_reports.SOFTWARE.values()
     )  # type: ignore[attr-defined]
-    assert result["macc"] == forms.MACC  # from the text report, where the json says 0 (3.0)
+    assert result["macc"] == st_reports.MACC  # from the text report, where the json says 0 (3.0)
     assert (
         str(result["tool_version"]).startswith(version)
         and result["model_sha256"] == n6.model.sha256
@@ -214,7 +214,7 @@ def test_garbage_in_the_json_leaves_the_text_report(
     n6: DeploymentPackage, install: Install
 ) -> None:
     built = build(n6, explicit=install(mode="garbage_info"))
-    assert built.status == "built" and built.facts.ram_internal == forms.RAM
+    assert built.status == "built" and built.facts.ram_internal == st_reports.RAM
     assert [
         text
         for text in built.warnings
@@ -224,7 +224,7 @@ def test_garbage_in_the_json_leaves_the_text_report(
 
 def test_a_missing_json_leaves_the_text_report(n6: DeploymentPackage, install: Install) -> None:
     built = build(n6, explicit=install(mode="no_info"))
-    assert built.status == "built" and built.facts.ram_internal == forms.RAM and built.warnings
+    assert built.status == "built" and built.facts.ram_internal == st_reports.RAM and built.warnings
 
 
 def test_garbage_everywhere_is_not_a_success(n6: DeploymentPackage, install: Install) -> None:
@@ -322,7 +322,7 @@ def test_validation_on_a_board_adds_the_time_and_keeps_the_sizes(
     built = build(n6, explicit=install(), board="serial:921600")
     assert built.status == "validated" and built.facts.ms == 18.44 and built.facts.cosine == 0.9998
     assert (
-        built.facts.ram_internal == forms.RAM
+        built.facts.ram_internal == st_reports.RAM
         and built.facts.epochs_sw == 4
         and "STM32N6" in str(built.facts.device)
     )
@@ -338,7 +338,7 @@ def test_a_board_that_does_not_answer_leaves_the_build(
     built = build(n6, explicit=install(mode=mode), board="serial:921600")
     assert (
         built.status == "built"
-        and built.facts.ram_internal == forms.RAM
+        and built.facts.ram_internal == st_reports.RAM
         and built.failure is not None
     )
     assert words in built.failure.sentence and any(words in text for text in built.warnings)
@@ -346,14 +346,16 @@ def test_a_board_that_does_not_answer_leaves_the_build(
 
 def test_a_board_that_hangs_is_left(n6: DeploymentPackage, install: Install) -> None:
     built = build(n6, explicit=install(mode="board_hangs"), board="serial:921600", time_limit_s=3)
-    assert built.status == "built" and built.facts.ram_internal == forms.RAM
+    assert built.status == "built" and built.facts.ram_internal == st_reports.RAM
     assert built.failure is not None and built.failure.code == "time limit"
 
 
 def test_a_garbled_validation_leaves_the_build(n6: DeploymentPackage, install: Install) -> None:
     built = build(n6, explicit=install(mode="garbage_validation"), board="serial:921600")
     assert (
-        built.status == "built" and built.facts.ram_internal == forms.RAM and built.facts.ms is None
+        built.status == "built"
+        and built.facts.ram_internal == st_reports.RAM
+        and built.facts.ms is None
     )
     assert built.failure is not None
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import report_forms as forms
+import st_reports
 
 from heatpose.deploy.targets import built_in
 from tests.conftest import Heatpose, Ran
@@ -101,7 +101,7 @@ def test_a_failed_build_ends_with_its_sentence_and_the_log(
 
 
 def test_import(heatpose: Heatpose, bundle: Path, tmp_path: Path) -> None:
-    content = forms.c_info()
+    content = st_reports.c_info()
     content["environment"]["tools"][0]["input_model"]["name"] = "pose_64_int8_pc"
     (tmp_path / "in").mkdir()
     (tmp_path / "in/network_c_info.json").write_text(json.dumps(content))

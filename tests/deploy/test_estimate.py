@@ -248,12 +248,12 @@ def test_outside_the_rows_the_interval_is_wider_with_a_note() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "words"), [("float32", "Not estimated: not int8"), ("int8_pt", "per tensor")]
+    ("artefact", "words"), [("float32", "Not estimated: not int8"), ("int8_pt", "per tensor")]
 )
 def test_what_no_row_is_of_gets_no_numbers(
-    tflite_files: dict[str, Path], form: str, words: str
+    tflite_files: dict[str, Path], artefact: str, words: str
 ) -> None:
-    expected = estimate(read_graph(tflite_files[form]), N6)
+    expected = estimate(read_graph(tflite_files[artefact]), N6)
     assert expected.outside[0].startswith("Not estimated") and words in expected.outside[0]
     assert expected.ms is expected.ram_kib is expected.flash_kib is expected.peak_kib is None
 

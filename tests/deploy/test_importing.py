@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import report_forms as forms
+import st_reports
 
 from heatpose.deploy.build import import_results
 from heatpose.deploy.package import DeploymentPackage, write_package
@@ -25,7 +25,7 @@ def output(tmp_path: Path) -> Path:
     """A tool's output folder for the model `pose_64_int8_pc`."""
     folder = tmp_path / "elsewhere/st_ai_output"
     folder.mkdir(parents=True)
-    content = forms.c_info()
+    content = st_reports.c_info()
     content["environment"]["tools"][0]["input_model"]["name"] = "pose_64_int8_pc"
     (folder / "network_c_info.json").write_text(json.dumps(content))
     (folder / "network.c").write_text("/* */")
@@ -39,7 +39,7 @@ def test_a_folder(n6: DeploymentPackage, output: Path) -> None:
     result = json.loads((n6.folder / "result.json").read_text())
     assert (
         imported.status == result["status"] == "imported"
-        and result["flash_kib"] == forms.FLASH / 1024
+        and result["flash_kib"] == st_reports.FLASH / 1024
         and result["model_sha256"] == n6.model.sha256
     )
     assert (n6.folder / "tool_output/network.c").is_file() and not (
@@ -50,19 +50,19 @@ def test_a_folder(n6: DeploymentPackage, output: Path) -> None:
 
 
 def test_a_build_with_its_validation(n6: DeploymentPackage, output: Path) -> None:
-    (output / "network_c_info_valid.json").write_text(json.dumps(forms.validation_c_info()))
+    (output / "network_c_info_valid.json").write_text(json.dumps(st_reports.validation_c_info()))
     (output / "console.log").write_text(
-        f"ST Edge AI Core v4.0.0-20500 359356bb0\n{forms.validate_report()}"
+        f"ST Edge AI Core v4.0.0-20500 359356bb0\n{st_reports.validate_report()}"
     )
     imported = import_results(n6, output.parent)
-    assert imported.facts.ms == 18.44 and imported.facts.ram_internal == forms.RAM
+    assert imported.facts.ms == 18.44 and imported.facts.ram_internal == st_reports.RAM
     assert "duration" in (n6.folder / "stedgeai.log").read_text()
 
 
 def test_an_archive(n6: DeploymentPackage, output: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "download.zip", "w") as archive:
         archive.write(output / "network_c_info.json", "job/network_c_info.json")
-    assert import_results(n6, tmp_path / "download.zip").facts.ram_internal == forms.RAM
+    assert import_results(n6, tmp_path / "download.zip").facts.ram_internal == st_reports.RAM
 
 
 def test_a_clouds_benchmark_of_a_linux_board(bundle: Path, tmp_path: Path) -> None:
@@ -89,13 +89,13 @@ def test_a_clouds_benchmark_of_a_linux_board(bundle: Path, tmp_path: Path) -> No
 
 
 def test_a_clouds_benchmark_of_a_microcontroller(n6: DeploymentPackage, tmp_path: Path) -> None:
-    content = forms.c_info()
+    content = st_reports.c_info()
     content["environment"]["tools"][0]["input_model"]["name"] = "pose_64_int8_pc"
     (tmp_path / "in").mkdir()
     (tmp_path / "in/answer.json").write_text(
         json.dumps({"benchmark": {"info": content, "report": {}}})
     )
-    assert import_results(n6, tmp_path / "in").facts.ram_internal == forms.RAM
+    assert import_results(n6, tmp_path / "in").facts.ram_internal == st_reports.RAM
 
 
 def test_refusals(n6: DeploymentPackage, output: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_refusals(n6: DeploymentPackage, output: Path, tmp_path: Path) -> None:
     with pytest.raises(HeatposeError, match="run that failed: The NPU's compiler failed"):
         import_results(n6, tmp_path / "failed")
     # of the model `pose_192`
-    (output / "network_c_info.json").write_text(json.dumps(forms.c_info()))
+    (output / "network_c_info.json").write_text(json.dumps(st_reports.c_info()))
     with pytest.raises(HeatposeError, match="'pose_192'.*'pose_64_int8_pc'"):
         import_results(n6, output)
     assert not (n6.folder / "result.json").exists()

@@ -1,4 +1,4 @@
-"""What is read from reports: forms written out here, and real ones where they are at hand."""
+"""What is read from reports: formats written out here, and real ones where they are at hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-import report_forms as forms
+import st_reports
 
 from heatpose.deploy.reports import (
     Facts,
@@ -19,7 +19,8 @@ from heatpose.deploy.reports import (
 )
 
 SOFTWARE = tuple(
-    SoftwareOperator(f"epoch_{number}", operator) for number, operator in forms.SOFTWARE.items()
+    SoftwareOperator(f"epoch_{number}", operator)
+    for number, operator in st_reports.SOFTWARE.items()
 )
 
 
@@ -30,27 +31,31 @@ def _c_info(tmp_path: Path, content: object) -> Facts:
 
 
 def test_c_info_of_an_npu_build(tmp_path: Path) -> None:
-    facts = _c_info(tmp_path, forms.c_info())
-    assert (facts.ram_internal, facts.ram_external, facts.flash) == (forms.RAM, 0, forms.FLASH)
+    facts = _c_info(tmp_path, st_reports.c_info())
+    assert (facts.ram_internal, facts.ram_external, facts.flash) == (
+        st_reports.RAM,
+        0,
+        st_reports.FLASH,
+    )
     assert (facts.epochs_hw, facts.epochs_sw, facts.epochs_hybrid) == (
         71,
         4,
         0,
     ) and facts.software == SOFTWARE
     assert (
-        facts.macc == forms.MACC
+        facts.macc == st_reports.MACC
         and facts.tool_version == "4.0.0-20500 359356bb0"
         and facts.compiler_version == "1.1.3-262"
     )
     assert facts.runtime_flash is None and facts.ms is None and facts.declares_sizes()
     # without the virtual one
-    assert facts.pools is not None and {pool.name for pool in facts.pools} == set(forms.POOLS)
+    assert facts.pools is not None and {pool.name for pool in facts.pools} == set(st_reports.POOLS)
     flash = next(pool for pool in facts.pools if pool.name == "octoFlash")
     assert flash.address == 0x70380000 and flash.external and not flash.writable
 
 
 def test_c_info_with_external_ram_zero_macc_and_hybrid_epochs(tmp_path: Path) -> None:
-    content = forms.c_info(macc=0, spilled=4096)
+    content = st_reports.c_info(macc=0, spilled=4096)
     content["graphs"][0]["nodes"][2]["subgraph_nodes"].append(
         {"name": "Gather_3", "type": "Gather", "mapping": "NODE_SW_FLOAT"}
     )
@@ -61,7 +66,7 @@ def test_c_info_with_external_ram_zero_macc_and_hybrid_epochs(tmp_path: Path) ->
 
 
 def test_c_info_of_a_processor_build_and_of_a_validation(tmp_path: Path) -> None:
-    facts = _c_info(tmp_path, forms.processor_c_info())
+    facts = _c_info(tmp_path, st_reports.processor_c_info())
     assert (facts.ram_internal, facts.ram_external, facts.flash, facts.macc) == (
         23936,
         None,
@@ -69,7 +74,7 @@ def test_c_info_of_a_processor_build_and_of_a_validation(tmp_path: Path) -> None
         5345,
     )
     assert (facts.runtime_flash, facts.runtime_ram, facts.epochs_hw) == (10846, 1984, None)
-    measured = _c_info(tmp_path, forms.validation_c_info(18.5))
+    measured = _c_info(tmp_path, st_reports.validation_c_info(18.5))
     assert (measured.ms, measured.rmse, measured.cosine) == (
         18.5,
         0.0012,
@@ -112,17 +117,21 @@ def test_no_json_at_all(tmp_path: Path) -> None:
 )
 def test_text_report_of_an_npu_build(tmp_path: Path, generation: str, version: str) -> None:
     path = tmp_path / "network_generate_report.txt"
-    path.write_text(forms.report(generation, version))
+    path.write_text(st_reports.report(generation, version))
     facts = read_text_report(path)
-    assert facts.tool_version == version and facts.macc == forms.MACC and facts.model == "pose_192"
+    assert (
+        facts.tool_version == version
+        and facts.macc == st_reports.MACC
+        and facts.model == "pose_192"
+    )
     assert (facts.epochs_hw, facts.epochs_sw, facts.epochs_hybrid) == (
         71,
         4,
         0,
     ) and facts.software == SOFTWARE
-    assert (facts.ram_internal, facts.ram_external) == (forms.RAM, 0)
+    assert (facts.ram_internal, facts.ram_external) == (st_reports.RAM, 0)
     # printed as MB with three decimals
-    assert facts.flash == pytest.approx(forms.FLASH, abs=1024**2 / 2000 + 1)
+    assert facts.flash == pytest.approx(st_reports.FLASH, abs=1024**2 / 2000 + 1)
     assert (facts.runtime_flash, facts.runtime_ram) == (18531, 13)
 
 
@@ -135,30 +144,30 @@ def test_units_are_1024_based() -> None:
 
 
 def test_an_unknown_table_of_epochs_is_not_guessed_at() -> None:
-    facts = facts_in(forms.report("unknown", "5.0.0-1 abcdef0"))
+    facts = facts_in(st_reports.report("unknown", "5.0.0-1 abcdef0"))
     assert (
         facts.epochs_hw is None
         and facts.epochs_sw is None
         and facts.software is None
-        and facts.ram_internal == forms.RAM
+        and facts.ram_internal == st_reports.RAM
     )
 
 
 def test_text_report_of_a_processor_build_and_of_a_validation() -> None:
-    facts = facts_in(forms.processor_report())
+    facts = facts_in(st_reports.processor_report())
     assert (facts.ram_internal, facts.flash, facts.macc, facts.epochs_hw) == (
         24960,
         492504,
         5345,
         None,
     )
-    measured = facts_in(forms.validate_report())
+    measured = facts_in(st_reports.validate_report())
     assert (measured.ms, measured.rmse, measured.cosine) == (18.44, 0.0012, 0.9998)
     assert measured.device == "stm32 family - 0x486 - STM32N6xx @800/400MHz"
 
 
 def test_a_log_of_cubemx_with_carriage_returns_reads_the_same() -> None:
-    lines = forms.report("old", "2.2.0-20266 2adc00962").split("\n")
+    lines = st_reports.report("old", "2.2.0-20266 2adc00962").split("\n")
     logged = "\r\n".join(f"2026-06-16 21:38:16,976 [INFO] CmdLine:76 - {line}" for line in lines)
     assert facts_in(logged) == facts_in("\n".join(lines))
 

@@ -57,13 +57,13 @@ def test_stored_weights_of_a_float16_file_are_not_operators() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "target", "words"),
+    ("artefact", "target", "words"),
     [("int8_pc", MP2, "GPU"), ("int8_pt", N6, "lose accuracy"), ("int8_pt", MP1, "third slower")],
 )
 def test_the_other_granularity(
-    tflite_files: dict[str, Path], form: str, target: Target, words: str
+    tflite_files: dict[str, Path], artefact: str, target: Target, words: str
 ) -> None:
-    found = check_target(read_graph(tflite_files[form]), target)
+    found = check_target(read_graph(tflite_files[artefact]), target)
     assert (
         found[0].rule == "target_granularity"
         and found[0].severity == "warning"

@@ -138,7 +138,7 @@ def test_a_merged_keypoint_is_in_the_middle_of_its_sources(
     np.testing.assert_allclose(none_scores.points, both.points)
 
 
-def test_maps_of_any_form_become_the_same_logits() -> None:
+def test_maps_of_any_shape_become_the_same_logits() -> None:
     logits = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32) * 2
     relative = logits - logits.max((-1, -2), keepdims=True)
     np.testing.assert_allclose(as_logits(logits), relative, atol=1e-5)

@@ -89,7 +89,7 @@ def test_a_wrong_setting_is_named(override: str, words: str) -> None:
     [
         "boards=stm32n6",
         "objectives=oks",
-        "quant.forms=int8_pc",
+        "quant.artefacts=int8_pc",
         "data.module.resolutions=192",
         "callbacks.ema=false",
     ],

@@ -204,7 +204,7 @@ def test_an_export_can_change_the_upsampling(
         "name=changed",
         f"exports={tmp_path}",
         "evaluate=false",
-        "quant.forms=[]",
+        "quant.artefacts=[]",
         f"quant.upsample={wanted}",
     ]
     overrides += ["quant.upsampling_tuning.steps=2", "quant.upsampling_tuning.images=8"]
@@ -227,7 +227,7 @@ def test_an_export_can_change_the_upsampling(
     [
         (["quant.calibration_images=0"], "must be >= 1"),
         (["quant.calibration_images=many"], "must be >= 1"),
-        (["quant.forms=[int4]"], "int4"),
+        (["quant.artefacts=[int4]"], "int4"),
         (["quant.output=int4"], "int4"),
         (
             ["quant.upsample=cubic"],
@@ -308,7 +308,7 @@ def test_an_export_can_change_the_resolution(
         "resolution=96",
         f"exports={tmp_path}",
         "evaluate=false",
-        "quant.forms=[]",
+        "quant.artefacts=[]",
         "quant.calibration_images=8",
     )
     assert ran.status == 0, ran.err

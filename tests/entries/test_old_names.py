@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("hydra_as_before")
 
 
 OLD_KEYS = [
+    ("quant.forms=[float32]", "quant.artefacts=[float32]"),
     ("quant.recovery=null", "quant.ptq=null"),
     ("quant.recovery.int8_pc.balance=0.5", "quant.ptq.int8_pc.equalize=0.5"),
     ("quant.recovery.int8_pt.tail=0", "quant.ptq.int8_pt.clip_quantile=0"),
@@ -113,6 +114,15 @@ def test_an_old_resolver_is_refused(heatpose: Heatpose) -> None:
     assert "sweep_suffix" in ran.err
 
 
-def test_an_old_option_is_refused(heatpose: Heatpose) -> None:
-    ran = heatpose("report", "exports/a", "--no-pictures")
-    assert (ran.status, ran.err) == (2, "error: --no-pictures was renamed; write --no-gallery.\n")
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (("report", "exports/a", "--no-pictures"), "--no-gallery"),
+        (("debug-quant", "exports/a", "photos", "--form", "int8_pt"), "--artefact"),
+        (("debug-quant", "exports/a", "photos", "--form=int8_pt"), "--artefact"),
+    ],
+)
+def test_an_old_option_is_refused(heatpose: Heatpose, old: tuple[str, ...], new: str) -> None:
+    ran, option = heatpose(*old), next(part for part in old if part.startswith("--"))
+    written = option.partition("=")[0]
+    assert (ran.status, ran.err) == (2, f"error: {written} was renamed; write {new}.\n")

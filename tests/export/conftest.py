@@ -72,7 +72,7 @@ def _images() -> Iterator[list[NDArray[np.float32]]]:
 
 @pytest.fixture(scope="session")
 def small_models(made_once: MadeOnce) -> dict[str, Path]:
-    """TFLite files by form; "int8_pc" and "int8_pt" take uint8 and give float32.
+    """TFLite files by artefact; "int8_pc" and "int8_pt" take uint8 and give float32.
 
     "float_io" takes float32.
     """

@@ -43,7 +43,7 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 def test_the_bundle_has_all_its_files(case: Case) -> None:
     names = {path.name for path in case.result.folder.iterdir()}
-    models = {"net_64.onnx", *(f"net_64_{form}.tflite" for form in case.converted)}
+    models = {"net_64.onnx", *(f"net_64_{artefact}.tflite" for artefact in case.converted)}
     assert names == models | {
         "manifest.json",
         "metrics.json",
@@ -68,8 +68,8 @@ def test_the_bundle_has_all_its_files(case: Case) -> None:
 
 
 def test_the_int8_files_are_integer_and_take_raw_bytes(case: Case) -> None:
-    for form, granularity in (("int8_pc", "per_channel"), ("int8_pt", "per_tensor")):
-        found = inspect_tflite(case.result.folder / f"net_64_{form}.tflite")
+    for artefact, granularity in (("int8_pc", "per_channel"), ("int8_pt", "per_tensor")):
+        found = inspect_tflite(case.result.folder / f"net_64_{artefact}.tflite")
         assert (found.inputs[0].shape, found.inputs[0].dtype) == ((1, 64, 64, 3), "uint8")
         # pinned by a 0 and a 255
         assert found.inputs[0].scale == pytest.approx(1 / 127.5, rel=1e-6)
@@ -150,7 +150,7 @@ def test_a_file_that_fails_a_check_is_kept_as_rejected(case: Case, tmp_path: Pat
 
 @pytest.mark.usefixtures("no_conversion")
 def test_without_evaluation_people_nothing_is_scored(case: Case, tmp_path: Path) -> None:
-    result = case.export(tmp_path / "tiny", scored=False, forms=("int8_pc",))
+    result = case.export(tmp_path / "tiny", scored=False, artefacts=("int8_pc",))
     assert result.passed
     assert [row.verdict for row in result.rows] == ["reference", *["passed, not scored"] * 2]
     assert any(check["sentence"].startswith("Not scored") for check in result.checks)
@@ -170,7 +170,7 @@ def test_a_wrong_network_behind_a_file_is_noticed(
         "make",
         lambda *_: Quantised(content=case.converted["int8_pt"], method="ptq"),
     )
-    result = case.export(tmp_path / "tiny", network=other, forms=("float32", "int8_pc"))
+    result = case.export(tmp_path / "tiny", network=other, artefacts=("float32", "int8_pc"))
     failed = {(check["artefact"], check["name"]) for check in result.checks if not check["passed"]}
     assert failed == {("float32", "parity"), ("int8_pc", "flatbuffer")}
 
@@ -182,7 +182,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.usefixtures("no_conversion")
 def test_an_older_bundle_is_replaced_whole(case: Case, tmp_path: Path) -> None:
     case.export(tmp_path / "tiny", model_name="older")
-    case.export(tmp_path / "tiny", forms=("float32",))
+    case.export(tmp_path / "tiny", artefacts=("float32",))
     names = {path.name for path in (tmp_path / "tiny").iterdir()}
     assert not any(name.startswith("older") for name in names) and "net_64_float32.tflite" in names
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
@@ -207,7 +207,7 @@ def test_an_interrupted_export_leaves_the_older_bundle_and_nothing_else(
 
     monkeypatch.setattr(assembly, stage, stop)
     with pytest.raises(error):
-        case.export(tmp_path / "tiny", forms=("float32",), evaluation=case.evaluation[:2])
+        case.export(tmp_path / "tiny", artefacts=("float32",), evaluation=case.evaluation[:2])
     assert files_of(tmp_path) == before
 
 
@@ -236,7 +236,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({"forms": ("int4",)}, "quant.forms names"),
+        ({"artefacts": ("int4",)}, "quant.artefacts names"),
         ({"ptq": {}}, "quant.ptq has no entry for int8_pc, int8_pt"),
         ({"calibration_images": 0}, "quant.calibration_images must be >= 1"),
         ({"pose": "zx"}, "quant.pose=zx is unknown; choose one of xy, yx"),

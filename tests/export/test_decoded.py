@@ -173,7 +173,7 @@ def test_a_bundle_of_decoded_files(
     job = ExportJob(
         model=LoadedCheckpoint(network, ST_13, Preprocessing(64), {}),
         data=ExportData(training, evaluation),
-        config=ExportConfig(forms=("float32",), pose=pose, calibration_images=16),
+        config=ExportConfig(artefacts=("float32",), pose=pose, calibration_images=16),
         folder=tmp_path / "tiny",
         model_name="net",
         run_config={},

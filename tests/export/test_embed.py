@@ -32,8 +32,8 @@ OWN = Skeleton(
     edges=(("own_head", "own_left_hip"),),
 )
 """As many keypoints as a built-in skeleton: what would be assumed is wrong."""
-FORMS = ("float32", "int8_pc", "int8_pt")
-NAMES = ("net_64.onnx", *(f"net_64_{form}.tflite" for form in FORMS))
+ARTEFACTS = ("float32", "int8_pc", "int8_pt")
+NAMES = ("net_64.onnx", *(f"net_64_{artefact}.tflite" for artefact in ARTEFACTS))
 
 
 def stated(path: Path) -> dict[str, Any]:
@@ -180,8 +180,8 @@ def parts(content: bytes) -> dict[str, Any]:
 
 def test_nothing_else_in_a_file_changes(case: Case, tmp_path: Path) -> None:
     text = description(OWN, Preprocessing(64), probabilities=True, pose=None)
-    for form in FORMS:
-        before = case.converted[form]
+    for artefact in ARTEFACTS:
+        before = case.converted[artefact]
         after = into_tflite(before, text)
         assert (
             parts(after) == parts(before)
@@ -190,19 +190,23 @@ def test_nothing_else_in_a_file_changes(case: Case, tmp_path: Path) -> None:
         )
         assert into_tflite(before, text) == after  # reproducible
         assert into_tflite(after, text) == after  # in place of an older one
-        (tmp_path / f"{form}.tflite").write_bytes(after)
+        (tmp_path / f"{artefact}.tflite").write_bytes(after)
         images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-        kept = open_runner(case.result.folder / f"net_64_{form}.tflite", threads=1).heatmaps(images)
+        kept = open_runner(case.result.folder / f"net_64_{artefact}.tflite", threads=1).heatmaps(
+            images
+        )
         np.testing.assert_array_equal(
-            open_runner(tmp_path / f"{form}.tflite", threads=1).heatmaps(images), kept
+            open_runner(tmp_path / f"{artefact}.tflite", threads=1).heatmaps(images), kept
         )
 
 
 @pytest.mark.parametrize(
-    "form", ["float32", "float16", "int8_pc", "int8_out", "float_io", "awkward"]
+    "artefact", ["float32", "float16", "int8_pc", "int8_out", "float_io", "awkward"]
 )
-def test_the_converters_content_is_not_changed(small_models: dict[str, Path], form: str) -> None:
-    before = small_models[form].read_bytes()
+def test_the_converters_content_is_not_changed(
+    small_models: dict[str, Path], artefact: str
+) -> None:
+    before = small_models[artefact].read_bytes()
     assert parts(into_tflite(before, "{}")) == parts(before)
 
 

@@ -24,8 +24,8 @@ def test_findings_name_the_operators(small_models: dict[str, Path]) -> None:
     named = {(finding.rule, str(finding.operator).split(" #")[0]) for finding in found}
     floats = {("float_operator", name) for name in ("DEQUANTIZE", "SIN", "QUANTIZE")}
     assert named == floats | {("pad_operator", "PAD"), ("transpose_operator", "TRANSPOSE")}
-    for form in ("int8_pc", "int8_pt", "int8_out"):
-        assert inspect_tflite(small_models[form]).findings == ()
+    for artefact in ("int8_pc", "int8_pt", "int8_out"):
+        assert inspect_tflite(small_models[artefact]).findings == ()
     assert _rules(inspect_tflite(small_models["float32"]).findings) == {
         "raw_bytes_input",
         "float_operator",

@@ -22,10 +22,10 @@ from heatpose.tflite.reader import Graph, Operator, read_graph
 SHARED = Path(os.environ.get("HEATPOSE_SHARED", Path(__file__).parents[2] / ".." / "shared"))
 LIGHTNING = SHARED / "models" / "movenet_singlepose_lightning_int8_4.tflite"
 POSE_LIKE = ("float32", "float16", "int8_pc", "int8_pt", "int8_out", "float_io")
-FORMS = (*POSE_LIKE, "awkward", "awkward_int8", "lightning")
+ARTEFACTS = (*POSE_LIKE, "awkward", "awkward_int8", "lightning")
 
 
-@pytest.fixture(params=FORMS)
+@pytest.fixture(params=ARTEFACTS)
 def model(request: pytest.FixtureRequest, small_models: dict[str, Path]) -> Path:
     """Each small model, and the published MoveNet where it is at hand."""
     if request.param == "lightning" and not LIGHTNING.is_file():
@@ -127,22 +127,22 @@ def _reads_or_refuses(path: Path, content: bytes) -> bool:
     return graph is not None
 
 
-@pytest.mark.parametrize("form", ["int8_pc", "float16"])
+@pytest.mark.parametrize("artefact", ["int8_pc", "float16"])
 def test_truncated_files_are_refused(
-    small_models: dict[str, Path], tmp_path: Path, form: str
+    small_models: dict[str, Path], tmp_path: Path, artefact: str
 ) -> None:
-    content = small_models[form].read_bytes()
+    content = small_models[artefact].read_bytes()
     lengths = [*range(0, 64, 3), *range(64, len(content) - 64, 67)]
     assert not any(
         _reads_or_refuses(tmp_path / "cut.tflite", content[:length]) for length in lengths
     )
 
 
-@pytest.mark.parametrize("form", ["int8_pc", "float16"])
+@pytest.mark.parametrize("artefact", ["int8_pc", "float16"])
 def test_flipped_bytes_are_read_or_refused(
-    small_models: dict[str, Path], tmp_path: Path, form: str
+    small_models: dict[str, Path], tmp_path: Path, artefact: str
 ) -> None:
-    rng, content = np.random.default_rng(11), small_models[form].read_bytes()
+    rng, content = np.random.default_rng(11), small_models[artefact].read_bytes()
     hostile = (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, len(content), len(content) - 4)
     outcomes = []
     for trial in range(300):

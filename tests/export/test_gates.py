@@ -44,7 +44,7 @@ def a_report(values: Sequence[float], name: str = "model") -> EvalReport:
 
 
 @pytest.mark.parametrize(
-    ("form", "drop", "passed"),
+    ("artefact", "drop", "passed"),
     [
         ("int8_pc", 0.4, True),
         ("int8_pc", 0.6, False),
@@ -52,12 +52,12 @@ def a_report(values: Sequence[float], name: str = "model") -> EvalReport:
         ("int8_pt", 1.1, False),
     ],
 )
-def test_the_mean_drop_is_held_against_the_limit_of_the_form(
-    form: str, drop: float, passed: bool
+def test_the_mean_drop_is_held_against_the_limit_of_the_artefact(
+    artefact: str, drop: float, passed: bool
 ) -> None:
     rng = np.random.default_rng(0)
     reference = rng.uniform(0.2, 0.9, 400)
-    result = accuracy_check(form, a_report(reference), a_report(reference - drop / 100), LIMITS)  # type: ignore[arg-type]
+    result = accuracy_check(artefact, a_report(reference), a_report(reference - drop / 100), LIMITS)  # type: ignore[arg-type]
     assert result.passed is passed
     assert result.numbers["drop"] == pytest.approx(drop)
     assert result.numbers["drop_low"] <= drop + 1e-9 and drop - 1e-9 <= result.numbers["drop_high"]

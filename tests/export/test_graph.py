@@ -30,16 +30,16 @@ def _kernels(path: Path) -> dict[tuple[str, tuple[int, ...]], NDArray[np.float32
 
 
 @pytest.mark.parametrize(
-    ("form", "steps"), [("float16", 2**11), ("int8_pc", 2 * 127), ("int8_pt", 2 * 127)]
+    ("artefact", "steps"), [("float16", 2**11), ("int8_pc", 2 * 127), ("int8_pt", 2 * 127)]
 )
 def test_dequantised_weights_are_the_float_ones_to_half_a_step(
-    small_models: dict[str, Path], form: str, steps: int
+    small_models: dict[str, Path], artefact: str, steps: int
 ) -> None:
-    exact, stored = _kernels(small_models["float32"]), _kernels(small_models[form])
+    exact, stored = _kernels(small_models["float32"]), _kernels(small_models[artefact])
     assert exact.keys() == stored.keys()
     for (name, shape), kernel in exact.items():
         axis = (0, 1, 2) if name == "DEPTHWISE_CONV_2D" else (1, 2, 3)
-        largest = np.abs(kernel).max(axis if form == "int8_pc" else None, keepdims=True)
+        largest = np.abs(kernel).max(axis if artefact == "int8_pc" else None, keepdims=True)
         error = np.abs(stored[name, shape] - kernel) / largest
         assert 0 < error.max() <= 1.01 / steps
 

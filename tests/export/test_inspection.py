@@ -77,7 +77,7 @@ def test_json_is_the_contracts(small_models: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "granularity", "full_integer"),
+    ("artefact", "granularity", "full_integer"),
     [
         ("float32", "float", False),
         ("float16", "float", False),
@@ -89,9 +89,9 @@ def test_json_is_the_contracts(small_models: dict[str, Path]) -> None:
     ],
 )
 def test_granularity_and_integers(
-    small_models: dict[str, Path], form: str, granularity: str, full_integer: bool
+    small_models: dict[str, Path], artefact: str, granularity: str, full_integer: bool
 ) -> None:
-    inspection = inspect_tflite(small_models[form])
+    inspection = inspect_tflite(small_models[artefact])
     assert (inspection.granularity, inspection.full_integer) == (granularity, full_integer)
 
 
@@ -104,7 +104,7 @@ def test_check_passes_files_that_match_their_names(small_models: dict[str, Path]
 
 
 @pytest.mark.parametrize(
-    ("form", "expect", "rules"),
+    ("artefact", "expect", "rules"),
     [
         ("int8_pc", "int8_pt", {"weight_granularity"}),
         ("int8_pt", "int8_pc", {"weight_granularity"}),
@@ -117,9 +117,9 @@ def test_check_passes_files_that_match_their_names(small_models: dict[str, Path]
     ],
 )
 def test_check_refuses_the_rest(
-    small_models: dict[str, Path], form: str, expect: Any, rules: set[str]
+    small_models: dict[str, Path], artefact: str, expect: Any, rules: set[str]
 ) -> None:
-    violated = check_artefact(inspect_tflite(small_models[form]), expect)
+    violated = check_artefact(inspect_tflite(small_models[artefact]), expect)
     assert _rules(violated) == rules
     assert {finding.severity for finding in violated} == {"error"}
 

@@ -32,8 +32,8 @@ def test_a_file_loses_nothing_against_itself(case: Case, scorer: HoldoutScorer) 
 
 def test_scores_by_hand(case: Case, scorer: HoldoutScorer) -> None:
     found: dict[str, dict[str, list[float]]] = {}
-    for form in ("float32", "int8_pt"):
-        runner = open_runner(case.result.folder / f"net_64_{form}.tflite")
+    for artefact in ("float32", "int8_pt"):
+        runner = open_runner(case.result.folder / f"net_64_{artefact}.tflite")
         for image, person in zip(scorer.views.images, scorer.views.instances, strict=True):
             pose = runner.predict(image[None], "argmax")[0]
             area = 0.53 * person.box[2] * person.box[3] / 64**2
@@ -45,12 +45,12 @@ def test_scores_by_hand(case: Case, scorer: HoldoutScorer) -> None:
                 for k in range(13)
                 if person.labelled[k]
             ]
-            found.setdefault(form, {}).setdefault(person.image_path.name, []).append(
+            found.setdefault(artefact, {}).setdefault(person.image_path.name, []).append(
                 100 * sum(similar) / len(similar)
             )
     means = {
-        form: np.array([np.mean(values) for values in images.values()])
-        for form, images in found.items()
+        artefact: np.array([np.mean(values) for values in images.values()])
+        for artefact, images in found.items()
     }
     score = scorer.score(case.result.folder / "net_64_int8_pt.tflite")
     assert (

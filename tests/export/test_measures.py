@@ -19,9 +19,10 @@ LIGHTNING = SHARED / "models" / "movenet_singlepose_lightning_int8_4.tflite"
 def test_macs_by_hand(small_models: dict[str, Path]) -> None:
     stem, depthwise = 16 * 16 * 8 * 27, 8 * 8 * 8 * 9
     project, lateral, head = 8 * 8 * 12 * 8, 16 * 16 * 12 * 8, 16 * 16 * 5 * 12
-    for form in ("float32", "float16", "int8_pc", "int8_pt"):
+    for artefact in ("float32", "float16", "int8_pc", "int8_pt"):
         assert (
-            inspect_tflite(small_models[form]).macs == stem + depthwise + project + lateral + head
+            inspect_tflite(small_models[artefact]).macs
+            == stem + depthwise + project + lateral + head
         )
     # 35 x 35 padded, valid: 17 x 17; transposed: 3 x 3 x 5 products for each of 17 x 17 x 6 inputs;
     # dense.

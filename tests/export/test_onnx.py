@@ -38,7 +38,7 @@ def test_the_file_computes_the_same_as_torch(tmp_path: Path, sigmoid: bool) -> N
     assert np.abs(found - expected.numpy()).max() < 1e-4
 
 
-def test_form_of_the_file(tmp_path: Path) -> None:
+def test_inputs_and_outputs_of_the_file(tmp_path: Path) -> None:
     export_onnx(a_network(), 96, tmp_path / "net.onnx", sigmoid=True)
     model = onnx.load(str(tmp_path / "net.onnx"))
     assert [entry.version for entry in model.opset_import if not entry.domain] == [17]

@@ -94,7 +94,7 @@ def test_the_folder_is_a_bundle_of_its_own(made: Path) -> None:
     assert manifest["terms"]["weights"].startswith("not recorded")
     assert ": 'COCO'" in manifest["terms"]["data"] and manifest["terms"]["spdx"] is None
     metrics = json.loads((folder / "metrics.json").read_text())["artefacts"]
-    assert {form: entry["file"] for form, entry in metrics.items()} == {
+    assert {artefact: entry["file"] for artefact, entry in metrics.items()} == {
         "torch": None,
         "onnx": None,
         "float32": None,
@@ -144,16 +144,16 @@ def test_the_recorded_agreement_is_that_of_the_files(made: Path, source: Synthet
     area = np.array([0.53 * p.box[2] * p.box[3] / (p.width * p.height) for p in people])
     label = open_runner(folder / "net_64_float16.ckpt").predict(images)[..., :2]
     metrics = json.loads((folder / "metrics.json").read_text())["artefacts"]
-    for form in ("int8_pc", "int8_pt"):
-        pose = open_runner(folder / f"net_64_{form}.tflite").predict(images)[..., :2]
+    for artefact in ("int8_pc", "int8_pt"):
+        pose = open_runner(folder / f"net_64_{artefact}.tflite").predict(images)[..., :2]
         d2 = ((pose - label).astype(np.float64) ** 2).sum(-1)
         each = np.exp(-d2 / (8 * np.array(ST_13.sigmas) ** 2 * (area[:, None] + 1e-7)))
-        found = metrics[form]["agreement"]["evaluation"]
+        found = metrics[artefact]["agreement"]["evaluation"]
         assert found["oks"] == pytest.approx(100 * each.mean(), rel=1e-3)
         assert list(found["oks_per_keypoint"].values()) == pytest.approx(
             (100 * each.mean(0)).tolist(), rel=1e-3
         )
-        held = metrics[form]["agreement"]["holdout"]
+        held = metrics[artefact]["agreement"]["holdout"]
         assert held["images"] >= 1 and set(held["oks_per_keypoint"]) == {*ST_13.keypoints}
     assert metrics["torch"]["agreement"] is None
     card = (folder / "README.md").read_text()
@@ -211,7 +211,7 @@ def test_refuses_bundles_that_cannot_be_released(made: Path, tmp_path: Path) -> 
     with pytest.raises(HeatposeError, match=r"int8_pt.tflite' is missing; export .* again"):
         write_release(bundle, half, out)
     _renew(bundle)
-    with pytest.raises(HeatposeError, match="lacks int8_pt; export with quant.forms"):
+    with pytest.raises(HeatposeError, match="lacks int8_pt; export with quant.artefacts"):
         write_release(bundle, half, out)
     with pytest.raises(HeatposeError, match="is not a bundle"):
         write_release(tmp_path, half, out)
@@ -263,7 +263,7 @@ def test_commands_take_the_name(
     assert found["oks"] == pytest.approx(wanted["int8_pc"]["report"]["oks"])
     reports = json.loads(Path("c.json").read_text())["reports"]
     assert [report["oks"] for report in reports] == pytest.approx(
-        [wanted[form]["report"]["oks"] for form in ("torch", "int8_pt")]
+        [wanted[artefact]["report"]["oks"] for artefact in ("torch", "int8_pt")]
     )
     assert "net_64_int8_pc.tflite" in heatpose("inspect", "walker").out
     assert heatpose("estimate", "walker", "--target", "stm32mp2").status == 0
@@ -286,11 +286,11 @@ def test_models_lists_it(
     metrics = json.loads((made / "released/walker/metrics.json").read_text())["artefacts"]
     assert (entry["name"], entry["keypoints"], entry["resolution"]) == ("walker", 13, 64)
     assert entry["oks"] == {
-        name: metrics[form]["report"]["oks"]
-        for name, form in (("float", "torch"), ("int8_pc", "int8_pc"), ("int8_pt", "int8_pt"))
+        name: metrics[artefact]["report"]["oks"]
+        for name, artefact in (("float", "torch"), ("int8_pc", "int8_pc"), ("int8_pt", "int8_pt"))
     }
-    for form, size in entry["bytes"].items():
-        (path,) = (made / "released/walker").glob(released.PATTERNS[form])
+    for artefact, size in entry["bytes"].items():
+        (path,) = (made / "released/walker").glob(released.PATTERNS[artefact])
         assert path.stat().st_size == size
     assert set(entry["terms"]) == {"weights", "data", "spdx"}
     monkeypatch.setattr(released, "FOLDERS", ())

@@ -80,15 +80,15 @@ def test_the_float_file_has_the_variants_operators_and_nothing_else(exported: Ex
     assert not flatbuffer_check(exported.tflite, "float32", PREPROCESSING, bilinear).passed
 
 
-@pytest.mark.parametrize(("form", "output"), [("int8_pc", "float32"), ("int8_pt", "int8")])
+@pytest.mark.parametrize(("artefact", "output"), [("int8_pc", "float32"), ("int8_pt", "int8")])
 def test_int8_files_pass_their_check_and_equal_the_simulation(
     exported: Exported,
     images: np.ndarray,  # noqa: F811
-    form: str,
+    artefact: str,
     output: str,
     tmp_path: Path,
 ) -> None:
-    per_channel = form == "int8_pc"
+    per_channel = artefact == "int8_pc"
     plan = plan_int8(
         exported.network,
         images,
@@ -98,11 +98,11 @@ def test_int8_files_pass_their_check_and_equal_the_simulation(
     )
     path = tmp_path / "net.tflite"
     path.write_bytes(write_int8(exported.tflite, plan, output=output))  # type: ignore[arg-type]
-    operators = expected_operators(exported.network, form, sigmoid=True, output=output)  # type: ignore[arg-type]
+    operators = expected_operators(exported.network, artefact, sigmoid=True, output=output)  # type: ignore[arg-type]
     assert operators == BODY | UPSAMPLING[exported.network.settings["upsample"]] | {
         "QUANTIZE": 1
     } | ({"DEQUANTIZE": 1} if output == "float32" else {})
-    check = flatbuffer_check(path, form, PREPROCESSING, operators)  # type: ignore[arg-type]
+    check = flatbuffer_check(path, artefact, PREPROCESSING, operators)  # type: ignore[arg-type]
     assert check.passed, check.sentence
     found, expected, exact = (
         open_runner(path).heatmaps(images),

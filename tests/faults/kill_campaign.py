@@ -39,7 +39,7 @@ KINDS: dict[str, Callable[[Path, int, int], Tally]] = {
     "cache": kill_cache,
     "training": kill_training,
     "export": kill_export,
-    "onnx": partial(kill_export, forms="[]"),
+    "onnx": partial(kill_export, artefacts="[]"),
     "report": kill_report,
 }
 VICTIMS: dict[str, Callable[..., None]] = {

@@ -160,12 +160,12 @@ def kill_training(folder: Path, moments: int, seed: int) -> Tally:
         return campaign("training", start, check, finished, moments, seed, warm)
 
 
-def exporting(folder: Path, checkpoint: Path, forms: str) -> list[str]:
+def exporting(folder: Path, checkpoint: Path, artefacts: str) -> list[str]:
     """The command line of an export; the checkpoint knows its data."""
     chosen = [
         f"checkpoint={checkpoint}",
         "name=killed",
-        f"quant.forms={forms}",
+        f"quant.artefacts={artefacts}",
         "quant.calibration_images=4",
         *NO_LIMITS,
     ]
@@ -177,7 +177,9 @@ def exporting(folder: Path, checkpoint: Path, forms: str) -> list[str]:
     ]
 
 
-def kill_export(folder: Path, moments: int, seed: int, forms: str = "[float32,int8_pt]") -> Tally:
+def kill_export(
+    folder: Path, moments: int, seed: int, artefacts: str = "[float32,int8_pt]"
+) -> Tally:
     """The older bundle stays whole until the new one takes its place."""
 
     def finished() -> list[str]:
@@ -190,8 +192,8 @@ def kill_export(folder: Path, moments: int, seed: int, forms: str = "[float32,in
         return broken_bundles(folder / "exports") + temporary + missing
 
     with warmed(folder) as warm:
-        command = exporting(folder, prepared(warm, folder), forms)
-        what = "export" if forms != "[]" else "export of ONNX alone"
+        command = exporting(folder, prepared(warm, folder), artefacts)
+        what = "export" if artefacts != "[]" else "export of ONNX alone"
         return campaign(
             what,
             lambda: command,

@@ -62,7 +62,7 @@ class Work:
         self.checkpoint = folder / "tiny.ckpt"
         save_checkpoint(self.checkpoint, self.network, ST_13, self.preprocessing)
 
-    def __call__(self, forms: tuple[Any, ...]) -> None:
+    def __call__(self, artefacts: tuple[Any, ...]) -> None:
         """Scores two files, exports one bundle."""
         from heatpose.evaluation.evaluate import evaluate
         from heatpose.export.job import ExportJob
@@ -78,7 +78,7 @@ class Work:
             model=LoadedCheckpoint(self.network, self.skeleton, self.preprocessing, {}),
             data=ExportData(self.training, self.evaluation),
             config=ExportConfig(
-                forms=forms,
+                artefacts=artefacts,
                 calibration_images=4,
                 limits=CheckLimits(drift_p50_px=1000, drop_pc=100, drop_pt=100),
             ),

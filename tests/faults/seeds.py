@@ -57,18 +57,18 @@ def images(folder: Path, data: Path) -> None:
 
 
 def reports(folder: Path) -> None:
-    """Reports of ST Edge AI Core in all their forms."""
+    """Reports of ST Edge AI Core in all their st_reports."""
     spec = importlib.util.spec_from_file_location(
-        "report_forms", REPOSITORY / "tests/deploy/report_forms.py"
+        "st_reports", REPOSITORY / "tests/deploy/st_reports.py"
     )
     assert spec is not None and spec.loader is not None
-    forms: Any = importlib.util.module_from_spec(spec)
-    assert isinstance(forms, ModuleType)
-    spec.loader.exec_module(forms)
+    st_reports: Any = importlib.util.module_from_spec(spec)
+    assert isinstance(st_reports, ModuleType)
+    spec.loader.exec_module(st_reports)
     for name, content in (
-        ("npu", forms.c_info()),
-        ("processor", forms.processor_c_info()),
-        ("validation", forms.validation_c_info()),
+        ("npu", st_reports.c_info()),
+        ("processor", st_reports.processor_c_info()),
+        ("validation", st_reports.validation_c_info()),
     ):
         (folder / f"{name}.json").write_text(json.dumps(content))
     for generation, version in (
@@ -76,9 +76,9 @@ def reports(folder: Path) -> None:
         ("new", "3.0.0-20426 123672867"),
         ("blobs", "4.0.0-20500 359356bb0"),
     ):
-        (folder / f"{generation}.txt").write_text(forms.report(generation, version))
-    (folder / "processor.txt").write_text(forms.processor_report())
-    (folder / "validation.txt").write_text(forms.validate_report())
+        (folder / f"{generation}.txt").write_text(st_reports.report(generation, version))
+    (folder / "processor.txt").write_text(st_reports.processor_report())
+    (folder / "validation.txt").write_text(st_reports.validate_report())
 
 
 def networks(folder: Path) -> None:

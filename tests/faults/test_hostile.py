@@ -82,9 +82,9 @@ def test_a_checkpoint_cannot_run_code(
             content[KEY][place] = attack
         else:
             content[place] = {"network.head.output.conv.bias": attack}
-        for form in (True, False):
+        for zipped in (True, False):
             path = tmp_path / f"evil{number}.ckpt"
-            torch.save(content, path, _use_new_zipfile_serialization=form)
+            torch.save(content, path, _use_new_zipfile_serialization=zipped)
             for read in (
                 load_checkpoint,
                 open_runner,

@@ -22,7 +22,7 @@ def test_bfloat16_trains_validates_resumes_scores_and_exports(place: Any) -> Non
     """A killed run goes on in the same precision; the checkpoint holds float32 weights."""
     exports = find_spec("onnx2tf") is not None
     limits = [f"quant.limits.{name}=1000" for name in ("drop_pc", "drop_pt", "drift_p50_px")]
-    small = ["quant.forms=[int8_pc]", "quant.calibration_images=8", f"export={exports}"]
+    small = ["quant.artefacts=[int8_pc]", "quant.calibration_images=8", f"export={exports}"]
     precision = ["trainer.precision=bf16-mixed", f"trainer.max_epochs={EPOCHS}"]
     run = [*place.tiny, *limits, *small, *precision]
     last = Path(place.folder, "runs/quickstart/checkpoints/last.ckpt")

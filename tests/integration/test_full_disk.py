@@ -59,7 +59,7 @@ def test_a_disk_that_fills_up_in_the_middle(place: Any, disk_of: Callable[[str],
     ran = place.run("train", *train, "name=first")
     assert ran.status == 0, ran.err
     checkpoint = disk / "runs/first/checkpoints/best.ckpt"
-    chosen = [f"checkpoint={checkpoint}", "quant.forms=[]", "quant.calibration_images=4"]
+    chosen = [f"checkpoint={checkpoint}", "quant.artefacts=[]", "quant.calibration_images=4"]
     export = [*chosen, f"runs={place.folder}/runs", f"exports={disk}/exports"]
     ran = place.run("export", *export, "name=first")
     assert ran.status == 0, ran.err
@@ -89,7 +89,7 @@ def test_a_folder_that_takes_no_writes(place: Any, read_only: Path, tiny_checkpo
     exported = [
         f"checkpoint={tiny_checkpoint}",
         "name=mine",
-        "quant.forms=[]",
+        "quant.artefacts=[]",
         "quant.calibration_images=4",
     ]
     place.run("export", *exported, f"exports={read_only}/exports").fails_with(

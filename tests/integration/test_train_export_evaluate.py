@@ -29,7 +29,7 @@ NO_LIMITS = [
 MODEL = "st_movenet_heatmaps_64"
 MODELS = [
     f"{MODEL}.onnx",
-    *(f"{MODEL}_{form}.tflite" for form in ("float32", "int8_pc", "int8_pt")),
+    *(f"{MODEL}_{artefact}.tflite" for artefact in ("float32", "int8_pc", "int8_pt")),
 ]
 
 

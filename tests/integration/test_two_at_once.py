@@ -49,7 +49,7 @@ def test_the_second_of_two_is_refused_and_a_killed_one_does_not_block(
     export = [
         f"checkpoint={tiny_checkpoint}",
         "name=quickstart",
-        "quant.forms=[]",
+        "quant.artefacts=[]",
         "quant.calibration_images=4",
     ]
     place.run("export", *export).fails_with("The bundle", "another process")
@@ -119,7 +119,7 @@ def test_odd_names_of_folders_runs_and_bundles(place: Any, tmp_path: Path) -> No
             export,
             f"checkpoint={quoted(best)}",
             *places,
-            "quant.forms=[]",
+            "quant.artefacts=[]",
             "quant.calibration_images=4",
         ],
         place.folder,

@@ -1,4 +1,4 @@
-"""Writes TFLite files of one convolution behind preprocessing in many forms.
+"""Writes TFLite files of one convolution behind preprocessing in many artefacts.
 
 Not a test: a program of its
 own, because TensorFlow changes the process that it runs in.
@@ -50,14 +50,14 @@ def written(folder: Path, name: str, preprocessing: Callable[[Any], Any]) -> Non
         return tf.nn.relu6(tf.nn.conv2d(preprocessing(tf.cast(x, tf.float32)), kernel, 2, "SAME"))
 
     concrete = tf.function(graph).get_concrete_function(tf.TensorSpec((1, SIZE, SIZE, 3), tf.uint8))
-    for form in ("float32", "float16"):
+    for artefact in ("float32", "float16"):
         made = tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module())
-        if form == "float16":
+        if artefact == "float16":
             made.optimizations, made.target_spec.supported_types = (
                 [tf.lite.Optimize.DEFAULT],
                 [tf.float16],
             )
-        (folder / f"{name}_{form}.tflite").write_bytes(made.convert())
+        (folder / f"{name}_{artefact}.tflite").write_bytes(made.convert())
 
 
 if __name__ == "__main__":

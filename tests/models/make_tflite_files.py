@@ -70,17 +70,17 @@ def plain(folder: Path) -> None:
     export_onnx(network.eval(), SIZE, folder / "plain.onnx", sigmoid=True)
     onnx_to_saved_model(folder / "plain.onnx", folder / "plain")
     images = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
-    for form in ("float32", "int8_pc", "int8_pt"):
+    for artefact in ("float32", "int8_pc", "int8_pt"):
         made = converter(folder / "plain")
-        if form != "float32":
+        if artefact != "float32":
             made.optimizations, made.representative_dataset = (
                 [tf.lite.Optimize.DEFAULT],
                 lambda: ([image[None] / np.float32(127.5) - 1] for image in images),
             )
             made.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             made.inference_input_type, made.inference_output_type = tf.uint8, tf.float32
-            made._experimental_disable_per_channel = form == "int8_pt"
-        (folder / f"plain_{form}.tflite").write_bytes(made.convert())
+            made._experimental_disable_per_channel = artefact == "int8_pt"
+        (folder / f"plain_{artefact}.tflite").write_bytes(made.convert())
     half = converter(folder / "plain")
     half.optimizations = [tf.lite.Optimize.DEFAULT]
     half.target_spec.supported_types = [tf.float16]

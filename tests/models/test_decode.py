@@ -1,6 +1,6 @@
 """MoveNet's decode against the same steps written as loops over cells and keypoints.
 
-With ties, several images and both output forms.
+With ties, several images and both output layouts.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def test_offsets_are_read_at_the_keypoints_own_cell_and_in_its_own_channels() ->
     )
 
 
-def test_both_forms_say_the_same_pose() -> None:
+def test_both_layouts_have_the_same_pose() -> None:
     torch.manual_seed(0)
     network = MoveNet(5, 0.35, norm=False, heads="all").eval()
     images = torch.rand(3, 3, 64, 64) * 2 - 1

@@ -78,11 +78,11 @@ def inside(shared: Path, lightning: Path) -> tuple[Any, Values, Any]:
     interpreter.invoke()
 
     def values(tensor: int) -> Tensor:
-        form = graph.tensors[tensor].quantization
-        assert form is not None
+        quantization = graph.tensors[tensor].quantization
+        assert quantization is not None
         stored = interpreter.get_tensor(tensor).astype(np.float64)
         return (
-            torch.from_numpy((stored - form.zero_points[0]) * form.scales[0])
+            torch.from_numpy((stored - quantization.zero_points[0]) * quantization.scales[0])
             .float()
             .permute(0, 3, 1, 2)
         )
@@ -103,8 +103,8 @@ def test_every_layer_computes_the_same_as_the_file(
     layers = [*located.convolutions.items(), *located.additions.items(), *located.resizes.items()]
     assert len(layers) == 74 + 13 + 3
     for module, operator in layers:
-        form = graph.tensors[operator.outputs[0]].quantization
-        scale, zero = float(form.scales[0]), int(form.zero_points[0])
+        quantization = graph.tensors[operator.outputs[0]].quantization
+        scale, zero = float(quantization.scales[0]), int(quantization.zero_points[0])
         with torch.inference_mode():
             found = module(
                 *(values(index) for index in operator.inputs if graph.constant(index) is None)

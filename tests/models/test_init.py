@@ -130,7 +130,7 @@ def test_the_same_keypoints_need_no_mapping() -> None:
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A file in the form of torchvision's, with random weights and statistics.
+    """A file in the format of torchvision's, with random weights and statistics.
 
     And the network it came from.
     """

@@ -168,7 +168,7 @@ def test_the_same_as_bilinear_but_for_the_border(kind: Upsampling) -> None:
         torch.testing.assert_close(found[..., row, row], 0.75**2 * exact[..., row, row])
 
 
-def test_the_dense_form_computes_the_same() -> None:
+def test_the_dense_equivalent_computes_the_same() -> None:
     torch.manual_seed(0)
     x, layer = torch.randn(1, 6, 4, 3), nn.Sequential(upsample("transposed", 6))
     with torch.no_grad():

@@ -112,18 +112,20 @@ def test_int8_files_give_the_biases_within_half_a_scale(files: Path, file: str) 
     graph = read_graph(files / f"{file}.tflite")
     operators = locate(graph, network).convolutions
     for found, want in zip(network.conv_blocks(), source.conv_blocks(), strict=True):
-        form = graph.tensors[operators[found].inputs[2]].quantization
-        assert form is not None and found.conv.bias is not None and want.conv.bias is not None
-        scales = torch.from_numpy(form.scales.copy())
+        quantization = graph.tensors[operators[found].inputs[2]].quantization
+        assert (
+            quantization is not None and found.conv.bias is not None and want.conv.bias is not None
+        )
+        scales = torch.from_numpy(quantization.scales.copy())
         assert ((found.conv.bias - want.conv.bias).abs() <= 0.501 * scales + 1e-7).all()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["float32", "float16"])
-def test_thunders_file_and_its_import_find_the_same_poses(files: Path, form: str) -> None:
+@pytest.mark.parametrize("artefact", ["float32", "float16"])
+def test_thunders_file_and_its_import_find_the_same_poses(files: Path, artefact: str) -> None:
     if find_spec("ai_edge_litert") is None:
         pytest.skip("the export extra is not installed")
-    path = files / f"thunder_{form}.tflite"
+    path = files / f"thunder_{artefact}.tflite"
     images = np.random.default_rng(1).integers(0, 256, (4, 256, 256, 3), np.uint8)
     with torch.inference_mode():
         maps = import_movenet(path)(

@@ -49,7 +49,9 @@ def _make(folder: Path) -> None:
 
 
 def cases(kind: str) -> list[str]:
-    return [f"{kind}_{name}_{form}" for name in NAMES[kind] for form in ("float32", "float16")]
+    return [
+        f"{kind}_{name}_{artefact}" for name in NAMES[kind] for artefact in ("float32", "float16")
+    ]
 
 
 def at_the_stem(path: Path) -> tuple[np.ndarray, np.ndarray]:

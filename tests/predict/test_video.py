@@ -116,7 +116,7 @@ def _corners(entries: list[dict[str, Any]]) -> NDArray[np.float64]:
     return np.array([entry["keypoints"][3:5] for entry in entries])
 
 
-def _form(path: Path) -> tuple[int, float, int, int]:
+def _properties(path: Path) -> tuple[int, float, int, int]:
     capture = cv2.VideoCapture(str(path))
     frames, rate, width, height = (
         capture.get(p)
@@ -148,7 +148,7 @@ def test_a_video_is_drawn_and_listed(name: str, tmp_path: Path) -> None:
         and summary.frames == {source.as_posix(): FRAMES}
         and not summary.cut
     )
-    assert _form(summary.drawn[0]) == (FRAMES, RATE, *SIZE)
+    assert _properties(summary.drawn[0]) == (FRAMES, RATE, *SIZE)
     entries = _entries(out / "a_predictions.json")
     assert [entry["image_id"] for entry in entries] == list(range(FRAMES))
     assert [entry["seconds"] for entry in entries] == pytest.approx(
@@ -252,7 +252,7 @@ def test_two_models_side_by_side(tmp_path: Path) -> None:
         tmp_path / "out",
         beside=Finder(path=Path("b/finder.tflite")),
     )
-    frames, _, width, height = _form(tmp_path / "out" / "a_pose.mp4")
+    frames, _, width, height = _properties(tmp_path / "out" / "a_pose.mp4")
     assert frames == 5 and width > 2 * SIZE[0] and width % 2 == height % 2 == 0
     assert [path.name for path in summary.results] == [
         "a_predictions.json",

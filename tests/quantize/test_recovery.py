@@ -148,7 +148,7 @@ def test_the_inner_range_leaves_the_tails_out(inputs: Tensor) -> None:
     values: list[Tensor] = []
     network.top.register_forward_hook(lambda _, __, output: values.append(output))
     # 2 x 2 cells: all of them are looked at
-    seen = observe(network, inputs, tail=0.05)[network.top]
+    seen = observe(network, inputs, clip_quantile=0.05)[network.top]
     flat = torch.cat([v.transpose(0, 1).flatten(1) for v in values], 1)
     left_out = int(0.05 * flat.shape[1])
     assert left_out == 4

@@ -25,7 +25,7 @@ from tests.conftest import Heatpose
 from tests.exporting import Case
 from tests.report.conftest import Copy, Page, read_page
 
-FORMS = ("torch", "onnx", "float32", "int8_pc", "int8_pt")
+ARTEFACTS = ("torch", "onnx", "float32", "int8_pc", "int8_pt")
 HOSTILE = (
     "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;{{ 7 * 7 }}</title></script>"
 )
@@ -47,16 +47,16 @@ def _report(bundles: list[Path], tmp_path: Path, **settings: Any) -> Page:
 def test_the_summary_has_the_numbers_of_the_metrics(page: Page, exported: Copy) -> None:
     entries = exported.read("metrics.json")["artefacts"]
     rows = page.table("summary-table")
-    assert len(rows) == len(FORMS)  # nothing was published for this kind
-    for form, row in zip(FORMS, rows, strict=True):
-        entry = entries[form]
+    assert len(rows) == len(ARTEFACTS)  # nothing was published for this kind
+    for artefact, row in zip(ARTEFACTS, rows, strict=True):
+        entry = entries[artefact]
         assert (
             row[3] == f"{entry['report']['oks']:.2f} ± {entry['report']['oks_standard_error']:.2f}"
         )
         assert (
             row[5] == f"{entry['report']['ap']:.2f}" and row[7] == f"{entry['milliseconds']:,.1f}"
         )
-        if form != "torch":
+        if artefact != "torch":
             assert (
                 row[4] == f"{entry['drop']:.2f} [{entry['drop_low']:.2f}, {entry['drop_high']:.2f}]"
             )
@@ -70,21 +70,23 @@ def test_plots_are_plotlys_and_show_the_metrics(page: Page, exported: Copy) -> N
         go.Figure(spec)  # knows every name and value that plotly takes
     traces = {trace["name"]: trace for trace in figures["keypoints"]["data"]}
     assert list(traces) == ["torch network", "int8 per channel", "int8 per tensor"]
-    for form, trace in zip(("torch", "int8_pc", "int8_pt"), traces.values(), strict=True):
+    for artefact, trace in zip(("torch", "int8_pc", "int8_pt"), traces.values(), strict=True):
         assert dict(zip(trace["y"], trace["x"], strict=True)) == {
-            k: v for k, v in entries[form]["report"]["oks_per_keypoint"].items() if v is not None
+            k: v
+            for k, v in entries[artefact]["report"]["oks_per_keypoint"].items()
+            if v is not None
         }
-    for form, name in (("int8_pc", "drift_0"), ("int8_pt", "drift_1")):
+    for artefact, name in (("int8_pc", "drift_0"), ("int8_pt", "drift_1")):
         for trace in figures[name]["data"]:
-            drift = entries[form]["drift"]["per_keypoint"]
+            drift = entries[artefact]["drift"]["per_keypoint"]
             assert dict(zip(trace["y"], trace["x"], strict=True)) == {
                 key: value[trace["name"]] for key, value in drift.items()
             }
     (loss, limit) = figures["loss"]["data"]
-    assert loss["x"] == [entries[form]["drop"] for form in FORMS[1:]]
+    assert loss["x"] == [entries[artefact]["drop"] for artefact in ARTEFACTS[1:]]
     assert [
         x + up for x, up in zip(loss["x"], loss["error_x"]["array"], strict=True)
-    ] == pytest.approx([entries[form]["drop_high"] for form in FORMS[1:]])
+    ] == pytest.approx([entries[artefact]["drop_high"] for artefact in ARTEFACTS[1:]])
     assert limit["x"] == [100, 100]
 
 
@@ -108,8 +110,8 @@ def test_people_are_grouped_by_size(page: Page, exported: Copy, case: Case) -> N
 
 def test_operators_are_counted_in_the_files(page: Page, exported: Copy) -> None:
     rows = {row[0].replace(" ", ""): row[1:] for row in page.table("operators-table")}
-    for column, form in enumerate(("float32", "int8_pc", "int8_pt")):
-        found = inspect_tflite(exported.folder / f"net_64_{form}.tflite")
+    for column, artefact in enumerate(("float32", "int8_pc", "int8_pt")):
+        found = inspect_tflite(exported.folder / f"net_64_{artefact}.tflite")
         for name, count in found.operators.items():
             assert rows[name][column] == str(count)
         assert rows["multiply-accumulates,million"][column] == f"{(found.macs or 0) / 1e6:.1f}"

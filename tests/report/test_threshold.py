@@ -30,8 +30,8 @@ def curve(case: Case) -> ThresholdCurve:
 
 def _page(bundle: Copy, tmp_path: Path, **entries: Any) -> Page:
     def put(metrics: dict[str, Any]) -> None:
-        for form, entry in entries.items():
-            metrics["artefacts"][form]["threshold"] = entry
+        for artefact, entry in entries.items():
+            metrics["artefacts"][artefact]["threshold"] = entry
 
     bundle.change("metrics.json", put)
     return read_page(write_report([bundle.folder], tmp_path / "page.html", show_images=False))

@@ -18,7 +18,7 @@ from tests.conftest import MadeOnce
 
 SIZE, CELLS, KEYPOINTS = 64, 16, 3
 COLUMNS_ROWS = ((11, 3), (0, 15), (6, 9))  # (column, row) of the red, green and blue block
-# what the decoded forms answer
+# outputs of the decoded models
 POSE = np.array([[0.1, 0.2, 0.9], [0.3, 0.4, 0.8], [0.5, 0.6, 0.7]], np.float32)
 
 
@@ -123,7 +123,7 @@ class Builder:
 
 @pytest.fixture(scope="session")
 def tflite_files(made_once: MadeOnce) -> Path:
-    """A folder of TFLite files: the forms that a runner takes, and some that it refuses."""
+    """A folder of TFLite files: kinds that a runner accepts, and some that it refuses."""
     return made_once("runner_files", _write_all)
 
 

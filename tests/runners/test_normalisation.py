@@ -1,4 +1,4 @@
-"""How bytes become values: the forms that are understood, and what arithmetic points to."""
+"""How bytes become values: the notations that are accepted, and what arithmetic points to."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ FILE = Path("m.tflite")
     ],
 )
 def test_recognises(shape: tuple[int, ...], layout: Layout, keypoints: int) -> None:
-    form = choose_output(FILE, [shape], 192)
-    assert (form.position, form.layout, form.keypoints) == (0, layout, keypoints)
+    spec = choose_output(FILE, [shape], 192)
+    assert (spec.position, spec.layout, spec.keypoints) == (0, layout, keypoints)
 
 
 def test_an_ambiguous_cube_can_be_channels_first() -> None:

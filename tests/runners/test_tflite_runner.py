@@ -1,4 +1,4 @@
-"""TFLite files of every form.
+"""TFLite files of every supported kind.
 
 Against what they must answer, and against a plain use of the interpreter.
 """

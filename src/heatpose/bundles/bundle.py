@@ -31,7 +31,7 @@ class Bundle:
 
     @staticmethod
     def is_bundle(folder: Path) -> bool:
-        """The folder has a manifest."""
+        """Whether the folder has a manifest."""
         return (folder / MANIFEST).is_file()
 
     @classmethod
@@ -89,7 +89,7 @@ class Bundle:
         }
 
     def describes(self, file: Path) -> bool:
-        """The manifest lists a file, by its name or its hash; without a list it describes all.
+        """Whether the manifest lists a file, by name or hash; one without a list describes all.
 
         Raises:
             OSError: The file cannot be read.

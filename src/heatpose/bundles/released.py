@@ -77,7 +77,9 @@ class ReleasedNetwork:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: what `heatpose models --json` writes about it."""
-        files = {form: path for form in PATTERNS if (path := self.file(form)) is not None}
+        files = {
+            artefact: path for artefact in PATTERNS if (path := self.file(artefact)) is not None
+        }
         artefacts = self.metrics.get("artefacts", {})
         return {
             "name": self.name,
@@ -91,12 +93,12 @@ class ReleasedNetwork:
                 "int8_pt": self.oks("int8_pt"),
             },
             "agreement": {
-                form: artefacts[form]["agreement"]
-                for form in ("int8_pc", "int8_pt")
-                if artefacts.get(form, {}).get("agreement")
+                artefact: artefacts[artefact]["agreement"]
+                for artefact in ("int8_pc", "int8_pt")
+                if artefacts.get(artefact, {}).get("agreement")
             },
             "scored_on": self.manifest.get(ENTRY, {}).get("scored_on"),
-            "bytes": {form: path.stat().st_size for form, path in files.items()},
+            "bytes": {artefact: path.stat().st_size for artefact, path in files.items()},
             "terms": self.manifest.get("terms"),
         }
 

@@ -50,6 +50,7 @@ for entry in ENTRIES:
 
 
 OLD_OPTIONS = {
+    ("debug-quant", "--form"): "--artefact",
     ("report", "--pictures"): "--gallery",
     ("report", "--no-pictures"): "--no-gallery",
 }
@@ -70,6 +71,6 @@ def refuse_old_options(arguments: Sequence[str]) -> None:
         arguments: The command line, without the program.
     """
     for (name, old), new in OLD_OPTIONS.items():
-        if arguments[:1] == [name] and old in arguments:
+        if arguments[:1] == [name] and old in (part.partition("=")[0] for part in arguments):
             print(f"error: {old} was renamed; write {new}.", file=sys.stderr)
             sys.exit(2)

@@ -87,8 +87,8 @@ def _table(entries: list[dict[str, Any]]) -> Table:
         table.add_column(f"MiB\n{heading}", justify="right")
     table.add_column("licence")
     for entry in entries:
-        oks = (entry["oks"][form] for form in ("float", "int8_pc", "int8_pt"))
-        sizes = (entry["bytes"].get(form) for form in ("int8_pc", "int8_pt", "checkpoint"))
+        oks = (entry["oks"][artefact] for artefact in ("float", "int8_pc", "int8_pt"))
+        sizes = (entry["bytes"].get(artefact) for artefact in ("int8_pc", "int8_pt", "checkpoint"))
         table.add_row(
             entry["name"],
             str(entry["keypoints"]),

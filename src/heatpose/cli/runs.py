@@ -152,7 +152,7 @@ def report(
     )
 
 
-class Form(StrEnum):
+class Int8Artefact(StrEnum):
     """int8 variant."""
 
     int8_pc = "int8_pc"
@@ -164,9 +164,10 @@ def debug_quant(
     sources: Annotated[
         list[Path], typer.Argument(help="Images and folders of images to compare the files on.")
     ],
-    form: Annotated[Form, typer.Option(help="The int8 file.")] = Form.int8_pc,
+    artefact: Annotated[Int8Artefact, typer.Option(help="The int8 file.")] = Int8Artefact.int8_pc,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to; debug_<form> in the bundle by default.")
+        Path | None,
+        typer.Option(help="Folder to write to; debug_<artefact> in the bundle by default."),
     ] = None,
     limit: Annotated[int, typer.Option(help="At most so many images.", min=1)] = 200,
 ) -> None:
@@ -175,5 +176,5 @@ def debug_quant(
 
     from heatpose.quantize.debug import debug_bundle
 
-    folder = debug_bundle(bundle, sources, str(form), out, limit, Console())
+    folder = debug_bundle(bundle, sources, str(artefact), out, limit, Console())
     typer.echo(f"{folder} has drift.csv, layers.csv, layers.html and worst.jpg.")

@@ -203,7 +203,10 @@ def fixed_transform(person: Person, size: int, share: float = 0.6) -> geometry.M
     """The fixed image -> input transform used for model selection.
 
     The whole image if the instance is prominent on it, else a centred crop in which it has the
-    relative size `share`.
+    relative size `share` (square root of box area over crop area).
+
+    Returns:
+        f64[2, 3], image pixels -> input pixels.
     """
     if prominent(person):
         return geometry.stretch(person.width, person.height, size)

@@ -166,8 +166,8 @@ def read_labels(path: str | Path, folder: Path | None = None, part: str = "val")
         annotations = read_annotations(path, found, names, images, assumed)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise HeatposeError(
-            f"Label file '{path}' is not in COCO keypoint form ({type(error).__name__}: {error}); "
-            "give a COCO keypoint json."
+            f"Label file '{path}' is not in COCO keypoint format ({type(error).__name__}: {error});"
+            " give a COCO keypoint json."
         ) from error
     return CocoLabels(path, names, images, annotations, source, +assumed)
 

@@ -1,4 +1,4 @@
-"""Data sources: labels in COCO form (or a format of `data.formats`), or rendered images.
+"""Data sources: labels in COCO format (or a format of `data.formats`), or rendered images.
 
 A source gives the training instances and the evaluation instances of the benchmark. The functions
 behind the sources find the labels and images of a folder.

@@ -65,7 +65,7 @@ def unknown(target: Target, profile: Mapping[str, Any]) -> list[str]:
 
 
 def unpublished(graph: Graph, profile: Mapping[str, Any]) -> tuple[list[str], float]:
-    """Operators missing in the profile's rows, and their share of all written elements."""
+    """Operators missing in the profile's rows, and their share in [0, 1] of written elements."""
     known = profile.get("operators")
     if known is None:
         return [], 0.0
@@ -149,7 +149,7 @@ _OUTSIDE = 0.25
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its lower and upper bound."""
+    """An estimate with its lower and upper bound, in ms or KiB."""
 
     value: float
     low: float

@@ -179,7 +179,7 @@ def as_bilinear(graph: Graph) -> Graph | None:
     """Replaces other upsampling operators by RESIZE_BILINEAR, to estimate the time they save.
 
     These are TRANSPOSE_CONV, and RESIZE_NEAREST_NEIGHBOR followed by a depthwise convolution, that
-    double the sides and keep the channels (`models.upsample`).
+    double the sides and keep the channels (`models.layers.upsample`).
 
     Returns:
         New graph; None if there is no such operator.

@@ -12,7 +12,7 @@ from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton, for_keypoint_count
 from heatpose.runners.outputs import Layout, choose_output
-from heatpose.runners.tflite_runner import gives_probabilities, input_form
+from heatpose.runners.tflite_runner import gives_probabilities, input_encoding
 from heatpose.tflite.graph import Graph, Quantization, Tensor
 from heatpose.tflite.reader import read_graph
 from heatpose.utils.files import sha256
@@ -101,19 +101,19 @@ def read_model(path: Path) -> DeployModel:
         HeatposeError: The file is missing, not a TFLite, or not a pose model.
     """
     graph = read_graph(path)
-    form = input_form(path, graph)
-    choice = choose_output(path, [graph.tensors[i].shape for i in graph.outputs], form.size)
+    encoding = input_encoding(path, graph)
+    choice = choose_output(path, [graph.tensors[i].shape for i in graph.outputs], encoding.size)
     output = graph.tensors[graph.outputs[choice.position]]
     known = read_manifest(path).checked(path, choice.keypoints)
     skeleton = known.skeleton or for_keypoint_count(choice.keypoints)
-    how = known.preprocessing or Preprocessing(form.size)
+    how = known.preprocessing or Preprocessing(encoding.size)
     return DeployModel(
         path=path,
         sha256=sha256(path),
         graph=graph,
-        input=graph.tensors[form.index],
+        input=graph.tensors[encoding.index],
         output=output,
-        size=form.size,
+        size=encoding.size,
         layout=choice.layout,
         keypoints=choice.keypoints,
         skeleton=skeleton,

@@ -106,11 +106,14 @@ def write_package(
 ) -> DeploymentPackage:
     """Writes `<bundle>/<target>` atomically, replacing an older one.
 
-    Results of an earlier run of the tool with the same model are kept. For a TFLite file outside a
-    bundle the folder is `<file name without .tflite>/<target>` beside it.
+    Results of an earlier run of the tool with the same model are kept.
 
-    A TFLite file of another pipeline gets `<file's name without .tflite>/<target>` beside it;
-    `parent` takes the place of either folder.
+    Args:
+        source: Folder of a bundle, or a TFLite file.
+        target: Board.
+        allow_rejected: As `choose_model`.
+        parent: Folder for the package in place of the bundle's; that of a TFLite file outside a
+            bundle is `<file name without .tflite>` beside it.
 
     Raises:
         HeatposeError: As `choose_model`, or the folder cannot be written.

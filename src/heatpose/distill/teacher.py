@@ -34,7 +34,7 @@ class DistillSettings:
         skeleton: The teacher's keypoints, for a file that does not state them: coco17, st13 or a
             YAML.
         normalisation: Of the teacher's input, for a file that does not state it; see
-            `runners.normalisation.FORMS`.
+            `runners.normalisation.SYNTAX`.
         margin: Side of the square crop around each instance, relative to the longer side of its
             box; None for the whole image, stretched.
         mirror: Averages the predictions on the crop and its mirror image (flip test: Newell, Yang
@@ -294,6 +294,12 @@ def as_logits(maps: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Maps that sum to 1 are the output of a softmax and are inverted by the logarithm; other maps
     within [0, 1] are the output of a sigmoid; all others are logits.
+
+    Args:
+        maps: f32[..., h, w].
+
+    Returns:
+        f32[..., h, w], at most 0.
     """
     logits = maps.astype(np.float32)
     if maps.min() >= -RANGE_SLACK and maps.max() <= 1 + RANGE_SLACK:
@@ -323,9 +329,14 @@ def _moved_together(maps: NDArray[np.float32], points: NDArray[np.float32]) -> N
 
 
 def view_box(person: Person, margin: float | None) -> Box:
-    """The teacher's crop of an instance: left, top, right, bottom in whole pixels.
+    """The teacher's crop of an instance.
 
-    It may extend beyond the image.
+    Args:
+        person: The instance.
+        margin: Side of the crop relative to the longer side of the box; None for the whole image.
+
+    Returns:
+        Left, top, right, bottom in whole image pixels; may extend beyond the image.
     """
     if margin is None:
         return 0, 0, person.width, person.height

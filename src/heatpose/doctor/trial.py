@@ -183,7 +183,7 @@ class _Trial:
         except HeatposeError as error:
             remedy = "Install the extra if exports are needed: pip install 'heatpose[export]'."
             return _Found(f"skipped: {error}", status="warn", remedy=remedy)
-        small = ["quant.forms=[float32,int8_pc]", "quant.calibration_images=8"]
+        small = ["quant.artefacts=[float32,int8_pc]", "quant.calibration_images=8"]
         start = [f"checkpoint={self._checkpoint}", "name=trial", *small]
         self._heatpose("export", "export", *start, *_NO_LIMITS)
         files = sorted(path.name for path in self.folder.glob("exports/trial/*.tflite"))

@@ -126,7 +126,7 @@ def check(config: DictConfig) -> None:
         from heatpose.export.job import check_place, check_tools
 
         check_place(Path(config.exports), str(config.run), str(config.model_name))
-        check_tools(quant.forms)
+        check_tools(quant.artefacts)
 
 
 def build_inputs(config: DictConfig) -> tuple[Skeleton, Preprocessing, Source]:

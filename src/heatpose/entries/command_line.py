@@ -42,6 +42,7 @@ PATHS = (
 EXAMPLE = "write KEY=VALUE, such as trainer.max_epochs=3"
 _OVERRIDE = re.compile(r"(?P<key>\+{0,2}[\w.$/@:-]+)=(?P<value>.*)", re.DOTALL)
 OLD_KEYS = {
+    "quant.forms": "artefacts",
     "quant.recovery": "ptq",
     "quant.tuning": "qat",
     "quant.settling": "upsampling_tuning",

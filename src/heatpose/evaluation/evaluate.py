@@ -219,13 +219,13 @@ def predict_poses(
     decode: str = "argmax",
     progress: bool = True,
 ) -> tuple[NDArray[np.float32], float]:
-    """Poses of a model on the images of N people, one per image.
+    """Poses of a model on the images of N instances, one per image.
 
     Args:
         runner: The model.
-        instances: N people; at least one.
+        instances: N instances; at least one.
         preprocessing: How their images become its input.
-        decode: A way of `heatpose.pose.codec.decode`.
+        decode: A method of `heatpose.pose.codec.decode`.
         progress: Shows a bar.
 
     Returns:

@@ -51,7 +51,15 @@ def keypoint_similarity(
 def mean_over_labelled(
     similarity: NDArray[np.float64], labelled: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """OKS of each instance, f64[N]: mean similarity of its labelled keypoints (protocol rule 4)."""
+    """OKS of each instance: mean similarity of its labelled keypoints (protocol rule 4).
+
+    Args:
+        similarity: f64[N, K] in [0, 1].
+        labelled: bool[N, K].
+
+    Returns:
+        f64[N] in [0, 1]; 0 for an instance without labelled keypoints.
+    """
     weight = labelled.astype(np.float64)
     oks: NDArray[np.float64] = (similarity * weight).sum(1) / (weight.sum(1) + EPSILON)
     return oks
@@ -129,9 +137,16 @@ def score_by_size(
 def bootstrap_interval(
     values: NDArray[np.float64], draws: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values` f64[N].
+    """Percentile bootstrap interval of a mean (Efron and Tibshirani 1993, chapter 13).
 
-    For a paired comparison, `values` are differences.
+    Args:
+        values: f64[N], N >= 1; for a paired comparison, differences.
+        draws: Number of resamples.
+        seed: Of the resampling.
+        level: Coverage, in (0, 1).
+
+    Returns:
+        Lower and upper bound, in the unit of `values`.
     """
     generator = np.random.default_rng(seed)
     means = np.array(
@@ -142,7 +157,7 @@ def bootstrap_interval(
 
 
 def standard_error(values: NDArray[np.float64]) -> float:
-    """Standard error of the mean; 0 for a single value."""
+    """Standard error of the mean of f64[N], in its unit; 0 for a single value."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
@@ -205,7 +220,15 @@ def _coco_truth(instances: Sequence[Person], skeleton: Skeleton) -> dict[str, ob
 def coco_results(
     instances: Sequence[Person], poses: NDArray[np.float32]
 ) -> list[dict[str, object]]:
-    """Poses in COCO's results format (image pixels), for `COCO.loadRes`."""
+    """Poses in COCO's results format, for `COCO.loadRes`.
+
+    Args:
+        instances: N instances, one per image.
+        poses: f32[N, K, 3]: normalised x, y, and score.
+
+    Returns:
+        N entries; keypoints in image pixels, the mean score of the keypoints as score.
+    """
     results: list[dict[str, object]] = []
     for person, pose in zip(instances, poses, strict=True):
         points = pose * np.array([person.width, person.height, 1.0], np.float32)
@@ -260,7 +283,7 @@ def agreement(
     Args:
         reference: f32[N, K, 3] x and y as fractions of the image's sides, score: the labels.
         found: f32[N, K, 3] the same from the model that is compared.
-        instances: N people, one per image, for their boxes.
+        instances: N instances, one per image, for their boxes.
         skeleton: K names and sigmas.
     """
     similarity = keypoint_similarity(
@@ -298,7 +321,7 @@ class ThresholdCurve:
         precision: f64[T], correct of shown; 1 where none is shown.
         recall: f64[T], correct and shown of labelled.
         keypoints: Number of keypoints, labelled or not.
-        instances: Number of people.
+        instances: Number of instances.
     """
 
     thresholds: NDArray[np.float64]
@@ -334,7 +357,7 @@ class ThresholdCurve:
 def threshold_curve(
     poses: NDArray[np.floating[Any]], instances: Sequence[Person], sigmas: Sequence[float]
 ) -> ThresholdCurve | None:
-    """Measures precision and recall on labelled people that the network was not trained on.
+    """Measures precision and recall on labelled instances that the network was not trained on.
 
     Args:
         poses: f[N, K, 3] x, y as fractions of the image, and the score in [0, 1].

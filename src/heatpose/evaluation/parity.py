@@ -45,7 +45,7 @@ class FloatParity:
 
 @dataclass(frozen=True)
 class PixelDrift:
-    """Distances of an int8 file's refined keypoints from the network's, in pixels.
+    """Distances of an int8 file's refined keypoints from the network's, in input pixels.
 
     Attributes:
         p50: Median over images and keypoints.
@@ -67,13 +67,13 @@ class PixelDrift:
 
 
 def sigmoid(logits: Maps) -> Maps:
-    """1 / (1 + exp(-x)) without overflow."""
+    """1 / (1 + exp(-x)) of f32[...] without overflow: f32[...] in [0, 1]."""
     probabilities: Maps = 0.5 + 0.5 * np.tanh(0.5 * logits)
     return probabilities
 
 
 def logits_of(probabilities: Maps) -> Maps:
-    """ln(p / (1 - p)), within the range that float32 probabilities resolve."""
+    """ln(p / (1 - p)) of f32[...], clipped to the range that float32 probabilities resolve."""
     bound = 1 / (1 + np.exp(-_RESOLVED))
     clipped = np.clip(probabilities.astype(np.float64), 1 - bound, bound)
     logits: Maps = np.log(clipped / (1 - clipped)).astype(np.float32)
@@ -115,7 +115,17 @@ def _margin(maps: Maps) -> Maps:
 
 
 def pose_distance(a: Maps, b: Maps, size: int, how: str) -> Maps:
-    """f32[N, K]: distance between the poses decoded from two sets of maps, in input pixels."""
+    """Distance between the poses decoded from two sets of maps.
+
+    Args:
+        a: f32[N, K, H, W].
+        b: f32[N, K, H, W].
+        size: Side S of the input.
+        how: A method of `heatpose.pose.codec.decode`.
+
+    Returns:
+        f32[N, K] in input pixels.
+    """
     moved = (decode(a, how) - decode(b, how))[..., :2] * size
     distance: Maps = np.sqrt((moved**2).sum(-1))
     return distance

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 Granularity = Literal["int8_pc", "int8_pt"]
-OutputForm = Literal["heatmaps", "keypoints"]
+OutputType = Literal["heatmaps", "keypoints"]
 THUNDER = "movenet_thunder"
 
 
@@ -64,7 +64,7 @@ class Published:
     training_data: str
     resolution: int
     quantization: Granularity
-    output: OutputForm
+    output: OutputType
     oks_percent: float
     n6_ram_kib: float | None
     n6_external_ram_kib: float | None
@@ -118,7 +118,7 @@ def published(
     keypoints: int | None = None,
     resolution: int | None = None,
     quantization: Granularity | None = None,
-    output: OutputForm | None = None,
+    output: OutputType | None = None,
     training_data: str | None = None,
     source: str | None = None,
     width: float | None = None,
@@ -141,7 +141,7 @@ def published(
 
 
 def counterparts(
-    skeleton: Skeleton, resolution: int, *, width: float = 1.0, output: OutputForm = "heatmaps"
+    skeleton: Skeleton, resolution: int, *, width: float = 1.0, output: OutputType = "heatmaps"
 ) -> tuple[Published, ...]:
     """Published rows with the same keypoints, input, output and width, in both granularities.
 
@@ -251,7 +251,7 @@ def compare(
     measured: Mapping[str, Measured | None],
     *,
     width: float = 1.0,
-    output: OutputForm = "heatmaps",
+    output: OutputType = "heatmaps",
 ) -> Comparison:
     """Compares the published rows with the scored files of the same number format.
 

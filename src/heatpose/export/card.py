@@ -71,7 +71,7 @@ def model_card(
         ],
         checks=[check for each in validations for check in each.checks],
         boards=list(_boards(validations)),
-        int8=any(form.startswith("int8") for form in job.config.forms),
+        int8=any(artefact.startswith("int8") for artefact in job.config.artefacts),
         terms=terms(job),
     )
 
@@ -95,7 +95,7 @@ def _boards(validations: Sequence[ValidationResult]) -> Iterator[tuple[str, ...]
 
 
 LIBRARY, TASK = "litert", "keypoint-detection"
-_FORMS = {
+_TITLES = {
     "torch": "torch",
     "onnx": "ONNX",
     "float32": "TFLite float32",
@@ -170,7 +170,7 @@ def _source_name(source: object) -> str:
 
 
 def is_coco(job: ExportJob) -> bool:
-    """All evaluation images are COCO val2017's."""
+    """Whether all evaluation images are COCO val2017's."""
     instances = job.data.evaluation
     return bool(instances) and image_set(person.image_id for person in instances or ()) != "other"
 
@@ -233,12 +233,12 @@ def _index(job: ExportJob, validations: Sequence[ValidationResult]) -> dict[str,
         metrics += [
             {
                 "type": "oks",
-                "name": f"mean OKS in percent, {_FORMS[validation.artefact]}",
+                "name": f"mean OKS in percent, {_TITLES[validation.artefact]}",
                 "value": round(report.oks, 2),
             },
             {
                 "type": "ap",
-                "name": f"COCO keypoint AP in percent, {_FORMS[validation.artefact]}",
+                "name": f"COCO keypoint AP in percent, {_TITLES[validation.artefact]}",
                 "value": round(report.ap, 2),
             },
         ]

@@ -27,7 +27,7 @@ from heatpose.tflite.lint import Finding
 if TYPE_CHECKING:
     from torch import nn
 
-    from heatpose.models.decode import PoseForm
+    from heatpose.models.decode import PoseLayout
     from heatpose.models.movenet import MoveNet
 
 
@@ -56,7 +56,7 @@ class CheckResult:
 
 def flatbuffer_check(
     path: Path,
-    form: Artefact,
+    artefact: Artefact,
     preprocessing: Preprocessing,
     operators: dict[str, int],
     decoded: bool = False,
@@ -65,14 +65,14 @@ def flatbuffer_check(
 
     Args:
         path: The file.
-        form: Artefact that its name states.
+        artefact: Artefact that its name states.
         preprocessing: From bytes to the network's input.
         operators: Result of `expected_operators`.
         decoded: The file decodes inside, in float; only its convolutions and resizes must be
             integer then.
     """
     inspection = inspect_tflite(path)
-    found = check_artefact(inspection, form, preprocessing)
+    found = check_artefact(inspection, artefact, preprocessing)
     messages = [finding.message for finding in found if not (decoded and _is_decode(finding))]
     if inspection.operators != operators:
         messages.insert(0, f"The operators are {inspection.operators} instead of {operators}.")
@@ -86,7 +86,7 @@ def flatbuffer_check(
         "granularity": inspection.granularity,
         "violations": messages,
     }
-    return CheckResult("flatbuffer", form, not messages, sentence, numbers)
+    return CheckResult("flatbuffer", artefact, not messages, sentence, numbers)
 
 
 def _is_decode(finding: Finding) -> bool:
@@ -101,19 +101,19 @@ def _is_decode(finding: Finding) -> bool:
 
 
 def expected_operators(
-    network: MoveNet, form: Artefact, *, sigmoid: bool, output: Output
+    network: MoveNet, artefact: Artefact, *, sigmoid: bool, output: Output
 ) -> dict[str, int]:
-    """The operators of a well converted network, by name.
+    """Number of each operator in a correctly converted file, by name; 84 in all at full width.
 
-    Converters have turned depthwise convolutions into grouped ones, left padding or split
-    activations off, all without a warning; each changes this count. At full width there are 84.
+    Known conversion faults without a warning change it: grouped instead of depthwise convolutions,
+    separate PAD operators, activations that are not fused.
     """
     # Imported here: torch takes seconds.
     from heatpose.models.topology import Topology
 
     topology = Topology(network)
     body = Counter(_operator(layer.module) for layer in topology.layers.values())
-    stored = int(form != "float32")
+    stored = int(artefact != "float32")
     ends = {
         "LOGISTIC": int(sigmoid),
         "QUANTIZE": stored,
@@ -180,20 +180,20 @@ def drift_check(
 
 
 def accuracy_check(
-    form: Artefact, reference: EvalReport, report: EvalReport, limits: CheckLimits
+    artefact: Artefact, reference: EvalReport, report: EvalReport, limits: CheckLimits
 ) -> CheckResult:
     """Check 3 of an int8 file: the OKS it loses against the float network, on the same images.
 
     The mean drop is compared with the limit; its 95 % interval is reported beside it.
     """
-    limit = {"int8_pc": limits.drop_pc, "int8_pt": limits.drop_pt}[form]
+    limit = {"int8_pc": limits.drop_pc, "int8_pt": limits.drop_pt}[artefact]
     drop = paired_difference(reference, report)
     numbers = {"scored": True, "limit": limit, **drop_json(drop)}
     sentence = (
         f"OKS {report.oks:.2f} against {reference.oks:.2f}: {drop.mean:.2f} points lost "
         f"[{drop.low:.2f}, {drop.high:.2f}] (limit {limit:g})."
     )
-    return CheckResult("accuracy", form, drop.mean <= limit, sentence, numbers)
+    return CheckResult("accuracy", artefact, drop.mean <= limit, sentence, numbers)
 
 
 def drop_json(drop: PairedDifference) -> dict[str, float]:
@@ -201,10 +201,10 @@ def drop_json(drop: PairedDifference) -> dict[str, float]:
     return {"drop": drop.mean, "drop_low": drop.low, "drop_high": drop.high}
 
 
-def not_scored(form: Artefact) -> CheckResult:
+def not_scored(artefact: Artefact) -> CheckResult:
     """Check 3 without an evaluation set: the file passes, and the sentence states why."""
     return CheckResult(
-        "accuracy", form, True, "Not scored: no evaluation set was given.", {"scored": False}
+        "accuracy", artefact, True, "Not scored: no evaluation set was given.", {"scored": False}
     )
 
 
@@ -257,14 +257,14 @@ class PoseParity:
 
 
 def with_decode(
-    operators: Mapping[str, int], keypoints: int, pose: PoseForm = "xy"
+    operators: Mapping[str, int], keypoints: int, pose: PoseLayout = "xy"
 ) -> dict[str, int]:
     """The operators of a float file by name, decode included.
 
     Args:
         operators: Of the network alone, without a sigmoid at its end.
         keypoints: K.
-        pose: Form of the output.
+        pose: Layout of the output.
     """
     decode = Counter(DECODE_OPERATORS)
     if pose == "yx":

@@ -1,4 +1,4 @@
-"""What an export is given, checked before anything slow begins."""
+"""The input of an export, checked before any slow step."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ExportJob:
 
     @property
     def decoded(self) -> bool:
-        """The files decode inside: they give keypoints, not heatmaps."""
+        """Whether the files include the decode: they give keypoints, not heatmaps."""
         return self.model.network.four_heads
 
     @property
@@ -97,7 +97,7 @@ class ExportJob:
                 "A network whose decode is in the graph has no int8 output; choose"
                 " quant.output=float32."
             )
-        check_tools(self.config.forms)
+        check_tools(self.config.artefacts)
 
 
 def check_place(out: Path, name: str, model_name: str) -> None:
@@ -123,11 +123,11 @@ def check_place(out: Path, name: str, model_name: str) -> None:
         )
 
 
-def check_tools(forms: Sequence[Artefact]) -> None:
+def check_tools(artefacts: Sequence[Artefact]) -> None:
     """Refuses to start without the tools that these TFLite files need.
 
     Raises:
         HeatposeError: A tool is not installed.
     """
-    if forms:
+    if artefacts:
         check_installed()

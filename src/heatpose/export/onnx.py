@@ -22,16 +22,20 @@ from heatpose.utils.files import atomic_write
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from heatpose.models.decode import PoseForm
+    from heatpose.models.decode import PoseLayout
     from heatpose.models.movenet import MoveNet
 
 FORMAT = 1
 
 
 def description(
-    skeleton: Skeleton, preprocessing: Preprocessing, *, probabilities: bool, pose: PoseForm | None
+    skeleton: Skeleton,
+    preprocessing: Preprocessing,
+    *,
+    probabilities: bool,
+    pose: PoseLayout | None,
 ) -> str:
-    """The text.
+    """Metadata text of a model file: JSON with keypoints, preprocessing and output.
 
     Args:
         skeleton: Keypoints of the channels.
@@ -97,7 +101,7 @@ def export_onnx(
     path: Path,
     *,
     sigmoid: bool,
-    pose: PoseForm = "xy",
+    pose: PoseLayout = "xy",
     metadata: str = "",
 ) -> None:
     """Writes a network as ONNX.
@@ -112,11 +116,12 @@ def export_onnx(
     Args:
         network: With or without batch norm; it is left as it is.
         size: Side S of the input, a multiple of 32.
-        path: The file to write; it appears whole or not at all.
+        path: The file to write, atomically.
         sigmoid: Ends the graph in a sigmoid: probabilities instead of logits. A decode always gives
             probabilities.
-        pose: Form of a decoded output: "xy" or Google's "yx", as in `models.decode.DecodedMoveNet`.
-        metadata: A text of `embed.description` that the file carries; none where empty.
+        pose: Layout of a decoded output: "xy" or Google's "yx", as in
+            `models.decode.DecodedMoveNet`.
+        metadata: Result of `description`, stored in the file; empty for none.
 
     Raises:
         HeatposeError: A bad size, or the package `onnx` is not installed.
@@ -142,7 +147,7 @@ def export_onnx(
 
 
 def _write(module: nn.Module, image: Tensor, path: Path, output: str, metadata: str) -> None:
-    """Traces a module on an image; the file appears whole or not at all."""
+    """Traces a module on an image and writes the file atomically."""
     import torch
 
     names = {"input_names": [INPUT], "output_names": [output]}

@@ -1,4 +1,4 @@
-"""Exports a network as `exports/<name>/`, whole or not at all."""
+"""Exports a network as the bundle `exports/<name>/`, atomically."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from heatpose.bundles.facts import ScoreThreshold
 from heatpose.bundles.provenance import surroundings
 from heatpose.errors import first_line
 from heatpose.evaluation.evaluate import paired_difference
-from heatpose.evaluation.published import Comparison, OutputForm, compare
+from heatpose.evaluation.published import Comparison, OutputType, compare
 from heatpose.export.card import model_card, terms
 from heatpose.export.checks import drop_json
 from heatpose.export.convert import convert
@@ -85,7 +85,7 @@ class Assembly:
         """Makes every file of the bundle."""
         images = self._calibrate()
         files = self._convert(images)
-        ranges = {form: made.ranges for form, made in self.quantised.items()}
+        ranges = {artefact: made.ranges for artefact, made in self.quantised.items()}
         write_json(self.folder / CALIBRATION, {**self.calibration, "ranges": ranges})
         validations = [self._settled(validation) for validation in self._validate(files, images)]
         published = _published(self.job, validations)
@@ -142,10 +142,10 @@ class Assembly:
                 pose=job.config.pose,
                 metadata=job.metadata,
             )
-        forms = job.config.forms
-        if not forms:
+        artefacts = job.config.artefacts
+        if not artefacts:
             return {}
-        files = {form: self.folder / f"{job.stem}_{form}.tflite" for form in forms}
+        files = {artefact: self.folder / f"{job.stem}_{artefact}.tflite" for artefact in artefacts}
         whole = self.folder / f"{job.stem}_float32.tflite"
         with self.steps.step("tflite", "ONNX to TFLite") as update:
             whole.write_bytes(into_tflite(convert(onnx, on_step=update), job.metadata))
@@ -156,12 +156,12 @@ class Assembly:
             float_file=whole,
             calibration=images,
         )
-        for form in forms:
-            if form != "float32":
-                with self.steps.step(form, f"Quantisation ({form})") as update:
-                    self.quantised[form] = quantiser.make(form, update)
-                self.steps.note(f"  {form}: {self.quantised[form].sentence()}")
-                files[form].write_bytes(self.quantised[form].content)
+        for artefact in artefacts:
+            if artefact != "float32":
+                with self.steps.step(artefact, f"Quantisation ({artefact})") as update:
+                    self.quantised[artefact] = quantiser.make(artefact, update)
+                self.steps.note(f"  {artefact}: {self.quantised[artefact].sentence()}")
+                files[artefact].write_bytes(self.quantised[artefact].content)
         if whole not in files.values():
             whole.unlink()
         return files
@@ -184,9 +184,11 @@ class Assembly:
         with self.steps.step(f"validate {ONNX}", "Checks and score of onnx", spinner):
             onnx = validator.validate_onnx(self.folder / f"{job.stem}.onnx")
         yield onnx
-        for form, path in files.items():
-            with self.steps.step(f"validate {form}", f"Checks and score of {form}", spinner):
-                validation = validator.validate_tflite(form, path)
+        for artefact, path in files.items():
+            with self.steps.step(
+                f"validate {artefact}", f"Checks and score of {artefact}", spinner
+            ):
+                validation = validator.validate_tflite(artefact, path)
             yield validation
 
     def _settled(self, validation: ValidationResult) -> ValidationResult:
@@ -248,11 +250,11 @@ class Assembly:
             "preprocessing": job.model.preprocessing.to_dict(),
             "score_threshold": _threshold(validations).to_dict(),
             "network": dict(job.model.network.settings),
-            "forms": list(config.forms),
+            "forms": list(config.artefacts),
             "output": config.output_dtype,
             "sigmoid": config.ends_in_sigmoid,
-            "recovery": {f: asdict(config.ptq[f]) for f in config.forms if f in config.ptq},
-            "quantisation": {form: made.to_json() for form, made in self.quantised.items()},
+            "recovery": {f: asdict(config.ptq[f]) for f in config.artefacts if f in config.ptq},
+            "quantisation": {artefact: made.to_json() for artefact, made in self.quantised.items()},
             "pose": config.pose if job.decoded else None,
             "passed": result.passed,
             "files": files,
@@ -286,14 +288,14 @@ def _threshold(validations: Sequence[ValidationResult]) -> ScoreThreshold:
 def _published(job: ExportJob, validations: Sequence[ValidationResult]) -> Comparison:
     """The published rows for this kind of network beside what was measured."""
     settings = job.model.network.settings
-    form: OutputForm = "keypoints" if settings.get("heads") == "all" else "heatmaps"
+    output: OutputType = "keypoints" if settings.get("heads") == "all" else "heatmaps"
     measured = {validation.artefact: validation.report for validation in validations}
     return compare(
         job.model.skeleton,
         job.model.preprocessing.size,
         measured,
         width=settings["width"],
-        output=form,
+        output=output,
     )
 
 

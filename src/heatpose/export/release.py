@@ -1,4 +1,4 @@
-"""A bundle and its checkpoint become a released folder, whole or not at all.
+"""Makes a released folder from a bundle and its checkpoint, atomically.
 
 The folder has the int8 files, a checkpoint with float16 weights, and the records of the export. It
 is small enough for a repository. The int8 files can be made again from the checkpoint, which is
@@ -35,7 +35,7 @@ LARGEST = 11 << 20
 PACKAGED_RESOLUTION = 192
 """Side of the input of the networks that are part of the wheel by default."""
 CARD, METRICS, CALIBRATION = "README.md", "metrics.json", "calibration.json"
-FORMS = ("int8_pc", "int8_pt")
+INT8_ARTEFACTS = ("int8_pc", "int8_pt")
 _PLACE = re.compile(
     r"(?<![\w.:/\\])(?:~|[A-Za-z]:)?[/\\](?=[^\s/\\])(?:[^\s/\\'\",=\[\]{}]+[/\\])*"
 )
@@ -109,7 +109,7 @@ def write_release(
             else package,
             "scored_on": _scored_on(metrics),
         }
-        records = {**manifest, "name": out.name, "forms": list(FORMS), ENTRY: entry}
+        records = {**manifest, "name": out.name, "forms": list(INT8_ARTEFACTS), ENTRY: entry}
         Bundle(folder, {**_without_places(records), "files": file_table(folder)}).write()
         _check_size(folder)
         assert not verify_bundle(folder).findings
@@ -128,18 +128,20 @@ def _checked(bundle: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         metrics = json.loads((bundle / METRICS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise HeatposeError(f"'{bundle / METRICS}' cannot be read; export it again.") from error
-    lacking = [form for form in FORMS if not list(bundle.glob(PATTERNS[form]))]
+    lacking = [artefact for artefact in INT8_ARTEFACTS if not list(bundle.glob(PATTERNS[artefact]))]
     if lacking or not manifest.get("passed"):
         why = f"lacks {' and '.join(lacking)}" if lacking else "has a rejected file"
         raise HeatposeError(
-            f"'{bundle}' {why}; export with quant.forms=[float32,int8_pc,int8_pt] until every file"
-            " is accepted."
+            f"'{bundle}' {why}; export with quant.artefacts=[float32,int8_pc,int8_pt] until every"
+            " file is accepted."
         )
     return manifest, metrics
 
 
 def _int8_files(bundle: Path) -> list[str]:
-    return [path.name for form in FORMS for path in sorted(bundle.glob(PATTERNS[form]))]
+    return [
+        path.name for artefact in INT8_ARTEFACTS for path in sorted(bundle.glob(PATTERNS[artefact]))
+    ]
 
 
 def _save(path: Path, loaded: LoadedCheckpoint, metadata: Mapping[str, Any]) -> None:
@@ -169,8 +171,8 @@ def _save_weights(path: Path, checkpoint: Path, manifest: Mapping[str, Any], bun
 def _metrics(metrics: Mapping[str, Any], dropped: list[str]) -> dict[str, Any]:
     """Without the names of files that are left out."""
     artefacts = {
-        form: {**entry, "file": None if entry.get("file") in dropped else entry.get("file")}
-        for form, entry in metrics.get("artefacts", {}).items()
+        artefact: {**entry, "file": None if entry.get("file") in dropped else entry.get("file")}
+        for artefact, entry in metrics.get("artefacts", {}).items()
     }
     return {**metrics, "artefacts": artefacts}
 

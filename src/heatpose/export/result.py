@@ -67,7 +67,7 @@ class BundleResult:
 
     @property
     def passed(self) -> bool:
-        """No file was rejected."""
+        """Whether all acceptance checks passed."""
         return all(check["passed"] for check in self.checks)
 
 

@@ -121,8 +121,8 @@ class FloatPoses:
 
         Args:
             found: Of the file.
-            evaluation: N people.
-            holdout: M people.
+            evaluation: N instances.
+            holdout: M instances.
             skeleton: What the channels are.
         """
         sets = {
@@ -151,7 +151,7 @@ class ValidationResult:
         report: Its score; None without an evaluation set.
         milliseconds: Median time of one image through the runner, one at a time.
         kernels: Implementation that ran it.
-        agreement: With the poses of the float network (`export.agreement`); int8 files alone.
+        agreement: With the poses of the float network (`FloatPoses.compare`); int8 files only.
         threshold: Precision and recall over the score threshold; int8 files alone.
     """
 
@@ -176,10 +176,10 @@ class Validator:
 
     Attributes:
         model: The network that was exported; it is left as it is.
-        config: Form of the files and limits of the acceptance checks.
+        config: Output of the files, and limits of the acceptance checks.
         images: u8[N, S, S, 3] for parity and timing: training images, never scored ones.
         instances: Evaluation instances; None where nothing is scored.
-        holdout: Training people, one per image, on which int8 files are compared with the network.
+        holdout: Training instances, one per image, for the agreement of int8 files and network.
     """
 
     model: LoadedCheckpoint
@@ -223,27 +223,33 @@ class Validator:
         runner = open_runner(path)
         return self._validation(ONNX, path, (self._float_check(ONNX, runner),), runner)
 
-    def validate_tflite(self, form: Artefact, path: Path) -> ValidationResult:
+    def validate_tflite(self, artefact: Artefact, path: Path) -> ValidationResult:
         """Checks, scores and times a TFLite file."""
         network, config = self.model.network, self.config
         decoded = network.four_heads
         operators = expected_operators(
             network,
-            form,
+            artefact,
             sigmoid=config.ends_in_sigmoid and not decoded,
             output=config.output_dtype,
         )
         if decoded:
             operators = with_decode(operators, network.keypoints, config.pose)
-        first = flatbuffer_check(path, form, self.model.preprocessing, operators, decoded=decoded)
+        first = flatbuffer_check(
+            path, artefact, self.model.preprocessing, operators, decoded=decoded
+        )
         runner = open_runner(path)
-        if form == "float32":
-            return self._validation(form, path, (first, self._float_check(form, runner)), runner)
-        validation = self._validation(form, path, (first, self._drift_check(form, runner)), runner)
+        if artefact == "float32":
+            return self._validation(
+                artefact, path, (first, self._float_check(artefact, runner)), runner
+            )
+        validation = self._validation(
+            artefact, path, (first, self._drift_check(artefact, runner)), runner
+        )
         poses = self._poses_of(runner, validation.report)
         return replace(
             validation,
-            checks=(*validation.checks, self._accuracy_check(form, validation.report)),
+            checks=(*validation.checks, self._accuracy_check(artefact, validation.report)),
             agreement=self._float.compare(poses, self.instances, self.holdout, self.model.skeleton),
             threshold=self._threshold(poses.holdout),
         )
@@ -298,10 +304,10 @@ class Validator:
         drift = pixel_drift(reference, found, size=size, names=names)
         return drift_check(artefact, drift, limits, output_use(found, names))
 
-    def _accuracy_check(self, form: Artefact, report: EvalReport | None) -> CheckResult:
+    def _accuracy_check(self, artefact: Artefact, report: EvalReport | None) -> CheckResult:
         if self._reference is None or report is None:
-            return not_scored(form)
-        return accuracy_check(form, self._reference, report, self.config.limits)
+            return not_scored(artefact)
+        return accuracy_check(artefact, self._reference, report, self.config.limits)
 
     def _score(self, runner: PoseRunner) -> EvalReport | None:
         if not self.instances:
@@ -316,7 +322,12 @@ def _heatmaps(runner: PoseRunner, images: NDArray[np.uint8]) -> Maps:
 
 
 def milliseconds(runner: PoseRunner, images: NDArray[np.uint8]) -> float:
-    """Median time of one image, decode included, images one at a time; the first three warm up."""
+    """Median time of one image through the runner, decode included, one image at a time.
+
+    Args:
+        runner: The model; its first three runs are not timed.
+        images: u8[N, S, S, 3], N >= 1; repeated if they are too few.
+    """
     taken = []
     for i in range(_TIMED_IMAGES + 3):
         image = images[i % len(images)][None]

@@ -105,6 +105,9 @@ def half_precision(
         state: Name -> tensor.
         dtype: float16, or bfloat16 for values outside of its range.
 
+    Returns:
+        Name -> tensor; those of two or more dimensions and floating point in `dtype`.
+
     Raises:
         HeatposeError: A weight is too large for the type.
     """

@@ -20,7 +20,7 @@ from heatpose.models.movenet import MoveNet, PoseMaps
 
 SOFTNESS = 1.8
 """Cells added to a distance before a score is divided by it, as in Google's file."""
-PoseForm = Literal["xy", "yx"]
+PoseLayout = Literal["xy", "yx"]
 
 
 def decode_maps(maps: PoseMaps) -> Tensor:
@@ -75,10 +75,7 @@ def decode_margins(maps: PoseMaps) -> Tensor:
 
 
 def _tables(maps: PoseMaps) -> list[Tensor]:
-    """The maps as f32[B, N, C]. With channels last a converter from NCHW has nothing to transpose.
-
-    And channels stay together in memory.
-    """
+    """The maps as f32[B, N, C]: channels last, which a converter from NCHW does not transpose."""
     return [
         map_.permute(0, 2, 3, 1).reshape(int(map_.shape[0]), -1, int(map_.shape[1]))
         for map_ in maps
@@ -120,18 +117,18 @@ class DecodedMoveNet(nn.Module):
 
     Args:
         network: With four heads.
-        form: "xy" for (B, K * 3) x, y, score of each keypoint in turn; "yx" for Google's (B, 1, K,
-            3) y, x, score.
+        layout: "xy" for (B, K * 3) x, y, score of each keypoint in turn; "yx" for Google's (B, 1,
+            K, 3) y, x, score.
     """
 
-    def __init__(self, network: MoveNet, form: PoseForm = "xy") -> None:
+    def __init__(self, network: MoveNet, layout: PoseLayout = "xy") -> None:
         super().__init__()
         self.network = network
-        self.form = form
+        self.layout = layout
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images f32[B, 3, S, S] -> poses in `form`, in fractions of the input."""
+        """Normalised images f32[B, 3, S, S] -> poses in `layout`, in fractions of the input."""
         maps = self.network(images)
         assert isinstance(maps, PoseMaps)
         poses = decode_maps(maps)
-        return poses.flatten(1) if self.form == "xy" else poses[..., [1, 0, 2]][:, None]
+        return poses.flatten(1) if self.layout == "xy" else poses[..., [1, 0, 2]][:, None]

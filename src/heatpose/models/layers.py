@@ -16,7 +16,10 @@ from heatpose.errors import HeatposeError
 
 
 def scaled_channels(channels: int, width: float) -> int:
-    """`channels` times the width multiplier, as a multiple of 8 and at least 90 % (MobileNetV2)."""
+    """`channels` times the width multiplier, as a multiple of 8 and at least 90 % of it.
+
+    The rule of MobileNetV2 (`_make_divisible` of its authors' code).
+    """
     wanted = channels * width
     rounded = max(8, int(wanted + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * wanted else rounded
@@ -76,7 +79,7 @@ class Add(nn.Module):
     """Addition of two maps, as a module: quantisation assigns a range to each of them."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """The sum of two tensors of equal shape."""
+        """The sum of two f32[B, C, H, W]."""
         total: Tensor = a + b
         return total
 

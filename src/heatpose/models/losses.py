@@ -252,7 +252,7 @@ class SpatialCrossEntropy(HeatmapLoss):
 class FourHeadLoss(nn.Module):
     """Loss of the four heads of MoveNet.
 
-    In the form of CenterNet (Zhou, Wang and Kraehenbuehl 2019, section 4.2, single-person pose).
+    As in CenterNet (Zhou, Wang and Kraehenbuehl 2019, section 4.2, single-person pose).
     Heatmaps and centre, the mean of the labelled keypoints, use `SpatialCrossEntropy`. Regression
     is an L1 loss around the centre's cell and offset an L1 loss around each keypoint's cell, both
     against the vector from the cell's index to the keypoint, in cells.

@@ -35,7 +35,7 @@ class Layer:
 
     @property
     def resizes(self) -> bool:
-        """It enlarges a map; the result holds values of its input, or between them."""
+        """Whether it enlarges a map, whose range of values stays that of its input."""
         return isinstance(self.module, nn.Upsample)
 
 
@@ -117,7 +117,7 @@ class Topology:
 
 
 def _sources(node: fx.Node, names: Mapping[fx.Node, str]) -> Iterator[str]:
-    """Names of the layers that a node reads, through what only collects their outputs."""
+    """Names of the layers that a node reads, through nodes that only group outputs."""
     for source in node.all_input_nodes:
         if source in names:
             yield names[source]

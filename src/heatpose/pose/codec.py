@@ -40,7 +40,7 @@ def squared_distances(points: Tensor, cells: int, stride: int = 4) -> Tensor:
 
 
 def inside(points: Tensor, size: int) -> Tensor:
-    """Whether points f32[B, K, 2] lie in the input square [0, size): bool[B, K]."""
+    """Whether points f32[B, K, 2] in input pixels lie in [0, size) along both axes: bool[B, K]."""
     return ((points >= 0) & (points < size)).all(-1)
 
 

@@ -26,12 +26,17 @@ ON_EDGE = 1e-3
 
 
 def stretch(width: float, height: float, size: int) -> Matrix:
-    """Image -> input: stretches the whole image to the square, as the benchmark does."""
+    """Image -> input, f64[2, 3]: stretches the image of width x height pixels to the square."""
     return region((0.0, 0.0, width, height), size)
 
 
 def region(box: tuple[float, float, float, float], size: int) -> Matrix:
-    """Image -> input: maps the rectangle `box` (x, y, w, h) to the square of side `size`."""
+    """Image -> input, f64[2, 3]: maps a rectangle to the square of side `size`.
+
+    Args:
+        box: (x, y, w, h) in image pixels; may extend beyond the image.
+        size: S.
+    """
     x, y, width, height = box
     return np.array(
         [[size / width, 0.0, -x * size / width], [0.0, size / height, -y * size / height]]
@@ -39,7 +44,7 @@ def region(box: tuple[float, float, float, float], size: int) -> Matrix:
 
 
 def rotation_scale(degrees: float, scale: float, centre: tuple[float, float]) -> Matrix:
-    """Rotates by `degrees` (x towards y) and scales about `centre`."""
+    """Rotates by `degrees` (x towards y) and scales about `centre` (x, y): f64[2, 3]."""
     angle = np.deg2rad(degrees)
     a, b = scale * np.cos(angle), scale * np.sin(angle)
     cx, cy = centre
@@ -47,7 +52,7 @@ def rotation_scale(degrees: float, scale: float, centre: tuple[float, float]) ->
 
 
 def mirror(size: float) -> Matrix:
-    """Mirrors a frame of width `size`: x -> size - x."""
+    """Mirrors a frame of width `size`, x -> size - x: f64[2, 3]."""
     return np.array([[-1.0, 0.0, size], [0.0, 1.0, 0.0]])
 
 
@@ -77,7 +82,7 @@ def invert(transform: Matrix) -> Matrix:
 
 
 def apply(transform: Matrix, points: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Transforms points [..., 2]; returns f32[..., 2]."""
+    """Transforms points f[..., 2] (x, y): f32[..., 2] in the transform's target frame."""
     moved: NDArray[np.float64] = points.astype(np.float64) @ transform[:, :2].T + transform[:, 2]
     return moved.astype(np.float32)
 

@@ -85,7 +85,7 @@ class Preprocessing:
 
 
 def nearest_indices(source: int, target: int) -> NDArray[np.intp]:
-    """Source pixel of each of `target` pixels: floor((dst + 0.5) * source / target), in integers.
+    """Source pixels i64[target]: floor((dst + 0.5) * source / target), in integers.
 
     The published protocol is exactly this. Pillow's NEAREST differs: if (dst + 0.5) * source /
     target is an integer, rounding in its running sum can select the pixel before (37 of 192 columns

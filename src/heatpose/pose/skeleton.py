@@ -204,10 +204,10 @@ class Skeleton:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Skeleton:
-        """Reads a skeleton YAML in the form of `conf/skeleton/*.yaml`.
+        """Reads a skeleton YAML in the format of `conf/skeleton/*.yaml`.
 
         Raises:
-            HeatposeError: The file cannot be read or has another form.
+            HeatposeError: The file cannot be read or has another format.
         """
         import yaml
 
@@ -218,7 +218,7 @@ class Skeleton:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise HeatposeError(
                 f"'{path}' is not a skeleton YAML ({reason}); conf/skeleton/st13.yaml shows the"
-                " form."
+                " format."
             ) from error
 
 

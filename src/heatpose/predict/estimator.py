@@ -117,7 +117,15 @@ Array = NDArray[np.floating[Any]]
 
 
 def alpha(cutoff: Array | float, dt: float) -> NDArray[np.float64]:
-    """Smoothing factor of a first-order low-pass filter, `cutoff` in Hz and `dt` in seconds."""
+    """Smoothing factor of a first-order low-pass filter (Casiez et al., CHI 2012).
+
+    Args:
+        cutoff: f[...] or a number, in Hz, > 0.
+        dt: Time between two samples, in seconds, > 0.
+
+    Returns:
+        f64[...] in (0, 1): weight of the new sample.
+    """
     return np.asarray(1 / (1 + 1 / (2 * np.pi * np.asarray(cutoff, np.float64) * dt)))
 
 

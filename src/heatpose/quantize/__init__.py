@@ -1,1 +1,1 @@
-"""From a trained float network to one that survives int8."""
+"""Int8 quantisation: calibration, PTQ, QAT, selection of the method, writing of the file."""

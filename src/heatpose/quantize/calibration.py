@@ -36,7 +36,7 @@ class ExportData:
         evaluation: Evaluation instances; their images neither calibrate nor fine-tune. None where
             there is no evaluation set.
         auto: Automatic selection of the quantisation; None holds no images out.
-        scored: False: the evaluation instances are only kept apart, not scored.
+        scored: False: the evaluation instances are not scored; their images stay excluded.
 
     Attributes:
         training: As given.
@@ -58,7 +58,7 @@ class ExportData:
 
     @cached_property
     def shared(self) -> set[int]:
-        """Ids of training images that are in the evaluation set, by `data.identity.same_images`.
+        """Ids of training images that are in the evaluation set, by `data.selection.same_images`.
 
         Raises:
             HeatposeError: An image cannot be read.
@@ -116,12 +116,10 @@ def split_training(
 
 
 def choose_calibration(instances: Sequence[Person], count: int, seed: int) -> list[Person]:
-    """Chooses training images with instances of all sizes.
+    """Chooses training images with instances of all sizes, whose activation ranges differ.
 
-    Because small and large ones use different ranges.
-
-    The largest instance stands for its image. Images are sorted by that instance's size in the
-    input, cut into `count` parts, and each part gives one at random.
+    Images are sorted by the size in the input of their largest instance and cut into `count` parts,
+    of which each gives one image at random.
 
     Args:
         instances: Training instances, any order, several per image allowed.
@@ -152,7 +150,7 @@ def choose_calibration(instances: Sequence[Person], count: int, seed: int) -> li
 def _order(person: Person) -> tuple[int, str]:
     """Independent of where the data lie.
 
-    Ids alone may repeat where people come from several data sets.
+    Ids alone may repeat where instances come from several data sets.
     """
     return person.image_id, person.name
 
@@ -178,10 +176,10 @@ def _size(person: Person) -> float:
 def calibration_images(
     instances: Sequence[Person], preprocessing: Preprocessing
 ) -> NDArray[np.uint8]:
-    """The whole images as the network gets them, u8[N, S, S, 3] raw bytes.
+    """Whole images stretched to the network's input: u8[N, S, S, 3] raw bytes.
 
-    The first pixel of the first image is made to hold a 0 and a 255, so that the input's range, and
-    with it the meaning of a raw byte, is exact whatever the images hold.
+    The first pixel of the first image is set to contain a 0 and a 255, so that the range of the
+    input, and thus the scale of raw bytes, is exact for any images.
 
     Raises:
         HeatposeError: There are none, or an image cannot be read.
@@ -200,9 +198,9 @@ def calibration_images(
 
 
 def _refuse_noise(images: NDArray[np.uint8]) -> None:
-    """Ranges set by random pixels fit no photograph.
+    """Refuses random noise as calibration images: its activation ranges fit no photograph.
 
-    In images of anything, pixels resemble their neighbours.
+    Neighbouring pixels of photographs are correlated, those of noise are not.
 
     Raises:
         HeatposeError: The median correlation of horizontal neighbours is below 0.2 (photographs
@@ -215,15 +213,13 @@ def _refuse_noise(images: NDArray[np.uint8]) -> None:
     alike = (left * right).sum(1)[spread > 0] / spread[spread > 0]
     if alike.size and float(np.median(alike)) < _ALIKE:
         raise HeatposeError(
-            "The calibration images are random noise, which sets ranges that fit no image; give"
-            " photographs of the training data."
+            "The calibration images are random noise, whose activation ranges fit no photograph;"
+            " give photographs of the training data."
         )
 
 
 def calibration_record(instances: Sequence[Person], seed: int, wanted: int) -> dict[str, Any]:
-    """What `calibration.json` holds.
-
-    Which images, proven by the hash of each file, and how they were chosen.
+    """Content of `calibration.json`: the chosen images with their hashes, and how they were chosen.
 
     Args:
         instances: The chosen ones.

@@ -23,7 +23,7 @@ from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import Skeleton
 from heatpose.predict.files import find_sources, make_folder, save_image
 from heatpose.runners import PoseRunner, open_runner
-from heatpose.runners.tflite_runner import input_form, read_input
+from heatpose.runners.tflite_runner import input_encoding, read_input
 from heatpose.tflite.graph import Graph
 from heatpose.tflite.reader import read_graph
 from heatpose.utils.files import output_file
@@ -34,7 +34,7 @@ _SHOWN = 320  # longest side of an image on the sheet
 
 @dataclass(frozen=True)
 class Drift:
-    """Of one int8 file.
+    """Differences of an int8 file's keypoints from its float file's.
 
     Attributes:
         total: Distances in pixels of the input.
@@ -62,7 +62,7 @@ def drift_of(
         float_file: TFLite, float32.
         int8_file: TFLite, int8.
         sources: Images and folders.
-        skeleton: What the channels are.
+        skeleton: Keypoints of the channels.
         limit: At most so many images, evenly spread over those that are found.
 
     Raises:
@@ -104,9 +104,9 @@ def _maps(runner: PoseRunner, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 def worst_sheet(
     drift: Drift, skeleton: Skeleton, count: int = 10, threshold: float = 0.1
 ) -> NDArray[np.uint8]:
-    """The images where the keypoints moved most.
+    """Contact sheet u8[H, W, 3] of the images with the largest distances.
 
-    Each with the float file's skeleton and the int8 file's, u8[H, W, 3].
+    Each image is drawn with the poses of the float file and of the int8 file.
     """
     worst = np.argsort(-drift.distances, kind="stable")[:count]
     tiles, captions = [], []
@@ -144,7 +144,7 @@ class Layer:
         shape: (1, H, W, C).
         decibels: 10 log10 (variance of the signal / variance of the noise), over all channels;
             infinite without noise.
-        worst: The same of the channel where it is lowest, among those that move at all.
+        worst: The same of the channel where it is lowest, constant channels excluded.
         used: Share of the 256 stored values that occurs.
     """
 
@@ -160,9 +160,9 @@ class Layer:
 def compare_layers(float_file: Path, int8_file: Path, images: NDArray[np.uint8]) -> list[Layer]:
     """Runs both files by the same kernels and compares their tensors.
 
-    Recovery scales and shifts the channels of hidden tensors, which changes nothing of what the
-    network computes. So each channel of the int8 file is first laid over the float one by the line
-    that fits best, and what that line does not explain is noise.
+    PTQ scales and shifts the channels of hidden tensors without changing the network's output. So
+    each channel of the int8 file is first fitted to the float one by a least-squares line, and the
+    residual is the noise.
 
     Args:
         float_file: TFLite, float32.
@@ -209,7 +209,7 @@ def _tensors(graph: Graph) -> dict[str, tuple[int, int, str, tuple[int, ...]]]:
 
 
 class _Run:
-    """An interpreter that gives inner tensors.
+    """An interpreter whose hidden tensors can be read.
 
     They are made outputs of the graph, so the kernels are those of the file itself.
     """
@@ -220,8 +220,8 @@ class _Run:
         from heatpose.tflite.writer import Model
 
         graph = read_graph(path)
-        self.form = input_form(path, graph)
-        self.reading = read_input(graph, self.form, tflite_facts(path).preprocessing)
+        self.encoding = input_encoding(path, graph)
+        self.reading = read_input(graph, self.encoding, tflite_facts(path).preprocessing)
         model = Model(path.read_bytes())
         for position, tensor in enumerate(tensors):
             model.graph.tensors[tensor].name = f"tapped{position}".encode()
@@ -239,7 +239,7 @@ class _Run:
 
     def __call__(self, image: NDArray[np.uint8]) -> list[NDArray[Any]]:
         """Every tensor of u8[S, S, 3], as stored."""
-        self.interpreter.set_tensor(self.input, self.form.fill(image, self.reading))
+        self.interpreter.set_tensor(self.input, self.encoding.fill(image, self.reading))
         self.interpreter.invoke()
         return [self.interpreter.get_tensor(entry["index"]) for entry in self.outputs]
 
@@ -263,7 +263,7 @@ class _Sums:
         self.values.update(np.unique(rounded).tolist())
 
     def variances(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Variance of the signal and of what the best line leaves of it, f64[C] each."""
+        """Variances of the signal and of the residual of the fitted line, f64[C] each."""
         assert self.moments is not None
         mean_a, mean_b, aa, ab, bb = self.moments / self.count
         signal, spread, joint = aa - mean_a**2, bb - mean_b**2, ab - mean_a * mean_b
@@ -292,21 +292,26 @@ def _decibels(signal: Iterable[float], noise: Iterable[float]) -> float:
     return float(10 * np.log10(loud / left)) if left > _SILENT and loud > 0 else float("inf")
 
 
-FORMS = ("int8_pc", "int8_pt")
+INT8_ARTEFACTS = ("int8_pc", "int8_pt")
 _LAYER_IMAGES = 16
 _TOLD = 8  # layers that the terminal shows
 
 
 def debug_bundle(
-    bundle: Path, sources: Sequence[Path], form: str, out: Path | None, limit: int, console: Console
+    bundle: Path,
+    sources: Sequence[Path],
+    artefact: str,
+    out: Path | None,
+    limit: int,
+    console: Console,
 ) -> Path:
     """Explains the drift of one int8 file of a bundle.
 
     Args:
         bundle: A finished bundle that holds the float file too.
         sources: Images and folders.
-        form: "int8_pc" or "int8_pt".
-        out: Folder to write to; `debug_<form>` in the bundle by default.
+        artefact: "int8_pc" or "int8_pt".
+        out: Folder to write to; `debug_<artefact>` in the bundle by default.
         limit: At most so many images.
         console: Where tables are printed.
 
@@ -317,8 +322,8 @@ def debug_bundle(
         HeatposeError: The bundle or one of its two files is not there, or there are no images.
     """
     skeleton = _skeleton(bundle)
-    float_file, int8_file = _file(bundle, "float32"), _file(bundle, form)
-    folder = out or bundle / f"debug_{form}"
+    float_file, int8_file = _file(bundle, "float32"), _file(bundle, artefact)
+    folder = out or bundle / f"debug_{artefact}"
     make_folder(folder)
     with console.status(f"{int8_file.name}: images"):
         drift = drift_of(float_file, int8_file, sources, skeleton, limit)
@@ -340,11 +345,14 @@ def _skeleton(bundle: Path) -> Skeleton:
     return skeleton
 
 
-def _file(bundle: Path, form: str) -> Path:
-    found = sorted([*bundle.glob(f"*_{form}.tflite"), *bundle.glob(f"*_{form}.rejected.tflite")])
+def _file(bundle: Path, artefact: str) -> Path:
+    found = sorted(
+        [*bundle.glob(f"*_{artefact}.tflite"), *bundle.glob(f"*_{artefact}.rejected.tflite")]
+    )
     if not found:
         raise HeatposeError(
-            f"'{bundle}' has no {form} file; export it with quant.forms naming float32 and {form}."
+            f"'{bundle}' has no {artefact} file; export it with quant.artefacts naming float32 and"
+            f" {artefact}."
         )
     return found[0]
 
@@ -383,7 +391,7 @@ def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _plot(layers: Sequence[Layer], title: str) -> str:
-    """A page with bars of signal to noise by layer, that works without a network."""
+    """HTML page with a bar per layer: signal to noise in decibels; opens without a network."""
     import plotly.graph_objects as go  # type: ignore[import-untyped,unused-ignore]
     import plotly.io  # type: ignore[import-untyped,unused-ignore]
 

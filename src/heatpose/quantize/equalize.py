@@ -1,14 +1,14 @@
 """Function-preserving steps before quantisation, and the activation ranges that they need.
 
 Batch norm is folded first. Then constant channels are folded, biases are absorbed and layers are
-equalised, in this order: in Google's MobileNetV2 one dead channel with a large weight is enough to
-ruin a per-tensor scale.
+equalised, in this order: in Google's MobileNetV2 a single constant channel with a large weight
+determines the scale of its layer's weights per tensor.
 
 A tensor between layers can be divided by any positive s per channel when every layer that writes it
 divides its weights by s and every layer that reads it multiplies its weights by s (Nagel et al.,
 ICCV 2019, "Data-Free Quantization", section 4.1). Tensors that an addition joins share one s;
 upsampling commutes with it. ReLU and linear layers allow any s; under ReLU6 the scaled channel must
-still meet no clipping that it did not meet before.
+not be clipped where it was not clipped before.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Activations:
     Attributes:
         low: Smallest value over every cell of every image.
         high: Largest.
-        inner_low: The share `tail` of the sampled values is below it.
+        inner_low: The share `clip_quantile` of the sampled values is below it.
         inner_high: The same share is above it.
     """
 
@@ -45,21 +45,23 @@ class Activations:
     inner_high: Tensor
 
     def moved(self, shift: Tensor, factors: Tensor) -> Activations:
-        """Of the tensor minus `shift`, divided by `factors` > 0 (f32[C] each)."""
+        """Ranges of (tensor - `shift`) / `factors`; f32[C] each, `factors` > 0."""
         ends = (self.low, self.high, self.inner_low, self.inner_high)
         return Activations(*((end - shift) / factors for end in ends))
 
 
-def observe(network: MoveNet, inputs: Tensor, tail: float = 0.0) -> dict[nn.Module, Activations]:
+def observe(
+    network: MoveNet, inputs: Tensor, clip_quantile: float = 0.0
+) -> dict[nn.Module, Activations]:
     """Runs the network and measures every tensor that an int8 file stores.
 
     Args:
         network: Folded, in eval mode.
         inputs: Normalised images f32[B, 3, S, S].
-        tail: Share of the values on each side that the inner range leaves out.
+        clip_quantile: Share of the values on each side that the inner range leaves out.
 
     Returns:
-        Per module of `Topology.stored`.
+        Module of `Topology.stored` -> its activations.
     """
     parts: dict[nn.Module, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
@@ -76,7 +78,7 @@ def observe(network: MoveNet, inputs: Tensor, tail: float = 0.0) -> dict[nn.Modu
     with torch.no_grad(), _looking(network, look):
         for batch in torch.split(inputs, _BATCH):
             network(batch.contiguous(memory_format=torch.channels_last))
-    return {module: _joined(seen, tail) for module, seen in parts.items()}
+    return {module: _joined(seen, clip_quantile) for module, seen in parts.items()}
 
 
 @contextmanager
@@ -92,10 +94,10 @@ def _looking(network: MoveNet, look: Callable[[nn.Module, Tensor], None]) -> Ite
             handle.remove()
 
 
-def _joined(seen: list[tuple[Tensor, Tensor, Tensor]], tail: float) -> Activations:
+def _joined(seen: list[tuple[Tensor, Tensor, Tensor]], clip_quantile: float) -> Activations:
     lows, highs, samples = zip(*seen, strict=True)
     low, high, values = torch.stack(lows).amin(0), torch.stack(highs).amax(0), torch.cat(samples, 1)
-    left_out = int(tail * values.shape[1])
+    left_out = int(clip_quantile * values.shape[1])
     if not left_out:
         return Activations(low, high, low, high)
     inner_low, inner_high = (
@@ -108,8 +110,8 @@ CEILING = 6.0
 """Range of every equalised tensor: ReLU6's limit, a usual magnitude for later training."""
 _HEADROOM = 1.05  # images outside the calibration set go a little further
 _NOTHING = 1e-6
-_CONSTANT = 1e-4  # a channel that moves less than this is a constant
-_RARE = 0.01  # share of the ceiling; what a channel reaches that hardly moved
+_CONSTANT = 1e-4  # range below which a channel counts as constant
+_RARE = 0.01  # share of the ceiling below which a channel's range counts as small
 
 Observed = Mapping[nn.Module, Activations]
 
@@ -123,7 +125,7 @@ class ChannelGroup:
         consumers: Layers that read them.
         tensors: The modules whose outputs they are: the producers and the additions between them.
         clipped: They end in ReLU6.
-        linear: No activation at all: a constant may be taken off each channel as well.
+        linear: They have no activation: a constant may be subtracted from each channel as well.
     """
 
     producers: list[ConvBlock]
@@ -134,14 +136,14 @@ class ChannelGroup:
 
     @property
     def shiftable(self) -> bool:
-        """A constant per channel can move into the readers' biases.
+        """Whether a constant per channel can be moved into the readers' biases.
 
         Exact for one linear tensor that 1x1 layers read (padding adds true zeros).
         """
         return self.linear and len(self.tensors) == 1 and not any(map(mixes_cells, self.consumers))
 
     def scale(self, factors: Tensor) -> None:
-        """Divides the tensors by f32[C] > 0 and lets the readers multiply by it."""
+        """Divides the tensors by f32[C] > 0 and multiplies the weights of their readers by it."""
         with torch.no_grad():
             for layer in self.producers:
                 layer.conv.weight.div_(factors.reshape(-1, 1, 1, 1))
@@ -171,7 +173,7 @@ def bias_of(layer: ConvBlock) -> Tensor:
 
 
 def mixes_cells(layer: ConvBlock) -> bool:
-    """It reads neighbouring cells, and padding at the border."""
+    """Whether the layer reads neighbouring cells, and padding at the border."""
     return layer.conv.kernel_size != (1, 1)
 
 
@@ -276,9 +278,9 @@ def equalize(
     Channel i of a tensor is divided by s_i = a_i^balance * w_i^(1 - balance), where a_i is its
     activation range and w_i = sqrt(largest weight that writes it / largest that reads it), the
     balance of Nagel et al., ICCV 2019, equation 11. Under ReLU6 a channel that clips keeps s = 1,
-    and no other is brought closer to the limit than `1/1.05` of it, so the float network stays what
-    it was. Below balance 1, a channel under ReLU6 that hardly moved on the calibration images gets
-    no larger writing weights than the others have: it would set the weight scale of its layer.
+    and the others stay below 1/1.05 of the limit, so the float network computes the same. Below
+    balance 1, a channel under ReLU6 with a small range on the calibration images gets no larger
+    writing weights than the others have: it would determine the weight scale of its layer.
 
     Args:
         network: Folded; changed in place.
@@ -302,7 +304,7 @@ def equalize(
 
 
 def _rare(group: ChannelGroup, observed: Observed) -> Tensor | None:
-    """bool[C]: the channels that hardly moved; None where that says nothing: scales are free."""
+    """bool[C]: channels of small range; None for groups without ReLU6, whose scales are free."""
     return _reach_of(group, observed) < _RARE * CEILING if group.clipped else None
 
 
@@ -323,7 +325,7 @@ def _factors(
     if not free.any():
         return torch.ones_like(reach)
     by_weights = (written.clamp_min(_NOTHING**2) / read.clamp_min(_NOTHING**2)).sqrt()
-    # nothing fixes the size of an unclipped tensor, so bring it to the ceiling
+    # the magnitude of an unclipped tensor is free
     if not group.clipped:
         by_weights = by_weights * (reach / by_weights)[free].max() / CEILING
     factors = (reach / CEILING).clamp_min(_NOTHING**2) ** balance * by_weights ** (1 - balance)
@@ -341,7 +343,7 @@ def _reach(seen: Activations, whole: bool) -> Tensor:
 
 
 def fold_batch_norm(network: MoveNet) -> MoveNet:
-    """The same function without batch norm.
+    """Folds batch norm into the convolutions; the network computes the same.
 
     gamma (w x - mean) / sqrt(var + eps) + beta is a convolution with bias. Uses the running
     statistics, that is the network in eval mode (Jacob et al., CVPR 2018, section 3.2).

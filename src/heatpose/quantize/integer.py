@@ -9,7 +9,7 @@ zero point). Sums of products stay exact in float32 while they are below 2^24, w
 network of this size are. Formulas: XNNPACK `qs8-qc8w` convolutions with "fp32" requantisation,
 `qs8-vadd` and `qs8-ibilinear` (https://github.com/google/XNNPACK, src/params.c and src/operators);
 what TFLite runs on CPUs. Gradients pass every rounding unchanged (Bengio et al. 2013) and stop
-where a value is cut off.
+where a value is clipped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from heatpose.pose.preprocessing import Preprocessing
 
 LOWEST, HIGHEST = -128, 127
 WEIGHT_LIMIT = 127
-_LEAST = 1e-9  # a scale below this is a channel that holds nothing
+_LEAST = 1e-9  # scale of a channel of zeros
 _LEAST_SHARE = 2.0**-14
 
 
@@ -47,9 +47,9 @@ class QuantParams:
 
     @classmethod
     def covering(cls, low: float, high: float) -> QuantParams:
-        """The 256 steps from `low` to `high`, widened to hold 0.
+        """The 256 steps from `low` to `high` (real values), widened to hold 0.
 
-        Shifted by less than a step so that 0 is one of them.
+        Shifted by less than a step so that 0 is one of them. The scale is rounded to float32.
         """
         low, high = min(low, 0.0), max(high, 0.0)
         # as the file stores it
@@ -60,9 +60,9 @@ class QuantParams:
         return cls(scale, zero_point)
 
     def rounded(self, values: Tensor) -> Tensor:
-        """f32 of any shape -> what is left of it after storing.
+        """Real values f32[...] -> the nearest real values that int8 can store, f32[...].
 
-        Gradients pass where nothing was cut off.
+        The gradient is 1 inside the range and 0 where values were clipped.
         """
         return torch.fake_quantize_per_tensor_affine(
             values, self.scale, self.zero_point, LOWEST, HIGHEST
@@ -82,8 +82,8 @@ def input_quant_params(preprocessing: Preprocessing) -> QuantParams:
 def weight_scales(weight: Tensor, per_channel: bool) -> Tensor:
     """Scales f32[O] (one per output channel) or f32[1] that hold every weight of f32[O, I, h, w].
 
-    A channel whose weights are nothing beside the layer's largest gets a scale that is not: its
-    bias is stored in steps of that scale, in 32 bits.
+    The scale of a channel is at least a fixed share of the layer's largest: the bias is stored in
+    steps of that scale, and must fit in 32 bits.
     """
     largest = weight.detach().abs().flatten(1).amax(1)
     if not per_channel:
@@ -92,13 +92,13 @@ def weight_scales(weight: Tensor, per_channel: bool) -> Tensor:
 
 
 def stored_weights(weight: Tensor, scales: Tensor) -> Tensor:
-    """i8[O, I, h, w] for scales f32[O] or f32[1]."""
+    """Weights f32[O, I, h, w] in steps of their scales f32[O] or f32[1]: i8[O, I, h, w]."""
     steps = weight.detach() / scales.reshape(-1, *(1,) * (weight.dim() - 1))
     return steps.round().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT).to(torch.int8)
 
 
 def rounded_weights(weight: Tensor, per_channel: bool) -> Tensor:
-    """f32[O, I, h, w] -> what the stored weights mean; the gradient passes unchanged."""
+    """Weights f32[O, I, h, w] rounded to stored values, as real values; the gradient is 1."""
     scales = weight_scales(weight, per_channel)
     if per_channel:
         zeros = torch.zeros(len(weight), dtype=torch.int32)
@@ -111,7 +111,7 @@ def rounded_weights(weight: Tensor, per_channel: bool) -> Tensor:
 
 
 class _Stored(torch.autograd.Function):
-    """Sums -> steps of the output: multiplied, rounded half to even, cut off.
+    """Sums -> steps of the output: multiplied, rounded half to even, clipped.
 
     The factors get a gradient where scales are trained (Esser et al., "Learned Step Size
     Quantization", ICLR 2020, equation 3, split between this tensor's writer and its readers).
@@ -135,7 +135,7 @@ class _Stored(torch.autograd.Function):
 
 
 class _Rounded(torch.autograd.Function):
-    """Half to even, cut off at +- `limit`; the gradient passes up to the limit, and on it."""
+    """Rounds half to even, clips at +- `limit`; the gradient is 1 up to and at the limit."""
 
     @staticmethod
     def forward(context: Any, values: Tensor, limit: float) -> Tensor:
@@ -195,7 +195,7 @@ def _bilinear(steps: Tensor) -> Tensor:
 
 
 def fixed_point(ratios: NDArray[np.float32]) -> tuple[int, int, int]:
-    """XNNPACK's fixed-point form of the ratios of two input scales to the output's.
+    """XNNPACK's fixed-point representation of the ratios of two input scales to the output's.
 
     Args:
         ratios: f32[2], > 0.
@@ -232,7 +232,7 @@ class ActivationScale(nn.Module):
         return self.start if self.growth is None else self.start * self.growth.exp()
 
     def quant_params(self) -> QuantParams:
-        """As plain numbers."""
+        """The current scale and the zero point as plain numbers."""
         return QuantParams(float(self.scale.detach()), self.zero_point)
 
 
@@ -273,9 +273,13 @@ class Int8Conv(nn.Module):
         return self.start if self.growth is None else self.start * self.growth.exp()
 
     def sums(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole sums f32[B, O, H, W] of stored values and stored bias.
+        """Accumulators of the convolution: products of stored values, and the stored bias.
 
-        And what one of them means, f32[O] or f32[1].
+        Args:
+            steps: f32[B, I, H, W], whole steps from the zero point of the input.
+
+        Returns:
+            Whole numbers f32[B, O, H', W'], and the real value of one unit, f32[O] or f32[1].
         """
         scales = self.scales
         weight = _Rounded.apply(self.conv.weight / scales.reshape(-1, 1, 1, 1), WEIGHT_LIMIT)
@@ -303,7 +307,7 @@ class Int8Conv(nn.Module):
         )
 
     def forward(self, steps: Tensor) -> Tensor:
-        """ActivationScale f32[B, I, H, W] -> steps f32[B, O, H', W']."""
+        """Steps f32[B, I, H, W] of the input -> steps f32[B, O, H', W'] of the output."""
         sums, units = self.sums(steps)
         factors = (units / self.target.scale).reshape(1, -1, 1, 1)
         limits = activation_limits(self.activation, self.target.quant_params())
@@ -319,7 +323,7 @@ class Int8Add(nn.Module):
         self.a, self.b, self.target = a, b, target
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Two tensors of steps of one shape -> steps."""
+        """Steps f32[B, C, H, W] of both inputs -> steps f32[B, C, H, W] of the sum."""
         ratios = torch.stack([self.a.scale, self.b.scale]) / self.target.scale
         zero_point = self.target.zero_point
         out: Tensor = _Added.apply(a, b, ratios, LOWEST - zero_point, HIGHEST - zero_point)
@@ -330,13 +334,13 @@ class Int8Upsample(nn.Module):
     """Bilinear x2 of an int8 tensor, stored as the input is."""
 
     def forward(self, steps: Tensor) -> Tensor:
-        """ActivationScale f32[B, C, H, W] -> steps f32[B, C, 2H, 2W]."""
+        """Steps f32[B, C, H, W] -> steps f32[B, C, 2H, 2W]."""
         out: Tensor = _Upsampled.apply(steps)
         return out
 
 
 def activation_limits(activation: nn.Module, target: QuantParams) -> tuple[float, float]:
-    """Lowest and highest step of an output under no activation, ReLU or ReLU6."""
+    """Lowest and highest step from the zero point under no activation, ReLU or ReLU6."""
     low, high = float(LOWEST - target.zero_point), float(HIGHEST - target.zero_point)
     if isinstance(activation, nn.ReLU | nn.ReLU6):
         low = max(low, 0.0)

@@ -74,7 +74,7 @@ def _activation_params(
     result = {}
     for name, module in Topology(network).stored().items():
         low, high = (float(value) for value in _range(module, observed[module]))
-        if id(module) in logits:  # the peaks count: none of them may be cut off
+        if id(module) in logits:  # peaks determine the keypoints: none may be clipped
             low, high = float(observed[module].low.min()), float(observed[module].high.max())
             if ptq.logit_floor is not None:
                 low = max(low, ptq.logit_floor)
@@ -83,9 +83,9 @@ def _activation_params(
 
 
 def _range(module: nn.Module, seen: Activations) -> tuple[Tensor, Tensor]:
-    """Lowest and highest value of any channel, tails cut off.
+    """Lowest and highest value of any channel, clipped by `clip_quantile`.
 
-    ReLU6 tensors keep theirs whole, for their values gather at the limit.
+    ReLU6 tensors keep the whole range, because many of their values are at the limit.
     """
     clipped = isinstance(getattr(module, "activation", None), nn.ReLU6)
     if clipped:
@@ -94,7 +94,7 @@ def _range(module: nn.Module, seen: Activations) -> tuple[Tensor, Tensor]:
 
 
 def correct_biases(plan: Plan, reference: MoveNet, inputs: Tensor) -> Plan:
-    """Brings the mean of every channel, before its activation, to where the float network has it.
+    """Bias correction: each channel's mean before the activation becomes that of the float network.
 
     One pass goes through the rounded network and corrects each layer as it is reached, so later
     layers see the corrected ones.
@@ -129,7 +129,15 @@ def correct_biases(plan: Plan, reference: MoveNet, inputs: Tensor) -> Plan:
 
 
 def channel_means(network: MoveNet, inputs: Tensor) -> Mapping[str, Tensor]:
-    """Mean of every convolution's output before its activation, f32[O] by the name of its block."""
+    """Mean of every convolution's output before its activation.
+
+    Args:
+        network: In eval mode.
+        inputs: Normalised images f32[B, 3, S, S].
+
+    Returns:
+        Name of the block -> f32[O], over images and cells.
+    """
     means: dict[str, Tensor] = {}
     with torch.no_grad(), ExitStack() as stack:
         for name, block in blocks(network).items():

@@ -32,7 +32,7 @@ def fine_tune(
     Args:
         plan: Result of PTQ; left as it is.
         teacher: The float network.
-        images: Training images u8[N, S, S, 3] in the form of the network's input; never ones that
+        images: Training images u8[N, S, S, 3] at the side of the network's input; never ones that
             are scored.
         qat: Schedule and rate.
         progress: Shows a bar.

@@ -57,8 +57,8 @@ class HoldoutScore:
 class HoldoutScorer:
     """Scores files on the same augmented samples.
 
-    Several samples of one instance cost little and add precision: rounding moves a keypoint by
-    chance, in each sample anew, while the number of labelled instances is fixed.
+    Several samples of one instance add precision at little cost: the error of rounding differs from
+    sample to sample, while the number of labelled instances is fixed.
 
     Args:
         instances: Training instances on the hold-out images.
@@ -216,11 +216,13 @@ class Quantiser:
     _scorer: HoldoutScorer | None = field(init=False, default=None)
     _images: NDArray[np.uint8] | None = field(init=False, default=None)
 
-    def make(self, form: Artefact, progress: Callable[[str], object] = lambda _: None) -> Quantised:
+    def make(
+        self, artefact: Artefact, progress: Callable[[str], object] = lambda _: None
+    ) -> Quantised:
         """Makes one file.
 
         Args:
-            form: "int8_pc" or "int8_pt".
+            artefact: "int8_pc" or "int8_pt".
             progress: Called with the step that begins.
 
         Raises:
@@ -228,20 +230,20 @@ class Quantiser:
         """
         scorer = self._holdout_scorer()
         tried: list[_Try] = []
-        for method, plan_of in self._methods(form, scorer is not None):
-            progress(f"{form}: {method}")
+        for method, plan_of in self._methods(artefact, scorer is not None):
+            progress(f"{artefact}: {method}")
             start = time.perf_counter()
             plan = plan_of()
             content = self._write(plan)
             score = None if scorer is None else self._score(content, scorer)
             attempt = Attempt(method, score, time.perf_counter() - start)
             tried.append(_Try(attempt, content, plan))
-            if self._good_enough(form, attempt):
+            if self._good_enough(artefact, attempt):
                 break
         last = tried[-1]
         taken = (
             last
-            if scorer is None or self._good_enough(form, last.attempt)
+            if scorer is None or self._good_enough(artefact, last.attempt)
             else min(tried, key=lambda entry: entry.attempt.drop or 0.0)
         )
         note = (
@@ -259,7 +261,7 @@ class Quantiser:
         )
 
     def _holdout_scorer(self) -> HoldoutScorer | None:
-        """None where nothing is selected or the hold-out images are too few."""
+        """Scorer of the selection; None if nothing is selected or there are too few images."""
         auto = self.config.auto
         if auto is None or self._holdout_images() < auto.least_images:
             return None
@@ -276,8 +278,10 @@ class Quantiser:
     def _holdout_images(self) -> int:
         return len({person.image_path for person in self.data.holdout})
 
-    def _methods(self, form: Artefact, selecting: bool) -> list[tuple[Method, Callable[[], Plan]]]:
-        """By rising cost; the configured one alone where nothing is selected."""
+    def _methods(
+        self, artefact: Artefact, selecting: bool
+    ) -> list[tuple[Method, Callable[[], Plan]]]:
+        """Methods by rising cost; only the configured one where nothing is selected."""
         # Imported here: torch takes seconds.
         from heatpose.quantize.ptq import plan_int8
         from heatpose.quantize.qat import fine_tune
@@ -289,19 +293,19 @@ class Quantiser:
                 network,
                 self.calibration,
                 self.model.preprocessing,
-                per_channel=form == "int8_pc",
+                per_channel=artefact == "int8_pc",
                 ptq=ptq,
             )
 
         @cache
         def with_ptq() -> Plan:
-            return planned(self.config.ptq[form])
+            return planned(self.config.ptq[artefact])
 
         found: list[tuple[Method, Callable[[], Plan]]] = [
             ("min-max", lambda: planned(PLAIN)),
             ("ptq", with_ptq),
         ]
-        qat = self.config.qat.get(form)
+        qat = self.config.qat.get(artefact)
         if qat is not None and (selecting or self.config.auto is None):
             found.append(
                 (
@@ -323,11 +327,11 @@ class Quantiser:
         path.unlink()
         return score
 
-    def _good_enough(self, form: Artefact, attempt: Attempt) -> bool:
+    def _good_enough(self, artefact: Artefact, attempt: Attempt) -> bool:
         auto = self.config.auto
         if auto is None or attempt.drop is None:
             return False
-        return attempt.drop <= (auto.drop_pc if form == "int8_pc" else auto.drop_pt)
+        return attempt.drop <= (auto.drop_pc if artefact == "int8_pc" else auto.drop_pt)
 
     def _qat_images(self, count: int) -> NDArray[np.uint8]:
         if self._images is None:

@@ -12,12 +12,12 @@ from typing import get_args
 
 # The types are needed at run time: `entries.arguments` compares the configuration with them.
 from heatpose.errors import HeatposeError
-from heatpose.models.decode import PoseForm
+from heatpose.models.decode import PoseLayout
 from heatpose.models.layers import Upsampling
 from heatpose.tflite.inspect import Artefact, Output
 from heatpose.training.self_distillation import UpsamplingTuning
 
-FORMS: tuple[Artefact, ...] = ("float32", "int8_pc", "int8_pt")
+ARTEFACTS: tuple[Artefact, ...] = ("float32", "int8_pc", "int8_pt")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PtqSettings:
         fold_constant_channels: Moves constant channels into biases, out of the weight scales.
         absorb_bias: Moves the middle of channel ranges into biases, where that is exact.
         equalize: 1 equalises activations, 0 weights; None leaves the channels as they are.
-        sweeps: Sweeps of the equalisation over the network.
+        sweeps: Passes of the equalisation over the network.
         clip_quantile: Share of the values on each side that an activation's range may cut off.
         logit_floor: Heatmap logits below this are stored as this; they are background
             (sigmoid(-8) is 3e-4), and the range above gets finer steps.
@@ -119,7 +119,7 @@ class CheckLimits:
         drift_p50_px: Median distance between the network's poses and an int8 file's, in input
             pixels; catches a collapse where nothing is scored.
         drop_pc: OKS that "int8_pc" may lose against the float network, in points.
-        drop_pt: OKS that "int8_pt" may lose.
+        drop_pt: OKS that "int8_pt" may lose, in points.
     """
 
     logits: float = 1e-3
@@ -134,7 +134,7 @@ class ExportConfig:
     """Which files are exported, how they are quantised and what they must pass (conf/quant).
 
     Attributes:
-        forms: TFLite files to make: "float32", "int8_pc" (per channel), "int8_pt" (per tensor).
+        artefacts: TFLite files to make: "float32", "int8_pc" (per channel), "int8_pt" (per tensor).
         output: Output type of the int8 files, "float32" or "int8"; None: that of the target,
             float32 without one.
         sigmoid: Ends the files in a sigmoid; else they give logits. None: as the target needs it,
@@ -146,8 +146,9 @@ class ExportConfig:
         upsampling_tuning: Self-distillation of a network with new upsampling; None for none.
         calibration_images: Number of training images that set the activation ranges.
         calibration_seed: Seed of their random choice.
-        ptq: Per int8 form: the steps of post-training quantisation.
-        qat: Per int8 form: quantisation-aware fine-tuning after PTQ; None or not named for none.
+        ptq: Per int8 artefact: the steps of post-training quantisation.
+        qat: Per int8 artefact: quantisation-aware fine-tuning after PTQ; None or not named:
+            none.
         auto: Selects the cheapest of min-max ranges, PTQ and QAT that keeps the score; None takes
             all that is configured.
         limits: Limits of the acceptance checks.
@@ -156,10 +157,10 @@ class ExportConfig:
         HeatposeError: A value is unknown or out of its range.
     """
 
-    forms: Sequence[Artefact] = FORMS
+    artefacts: Sequence[Artefact] = ARTEFACTS
     output: Output | None = None
     sigmoid: bool | None = None
-    pose: PoseForm = "xy"
+    pose: PoseLayout = "xy"
     upsample: Upsampling | None = None
     upsampling_tuning: UpsamplingTuning | None = None
     calibration_images: int = 128
@@ -177,15 +178,20 @@ class ExportConfig:
                 f"quant.calibration_images must be >= 1 (128 by default), got"
                 f" {self.calibration_images}."
             )
-        if unknown := [form for form in self.forms if form not in FORMS]:
+        if unknown := [artefact for artefact in self.artefacts if artefact not in ARTEFACTS]:
             raise HeatposeError(
-                f"quant.forms names {unknown}, which are unknown; choose among {', '.join(FORMS)}."
+                f"quant.artefacts names {unknown}, which are unknown; choose among"
+                f" {', '.join(ARTEFACTS)}."
             )
-        if lacking := [form for form in self.forms if form != "float32" and form not in self.ptq]:
+        if lacking := [
+            artefact
+            for artefact in self.artefacts
+            if artefact != "float32" and artefact not in self.ptq
+        ]:
             raise HeatposeError(
                 f"quant.ptq has no entry for {', '.join(lacking)}; add one of that name."
             )
-        for key, kind in (("output", Output), ("pose", PoseForm), ("upsample", Upsampling)):
+        for key, kind in (("output", Output), ("pose", PoseLayout), ("upsample", Upsampling)):
             value, known = getattr(self, key), get_args(kind)
             if value not in known and (value is not None or key == "pose"):
                 raise HeatposeError(

@@ -49,10 +49,7 @@ class Plan:
         preprocessing: Preprocessing,
         per_channel: bool,
     ) -> Plan:
-        """With weight scales that hold the largest weight of each output channel.
-
-        Or of each layer.
-        """
+        """A plan with the smallest weight scales without clipping, per output channel or layer."""
         return cls(
             network,
             activation_params,
@@ -110,10 +107,7 @@ class Int8Network(nn.Module):
         }
 
     def steps(self, images: Tensor) -> Tensor:
-        """Normalised f32[B, 3, S, S] as the file stores the same bytes.
-
-        Whole steps from the zero point.
-        """
+        """Normalised images f32[B, 3, S, S] -> whole steps f32[B, 3, S, S] from the zero point."""
         settings = self.preprocessing
         stored = ((images + settings.shift) * settings.divisor).round() + LOWEST
         return stored - input_quant_params(settings).zero_point

@@ -1,9 +1,8 @@
 """Writes an int8 TFLite file: the graph of the float file with the parameters of a plan.
 
 The float file comes from onnx2tf and TensorFlow, which decide operators, layout, padding and fused
-activations. TensorFlow's own quantiser offers minimum and maximum as ranges and nothing else; here
-every scale, zero point, weight and bias is the plan's, so what was simulated is what the file
-computes. Specification: https://ai.google.dev/edge/litert/models/quantization_spec.
+activations. TensorFlow's own quantiser only supports min-max ranges; here every scale, zero point,
+weight and bias is the plan's, so the file computes what was simulated. Specification: https://ai.google.dev/edge/litert/models/quantization_spec.
 """
 
 from __future__ import annotations
@@ -207,7 +206,7 @@ class _Writer:
         tensor.type, tensor.quantization = schema.TensorType.INT8, _of(quant_params)
 
     def _redirect(self, old: int, new: int, producer: Operator) -> None:
-        """Lets the body write and read another tensor."""
+        """Replaces a tensor by another one in all operators of the body."""
         self.operators[producer.index].outputs = np.array([new], np.int32)
         for consumer in self.source.consumers(old):
             if consumer.index in self.body:
@@ -217,10 +216,7 @@ class _Writer:
                 )
 
     def _quantize_input(self) -> Any:
-        """The uint8 input and the QUANTIZE that moves it to int8.
-
-        The same steps under another zero point.
-        """
+        """Makes the uint8 input and the QUANTIZE to int8: the same scale, another zero point."""
         (inner,) = self.source.inputs
         quant_params, tensor = self.stored[inner], self.graph.tensors[inner]
         name, tensor.name = tensor.name.decode(), b"image/int8"

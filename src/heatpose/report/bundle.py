@@ -25,7 +25,7 @@ from heatpose.tflite.reader import read_graph
 from heatpose.utils.files import read_json_object, sha256
 
 METRICS = "metrics.json"
-FORMS = {
+ARTEFACT_TITLES = {
     "torch": "torch network",
     "onnx": "ONNX",
     "float32": "float32",
@@ -41,19 +41,19 @@ class Artefact:
     """A model of a bundle.
 
     Attributes:
-        form: "torch", "onnx", "float32", "int8_pc" or "int8_pt".
+        kind: "torch", "onnx", "float32", "int8_pc" or "int8_pt".
         path: Its file, if any.
         entry: Its entry in `metrics.json`.
     """
 
-    form: str
+    kind: str
     path: Path | None
     entry: Mapping[str, Any]
 
     @property
     def title(self) -> str:
         """Name for display."""
-        return FORMS.get(self.form, self.form)
+        return ARTEFACT_TITLES.get(self.kind, self.kind)
 
     @property
     def report(self) -> Mapping[str, Any] | None:
@@ -98,32 +98,32 @@ class Bundle:
 
     @cached_property
     def artefacts(self) -> list[Artefact]:
-        """All models in the metrics or the folder, in the order of `FORMS`."""
+        """All models in the metrics or the folder, in the order of `ARTEFACT_TITLES`."""
         entries = self.metrics.get("artefacts")
         known: Mapping[str, Any] = entries if isinstance(entries, Mapping) else {}
         found = []
-        for form in FORMS:
-            path, entry = self._file(form), known.get(form)
+        for kind in ARTEFACT_TITLES:
+            path, entry = self._file(kind), known.get(kind)
             if path is not None or isinstance(entry, Mapping):
-                found.append(Artefact(form, path, entry if isinstance(entry, Mapping) else {}))
+                found.append(Artefact(kind, path, entry if isinstance(entry, Mapping) else {}))
         return found
 
-    def _file(self, form: str) -> Path | None:
+    def _file(self, kind: str) -> Path | None:
         patterns = (
-            ("*.onnx",) if form == "onnx" else (f"*_{form}.tflite", f"*_{form}.rejected.tflite")
+            ("*.onnx",) if kind == "onnx" else (f"*_{kind}.tflite", f"*_{kind}.rejected.tflite")
         )
         found = [path for pattern in patterns for path in sorted(self.folder.glob(pattern))]
         return next(iter(found), None)
 
-    def artefact(self, form: str) -> Artefact | None:
-        """The model of that form; None if there is none."""
-        return next((artefact for artefact in self.artefacts if artefact.form == form), None)
+    def artefact(self, kind: str) -> Artefact | None:
+        """The model of that kind; None if there is none."""
+        return next((artefact for artefact in self.artefacts if artefact.kind == kind), None)
 
     @cached_property
     def deployed(self) -> Artefact | None:
         """The artefact that represents the bundle (`DEPLOYED`)."""
         return next(
-            (artefact for form in DEPLOYED if (artefact := self.artefact(form)) is not None), None
+            (artefact for kind in DEPLOYED if (artefact := self.artefact(kind)) is not None), None
         )
 
     @cached_property

@@ -57,8 +57,8 @@ def _rank(target: tuple[str, str]) -> tuple[int, str]:
 def _plots(
     entries: Sequence[Entry], rows: Sequence[Published], target: str, board: str
 ) -> Iterator[dict[str, Any]]:
-    form = entries[0][2].artefact.form
-    known = [row for row in rows if row.quantization == form]
+    kind = entries[0][2].artefact.kind
+    known = [row for row in rows if row.quantization == kind]
     for quantity, title in UNITS.items():
         points = [
             (i, b, taken, *score)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from heatpose.evaluation.metrics import CORRECT, ThresholdCurve
-from heatpose.report.bundle import FORMS, Bundle
+from heatpose.report.bundle import ARTEFACT_TITLES, Bundle
 from heatpose.report.content import Values, reading
 from heatpose.report.plots import Trace, colour, figure, plain, scatter
 from heatpose.utils.process import without_tensorflow
@@ -172,9 +172,9 @@ def thresholds(bundles: Sequence[Bundle]) -> Values:
         if not measured:
             missing.append(f"No score threshold was measured for '{bundle.label}'.")
         for artefact in measured if len(bundles) == 1 else measured[:1]:
-            form = artefact.form
+            kind = artefact.kind
             with reading(f"The threshold of {artefact.title} of '{bundle.label}'", missing):
-                heading = FORMS[form] if len(bundles) == 1 else f"{bundle.label}: {form}"
+                heading = ARTEFACT_TITLES[kind] if len(bundles) == 1 else f"{bundle.label}: {kind}"
                 figures.append(
                     {"name": f"threshold_{len(figures)}", "heading": heading}
                     | _plot(artefact.entry["threshold"])

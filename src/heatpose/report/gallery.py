@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from heatpose.errors import HeatposeError
 from heatpose.evaluation.metrics import keypoint_similarity
 from heatpose.pose.skeleton import AREA_OF_BOX, Skeleton
-from heatpose.report.bundle import DEPLOYED, FORMS, Bundle
+from heatpose.report.bundle import ARTEFACT_TITLES, DEPLOYED, Bundle
 from heatpose.report.content import Values, reading
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def gallery_record(
         Artefact, folder of the images, and for each instance image, box, labels and pose
         (normalised x, y); None if nothing was scored.
     """
-    form = next((form for form in DEPLOYED if reports.get(form) is not None), None)
-    report = None if form is None else reports[form]
-    if form is None or report is None or not instances:
+    kind = next((kind for kind in DEPLOYED if reports.get(kind) is not None), None)
+    report = None if kind is None else reports[kind]
+    if kind is None or report is None or not instances:
         return None
     order = np.argsort(report.oks_values, kind="stable")
     rest = order[WORST:]
@@ -58,7 +58,7 @@ def gallery_record(
     )
     chosen = [int(i) for i in (*order[:WORST], *spread)]
     entries = [_entry(instances[i], report.poses[i], float(report.oks_values[i])) for i in chosen]
-    return {"artefact": form, "folder": str(instances[0].folder), "people": entries}
+    return {"artefact": kind, "folder": str(instances[0].folder), "people": entries}
 
 
 def _entry(person: Person, pose: NDArray[np.float32], oks: float) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _entry(person: Person, pose: NDArray[np.float32], oks: float) -> dict[str, A
 
 
 def gallery(bundles: Sequence[Bundle], images: Path | None, show_images: bool) -> Values:
-    """The recorded instances of each bundle: (label, file, arguments of the macro `person`)."""
+    """The recorded instances of each bundle: (label, artefact's title, arguments of `person`)."""
     if not show_images:
         return {"galleries": [], "missing": ["Images were left out of this report."]}
     galleries, missing = list[tuple[str, str, list[Values]]](), list[str]()
@@ -92,7 +92,7 @@ def gallery(bundles: Sequence[Bundle], images: Path | None, show_images: bool) -
                     " older version exported it."
                 )
                 continue
-            form, folder = FORMS[record["artefact"]], images or Path(record["folder"])
+            title, folder = ARTEFACT_TITLES[record["artefact"]], images or Path(record["folder"])
             reference = bundle.artefact("torch") if record["artefact"] != "torch" else None
             before = {} if reference is None else reference.image_scores
             entries, found = record["people"][:limit], list[Values]()
@@ -102,7 +102,7 @@ def gallery(bundles: Sequence[Bundle], images: Path | None, show_images: bool) -
                     image = _image(entry, path, skeleton, before.get(entry["image_id"]))
                     found.append({"name": f"person_{number}_{i}", **image})
             if found:
-                galleries.append((bundle.label, form, found))
+                galleries.append((bundle.label, title, found))
             if len(found) < len(entries):
                 absent = len(entries) - len(found)
                 what = f"{absent} of {len(entries)} images" if found else "The images"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from heatpose.report.bundle import FORMS, Artefact, Bundle
+from heatpose.report.bundle import ARTEFACT_TITLES, Artefact, Bundle
 from heatpose.report.content import Cell, Row, Values, number, passed, reading
 from heatpose.report.plots import (
     CATEGORIES,
@@ -33,7 +33,7 @@ def losses(bundles: Sequence[Bundle]) -> Values:
     traces, missing = list[Trace](), list[str]()
     for position, bundle in enumerate(bundles):
         entries = [
-            a for a in bundle.artefacts if a.form != "torch" and a.entry.get("drop") is not None
+            a for a in bundle.artefacts if a.kind != "torch" and a.entry.get("drop") is not None
         ]
         if entries:
             traces.append(_loss_trace(bundle, entries, position, several))
@@ -63,7 +63,7 @@ def _loss_trace(bundle: Bundle, entries: Sequence[Artefact], position: int, seve
     return scatter(
         bundle.label,
         values,
-        [_line_name(bundle, a.form, several) for a in entries],
+        [_line_name(bundle, a.kind, several) for a in entries],
         "%{y}<br>%{text}",
         error_x=error(values, low, high),
         marker={
@@ -77,16 +77,16 @@ def _loss_trace(bundle: Bundle, entries: Sequence[Artefact], position: int, seve
     )
 
 
-def _line_name(bundle: Bundle, form: str, several: bool) -> str:
-    return plain(f"{bundle.label}: {form}" if several else FORMS.get(form, form))
+def _line_name(bundle: Bundle, kind: str, several: bool) -> str:
+    return plain(f"{bundle.label}: {kind}" if several else ARTEFACT_TITLES.get(kind, kind))
 
 
 def _limits(bundles: Sequence[Bundle]) -> list[Trace]:
     found = [
-        (limit, _line_name(b, form, len(bundles) > 1))
+        (limit, _line_name(b, kind, len(bundles) > 1))
         for b in bundles
-        for form in FORMS
-        if (limit := limit_of(b, form)) is not None
+        for kind in ARTEFACT_TITLES
+        if (limit := limit_of(b, kind)) is not None
     ]
     if not found:
         return []
@@ -112,12 +112,12 @@ def shown(bundles: Sequence[Bundle]) -> Iterator[tuple[str, Artefact, int, int]]
     """
     if len(bundles) == 1:
         scored = [a for a in bundles[0].artefacts if a.report is not None]
-        chosen = [a for a in scored if a.form in ("torch", "int8_pc", "int8_pt")] or scored
+        chosen = [a for a in scored if a.kind in ("torch", "int8_pc", "int8_pt")] or scored
         yield from ((artefact.title, artefact, i, i) for i, artefact in enumerate(chosen))
         return
     for i, bundle in enumerate(bundles):
         if bundle.deployed is not None and bundle.deployed.report is not None:
-            yield f"{bundle.label} ({bundle.deployed.form})", bundle.deployed, i, i // 10
+            yield f"{bundle.label} ({bundle.deployed.kind})", bundle.deployed, i, i // 10
 
 
 def people(bundles: Sequence[Bundle]) -> Values:
@@ -192,16 +192,18 @@ def drift(bundles: Sequence[Bundle]) -> Values:
     figures, missing = list[dict[str, Any]](), list[str]()
     for bundle in bundles:
         moved = {
-            form: found
-            for form in ("int8_pc", "int8_pt")
-            if (found := _drift_of(bundle, form)) is not None
+            kind: found
+            for kind in ("int8_pc", "int8_pt")
+            if (found := _drift_of(bundle, kind)) is not None
         }
-        for form, numbers in list(moved.items())[: 2 if len(bundles) <= 2 else 1]:
+        for kind, numbers in list(moved.items())[: 2 if len(bundles) <= 2 else 1]:
             quantiles = " / ".join(f"{numbers[key]:.2f}" for key in ("p50", "p95", "p99"))
             figures.append(
                 {
                     "name": f"drift_{len(figures)}",
-                    "heading": FORMS[form] if len(bundles) == 1 else f"{bundle.label}: {form}",
+                    "heading": ARTEFACT_TITLES[kind]
+                    if len(bundles) == 1
+                    else f"{bundle.label}: {kind}",
                     "spec": _drift_spec(numbers["per_keypoint"]),
                     "caption": f"All keypoints: {quantiles} px; {numbers['moved']:.1f} % have"
                     " another highest cell.",
@@ -216,14 +218,14 @@ def drift(bundles: Sequence[Bundle]) -> Values:
     return {"figures": figures, "agreement": agreement, "missing": missing}
 
 
-def _drift_of(bundle: Bundle, form: str) -> Mapping[str, Any] | None:
-    artefact = bundle.artefact(form)
+def _drift_of(bundle: Bundle, kind: str) -> Mapping[str, Any] | None:
+    artefact = bundle.artefact(kind)
     found = None if artefact is None else artefact.entry.get("drift")
     if found is None:  # metrics.json of older versions: read from the acceptance check
         checks = (
             check
             for check in bundle.manifest.get("gates") or []
-            if check.get("artefact") == form and check.get("name") == "parity"
+            if check.get("artefact") == kind and check.get("name") == "parity"
         )
         found = next((check.get("numbers") for check in checks), None)
     return found if isinstance(found, Mapping) and found.get("per_keypoint") else None
@@ -249,7 +251,7 @@ def _agreement(bundles: Sequence[Bundle], missing: list[str]) -> dict[tuple[str,
     tables: dict[tuple[str, ...], list[Row]] = {}
     for bundle in bundles:
         found = [
-            (artefact.form, SETS[images], entry)
+            (artefact.kind, SETS[images], entry)
             for artefact in bundle.artefacts
             for images, entry in (artefact.entry.get("agreement") or {}).items()
             if images in SETS and entry is not None
@@ -259,11 +261,11 @@ def _agreement(bundles: Sequence[Bundle], missing: list[str]) -> dict[tuple[str,
                 f"The agreement of '{bundle.label}' with its float network is not known; export"
                 " it again with an int8 file and evaluation images."
             )
-        for form, images, entry in found:
+        for kind, images, entry in found:
             scores = entry["oks_per_keypoint"]
             row = [
                 Cell(bundle.label),
-                Cell(form),
+                Cell(kind),
                 Cell(f"{entry['images']} {images}", entry["images"]),
                 number(entry["oks"]),
                 Cell(f"[{entry['oks_low']:.2f}, {entry['oks_high']:.2f}]", entry["oks_low"]),

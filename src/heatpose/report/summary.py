@@ -10,8 +10,8 @@ import numpy as np
 
 from heatpose.errors import HeatposeError
 from heatpose.evaluation.metrics import bootstrap_interval
-from heatpose.evaluation.published import OutputForm, Published, counterparts
-from heatpose.report.bundle import FORMS, Artefact, Bundle, OnBoard, Taken
+from heatpose.evaluation.published import OutputType, Published, counterparts
+from heatpose.report.bundle import ARTEFACT_TITLES, Artefact, Bundle, OnBoard, Taken
 from heatpose.report.content import NOTHING, Cell, Row, Values, name, number, passed, reading
 from heatpose.tflite.inspect import Inspection, inspect_tflite
 
@@ -64,10 +64,10 @@ def _tiles(bundle: Bundle, boards: Boards) -> Iterator[Tile]:
     if deployed is not None and deployed.report is not None:
         report = deployed.report
         message = f"± {report['oks_standard_error']:.2f}, {report['images']} images"
-        yield "OKS", f"{deployed.oks:.2f} %", f"{message}, {FORMS[deployed.form]}", ""
+        yield "OKS", f"{deployed.oks:.2f} %", f"{message}, {ARTEFACT_TITLES[deployed.kind]}", ""
     keypoints = len(bundle.skeleton) if bundle.skeleton else "?"
     yield "input", f"{bundle.resolution} × {bundle.resolution}", f"{keypoints} keypoints", ""
-    if deployed is not None and deployed.report is not None and deployed.form != "torch":
+    if deployed is not None and deployed.report is not None and deployed.kind != "torch":
         yield _loss_tile(bundle, deployed)
     for entry in boards[bundle.label]:
         if entry.target == "stm32n6":
@@ -86,19 +86,19 @@ def _span(taken: Taken) -> str:
 
 
 def _loss_tile(bundle: Bundle, deployed: Artefact) -> Tile:
-    drop, limit = float(deployed.entry["drop"]), limit_of(bundle, deployed.form)
+    drop, limit = float(deployed.entry["drop"]), limit_of(bundle, deployed.kind)
     message, mark = interval(deployed.entry), ""
     if limit is not None:
         message, mark = f"{message}, the limit is {limit:g}", "good" if drop <= limit else "bad"
     return "lost to the float network", f"{drop:.2f} points", message, mark
 
 
-def limit_of(bundle: Bundle, form: str) -> float | None:
+def limit_of(bundle: Bundle, kind: str) -> float | None:
     """Limit of the OKS drop in the acceptance check "accuracy", in points; None without check."""
     checks = (
         check
         for check in bundle.manifest.get("gates") or []
-        if check["artefact"] == form and check["name"] == "accuracy"
+        if check["artefact"] == kind and check["name"] == "accuracy"
     )
     limit = next((check["numbers"].get("limit") for check in checks), None)
     return None if limit is None else float(limit)
@@ -116,12 +116,12 @@ def _row(bundle: Bundle, artefact: Artefact, boards: Boards) -> Row:
         score = Cell(
             f"{report['oks']:.2f} ± {report['oks_standard_error']:.2f}", float(report["oks"])
         )
-    if artefact.form != "torch" and entry.get("drop") is not None:
+    if artefact.kind != "torch" and entry.get("drop") is not None:
         lost = Cell(f"{entry['drop']:.2f} {interval(entry)}", float(entry["drop"]))
     taken = {
         (on.target, quantity): Cell(str(value), value.interval.value, hint=value.message)
         for on in boards[bundle.label]
-        if on.artefact.form == artefact.form
+        if on.artefact.kind == artefact.kind
         for quantity, value in on.figures.items()
     }
     path = artefact.path
@@ -139,7 +139,7 @@ def _row(bundle: Bundle, artefact: Artefact, boards: Boards) -> Row:
 
 
 def _status(artefact: Artefact) -> Cell:
-    if artefact.form == "torch":
+    if artefact.kind == "torch":
         return name("reference", "quiet")
     if artefact.rejected:
         return name("rejected", "bad", "failed an acceptance check: see below")
@@ -155,7 +155,7 @@ def _published(bundles: Sequence[Bundle]) -> list[Published]:
             and bundle.resolution is not None
             and bundle.width is not None
         ):
-            output: OutputForm = "keypoints" if bundle.decoded else "heatmaps"
+            output: OutputType = "keypoints" if bundle.decoded else "heatmaps"
             found |= dict.fromkeys(
                 counterparts(bundle.skeleton, bundle.resolution, width=bundle.width, output=output)
             )
@@ -169,7 +169,7 @@ def _published_row(row: Published) -> Row:
     )
     return [
         Cell(f"{row.variant} {row.resolution} ({row.training_data})", row.variant, hint=hint),
-        name(FORMS[row.quantization]),
+        name(ARTEFACT_TITLES[row.quantization]),
         Cell(f"published ({row.source})", "published", "quiet"),
         number(row.oks_percent),
         *[NOTHING] * 4,
@@ -185,9 +185,9 @@ def _published_note(bundle: Bundle) -> str:
 def _against(first: Bundle, other: Bundle, missing: list[str]) -> Iterator[Row]:
     """Paired differences from the first bundle, per artefact, on the same images."""
     for artefact in other.artefacts:
-        a, own = artefact.image_scores, first.artefact(artefact.form)
+        a, own = artefact.image_scores, first.artefact(artefact.kind)
         b = {} if own is None else own.image_scores
-        if not a or not b or artefact.form in ("onnx", "float32"):
+        if not a or not b or artefact.kind in ("onnx", "float32"):
             continue
         if a.keys() != b.keys():
             missing.append(
@@ -225,7 +225,7 @@ def operators(bundles: Sequence[Bundle]) -> Values:
         for artefact in bundle.artefacts:
             if artefact.path is None or artefact.path.suffix != ".tflite":
                 continue
-            title = artefact.form if len(bundles) == 1 else f"{bundle.label}: {artefact.form}"
+            title = artefact.kind if len(bundles) == 1 else f"{bundle.label}: {artefact.kind}"
             try:
                 files[title] = inspect_tflite(artefact.path)
             except HeatposeError as error:

@@ -59,7 +59,7 @@ class PoseRunner(Protocol):
 
     @property
     def assumed_output(self) -> str:
-        """Assumption about its output; "" if its form or the file determine it."""
+        """Assumption about its output; "" if its shape or the file determines it."""
 
     @property
     def size(self) -> int:
@@ -97,7 +97,11 @@ class Deferring(Protocol):
     def later(
         self, images: NDArray[np.uint8], decode: str = "argmax"
     ) -> Callable[[], NDArray[np.float32]]:
-        """Runs the network; the returned function decodes its output, later and in any thread."""
+        """Runs the network on u8[B, S, S, 3]; arguments as `PoseRunner.predict`.
+
+        Returns:
+            A function that decodes the output to f32[B, K, 3], later and in any thread.
+        """
 
 
 def open_runner(

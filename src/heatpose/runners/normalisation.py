@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from heatpose.errors import HeatposeError
 from heatpose.pose.preprocessing import Preprocessing
 
-FORMS = "LOW..HIGH (such as -1..1, 0..1, 0..255), imagenet, or mean=R,G,B,std=R,G,B"
+SYNTAX = "LOW..HIGH (such as -1..1, 0..1, 0..255), imagenet, or mean=R,G,B,std=R,G,B"
 Triple = tuple[float, float, float]
 Origin = Literal["stated", "given", "computed", "assumed"]
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
@@ -40,14 +40,14 @@ class Normalisation:
 
     @classmethod
     def parse(cls, text: str) -> Normalisation:
-        """Parses the value of `--normalisation`, see `FORMS`.
+        """Parses the value of `--normalisation`, see `SYNTAX`.
 
         `LOW..HIGH` are the values of byte 0 and byte 255. `mean` and `std` are one number or three.
         Both are fractions of the full range (torchvision) if none is above 1, else both are in
         bytes.
 
         Raises:
-            HeatposeError: The form is unknown or ambiguous.
+            HeatposeError: The value is unknown or ambiguous.
         """
         if text.strip().lower() == "imagenet":
             return IMAGENET
@@ -59,7 +59,7 @@ class Normalisation:
             mean, std = _triple(parts[1]), _triple(parts[2])
             if mean is not None and std is not None and min(std) > 0:
                 return _of_moments(text, mean, std)
-        raise HeatposeError(f"Normalisation '{text}' is not understood; give {FORMS}.")
+        raise HeatposeError(f"Normalisation '{text}' is not understood; give {SYNTAX}.")
 
     def apply(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Normalises u8[..., 3] RGB in 0..255 to f32 of the same shape."""
@@ -67,7 +67,7 @@ class Normalisation:
         return images.astype(np.float32) / divisor - shift
 
     def __str__(self) -> str:
-        """A form that `parse` accepts, with four digits."""
+        """Text that `parse` accepts, with four digits."""
         if self == IMAGENET:
             return "imagenet"
         if len({*self.divisor}) == len({*self.shift}) == 1:

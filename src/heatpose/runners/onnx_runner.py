@@ -68,23 +68,23 @@ class OnnxRunner:
         first = self._run(np.zeros((1, self.size, self.size, 3), np.uint8))
         shapes = [values.shape for values in first]
         nchw = not self._input.channels_last
-        self._form = choose_output(path, shapes, self.size, channels_first=nchw)
-        self._scale = self._output_scale(model, first[self._form.position].dtype)
-        self.keypoints = self._form.keypoints
+        self._spec = choose_output(path, shapes, self.size, channels_first=nchw)
+        self._scale = self._output_scale(model, first[self._spec.position].dtype)
+        self.keypoints = self._spec.keypoints
         known = known.checked(path, self.keypoints)
         self.skeleton, self.preprocessing = known.skeleton, known.preprocessing
-        self._probabilities, self.assumed_output = known.probabilities, self._form.assumed(known)
+        self._probabilities, self.assumed_output = known.probabilities, self._spec.assumed(known)
 
     def heatmaps(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `PoseRunner.heatmaps`."""
-        if self._form.decoded:
+        if self._spec.decoded:
             raise HeatposeError(f"'{self.path}' includes its decode and does not output heatmaps.")
-        return heatmaps_of(self._output(images), self._form.layout)
+        return heatmaps_of(self._output(images), self._spec.layout)
 
     def predict(self, images: NDArray[np.uint8], decode: str = "argmax") -> NDArray[np.float32]:
         """See `PoseRunner.predict`."""
-        if self._form.decoded:
-            return poses_of(self._output(images), self._form.layout)
+        if self._spec.decoded:
+            return poses_of(self._output(images), self._spec.layout)
         return poses_from_heatmaps(self.heatmaps(images), decode, self._probabilities)
 
     def _output(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -92,7 +92,7 @@ class OnnxRunner:
         check_images(images, self.size)
         step = self._input.batch or len(images)
         parts = [
-            self._run(images[i : i + step])[self._form.position]
+            self._run(images[i : i + step])[self._spec.position]
             for i in range(0, len(images), step)
         ]
         scale, zero = self._scale
@@ -108,7 +108,7 @@ class OnnxRunner:
         """
         if dtype.kind == "f":
             return 1.0, 0
-        name = self._session.get_outputs()[self._form.position].name
+        name = self._session.get_outputs()[self._spec.position].name
         found = output_scale(model, name)
         if found is None:
             raise no_scale(self.path, name, str(dtype))
@@ -227,8 +227,8 @@ def find_input(
         or dtype not in FLOATS + INTEGERS
     ):
         listed = ", ".join(f"{kind} {list(dims)}" for _, kind, dims in inputs) or "nothing"
-        form = f"(1 or N, 3, S, S) or (1 or N, S, S, 3), as one of {', '.join(FLOATS + INTEGERS)}"
-        raise no_pose_model(path, f"its input is {listed}, not one RGB image {form}")
+        shapes = f"(1 or N, 3, S, S) or (1 or N, S, S, 3), as one of {', '.join(FLOATS + INTEGERS)}"
+        raise no_pose_model(path, f"its input is {listed}, not one RGB image {shapes}")
     if not fixed and wanted is None:
         raise HeatposeError(
             f"'{path}' leaves the size of its input open; give the side to run it at."
@@ -240,24 +240,27 @@ def find_input(
 
 
 def read_input(
-    model: Any, form: OnnxInput, stated: Preprocessing | None, given: Normalisation | None = None
+    model: Any,
+    encoding: OnnxInput,
+    stated: Preprocessing | None,
+    given: Normalisation | None = None,
 ) -> InputReading:
     """Determines the normalisation of the input; as `tflite_runner.read_input`.
 
     Args:
         model: The `ModelProto`.
-        form: Its input.
+        encoding: Of its input.
         stated: Preprocessing of the training, if the file or its bundle states it.
         given: By the user.
     """
-    if form.dtype in INTEGERS:
-        reading = InputReading(BYTES, "computed", f"the {form.dtype} input", raw=True)
+    if encoding.dtype in INTEGERS:
+        reading = InputReading(BYTES, "computed", f"the {encoding.dtype} input", raw=True)
         return reading.fixed_against(given)
     if stated is not None:
         return InputReading(Normalisation.of(stated), "stated").fixed_against(given)
     if given is not None:
         return InputReading(given, "given")
-    return _first_arithmetic(model, form.name).reading(SIGNED)
+    return _first_arithmetic(model, encoding.name).reading(SIGNED)
 
 
 def _first_arithmetic(model: Any, tensor: str) -> Arithmetic:

@@ -77,7 +77,7 @@ class Layout(Enum):
 
 
 @dataclass(frozen=True)
-class OutputForm:
+class OutputSpec:
     """A recognised output.
 
     Attributes:
@@ -105,7 +105,7 @@ class OutputForm:
 
 def choose_output(
     path: Path, shapes: Sequence[Sequence[int]], size: int, channels_first: bool = False
-) -> OutputForm:
+) -> OutputSpec:
     """Finds the output with the pose: the only decoded pose, else the only stack of heatmaps.
 
     Args:
@@ -117,9 +117,9 @@ def choose_output(
     Raises:
         HeatposeError: No output has a known layout, or several have.
     """
-    forms = [_recognise(i, tuple(shape), size, channels_first) for i, shape in enumerate(shapes)]
-    known = [form for form in forms if form is not None]
-    poses = [form for form in known if form.decoded]
+    specs = [_recognise(i, tuple(shape), size, channels_first) for i, shape in enumerate(shapes)]
+    known = [spec for spec in specs if spec is not None]
+    poses = [spec for spec in known if spec.decoded]
     choice = poses or known
     if len(choice) == 1:
         return choice[0]
@@ -132,7 +132,7 @@ def choose_output(
 
 def _recognise(
     position: int, shape: tuple[int, ...], size: int, channels_first: bool
-) -> OutputForm | None:
+) -> OutputSpec | None:
     layout, keypoints, ambiguous = None, 0, False
     if len(shape) == 2 and shape[1] % 3 == 0:
         layout, keypoints = Layout.POSE_XY, shape[1] // 3
@@ -147,7 +147,7 @@ def _recognise(
             layout, keypoints = Layout.MAPS_LAST, shape[3]
     if layout is None or not 1 <= keypoints <= MOST_KEYPOINTS:
         return None
-    return OutputForm(position, layout, keypoints, ambiguous)
+    return OutputSpec(position, layout, keypoints, ambiguous)
 
 
 def _is_grid(sides: tuple[int, ...], size: int) -> bool:
@@ -157,7 +157,7 @@ def _is_grid(sides: tuple[int, ...], size: int) -> bool:
 
 
 def heatmaps_of(values: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
-    """Converts one of the two heatmap layouts to f32[B, K, H, W]."""
+    """Converts f32[B, K, H, W] or f32[B, H, W, K], by `layout`, to f32[B, K, H, W]."""
     return (
         values
         if layout is Layout.MAPS_FIRST
@@ -166,7 +166,7 @@ def heatmaps_of(values: NDArray[np.float32], layout: Layout) -> NDArray[np.float
 
 
 def poses_of(values: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
-    """Converts one of the two decoded layouts to f32[B, K, 3] x, y, score."""
+    """Converts f32[B, K * 3] or f32[B, 1, K, 3], by `layout`, to f32[B, K, 3] x, y, score."""
     triples = values.reshape(len(values), -1, 3)
     return triples[..., [1, 0, 2]] if layout is Layout.POSE_YX else triples
 

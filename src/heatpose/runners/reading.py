@@ -161,18 +161,18 @@ def describe_file(path: Path) -> dict[str, Any]:
 def _read_tflite(path: Path) -> tuple[FileFacts, Read | None]:
     from heatpose.bundles.facts import tflite_facts
     from heatpose.runners.outputs import choose_output
-    from heatpose.runners.tflite_runner import gives_classes, input_form, read_input
+    from heatpose.runners.tflite_runner import gives_classes, input_encoding, read_input
     from heatpose.tflite.reader import read_graph
 
     graph, facts = read_graph(path), tflite_facts(path)
     try:
-        form = input_form(path, graph)
-        output = choose_output(path, [graph.tensors[i].shape for i in graph.outputs], form.size)
+        encoding = input_encoding(path, graph)
+        output = choose_output(path, [graph.tensors[i].shape for i in graph.outputs], encoding.size)
         if output.decoded and gives_classes(graph, graph.outputs[output.position]):
             return facts, None
     except HeatposeError:  # not a pose model, which is allowed here
         return facts, None
-    taken = read_input(graph, form, facts.preprocessing)
+    taken = read_input(graph, encoding, facts.preprocessing)
     return facts, UnrunFile(path, output.keypoints, facts.skeleton, taken, output.assumed(facts))
 
 

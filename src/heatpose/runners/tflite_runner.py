@@ -73,7 +73,7 @@ class TFLiteRunner:
     ) -> None:
         self.path, self.name = path, path.name
         graph = read_graph(path)
-        self._input = input_form(path, graph)
+        self._input = input_encoding(path, graph)
         self.size = self._input.size
         check_size(path, self.size, size)
         threads = threads or os.cpu_count() or 1
@@ -84,27 +84,27 @@ class TFLiteRunner:
             shapes = [
                 tuple(entry["shape"].tolist()) for entry in self._interpreter.get_output_details()
             ]
-        self._form = choose_output(path, shapes, self.size)
-        self._output = graph.tensors[graph.outputs[self._form.position]]
-        if self._form.decoded and gives_classes(graph, self._output.index):
+        self._spec = choose_output(path, shapes, self.size)
+        self._output = graph.tensors[graph.outputs[self._spec.position]]
+        if self._spec.decoded and gives_classes(graph, self._output.index):
             raise no_pose_model(path, "it ends in a softmax over classes")
         if self._output.dtype in _INTEGERS and self._output.quantization is None:
             raise no_scale(path, self._output.name, self._output.dtype)
-        self.keypoints = self._form.keypoints
+        self.keypoints = self._spec.keypoints
         known = tflite_facts(path).checked(path, self.keypoints)
         self.skeleton, self.preprocessing = known.skeleton, known.preprocessing
         self.input = read_input(graph, self._input, known.preprocessing, normalisation)
         seen = gives_probabilities(graph, self._output.index)
         self._probabilities = known.probabilities if seen is None else seen
-        self.assumed_output = self._form.assumed(known)
+        self.assumed_output = self._spec.assumed(known)
 
     def heatmaps(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `PoseRunner.heatmaps`."""
-        if self._form.decoded:
+        if self._spec.decoded:
             raise HeatposeError(f"'{self.path}' includes its decode and does not output heatmaps.")
         check_images(images, self.size)
         return np.concatenate(
-            [heatmaps_of(self._run(image), self._form.layout) for image in images]
+            [heatmaps_of(self._run(image), self._spec.layout) for image in images]
         )
 
     def predict(self, images: NDArray[np.uint8], decode: str = "argmax") -> NDArray[np.float32]:
@@ -121,10 +121,10 @@ class TFLiteRunner:
 
     def _pose(self, values: NDArray[np.float32], decode: str) -> NDArray[np.float32]:
         """The pose f32[1, K, 3] of an output."""
-        if self._form.decoded:
-            return poses_of(values, self._form.layout)
+        if self._spec.decoded:
+            return poses_of(values, self._spec.layout)
         return poses_from_heatmaps(
-            heatmaps_of(values, self._form.layout), decode, self._probabilities
+            heatmaps_of(values, self._spec.layout), decode, self._probabilities
         )
 
     def _run(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -189,14 +189,14 @@ INPUT_DTYPES = ("uint8", "int8", "int32", "int64", "float32")
 
 
 @dataclass(frozen=True)
-class InputForm:
-    """The input of a file.
+class InputEncoding:
+    """How a file's input encodes an image.
 
     Attributes:
         index: Of its tensor.
         size: Side S.
         dtype: One of `INPUT_DTYPES`.
-        scale: Of a quantised input; 0 for others.
+        scale: Real units per step of a quantised input; 0 for others.
         zero_point: Of a quantised input; 0 for others.
     """
 
@@ -207,7 +207,7 @@ class InputForm:
     zero_point: int = 0
 
     def fill(self, image: NDArray[np.uint8], reading: InputReading) -> NDArray[Any]:
-        """Converts u8[S, S, 3] RGB to (1, S, S, 3) in the dtype of the input."""
+        """Encodes u8[S, S, 3] RGB as (1, S, S, 3) in the dtype of the input."""
         batch = image[None]
         if not reading.raw:
             values = reading.normalisation.apply(batch)
@@ -223,7 +223,7 @@ class InputForm:
         return result
 
 
-def input_form(path: Path, graph: Graph) -> InputForm:
+def input_encoding(path: Path, graph: Graph) -> InputEncoding:
     """Recognises the graph's input.
 
     Raises:
@@ -238,9 +238,9 @@ def input_form(path: Path, graph: Graph) -> InputForm:
         )
         raise no_pose_model(path, f"its input is {listed}, not {wanted}")
     tensor = tensors[0]
-    form = InputForm(tensor.index, tensor.shape[1], tensor.dtype)
+    encoding = InputEncoding(tensor.index, tensor.shape[1], tensor.dtype)
     scale, zero = _quantised(tensor) or (0.0, 0)
-    return replace(form, scale=scale, zero_point=zero)
+    return replace(encoding, scale=scale, zero_point=zero)
 
 
 def _quantised(tensor: Tensor) -> tuple[float, int] | None:
@@ -259,7 +259,10 @@ def _meaning(dtype: str, scale: float, zero_point: int) -> Normalisation | None:
 
 
 def read_input(
-    graph: Graph, form: InputForm, stated: Preprocessing | None, given: Normalisation | None = None
+    graph: Graph,
+    encoding: InputEncoding,
+    stated: Preprocessing | None,
+    given: Normalisation | None = None,
 ) -> InputReading:
     """Determines the normalisation of the input.
 
@@ -269,12 +272,12 @@ def read_input(
 
     Args:
         graph: The file's.
-        form: Its input.
+        encoding: Of its input.
         stated: Preprocessing of the training, if the file or its bundle states it.
         given: By the user.
     """
-    if form.dtype != "float32":
-        return _integer_reading(form, stated, given)
+    if encoding.dtype != "float32":
+        return _integer_reading(encoding, stated, given)
     if stated is not None:
         return InputReading(Normalisation.of(stated), "stated").fixed_against(given)
     if given is not None:
@@ -296,21 +299,21 @@ def _quantised_at_once(graph: Graph) -> Normalisation | None:
 
 
 def _integer_reading(
-    form: InputForm, stated: Preprocessing | None, given: Normalisation | None
+    encoding: InputEncoding, stated: Preprocessing | None, given: Normalisation | None
 ) -> InputReading:
     if stated is not None:
         return InputReading(Normalisation.of(stated), "stated", raw=True).fixed_against(given)
-    if not form.scale:
-        reason = f"the {form.dtype} input without a scale"
+    if not encoding.scale:
+        reason = f"the {encoding.dtype} input without a scale"
         return InputReading(BYTES, "computed", reason, raw=True).fixed_against(given)
-    meant = _meaning(form.dtype, form.scale, form.zero_point)
+    meant = _meaning(encoding.dtype, encoding.scale, encoding.zero_point)
     if meant is not None:
         reason = "the input's scale and zero point"
         return InputReading(meant, "computed", reason, raw=True).fixed_against(given)
     if given is not None:
         return InputReading(given, "given")
-    low = (np.iinfo(form.dtype).min - form.zero_point) * form.scale
-    meant = Normalisation.parse(f"{low!r}..{low + 255 * form.scale!r}")
+    low = (np.iinfo(encoding.dtype).min - encoding.zero_point) * encoding.scale
+    meant = Normalisation.parse(f"{low!r}..{low + 255 * encoding.scale!r}")
     return InputReading(meant, "assumed", "the input's scale is not a usual one", raw=True)
 
 

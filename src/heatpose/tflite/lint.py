@@ -56,7 +56,7 @@ def label(operator: Operator) -> str:
 
 
 def takes_raw_bytes(scale: float, zero_point: float, wanted: tuple[float, float]) -> bool:
-    """Whether a uint8 input's scale and zero point agree with the wanted ones.
+    """Whether a uint8 input's scale and zero point agree with `wanted` (scale, zero point).
 
     Tolerances: 1/255 relative for the scale (one step at the end of the range), 0.5 for the zero
     point (rounding of 127.5).

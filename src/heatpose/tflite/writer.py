@@ -53,7 +53,15 @@ class Model:
         data: NDArray[Any] | None = None,
         quantization: Any = None,
     ) -> int:
-        """Appends a tensor, a constant if `data` is given; returns its index."""
+        """Appends a tensor and returns its index.
+
+        Args:
+            name: Of the tensor.
+            shape: Its dimensions.
+            dtype: One of the schema's `TensorType`.
+            data: Values of a constant in that type; None for an activation.
+            quantization: The schema's `QuantizationParametersT`; None for real values.
+        """
         tensor = schema.TensorT()
         tensor.name, tensor.shape, tensor.type, tensor.hasRank = (
             name.encode(),

@@ -124,6 +124,11 @@ def diverged(means: Sequence[float], times: float, patience: int) -> bool:
     """Whether the last `patience` means of a loss exceed `times` the lowest and twice the first.
 
     A single high window is not a divergence.
+
+    Args:
+        means: Mean loss of each window so far, in order.
+        times: Factor on the lowest mean, > 1.
+        patience: Number of windows.
     """
     if len(means) <= patience:
         return False

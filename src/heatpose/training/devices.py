@@ -49,7 +49,7 @@ def cpu_has_bf16(cpuinfo: Path = CPUINFO) -> bool:
     """Whether the CPU multiplies bfloat16 in hardware (AVX512_BF16).
 
     Args:
-        cpuinfo: In the form of Linux's /proc/cpuinfo; False without such a file.
+        cpuinfo: In the format of Linux's /proc/cpuinfo; False without such a file.
     """
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()

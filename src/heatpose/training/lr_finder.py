@@ -101,7 +101,7 @@ def step_losses(averages: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def smoothed(losses: NDArray[np.float64], beta: float = 0.9) -> NDArray[np.float64]:
-    """Bias-corrected running average, f64[n]."""
+    """Bias-corrected exponential average of f64[n] with decay `beta` (Kingma and Ba 2015)."""
     result, running = np.empty_like(losses), 0.0
     for i, loss in enumerate(losses):
         running = beta * running + (1 - beta) * loss

@@ -153,7 +153,7 @@ class PoseModule(lightning.LightningModule):
         return batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one step."""
+        """The loss of a step, f32[]."""
         loss = self._loss("train", self(batch["image"]), batch)
         self.log(
             "train/loss",

@@ -1,6 +1,6 @@
 """Self-distillation: fits a student to a teacher's output on unlabelled images.
 
-For students that are another form of the teacher: quantised to int8, or with other upsampling
+For students that are variants of the teacher: quantised to int8, or with other upsampling
 layers (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015). `distill.loss` is for
 distillation with labels.
 """
@@ -136,7 +136,7 @@ def distance(found: Maps, teacher: Maps) -> Tensor:
 
 
 def maps_of(output: Tensor | PoseMaps) -> Maps:
-    """The maps of a network's output by head."""
+    """The maps of a network's output by head, shapes as in `PoseMaps`; one of heatmaps alone."""
     if isinstance(output, Tensor):
         return {"heatmap": output}
     return {

@@ -245,8 +245,8 @@ def test_several_label_files_are_one_sentence(
         ('"text"', "not in a known label format"),
         ("[" * 100_000, "is not JSON"),
         ("{", "is not JSON"),
-        ('{"images": [], "annotations": []}', "not in COCO keypoint form"),
-        ('{"images": [1], "annotations": [2], "categories": [3]}', "not in COCO keypoint form"),
+        ('{"images": [], "annotations": []}', "not in COCO keypoint format"),
+        ('{"images": [1], "annotations": [2], "categories": [3]}', "not in COCO keypoint format"),
     ],
 )
 def test_files_without_labels_are_one_sentence(content: str, message: str, tmp_path: Path) -> None:

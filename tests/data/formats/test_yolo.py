@@ -223,7 +223,7 @@ YAMLS = {
         "1 different names, kpt_shape 2 keypoints",
     ),
     "a name twice": ("kpt_names: {0: [top, top]}", "1 different names"),
-    "names of no form": ("kpt_names: 3", "kpt_names must be"),
+    "names of no sequence": ("kpt_names: 3", "kpt_names must be"),
     "no names": ("", "2 keypoints and no names for them; add 'kpt_names"),
 }
 

@@ -121,7 +121,7 @@ def as_input(image: Image, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def dequantised(raw: NDArray[Any], scale: float, zero_point: int) -> NDArray[np.float32]:
-    """Real values, rounded once, as in heatpose's runners."""
+    """Real values scale * (raw - zero_point), f32 of `raw`'s shape, as in heatpose's runners."""
     return ((raw.astype(np.int64) - zero_point) * np.float64(scale)).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Reports in the forms that ST Edge AI Core writes, made up for the tests.
+"""Reports in the formats of ST Edge AI Core, made up for the tests.
 
 Also imported by the stand-in executable, which runs without heatpose.
 """
