@@ -96,7 +96,7 @@ class GeometricAugment:
                 magnification holds for the cached image.
 
         Returns:
-            The matrix, and whether it mirrors (left and right keypoints are then exchanged).
+            The matrix f64[2, 3], and whether it mirrors (left and right are then exchanged).
         """
         mirrored = bool(random.random() < self.mirror)
         steps = [
@@ -235,7 +235,7 @@ def transform_labels(
 
     Args:
         person: In image pixels.
-        transform: Image pixels -> input pixels.
+        transform: f64[2, 3], image pixels -> input pixels.
         mirrored: Whether left and right are exchanged.
         flip_order: Of the skeleton.
     """

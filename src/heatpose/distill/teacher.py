@@ -347,7 +347,7 @@ def view_box(person: Person, margin: float | None) -> Box:
 
 
 def view_matrix(box: Box) -> geometry.Matrix:
-    """Image pixels -> fractions of the crop."""
+    """f64[2, 3]: image pixels -> fractions of the crop."""
     left, top, right, bottom = box
     return geometry.region((left, top, right - left, bottom - top), 1)
 

@@ -185,7 +185,7 @@ def _keypoints(
 
 
 def around(box: Box) -> Region:
-    """The square crop around a box, `BOX_CROP` times its longer side."""
+    """The square crop around a box in image pixels, of `BOX_CROP` times its longer side."""
     x, y, width, height = box
     side = max(2, round(BOX_CROP * max(width, height)))
     return Region(floor(x + (width - side) / 2), floor(y + (height - side) / 2), side)

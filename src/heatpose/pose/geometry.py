@@ -57,7 +57,7 @@ def mirror(size: float) -> Matrix:
 
 
 def compose(*transforms: Matrix) -> Matrix:
-    """The transform that applies the given ones from left to right."""
+    """The transform f64[2, 3] that applies the given ones from left to right."""
     result = np.eye(2, 3)
     for transform in transforms:
         # In Python floats, as in `invert`: it runs for every training sample, and numpy needs
@@ -74,7 +74,7 @@ def compose(*transforms: Matrix) -> Matrix:
 
 
 def invert(transform: Matrix) -> Matrix:
-    """The inverse transform."""
+    """The inverse f64[2, 3] of an invertible transform."""
     (a, b, c), (d, e, f) = transform.tolist()
     determinant = a * e - b * d
     a, b, d, e = e / determinant, -b / determinant, -d / determinant, a / determinant

@@ -26,8 +26,8 @@ class Normalisation:
     """`byte / divisor - shift` for each of R, G and B.
 
     Attributes:
-        divisor: R, G, B; all above 0.
-        shift: R, G, B.
+        divisor: Of R, G and B, > 0; in bytes per real unit.
+        shift: Of R, G and B; in real units.
     """
 
     divisor: Triple

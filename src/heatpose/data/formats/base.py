@@ -357,7 +357,7 @@ class Mark:
 
 @dataclass
 class Instance:
-    """An instance: its box, if labelled, and keypoint name -> point."""
+    """An instance: its box (x, y, width, height) in pixels, if labelled; keypoint name -> point."""
 
     box: Box | None = None
     points: dict[str, Point] = field(default_factory=dict)
