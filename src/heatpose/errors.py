@@ -181,9 +181,9 @@ def _gpu(error: BaseException) -> str:
     text = str(error)
     if type(error).__name__ != "OutOfMemoryError" and not any(words in text for words in GPU_FULL):
         return ""
-    said = re.split(r"(?<=[a-z])\. ", first_line(error))[0].rstrip(".")
+    reason = re.split(r"(?<=[a-z])\. ", first_line(error))[0].rstrip(".")
     return (
-        f"The memory of the GPU is full ({said}); lower data.batch_size, resolution or "
+        f"The memory of the GPU is full ({reason}); lower data.batch_size, resolution or "
         "model.width, or end other programs that use this GPU."
     )
 
@@ -222,8 +222,8 @@ def _package(error: BaseException) -> str:
     if not module or module == "heatpose":
         return ""
     if not absent:
-        said = first_line(error).rstrip(".")
-        return f"The package '{module}' cannot be loaded ({said}); install it again."
+        reason = first_line(error).rstrip(".")
+        return f"The package '{module}' cannot be loaded ({reason}); install it again."
     if find_spec(module) is not None and error.name:
         return ""  # the package is installed: a wrong name inside it
     package = OTHER_NAMES.get(module, module)
@@ -254,15 +254,15 @@ def _settings(error: BaseException) -> str:
     if not _of(error, "omegaconf"):
         return ""
     key, kind = getattr(error, "full_key", None) or "the configuration", type(error).__name__
-    said = first_line(error).rstrip(".")
+    reason = first_line(error).rstrip(".")
     if "Interpolation" in kind:
         remedy = "correct the ${...}, or write \\${...} for the literal text"
-        return f"{key} cannot be resolved ({said}); {remedy}."
+        return f"{key} cannot be resolved ({reason}); {remedy}."
     if kind == "MissingMandatoryValue":
         return f"{key} has no value; set {key}=VALUE."
     if kind in ("ConfigAttributeError", "ConfigKeyError"):
         return f"The configuration has no {key}, which is needed; add it with +{key}=VALUE; {SHOW}."
-    return f"The value of {key} is invalid ({said}); {SHOW}."
+    return f"The value of {key} is invalid ({reason}); {SHOW}."
 
 
 def _object(error: BaseException) -> str:
@@ -272,26 +272,26 @@ def _object(error: BaseException) -> str:
     found = re.search(r"^full_key: (.+)$", str(error), re.MULTILINE)
     key, cause = found[1] if found else "A part of the configuration", error.__cause__
     if "locating target" in str(error):
-        said = first_line(error).partition(",")[0]
-        return f"{key}._target_ names something that cannot be imported ({said}); correct it."
+        reason = first_line(error).partition(",")[0]
+        return f"{key}._target_ names something that cannot be imported ({reason}); correct it."
     if cause is not None and type(cause).__name__ not in REFUSED:
         return ""
-    said = first_line(cause) if cause is not None else first_line(error)
-    return f"{key} cannot be created from its settings ({said.rstrip('.')}); {SHOW}."
+    reason = first_line(cause) if cause is not None else first_line(error)
+    return f"{key} cannot be created from its settings ({reason.rstrip('.')}); {SHOW}."
 
 
 def _trainer(error: BaseException) -> str:
     if type(error).__name__ != "MisconfigurationException":
         return ""
-    said = first_line(error).rstrip(".")
-    return f"Lightning rejects the settings of trainer or callbacks ({said}); {SHOW}."
+    reason = first_line(error).rstrip(".")
+    return f"Lightning rejects the settings of trainer or callbacks ({reason}); {SHOW}."
 
 
 def _logger(error: BaseException) -> str:
     name = next((name for name in LOGGERS if _of(error, name)), "")
-    said = first_line(error).rstrip(".")
+    reason = first_line(error).rstrip(".")
     return (
-        f"{name} cannot log ({said}); correct logger=..., or choose logger=tensorboard."
+        f"{name} cannot log ({reason}); correct logger=..., or choose logger=tensorboard."
         if name
         else ""
     )
@@ -300,10 +300,10 @@ def _logger(error: BaseException) -> str:
 def _yaml(error: BaseException) -> str:
     if not _of(error, "yaml"):
         return ""
-    said = "; ".join(
+    reason = "; ".join(
         line.strip() for line in str(error).splitlines() if not line.startswith("    ")
     )
-    return f"A YAML file of the configuration cannot be read ({said}); correct it there."
+    return f"A YAML file of the configuration cannot be read ({reason}); correct it there."
 
 
 RULES: tuple[Callable[[BaseException], str], ...] = (

@@ -100,11 +100,11 @@ def test_the_configured_run_trains_and_scores(config: DictConfig, tmp_path: Path
 
     instances = source.evaluation(skeleton)
     assert instances is not None and len(instances) == 12
-    score = build.finish(config, best, source).oks
+    score = build.evaluate_and_export(config, best, source).oks
     expected = evaluate(TorchRunner(best, loaded), instances, skeleton, progress=False).oks
     assert score == pytest.approx(expected, abs=1e-3)
     config.evaluate = False
-    assert build.finish(config, best, source).oks is None
+    assert build.evaluate_and_export(config, best, source).oks is None
 
 
 def test_a_source_without_evaluation_part_has_no_score(
@@ -114,7 +114,7 @@ def test_a_source_without_evaluation_part_has_no_score(
         def evaluation(self, skeleton: Any) -> None:
             return None
 
-    assert build.finish(config, tiny_checkpoint, Unscored()).oks is None
+    assert build.evaluate_and_export(config, tiny_checkpoint, Unscored()).oks is None
 
 
 def test_a_seed_fixes_the_first_weights(config: DictConfig) -> None:
@@ -209,7 +209,7 @@ def test_an_export_can_change_the_upsampling(
     ]
     overrides += ["quant.upsampling_tuning.steps=2", "quant.upsampling_tuning.images=8"]
     config = composed(monkeypatch, "export", *overrides)
-    build.finish(config, tiny_checkpoint, build.source_for(config))
+    build.evaluate_and_export(config, tiny_checkpoint, build.source_for(config))
     manifest = json.loads((tmp_path / "changed/manifest.json").read_text(encoding="utf-8"))
     operators = inspect_onnx(next((tmp_path / "changed").glob("*.onnx"))).operators
     changed = wanted == "transposed"

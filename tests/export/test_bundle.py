@@ -141,7 +141,7 @@ def test_a_file_that_fails_a_check_is_kept_as_rejected(case: Case, tmp_path: Pat
     assert "net_64_int8_pt.rejected.tflite" in names and "net_64_int8_pt.tflite" not in names
     assert "net_64_int8_pc.tflite" in names
     assert not result.passed
-    assert [row.verdict for row in result.rows][-2:] == ["passed", "REJECTED"]
+    assert [row.status for row in result.rows][-2:] == ["passed", "REJECTED"]
     assert read(result.folder, "metrics.json")["artefacts"]["int8_pt"]["report"]["model"] in names
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     print_table(result, console)
@@ -152,7 +152,7 @@ def test_a_file_that_fails_a_check_is_kept_as_rejected(case: Case, tmp_path: Pat
 def test_without_evaluation_people_nothing_is_scored(case: Case, tmp_path: Path) -> None:
     result = case.export(tmp_path / "tiny", scored=False, artefacts=("int8_pc",))
     assert result.passed
-    assert [row.verdict for row in result.rows] == ["reference", *["passed, not scored"] * 2]
+    assert [row.status for row in result.rows] == ["reference", *["passed, not scored"] * 2]
     assert any(check["sentence"].startswith("Not scored") for check in result.checks)
     assert read(result.folder, "metrics.json")["scored"] is False
     print_table(result, Console(quiet=True))

@@ -1,4 +1,4 @@
-"""Names of a sweep's members, and what a failing member does."""
+"""Names of a sweep's runs, and what a failing run does."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("hydra_as_before")
 
 
 def swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *overrides: str) -> list[str]:
-    """Runs folders of the members, as `train.py -m overrides` gives them."""
+    """Folders of the runs, as `train.py -m overrides` gives them."""
     folders: list[str] = []
 
     @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
@@ -267,7 +267,7 @@ def test_a_search_by_optuna_is_a_sweep(
 ) -> None:
     """Accuracy rises with both, time with the square of the side.
 
-    The best members lie on the hull of what was tried.
+    The best runs lie on the hull of what was tried.
     """
 
     def task(config: DictConfig) -> RunResult:

@@ -43,7 +43,7 @@ _FLOAT = (
 )
 
 
-SPOKEN = {"int8_pc": "per channel", "int8_pt": "per tensor"}
+GRANULARITY_NAMES = {"int8_pc": "per channel", "int8_pt": "per tensor"}
 
 
 def granularity(graph: Graph) -> str | None:
@@ -86,8 +86,8 @@ def refused(graph: Graph, profile: Mapping[str, Any], share: float, target: Targ
     if found not in (None, wanted) and target.npu is not None:
         other = target.rules.other_granularity
         return [
-            f"Not estimated: the weights are {SPOKEN[str(found)]}, and the published rows of "
-            f"this board {SPOKEN[wanted]}" + (f" ({other})." if other else ".")
+            f"Not estimated: the weights are {GRANULARITY_NAMES[str(found)]}, and the published"
+            f" rows of this board {GRANULARITY_NAMES[wanted]}" + (f" ({other})." if other else ".")
         ]
     own = target.rules.unconfirmed
     if share > _FOREIGN and not all(name in own for name in unpublished(graph, profile)[0]):
@@ -321,7 +321,8 @@ def _profile_for(graph: Graph, target: Target, named: str | None) -> tuple[str, 
     other, found = profiles()[name].get("other_granularity"), granularity(graph)
     if named is None and other and found not in (None, profiles()[name]["granularity"]):
         return other, [
-            f"The file's weights are {SPOKEN[str(found)]}: profile {other} instead of {name}."
+            f"The file's weights are {GRANULARITY_NAMES[str(found)]}: profile {other} instead of"
+            f" {name}."
         ]
     return name, []
 

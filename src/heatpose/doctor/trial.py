@@ -248,8 +248,8 @@ def _reason(ended: Ended) -> str:
     if ended.status < 0:
         return f"crashed with {signal.Signals(-ended.status).name}"
     lines = [line.strip() for line in ended.text.splitlines() if line.strip()]
-    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     # Lines below the error are general advice.
     advice = ("Set the environment variable HYDRA_FULL_ERROR", BUG)
     lines = [line for line in lines if not line.startswith(advice)]
-    return (said or lines or [f"exit status {ended.status}"])[-1]
+    return (errors or lines or [f"exit status {ended.status}"])[-1]

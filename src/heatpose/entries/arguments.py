@@ -70,9 +70,9 @@ def made_of(key: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        said = first_line(error).rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise HeatposeError(
-            f"The settings of {key} are invalid ({said}); correct {key}.KEY=VALUE."
+            f"The settings of {key} are invalid ({reason}); correct {key}.KEY=VALUE."
         ) from error
 
 

@@ -253,7 +253,7 @@ def source_for(config: DictConfig) -> Source:
     return from_description(description)
 
 
-def finish(config: DictConfig, checkpoint: Path, source: Source) -> RunResult:
+def evaluate_and_export(config: DictConfig, checkpoint: Path, source: Source) -> RunResult:
     """Scores and exports a checkpoint as configured.
 
     Returns:

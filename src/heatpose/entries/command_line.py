@@ -234,22 +234,22 @@ def composing_sentence(
         overrides: Overrides of the command line.
         folders: Configuration folders: built-in, and `--config-dir`.
     """
-    said = first_line(error).rstrip(".")
-    named = re.search(r"'([^']+)'", said)
+    reason = first_line(error).rstrip(".")
+    named = re.search(r"'([^']+)'", reason)
     key = named[1] if named else ""
-    if group := re.search(r"Could not find '([^']+)/([^'/]+)'", said):
+    if group := re.search(r"Could not find '([^']+)/([^'/]+)'", reason):
         return _unknown_choice(group[1], group[2], folders)
-    if "already at" in said or said.startswith("Multiple values for"):
-        key = key if "already at" in said else said.split()[3].rstrip(".")
+    if "already at" in reason or reason.startswith("Multiple values for"):
+        key = key if "already at" in reason else reason.split()[3].rstrip(".")
         written = _as_written(key, overrides)
         return f"{key} is in the configuration already; leave out the +: {written}."
-    if said.startswith(("Could not override", "Could not delete")):
+    if reason.startswith(("Could not override", "Could not delete")):
         return _unknown_key(key, name, overrides, folders)
-    if "primary config" in said:
+    if "primary config" in reason:
         return f"There is no configuration '{key}'; leave out --config-name."
     if cause := foreign_sentence(error):
         return cause
-    return f"The configuration cannot be composed ({said}); correct the settings, {SHOW}."
+    return f"The configuration cannot be composed ({reason}); correct the settings, {SHOW}."
 
 
 def _as_written(key: str, overrides: Sequence[str]) -> str:

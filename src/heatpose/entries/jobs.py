@@ -36,7 +36,7 @@ def train(config: DictConfig) -> RunResult | None:
     build.setup_libraries(config)
     build.check(config)
     trained = train_shared(config, fit_model) if config.shared_weights else fit_model(config)
-    return build.finish(config, *trained) if trained and is_first_process() else None
+    return build.evaluate_and_export(config, *trained) if trained and is_first_process() else None
 
 
 def fit_model(config: DictConfig) -> tuple[Path, Source] | None:
@@ -91,10 +91,12 @@ def export(config: DictConfig) -> RunResult | None:
     build.check(config)
     if config.checkpoint:
         checkpoint = resolve(config.checkpoint, "checkpoint")
-        return build.finish(config, checkpoint, build.source_for(config))
+        return build.evaluate_and_export(config, checkpoint, build.source_for(config))
     skeleton, preprocessing, source = build.build_inputs(config)
     source.prepare()
     module = build.build_module(
         config, build.build_network(config, skeleton), skeleton, preprocessing, source
     )
-    return build.finish(config, training.initial_checkpoint(module, run_folder(config)), source)
+    return build.evaluate_and_export(
+        config, training.initial_checkpoint(module, run_folder(config)), source
+    )

@@ -32,7 +32,7 @@ class Row:
         drop_high: Upper end.
         bytes: Of the file; None for the network.
         milliseconds: Of one image on this machine.
-        verdict: "reference", "passed", "passed, not scored" or "REJECTED".
+        status: "reference", "passed", "passed, not scored" or "REJECTED".
     """
 
     artefact: str
@@ -44,7 +44,7 @@ class Row:
     drop_high: float | None
     bytes: int | None
     milliseconds: float
-    verdict: str
+    status: str
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ def _row(validation: ValidationResult, reference: EvalReport | None) -> Row:
         drop_high=drop.high if drop else None,
         bytes=path.stat().st_size if path else None,
         milliseconds=validation.milliseconds,
-        verdict=_verdict(validation),
+        status=_status(validation),
     )
 
 
-def _verdict(validation: ValidationResult) -> str:
+def _status(validation: ValidationResult) -> str:
     if validation.path is None:
         return "reference"
     if not validation.passed:
@@ -111,10 +111,10 @@ def print_table(result: BundleResult, console: Console | None = None) -> None:
 
     console = console or Console()
     table = Table(title=str(result.folder), title_justify="left")
-    for heading in ("artefact", "OKS %", "drop [95 %]", "KiB", "ms", "verdict"):
-        table.add_column(heading, justify="left" if heading in ("artefact", "verdict") else "right")
+    for heading in ("artefact", "OKS %", "drop [95 %]", "KiB", "ms", "status"):
+        table.add_column(heading, justify="left" if heading in ("artefact", "status") else "right")
     for row in result.rows:
-        table.add_row(*cells(row), style="red" if row.verdict == "REJECTED" else None)
+        table.add_row(*cells(row), style="red" if row.status == "REJECTED" else None)
     if not console.is_terminal:  # rich assumes 80 columns then, and would cut figures
         console.width = max(console.width, 140)
     console.print(table)
@@ -134,11 +134,11 @@ def _print_published(published: Comparison, console: Console) -> None:
 
 
 def cells(row: Row) -> tuple[str, str, str, str, str, str]:
-    """A row as text: artefact, OKS, drop, size, time, verdict."""
+    """A row as text: artefact, OKS, drop, size, time, status."""
     score = "-" if row.oks is None else f"{row.oks:.2f} ± {row.oks_standard_error:.2f}"
     drop = "-" if row.drop is None else f"{row.drop:.2f} [{row.drop_low:.2f}, {row.drop_high:.2f}]"
     size = "-" if row.bytes is None else f"{row.bytes / 1024:.0f}"
-    return row.artefact, score, drop, size, f"{row.milliseconds:.1f}", row.verdict
+    return row.artefact, score, drop, size, f"{row.milliseconds:.1f}", row.status
 
 
 @dataclass

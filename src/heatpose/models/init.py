@@ -314,9 +314,9 @@ def published_file(file: PublishedFile) -> Path:
     try:
         require_writable(folder)
     except HeatposeError as error:
-        said = str(error).partition(";")[0]
+        reason = str(error).partition(";")[0]
         raise HeatposeError(
-            f"{said}, where {file.title} is to be kept; set XDG_CACHE_HOME to another folder, or "
+            f"{reason}, where {file.title} is to be kept; set XDG_CACHE_HOME to another folder, or "
             "init.path=FILE."
         ) from error
     with FileLock(folder / f".{file.name}.lock"):

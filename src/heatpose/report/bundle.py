@@ -179,17 +179,17 @@ def read_bundle(folder: Path) -> Bundle:
         HeatposeError: The manifest is missing or damaged.
     """
     manifest = on_disk.Bundle.read(folder).manifest
-    metrics, said = read_json_object(folder / METRICS), []
+    metrics, missing = read_json_object(folder / METRICS), []
     name = str(manifest.get("name") or folder.resolve().name)
     if metrics is None:
         what = "cannot be read" if (folder / METRICS).exists() else "is missing"
-        said.append(f"'{name}' has no scores: its {METRICS} {what}; export the bundle again.")
+        missing.append(f"'{name}' has no scores: its {METRICS} {what}; export the bundle again.")
     elif not metrics.get("scored"):
-        said.append(
+        missing.append(
             f"'{name}' was not scored, because its export had no evaluation set; add"
             " data.eval_root=FOLDER and export it again."
         )
-    return Bundle(folder, name, manifest, metrics or {}, tuple(said))
+    return Bundle(folder, name, manifest, metrics or {}, tuple(missing))
 
 
 QUANTITIES = {"ms": "ms", "ram_kib": "RAM KiB", "flash_kib": "flash KiB"}

@@ -21,8 +21,8 @@ Artefact = Literal["float32", "int8_pc", "int8_pt"]
 Output = Literal["float32", "int8"]  # output type of an int8 file
 
 # Rules that fail the acceptance check of exported files, whatever their severity.
-_GATED_ALWAYS = {"pad_operator", "transpose_operator", "custom_operator"}
-_GATED_INT8 = _GATED_ALWAYS | {
+_FAILING_ALWAYS = {"pad_operator", "transpose_operator", "custom_operator"}
+_FAILING_INT8 = _FAILING_ALWAYS | {
     "raw_bytes_input",
     "float_operator",
     "weight_granularity_mixed",
@@ -246,7 +246,7 @@ def check_artefact(
     Returns:
         Violations, all of severity "error"; empty if the check passes.
     """
-    checked = _GATED_ALWAYS if expect == "float32" else _GATED_INT8
+    checked = _FAILING_ALWAYS if expect == "float32" else _FAILING_INT8
     violated = [
         replace(finding, severity="error")
         for finding in inspection.findings

@@ -141,10 +141,10 @@ def programmer_aligns() -> bool:
     """Whether STM32CubeProgrammer is 2.21 or newer; True if it is not found."""
     try:
         command = ["STM32_Programmer_CLI", "--version"]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        output = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return True
-    found = re.search(r"version:?\s*v?(\d+)\.(\d+)", said.stdout, re.IGNORECASE)
+    found = re.search(r"version:?\s*v?(\d+)\.(\d+)", output.stdout, re.IGNORECASE)
     return found is None or (int(found[1]), int(found[2])) >= (2, 21)
 
 
