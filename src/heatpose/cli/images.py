@@ -241,7 +241,7 @@ NO_TEACHER = (
 
 
 Photos = Annotated[Path, typer.Argument(help="Folder of images, searched recursively.")]
-Out = Annotated[Path, typer.Option(help="COCO keypoint json to write.")]
+Out = Annotated[Path, typer.Option(help="COCO keypoint JSON to write.")]
 Teacher = Annotated[
     Path | None,
     typer.Option(

@@ -47,14 +47,12 @@ def half(
 def release(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle (exports/NAME).")],
     checkpoint: Annotated[
-        Path, typer.Argument(help="What it was exported from: a checkpoint of heatpose half.")
+        Path, typer.Argument(help="The checkpoint that it was exported from (heatpose half).")
     ],
     out: Annotated[Path, typer.Option(help="The folder to write: exports/released/NAME.")],
     package: Annotated[
         bool | None,
-        typer.Option(
-            help="Whether the wheel has this network; by default those with an input of 192."
-        ),
+        typer.Option(help="Include this network in the wheel; by default if its input is 192."),
     ] = None,
     weights: Annotated[
         str | None,
@@ -65,7 +63,7 @@ def release(
         typer.Option(help="Origin and licence of the training data; else as the export has it."),
     ] = None,
 ) -> None:
-    """Make the folder of a released network out of a bundle: int8 files and float16 weights."""
+    """Write the folder of a released network from a bundle: int8 files and float16 weights."""
     from heatpose.export.release import write_release
 
     terms = {key: text for key, text in (("weights", weights), ("data", data)) if text}

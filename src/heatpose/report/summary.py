@@ -90,7 +90,7 @@ def _loss_tile(bundle: Bundle, deployed: Artefact) -> Tile:
     message, mark = interval(deployed.entry), ""
     if limit is not None:
         message, mark = f"{message}, the limit is {limit:g}", "good" if drop <= limit else "bad"
-    return "lost to the float network", f"{drop:.2f} points", message, mark
+    return "lost against the float network", f"{drop:.2f} points", message, mark
 
 
 def limit_of(bundle: Bundle, kind: str) -> float | None:
