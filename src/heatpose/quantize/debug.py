@@ -292,7 +292,6 @@ def _decibels(signal: Iterable[float], noise: Iterable[float]) -> float:
     return float(10 * np.log10(loud / left)) if left > _SILENT and loud > 0 else float("inf")
 
 
-INT8_ARTEFACTS = ("int8_pc", "int8_pt")
 _LAYER_IMAGES = 16
 _TOLD = 8  # layers that the terminal shows
 

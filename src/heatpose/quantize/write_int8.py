@@ -2,7 +2,8 @@
 
 The float file comes from onnx2tf and TensorFlow, which decide operators, layout, padding and fused
 activations. TensorFlow's own quantiser only supports min-max ranges; here every scale, zero point,
-weight and bias is the plan's, so the file computes what was simulated. Specification: https://ai.google.dev/edge/litert/models/quantization_spec.
+weight and bias is the plan's, so the file computes what was simulated. Specification:
+https://ai.google.dev/edge/litert/models/quantization_spec.
 """
 
 from __future__ import annotations
