@@ -31,6 +31,22 @@ from heatpose.pose.skeleton import ST_13
 Array = NDArray[np.float64]
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_strided_depthwise_convolutions_keep_float32_in_mixed_precision_on_a_cpu(
+    stride: int,
+) -> None:
+    torch.manual_seed(0)
+    block = ConvBlock(8, 8, 3, stride, depthwise=True, norm=False)
+    x = torch.randn(2, 8, 12, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = block(x.bfloat16())
+    exact = block(x.bfloat16().float())
+    assert torch.equal(mixed.float(), exact) == (stride == 2)
+    assert mixed.dtype == (torch.float32 if stride == 2 else torch.bfloat16)
+    mixed.float().sum().backward()
+    assert block.conv.weight.grad is not None and block.conv.weight.grad.dtype == torch.float32
+
+
 def same_convolution(x: Array, weight: Array, stride: int, depthwise: bool) -> Array:
     """TensorFlow's SAME: the output has ceil(in / stride) rows.
 

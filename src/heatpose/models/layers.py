@@ -63,6 +63,9 @@ class ConvBlock(nn.Module):
             activation
         ]()
         self.pads = stride == 2 and kernel == 3
+        # On CPUs the gradients of these layers take 2 to 10 times as long in bfloat16 as in float32
+        # (oneDNN): a quarter of an optimiser step.
+        self.full_precision = depthwise and stride == 2
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
@@ -71,7 +74,12 @@ class ConvBlock(nn.Module):
         """f32[B, C, H, W] -> f32[B, C', H / stride, W / stride]; H and W are even for stride 2."""
         if self.pads:
             x = functional.pad(x, (0, 1, 0, 1))
-        x = self.activation(self.norm(self.conv(x)))
+        if self.full_precision and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                x = self.conv(x.float())
+        else:
+            x = self.conv(x)
+        x = self.activation(self.norm(x))
         return x
 
 
