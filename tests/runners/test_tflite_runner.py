@@ -22,6 +22,7 @@ pytest.importorskip("ai_edge_litert", reason="the export extra is not installed"
 
 SHARED = Path(os.environ.get("HEATPOSE_SHARED", Path(__file__).parents[3] / "shared"))
 GOOGLE = SHARED / "models" / "movenet_singlepose_lightning_int8_4.tflite"
+RELEASED = Path(__file__).parents[2] / "exports" / "released" / "st_movenet_17kpt_192"
 MAPS = (
     "float_logits",
     "float_probabilities",
@@ -93,6 +94,30 @@ def test_a_batch_is_its_images(tflite_files: Path, blocks: NDArray[np.uint8]) ->
         together, np.concatenate([runner.predict(image[None]) for image in images])
     )
     assert len(np.unique(together[:, 0, :2], axis=0)) > 2  # images do not run into each other
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_batch_on_several_threads_is_its_images_on_one(
+    name: str, tflite_files: Path, blocks: NDArray[np.uint8]
+) -> None:
+    path, images = tflite_files / f"{name}.tflite", _moved(blocks, 7)
+    one = open_runner(path, threads=1).heatmaps(images)
+    assert len(np.unique(one.reshape(7, -1), axis=0)) == 7  # a wrong order would be seen
+    for threads in (2, 3, 16):
+        assert np.array_equal(open_runner(path, threads=threads).heatmaps(images), one)
+
+
+def test_threads_do_not_change_a_released_network(blocks: NDArray[np.uint8]) -> None:
+    path = next(RELEASED.glob("*int8_pc.tflite"))
+    images = _moved(blocks.repeat(3, 1).repeat(3, 2), 5)
+    one, two = (open_runner(path, threads=threads).heatmaps(images) for threads in (1, 2))
+    alone = np.concatenate([open_runner(path, threads=2).heatmaps(image[None]) for image in images])
+    assert np.array_equal(one, two) and np.array_equal(one, alone)
+
+
+def _moved(image: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """`count` images, each moved by four columns from the one before."""
+    return np.concatenate([np.roll(image, 4 * step, 2) for step in range(count)])
 
 
 def test_int8_heatmaps_are_the_interpreters_dequantised(tflite_files: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -256,7 +257,7 @@ def _batches(
     def read(person: Person) -> NDArray[np.uint8]:
         return preprocessing.resize(labelled_image(person))
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         ahead = [pool.submit(read, person) for person in instances[:BATCH]]
         for start in range(0, len(instances), BATCH):
             current = ahead

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,10 @@ _INTEGERS = ("int8", "uint8", "int16", "int32", "int64")
 
 
 class TFLiteRunner:
-    """A `PoseRunner` for a TFLite file; runs images one by one, because the file's batch size is 1.
+    """A `PoseRunner` for a TFLite file, whose batch size is 1.
+
+    One image uses all threads. Of several images each thread runs its share on an interpreter of
+    its own, which needs less processor time than all threads on each image.
 
     Args:
         path: The file.
@@ -76,10 +81,13 @@ class TFLiteRunner:
         self._input = input_encoding(path, graph)
         self.size = self._input.size
         check_size(path, self.size, size)
-        threads = threads or os.cpu_count() or 1
+        self._threads = threads or os.cpu_count() or 1
+        # The content, not the path: a change of a memory-mapped file would end the process.
+        self._open = partial(_interpreter, path.read_bytes(), reference_kernels)
+        self._of_threads: list[Any] = []
         with _translated(path):
-            self._interpreter = _interpreter(path, threads, reference_kernels)
-            self.kernels = _kernels(self._interpreter, threads, reference_kernels)
+            self._interpreter = self._open(self._threads)
+            self.kernels = _kernels(self._interpreter, self._threads, reference_kernels)
             # the interpreter resolves shapes that the file leaves open
             shapes = [
                 tuple(entry["shape"].tolist()) for entry in self._interpreter.get_output_details()
@@ -104,7 +112,7 @@ class TFLiteRunner:
             raise HeatposeError(f"'{self.path}' includes its decode and does not output heatmaps.")
         check_images(images, self.size)
         return np.concatenate(
-            [heatmaps_of(self._run(image), self._spec.layout) for image in images]
+            [heatmaps_of(self._real(each), self._spec.layout) for each in self._stored(images)]
         )
 
     def predict(self, images: NDArray[np.uint8], decode: str = "argmax") -> NDArray[np.float32]:
@@ -116,7 +124,7 @@ class TFLiteRunner:
     ) -> Callable[[], NDArray[np.float32]]:
         """See `Deferring.later`."""
         check_images(images, self.size)
-        stored = [self._stored(image) for image in images]
+        stored = self._stored(images)
         return lambda: np.concatenate([self._pose(self._real(values), decode) for values in stored])
 
     def _pose(self, values: NDArray[np.float32], decode: str) -> NDArray[np.float32]:
@@ -127,27 +135,39 @@ class TFLiteRunner:
             heatmaps_of(values, self._spec.layout), decode, self._probabilities
         )
 
-    def _run(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The output with the pose for u8[S, S, 3], dequantised."""
-        return self._real(self._stored(image))
+    def _stored(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """The outputs with the poses for u8[B, S, S, 3], quantised; copies."""
+        workers = min(self._threads, len(images))
+        if workers < 2:
+            return [self._invoke(self._interpreter, image) for image in images]
+        with _translated(self.path):
+            while len(self._of_threads) < workers:
+                self._of_threads.append(self._open(1))
 
-    def _stored(self, image: NDArray[np.uint8]) -> NDArray[Any]:
-        """The output with the pose for u8[S, S, 3], quantised; a copy."""
-        self._interpreter.set_tensor(self._input.index, self._input.fill(image, self.input))
+        def share(worker: int) -> list[NDArray[Any]]:
+            interpreter = self._of_threads[worker]
+            return [self._invoke(interpreter, image) for image in images[worker::workers]]
+
+        with ThreadPoolExecutor(workers) as pool:
+            shares = list(pool.map(share, range(workers)))
+        return [shares[i % workers][i // workers] for i in range(len(images))]
+
+    def _invoke(self, interpreter: Any, image: NDArray[np.uint8]) -> NDArray[Any]:
+        interpreter.set_tensor(self._input.index, self._input.fill(image, self.input))
         try:
-            self._interpreter.invoke()
+            interpreter.invoke()
         except (RuntimeError, ValueError) as error:
             raise HeatposeError(
                 f"'{self.path}' stopped while it ran ({first_line(error)})."
             ) from error
-        stored: NDArray[Any] = self._interpreter.get_tensor(self._output.index)
+        stored: NDArray[Any] = interpreter.get_tensor(self._output.index)
         return stored
 
     def _real(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         return replace(self._output, data=stored, shape=stored.shape).dequantized()
 
 
-def _interpreter(path: Path, threads: int, reference_kernels: bool) -> Any:
+def _interpreter(content: bytes, reference_kernels: bool, threads: int) -> Any:
     try:
         # part of the extra `export`
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -156,9 +176,8 @@ def _interpreter(path: Path, threads: int, reference_kernels: bool) -> Any:
             "Running TFLite files needs ai-edge-litert: pip install 'heatpose[export]'."
         ) from error
     resolver = OpResolverType.BUILTIN_REF if reference_kernels else OpResolverType.AUTO
-    # The content, not the path: a change of a memory-mapped file would end the process.
     interpreter = Interpreter(
-        model_content=path.read_bytes(), num_threads=threads, experimental_op_resolver_type=resolver
+        model_content=content, num_threads=threads, experimental_op_resolver_type=resolver
     )
     interpreter.allocate_tensors()
     return interpreter
