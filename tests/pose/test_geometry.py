@@ -284,7 +284,11 @@ def test_a_batch_is_sampled_as_by_hand(
         exact = sampled_by_hand(image, inverse, nearest, 32)
         found = np.abs(batch[number].permute(1, 2, 0).numpy() - exact)
         assert (found > 1).mean() < 0.002
-        one = np.abs(geometry.warp_one(image, inverse, nearest, 32).astype(float) - exact)
+        squares = np.full((3, 32, 32, 3), 7, np.uint8)
+        warped = geometry.warp_one(image, inverse, nearest, 32, out=squares[1])
+        assert np.shares_memory(warped, squares) and (squares[[0, 2]] == 7).all()
+        np.testing.assert_array_equal(squares[1], geometry.warp_one(image, inverse, nearest, 32))
+        one = np.abs(warped.astype(float) - exact)
         assert (one > (1 if nearest else 8)).mean() < 0.005 and one.mean() < 1.5
 
 

@@ -385,7 +385,7 @@ def _sample_images(samples: Sequence[AugmentedSample], size: int) -> Tensor:
     """
     images = np.empty((len(samples), size, size, 3), np.uint8)
     for image, sample in zip(images, samples, strict=True):
-        image[:] = geometry.warp_one(sample.pixels, sample.inverse, sample.nearest, size)
+        geometry.warp_one(sample.pixels, sample.inverse, sample.nearest, size, out=image)
     return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 

@@ -170,7 +170,11 @@ def warp_batch(
 
 
 def warp_one(
-    pixels: NDArray[np.uint8], inverse: Matrix, nearest: bool, size: int
+    pixels: NDArray[np.uint8],
+    inverse: Matrix,
+    nearest: bool,
+    size: int,
+    out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
     """`warp_batch` for one image, optimised for the CPU.
 
@@ -183,13 +187,15 @@ def warp_one(
         inverse: Input pixels -> image pixels.
         nearest: Nearest sampling, else bilinear.
         size: Side S of the result.
+        out: Takes the result, u8[S, S, 3], contiguous; a new array if None.
 
     Returns:
         u8[S, S, 3].
     """
+    square = np.empty((size, size, 3), np.uint8) if out is None else out
     if nearest and not inverse[0, 1] and not inverse[1, 0]:
-        return _rows_and_columns(pixels, inverse, size)
-    if (opencv := _opencv()) is None:
+        _rows_and_columns(pixels, inverse, square)
+    elif (opencv := _opencv()) is None:
         import torch
 
         warped = warp_batch(
@@ -198,25 +204,27 @@ def warp_one(
             nearest,
             size,
         )[0]
-        return warped.permute(1, 2, 0).numpy()
-    centred = inverse.copy()  # OpenCV's frames begin at pixel centres
-    centred[:, 2] += (inverse[:, 0] + inverse[:, 1]) / 2 - 0.5 + (ON_EDGE if nearest else 0)
-    flags = opencv.WARP_INVERSE_MAP | (opencv.INTER_NEAREST if nearest else opencv.INTER_LINEAR)
-    square: NDArray[np.uint8] = opencv.warpAffine(pixels, centred, (size, size), flags=flags)
+        square[:] = warped.permute(1, 2, 0).numpy()
+    else:
+        centred = inverse.copy()  # OpenCV's frames begin at pixel centres
+        centred[:, 2] += (inverse[:, 0] + inverse[:, 1]) / 2 - 0.5 + (ON_EDGE if nearest else 0)
+        flags = opencv.WARP_INVERSE_MAP | (opencv.INTER_NEAREST if nearest else opencv.INTER_LINEAR)
+        opencv.warpAffine(pixels, centred, (size, size), dst=square, flags=flags)
     return square
 
 
-def _rows_and_columns(pixels: NDArray[np.uint8], inverse: Matrix, size: int) -> NDArray[np.uint8]:
-    at = np.arange(size) + 0.5
+def _rows_and_columns(
+    pixels: NDArray[np.uint8], inverse: Matrix, square: NDArray[np.uint8]
+) -> None:
+    at = np.arange(len(square)) + 0.5
     (scale_x, _, x), (_, scale_y, y) = inverse + [[0, 0, ON_EDGE]]
     columns, rows = (
         np.floor(at * scale_x + x).astype(np.intp),
         np.floor(at * scale_y + y).astype(np.intp),
     )
-    warped: NDArray[np.uint8] = pixels.take(rows, 0, mode="clip").take(columns, 1, mode="clip")
-    warped[(rows < 0) | (rows >= pixels.shape[0])] = 0
-    warped[:, (columns < 0) | (columns >= pixels.shape[1])] = 0
-    return warped
+    pixels.take(rows, 0, mode="clip").take(columns, 1, out=square, mode="clip")
+    square[(rows < 0) | (rows >= pixels.shape[0])] = 0
+    square[:, (columns < 0) | (columns >= pixels.shape[1])] = 0
 
 
 @cache
