@@ -216,7 +216,14 @@ def write_curve(path: Path, curve: Sequence[tuple[int, float, float]]) -> None:
     figure = make_subplots(specs=[[{"secondary_y": True}]])
     figure.add_trace(go.Scatter(x=epochs, y=losses, name="training loss"))
     figure.add_trace(go.Scatter(x=epochs, y=scores, name="held-out OKS, %"), secondary_y=True)
-    figure.update_layout(title="Learning curve", xaxis_title="epoch")
+    figure.update_layout(
+        title="Learning curve",
+        xaxis_title="epoch",
+        yaxis_title="training loss",
+        # own round ticks; without lines, which would cross those of the loss
+        yaxis2={"title": "held-out OKS, %", "tickmode": "auto", "showgrid": False},
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"},
+    )
     with atomic_write(path) as part:
         figure.write_html(part, include_plotlyjs=True)
 
