@@ -33,14 +33,16 @@ Point = tuple[float, float, float, str]
 
 
 def released(folder: Path) -> dict[str, list[Point]]:
-    """The int8 files of all released networks, by number of keypoints and images."""
+    """The int8 files of all released networks, by number of keypoints, training data and images."""
     found: dict[str, list[Point]] = defaultdict(list)
     for path in sorted(folder.glob("*/metrics.json")):
+        data = ", COCO and Open Images" if path.parent.name.endswith("_open") else ""
         artefacts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["artefacts"]
         for variant in VARIANTS:
             report = (artefacts.get(variant) or {}).get("report")
             if report is not None:
-                label = f"Heatpose, {report['keypoints']} keypoints ({report['images']} images)"
+                people = f"Heatpose, {report['keypoints']} keypoints{data}"
+                label = f"{people} ({report['images']} images)"
                 size = float(report["protocol"]["resolution"])
                 found[label].append((size, report["oks"], report["oks_standard_error"], variant))
     return found
