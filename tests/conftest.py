@@ -180,13 +180,10 @@ class TinyRun:
     ) -> lightning.Trainer:
         """Checkpoints and averaging as configured by default, and a table of what was logged."""
         import lightning
-        from lightning.pytorch.callbacks import (
-            EMAWeightAveraging,
-            ModelCheckpoint,
-            ProgressBar,
-        )
+        from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
         from lightning.pytorch.loggers import CSVLogger
 
+        from heatpose.training.callbacks import AveragedWeights
         from heatpose.training.fit import callbacks_of
 
         best = ModelCheckpoint(
@@ -198,7 +195,7 @@ class TinyRun:
         )
         last = ModelCheckpoint(filename="last", enable_version_counter=False)
         configured = callbacks_of(
-            {"best": best, "last": last, "ema": EMAWeightAveraging(decay=decay)}, self.folder
+            {"best": best, "last": last, "ema": AveragedWeights(decay)}, self.folder
         )
         return lightning.Trainer(
             max_epochs=epochs,

@@ -146,7 +146,7 @@ def test_the_trainer_has_the_configured_callbacks(config: DictConfig, tmp_path: 
     kinds = [type(callback).__name__ for callback in trainer.callbacks]
     assert (
         kinds.count("ModelCheckpoint") == 2
-        and "EMAWeightAveraging" in kinds
+        and "AveragedWeights" in kinds
         and "EarlyStopping" in kinds
     )
     assert any(isinstance(callback, PredictionGrid) for callback in trainer.callbacks)

@@ -26,20 +26,21 @@ def squared_distance(points: torch.Tensor, b: int, k: int, v: int, u: int) -> fl
     return (x - (u + 0.5) * STRIDE) ** 2 + (y - (v + 0.5) * STRIDE) ** 2
 
 
-def test_every_cell_has_the_distance_of_its_centre() -> None:
-    points = some_points()
-    d2 = codec.squared_distances(points, CELLS, STRIDE)
-    assert d2.shape == (3, 5, CELLS, CELLS)
-    for index in np.ndindex(*d2.shape):
-        assert d2[index].item() == pytest.approx(
-            squared_distance(points, *index), rel=1e-4, abs=1e-3
-        )
+def test_every_cell_has_the_gaussian_of_its_centre() -> None:
+    points, spread = some_points(), 50 + 900 * torch.rand(3, 5)
+    found = codec.gaussians(points, spread, CELLS, STRIDE)
+    assert found.shape == (3, 5, CELLS, CELLS)
+    for index in np.ndindex(*found.shape):
+        want = math.exp(-squared_distance(points, *index) / spread[index[:2]].item())
+        assert found[index].item() == pytest.approx(want, rel=1e-4, abs=1e-7)
 
 
 def test_the_point_on_a_centre_and_the_edges_of_the_input() -> None:
-    d2 = codec.squared_distances(torch.tensor([[[2.0, 6.0], [0.0, 0.0], [48.0, 48.0]]]), CELLS)
-    assert d2[0, 0].argmin().item() == 1 * CELLS + 0 and d2[0, 0, 1, 0].item() == 0
-    assert d2[0, 1, 0, 0].item() == d2[0, 2, -1, -1].item() == 8
+    points = torch.tensor([[[2.0, 6.0], [0.0, 0.0], [48.0, 48.0]]])
+    found = codec.gaussians(points, 8.0, CELLS)
+    assert found[0, 0].argmax().item() == 1 * CELLS + 0 and found[0, 0, 1, 0].item() == 1
+    corners = found[0, 1, 0, 0].item(), found[0, 2, -1, -1].item()
+    assert corners == pytest.approx((math.exp(-1), math.exp(-1)))
 
 
 @pytest.mark.parametrize("sigma", [1.0, 2.0, 3.5])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
@@ -25,6 +25,7 @@ from heatpose.models.checkpoint import KEY, load_checkpoint
 from heatpose.pose.preprocessing import Preprocessing
 from heatpose.pose.skeleton import ST_13
 from heatpose.training import fit as training
+from heatpose.training.callbacks import AveragedWeights
 
 
 class Stops(lightning.Callback):
@@ -423,7 +424,7 @@ def test_callbacks_get_the_runs_folder_and_nulls_are_left_out(tmp_path: Path) ->
     assert checkpoint.dirpath == str(tmp_path / "checkpoints")
     assert not training.callbacks_of({"ema": None}, tmp_path)
     assert isinstance(
-        training.callbacks_of({"ema": EMAWeightAveraging()}, tmp_path)[0], EMAWeightAveraging
+        training.callbacks_of({"ema": AveragedWeights()}, tmp_path)[0], AveragedWeights
     )
 
 
@@ -438,7 +439,7 @@ def test_averaged_weights_keep_the_norms_own_statistics(tiny_run: Any) -> None:
     trainer = tiny_run.trainer(1)
     trainer.callbacks = [
         averaging,
-        *(c for c in trainer.callbacks if not isinstance(c, EMAWeightAveraging)),
+        *(c for c in trainer.callbacks if not isinstance(c, WeightAveraging)),
     ]
     training.fit(tiny_run.module(), tiny_run.data(), trainer, None)
     saved = torch.load(tiny_run.folder / "checkpoints" / "last.ckpt", weights_only=True)

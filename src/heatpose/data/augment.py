@@ -309,13 +309,18 @@ class Photometric:
         Returns:
             f32[B, 3, S, S] in 0..255.
         """
+        import torch
+
         x = images.float()
         saturation, contrast, brightness = draws[:, :, None, None, None].unbind(1)
         grey = x.mean(1, keepdim=True)
-        x = grey + (x - grey) * (1 + self.saturation * saturation)
         mean = grey.mean((-1, -2), keepdim=True)
-        x = mean + (x - mean) * (1 + self.contrast * contrast) + 255 * self.brightness * brightness
-        return x.clamp_(0, 255)
+        colourful, contrasted = 1 + self.saturation * saturation, 1 + self.contrast * contrast
+        # grey + (x - grey) * colourful, then mean + (that - mean) * contrasted + 255 * brightness,
+        # with the terms without x collected: they have one channel.
+        constant = mean * (1 - contrasted) + 255 * self.brightness * brightness
+        shift = torch.addcmul(constant, grey, (1 - colourful) * contrasted)
+        return torch.addcmul(shift, x, colourful * contrasted).clamp_(0, 255)
 
 
 COLUMNS = 7
