@@ -23,8 +23,8 @@ DECODES = ("argmax", "refined")
 def gaussians(points: Tensor, spread: Tensor | float, cells: int, stride: int = 4) -> Tensor:
     """exp(-d^2 / spread), d from every cell's centre to every keypoint.
 
-    The product of one exponential per column and one per row, which a map of exponentials takes
-    several times as long for.
+    Computed as the product of one exponential per column and one per row; a map of exponentials
+    takes several times as long.
 
     Args:
         points: f32[B, K, 2] (x, y) in input pixels.
