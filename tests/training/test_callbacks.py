@@ -1,4 +1,4 @@
-"""The image grid in the logger, and the progress bar's numbers."""
+"""Averaged weights, the image grid in the logger, and the progress bar's numbers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,44 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from heatpose.errors import HeatposeError
 from heatpose.models.checkpoint import load_checkpoint
 from heatpose.training import fit as training
-from heatpose.training.callbacks import KEPT, Divergence, PredictionGrid, diverged
+from heatpose.training.callbacks import (
+    KEPT,
+    AveragedWeights,
+    Divergence,
+    PredictionGrid,
+    diverged,
+)
+
+
+@pytest.mark.parametrize(("use_buffers", "every"), [(False, 1), (True, 2)])
+def test_averages_are_those_of_lightning(use_buffers: bool, every: int) -> None:
+    options = {"decay": 0.7, "use_buffers": use_buffers, "update_every_n_steps": every}
+    module: Any = lightning.LightningModule()
+    module.layers = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    both: list[Any] = [AveragedWeights(**options), EMAWeightAveraging(**options)]  # type: ignore[arg-type]
+    for callback in both:
+        callback.setup(SimpleNamespace(), module, "fit")
+    for step in range(5):
+        module.layers(torch.randn(8, 3))  # moves the statistics
+        with torch.no_grad():
+            for weight in module.parameters():
+                weight.add_(torch.randn_like(weight))
+        for callback in both:
+            callback.on_train_batch_end(
+                SimpleNamespace(global_step=step + 1), module, None, None, step
+            )
+    ours, theirs = (callback._average_model.module.state_dict() for callback in both)
+    assert ours.keys() == theirs.keys() == module.state_dict().keys()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value)
+    assert not torch.allclose(ours["layers.0.weight"], module.layers[0].weight)
 
 
 class ImageStore:

@@ -16,7 +16,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from numpy.typing import NDArray
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -32,20 +32,40 @@ from heatpose.utils.files import write_image
 GRID = "predictions.png"
 
 
-class AveragedWeights(WeightAveraging):
-    """Exponential moving average of the weights, updated after every step.
+class AveragedWeights(EMAWeightAveraging):
+    """Lightning's exponential moving average of the weights, all tensors in one operation.
 
-    All tensors in one operation: Lightning's `EMAWeightAveraging` takes them one by one, which is
-    3 % of a training step on a processor.
+    One by one they take 3 % of a training step on a processor.
 
     Args:
         decay: Share of the average that stays, in [0, 1].
         use_buffers: Whether buffers, such as the statistics of batch norm, are averaged.
+        device: Of the averaged weights; that of the network if None.
+        update_every_n_steps: Steps between updates.
+        update_starting_at_step: First step of an update; None for the first.
+        update_starting_at_epoch: Epoch from which it is also updated at the end of each; None for
+            none.
     """
 
-    def __init__(self, decay: float = 0.998, use_buffers: bool = False) -> None:
-        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        super().__init__(use_buffers=use_buffers, multi_avg_fn=average)
+    def __init__(
+        self,
+        decay: float = 0.998,
+        use_buffers: bool = False,
+        device: torch.device | str | int | None = None,
+        update_every_n_steps: int = 1,
+        update_starting_at_step: int | None = None,
+        update_starting_at_epoch: int | None = None,
+    ) -> None:
+        super().__init__(
+            device,
+            use_buffers,
+            decay,
+            update_every_n_steps,
+            update_starting_at_step,
+            update_starting_at_epoch,
+        )
+        # Lightning's class always gives the function for single tensors.
+        self._kwargs = {"multi_avg_fn": get_ema_multi_avg_fn(decay)}  # type: ignore[no-untyped-call]
 
 
 class PredictionGrid(Callback):
