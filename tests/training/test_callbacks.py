@@ -31,10 +31,14 @@ from heatpose.training.callbacks import (
 
 @pytest.mark.parametrize(("use_buffers", "every"), [(False, 1), (True, 2)])
 def test_averages_are_those_of_lightning(use_buffers: bool, every: int) -> None:
-    options = {"decay": 0.7, "use_buffers": use_buffers, "update_every_n_steps": every}
+    options: dict[str, Any] = {
+        "decay": 0.7,
+        "use_buffers": use_buffers,
+        "update_every_n_steps": every,
+    }
     module: Any = lightning.LightningModule()
     module.layers = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
-    both: list[Any] = [AveragedWeights(**options), EMAWeightAveraging(**options)]  # type: ignore[arg-type]
+    both: list[Any] = [AveragedWeights(**options), EMAWeightAveraging(**options)]
     for callback in both:
         callback.setup(SimpleNamespace(), module, "fit")
     for step in range(5):

@@ -65,7 +65,8 @@ class AveragedWeights(EMAWeightAveraging):
             update_starting_at_epoch,
         )
         # Lightning's class always gives the function for single tensors.
-        self._kwargs = {"multi_avg_fn": get_ema_multi_avg_fn(decay)}  # type: ignore[no-untyped-call]
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self._kwargs = {"multi_avg_fn": average}
 
 
 class PredictionGrid(Callback):
