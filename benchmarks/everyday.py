@@ -290,8 +290,8 @@ def predict_rows(given: argparse.Namespace) -> list[Row]:
             seconds.clear()
         image = timed("decode", decode_image, path).pixels
         resized = timed("resize", estimator.resize, image)
-        answer = timed("network", estimator.ask, resized)
-        pose = timed("pose", answer)
+        pending = timed("network", estimator.run, resized)
+        pose = timed("pose", pending)
         drawn = timed("draw", drawing.image, image, [pose])
         timed("write", save_image, target, drawn)
     medians = {part: statistics.median(of) for part, of in seconds.items()}

@@ -96,7 +96,7 @@ def _network_thread(estimator: Estimator, frames: list[Frame]) -> float:
         start = time.thread_time()
         interpreter.invoke()
         middle = time.thread_time()
-        tracker.ask(frame, prepared)
+        tracker.run(frame, prepared)
         shares.append((middle - start) / (time.thread_time() - middle))
     return statistics.median(shares)
 

@@ -1,4 +1,4 @@
-"""A teacher's answers on disk.
+"""A teacher's predictions on disk.
 
 Made once, for what they were made from, and safe against a killed build.
 """
@@ -60,7 +60,7 @@ def settings(teachers: Teachers, tmp_path: Path) -> DistillSettings:
     return DistillSettings(str(teachers("maps")), folder=str(tmp_path / "kept"))
 
 
-def test_answers_are_those_of_the_teacher_to_a_byte(
+def test_predictions_are_those_of_the_teacher_to_a_byte(
     settings: DistillSettings, dotted: list[Person], teachers: Teachers
 ) -> None:
     kept = teacher_maps(settings, dotted, DOTS, progress=False)
@@ -68,15 +68,15 @@ def test_answers_are_those_of_the_teacher_to_a_byte(
     teacher = Teacher(open_runner(teachers("maps")), DOTS)
     for i, person in enumerate(dotted):
         box = view_box(person, settings.margin)
-        answer = teacher.ask(show(person, box, SIZE)[None])
-        assert answer.maps is not None
+        prediction = teacher.predict(show(person, box, SIZE)[None])
+        assert prediction.maps is not None
         back = (kept.maps[i] / 255 - 1) * RANGE
         np.testing.assert_allclose(
-            back, np.maximum(answer.maps[0], -RANGE), atol=RANGE / 255 / 2 + 1e-5
+            back, np.maximum(prediction.maps[0], -RANGE), atol=RANGE / 255 / 2 + 1e-5
         )
-        want = [box[0], box[1]] + answer.points[0] * (box[2] - box[0])
+        want = [box[0], box[1]] + prediction.points[0] * (box[2] - box[0])
         np.testing.assert_allclose(kept.points[i], want, atol=1e-4)
-        np.testing.assert_array_equal(kept.scores[i], answer.scores[0])
+        np.testing.assert_array_equal(kept.scores[i], prediction.scores[0])
         assert np.abs(kept.points[i] - person.keypoints)[person.labelled].max() < 2
     assert kept.agreement(dotted, DOTS) > 95
     # averaged weights copy the module; the maps of all of COCO are gigabytes
@@ -145,7 +145,7 @@ def test_a_folder_is_valid_only_for_its_inputs(
         cache_key(runner, dotted, DOTS, replace(settings, **changed))
         for changed in ({"weight": 9.0}, {"temperature": 2.0}, {"fill": True})
     ]
-    assert set(same) == {names[0]}  # what is done with the answers changes none of them
+    assert set(same) == {names[0]}  # what is done with the predictions changes none of them
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_teacher_without_its_bundle_needs_options(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Names and normalisation are settings, told where assumed; the answers are the bundle's."""
+    """Names and normalisation are settings, told where assumed; predictions are the bundle's."""
     right = teacher_maps(settings, dotted, DOTS, progress=False)
     assert "distill." in capsys.readouterr().out  # its manifest states the names alone
     lonely = replace(settings, path=str(tmp_path / "lonely.onnx"))

@@ -1,4 +1,4 @@
-"""Teachers' answers: keypoints in the student's order, maps in one layout."""
+"""Teachers' predictions: keypoints in the student's order, maps in one layout."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 from heatpose.data.sample import Person
 from heatpose.distill.teacher import (
-    Answer,
+    Prediction,
     Teacher,
     as_logits,
-    mean_answer,
+    mean_prediction,
     mirrored,
     show,
     sources,
@@ -36,12 +36,12 @@ def test_it_finds_the_dots(teachers: Teachers, dotted: list[Person]) -> None:
     teacher = Teacher(open_runner(teachers("maps")), DOTS)
     for margin in (1.0, 1.5, None):
         boxes = [view_box(person, margin) for person in dotted]
-        answer = teacher.ask(
+        prediction = teacher.predict(
             np.stack([show(person, box, SIZE) for person, box in zip(dotted, boxes, strict=True)])
         )
-        assert answer.maps is not None and answer.maps.shape == (9, 3, SIZE // 4, SIZE // 4)
-        assert (answer.maps.max((-1, -2)) == 0).all()
-        for person, box, points in zip(dotted, boxes, answer.points, strict=True):
+        assert prediction.maps is not None and prediction.maps.shape == (9, 3, SIZE // 4, SIZE // 4)
+        assert (prediction.maps.max((-1, -2)) == 0).all()
+        for person, box, points in zip(dotted, boxes, prediction.points, strict=True):
             found = geometry.apply(geometry.invert(view_matrix(box)), points)
             error = np.abs(found - person.keypoints)[person.labelled]
             # half a cell
@@ -66,12 +66,12 @@ def test_a_sample_is_the_image_and_black_beyond_it(dotted: list[Person]) -> None
 
 
 def test_a_decoded_teacher_gives_points_alone(teachers: Teachers) -> None:
-    answer = Teacher(open_runner(teachers("pose")), DOTS).ask(
+    prediction = Teacher(open_runner(teachers("pose")), DOTS).predict(
         np.zeros((2, SIZE, SIZE, 3), np.uint8)
     )
-    assert answer.maps is None
+    assert prediction.maps is None
     np.testing.assert_allclose(
-        np.concatenate([answer.points, answer.scores[..., None]], -1),
+        np.concatenate([prediction.points, prediction.scores[..., None]], -1),
         np.array([POSE, POSE]).reshape(2, 3, 3),
         rtol=1e-6,
     )
@@ -79,11 +79,11 @@ def test_a_decoded_teacher_gives_points_alone(teachers: Teachers) -> None:
 
 def test_keypoints_are_found_by_name(teachers: Teachers) -> None:
     other = Skeleton("other", ["blue", "red"], [0.1, 0.1])
-    answer = Teacher(open_runner(teachers("pose")), other).ask(
+    prediction = Teacher(open_runner(teachers("pose")), other).predict(
         np.zeros((1, SIZE, SIZE, 3), np.uint8)
     )
-    np.testing.assert_allclose(answer.points[0], [POSE[6:8], POSE[0:2]], rtol=1e-6)
-    np.testing.assert_allclose(answer.scores[0], [POSE[8], POSE[2]], rtol=1e-6)
+    np.testing.assert_allclose(prediction.points[0], [POSE[6:8], POSE[0:2]], rtol=1e-6)
+    np.testing.assert_allclose(prediction.scores[0], [POSE[8], POSE[2]], rtol=1e-6)
     with pytest.raises(
         HeatposeError,
         match=(
@@ -121,7 +121,7 @@ def test_a_merged_keypoint_is_in_the_middle_of_its_sources(
     images = np.stack(
         [show(person, view_box(person, 1.0), SIZE) for person in dotted if person.labelled.all()]
     )
-    single, both = Teacher(runner, DOTS).ask(images), Teacher(runner, merged).ask(images)
+    single, both = Teacher(runner, DOTS).predict(images), Teacher(runner, merged).predict(images)
     np.testing.assert_allclose(both.points[:, 0], single.points[:, :2].mean(1), atol=1e-6)
     np.testing.assert_allclose(both.scores[:, 0], single.scores[:, :2].mean(1), atol=1e-6)
     np.testing.assert_array_equal(both.points[:, 1], single.points[:, 2])
@@ -133,7 +133,7 @@ def test_a_merged_keypoint_is_in_the_middle_of_its_sources(
             abs((column + 0.5) - point[0] * cells) <= 1.01
             and abs((row + 0.5) - point[1] * cells) <= 1.01
         )
-    none_scores = Teacher(runner, merged, min_score=1.0).ask(images)
+    none_scores = Teacher(runner, merged, min_score=1.0).predict(images)
     # all of them where none is good enough
     np.testing.assert_allclose(none_scores.points, both.points)
 
@@ -152,14 +152,14 @@ def test_maps_of_any_shape_become_the_same_logits() -> None:
     )
 
 
-def test_a_mirrored_answer_is_about_the_view_again(
+def test_a_mirrored_prediction_is_about_the_view_again(
     teachers: Teachers, dotted: list[Person]
 ) -> None:
-    """The dots have colours but no sides, so the answers for image and mirror image are equal."""
+    """The dots have colours but no sides, so image and mirror image have equal predictions."""
     sideless = Skeleton("dots", DOTS.keypoints, DOTS.sigmas)
     images = np.stack([show(person, view_box(person, 1.5), SIZE) for person in dotted])
     plain, both = (
-        Teacher(open_runner(teachers("maps")), sideless, mirror=mirror).ask(images)
+        Teacher(open_runner(teachers("maps")), sideless, mirror=mirror).predict(images)
         for mirror in (False, True)
     )
     assert plain.maps is not None and both.maps is not None
@@ -170,32 +170,34 @@ def test_a_mirrored_answer_is_about_the_view_again(
 
 def test_mirroring_swaps_left_and_right_and_turns_each_map() -> None:
     random = np.random.default_rng(0)
-    answer = Answer(
+    prediction = Prediction(
         random.normal(size=(2, 3, 4, 5)).astype(np.float32),
         random.random((2, 3, 2), np.float32),
         random.random((2, 3), np.float32),
     )
-    turned = mirrored(answer, DOTS.flip_order)
-    assert turned.maps is not None and answer.maps is not None
-    for b, k, row, column in np.ndindex(answer.maps.shape):
+    turned = mirrored(prediction, DOTS.flip_order)
+    assert turned.maps is not None and prediction.maps is not None
+    for b, k, row, column in np.ndindex(prediction.maps.shape):
         assert (
-            turned.maps[b, k, row, column] == answer.maps[b, {0: 1, 1: 0, 2: 2}[k], row, 4 - column]
+            turned.maps[b, k, row, column]
+            == prediction.maps[b, {0: 1, 1: 0, 2: 2}[k], row, 4 - column]
         )
     np.testing.assert_allclose(
-        turned.points[:, 0], np.stack([1 - answer.points[:, 1, 0], answer.points[:, 1, 1]], -1)
+        turned.points[:, 0],
+        np.stack([1 - prediction.points[:, 1, 0], prediction.points[:, 1, 1]], -1),
     )
-    np.testing.assert_array_equal(turned.scores, answer.scores[:, [1, 0, 2]])
+    np.testing.assert_array_equal(turned.scores, prediction.scores[:, [1, 0, 2]])
 
 
-def test_two_answers_are_averaged_as_distributions() -> None:
+def test_two_predictions_are_averaged_as_distributions() -> None:
     maps = np.full((2, 1, 1, 4, 4), -20, np.float32)
     maps[0, ..., 1, 1] = maps[1, ..., 1, 2] = 0
     points, scores = np.zeros((1, 1, 2), np.float32), np.array([0.9, 0.5], np.float32)
     one, other = (
-        Answer(m, points, np.full((1, 1), score, np.float32))
+        Prediction(m, points, np.full((1, 1), score, np.float32))
         for m, score in zip(maps, scores, strict=True)
     )
-    mean = mean_answer(one, other)
+    mean = mean_prediction(one, other)
     assert mean.maps is not None
     distribution = np.exp(mean.maps) / np.exp(mean.maps).sum()
     np.testing.assert_allclose(distribution[0, 0, 1], [0, 0.5, 0.5, 0], atol=1e-5)
@@ -204,16 +206,16 @@ def test_two_answers_are_averaged_as_distributions() -> None:
     np.testing.assert_allclose(mean.scores, 0.7)
 
 
-def test_of_decoded_answers_the_surer_point_counts(teachers: Teachers) -> None:
-    """The teacher gives the same answer for every image.
+def test_of_decoded_predictions_the_surer_point_counts(teachers: Teachers) -> None:
+    """The teacher gives the same prediction for every image.
 
     Red is at 0.25, with a higher score than green at 0.75; mirrored, they coincide.
     """
-    answer = Teacher(open_runner(teachers("pose")), DOTS, mirror=True).ask(
+    prediction = Teacher(open_runner(teachers("pose")), DOTS, mirror=True).predict(
         np.zeros((1, SIZE, SIZE, 3), np.uint8)
     )
-    assert answer.maps is None
+    assert prediction.maps is None
     np.testing.assert_allclose(
-        answer.points[0], [POSE[0:2], [1 - POSE[0], POSE[1]], POSE[6:8]], rtol=1e-6
+        prediction.points[0], [POSE[0:2], [1 - POSE[0], POSE[1]], POSE[6:8]], rtol=1e-6
     )
-    np.testing.assert_allclose(answer.scores[0], [POSE[2], POSE[2], POSE[8]], rtol=1e-6)
+    np.testing.assert_allclose(prediction.scores[0], [POSE[2], POSE[2], POSE[8]], rtol=1e-6)

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from heatpose.data.sample import Person
 from heatpose.distill.teacher import (
-    Answer,
     Box,
     DistillSettings,
+    Prediction,
     Teacher,
     show,
     view_box,
@@ -171,7 +171,7 @@ def _build(
         ),
         strict=True,
     ):
-        for name, values in _stored(teacher.ask(images), boxes[start : start + PIECE]).items():
+        for name, values in _stored(teacher.predict(images), boxes[start : start + PIECE]).items():
             if name not in arrays:
                 arrays[name] = _open(
                     part / f"{name}.npy",
@@ -185,18 +185,21 @@ def _build(
     os.replace(part, folder)
 
 
-def _stored(answer: Answer, boxes: Sequence[Box]) -> dict[str, NDArray[np.generic]]:
+def _stored(prediction: Prediction, boxes: Sequence[Box]) -> dict[str, NDArray[np.generic]]:
     """Arrays to store: points in image pixels, scores, maps as bytes."""
     back = [geometry.invert(view_matrix(box)) for box in boxes]
     points = np.stack(
-        [geometry.apply(matrix, points) for matrix, points in zip(back, answer.points, strict=True)]
+        [
+            geometry.apply(matrix, points)
+            for matrix, points in zip(back, prediction.points, strict=True)
+        ]
     )
     stored: dict[str, NDArray[np.generic]] = {
         "points": points,
-        "scores": answer.scores.astype(np.float32),
+        "scores": prediction.scores.astype(np.float32),
     }
-    if answer.maps is not None:
-        stored["maps"] = np.rint(255 * np.clip(1 + answer.maps / RANGE, 0, 1)).astype(np.uint8)
+    if prediction.maps is not None:
+        stored["maps"] = np.rint(255 * np.clip(1 + prediction.maps / RANGE, 0, 1)).astype(np.uint8)
     return stored
 
 

@@ -129,7 +129,7 @@ Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """A teacher's predictions for B instances.
 
     Attributes:
@@ -174,17 +174,19 @@ class Teacher:
         self.min_score = min_score
         self.gives_maps = _gives_maps(runner)
 
-    def ask(self, images: NDArray[np.uint8]) -> Answer:
+    def predict(self, images: NDArray[np.uint8]) -> Prediction:
         """Predictions for u8[B, S, S, 3] images."""
-        answer = self._seen(images)
+        prediction = self._predict_once(images)
         if self.mirror:
-            return mean_answer(
-                answer,
-                mirrored(self._seen(np.ascontiguousarray(images[:, :, ::-1])), self.flip_order),
+            return mean_prediction(
+                prediction,
+                mirrored(
+                    self._predict_once(np.ascontiguousarray(images[:, :, ::-1])), self.flip_order
+                ),
             )
-        return answer
+        return prediction
 
-    def _seen(self, images: NDArray[np.uint8]) -> Answer:
+    def _predict_once(self, images: NDArray[np.uint8]) -> Prediction:
         if not self.gives_maps:
             poses = self.runner.predict(images)
             return self._merged(None, poses[..., :2], poses[..., 2])
@@ -197,14 +199,14 @@ class Teacher:
         maps: NDArray[np.float32] | None,
         points: NDArray[np.float32],
         scores: NDArray[np.float32],
-    ) -> Answer:
+    ) -> Prediction:
         """Maps the teacher's T keypoints to the student's K.
 
         A merged keypoint is the mean of its sources with a sufficient score, or of all if there are
         none.
         """
         heads = [s[0] for s in self.sources]
-        new = Answer(
+        new = Prediction(
             None if maps is None else maps[:, heads].copy(),
             points[:, heads].copy(),
             scores[:, heads].copy(),
@@ -218,23 +220,23 @@ class Teacher:
         return new
 
 
-def mirrored(answer: Answer, flip_order: Sequence[int]) -> Answer:
+def mirrored(prediction: Prediction, flip_order: Sequence[int]) -> Prediction:
     """Predictions on mirrored crops, transformed into the frame of the crops.
 
     Args:
-        answer: On mirrored crops.
+        prediction: On mirrored crops.
         flip_order: Of the student's skeleton.
     """
-    points = answer.points[:, flip_order]
+    points = prediction.points[:, flip_order]
     points[..., 0] = 1 - points[..., 0]
-    return Answer(
-        None if answer.maps is None else answer.maps[:, flip_order, :, ::-1],
+    return Prediction(
+        None if prediction.maps is None else prediction.maps[:, flip_order, :, ::-1],
         points,
-        answer.scores[:, flip_order],
+        prediction.scores[:, flip_order],
     )
 
 
-def mean_answer(one: Answer, other: Answer) -> Answer:
+def mean_prediction(one: Prediction, other: Prediction) -> Prediction:
     """Merges two predictions on the same crops.
 
     The mean of both distributions with its point and the mean score; without maps, for each
@@ -242,14 +244,14 @@ def mean_answer(one: Answer, other: Answer) -> Answer:
     """
     if one.maps is None or other.maps is None:
         surer = (one.scores >= other.scores)[..., None]
-        return Answer(
+        return Prediction(
             None, np.where(surer, one.points, other.points), np.maximum(one.scores, other.scores)
         )
     total = sum(
         np.exp(maps) / np.exp(maps).sum((-1, -2), keepdims=True) for maps in (one.maps, other.maps)
     )
     maps = as_logits(total / 2)
-    return Answer(
+    return Prediction(
         maps,
         poses_from_heatmaps(maps, "refined", probabilities=None)[..., :2],
         (one.scores + other.scores) / 2,

@@ -181,7 +181,7 @@ class OneEuro:
         return self._points + alpha(cutoff, dt) * (values - self._points), speed
 
 
-Answer = Callable[[], NDArray[np.float32]]
+PendingPose = Callable[[], NDArray[np.float32]]
 """Deferred result; returns the pose f32[K, 3] and may be called once."""
 
 
@@ -239,9 +239,9 @@ class Estimator:
 
     def pose_of(self, resized: NDArray[np.uint8]) -> NDArray[np.float32]:
         """u8[S, S, 3] -> f32[K, 3]: normalised x, y, and score."""
-        return self.ask(resized)()
+        return self.run(resized)()
 
-    def ask(self, resized: NDArray[np.uint8]) -> Answer:
+    def run(self, resized: NDArray[np.uint8]) -> PendingPose:
         """Runs the network on u8[S, S, 3]; calling the result decodes the pose of `pose_of`."""
         if isinstance(self.runner, Deferring):
             poses = self.runner.later(resized[None], self.decode)
@@ -253,7 +253,7 @@ class Estimator:
 class Tracker:
     """Tracks one person through a video.
 
-    `prepare`, `ask` and `follow` are each called with the frames in order. They share no state, so
+    `prepare`, `run` and `follow` are each called with the frames in order. They share no state, so
     that each can run in its own thread.
 
     Args:
@@ -277,19 +277,19 @@ class Tracker:
         """The model's input u8[S, S, 3]; None with `crop`, which needs the previous pose."""
         return None if self.crop else self.estimator.resize(frame.image)
 
-    def ask(self, frame: Frame, prepared: NDArray[np.uint8] | None) -> Answer:
+    def run(self, frame: Frame, prepared: NDArray[np.uint8] | None) -> PendingPose:
         """Runs the network on the next frame.
 
         With `crop` the pose is decoded immediately, because it determines the next crop.
         """
         if prepared is not None:
-            return self.estimator.ask(prepared)
+            return self.estimator.run(prepared)
         pose = self._cropped(frame.image)
         return lambda: pose
 
-    def follow(self, frame: Frame, answer: Answer) -> NDArray[np.float32]:
+    def follow(self, frame: Frame, pending: PendingPose) -> NDArray[np.float32]:
         """Pose on the next frame, f32[K, 3]: normalised x, y, and score."""
-        return answer() if self._filter is None else self._smoothed(answer(), frame, self._filter)
+        return pending() if self._filter is None else self._smoothed(pending(), frame, self._filter)
 
     def _cropped(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         height, width = image.shape[:2]

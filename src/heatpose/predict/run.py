@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
-from heatpose.predict.estimator import Answer, Estimator, Tracker
+from heatpose.predict.estimator import Estimator, PendingPose, Tracker
 from heatpose.predict.files import (
     BESIDE,
     RESULTS,
@@ -43,12 +43,12 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Seen:
-    """An image and the models' results: deferred `answers`, decoded `poses`."""
+    """An image and the models' results: `pending`, then decoded `poses`."""
 
     place: int
     image: NDArray[np.uint8]
     orientation: int
-    answers: list[Answer]
+    pending: list[PendingPose]
     poses: list[NDArray[np.float32]] = field(default_factory=list)
 
 
@@ -84,7 +84,7 @@ def predict_images(
     def finish(seen: _Seen | Skipped) -> _Seen | Skipped:
         if isinstance(seen, Skipped):
             return seen
-        seen = replace(seen, poses=[answer() for answer in seen.answers])
+        seen = replace(seen, poses=[pose() for pose in seen.pending])
         if drawing.draw:
             make_folder(out)  # only when there is an output
             save_image(targets[seen.place], drawing.image(seen.image, seen.poses))
@@ -134,11 +134,11 @@ def _seen(
             if isinstance(loaded, Skipped):
                 yield loaded
             else:
-                answers = [
-                    estimator.ask(resized)
+                pending = [
+                    estimator.run(resized)
                     for estimator, resized in zip(estimators, loaded.inputs, strict=True)
                 ]
-                yield _Seen(loaded.place, loaded.image, loaded.orientation, answers)
+                yield _Seen(loaded.place, loaded.image, loaded.orientation, pending)
 
 
 Tracked = tuple[Frame, list[NDArray[np.float32]]]
@@ -160,24 +160,24 @@ def tracked(
     def prepare(frame: Frame) -> tuple[Frame, list[NDArray[np.uint8] | None]]:
         return frame, [tracker.prepare(frame) for tracker in trackers]
 
-    def answers() -> Generator[tuple[Frame, list[Answer]], None, None]:
+    def pending_poses() -> Generator[tuple[Frame, list[PendingPose]], None, None]:
         with closing(in_parallel(prepare, ahead(frames), workers=2)) as stream:
             for frame, inputs in stream:
                 yield (
                     frame,
                     [
-                        tracker.ask(frame, prepared)
+                        tracker.run(frame, prepared)
                         for tracker, prepared in zip(trackers, inputs, strict=True)
                     ],
                 )
 
-    with closing(ahead(answers())) as stream:
+    with closing(ahead(pending_poses())) as stream:
         for frame, given in stream:
             yield (
                 frame,
                 [
-                    tracker.follow(frame, answer)
-                    for tracker, answer in zip(trackers, given, strict=True)
+                    tracker.follow(frame, pose)
+                    for tracker, pose in zip(trackers, given, strict=True)
                 ],
             )
 
