@@ -612,6 +612,14 @@ def test_sources_that_are_not_images(heatpose: Heatpose, tiny_checkpoint: Path, 
         assert _tree(bad.folder) == before
 
 
+def test_a_model_after_the_images_is_named(heatpose: Heatpose, bad: Bad) -> None:
+    image = next(bad.images.iterdir())
+    for model in ("mine.tflite", "st_movenet_17kpt_192"):
+        ran = heatpose("predict", image, model, "--out", bad.folder / "drawn")
+        assert ran.status == 2 and "before the images" in " ".join(ran.err.split())
+        assert not (bad.folder / "drawn").exists()
+
+
 def test_a_folder_that_is_not_a_data_set(heatpose: Heatpose, bad: Bad) -> None:
     _refused(heatpose("data", bad.images, "--json", bad.folder / "audit.json"), "images")
     _refused(heatpose("data", bad.folder / "absent"), "absent", "does not exist")

@@ -23,6 +23,7 @@ from heatpose import entries
 from heatpose.errors import HeatposeError, exit_on_user_error
 from heatpose.utils import files
 from tests.conftest import Heatpose
+from tests.test_cli import HEAVY
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -31,6 +32,15 @@ pytestmark = pytest.mark.usefixtures("hydra_as_before")
 
 def test_the_configuration_is_the_checkouts() -> None:
     assert files.conf_folder() == REPOSITORY / "conf"
+
+
+def test_a_command_line_is_read_before_torch_is_loaded() -> None:
+    """Importing torch and Lightning takes more than ten seconds, a misspelt setting should not."""
+    code = "import sys, heatpose.entries.jobs as j; sys.argv[1:] = ['experiment=none']\n"
+    code += "try: j.train_main()\nexcept SystemExit: pass\n"
+    code += f"print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]" and "experiment=none" in done.stderr
 
 
 def test_a_package_without_its_configuration_is_reported(

@@ -23,9 +23,17 @@ class HeatposeError(Exception):
     """
 
 
+_LACKING = re.compile(r"[\w.<>]+\(\) missing \d+ required (?:[\w-]+ )?arguments?: (.+)")
+
+
 def first_line(error: BaseException) -> str:
-    """First line of an error's message; the name of its type if the message is empty."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    """First line of an error's message; the name of its type if the message is empty.
+
+    Python's message on absent arguments becomes "it lacks 'a' and 'b'".
+    """
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    lacking = _LACKING.match(line)
+    return line if lacking is None else f"it lacks {lacking[1]}"
 
 
 class InterruptedRun(HeatposeError):

@@ -62,6 +62,15 @@ def test_paths_stand_for_themselves(places: tuple[Path, Path]) -> None:
     assert resolve("runner") != Path("runner")
 
 
+def test_a_bundles_folder_stands_for_its_file(places: tuple[Path, Path]) -> None:
+    mine = _network(Path("exports"), "mine")
+    assert resolve(mine) == mine / "net_int8_pc.tflite"
+    assert resolve(mine, "checkpoint") == mine / "net_float16.ckpt"
+    assert resolve_bundle(mine) == mine
+    (mine / "net_int8_pc.tflite").unlink()
+    assert resolve(mine) == mine
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from heatpose.deploy import stedgeai
-from heatpose.deploy.stedgeai import find_installation
+from heatpose.deploy.stedgeai import find_installation, is_installed
 from heatpose.deploy.targets import Target, load_target
 from heatpose.errors import HeatposeError
 
@@ -91,7 +91,13 @@ def test_what_does_not_fit_is_refused(
             find_installation(target, explicit, {"PATH": ""})
 
 
+def test_an_executable_is_found_without_being_run(install: Install) -> None:
+    root = install(mode="hang")
+    assert is_installed(N6, {"PATH": "", "STEDGEAI_CORE_DIR": str(root)})
+
+
 def test_nothing_there(tmp_path: Path) -> None:
+    assert not is_installed(N6, {"PATH": ""})
     with pytest.raises(HeatposeError, match="STEDGEAI_CORE_DIR"):
         find_installation(N6, None, {"PATH": ""})
     for named in (tmp_path, tmp_path / "absent"):

@@ -88,6 +88,7 @@ def test_the_bundle_is_whole_and_its_hashes_are_true(trained: Trained) -> None:
         and manifest["config"]["quant"]["limits"]["drop_pc"] == 1000
     )
     assert manifest["provenance"]["checkpoint"] == "best.ckpt"
+    assert manifest["provenance"]["command"].startswith("uv run train.py experiment=quickstart ")
     # nothing temporary
     assert not [path.name for path in trained.bundle.parent.iterdir() if path.name != "quickstart"]
 

@@ -391,7 +391,8 @@ def test_the_next_address_is_asked(
         "the archive has no file of the known size",
     ):
         assert words in said
-    assert said.endswith(f"download the file from {published.PAGE} and set init.path=FILE.")
+    assert f"download the file from {published.PAGE} and set init.path=FILE" in said
+    assert "init=checkpoint init.path=st_movenet_17kpt_192" in said
     assert kept(cache) == ["net.tflite"]
 
 

@@ -176,6 +176,15 @@ def test_a_keypoint_that_the_dataset_lacks_is_named() -> None:
         replace(ST_13, merge={"head": ["left_ear"]}).convert(
             np.zeros((12, 2), np.float32), np.ones(12, bool), BODY
         )
+    with pytest.raises(HeatposeError, match=r"did you mean left_hip\? Else correct its merge rule"):
+        replace(ST_13, merge={"head": ["left_hipp"]}).sources(COCO_17.keypoints)
+
+
+def test_a_lacking_entry_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nkeypoints: [a, b]\n")
+    with pytest.raises(HeatposeError, match=r"is not a skeleton YAML \(it lacks 'sigmas'\)"):
+        Skeleton.from_yaml(path)
 
 
 def test_a_model_file_is_given_its_skeleton_by_its_channels() -> None:

@@ -282,7 +282,9 @@ def test_the_same_seed_gives_the_same_run(fitted: Any, tiny_run: Any) -> None:
         torch.testing.assert_close(found[key], value, atol=1e-6, rtol=1e-6, msg=key)
 
 
-def test_a_finished_run_is_not_trained_again(fitted: Any, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_trained_again(
+    fitted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = replace(fitted.run, folder=tmp_path / "run")  # the logger writes into it
     shutil.copytree(fitted.run.folder, run.folder)
     last, best = (run.folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
@@ -297,6 +299,7 @@ def test_a_finished_run_is_not_trained_again(fitted: Any, tmp_path: Path) -> Non
         training.fit(run.module(seed=5), run.data(), run.trainer(3, Steps()), last) == fitted.best
     )
     assert {path: path.read_bytes() for path in before} == before
+    assert "complete already; resume=false repeats it" in capsys.readouterr().out
 
 
 def test_an_interruption_is_one_sentence(tiny_run: Any) -> None:

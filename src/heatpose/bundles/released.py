@@ -133,17 +133,23 @@ def _read(folder: Path) -> ReleasedNetwork:
 def resolve(path: str | Path, artefact: ReleasedFile = DEFAULT_ARTEFACT) -> Path:
     """Converts a path or the name of a released network to the path of a model file.
 
-    An existing path is returned unchanged, even if a network has that name.
+    An existing path is returned unchanged, even if a network has that name; only the folder of a
+    bundle becomes its file.
 
     Args:
         path: A path, `NAME`, or `NAME/ARTEFACT` with a key of `PATTERNS`.
-        artefact: File for `NAME` alone.
+        artefact: File for `NAME` alone, and for a bundle's folder if it has the file.
 
     Raises:
         HeatposeError: It is neither a path nor the name of a released network.
     """
     found, wanted = _named(path)
-    return Path(path) if found is None else _file(found, wanted or artefact)
+    if found is not None:
+        return _file(found, wanted or artefact)
+    folder = Path(path)
+    if not (folder / MANIFEST).is_file():
+        return folder
+    return next(iter(sorted(folder.glob(PATTERNS[artefact]))), folder)
 
 
 def resolve_bundle(path: str | Path) -> Path:

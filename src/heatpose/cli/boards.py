@@ -285,12 +285,19 @@ def _estimate(model: Path, board: Target, profile: str | None) -> Estimate:
 def _dry_run(package: DeploymentPackage, json_out: Path | None) -> None:
     from heatpose.deploy.package import read_record
     from heatpose.deploy.rules import check_target
-    from heatpose.deploy.stedgeai import shell_line
+    from heatpose.deploy.stedgeai import is_installed, shell_line
     from heatpose.deploy.tables import package_lines
 
     command = None if package.command is None else shell_line(package.command)
     for line in package_lines(package, command, check_target(package.model.graph, package.target)):
         typer.echo(line)
+    tool = package.target.tool
+    if tool is not None and not is_installed(package.target):
+        typer.echo(
+            f"ST Edge AI Core ({tool.range_text()}, from st.com) was not found on this machine;"
+            " install it, or run the folder's run.sh where it is installed. The next steps are in"
+            " the folder's README.md."
+        )
     write_json_output(json_out, read_record(package.folder))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heatpose.cli.options import (
+    MODEL_SUFFIXES,
     Decode,
     DecodeChoice,
     JsonOut,
@@ -66,8 +67,16 @@ def predict(
     resolution: Resolution = None,
     threads: Threads = None,
     threshold: Annotated[
-        float, typer.Option(help="Keypoints with a lower score are not drawn.", min=0, max=1)
-    ] = 0.2,
+        float | None,
+        typer.Option(
+            help=(
+                "Keypoints with a lower score are not drawn; by default the value that the model's"
+                " bundle states, else 0.2."
+            ),
+            min=0,
+            max=1,
+        ),
+    ] = None,
     draw: Annotated[bool, typer.Option(help="Write drawings as well as keypoints.")] = True,
     smooth: Annotated[bool, typer.Option(help="Videos: filter the keypoints over time.")] = True,
     crop: Annotated[
@@ -89,6 +98,7 @@ def predict(
     ] = None,
 ) -> None:
     """Draw the poses of images, videos, folders and cameras."""
+    from heatpose.bundles.facts import ScoreThreshold, read_manifest
     from heatpose.bundles.released import resolve
     from heatpose.predict import Drawing, VideoOptions, predict_sources
     from heatpose.predict.estimator import Estimator
@@ -108,8 +118,22 @@ def predict(
         chosen = None if sampling is None else str(sampling)
         estimator = Estimator.of(runner, reading.skeleton, str(decode), chosen, reading.assumed)
         estimators.append(estimator)
+    lowest = ScoreThreshold(threshold, "--threshold") if threshold is not None else None
+    lowest = lowest or read_manifest(model).threshold or ScoreThreshold()
+    if draw:
+        typer.echo(
+            f"Keypoints with a score below {lowest.value:g} are not drawn ({lowest.source});"
+            " --threshold changes it."
+        )
     options = VideoOptions(smooth, crop, frames, limit)
-    typer.echo(predict_sources(sources, out, Drawing(estimators, threshold, draw), options))
+    typer.echo(predict_sources(sources, out, Drawing(estimators, lowest.value, draw), options))
+
+
+def _is_model(argument: Path) -> bool:
+    from heatpose.bundles.released import released
+
+    known = argument.suffix.lower() in MODEL_SUFFIXES
+    return known or (not argument.exists() and argument.parts[0] in released())
 
 
 def _model_and_sources(arguments: list[Path]) -> tuple[Path, list[Path]]:
@@ -119,10 +143,16 @@ def _model_and_sources(arguments: list[Path]) -> tuple[Path, list[Path]]:
 
     first, *rest = arguments
     if is_source(first):
+        if wrong := [given for given in rest if _is_model(given)]:
+            raise typer.BadParameter(f"'{wrong[0]}' is a model; name it before the images")
         name, model = default_model()
         typer.echo(f"No model is given: released network '{name}' ({DEFAULT_ARTEFACT}) is used.")
         return model, arguments
     model = resolve(first)
+    if model.is_file() and model.suffix.lower() not in MODEL_SUFFIXES:
+        raise typer.BadParameter(
+            f"'{first}' is neither an image, a video nor a model ({', '.join(MODEL_SUFFIXES)})"
+        )
     if not rest:
         raise typer.BadParameter(f"name images, videos, folders or cameras after '{first}'")
     return model, rest
@@ -198,6 +228,10 @@ def data(
     scored = CocoSource(str(folder)).evaluation(chosen) or () if rules else ()
     report = audit_report(labels, part.images, chosen, files, rules, scored)
     print_audit(report, Console())
+    try:
+        chosen.require_flip_pairs("augment.geometric.mirror=0")
+    except HeatposeError as error:  # a training without mirroring takes such labels
+        typer.echo(f"warning: a training refuses this skeleton. {error}", err=True)
     if sheet is not None:
         write_image(sheet, contact_sheet_of(instances(labels, part.images, chosen)[0], chosen))
     if augmented is not None:

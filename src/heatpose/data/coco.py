@@ -166,10 +166,14 @@ def read_labels(path: str | Path, folder: Path | None = None, part: str = "val")
         annotations = read_annotations(path, found, names, images, assumed)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise HeatposeError(
-            f"Label file '{path}' is not in COCO keypoint format ({type(error).__name__}: {error});"
-            " give a COCO keypoint json."
+            f"Label file '{path}' is not in COCO keypoint format ({_reason(error)}); give a COCO"
+            " keypoint json."
         ) from error
     return CocoLabels(path, names, images, annotations, source, +assumed)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if not isinstance(error, KeyError) else f"no {error}"
 
 
 def instances(

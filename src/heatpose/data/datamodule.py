@@ -225,16 +225,17 @@ class PoseData(lightning.LightningDataModule):
         self.train_instances: list[Person] = []
         self.validation_instances: list[Person] = []
         self.images: ImageStore = ImageFiles()
+        self._to_cache: tuple[list[Person], list[Person]] | None = None
 
     def prepare_data(self) -> None:
         """Downloads or renders the data, once per node."""
         self.source.prepare()
 
-    def setup(self, stage: str | None = None) -> None:
-        """Reads the labels, splits them, and opens or builds the image cache.
+    def read_labels(self) -> None:
+        """Reads and splits the labels, which takes seconds; only once.
 
         Raises:
-            HeatposeError: The training or the held-out part is empty, or the cache cannot be built.
+            HeatposeError: The training or the held-out part is empty.
         """
         if self.train_instances:
             return
@@ -244,8 +245,20 @@ class PoseData(lightning.LightningDataModule):
             raise HeatposeError(reason)
         print_once(split.summary)
         used = [*split.train, *split.validation] if self.settings.limit else instances
-        self.images = choose_images(self.settings.cache, self.settings.short_side, instances, used)
+        self._to_cache = instances, used
         self.train_instances, self.validation_instances = split.train, split.validation
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the labels, splits them, and opens or builds the image cache.
+
+        Raises:
+            HeatposeError: As `read_labels`, or the cache cannot be built.
+        """
+        self.read_labels()
+        if self._to_cache is not None:
+            settings = self.settings
+            self.images = choose_images(settings.cache, settings.short_side, *self._to_cache)
+            self._to_cache = None
 
     def train_dataloader(self) -> DataLoader[TrainingBatch]:
         """Whole augmented batches, shuffled; an incomplete last one is dropped if others exist."""

@@ -17,7 +17,7 @@ from heatpose.data.sample import Audit, Person
 from heatpose.data.selection import TrainingRules, explain_empty, split_instances
 from heatpose.data.sources import training_instances
 from heatpose.errors import HeatposeError
-from heatpose.pose.skeleton import Skeleton
+from heatpose.pose.skeleton import AS_LABELLED, Skeleton
 from heatpose.utils.image_files import (
     UNREADABLE,
     Orientation,
@@ -188,7 +188,8 @@ def print_audit(report: AuditReport, console: Console) -> None:
 
     by_people = report.images_by_people
     console.print(
-        f"[bold]{escape(report.path)}[/bold] as {escape(report.skeleton)}:"
+        f"[bold]{escape(report.path)}[/bold] {'' if report.skeleton == AS_LABELLED else 'as '}"
+        f"{escape(report.skeleton)}:"
         f" {report.annotations} person annotations on {report.images} images"
         f" ({by_people['one']} with one, {by_people['several']} with several,"
         f" {by_people['none']} with none)"

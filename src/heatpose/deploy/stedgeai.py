@@ -100,6 +100,13 @@ def find_installation(
     )
 
 
+def is_installed(target: Target, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether any executable of ST Edge AI Core is found, suitable or not; none is run."""
+    tool = target.tool
+    named = tool is not None and _named(target, tool, environment) is not None
+    return named or next(_usual(environment), None) is not None
+
+
 def _named(target: Target, tool: Tool, environment: Mapping[str, str]) -> Path | None:
     own = environment.get(f"STEDGEAI_CORE_DIR_{target.name.upper()}") or tool.path
     return Path(own).expanduser() if own else None
@@ -411,6 +418,7 @@ def _script(target: Target, model: str) -> dict[str, Any]:
     older = target.npu is not None and bool(target.npu.older_options)
     return {
         "arguments": generate_arguments(target, model),
+        "versions": tool.range_text(),
         "older": generate_arguments(target, model, 2) if older else [],
         "stale": [*folders, WORKSPACE, "network_data.bin", "network_data.hex"],
         "output": OUTPUT,

@@ -137,6 +137,8 @@ def export(
     )
     result = export_bundle(job, console)
     print_table(result, console)
+    if (report := result.folder / "report.html").is_file():
+        console.print(f"The report is in '{report}'.", highlight=False, soft_wrap=True)
     return result
 
 

@@ -52,12 +52,14 @@ def fit_model(config: DictConfig) -> tuple[Path, Source] | None:
     skeleton, preprocessing, source = build.build_inputs(config)
     if is_first_process():  # other processes use the prepared data
         source.prepare()
+    data = build.build_data(config, source, skeleton, preprocessing)
+    if trains:  # unusable labels are refused before weights are downloaded
+        data.read_labels()
     module = build.build_module(
         config, build.build_network(config, skeleton), skeleton, preprocessing, source
     )
     if is_first_process():
         build.check_budget(config, module.network, preprocessing)
-    data = build.build_data(config, source, skeleton, preprocessing)
     if trainer is not None and config.lr_find:
         rate_finder.find_rate(module, data, trainer, folder)
         return None

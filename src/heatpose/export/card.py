@@ -73,6 +73,8 @@ def model_card(
         boards=list(_boards(validations)),
         int8=any(artefact.startswith("int8") for artefact in job.config.artefacts),
         terms=terms(job),
+        rendered=isinstance(data := job.provenance.get("data"), Mapping)
+        and data.get("kind") == "synthetic",
     )
 
 

@@ -111,7 +111,7 @@ def print_table(result: BundleResult, console: Console | None = None) -> None:
 
     console = console or Console()
     table = Table(title=str(result.folder), title_justify="left")
-    for heading in ("artefact", "OKS %", "drop [95 %]", "KiB", "ms", "status"):
+    for heading in ("artefact", "OKS %", "drop [95 %]", "KiB", "PC ms", "status"):
         table.add_column(heading, justify="left" if heading in ("artefact", "status") else "right")
     for row in result.rows:
         table.add_row(*cells(row), style="red" if row.status == "REJECTED" else None)

@@ -343,7 +343,8 @@ def _bring(file: PublishedFile, target: Path) -> None:
             return
     raise HeatposeError(
         f"{file.title} cannot be fetched from {file.addresses[0].url} ({'; '.join(reasons)}); check"
-        f" the network and run again, or download the file from {PAGE} and set init.path=FILE."
+        f" the network and run again, download the file from {PAGE} and set init.path=FILE, or"
+        " start from a released network: init=checkpoint init.path=st_movenet_17kpt_192."
     )
 
 

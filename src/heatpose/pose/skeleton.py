@@ -9,6 +9,7 @@ To add a keypoint set:
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatpose.errors import HeatposeError
+from heatpose.errors import HeatposeError, first_line
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,12 @@ class Skeleton:
         for name in self.keypoints:
             wanted = self.merge.get(name, (name,))
             if missing := [source for source in wanted if source not in place]:
+                near = difflib.get_close_matches(missing[0], dataset_names, 1)
+                meant = f"did you mean {near[0]}? Else " if near else ""
+                rule = "correct its merge rule" if name in self.merge else "add a merge rule"
                 raise HeatposeError(
                     f"Skeleton '{self.name}': keypoint '{name}' needs {missing}, which the dataset"
-                    f" does not label (it has {list(dataset_names)}); add a merge rule or drop the"
+                    f" does not label (it has {list(dataset_names)}); {meant}{rule} or drop the"
                     " keypoint."
                 )
             result.append([place[source] for source in wanted])
@@ -215,13 +219,16 @@ class Skeleton:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
             return cls(**{key: value for key, value in content.items() if key != "_target_"})
         except (OSError, yaml.YAMLError, TypeError, ValueError, AttributeError) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            lines = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else ""
+            reason = getattr(error, "strerror", None) or lines or first_line(error)
             raise HeatposeError(
                 f"'{path}' is not a skeleton YAML ({reason}); conf/skeleton/st13.yaml shows the"
                 " format."
             ) from error
 
 
+AS_LABELLED = "as labelled"
+"""Name of a skeleton with the labels' own keypoint names."""
 _BODY = (
     "left_shoulder",
     "right_shoulder",
@@ -342,7 +349,7 @@ def for_labels(dataset_names: Sequence[str]) -> Skeleton:
     if set(COCO_17.keypoints) <= set(dataset_names):
         return COCO_17
     sigmas, pairs = (0.05,) * len(dataset_names), named_pairs(dataset_names)
-    return Skeleton("as labelled", tuple(dataset_names), sigmas, pairs)
+    return Skeleton(AS_LABELLED, tuple(dataset_names), sigmas, pairs)
 
 
 def for_keypoint_count(count: int) -> Skeleton:

@@ -221,7 +221,8 @@ class PredictSummary:
         if self.images:
             did, json = "Drew" if self.drawn else "Predicted", self.results[0]
             lines.append(
-                f"{did} {self.images} images into {json.parent}; keypoints are in {json.name}."
+                f"{did} {self.images} image{'' if self.images == 1 else 's'} into {json.parent};"
+                f" keypoints are in {json}."
             )
         if self.turned:
             frame = "read upright, with keypoints in pixels of the upright image"

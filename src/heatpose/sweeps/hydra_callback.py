@@ -35,10 +35,9 @@ from heatpose.errors import (
 from heatpose.sweeps import summary as sweep_runs
 from heatpose.sweeps.summary import SweepRun
 from heatpose.training import result as record
-from heatpose.training.devices import in_sweep
 from heatpose.training.result import RunResult
 from heatpose.utils.files import require_writable
-from heatpose.utils.process import is_first_process
+from heatpose.utils.process import in_sweep, is_first_process
 
 if TYPE_CHECKING:
     from heatpose.data.sources import Source

@@ -12,11 +12,10 @@ from typing import Literal
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from heatpose.errors import HeatposeError
-from heatpose.utils.process import is_first_process
+from heatpose.utils.process import in_sweep, is_first_process
 
 Device = Literal["cuda", "mps", "cpu"]
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
@@ -222,8 +221,3 @@ def _leave_group() -> None:
 
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
-
-
-def in_sweep() -> bool:
-    """True inside a sweep run."""
-    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN

@@ -92,8 +92,11 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
         HeatposeError: `last` is not a checkpoint, Lightning refuses the settings, or training was
             interrupted or ended without a checkpoint.
     """
+    step = 0
     if last is not None:
         load_checkpoint(last)  # refuses other files; Lightning would raise a traceback
+        content = torch.load(last, map_location="cpu", mmap=True, weights_only=True)
+        step = int(content.get("global_step", 0))
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
     try:
@@ -109,6 +112,8 @@ def fit(module: PoseModule, data: PoseData, trainer: lightning.Trainer, last: Pa
         raise InterruptedRun(
             "Training was interrupted; the same command resumes from the last checkpoint."
         ) from stopped
+    if step and trainer.global_step == step and is_first_process():
+        print("This training was complete already; resume=false repeats it.", flush=True)
     choosing = [
         c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor
     ]

@@ -206,6 +206,14 @@ def without_tensorflow() -> None:
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
 
 
+def in_sweep() -> bool:
+    """True inside a sweep run."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+
+
 def is_first_process() -> bool:
     """True in the process of rank 0, which writes files in distributed training.
 
