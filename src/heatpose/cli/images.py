@@ -122,8 +122,7 @@ def predict(
     lowest = lowest or read_manifest(model).threshold or ScoreThreshold()
     if draw:
         typer.echo(
-            f"Keypoints with a score below {lowest.value:g} are not drawn ({lowest.source});"
-            " --threshold changes it."
+            f"Keypoints with a score below {lowest.value:g} are not drawn; --threshold changes it."
         )
     options = VideoOptions(smooth, crop, frames, limit)
     typer.echo(predict_sources(sources, out, Drawing(estimators, lowest.value, draw), options))

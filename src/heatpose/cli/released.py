@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,15 +19,18 @@ Checkpoint = Annotated[Path, typer.Argument(help="A Heatpose checkpoint (.ckpt).
 
 def models(json_out: JsonOut = None) -> None:
     """List the released networks; all commands accept their names instead of a model file."""
-    from heatpose.bundles.released import released
+    from heatpose.bundles.released import DEFAULT, released
     from heatpose.utils.progress import show
 
     require_writable_files(json_out)
     entries = [network.to_json() for network in released().values()]
     if entries:
         show(_table(entries))
-        for line in _terms(entries):
+        for line in (*_scored(entries), *_terms(entries)):
             typer.echo(line)
+        if any(entry["name"] == DEFAULT for entry in entries):
+            typer.echo(f"Without a model, `heatpose predict` uses {DEFAULT}.")
+        typer.echo("A name is given like a model's path: heatpose deploy NAME --target stm32n6.")
     else:
         typer.echo("This version has no released networks.")
     write_json_output(json_out, entries)
@@ -80,10 +84,8 @@ def _table(entries: list[dict[str, Any]]) -> Table:
         table.add_column(heading, no_wrap=True)
     for heading in ("float", "int8_pc", "int8_pt"):
         table.add_column(f"OKS %\n{heading}", justify="right")
-    table.add_column("scored on", no_wrap=True)
-    for heading in ("int8_pc", "int8_pt", "checkpoint"):
+    for heading in ("int8_pc", "int8_pt", "weights"):
         table.add_column(f"MiB\n{heading}", justify="right")
-    table.add_column("licence")
     for entry in entries:
         oks = (entry["oks"][artefact] for artefact in ("float", "int8_pc", "int8_pt"))
         sizes = (entry["bytes"].get(artefact) for artefact in ("int8_pc", "int8_pt", "checkpoint"))
@@ -92,22 +94,29 @@ def _table(entries: list[dict[str, Any]]) -> Table:
             str(entry["keypoints"]),
             str(entry["resolution"]),
             *("-" if value is None else f"{value:.2f}" for value in oks),
-            entry["scored_on"] or "not scored",
             *("-" if size is None else f"{size / 2**20:.2f}" for size in sizes),
-            (entry["terms"] or {}).get("spdx") or "see below",
         )
     return table
 
 
+def _scored(entries: list[dict[str, Any]]) -> list[str]:
+    """A line for each evaluation set, with the networks that were scored on it."""
+    return _grouped(entries, lambda entry: f"scored on {entry['scored_on'] or 'nothing'}")
+
+
 def _terms(entries: list[dict[str, Any]]) -> list[str]:
-    """A line for each origin of weights and data, with the networks that have it."""
+    """A line for each licence and origin of weights and data, with the networks that have it."""
+
+    def line(entry: dict[str, Any]) -> str:
+        terms = entry["terms"] or {"weights": "not recorded", "data": "not recorded"}
+        licence = f"licence {terms['spdx']}; " if terms.get("spdx") else ""
+        return f"{licence}weights: {terms['weights']}; data: {terms['data']}"
+
+    return _grouped(entries, line)
+
+
+def _grouped(entries: list[dict[str, Any]], line: Callable[[dict[str, Any]], str]) -> list[str]:
     names: dict[str, list[str]] = {}
     for entry in entries:
-        terms = entry["terms"]
-        line = (
-            "not recorded"
-            if terms is None
-            else f"weights: {terms['weights']}; data: {terms['data']}"
-        )
-        names.setdefault(line, []).append(entry["name"])
-    return [f"{', '.join(of)}: {line}" for line, of in names.items()]
+        names.setdefault(line(entry), []).append(entry["name"])
+    return [f"{', '.join(of)}: {text}" for text, of in names.items()]
