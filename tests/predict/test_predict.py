@@ -175,7 +175,7 @@ def test_damaged_images_are_skipped_and_reported(tmp_path: Path) -> None:
     assert len(_results(tmp_path / "out")) == 1
     message = str(summary).splitlines()
     assert (
-        message[0].startswith("Drew 1 images into")
+        message[0].startswith("Drew 1 image into")
         and len(message) == 5
         and "film.mp4" in message[4]
     )
