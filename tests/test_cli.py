@@ -389,7 +389,7 @@ def test_predict_two_models_without_drawing(
         "--threshold",
         0,
     )
-    assert ran.status == 0 and "0.0 px apart" in ran.out and "Predicted 1 images" in ran.out
+    assert ran.status == 0 and "0.0 px apart" in ran.out and "Predicted 1 image into" in ran.out
     first, second = (
         json.loads((out / name).read_text())
         for name in ("predictions.json", "predictions_beside.json")

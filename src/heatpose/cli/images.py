@@ -149,8 +149,9 @@ def _model_and_sources(arguments: list[Path]) -> tuple[Path, list[Path]]:
         return model, arguments
     model = resolve(first)
     if model.is_file() and model.suffix.lower() not in MODEL_SUFFIXES:
-        raise typer.BadParameter(
-            f"'{first}' is neither an image, a video nor a model ({', '.join(MODEL_SUFFIXES)})"
+        raise HeatposeError(
+            f"'{first}' is neither an image, a video nor a model ({', '.join(MODEL_SUFFIXES)});"
+            " give one of these."
         )
     if not rest:
         raise typer.BadParameter(f"name images, videos, folders or cameras after '{first}'")
