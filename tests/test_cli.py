@@ -612,6 +612,31 @@ def test_sources_that_are_not_images(heatpose: Heatpose, tiny_checkpoint: Path, 
         assert _tree(bad.folder) == before
 
 
+def test_the_threshold_is_the_bundles(
+    heatpose: Heatpose, tiny_checkpoint: Path, synthetic_root: Path, tmp_path: Path
+) -> None:
+    image = next((synthetic_root / "val2017").iterdir())
+    released = REPOSITORY / "exports/released/st_movenet_17kpt_192"
+    stated = json.loads((released / "manifest.json").read_text())["score_threshold"]["value"]
+    assert stated != 0.2
+    for given, value in (
+        ((released,), stated),
+        ((tiny_checkpoint,), 0.2),  # nothing is stated
+        ((released, "--threshold", 0.4), 0.4),
+    ):
+        ran = heatpose("predict", *given, image, "--out", tmp_path / "out", "--threads", 1)
+        assert ran.status == 0 and f"below {value:g} are not drawn" in ran.out
+
+
+def test_data_warns_of_sides_that_are_not_paired(
+    heatpose: Heatpose, synthetic_root: Path, tmp_path: Path
+) -> None:
+    skeleton = tmp_path / "mine.yaml"
+    skeleton.write_text("name: mine\nkeypoints: [left_wrist, right_wrist]\nsigmas: [0.06, 0.06]\n")
+    ran = heatpose("data", synthetic_root, "--skeleton", skeleton)
+    assert ran.status == 0 and "flip_pairs: [[left_wrist, right_wrist]]" in ran.err
+
+
 def test_a_model_after_the_images_is_named(heatpose: Heatpose, bad: Bad) -> None:
     image = next(bad.images.iterdir())
     for model in ("mine.tflite", "st_movenet_17kpt_192"):

@@ -118,14 +118,12 @@ def predict(
         chosen = None if sampling is None else str(sampling)
         estimator = Estimator.of(runner, reading.skeleton, str(decode), chosen, reading.assumed)
         estimators.append(estimator)
-    lowest = ScoreThreshold(threshold, "--threshold") if threshold is not None else None
-    lowest = lowest or read_manifest(model).threshold or ScoreThreshold()
+    if threshold is None:
+        threshold = (read_manifest(model).threshold or ScoreThreshold()).value
     if draw:
-        typer.echo(
-            f"Keypoints with a score below {lowest.value:g} are not drawn; --threshold changes it."
-        )
+        typer.echo(f"Keypoints with a score below {threshold:g} are not drawn (--threshold).")
     options = VideoOptions(smooth, crop, frames, limit)
-    typer.echo(predict_sources(sources, out, Drawing(estimators, lowest.value, draw), options))
+    typer.echo(predict_sources(sources, out, Drawing(estimators, threshold, draw), options))
 
 
 def _is_model(argument: Path) -> bool:
