@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from heatpose.cli import COMMANDS, ENTRIES
+from heatpose.cli import COMMANDS, ENTRIES, RELEASING
 from tests.conftest import load_module
 
 REPOSITORY = Path(__file__).parents[1]
@@ -91,7 +91,7 @@ def test_without_a_remark_the_docstring_tells(pages: dict[str, str]) -> None:
 def test_every_command_is_there(generate: ModuleType) -> None:
     text = generate.commands()
     assert re.findall(r"^## heatpose ([\w-]+)$", text, re.M) == [
-        command.__name__.replace("_", "-") for command in (*COMMANDS, *ENTRIES)
+        command.__name__.replace("_", "-") for command in (*COMMANDS, *ENTRIES, *RELEASING)
     ]
     assert "| `--sampling` | `nearest` | nearest is the published protocol. |" in text
 

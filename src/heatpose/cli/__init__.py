@@ -2,7 +2,7 @@
 
 Exit status: 0 success, 1 a failed acceptance check or invalid input (one sentence on stderr), 2
 wrong usage. To add a command: 1. write a function in a module of this package; 2. add it to
-`COMMANDS`. `ENTRIES` pass their arguments to Hydra.
+`COMMANDS`. `ENTRIES` pass their arguments to Hydra; `RELEASING` get a panel of their own.
 """
 
 from __future__ import annotations
@@ -22,31 +22,32 @@ from heatpose.errors import exit_on_user_error
 COMMANDS = (
     evaluate,
     compare,
-    inspect,
     predict,
     data,
     label,
     estimate,
     deploy,
-    doctor,
+    models,
+    inspect,
+    debug_quant,
     report,
     verify,
-    debug_quant,
-    models,
-    half,
-    release,
+    doctor,
 )
 ENTRIES = (train, export)
+RELEASING = (half, release)
 
 app = typer.Typer(
     help="Person pose for microcontrollers: train, score, export, deploy.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in COMMANDS:
-    app.command()(command)
 for entry in ENTRIES:
     app.command(context_settings=PASSED_ON)(entry)
+for command in COMMANDS:
+    app.command()(command)
+for command in RELEASING:
+    app.command(rich_help_panel="Commands to release a network")(command)
 
 
 OLD_OPTIONS = {

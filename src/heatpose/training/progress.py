@@ -44,7 +44,7 @@ class TrainingProgress(ProgressBar):
         self.log_lines: LogLines | None = None
         self.enabled = True
         self.rate = self.loss = self.before = math.nan
-        self.first_step = 0
+        self.timed_from: tuple[int, float] | None = None  # step, monotonic time in seconds
 
     def enable(self) -> None:
         """Shows progress (Lightning's switch)."""
@@ -58,7 +58,7 @@ class TrainingProgress(ProgressBar):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Begins to measure the time; a resumed run begins at its step."""
-        self.first_step = trainer.global_step
+        self.timed_from = None
         self.before = time.monotonic()
         if not self.enabled:
             return
@@ -67,7 +67,7 @@ class TrainingProgress(ProgressBar):
         if self.console.is_terminal:
             columns = (BarColumn(20), TextColumn("{task.description}"))
             self.bar = RichProgress(*columns, console=self.console)
-            self.bar.add_task("", total=self._steps(trainer), completed=self.first_step)
+            self.bar.add_task("", total=self._steps(trainer), completed=trainer.global_step)
             self.bar.start()
 
     def on_train_batch_end(
@@ -80,6 +80,10 @@ class TrainingProgress(ProgressBar):
     ) -> None:
         """Measures the speed and shows the line where it is due."""
         now = time.monotonic()
+        # The first step starts the workers and prepares the kernels, so the time left is estimated
+        # from the steps after it.
+        if self.timed_from is None:
+            self.timed_from = trainer.global_step, now
         speed = size_of(batch) * trainer.world_size / max(now - self.before, 1e-9)
         # A mean over the last ten or so steps, so that one slow step does not change it.
         self.rate = speed if math.isnan(self.rate) else 1 / (0.9 / self.rate + 0.1 / speed)
@@ -145,9 +149,10 @@ class TrainingProgress(ProgressBar):
         parts.append(f"step {done}/{steps}" if steps else f"step {done}")
         if not math.isnan(self.rate):
             parts.append(f"{self.rate:.0f} images/s")
-        if steps and done > self.first_step and self.log_lines is not None:
-            share = (steps - done) / (done - self.first_step)
-            parts.append(f"{clock(self.log_lines.elapsed * share)} left")
+        first, since = self.timed_from or (done, 0.0)
+        if steps and done > first:
+            left = (time.monotonic() - since) / (done - first) * (steps - done)
+            parts.append(f"{clock(left)} left")
         if not math.isnan(self.loss):
             parts.append(f"loss {self.loss:.3f}")
         scored = [(oks, epoch) for epoch, _, oks in self.curve if not math.isnan(oks)]
