@@ -91,7 +91,7 @@ def test_without_a_remark_the_docstring_tells(pages: dict[str, str]) -> None:
 def test_every_command_is_there(generate: ModuleType) -> None:
     text = generate.commands()
     assert re.findall(r"^## heatpose ([\w-]+)$", text, re.M) == [
-        command.__name__.replace("_", "-") for command in (*COMMANDS, *ENTRIES, *RELEASING)
+        command.__name__.replace("_", "-") for command in (*ENTRIES, *COMMANDS, *RELEASING)
     ]
     assert "| `--sampling` | `nearest` | nearest is the published protocol. |" in text
 

@@ -25,6 +25,7 @@ from heatpose.pose.skeleton import COCO_17
 
 DrawPerson = Callable[..., Any]
 MakeTeacher = Callable[..., Path]
+ANY_PEAKS = ("--max-second-peak", "1")
 REASONS = (
     "no person found",
     "too few sure keypoints",
@@ -32,6 +33,12 @@ REASONS = (
     "person too small",
     "unreadable image",
 )
+
+
+@pytest.fixture
+def label(heatpose: Any) -> Any:
+    """`heatpose label` with any second peak: the dots of a pair are equally high ones."""
+    return lambda *arguments: heatpose("label", *arguments, *ANY_PEAKS)
 
 
 def labels_of(content: dict[str, Any], name: str) -> np.ndarray:
@@ -42,7 +49,7 @@ def labels_of(content: dict[str, Any], name: str) -> np.ndarray:
 
 
 def test_labels_are_where_the_people_were_drawn(
-    tmp_path: Path, heatpose: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
+    tmp_path: Path, label: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
 ) -> None:
     """At all places, sizes and in subfolders; with a file that `data` reads, and a sheet."""
     photos, out, sheet = tmp_path / "my, Fotö (1)", tmp_path / "a=b/ls.json", tmp_path / "sheet.png"
@@ -50,7 +57,7 @@ def test_labels_are_where_the_people_were_drawn(
     for i, (centre, torso) in enumerate([((240, 180), 60), ((120, 200), 60), ((330, 190), 70)]):
         name = f"{'' if i else 'sub/'}{i}.png"
         truth[name] = draw_person(photos / name, centre, torso=torso)
-    ran = heatpose("label", photos, "--out", out, "--teacher", make_teacher(), "--sheet", sheet)
+    ran = label(photos, "--out", out, "--teacher", make_teacher(), "--sheet", sheet)
     assert ran.status == 0, ran.err
     assert "3 images: 3 instances labelled (100.0 %), 0 left out" in ran.out
     (typed,) = shlex.split(ran.out[ran.out.index("data.extra=") :])  # as a shell and Hydra read it
@@ -85,7 +92,7 @@ def test_keypoints_that_the_mirror_image_moves_are_left_out(
     shift: int,
     labelled: int,
     tmp_path: Path,
-    heatpose: Any,
+    label: Any,
     draw_person: DrawPerson,
     make_teacher: MakeTeacher,
 ) -> None:
@@ -93,7 +100,7 @@ def test_keypoints_that_the_mirror_image_moves_are_left_out(
     photos, out = tmp_path / "photos", tmp_path / "labels.json"
     draw_person(photos / "a.png", (240, 180))
     teacher = make_teacher(shift, ["left_wrist", "right_wrist"])
-    ran = heatpose("label", photos, "--out", out, "--teacher", teacher)
+    ran = label(photos, "--out", out, "--teacher", teacher)
     assert ran.status == 0, ran.err
     (found,) = labels_of(json.loads(out.read_text()), "a.png")
     missing = {COCO_17.keypoints[k] for k in np.flatnonzero(found[:, 2] == 0)}
@@ -102,7 +109,7 @@ def test_keypoints_that_the_mirror_image_moves_are_left_out(
 
 
 def test_every_image_is_counted_once(
-    tmp_path: Path, heatpose: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
+    tmp_path: Path, label: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
 ) -> None:
     """One image for each reason; they and the labelled ones add up to the images."""
     photos, out = tmp_path / "photos", tmp_path / "labels.json"
@@ -114,7 +121,7 @@ def test_every_image_is_counted_once(
     (photos / "film.mp4").write_bytes(b"no film")
     (photos / "notes.txt").write_text("not read")
     arguments = ["--teacher", make_teacher(), "--min-side", 60]
-    ran = heatpose("label", photos, "--out", out, *arguments)
+    ran = label(photos, "--out", out, *arguments)
     assert ran.status == 0, ran.err
     counts = json.loads(out.read_text())["info"]["counts"]
     wanted = {r: 1 for r in REASONS if "mirror" not in r}
@@ -131,18 +138,17 @@ def test_every_image_is_counted_once(
 
 
 def test_a_teacher_that_is_wrong_everywhere_labels_nothing(
-    tmp_path: Path, heatpose: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
+    tmp_path: Path, label: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
 ) -> None:
     photos, out = tmp_path / "photos", tmp_path / "labels.json"
     places = draw_person(photos / "a.png", (240, 180))
-    ran = heatpose("label", photos, "--out", out, "--teacher", make_teacher(shift=3))
+    ran = label(photos, "--out", out, "--teacher", make_teacher(shift=3))
     assert ran.status == 1 and f"1  {REASONS[2]}" in ran.out
     sentence = f"error: No image of '{photos}' was labelled; '{out}' is not written."
     assert ran.err.splitlines()[-1] == sentence
     # Nothing is left that would be in the way of other settings.
-    ran = heatpose(
-        "label", photos, "--out", out, "--teacher", make_teacher(shift=3), "--max-distance", 0.2
-    )
+    teacher = make_teacher(shift=3)
+    ran = label(photos, "--out", out, "--teacher", teacher, "--max-distance", 0.2)
     assert ran.status == 0
     # The mistakes of the two ways cancel: 3/64 of the crop are 12 pixels, in opposite directions.
     (found,) = labels_of(json.loads(out.read_text()), "a.png")
@@ -150,7 +156,7 @@ def test_a_teacher_that_is_wrong_everywhere_labels_nothing(
 
 
 def test_turned_photographs_are_labelled_upright(
-    tmp_path: Path, heatpose: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
+    tmp_path: Path, label: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
 ) -> None:
     photos, out = tmp_path / "photos", tmp_path / "labels.json"
     places = draw_person(photos / "a.png", (180, 240), size=(360, 480))
@@ -158,7 +164,7 @@ def test_turned_photographs_are_labelled_upright(
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     upright.transpose(Image.Transpose.ROTATE_90).save(photos / "a.png", exif=exif)
-    ran = heatpose("label", photos, "--out", out, "--teacher", make_teacher())
+    ran = label(photos, "--out", out, "--teacher", make_teacher())
     assert ran.status == 0, ran.err
     content = json.loads(out.read_text())
     assert (content["images"][0]["width"], content["images"][0]["height"]) == (360, 480)
@@ -167,7 +173,7 @@ def test_turned_photographs_are_labelled_upright(
 
 
 def test_what_is_not_a_folder_of_images(
-    tmp_path: Path, heatpose: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
+    tmp_path: Path, label: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
 ) -> None:
     teacher, out = make_teacher(), tmp_path / "labels.json"
     (tmp_path / "nothing").mkdir()
@@ -180,41 +186,42 @@ def test_what_is_not_a_folder_of_images(
         "photos/a.png": "is a file; give the folder",
         "missing": "does not exist; give the folder",
     }.items():
-        ran = heatpose("label", tmp_path / images, "--out", out, "--teacher", teacher)
+        ran = label(tmp_path / images, "--out", out, "--teacher", teacher)
         assert ran.status == 1 and words in ran.err and len(ran.err.splitlines()) == 1, ran.err
-    ran = heatpose("label", tmp_path / "photos", "--out", out)
+    ran = label(tmp_path / "photos", "--out", out)
     assert ran.status == 1 and "give --teacher MODEL" in ran.err
     arguments = ["--teacher", teacher, "--min-score", 2]
-    ran = heatpose("label", tmp_path / "photos", "--out", out, *arguments)
+    ran = label(tmp_path / "photos", "--out", out, *arguments)
     assert ran.status == 1 and "use a score in [0, 1)" in ran.err
 
 
 def test_labels_that_may_be_corrected_are_not_overwritten(
-    tmp_path: Path, heatpose: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
+    tmp_path: Path, label: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
 ) -> None:
     photos, out, teacher = tmp_path / "photos", tmp_path / "labels.json", make_teacher()
     draw_person(photos / "a.png", (240, 180))
-    assert heatpose("label", photos, "--out", out, "--teacher", teacher).status == 0
+    assert label(photos, "--out", out, "--teacher", teacher).status == 0
     before = out.read_bytes()
-    ran = heatpose("label", photos, "--out", out, "--teacher", teacher)
+    ran = label(photos, "--out", out, "--teacher", teacher)
     assert ran.status == 1 and "give another --out, or remove it" in ran.err
     assert out.read_bytes() == before
     other = tmp_path / "other.json"
-    assert heatpose("label", photos, "--out", other, "--teacher", teacher).status == 0
+    assert label(photos, "--out", other, "--teacher", teacher).status == 0
     out.unlink()
-    assert heatpose("label", photos, "--out", out, "--teacher", teacher).status == 0
+    assert label(photos, "--out", out, "--teacher", teacher).status == 0
     assert out.read_bytes() == before == other.read_bytes()
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_file(
-    tmp_path: Path, heatpose: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
+    tmp_path: Path, label: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
 ) -> None:
     photos, teacher = tmp_path / "photos", make_teacher()
     count = 50
     for i in range(count):
         draw_person(photos / f"{i:03d}.png", (150 + 3 * i, 180))
     killed, partial = tmp_path / "killed.json", tmp_path / "killed.json.partial"
-    command = [sys.executable, "-m", "heatpose.cli", "label", photos, "--teacher", teacher, "--out"]
+    command = [sys.executable, "-m", "heatpose.cli", "label", photos, *ANY_PEAKS]
+    command += ["--teacher", teacher, "--out"]
     process = subprocess.Popen(
         [*map(str, command), str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -229,17 +236,17 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(
     with partial.open("ab") as file:
         file.write(b'{"file": "049.png", "bytes": 12')  # a line that the kill broke off
     # Other settings are refused; the first remedy of the sentence is the next call.
-    ran = heatpose("label", photos, "--teacher", teacher, "--out", killed, "--min-keypoints", 9)
+    ran = label(photos, "--teacher", teacher, "--out", killed, "--min-keypoints", 9)
     assert ran.status == 1 and "with another settings; give the settings of that run" in ran.err
-    assert heatpose("label", photos, "--teacher", teacher, "--out", killed).status == 0
+    assert label(photos, "--teacher", teacher, "--out", killed).status == 0
     whole = tmp_path / "whole.json"
-    assert heatpose("label", photos, "--teacher", teacher, "--out", whole).status == 0
+    assert label(photos, "--teacher", teacher, "--out", whole).status == 0
     assert killed.read_bytes() == whole.read_bytes() and not partial.exists()
     assert len(json.loads(whole.read_text())["images"]) == count
 
 
 def test_given_boxes_are_labelled_one_by_one(
-    tmp_path: Path, heatpose: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
+    tmp_path: Path, label: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
 ) -> None:
     """Two people on an image, a box without a person, no boxes, an image of another size."""
     photos, out, boxes = tmp_path / "photos", tmp_path / "labels.json", tmp_path / "boxes.json"
@@ -262,7 +269,7 @@ def test_given_boxes_are_labelled_one_by_one(
     content = {"images": entries, "annotations": annotations, "categories": categories}
     boxes.write_text(json.dumps(content))
     arguments = ["--teacher", make_teacher(), "--boxes", boxes]
-    ran = heatpose("label", photos, "--out", out, *arguments)
+    ran = label(photos, "--out", out, *arguments)
     assert ran.status == 0, ran.err
     assert "3 images with 6 candidates: 2 instances labelled" in ran.out
     assert "not read: 1 images that only the boxes name" in ran.out
@@ -284,20 +291,44 @@ def test_given_boxes_are_labelled_one_by_one(
 
 
 def test_what_is_assumed_about_a_teacher_is_printed(
-    tmp_path: Path, heatpose: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
+    tmp_path: Path, label: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
 ) -> None:
     """And its normalisation can be given, as to `evaluate` and `predict`."""
     draw_person(tmp_path / "photos/a.png", (240, 180), torso=60)
-    command = ("label", tmp_path / "photos", "--teacher", make_teacher(), "--out")
-    ran = heatpose(*command, tmp_path / "a.json")
+    command = (tmp_path / "photos", "--teacher", make_teacher(), "--out")
+    ran = label(*command, tmp_path / "a.json")
     assert ran.status == 0 and "assumed skeleton coco17" in ran.out, ran.err
     found = []
     for text in ("0..1", "0..255"):
-        ran = heatpose(*command, tmp_path / f"{text}.json", "--normalisation", text)
+        ran = label(*command, tmp_path / f"{text}.json", "--normalisation", text)
         found.append((ran.status, ran.out.splitlines()[0], ran.err))
     assert found[0] != found[1]
-    ran = heatpose(*command, tmp_path / "b.json", "--normalisation", "none")
+    ran = label(*command, tmp_path / "b.json", "--normalisation", "none")
     assert ran.status == 1 and "Normalisation 'none' is not understood" in ran.err
+
+
+def test_people_whose_peaks_cannot_be_told_apart_are_left_out(
+    tmp_path: Path, heatpose: Any, draw_person: DrawPerson, make_teacher: MakeTeacher
+) -> None:
+    """Dots of the left side alone, so that a map has as many peaks as there are people."""
+    photos, right = tmp_path / "photos", range(2, 17, 2)
+    one = draw_person(photos / "one.png", (240, 180), missing=right)
+    two = [(150, 150), (330, 200)]
+    draw_person(photos / "two.png", *two, missing=right)
+    command = ("label", photos, "--teacher", make_teacher(), "--out")
+    ran = heatpose(*command, tmp_path / "labels.json")
+    assert ran.status == 0, ran.err
+    assert "1  second peaks: probably several people" in ran.out
+    content = json.loads((tmp_path / "labels.json").read_text())
+    assert [entry["file_name"] for entry in content["images"]] == ["one.png"]
+    (found,) = labels_of(content, "one.png")
+    left = [0, *range(1, 17, 2)]
+    assert np.linalg.norm(found[left, :2] - one[left], axis=1).max() < 7
+    # Without the limit the second image has labels as well, here of both people.
+    ran = heatpose(*command, tmp_path / "any.json", *ANY_PEAKS)
+    assert ran.status == 0 and "2 instances labelled" in ran.out
+    ran = heatpose(*command, tmp_path / "bad.json", "--max-second-peak", 0)
+    assert ran.status == 1 and "use a share of the first in (0, 1]" in ran.err
 
 
 HEADER = {"teacher": "a", "settings": {"score": 0.3}}

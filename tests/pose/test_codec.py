@@ -248,3 +248,18 @@ def test_mixed_precision_moves_no_map() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         mixed = codec.warp_maps(maps, transform, CELLS, 2)
     assert torch.equal(mixed, codec.warp_maps(maps, transform, CELLS, 2))
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.15, 0.5, 2.0])
+def test_the_second_peak_is_the_highest_cell_that_far(distance: float) -> None:
+    maps = np.random.default_rng(0).normal(size=(2, 3, 9, 12)).astype(np.float32)
+    maps[1, 2] = 0.25  # all cells are equal: the first counts as the highest
+    found = codec.second_peak(maps, distance)
+    for b, k in np.ndindex(2, 3):
+        best = max(np.ndindex(9, 12), key=lambda cell: (maps[b, k][cell], -cell[0], -cell[1]))
+        far = [
+            maps[b, k, v, u]
+            for v, u in np.ndindex(9, 12)
+            if math.hypot((v - best[0]) / 9, (u - best[1]) / 12) >= distance
+        ]
+        assert found[b, k] == max(far, default=-math.inf)

@@ -155,6 +155,7 @@ def test_a_pose_from_inside(
 ) -> None:
     runner = open_runner(tflite_files / f"{name}.tflite")
     np.testing.assert_allclose(runner.predict(blocks), decoded, atol=1e-5)
+    assert runner.includes_decode
     with pytest.raises(HeatposeError, match="includes its decode"):
         runner.heatmaps(blocks)
 

@@ -46,8 +46,8 @@ for entry in ENTRIES:
     app.command(context_settings=PASSED_ON)(entry)
 for command in COMMANDS:
     app.command()(command)
-for command in RELEASING:
-    app.command(rich_help_panel="Commands to release a network")(command)
+for releasing in RELEASING:
+    app.command(rich_help_panel="Commands to release a network")(releasing)
 
 
 OLD_OPTIONS = {

@@ -307,6 +307,15 @@ MinSide = Annotated[
     float,
     typer.Option(help="Minimum square root of the box area, in pixels."),
 ]
+MaxSecondPeak = Annotated[
+    float,
+    typer.Option(
+        help=(
+            "Maximum score of a second peak in a keypoint's heatmap, as a share of the first: "
+            "other people. 1 accepts any. For teachers that give heatmaps."
+        )
+    ),
+]
 Shrinking = Annotated[
     Sampling | None,
     typer.Option(help="As in training by default, bilinear if that is unknown."),
@@ -323,6 +332,7 @@ def label(
     max_distance: MaxDistance = 0.04,
     min_keypoints: MinKeypoints = 4,
     min_side: MinSide = 36.0,
+    max_second_peak: MaxSecondPeak = 0.5,
     sampling: Shrinking = None,
     skeleton: SkeletonFile = None,
     normalisation: NormalisationText = None,
@@ -339,7 +349,7 @@ def label(
     from heatpose.runners import open_runner
     from heatpose.runners.reading import check_runs, reading_of
 
-    settings = LabelSettings(min_score, max_distance, min_keypoints, min_side)
+    settings = LabelSettings(min_score, max_distance, min_keypoints, min_side, max_second_peak)
     if teacher is None:
         raise HeatposeError(NO_TEACHER)
     require_writable_files(out, sheet)

@@ -1,7 +1,7 @@
 """Pseudo-labels of one instance from a teacher's predictions, and given boxes.
 
 The teacher runs on a crop and on its mirror image. A keypoint is labelled with the mean of both
-predictions if their scores are sufficient and they agree.
+predictions if their scores are sufficient, they agree, and their maps have no second peak.
 
 Shape legend: K keypoints, H and W rows and columns of an image, S the teacher's input side.
 """
@@ -21,10 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatpose.errors import HeatposeError
+from heatpose.pose.codec import second_peak
 from heatpose.predict.estimator import Estimator, Region, next_region, require_torso, whole
+from heatpose.runners.outputs import poses_from_heatmaps, scores_of
 
 NOBODY = "no person found"
 UNSURE = "too few sure keypoints"
+AMBIGUOUS = "second peaks: probably several people"
 DISAGREES = "teacher disagrees with its mirror image"
 SMALL = "person too small"
 
@@ -38,11 +41,16 @@ x and y. Medians over 5,295 instances of COCO with at least four labelled keypoi
 this rule have a median IoU of 0.78 with the labelled ones.
 """
 
+PEAK_DISTANCE = 0.15
+"""Minimum distance of a second peak from the highest cell, relative to the crop's side. 0.06, 0.1
+and 0.15 select labels of the same quality.
+"""
+
 Box = tuple[float, float, float, float]
 Entry = dict[str, Any]
 """Plain values of one candidate: `reason` (why it is not labelled, else None), `bbox` (x, y, width,
 height in image pixels, None if unknown), and for labelled ones `keypoints` (x, y, v of COCO),
-`keypoint_scores`, `score`; `unsure` and `disagreeing` count keypoints left out.
+`keypoint_scores`, `score`; `unsure`, `ambiguous` and `disagreeing` count keypoints left out.
 """
 
 
@@ -56,6 +64,10 @@ class LabelSettings:
             (0, 1].
         min_keypoints: Instances with fewer labelled keypoints are left out.
         min_side: Instances with a smaller box are left out; square root of its area, in pixels.
+        max_second_peak: Maximum score of a cell of the keypoint's map that is at least
+            `PEAK_DISTANCE` from the highest, relative to the highest, in (0, 1]; 1 accepts any.
+            Maps alone do not tell which peak belongs to which person, so that labels would mix
+            people. No effect on a teacher that includes its decode, such as MoveNet.
 
     Raises:
         HeatposeError: A value is out of its range.
@@ -65,6 +77,7 @@ class LabelSettings:
     max_distance: float = 0.04
     min_keypoints: int = 4
     min_side: float = 36.0
+    max_second_peak: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_score < 1 or not 0 < self.max_distance <= 1:
@@ -76,6 +89,11 @@ class LabelSettings:
             raise HeatposeError(
                 f"{self.min_keypoints} keypoints or a side of {self.min_side} is out of range; "
                 "use 1 keypoint or more, 4 by default, and 0 pixels or more, 36 by default."
+            )
+        if not 0 < self.max_second_peak <= 1:
+            raise HeatposeError(
+                f"A second peak of {self.max_second_peak} is out of range; use a share of "
+                "the first in (0, 1], 0.5 by default."
             )
 
 
@@ -101,7 +119,7 @@ class Labeller:
         height, width = image.shape[:2]
         region = whole(width, height)
         for _ in range(self.looks):
-            (pose,) = self._predict(self.teacher.resize(region.cut(image))[None])
+            (pose,), _ = self._predict(self.teacher.resize(region.cut(image))[None])
             pose = region.to_image(pose, width, height)
             before, region = region, next_region(pose, self.teacher.skeleton, width, height)
             if region == before:
@@ -117,39 +135,62 @@ class Labeller:
         """
         height, width = image.shape[:2]
         region = self.find(image) if box is None else around(box)
-        poses = self._both_ways(region.cut(image))
+        poses, ambiguous = self._both_ways(region.cut(image))
         points = poses[..., :2].astype(np.float64) * region.side + (region.left, region.top)
-        return self._scored(points, poses[..., 2], region.side, (width, height), box)
+        return self._scored(points, poses[..., 2], ambiguous, region.side, (width, height), box)
 
-    def _both_ways(self, crop: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Predictions f32[2, K, 3] on the crop and its mirror image: x, y, score in its frame."""
+    def _both_ways(self, crop: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Predictions on the crop and its mirror image.
+
+        Returns:
+            f32[2, K, 3] x, y, score in the crop's frame, and bool[K], whether a keypoint has a
+            second peak in either.
+        """
         resized = self.teacher.resize(crop)
-        pair = np.stack([resized, resized[:, ::-1]])
-        straight, mirrored = self._predict(pair)
-        mirrored = mirrored[list(self.teacher.skeleton.flip_order)]
+        (straight, mirrored), seconds = self._predict(np.stack([resized, resized[:, ::-1]]))
+        other_side = list(self.teacher.skeleton.flip_order)
+        mirrored = mirrored[other_side]
         mirrored[:, 0] = 1 - mirrored[:, 0]
-        return np.stack([straight, mirrored])
+        return np.stack([straight, mirrored]), seconds[0] | seconds[1][other_side]
 
-    def _predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Poses f32[B, K, 3] of u8[B, S, S, 3]; NaN is replaced by 0."""
+    def _predict(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Poses f32[B, K, 3] of u8[B, S, S, 3], NaN replaced by 0; bool[B, K], a second peak."""
+        runner, decode = self.teacher.runner, self.teacher.decode
+        if runner.includes_decode:
+            with self._lock:
+                poses = np.nan_to_num(runner.predict(images, decode))
+            return poses, np.zeros(poses.shape[:2], bool)
         with self._lock:
-            poses = self.teacher.runner.predict(images, self.teacher.decode)
-        return np.nan_to_num(poses)
+            maps = np.nan_to_num(runner.heatmaps(images))
+        poses = poses_from_heatmaps(maps, decode, None)
+        seconds = scores_of(second_peak(maps, PEAK_DISTANCE), maps, None)
+        return poses, seconds > self.settings.max_second_peak * poses[..., 2]
 
     def _scored(
         self,
         points: NDArray[np.float64],
         scores: NDArray[np.float32],
+        ambiguous: NDArray[np.bool_],
         side: int,
         extent: tuple[int, int],
         box: Box | None,
     ) -> Entry:
-        """The entry of two predictions: points f64[2, K, 2] in image pixels, scores f32[2, K]."""
+        """The entry of two predictions.
+
+        Args:
+            points: f64[2, K, 2] in image pixels.
+            scores: f32[2, K].
+            ambiguous: bool[K].
+            side: Of the crop, in image pixels.
+            extent: Width and height of the image.
+            box: If given.
+        """
         wanted, mean = self.settings, points.mean(0)
         inside = ((mean >= 0) & (mean <= extent)).all(-1)
         sure = inside & (scores.min(0) > wanted.min_score)
+        clear = sure & ~ambiguous
         distance = np.linalg.norm(points[0] - points[1], axis=-1)
-        labelled = sure & (distance <= wanted.max_distance * side)
+        labelled = clear & (distance <= wanted.max_distance * side)
         found = box or (box_of(mean[labelled], extent) if labelled.any() else None)
         least = min(wanted.min_keypoints, len(mean))
         reason = None
@@ -157,18 +198,26 @@ class Labeller:
             reason = NOBODY
         elif sure.sum() < least:
             reason = UNSURE
+        elif clear.sum() < least:
+            reason = AMBIGUOUS
         elif labelled.sum() < least:
             reason = DISAGREES
         elif found is None or sqrt(found[2] * found[3]) < wanted.min_side:
             reason = SMALL
         entry: Entry = {"reason": reason, "bbox": _rounded(box if reason else found)}
-        return entry if reason else entry | _keypoints(mean, scores.mean(0), sure, labelled)
+        if reason:
+            return entry
+        left_out = {
+            "unsure": int((~sure).sum()),
+            "ambiguous": int((sure & ambiguous).sum()),
+            "disagreeing": int((clear & ~labelled).sum()),
+        }
+        return entry | _keypoints(mean, scores.mean(0), labelled) | left_out
 
 
 def _keypoints(
     points: NDArray[np.float64],
     scores: NDArray[np.float32],
-    sure: NDArray[np.bool_],
     labelled: NDArray[np.bool_],
 ) -> Entry:
     """COCO's x, y, v, zero for unlabelled keypoints, and the scores of all."""
@@ -179,8 +228,6 @@ def _keypoints(
         "keypoints": flat,
         "keypoint_scores": [round(float(score), 4) for score in scores],
         "score": round(float(scores[labelled].mean()), 4),
-        "unsure": int((~sure).sum()),
-        "disagreeing": int((sure & ~labelled).sum()),
     }
 
 

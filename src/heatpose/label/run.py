@@ -257,7 +257,8 @@ class LabelCounts:
         labelled: Labelled candidates.
         left_out: Reason -> candidates without a label.
         keypoints: Of the labelled instances: `labelled`, `unsure` (low score, or outside the
-            image), `disagreeing` (another position on the mirror image).
+            image), `ambiguous` (a second peak), `disagreeing` (another position
+            on the mirror image).
         others: Kind of file or box that was not used -> count.
     """
 
@@ -277,6 +278,8 @@ class LabelCounts:
 
 NUMBERS = ("images", "labelled_images", "instances", "labelled")
 COUNTERS = ("left_out", "keypoints", "others")
+LEFT_OUT = ("unsure", "ambiguous", "disagreeing")
+"""Counts of an entry's keypoints without a label."""
 
 
 def count(records: Iterable[Record], others: Mapping[str, int]) -> LabelCounts:
@@ -291,7 +294,7 @@ def count(records: Iterable[Record], others: Mapping[str, int]) -> LabelCounts:
         counts.labelled_images += bool(labelled)
         counts.left_out.update(entry["reason"] for entry in entries if entry["reason"])
         for entry in labelled:
-            left = {name: int(entry[name]) for name in ("unsure", "disagreeing")}
+            left = {name: int(entry[name]) for name in LEFT_OUT}
             total = len(entry["keypoint_scores"])
             counts.keypoints.update(left | {"labelled": total - sum(left.values())})
     return counts

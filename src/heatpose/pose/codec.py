@@ -207,6 +207,25 @@ def decode(heatmaps: NDArray[np.float32], how: str = "argmax") -> NDArray[np.flo
     return poses
 
 
+def second_peak(heatmaps: NDArray[np.float32], distance: float) -> NDArray[np.float32]:
+    """Value of the highest cell that is far from the highest cell of all.
+
+    Args:
+        heatmaps: f32[B, K, H, W].
+        distance: Minimum distance of the two cells' centres, as a fraction of the map's side.
+
+    Returns:
+        f32[B, K]; -inf where no cell is that far.
+    """
+    batch, keypoints, rows, columns = heatmaps.shape
+    flat = heatmaps.reshape(batch, keypoints, -1)
+    v, u = np.divmod(flat.argmax(-1)[..., None], columns)
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    far = np.hypot((column - u) / columns, (row - v) / rows) >= distance
+    values: NDArray[np.float32] = np.where(far, flat, np.float32(-np.inf)).max(-1)
+    return values
+
+
 def _vertex(
     before: NDArray[np.float32], at: NDArray[np.float32], after: NDArray[np.float32]
 ) -> NDArray[np.float32]:

@@ -62,6 +62,10 @@ class PoseRunner(Protocol):
         """Assumption about its output; "" if its shape or the file determines it."""
 
     @property
+    def includes_decode(self) -> bool:
+        """Whether the model decodes its maps itself and so selects one of several people."""
+
+    @property
     def size(self) -> int:
         """Input side S."""
 

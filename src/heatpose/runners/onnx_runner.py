@@ -71,6 +71,7 @@ class OnnxRunner:
         self._spec = choose_output(path, shapes, self.size, channels_first=nchw)
         self._scale = self._output_scale(model, first[self._spec.position].dtype)
         self.keypoints = self._spec.keypoints
+        self.includes_decode = self._spec.decoded
         known = known.checked(path, self.keypoints)
         self.skeleton, self.preprocessing = known.skeleton, known.preprocessing
         self._probabilities, self.assumed_output = known.probabilities, self._spec.assumed(known)

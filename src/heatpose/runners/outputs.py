@@ -187,14 +187,24 @@ def poses_from_heatmaps(
         f32[B, K, 3]: x and y as fractions of the input, score in [0, 1].
     """
     poses = codec.decode(heatmaps, decode)
+    poses[..., 2] = scores_of(poses[..., 2], heatmaps, probabilities)
+    return poses
+
+
+def scores_of(
+    values: NDArray[np.float32], heatmaps: NDArray[np.float32], probabilities: bool | None
+) -> NDArray[np.float32]:
+    """Converts values f32[B, K] of cells of `heatmaps` to scores in [0, 1].
+
+    The other arguments are those of `poses_from_heatmaps`.
+    """
     if probabilities is None:
         in_range = (heatmaps.min((1, 2, 3)) >= -RANGE_SLACK) & (
             heatmaps.max((1, 2, 3)) <= 1 + RANGE_SLACK
         )
     else:
         in_range = np.full(len(heatmaps), probabilities)
-    value = poses[..., 2]
     # the same function as 1 / (1 + exp(-value)), without overflow
-    sigmoid = 0.5 + 0.5 * np.tanh(0.5 * value)
-    poses[..., 2] = np.clip(np.where(in_range[:, None], value, sigmoid), 0, 1)
-    return poses
+    sigmoid = 0.5 + 0.5 * np.tanh(0.5 * values)
+    scores: NDArray[np.float32] = np.clip(np.where(in_range[:, None], values, sigmoid), 0, 1)
+    return scores

@@ -99,6 +99,7 @@ class TFLiteRunner:
         if self._output.dtype in _INTEGERS and self._output.quantization is None:
             raise no_scale(path, self._output.name, self._output.dtype)
         self.keypoints = self._spec.keypoints
+        self.includes_decode = self._spec.decoded
         known = tflite_facts(path).checked(path, self.keypoints)
         self.skeleton, self.preprocessing = known.skeleton, known.preprocessing
         self.input = read_input(graph, self._input, known.preprocessing, normalisation)

@@ -53,6 +53,7 @@ class TorchRunner:
         self.size = self.preprocessing.size
         self.skeleton = loaded.skeleton
         self.keypoints = loaded.network.keypoints
+        self.includes_decode = loaded.network.four_heads
         own = InputReading(Normalisation.of(self.preprocessing), "stated")
         self.input = own.fixed_against(normalisation)
         self.assumed_output = ""
@@ -70,7 +71,7 @@ class TorchRunner:
 
     def predict(self, images: NDArray[np.uint8], decode: str = "argmax") -> NDArray[np.float32]:
         """See `PoseRunner.predict`. A network with four heads always uses its own decode."""
-        if not self._network.four_heads:
+        if not self.includes_decode:
             return poses_from_heatmaps(self.heatmaps(images), decode, probabilities=False)
         with self._maps(images) as maps:
             poses: NDArray[np.float32] = decode_maps(maps).numpy()
