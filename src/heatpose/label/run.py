@@ -378,7 +378,8 @@ def print_counts(counts: LabelCounts, console: Console) -> None:
     for reason, number in counts.left_out.most_common():
         console.print(f"  {number:>7}  {reason}")
     if total := counts.keypoints.total():
-        parts = (f"{number} {name}" for name, number in counts.keypoints.most_common())
+        found = (+counts.keypoints).most_common()
+        parts = (f"{number} {name}" for name, number in found)
         console.print(f"{total} keypoints of these instances: {', '.join(parts)}")
     for name, number in counts.others.items():
         console.print(f"not read: {number} {name}")
