@@ -60,6 +60,7 @@ def test_labels_are_where_the_people_were_drawn(
     ran = label(photos, "--out", out, "--teacher", make_teacher(), "--sheet", sheet)
     assert ran.status == 0, ran.err
     assert "3 images: 3 instances labelled (100.0 %), 0 left out" in ran.out
+    assert "51 keypoints of these instances: 51 labelled\n" in ran.out
     (typed,) = shlex.split(ran.out[ran.out.index("data.extra=") :])  # as a shell and Hydra read it
     assert OverridesParser.create().parse_override(typed).value() == [
         {"annotations": str(out), "images": str(photos)}
